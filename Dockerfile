@@ -1,0 +1,44 @@
+# Pinned by tag so that a rebuild takes security fixes. At a release, pin by digest:
+#   docker buildx imagetools inspect python:3.13-slim
+ARG PYTHON_IMAGE=python:3.13-slim
+
+FROM ${PYTHON_IMAGE} AS build
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 \
+    PIP_NO_CACHE_DIR=1 \
+    PIP_NO_INPUT=1
+WORKDIR /src
+
+# Two environments: one that builds the wheel and stays here, one without pip that goes to the image.
+RUN python -m venv /build && python -m venv --without-pip /opt/noetl-events
+
+# The pins come first: they change less often than the code, and this layer is the slow one.
+COPY requirements/ requirements/
+RUN /build/bin/pip install --require-hashes --no-deps -r requirements/build.txt \
+ && /build/bin/pip --python /opt/noetl-events/bin/python install \
+        --require-hashes --no-deps -r requirements/runtime.txt
+
+COPY pyproject.toml README.md LICENSE ./
+COPY noetl_events/ noetl_events/
+COPY consumers/ consumers/
+RUN /build/bin/pip wheel --no-deps --no-build-isolation --wheel-dir /dist . \
+ && /build/bin/pip --python /opt/noetl-events/bin/python install --no-deps --no-index /dist/*.whl
+
+
+FROM ${PYTHON_IMAGE}
+LABEL org.opencontainers.image.title="noetl-events" \
+      org.opencontainers.image.description="Execution events into durable places, through NATS JetStream" \
+      org.opencontainers.image.source="https://github.com/noetl/noetl-events" \
+      org.opencontainers.image.licenses="Apache-2.0"
+
+COPY --from=build /opt/noetl-events /opt/noetl-events
+# The file system may be read-only, and a log line must leave before a crash does.
+ENV PATH=/opt/noetl-events/bin:$PATH \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1
+
+# A number, so that Kubernetes can check runAsNonRoot without reading /etc/passwd.
+USER 10001:10001
+WORKDIR /
+STOPSIGNAL SIGTERM
+ENTRYPOINT ["noetl-events"]
+CMD ["--help"]
