@@ -1,0 +1,130 @@
+"""
+The event envelope and its wire form: one JSON object a message, as serde writes the Rust crate's `ExecutorEvent`.
+
+`decode` reads the crate's own shape in one typed pass.  Whatever that pass refuses (aliases, ids as strings, times
+without a zone, rows) goes to `noetl_events.wire`, which reads field by field and knows why a body is malformed.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta, structs
+
+from noetl_events.json_values import (
+    MAX_INT64,
+    MIN_INT64,
+    Json,
+    MalformedEvent,
+    encode_json,
+    require_json,
+    require_sound,
+)
+from noetl_events.wire import in_utc, read_fields
+
+Int64 = Annotated[int, Meta(ge=MIN_INT64, le=MAX_INT64)]
+
+
+class ExecutorEvent(
+    msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True, gc=False
+):
+    """
+    One execution event, with the fields and the field order of the Rust crate's `ExecutorEvent`.
+
+    *context* and *meta* take any JSON value.  After `decode` they are `msgspec.Raw`, the JSON bytes as they were sent:
+    `msgspec.json.decode(event.context)` reads them.  A `Raw` made by hand is trusted to hold JSON.
+
+    A struct does not check its arguments; `encode` does.
+    """
+
+    execution_id: Int64
+    event_type: str
+    step: str
+    status: str
+    created_at: datetime
+    context: Json
+    event_id: Int64 | None = None
+    worker_id: str | None = None
+    meta: Json = None
+
+
+_encoder = msgspec.json.Encoder()
+_decoder = msgspec.json.Decoder(ExecutorEvent)
+
+
+def encode(event: ExecutorEvent) -> bytes:
+    """
+    Return *event* as the JSON the Rust crate reads: fields that are None left out, the time in UTC with `Z`.
+
+    Raises:
+        MalformedEvent: a field has the wrong type, an id is outside 64 bits, or *context* or *meta* hold what JSON
+            has not (NaN, infinity, a lone surrogate, a set, a date, a key that is no string).
+
+    """
+    if not _has_field_types(event):
+        raise MalformedEvent(_name_wrong_field(event))
+    if event.created_at.tzinfo is not UTC:
+        event = structs.replace(event, created_at=in_utc(event.created_at))
+    require_json("context", event.context)
+    if event.meta is not None:
+        require_json("meta", event.meta)
+    try:
+        return _encoder.encode(event)
+    except UnicodeEncodeError:
+        raise MalformedEvent(_name_surrogate(event)) from None
+
+
+def decode(data: bytes) -> ExecutorEvent:
+    """
+    Return the event in *data*, with *context* and *meta* as `msgspec.Raw`.
+
+    Raises:
+        MalformedEvent: *data* is no event, whatever it is; nothing else is raised.
+
+    """
+    try:
+        event = _decoder.decode(data)
+    except (ValueError, RecursionError, OverflowError):
+        return ExecutorEvent(**read_fields(data))
+    if event.created_at.tzinfo is not UTC or event.meta is not None and require_sound("meta", event.meta) is None:
+        return ExecutorEvent(**read_fields(data))
+    require_sound("context", event.context)
+    return event
+
+
+def _has_field_types(event: ExecutorEvent) -> bool:
+    return (
+        _is_int64(event.execution_id)
+        and (event.event_id is None or _is_int64(event.event_id))
+        and isinstance(event.event_type, str)
+        and isinstance(event.step, str)
+        and isinstance(event.status, str)
+        and isinstance(event.created_at, datetime)
+        and (event.worker_id is None or isinstance(event.worker_id, str))
+    )
+
+
+def _is_int64(value: object) -> bool:
+    # A bool is an int to isinstance, and would be written as true.
+    return type(value) is int and MIN_INT64 <= value <= MAX_INT64
+
+
+def _name_wrong_field(event: ExecutorEvent) -> str:
+    for field in structs.fields(ExecutorEvent):
+        value = getattr(event, field.name)
+        try:
+            if field.name not in ("context", "meta"):
+                msgspec.convert(value, field.type)
+        except msgspec.ValidationError as exc:
+            return f"{field.name}: {value!r}: {exc}"
+    raise AssertionError(event)
+
+
+def _name_surrogate(event: ExecutorEvent) -> str:
+    for field in structs.fields(ExecutorEvent):
+        value = getattr(event, field.name)
+        if not isinstance(value, datetime):
+            encode_json(field.name, value)
+    raise AssertionError(event)

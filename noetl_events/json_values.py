@@ -1,0 +1,161 @@
+"""
+What a JSON value may be here: what both serde_json and msgspec write and read, and nothing else.
+
+msgspec alone is more generous: it writes NaN as null, a set as an array, a date as a string, and skips over the inside
+of a `msgspec.Raw` without looking for invalid UTF-8, lone surrogates or numbers beyond a float.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+import msgspec
+from msgspec import Raw
+
+MIN_INT64: Final = -(2**63)
+MAX_INT64: Final = 2**63 - 1
+MAX_DEPTH: Final = 127
+"""Levels of arrays and objects in a message, the envelope being the first: what serde_json 1.0 reads."""
+
+_MAX_VALUE_DEPTH: Final = MAX_DEPTH - 1
+_MAX_FLOAT: Final = 1.7976931348623157e308
+
+if TYPE_CHECKING:
+    Json: TypeAlias = Any
+else:
+    # msgspec reads this annotation: a decoded value stays bytes until somebody needs it.
+    Json = Raw
+
+decode_value = msgspec.json.Decoder().decode
+encode_value = msgspec.json.Encoder().encode
+
+
+class MalformedEvent(ValueError):
+    """
+    An event that cannot be written, or a body that is none: final, trying again changes nothing.
+
+    The message names the field, the value and what was wanted.
+    """
+
+
+class _NotJsonError(Exception):
+    """A value JSON has not; the path to it is put together on the way out."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.path: list[str] = []
+
+    def __str__(self) -> str:
+        return f"{''.join(reversed(self.path))}: {self.args[0]}"
+
+
+def require_json(field: str, value: Json) -> None:
+    """
+    Refuse what JSON has not in *value*; a `msgspec.Raw` is trusted.
+
+    Raises:
+        MalformedEvent: naming the path to the value, as `context.rows[3]`.
+
+    """
+    try:
+        _walk(value, _MAX_VALUE_DEPTH)
+    except _NotJsonError as exc:
+        exc.path.append(field)
+        raise MalformedEvent(str(exc)) from None
+
+
+def encode_json(field: str, value: Json) -> bytes:
+    """
+    Return *value* as JSON text, with the refusals of `require_json` and of lone surrogates.
+
+    Raises:
+        MalformedEvent: *value* holds what JSON has not.
+
+    """
+    if type(value) is Raw:
+        return bytes(value)
+    require_json(field, value)
+    try:
+        return encode_value(value)
+    except UnicodeEncodeError:
+        raise MalformedEvent(f"{field}: a lone surrogate cannot be written as UTF-8; replace it") from None
+
+
+def require_sound(field: str, raw: Raw) -> Json:
+    """
+    Return the value *raw* holds, having looked at every byte that msgspec skips.
+
+    Raises:
+        MalformedEvent: invalid UTF-8, a lone surrogate, a number beyond a float, or too many levels.
+
+    """
+    try:
+        value = decode_value(raw)
+    except (ValueError, RecursionError, OverflowError) as exc:
+        raise MalformedEvent(f"{field}: {explain(exc)}") from None
+    if len(memoryview(raw)) > _MAX_VALUE_DEPTH and _depth(value) > _MAX_VALUE_DEPTH:
+        raise MalformedEvent(f"{field}: nested deeper than {MAX_DEPTH} levels, the envelope included")
+    return value
+
+
+def explain(exc: Exception) -> str:
+    """Return in words why msgspec could not decode."""
+    if isinstance(exc, UnicodeDecodeError):
+        return f"invalid UTF-8 (byte 0x{exc.object[exc.start]:02x})"
+    if isinstance(exc, RecursionError):
+        return f"nested deeper than {MAX_DEPTH} levels, the envelope included"
+    return str(exc).removeprefix("JSON is malformed: ").removesuffix(" - at `$`")
+
+
+def _walk(value: Json, room: int) -> None:
+    kind = type(value)
+    if kind is str or kind is bool or value is None or kind is Raw:
+        return
+    if kind is dict:
+        _walk_object(value, room - 1)
+    elif kind is list or kind is tuple:
+        _walk_array(value, room - 1)
+    elif kind is int:
+        if not -_MAX_FLOAT <= value <= _MAX_FLOAT:
+            raise _NotJsonError("an integer beyond a float's range; send it as a string")
+    elif kind is float:
+        if not math.isfinite(value):
+            raise _NotJsonError(f"{value} is not a JSON number; send null or a string")
+    elif not isinstance(value, str):
+        raise _NotJsonError(f"{kind.__name__} is not a JSON type; convert it to one")
+
+
+def _walk_object(value: dict[Any, Json], room: int) -> None:
+    _require_room(room)
+    for key, item in value.items():
+        if not isinstance(key, str):
+            raise _NotJsonError(f"the key {key!r} is not a string")
+        try:
+            _walk(item, room)
+        except _NotJsonError as exc:
+            exc.path.append(f".{key}")
+            raise
+
+
+def _walk_array(value: list[Json] | tuple[Json, ...], room: int) -> None:
+    _require_room(room)
+    for index, item in enumerate(value):
+        try:
+            _walk(item, room)
+        except _NotJsonError as exc:
+            exc.path.append(f"[{index}]")
+            raise
+
+
+def _require_room(room: int) -> None:
+    if room < 0:
+        raise _NotJsonError(f"nested deeper than {MAX_DEPTH} levels, the envelope included, or in a circle")
+
+
+def _depth(value: Json) -> int:
+    depth, layer = 0, [value]
+    while layer := [item for item in layer if isinstance(item, dict | list)]:
+        depth += 1
+        layer = [child for item in layer for child in (item.values() if isinstance(item, dict) else item)]
+    return depth

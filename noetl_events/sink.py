@@ -1,0 +1,127 @@
+"""
+The seam: whatever takes events is an `EventSink`, and its errors are instructions to the caller.
+
+    Exception
+    ├── SinkUnavailable   wait, then emit the same events again
+    ├── EventsRejected    bury exactly these; every other event of the batch is stored
+    └── ValueError
+        └── UnknownSink   the URL names no sink: correct it
+
+Anything else that escapes a sink is a bug, and stops the caller.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from urllib.parse import urlsplit
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from noetl_events.envelope import ExecutorEvent
+
+
+@runtime_checkable
+class EventSink(Protocol):
+    """
+    A destination of events.
+
+    - When `emit_batch` returns, every event of it is durable at the destination.
+    - The same event emitted twice leaves what one emit leaves: idempotent by `event_id`.
+    - Cancelled while emitting: the state is unknown, and emitting again is safe.
+    - Whoever opens closes: a sink that was given a connection does not close it.
+
+    `noetl_events.testing.SinkContract` holds a test of each promise.
+    """
+
+    async def emit(self, event: ExecutorEvent) -> None:
+        """Store *event*: a batch of one."""
+
+    async def emit_batch(self, events: Sequence[ExecutorEvent]) -> None:
+        """
+        Store *events*; on return they are durable.
+
+        Raises:
+            SinkUnavailable: nothing is known of any of them; emit the same events again, later.
+            EventsRejected: the named events will never be taken, all others are durable.
+            ValueError: an event has no `event_id` where the destination keys by it; nothing was stored.
+            RuntimeError: the sink is closed.
+
+        """
+
+    async def aclose(self) -> None:
+        """Finish what was accepted and release what was opened; safe before first use, and twice."""
+
+
+class SinkUnavailable(Exception):
+    """
+    The destination cannot take anything now.
+
+    Args:
+        reason: for a log line and an operator.
+        retry_after: seconds the destination asked for, or None.
+
+    """
+
+    def __init__(self, reason: str, retry_after: float | None = None) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.retry_after = retry_after
+
+
+class EventsRejected(Exception):
+    """
+    Exactly these events will never be taken; every other event of the batch is durable.
+
+    Args:
+        reasons: the reason of each, by `event_id`.
+
+    """
+
+    def __init__(self, reasons: Mapping[int, str]) -> None:
+        super().__init__("; ".join(f"{event_id}: {reason}" for event_id, reason in reasons.items()))
+        self.reasons = dict(reasons)
+
+
+class UnknownSink(ValueError):
+    """A sink URL that names no sink, or one whose driver is not installed."""
+
+
+def open_sink(url: str) -> EventSink:
+    """
+    Return the sink *url* names, as `sqlite:///events.db` or `postgresql://host/db`.
+
+    Nothing is connected yet: the first emit does, and raises `SinkUnavailable` while the destination is away.
+    Distributions add schemes through the entry-point group `noetl_events.sinks`: a callable that takes the URL.
+
+    Raises:
+        UnknownSink: no installed sink has this scheme, or its driver is missing.
+        ValueError: the sink refuses the rest of the URL.
+
+    """
+    from importlib.metadata import entry_points  # noqa: PLC0415  (a third of the time of our import, rarely needed)
+
+    scheme = urlsplit(url).scheme
+    known = entry_points(group="noetl_events.sinks")
+    if scheme not in known.names:
+        raise UnknownSink(f"sink URL: {scheme or url!r} is not a known scheme; known: {', '.join(sorted(known.names))}")
+    try:
+        opener = known[scheme].load()
+    except ModuleNotFoundError as exc:
+        raise UnknownSink(f"sink URL: {scheme!r} needs the module {exc.name!r}; install its extra") from exc
+    sink: EventSink = opener(url)
+    return sink
+
+
+def require_ids(events: Sequence[ExecutorEvent]) -> list[int]:
+    """
+    Return the id of each event, for a sink that keys by it.
+
+    Raises:
+        ValueError: one has none.
+
+    """
+    ids = [event.event_id for event in events if event.event_id is not None]
+    if len(ids) != len(events):
+        raise ValueError("event_id: None cannot be stored idempotently; emit through EventEmitter or NatsSink")
+    return ids

@@ -1,0 +1,1 @@
+"""The destinations a worker pod can emit to, one file each."""

@@ -1,0 +1,235 @@
+"""
+The conformance suite of sinks: one test for each promise of `noetl_events.sink.EventSink`.
+
+    class TestMySink(SinkContract):
+        def open(self) -> EventSink: ...
+        async def stored(self) -> list[ExecutorEvent]: ...
+
+`open` returns a new sink on the same destination each time; `stored` reads the destination *around* the sink.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from abc import abstractmethod
+from contextlib import suppress
+from typing import TYPE_CHECKING, ClassVar
+
+import pytest
+from msgspec import structs
+
+from noetl_events.envelope import encode
+from noetl_events.sink import EventSink, EventsRejected
+from noetl_events.testing.events import make_event, make_events
+
+if TYPE_CHECKING:
+    from noetl_events.envelope import ExecutorEvent
+
+
+def bodies(events: list[ExecutorEvent]) -> dict[int | None, bytes]:
+    """Return the wire form of each event by its id, what two events are compared by."""
+    return {event.event_id: encode(event) for event in events}
+
+
+class SinkContract:
+    """Inherit, implement `open` and `stored`, and pytest runs every promise against the sink."""
+
+    keeps_events: ClassVar[bool] = True
+    """False for a sink that keeps nothing by design: what it would have stored is not looked for."""
+
+    @abstractmethod
+    def open(self) -> EventSink:
+        """Return a new sink; every call in one test opens the same destination."""
+
+    @abstractmethod
+    async def stored(self) -> list[ExecutorEvent]:
+        """Return what the destination holds, in its order, read without the sink."""
+
+    async def assert_stored(self, expected: list[ExecutorEvent]) -> None:
+        """Fail unless the destination holds exactly *expected*, each once."""
+        if not self.keeps_events:
+            return
+        stored = await self.stored()
+
+        assert bodies(expected) == bodies(stored)
+        assert len(expected) == len(stored), "an event is stored more than once"
+
+    async def test_is_an_event_sink(self) -> None:
+        """A sink has the three methods of the protocol."""
+        assert isinstance(self.open(), EventSink)
+
+    async def test_emit_stores_before_it_returns(self) -> None:
+        """When `emit` returns, the event is at the destination, though the sink is still open."""
+        sink = self.open()
+        await sink.emit(make_event(1))
+
+        await self.assert_stored([make_event(1)])
+        await sink.aclose()
+
+    async def test_batch_is_stored_before_it_returns(self) -> None:
+        """When `emit_batch` returns, every event of it is at the destination."""
+        sink = self.open()
+        await sink.emit_batch(make_events(100))
+
+        await self.assert_stored(make_events(100))
+        await sink.aclose()
+
+    async def test_batch_keeps_its_order(self) -> None:
+        """Events of one batch are stored in the order given, where the destination has an order."""
+        sink = self.open()
+        await sink.emit_batch(make_events(50))
+
+        if self.keeps_events:
+            assert [event.event_id for event in await self.stored()] == list(range(1, 51))
+        await sink.aclose()
+
+    async def test_empty_batch_is_nothing(self) -> None:
+        """An empty batch is taken and stores nothing."""
+        sink = self.open()
+        await sink.emit_batch([])
+
+        await self.assert_stored([])
+        await sink.aclose()
+
+    async def test_emitted_twice_is_stored_once(self) -> None:
+        """The same events emitted again leave what one emit leaves."""
+        sink = self.open()
+        await sink.emit_batch(make_events(10))
+        await sink.emit_batch(make_events(15))
+        await sink.emit(make_event(3))
+
+        await self.assert_stored(make_events(15))
+        await sink.aclose()
+
+    async def test_twice_in_one_batch_is_stored_once(self) -> None:
+        """An event that stands twice in a batch is stored once."""
+        sink = self.open()
+        await sink.emit_batch([make_event(1), make_event(2), make_event(1)])
+
+        await self.assert_stored(make_events(2))
+        await sink.aclose()
+
+    async def test_emitted_again_after_reopening_is_stored_once(self) -> None:
+        """A new sink on the same destination knows what the last one stored."""
+        first = self.open()
+        await first.emit_batch(make_events(10))
+        await first.aclose()
+        second = self.open()
+        await second.emit_batch(make_events(12))
+
+        await self.assert_stored(make_events(12))
+        await second.aclose()
+
+    async def test_every_field_survives(self) -> None:
+        """What was emitted is what is stored: extreme ids, microseconds, every kind of JSON, None left out."""
+        sent = [
+            make_event(1, context=None, worker_id=None, meta=None),
+            make_event(2**63 - 1, execution_id=-(2**63), step="", status=""),
+            make_event(-5, context=[1, -1.5, True, None, "π \U0001f680 \\ \" \t\n", {"": {}}], meta=[]),
+            make_event(7, step="quote ' \" ; -- \\N \\. \t", event_type="a.b", worker_id="wörker"),
+        ]
+        sink = self.open()
+        await sink.emit_batch(sent)
+
+        await self.assert_stored(sent)
+        await sink.aclose()
+
+    async def test_rejects_exactly_what_can_never_be_stored(self) -> None:
+        """An event JSON cannot hold is rejected by its id, and its neighbours are stored."""
+        if not self.keeps_events:
+            pytest.skip("a sink that keeps nothing refuses nothing")
+        sink = self.open()
+        with pytest.raises(EventsRejected) as rejection:
+            await sink.emit_batch([make_event(1), make_event(2, context={"x": math.nan}), make_event(3)])
+
+        assert [*rejection.value.reasons] == [2]
+        assert "context.x" in rejection.value.reasons[2]
+        await self.assert_stored([make_event(1), make_event(3)])
+        await sink.aclose()
+
+    async def test_event_without_id_is_given_one_or_refused(self) -> None:
+        """An event without an id gets one, or is refused before anything of its batch is stored."""
+        if not self.keeps_events:
+            pytest.skip("a sink that keeps nothing needs no id")
+        sink = self.open()
+        try:
+            await sink.emit_batch([make_event(1), structs.replace(make_event(2), event_id=None)])
+        except ValueError:
+            await self.assert_stored([])
+        else:
+            ids = {event.event_id for event in await self.stored()}
+
+            assert len(ids) == 2
+            assert None not in ids
+        await sink.aclose()
+
+    async def test_rejection_reaches_only_its_emitter(self) -> None:
+        """Among concurrent emits only that of the rejected event fails."""
+        if not self.keeps_events:
+            pytest.skip("a sink that keeps nothing refuses nothing")
+        sink = self.open()
+        sent = [make_event(1), make_event(2, context={"x": math.nan}), make_event(3)]
+        first, second, third = await asyncio.gather(*(sink.emit(event) for event in sent), return_exceptions=True)
+
+        assert (None, None) == (first, third)
+        assert isinstance(second, EventsRejected)
+        await self.assert_stored([make_event(1), make_event(3)])
+        await sink.aclose()
+
+    async def test_concurrent_emits_are_all_stored(self) -> None:
+        """Many tasks may emit through one sink at a time, some of them the same event."""
+        sink = self.open()
+        await asyncio.gather(*(sink.emit(event) for event in make_events(50) * 2))
+
+        await self.assert_stored(make_events(50))
+        await sink.aclose()
+
+    async def test_cancelled_emit_can_be_emitted_again(self) -> None:
+        """After a cancellation the state is unknown, the sink is usable, and emitting again leaves one."""
+        sink = self.open()
+        sent: list[ExecutorEvent] = []
+        # Cancelled at once, and then later and later: before, within and after a write, whatever a write takes.
+        for turns in (0, 1, 2, 3, 4, 6, 8, 16, 32, 64, 128, 256, 512, 1024):
+            events = make_events(20, start=len(sent) + 1)
+            sent += events
+            await self._emit_for(sink, events, turns)
+        await sink.emit_batch(sent)
+
+        await self.assert_stored(sent)
+        await sink.aclose()
+
+    async def test_close_finishes_what_was_accepted(self) -> None:
+        """Closing while emits are under way stores their events before it returns."""
+        sink = self.open()
+        emits = [asyncio.ensure_future(sink.emit(event)) for event in make_events(10)]
+        await asyncio.sleep(0)
+        await sink.aclose()
+        await asyncio.gather(*emits)
+
+        await self.assert_stored(make_events(10))
+
+    async def test_close_is_safe_before_use_and_twice(self) -> None:
+        """A sink never used closes, and closes again."""
+        sink = self.open()
+        await sink.aclose()
+        await sink.aclose()
+
+    async def test_closed_sink_refuses(self) -> None:
+        """A closed sink raises instead of dropping what it is given."""
+        if not self.keeps_events:
+            pytest.skip("a sink that keeps nothing has nothing to lose")
+        sink = self.open()
+        await sink.aclose()
+        with pytest.raises(RuntimeError, match="closed"):
+            await sink.emit(make_event(1))
+
+        await self.assert_stored([])
+
+    async def _emit_for(self, sink: EventSink, events: list[ExecutorEvent], turns: int) -> None:
+        task = asyncio.ensure_future(sink.emit_batch(events))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task

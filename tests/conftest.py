@@ -1,0 +1,64 @@
+"""Real servers and fresh streams for every test that wants one."""
+
+from __future__ import annotations
+
+import os
+from itertools import count
+from typing import TYPE_CHECKING
+
+import pytest
+
+from noetl_events.jetstream.connection import Connection
+from noetl_events.jetstream.options import ConnectOptions
+from noetl_events.jetstream.topology import StreamDeclaration, ensure_stream, jetstream
+from noetl_events.testing.nats_server import NatsServer
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+    from pathlib import Path
+
+_numbers = count()
+
+
+@pytest.fixture(scope="session")
+def nats_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The server of this session: `NATS_URL` where one runs already, else one from its wheel."""
+    if url := os.environ.get("NATS_URL"):
+        yield url
+        return
+    with NatsServer(store_dir=tmp_path_factory.mktemp("nats")) as server:
+        yield server.url
+
+
+@pytest.fixture
+def own_server(tmp_path: Path) -> Iterator[NatsServer]:
+    """A server that the test may kill."""
+    with NatsServer(store_dir=tmp_path / "nats") as server:
+        yield server
+
+
+@pytest.fixture
+async def connection(nats_url: str) -> AsyncIterator[Connection]:
+    """A connection to the server of this session."""
+    async with Connection(ConnectOptions(servers=nats_url)) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def stream(connection: Connection) -> AsyncIterator[StreamDeclaration]:
+    """An empty stream of its own, with subjects of its own, gone after the test."""
+    name = f"events_{os.getpid()}_{next(_numbers)}"
+    declared = StreamDeclaration(name=name, subjects=(f"{name}.>",))
+    await ensure_stream(connection, declared)
+    yield declared
+    await (await jetstream(connection)).delete_stream(name)
+
+
+@pytest.fixture
+async def dead_stream(connection: Connection) -> AsyncIterator[StreamDeclaration]:
+    """A stream of dead letters of its own."""
+    name = f"dead_{os.getpid()}_{next(_numbers)}"
+    declared = StreamDeclaration(name=name, subjects=(f"{name}.>",))
+    await ensure_stream(connection, declared)
+    yield declared
+    await (await jetstream(connection)).delete_stream(name)
