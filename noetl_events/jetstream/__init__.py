@@ -1,0 +1,1 @@
+"""The border to NATS: the only package that imports nats."""

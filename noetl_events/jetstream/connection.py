@@ -1,0 +1,168 @@
+"""
+One NATS connection that never gives up.
+
+nats-py 2.16 by default stops after two minutes without a server, waits a fixed time between attempts, finds a dead peer
+after six minutes, and stays closed for good after an error it does not know.  Here: for ever, with jittered back-off, a
+dead peer found in 15 s (three pings), and a closed client replaced by the next call of `client`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final
+
+import structlog
+from nats.aio.client import Client
+from nats.errors import Error as NatsError
+
+from noetl_events.jetstream.errors import NatsUnavailable
+from noetl_events.jetstream.options import ConnectOptions, redacted
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Self
+
+    from nats.aio.client import Server
+
+_PING_INTERVAL: Final = 5.0
+_MAX_RECONNECT_WAIT: Final = 5.0
+_CLOSE_TIMEOUT: Final = 5.0
+
+log = structlog.get_logger()
+
+
+class Connection:
+    """
+    A connection to NATS, made at the first call of `client` and closed by `aclose`.
+
+    Args:
+        options: where, and who we are.
+
+    """
+
+    def __init__(self, options: ConnectOptions) -> None:
+        self.options = options
+        self._client: Client | None = None
+        self._lock = asyncio.Lock()
+        self._closed = False
+        self._reconnected: list[Callable[[], None]] = []
+        self._denied: dict[str, str] = {}
+        self._last_error = ""
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the server is there now, as far as this client has noticed."""
+        return self._client is not None and self._client.is_connected
+
+    @property
+    def last_error(self) -> str:
+        """What went wrong last, in nats-py's words; empty if nothing has."""
+        return self._last_error
+
+    def on_reconnect(self, callback: Callable[[], None]) -> None:
+        """Have *callback* called after every reconnection: pull requests and unanswered publishes are lost by then."""
+        self._reconnected.append(callback)
+
+    def off_reconnect(self, callback: Callable[[], None]) -> None:
+        """Undo `on_reconnect`."""
+        self._reconnected.remove(callback)
+
+    def denial(self, subject: str) -> str | None:
+        """Return the server's words if it has denied us *subject* since the last call, else None."""
+        return next((self._denied.pop(key) for key in list(self._denied) if subject.lower() in key), None)
+
+    async def client(self) -> Client:
+        """
+        Return the nats-py client, connected first or anew if need be; it may be reconnecting at the moment.
+
+        Raises:
+            NatsUnavailable: no server took us within the connect timeout.
+            RuntimeError: this connection was closed by `aclose`.
+
+        """
+        if self._client is not None and not self._client.is_closed:
+            return self._client
+        async with self._lock:
+            if self._closed:
+                raise RuntimeError("Connection is closed")
+            if self._client is None or self._client.is_closed:
+                rebuilt = self._client is not None
+                self._client = await self._connect()
+                if rebuilt:
+                    log.warning("connection.rebuilt", reason=self._last_error)
+                    self._announce()
+            return self._client
+
+    async def aclose(self) -> None:
+        """Flush and close; safe before first use, twice, and while the server is away."""
+        async with self._lock:
+            self._closed = True
+            if self._client is not None and not self._client.is_closed:
+                if self._client.is_connected:
+                    with suppress(NatsError, OSError, asyncio.TimeoutError):
+                        await self._client.flush(timeout=int(_CLOSE_TIMEOUT))
+                await _close(self._client)
+
+    async def _connect(self) -> Client:
+        client = Client()
+        try:
+            async with asyncio.timeout(self.options.connect_timeout):
+                await client.connect(**self._arguments())
+        except (NatsError, OSError, TimeoutError) as exc:
+            await _close(client)
+            reason = self._last_error or str(exc) or type(exc).__name__
+            where = ", ".join(redacted(url) for url in self.options.server_list)
+            raise NatsUnavailable(f"cannot connect to {where}: {reason}") from exc
+        return client
+
+    def _arguments(self) -> dict[str, Any]:
+        return self.options.client_arguments() | {
+            "max_reconnect_attempts": -1,
+            "reconnect_time_wait": 0.25,
+            "reconnect_to_server_handler": _next_server,
+            "ping_interval": _PING_INTERVAL,
+            "max_outstanding_pings": 2,
+            "error_cb": self._on_error,
+            "disconnected_cb": self._on_disconnected,
+            "reconnected_cb": self._on_reconnected,
+        }
+
+    async def _on_error(self, error: Exception) -> None:
+        # Called by nats-py in its reading task, which an exception would end: this must not raise.
+        self._last_error = str(error) or type(error).__name__
+        if "permissions violation" in self._last_error.lower():
+            self._denied[self._last_error.lower()] = self._last_error
+            log.error("connection.denied", reason=self._last_error)
+
+    async def _on_disconnected(self) -> None:
+        if not self._closed:
+            log.warning("connection.lost", reason=self._last_error)
+
+    async def _on_reconnected(self) -> None:
+        log.info("connection.restored")
+        self._announce()
+
+    def _announce(self) -> None:
+        for callback in tuple(self._reconnected):
+            callback()
+
+
+def _next_server(servers: list[Server], _info: dict[str, Any]) -> tuple[Server, float]:
+    """Choose the server tried least, and how long to wait first: doubling, with full jitter."""
+    server = min(servers, key=lambda candidate: candidate.reconnects)
+    limit = min(_MAX_RECONNECT_WAIT, 0.1 * 2 ** min(server.reconnects, 10))
+    return server, random.uniform(0, limit)
+
+
+async def _close(client: Client) -> None:
+    with suppress(NatsError, OSError, TimeoutError):
+        async with asyncio.timeout(_CLOSE_TIMEOUT):
+            await client.close()

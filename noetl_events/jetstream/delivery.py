@@ -1,0 +1,51 @@
+"""Where a delivered message stands in its stream, read from its ack subject (ADR-15, and its second form, ADR-15 v2)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+if TYPE_CHECKING:
+    from nats.aio.msg import Msg
+
+
+class Delivery(msgspec.Struct, frozen=True):
+    """
+    One delivery of one message.
+
+    Args:
+        stream: it is stored in.
+        consumer: it was delivered to.
+        attempt: from 1 up.
+        sequence: in the stream.
+        stored_ns: Unix nanoseconds, by the server's clock.
+        pending: messages after it that match the consumer.
+
+    """
+
+    stream: str
+    consumer: str
+    attempt: int
+    sequence: int
+    stored_ns: int
+    pending: int
+
+    @property
+    def stored_ms(self) -> int:
+        """Unix milliseconds at which the stream stored it."""
+        return self.stored_ns // 1_000_000
+
+
+def delivery_of(message: Msg) -> Delivery:
+    """
+    Return what the ack subject of *message* says.
+
+    `$JS.ACK.<stream>.<consumer>.<attempt>.<sequence>.<consumer sequence>.<time>.<pending>`; the second form puts domain
+    and account before the stream and may add a token at the end.
+    """
+    tokens = message.reply.split(".")
+    if len(tokens) > 9:
+        tokens = [*tokens[:2], *tokens[4:]]
+    stream, consumer, attempt, sequence, _, stored, pending = tokens[2:9]
+    return Delivery(stream, consumer, int(attempt), int(sequence), int(stored), int(pending))

@@ -1,0 +1,94 @@
+"""How to reach NATS: everything `connect` needs, as one value without a connection."""
+
+from __future__ import annotations
+
+import ssl
+from typing import Any
+from urllib.parse import urlsplit
+
+import msgspec
+
+
+class ConnectOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """
+    Where NATS is and who we are there.
+
+    Args:
+        servers: URLs, comma separated; a user and password in one is used when *user* is not given.
+        user: with *password*; these win over the URL.
+        token: instead of a user.
+        credentials: path of a `.creds` file, read again at every connection.
+        nkey_seed: path of an nkey seed file, read again at every connection.
+        tls_ca: path of the authorities the server's certificate is checked against; the system's by default.
+        tls_cert: path of our certificate, for mutual TLS, with *tls_key*.
+        tls_first: shake hands before the server's INFO, for a server that wants it.
+        inbox_prefix: a private one keeps other clients from reading our replies.
+        name: shown in the server's monitoring.
+        connect_timeout: seconds for one attempt.
+
+    """
+
+    servers: str = "nats://127.0.0.1:4222"
+    user: str | None = None
+    password: str | None = None
+    token: str | None = None
+    credentials: str | None = None
+    nkey_seed: str | None = None
+    tls_ca: str | None = None
+    tls_cert: str | None = None
+    tls_key: str | None = None
+    tls_first: bool = False
+    inbox_prefix: str = "_INBOX"
+    name: str = "noetl-events"
+    connect_timeout: float = 5.0
+
+    def __post_init__(self) -> None:
+        """Refuse what can never connect, naming the field."""
+        for url in self.server_list:
+            if urlsplit(url).scheme not in ("nats", "tls", "ws", "wss") or not urlsplit(url).hostname:
+                raise ValueError(f"servers: {redacted(url)!r} is not a NATS URL such as nats://host:4222")
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError("tls_cert, tls_key: mutual TLS needs both; only one is set")
+        if self.user is not None and self.password is None:
+            raise ValueError(f"password: missing for user {self.user!r}")
+
+    def __repr__(self) -> str:
+        """Show where, never who: a repr ends up in logs."""
+        return f"ConnectOptions(servers={', '.join(redacted(url) for url in self.server_list)!r}, name={self.name!r})"
+
+    @property
+    def server_list(self) -> list[str]:
+        """The server URLs, one by one."""
+        return [url.strip() for url in self.servers.split(",")]
+
+    def client_arguments(self) -> dict[str, Any]:
+        """Return the arguments of `nats.aio.client.Client.connect` that say where and who."""
+        arguments: dict[str, Any] = {
+            "servers": self.server_list,
+            "user": self.user,
+            "password": self.password,
+            "token": self.token,
+            "user_credentials": self.credentials,
+            "nkeys_seed": self.nkey_seed,
+            "inbox_prefix": self.inbox_prefix,
+            "name": self.name,
+            "connect_timeout": self.connect_timeout,
+        }
+        if context := self._tls_context():
+            arguments |= {"tls": context, "tls_handshake_first": self.tls_first}
+        return arguments
+
+    def _tls_context(self) -> ssl.SSLContext | None:
+        if not (self.tls_ca or self.tls_cert or self.tls_first):
+            return None
+        context = ssl.create_default_context(cafile=self.tls_ca)
+        if self.tls_cert:
+            context.load_cert_chain(self.tls_cert, self.tls_key)
+        return context
+
+
+def redacted(url: str) -> str:
+    """Return *url* without user, password and query: for logs and messages."""
+    parts = urlsplit(url)
+    host = parts.netloc.rpartition("@")[2]
+    return parts._replace(netloc=host if host == parts.netloc else f"***@{host}", query="").geturl()

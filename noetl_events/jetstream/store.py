@@ -1,0 +1,35 @@
+"""Store a single message, for callers that have no stream of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from nats.errors import Error as NatsError
+from nats.js.errors import APIError, NoStreamResponseError
+
+from noetl_events.jetstream.errors import NatsUnavailable, StreamMissing
+from noetl_events.jetstream.topology import jetstream, unavailable
+
+if TYPE_CHECKING:
+    from noetl_events.jetstream.connection import Connection
+
+
+async def store(connection: Connection, subject: str, payload: bytes, headers: dict[str, str]) -> int:
+    """
+    Return the stream sequence of the message, once it is stored; give it a `Nats-Msg-Id` and trying again is safe.
+
+    Raises:
+        StreamMissing: no stream takes *subject*.
+        NatsUnavailable: whether it is stored is unknown.
+
+    """
+    js = await jetstream(connection)
+    try:
+        ack = await js.publish(subject, payload, headers=headers)
+    except NoStreamResponseError as exc:
+        raise StreamMissing(f"no stream takes {subject}; run `noetl-events stream ensure`") from exc
+    except (NatsError, APIError) as exc:
+        raise unavailable(connection, subject, exc) from exc
+    except OSError as exc:
+        raise NatsUnavailable(f"{subject}: {exc}") from exc
+    return ack.seq

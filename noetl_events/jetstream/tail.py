@@ -1,0 +1,53 @@
+"""Follow a stream without a durable consumer: an ordered read that leaves nothing behind on the server."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from nats.errors import Error as NatsError
+from nats.errors import TimeoutError as NatsTimeoutError
+from nats.js.api import ConsumerConfig, DeliverPolicy
+from nats.js.errors import APIError, NotFoundError
+
+from noetl_events.jetstream.errors import StreamMissing
+from noetl_events.jetstream.topology import jetstream, unavailable
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from nats.aio.msg import Msg
+
+    from noetl_events.jetstream.connection import Connection
+
+
+async def follow(
+    connection: Connection, stream: str, *, subject: str = ">", from_start: bool = False, until_end: bool = False
+) -> AsyncIterator[Msg]:
+    """
+    Yield the messages of *stream* in order: new ones, or all of them with *from_start*, and end with *until_end*.
+
+    Raises:
+        StreamMissing: there is no such stream.
+        NatsUnavailable: the server said no.
+
+    """
+    js = await jetstream(connection)
+    policy = DeliverPolicy.ALL if from_start else DeliverPolicy.NEW
+    try:
+        info = await js.stream_info(stream)
+        subscription = await js.subscribe(
+            subject, stream=stream, ordered_consumer=True, config=ConsumerConfig(deliver_policy=policy)
+        )
+    except NotFoundError as exc:
+        raise StreamMissing(f"stream {stream} does not exist; run `noetl-events stream ensure`") from exc
+    except (NatsError, APIError) as exc:
+        raise unavailable(connection, f"$JS.API.CONSUMER.CREATE.{stream}", exc) from exc
+    last = info.state.last_seq
+    while not (until_end and (last == 0 or info.state.messages == 0)):
+        try:
+            message = await subscription.next_msg(timeout=1.0)
+        except NatsTimeoutError:
+            continue
+        yield message
+        if until_end and message.metadata.sequence.stream >= last:
+            return
