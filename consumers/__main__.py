@@ -1,0 +1,5 @@
+"""`python -m consumers` is `noetl-events`."""
+
+from consumers.cli import main
+
+main()

@@ -1,0 +1,72 @@
+"""Carry events from an iterator into a sink, batch by batch, waiting while the sink is away."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import msgspec
+import structlog
+
+from consumers.backoff import Backoff
+from noetl_events.sink import EventsRejected, SinkUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from noetl_events.envelope import ExecutorEvent
+    from noetl_events.sink import EventSink
+
+log = structlog.get_logger()
+
+
+class Carried(msgspec.Struct, kw_only=True):
+    """What became of the events."""
+
+    stored: int = 0
+    rejected: int = 0
+
+
+async def carry(
+    events: Iterator[ExecutorEvent],
+    sink: EventSink,
+    *,
+    patience: float,
+    batch_size: int = 500,
+    on_batch: Callable[[int], None] = lambda _: None,
+) -> Carried:
+    """
+    Emit all *events* and return how many were stored and rejected; each rejection is logged with its reason.
+
+    Raises:
+        SinkUnavailable: the sink took nothing for *patience* seconds; everything before this batch is stored.
+
+    """
+    carried = Carried()
+    while batch := list(islice(events, batch_size)):
+        reasons = await _emit(batch, sink, patience)
+        for event_id, reason in reasons.items():
+            log.error("event.rejected", event_id=event_id, reason=reason)
+        carried.rejected += len(reasons)
+        carried.stored += len(batch) - len(reasons)
+        on_batch(len(batch))
+    return carried
+
+
+async def _emit(batch: list[ExecutorEvent], sink: EventSink, patience: float) -> dict[int, str]:
+    give_up = time.monotonic() + patience
+    for wait in Backoff(maximum=5.0).waits():
+        try:
+            await sink.emit_batch(batch)
+        except EventsRejected as exc:
+            return exc.reasons
+        except SinkUnavailable as exc:
+            if time.monotonic() >= give_up:
+                raise
+            log.warning("sink.away", reason=exc.reason)
+            await asyncio.sleep(exc.retry_after or wait)
+        else:
+            break
+    return {}

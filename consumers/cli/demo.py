@@ -1,0 +1,64 @@
+"""`noetl-events demo`."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated
+from urllib.parse import urlsplit
+
+from cyclopts import Parameter, validators
+from msgspec import structs
+
+from consumers.cli.options import AsJson
+from consumers.cli.output import print_result
+from consumers.demo.destination import CHECKABLE
+
+
+async def demo(
+    *,
+    events: Annotated[int, Parameter(validator=validators.Number(gte=1), help="How many events to emit.")] = 20_000,
+    rate: Annotated[
+        float, Parameter(validator=validators.Number(gte=0), help="Events a second; 0 emits as fast as they are stored.")
+    ] = 4_000,
+    to: Annotated[str | None, Parameter(help="URL of the destination; a temporary SQLite file by default.")] = None,
+    postgres: Annotated[bool, Parameter(help="Start an embedded Postgres as the destination.", negative=())] = False,
+    json: AsJson = False,
+) -> int:
+    """
+    Show the whole path on servers of its own: workers emit, JetStream stores, a projector writes rows.
+
+    The summary is checked against the destination.  Exit code 1 if one event is missing or doubled.
+
+    Example: `noetl-events demo --events 100000 --postgres`
+    """
+    from consumers.demo.run import run_demo  # noqa: PLC0415  (an extra; the other commands do without)
+    from consumers.demo.view import live_view  # noqa: PLC0415  (see above)
+
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(TemporaryDirectory(prefix="noetl-events-")))
+        destination = await _destination(stack, folder, to, postgres=postgres)
+        show = stack.enter_context(live_view(events))
+        summary = await run_demo(folder=folder, to=destination, events=events, rate=rate, show=show)
+    print_result(structs.asdict(summary), as_json=json, title="Every event checked at its destination")
+    if summary.lost or summary.duplicates:
+        print("noetl-events: the destination does not hold every event exactly once", file=sys.stderr)
+        return 1
+    return 0
+
+
+async def _destination(stack: ExitStack, folder: Path, to: str | None, *, postgres: bool) -> str:
+    if to and postgres:
+        raise ValueError("--to, --postgres: give one of them; --postgres starts a destination of its own")
+    if to and urlsplit(to).scheme not in CHECKABLE:
+        raise ValueError(f"--to: {urlsplit(to).scheme!r} cannot be read back; use one of {', '.join(CHECKABLE)}")
+    if not postgres:
+        return to or f"sqlite:///{folder / 'events.db'}"
+    from consumers.sinks.postgres import create_schema  # noqa: PLC0415  (an extra)
+    from noetl_events.testing.postgres_server import PostgresServer  # noqa: PLC0415  (an extra)
+
+    server = stack.enter_context(PostgresServer(data_dir=folder / "postgres"))
+    await create_schema(server.url)
+    return server.url

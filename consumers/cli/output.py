@@ -1,0 +1,42 @@
+"""What commands print: a result on standard output, progress on standard error."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+
+def print_result(result: Mapping[str, Any], *, as_json: bool, title: str = "") -> None:
+    """Print *result* as one JSON object, or as a table for people."""
+    if as_json:
+        sys.stdout.write(msgspec.json.encode(result).decode() + "\n")
+        return
+    table = Table(title=title or None, show_header=False, box=None, pad_edge=False)
+    for name, value in result.items():
+        table.add_row(name.replace("_", " "), "-" if value is None else f"{value:,}" if isinstance(value, int) else str(value))
+    Console().print(table)
+
+
+@contextmanager
+def progress(what: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
+    """Show a line of progress on a terminal; yields what to call with the number of events done."""
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda done: bar.update(task, advance=done)

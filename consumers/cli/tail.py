@@ -1,0 +1,57 @@
+"""`noetl-events tail`."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+from cyclopts import Parameter
+from rich.console import Console
+from rich.markup import escape
+
+from consumers.cli.options import Nats, read_settings
+from noetl_events.envelope import decode
+from noetl_events.jetstream.connection import Connection
+from noetl_events.jetstream.tail import follow
+from noetl_events.json_values import MalformedEvent
+
+
+async def tail(
+    *,
+    from_start: Annotated[bool, Parameter(help="Begin with the first event of the stream.", negative=())] = False,
+    until_end: Annotated[bool, Parameter(help="End with the last event there is now.", negative=())] = False,
+    subject: Annotated[str, Parameter(help="Only what matches, as `noetl.events.playbook.*`.")] = ">",
+    nats: Nats = None,
+    json: Annotated[bool, Parameter(help="Print each body as it is, one a line.", negative=())] = False,
+) -> int:
+    """
+    Print events as the stream stores them; it takes nothing from anybody.
+
+    Example: `noetl-events tail --from-start --json > run.jsonl`
+    """
+    settings = read_settings(nats)
+    console = Console()
+    async with Connection(settings.connect) as connection:
+        messages = follow(
+            connection, settings.stream.name, subject=subject, from_start=from_start, until_end=until_end
+        )
+        async for message in messages:
+            if json:
+                sys.stdout.buffer.write(message.data + b"\n")
+                sys.stdout.buffer.flush()
+            else:
+                console.print(_line(message.data), highlight=False, soft_wrap=True)
+    return 0
+
+
+def _line(data: bytes) -> str:
+    try:
+        event = decode(data)
+    except MalformedEvent as exc:
+        return f"[red]malformed[/red] {escape(_printable(str(exc)))}"
+    fields = (event.event_type, event.step, event.status, event.worker_id or "")
+    return f"{event.created_at:%H:%M:%S.%f} {event.execution_id} {escape(_printable('  '.join(fields)))}"
+
+
+def _printable(text: str) -> str:
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)

@@ -1,0 +1,86 @@
+"""A projector as a process: signals, the deadline, the exit code."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from typing import TYPE_CHECKING, Final
+
+import structlog
+
+if TYPE_CHECKING:
+    from consumers.projector import Projector
+
+SETTLED: Final = 0
+UNSETTLED: Final = 1
+
+_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+
+log = structlog.get_logger()
+
+
+async def run_until_signal(projector: Projector, *, deadline: float) -> int:
+    """
+    Run *projector* until SIGTERM or SIGINT, then finish what is in hand, and return the exit code.
+
+    `SETTLED` when everything in hand was settled; `UNSETTLED` when *deadline* seconds after the first signal, or at a
+    second one, something was not: it stays unacknowledged and is delivered again.
+
+    Raises:
+        Exception: whatever ends the projector.
+
+    """
+    signals = _Signals()
+    running = asyncio.create_task(projector.run())
+    try:
+        if not await _finished_before(running, signals.first):
+            log.info("projector.stopping", messages=projector.in_hand)
+            stopping = asyncio.create_task(_stop(projector, running))
+            await asyncio.wait({stopping, signals.second_waiter()}, timeout=deadline, return_when="FIRST_COMPLETED")
+            if not stopping.done():
+                stopping.cancel()
+                log.error("projector.stopped_unsettled", messages=projector.in_hand)
+                return UNSETTLED
+        running.result()
+    finally:
+        running.cancel()
+        signals.close()
+        await asyncio.wait({running})
+    log.info("projector.stopped", stored=projector.progress.stored, buried=projector.progress.buried)
+    return SETTLED
+
+
+async def _stop(projector: Projector, running: asyncio.Task[None]) -> None:
+    await projector.stop()
+    await asyncio.wait({running})
+
+
+async def _finished_before(running: asyncio.Task[None], event: asyncio.Event) -> bool:
+    waiting = asyncio.create_task(event.wait())
+    await asyncio.wait({running, waiting}, return_when="FIRST_COMPLETED")
+    waiting.cancel()
+    return running.done()
+
+
+class _Signals:
+    """The first and the second signal to stop, as events of the running loop."""
+
+    def __init__(self) -> None:
+        self.first = asyncio.Event()
+        self.second = asyncio.Event()
+        self._waiter: asyncio.Task[bool] | None = None
+        for number in _SIGNALS:
+            asyncio.get_running_loop().add_signal_handler(number, self._on_signal)
+
+    def second_waiter(self) -> asyncio.Task[bool]:
+        self._waiter = asyncio.create_task(self.second.wait())
+        return self._waiter
+
+    def close(self) -> None:
+        if self._waiter:
+            self._waiter.cancel()
+        for number in _SIGNALS:
+            asyncio.get_running_loop().remove_signal_handler(number)
+
+    def _on_signal(self) -> None:
+        (self.second if self.first.is_set() else self.first).set()

@@ -1,0 +1,1 @@
+"""The whole path on servers of its own: what `noetl-events demo` runs."""

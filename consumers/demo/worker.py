@@ -1,0 +1,79 @@
+"""
+A worker process of the demo: many executions at a time, each emitting one event after the other.
+
+Run as `python -m consumers.demo.worker SERVERS EVENTS NODE RATE FILE`.  FILE receives the (execution_id, event_id) of
+every event whose emit returned, as pairs of 64-bit integers: what the destination must hold in the end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from array import array
+from pathlib import Path
+from typing import Final
+
+from consumers.demo.playbook import execution
+from noetl_events.emitter import EventEmitter
+from noetl_events.ids import Snowflake
+from noetl_events.jetstream.connection import Connection
+from noetl_events.jetstream.options import ConnectOptions
+from noetl_events.sink import EventSink
+from noetl_events.sinks.nats import NatsSink
+
+_EXECUTIONS_AT_A_TIME: Final = 100
+
+
+class Worker:
+    """
+    Emit *events* events at *rate* a second, or as fast as they are stored with a rate of 0.
+
+    `acknowledged` lists what the stream has confirmed.
+    """
+
+    def __init__(self, sink: EventSink, *, events: int, node: int, rate: float) -> None:
+        self.acknowledged = array("q")
+        self._sink = sink
+        self._left = events
+        self._new_id = Snowflake(node=node)
+        self._worker_id = f"demo-worker-{node}"
+        self._interval = 1 / rate if rate else 0.0
+        self._slot = time.monotonic()
+
+    async def run(self) -> None:
+        """Return when every event is stored."""
+        async with asyncio.TaskGroup() as group:
+            for _ in range(_EXECUTIONS_AT_A_TIME):
+                group.create_task(self._run_executions())
+
+    async def _run_executions(self) -> None:
+        while self._left > 0:
+            emitter = EventEmitter(self._new_id(), self._sink, worker_id=self._worker_id, new_id=self._new_id)
+            for happening in execution():
+                if self._left <= 0:
+                    return
+                self._left -= 1
+                await self._wait_for_slot()
+                event = await emitter.emit(*happening)
+                self.acknowledged.extend((event.execution_id, event.event_id or 0))
+
+    async def _wait_for_slot(self) -> None:
+        self._slot = max(self._slot + self._interval, time.monotonic() - 1)
+        if (delay := self._slot - time.monotonic()) > 0:
+            await asyncio.sleep(delay)
+
+
+async def _main(servers: str, events: str, node: str, rate: str, file: str) -> None:
+    async with Connection(ConnectOptions(servers=servers, name=f"demo-worker-{node}")) as connection:
+        sink = NatsSink(connection)
+        worker = Worker(sink, events=int(events), node=int(node), rate=float(rate))
+        try:
+            await worker.run()
+        finally:
+            await sink.aclose()
+            Path(file).write_bytes(worker.acknowledged.tobytes())
+
+
+if __name__ == "__main__":
+    asyncio.run(_main(*sys.argv[1:]))
