@@ -16,10 +16,8 @@ from noetl_events.jetstream.store import store
 from noetl_events.jetstream.topology import DEAD_SUBJECTS
 
 if TYPE_CHECKING:
-    from nats.aio.msg import Msg
-
     from noetl_events.jetstream.connection import Connection
-    from noetl_events.jetstream.delivery import Delivery
+    from noetl_events.jetstream.delivery import Delivery, Message
 
 Kind = Literal["malformed", "rejected"]
 
@@ -40,7 +38,7 @@ class DeadLetters:
         self._connection = connection
         self._prefix = prefix
 
-    async def bury(self, message: Msg, kind: Kind, reason: str) -> None:
+    async def bury(self, message: Message, kind: Kind, reason: str) -> None:
         """
         Return once *message* is stored as a dead letter; burying it again stores nothing more.
 
@@ -51,12 +49,12 @@ class DeadLetters:
         await store(self._connection, f"{self._prefix}.{kind}", message.data, _headers(message, kind, reason))
 
 
-def _headers(message: Msg, kind: Kind, reason: str) -> dict[str, str]:
+def _headers(message: Message, kind: Kind, reason: str) -> dict[str, str]:
     delivery = delivery_of(message)
     kept = {f"Noetl-Header-{name}": value for name, value in (message.headers or {}).items()}
     return kept | {
         # Sequences start again in a stream created anew; with the time the place is unique.
-        "Nats-Msg-Id": f"{delivery.consumer}:{delivery.sequence}:{delivery.stored_ns}",
+        "Nats-Message-Id": f"{delivery.consumer}:{delivery.sequence}:{delivery.stored_ns}",
         "Noetl-Kind": kind,
         "Noetl-Reason": _printable(reason),
         "Noetl-Subject": message.subject,

@@ -14,7 +14,8 @@ from __future__ import annotations
 import asyncio
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
 
 import msgspec
 import structlog
@@ -31,10 +32,9 @@ from noetl_events.sink import EventsRejected, SinkUnavailable
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from nats.aio.msg import Msg
-
     from consumers.dead_letters import DeadLetters, Kind
     from noetl_events.envelope import ExecutorEvent
+    from noetl_events.jetstream.delivery import Message
     from noetl_events.jetstream.puller import Puller
     from noetl_events.sink import EventSink
 
@@ -42,6 +42,9 @@ _REMIND_AFTER: Final = 60.0
 _STOPPING_WAIT: Final = 1.0
 
 T = TypeVar("T")
+Carried: TypeAlias = "tuple[ExecutorEvent, Message]"
+Dead: TypeAlias = "tuple[Message, Kind, str]"
+
 log = structlog.get_logger()
 
 
@@ -84,7 +87,7 @@ class Projector:
         self._dead_letters = dead_letters
         self._batch_size = batch_size
         self._backoff = backoff or Backoff()
-        self._in_hand: list[Msg] = []
+        self._in_hand: list[Message] = []
         self._stopping = asyncio.Event()
 
     @property
@@ -110,8 +113,8 @@ class Projector:
             await self._puller.flush()
         finally:
             heartbeats.cancel()
-            with suppress(asyncio.CancelledError):
-                await heartbeats
+            await asyncio.wait({heartbeats})
+            await self._puller.aclose()
 
     async def stop(self) -> None:
         """Pull nothing more; `run` returns once everything in hand is settled."""
@@ -131,9 +134,9 @@ class Projector:
         await self._settle(len(self._in_hand) - len(dead))
         return True
 
-    def _decode(self, messages: list[Msg]) -> tuple[list[tuple[ExecutorEvent, Msg]], list[tuple[Msg, Kind, str]]]:
-        events: list[tuple[ExecutorEvent, Msg]] = []
-        dead: list[tuple[Msg, Kind, str]] = []
+    def _decode(self, messages: list[Message]) -> tuple[list[Carried], list[Dead]]:
+        events: list[Carried] = []
+        dead: list[Dead] = []
         for message in messages:
             try:
                 events.append((_with_id(decode(message.data), message), message))
@@ -141,7 +144,7 @@ class Projector:
                 dead.append((message, "malformed", str(exc)))
         return events, dead
 
-    async def _write(self, events: list[tuple[ExecutorEvent, Msg]]) -> list[tuple[Msg, Kind, str]]:
+    async def _write(self, events: list[Carried]) -> list[Dead]:
         batch = [event for event, _ in events]
         reasons = await self._hold("sink", lambda: self._emit(batch)) if batch else {}
         return [
@@ -157,11 +160,11 @@ class Projector:
             return exc.reasons
         return {}
 
-    async def _bury(self, dead: list[tuple[Msg, Kind, str]]) -> None:
+    async def _bury(self, dead: list[Dead]) -> None:
         # The dead letter is stored before its message is acknowledged: a crash in between leaves it twice, the other
         # order would leave nothing.
         for message, kind, reason in dead:
-            await self._hold("dead_letters", lambda args=(message, kind, reason): self._dead_letters.bury(*args))
+            await self._hold("dead_letters", partial(self._dead_letters.bury, message, kind, reason))
         if dead:
             self.progress.buried += len(dead)
             log.error("projector.buried", messages=len(dead), kind=dead[0][1], reason=dead[0][2])
@@ -208,7 +211,7 @@ class Projector:
             await self._puller.in_progress([*self._in_hand, *self._puller.buffered])
 
 
-def _with_id(event: ExecutorEvent, message: Msg) -> ExecutorEvent:
+def _with_id(event: ExecutorEvent, message: Message) -> ExecutorEvent:
     if event.event_id is not None:
         return event
     delivery = delivery_of(message)

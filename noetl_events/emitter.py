@@ -47,9 +47,7 @@ class EventEmitter:
         self._new_id = new_id or process_ids(worker_id)
         self._now = now
 
-    async def emit(
-        self, event_type: str, step: str, status: str, context: Json, *, meta: Json = None
-    ) -> ExecutorEvent:
+    async def emit(self, event_type: str, step: str, status: str, context: Json, *, meta: Json = None) -> ExecutorEvent:
         """
         Emit one event and return it as emitted; when this returns it is durable.
 
@@ -63,9 +61,7 @@ class EventEmitter:
         await self.sink.emit(event)
         return event
 
-    def stamp(
-        self, event_type: str, step: str, status: str, context: Json, *, meta: Json = None
-    ) -> ExecutorEvent:
+    def stamp(self, event_type: str, step: str, status: str, context: Json, *, meta: Json = None) -> ExecutorEvent:
         """Return the event without emitting it: for a caller that emits it again after `SinkUnavailable`."""
         return ExecutorEvent(
             execution_id=self.execution_id,

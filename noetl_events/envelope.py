@@ -24,6 +24,8 @@ from noetl_events.json_values import (
 )
 from noetl_events.wire import in_utc, read_fields
 
+__all__ = ["ExecutorEvent", "MalformedEvent", "decode", "encode"]
+
 Int64 = Annotated[int, Meta(ge=MIN_INT64, le=MAX_INT64)]
 
 
@@ -88,22 +90,28 @@ def decode(data: bytes) -> ExecutorEvent:
         event = _decoder.decode(data)
     except (ValueError, RecursionError, OverflowError):
         return ExecutorEvent(**read_fields(data))
-    if event.created_at.tzinfo is not UTC or event.meta is not None and require_sound("meta", event.meta) is None:
+    if event.created_at.tzinfo is not UTC or (event.meta is not None and require_sound("meta", event.meta) is None):
         return ExecutorEvent(**read_fields(data))
     require_sound("context", event.context)
     return event
 
 
 def _has_field_types(event: ExecutorEvent) -> bool:
+    # A struct holds what it was given, whatever its annotations say.
+    created_at: object = event.created_at
     return (
         _is_int64(event.execution_id)
         and (event.event_id is None or _is_int64(event.event_id))
-        and isinstance(event.event_type, str)
-        and isinstance(event.step, str)
-        and isinstance(event.status, str)
-        and isinstance(event.created_at, datetime)
-        and (event.worker_id is None or isinstance(event.worker_id, str))
+        and _is_text(event.event_type)
+        and _is_text(event.step)
+        and _is_text(event.status)
+        and isinstance(created_at, datetime)
+        and (event.worker_id is None or _is_text(event.worker_id))
     )
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
 
 
 def _is_int64(value: object) -> bool:

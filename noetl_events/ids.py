@@ -45,9 +45,7 @@ class Snowflake:
 
     """
 
-    def __init__(
-        self, *, node: int, epoch_ms: int = EPOCH_MS, clock: Callable[[], int] = _wall_clock_ms
-    ) -> None:
+    def __init__(self, *, node: int, epoch_ms: int = EPOCH_MS, clock: Callable[[], int] = _wall_clock_ms) -> None:
         if not 0 <= node < _NODES:
             raise ValueError(f"node: {node} is not in 0..{_NODES - 1}")
         self._node = node << 12

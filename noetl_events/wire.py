@@ -32,6 +32,7 @@ _ALIASES: Final = {"context": "payload", "event_type": "name", "step": "node_nam
 _FIELDS: Final = frozenset(
     ("execution_id", "event_type", "step", "status", "created_at", "context", "event_id", "worker_id", "meta")
 )
+_MAX_SHOWN: Final = 80
 _NULL: Final = Raw(b"null")
 _DECIMAL: Final = re.compile(r"[+-]?[0-9]{1,20}", re.ASCII)
 _LEAP_SECOND: Final = re.compile(r"(.*:[0-5][0-9]:)60(?:\.[0-9]+)?(.*)")
@@ -158,10 +159,7 @@ def _meta(body: dict[str, Raw], values: dict[str, Json], others: dict[str, Raw])
     meta = values.get("meta")
     if not others or "node_name" not in body:
         return None if meta is None else body["meta"]
-    if not isinstance(meta, dict):
-        own = {} if meta is None else {"meta": body["meta"]}
-    else:
-        own = _split(body["meta"])
+    own = _split(body["meta"]) if isinstance(meta, dict) else {} if meta is None else {"meta": body["meta"]}
     merged = Raw(encode_value(own | others))
     require_sound("meta", merged)
     return merged
@@ -169,4 +167,4 @@ def _meta(body: dict[str, Raw], values: dict[str, Json], others: dict[str, Raw])
 
 def _show(value: Json) -> str:
     text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}..."

@@ -22,7 +22,7 @@ _numbers = count()
 
 @pytest.fixture(scope="session")
 def nats_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The server of this session: `NATS_URL` where one runs already, else one from its wheel."""
+    """Return the server of this session: `NATS_URL` where one runs already, else one from its wheel."""
     if url := os.environ.get("NATS_URL"):
         yield url
         return
@@ -32,21 +32,21 @@ def nats_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture
 def own_server(tmp_path: Path) -> Iterator[NatsServer]:
-    """A server that the test may kill."""
+    """Return a server that the test may kill."""
     with NatsServer(store_dir=tmp_path / "nats") as server:
         yield server
 
 
 @pytest.fixture
 async def connection(nats_url: str) -> AsyncIterator[Connection]:
-    """A connection to the server of this session."""
+    """Return a connection to the server of this session."""
     async with Connection(ConnectOptions(servers=nats_url)) as opened:
         yield opened
 
 
 @pytest.fixture
 async def stream(connection: Connection) -> AsyncIterator[StreamDeclaration]:
-    """An empty stream of its own, with subjects of its own, gone after the test."""
+    """Return an empty stream of its own, with subjects of its own, gone after the test."""
     name = f"events_{os.getpid()}_{next(_numbers)}"
     declared = StreamDeclaration(name=name, subjects=(f"{name}.>",))
     await ensure_stream(connection, declared)
@@ -56,7 +56,7 @@ async def stream(connection: Connection) -> AsyncIterator[StreamDeclaration]:
 
 @pytest.fixture
 async def dead_stream(connection: Connection) -> AsyncIterator[StreamDeclaration]:
-    """A stream of dead letters of its own."""
+    """Return a stream of dead letters of its own."""
     name = f"dead_{os.getpid()}_{next(_numbers)}"
     declared = StreamDeclaration(name=name, subjects=(f"{name}.>",))
     await ensure_stream(connection, declared)

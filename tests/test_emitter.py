@@ -22,7 +22,12 @@ async def test_stamps_and_emits() -> None:
     [stored] = sink.events
 
     assert (stored.execution_id, stored.event_id, stored.worker_id) == (7, 42, "worker-1")
-    assert (stored.event_type, stored.step, stored.status, stored.created_at) == ("call.done", "fetch", "COMPLETED", NOW)
+    assert (stored.event_type, stored.step, stored.status, stored.created_at) == (
+        "call.done",
+        "fetch",
+        "COMPLETED",
+        NOW,
+    )
     assert msgspec.json.decode(stored.context) == emitted.context == {"rows": 3}
 
 

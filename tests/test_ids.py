@@ -85,7 +85,7 @@ def test_node_of_worker_is_stable() -> None:
     assert node_of("worker-2", {}) != node_of("worker-1", {})
 
 
-@pytest.mark.parametrize("text", ["1024", "-1", "x", "１"])
+@pytest.mark.parametrize("text", ["1024", "-1", "x", "\N{FULLWIDTH DIGIT ONE}"])
 def test_wrong_node_is_refused(text: str) -> None:
     """The error names the variable and its value."""
     with pytest.raises(ValueError, match=f"NOETL_SHARD_ID: '{text}'"):

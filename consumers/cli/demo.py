@@ -21,7 +21,8 @@ async def demo(
     *,
     events: Annotated[int, Parameter(validator=validators.Number(gte=1), help="How many events to emit.")] = 20_000,
     rate: Annotated[
-        float, Parameter(validator=validators.Number(gte=0), help="Events a second; 0 emits as fast as they are stored.")
+        float,
+        Parameter(validator=validators.Number(gte=0), help="Events a second; 0 emits as fast as they are stored."),
     ] = 4_000,
     to: Annotated[str | None, Parameter(help="URL of the destination; a temporary SQLite file by default.")] = None,
     postgres: Annotated[bool, Parameter(help="Start an embedded Postgres as the destination.", negative=())] = False,
@@ -34,14 +35,14 @@ async def demo(
 
     Example: `noetl-events demo --events 100000 --postgres`
     """
-    from consumers.demo.run import run_demo  # noqa: PLC0415  (an extra; the other commands do without)
+    from consumers.demo.run import Demo  # noqa: PLC0415  (an extra; the other commands do without)
     from consumers.demo.view import live_view  # noqa: PLC0415  (see above)
 
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="noetl-events-")))
         destination = await _destination(stack, folder, to, postgres=postgres)
         show = stack.enter_context(live_view(events))
-        summary = await run_demo(folder=folder, to=destination, events=events, rate=rate, show=show)
+        summary = await Demo(folder=folder, to=destination, events=events, rate=rate, show=show).run()
     print_result(structs.asdict(summary), as_json=json, title="Every event checked at its destination")
     if summary.lost or summary.duplicates:
         print("noetl-events: the destination does not hold every event exactly once", file=sys.stderr)

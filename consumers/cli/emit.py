@@ -19,7 +19,7 @@ from consumers.cli.output import print_result, progress
 from noetl_events.ids import Snowflake, node_of
 from noetl_events.jetstream.connection import Connection
 from noetl_events.json_values import MalformedEvent
-from noetl_events.sinks.jsonl import decode_lines
+from noetl_events.sinks.lines import decode_lines
 from noetl_events.sinks.nats import NatsSink
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def _readable(lines: BinaryIO, source: str, malformed: list[str]) -> Iterator[Ex
             yield from decode_lines([line], source)
         except MalformedEvent as exc:
             malformed.append(str(exc))
-            log.error("event.malformed", file=source, line=number, reason=str(exc))
+            log.error("event.malformed", file=source, line=number, reason=str(exc))  # noqa: TRY400  (no bug of ours)
 
 
 @contextmanager

@@ -22,7 +22,9 @@ def print_result(result: Mapping[str, Any], *, as_json: bool, title: str = "") -
         return
     table = Table(title=title or None, show_header=False, box=None, pad_edge=False)
     for name, value in result.items():
-        table.add_row(name.replace("_", " "), "-" if value is None else f"{value:,}" if isinstance(value, int) else str(value))
+        table.add_row(
+            name.replace("_", " "), "-" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
+        )
     Console().print(table)
 
 

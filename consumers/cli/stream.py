@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cyclopts import App
 
 from consumers.cli.options import AsJson, Nats, read_settings
 from consumers.cli.output import print_result
 from noetl_events.jetstream.connection import Connection
-from noetl_events.jetstream.topology import DEAD_LETTERS, ensure_stream, show_stream
-
-if TYPE_CHECKING:
-    from nats.js.api import StreamInfo
+from noetl_events.jetstream.topology import DEAD_LETTERS, StreamInfo, ensure_stream, show_stream
 
 stream = App(name="stream", help="The streams events and dead letters are kept in.")
 

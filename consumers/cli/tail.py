@@ -32,9 +32,7 @@ async def tail(
     settings = read_settings(nats)
     console = Console()
     async with Connection(settings.connect) as connection:
-        messages = follow(
-            connection, settings.stream.name, subject=subject, from_start=from_start, until_end=until_end
-        )
+        messages = follow(connection, settings.stream.name, subject=subject, from_start=from_start, until_end=until_end)
         async for message in messages:
             if json:
                 sys.stdout.buffer.write(message.data + b"\n")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from contextlib import closing
-
 from urllib.parse import urlsplit
 
 Key = tuple[int, int]

@@ -10,15 +10,17 @@ import asyncio
 import sys
 import time
 from array import array
+from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
-from datetime import UTC, datetime
+from pathlib import Path
 from statistics import quantiles
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import msgspec
 
 from consumers.dead_letters import DeadLetters
 from consumers.demo.destination import Key, stored_keys
+from consumers.demo.timed_sink import TimedSink
 from consumers.projector import Projector
 from noetl_events.jetstream.connection import Connection
 from noetl_events.jetstream.options import ConnectOptions
@@ -32,13 +34,6 @@ from noetl_events.jetstream.topology import (
 )
 from noetl_events.sink import open_sink
 from noetl_events.testing.nats_server import NatsServer
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from pathlib import Path
-
-    from noetl_events.envelope import ExecutorEvent
-    from noetl_events.sink import EventSink
 
 _WORKERS: Final = 2
 _LOOK_EVERY: Final = 0.2
@@ -61,8 +56,8 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     """
     What the demo found.
 
-    `published` counts emits that returned, `projected` the rows of theirs in the destination, `duplicates` rows beyond
-    the first of an event, `lost` events without a row; the latencies run from the stamp of an event to its commit.
+    `published` counts emits that returned, `projected` those with a row in the destination, `duplicates` rows beyond
+    the first of an event, `lost` events without a row.  The latencies run from the stamp of an event to its commit.
     """
 
     published: int
@@ -77,84 +72,84 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     destination: str
 
 
-class TimedSink:
-    """Pass on to a sink, and keep how old each event was when it was stored."""
-
-    def __init__(self, inner: EventSink) -> None:
-        self.ages_ms: list[float] = []
-        self._inner = inner
-
-    async def emit(self, event: ExecutorEvent) -> None:
-        """Emit *event*."""
-        await self.emit_batch([event])
-
-    async def emit_batch(self, events: Sequence[ExecutorEvent]) -> None:
-        """Emit *events* and note their ages."""
-        await self._inner.emit_batch(events)
-        now = datetime.now(UTC)
-        self.ages_ms.extend((now - event.created_at).total_seconds() * 1e3 for event in events)
-
-    async def aclose(self) -> None:
-        """Close the inner sink."""
-        await self._inner.aclose()
-
-
-async def run_demo(*, folder: Path, to: str, events: int, rate: float, show: Callable[[Moment], None]) -> Summary:
+class Demo(msgspec.Struct, frozen=True, kw_only=True):
     """
-    Run the demo in *folder* and return what was found; *show* is called five times a second.
+    What to run.
 
-    Raises:
-        DemoFailed: a worker failed, or nothing moved for a minute.
+    Args:
+        folder: for the server's store and the workers' notes.
+        to: URL of the destination.
+        events: to emit.
+        rate: events a second; 0 is as fast as they are stored.
+        show: called five times a second.
 
     """
-    async with AsyncExitStack() as stack:
-        server = stack.enter_context(NatsServer(store_dir=folder / "jetstream"))
-        connection = await stack.enter_async_context(Connection(ConnectOptions(servers=server.url)))
-        for declared in (StreamDeclaration(), DEAD_LETTERS):
-            await ensure_stream(connection, declared)
-        sink = TimedSink(open_sink(to))
-        stack.push_async_callback(sink.aclose)
-        projector = Projector(Puller(connection, ConsumerDeclaration(name="demo")), sink, DeadLetters(connection))
-        began = time.monotonic()
-        published = await _carry_all(connection, projector, server.url, folder, events, rate, show)
-        seconds = time.monotonic() - began
-        dead = (await show_stream(connection, DEAD_LETTERS.name)).state.messages
-    return _summary(published, await stored_keys(to), dead, seconds, sink.ages_ms, to)
+
+    folder: Path
+    to: str
+    events: int
+    rate: float
+    show: Callable[[Moment], None]
+
+    async def run(self) -> Summary:
+        """
+        Carry all events and return what was found at the destination.
+
+        Raises:
+            DemoFailed: a worker failed, or nothing moved for a minute.
+
+        """
+        async with AsyncExitStack() as stack:
+            server = stack.enter_context(NatsServer(store_dir=self.folder / "jetstream"))
+            connection = await stack.enter_async_context(Connection(ConnectOptions(servers=server.url)))
+            for declared in (StreamDeclaration(), DEAD_LETTERS):
+                await ensure_stream(connection, declared)
+            sink = TimedSink(open_sink(self.to))
+            stack.push_async_callback(sink.aclose)
+            consumer = ConsumerDeclaration(name="demo")
+            projector = Projector(Puller(connection, consumer), sink, DeadLetters(connection))
+            began = time.monotonic()
+            published = await self._carry(connection, projector, server.url)
+            seconds = time.monotonic() - began
+            dead = (await show_stream(connection, DEAD_LETTERS.name)).state.messages
+        rows = await stored_keys(self.to)
+        return _summary(published, rows, sink.ages_ms, dead_letters=dead, seconds=seconds, destination=self.to)
+
+    async def _carry(self, connection: Connection, projector: Projector, servers: str) -> list[Key]:
+        running = asyncio.create_task(projector.run())
+        watching = asyncio.create_task(self._watch(connection, projector))
+        try:
+            published = await self._run_workers(servers)
+            await _wait_until(lambda: projector.progress.stored + projector.progress.buried >= len(published), running)
+            await projector.stop()
+            await running
+        finally:
+            for task in (running, watching):
+                task.cancel()
+            await asyncio.wait({running, watching})
+        return published
+
+    async def _run_workers(self, servers: str) -> list[Key]:
+        notes = [self.folder / f"acknowledged-{node}" for node in range(_WORKERS)]
+        async with asyncio.TaskGroup() as group:
+            for node, note in enumerate(notes):
+                share = self.events // _WORKERS + (node < self.events % _WORKERS)
+                arguments = (servers, str(share), str(node), str(self.rate / _WORKERS), str(note))
+                group.create_task(_run_worker(arguments))
+        return [key for note in notes for key in _read_keys(note)]
+
+    async def _watch(self, connection: Connection, projector: Projector) -> None:
+        last, last_time = 0, time.monotonic()
+        while True:
+            await asyncio.sleep(_LOOK_EVERY)
+            published = (await show_stream(connection, StreamDeclaration().name)).state.messages
+            projected, now = projector.progress.stored, time.monotonic()
+            rate = (projected - last) / (now - last_time)
+            self.show(Moment(published=published, projected=projected, rate=rate))
+            last, last_time = projected, now
 
 
-async def _carry_all(
-    connection: Connection,
-    projector: Projector,
-    servers: str,
-    folder: Path,
-    events: int,
-    rate: float,
-    show: Callable[[Moment], None],
-) -> list[Key]:
-    running = asyncio.create_task(projector.run())
-    watching = asyncio.create_task(_watch(connection, projector, show))
-    try:
-        published = await _run_workers(servers, folder, events, rate)
-        await _wait_until(lambda: projector.progress.stored + projector.progress.buried >= len(published), running)
-        await projector.stop()
-        await running
-    finally:
-        for task in (running, watching):
-            task.cancel()
-        await asyncio.wait({running, watching})
-    return published
-
-
-async def _run_workers(servers: str, folder: Path, events: int, rate: float) -> list[Key]:
-    shares = [events // _WORKERS + (node < events % _WORKERS) for node in range(_WORKERS)]
-    files = [folder / f"acknowledged-{node}" for node in range(_WORKERS)]
-    async with asyncio.TaskGroup() as group:
-        for node, (share, file) in enumerate(zip(shares, files, strict=True)):
-            group.create_task(_run_worker(servers, str(share), str(node), str(rate / _WORKERS), str(file)))
-    return [key for file in files for key in _read_keys(file)]
-
-
-async def _run_worker(*arguments: str) -> None:
+async def _run_worker(arguments: tuple[str, ...]) -> None:
     process = await asyncio.create_subprocess_exec(sys.executable, "-m", "consumers.demo.worker", *arguments)
     try:
         code = await process.wait()
@@ -167,9 +162,9 @@ async def _run_worker(*arguments: str) -> None:
         raise DemoFailed(f"a worker process ended with exit code {code}")
 
 
-def _read_keys(file: Path) -> list[Key]:
+def _read_keys(note: Path) -> list[Key]:
     numbers = array("q")
-    numbers.frombytes(file.read_bytes())
+    numbers.frombytes(note.read_bytes())
     return list(zip(numbers[::2], numbers[1::2], strict=True))
 
 
@@ -183,22 +178,18 @@ async def _wait_until(reached: Callable[[], bool], running: asyncio.Task[None]) 
         await asyncio.wait({running}, timeout=_LOOK_EVERY)
 
 
-async def _watch(connection: Connection, projector: Projector, show: Callable[[Moment], None]) -> None:
-    last, last_time = 0, time.monotonic()
-    while True:
-        await asyncio.sleep(_LOOK_EVERY)
-        published = (await show_stream(connection, StreamDeclaration().name)).state.messages
-        projected, now = projector.progress.stored, time.monotonic()
-        show(Moment(published=published, projected=projected, rate=(projected - last) / (now - last_time)))
-        last, last_time = projected, now
-
-
 def _summary(
-    published: list[Key], rows: list[Key], dead_letters: int, seconds: float, ages_ms: list[float], to: str
+    published: list[Key],
+    rows: list[Key],
+    ages_ms: list[float],
+    *,
+    dead_letters: int,
+    seconds: float,
+    destination: str,
 ) -> Summary:
     expected = set(published)
     ours = [key for key in rows if key in expected]
-    cuts = quantiles(ages_ms, n=100) if len(ages_ms) > 1 else [0.0] * 99
+    cuts = quantiles(ages_ms, n=100) if len(ages_ms) > 1 else ages_ms * 99
     return Summary(
         published=len(published),
         projected=len(set(ours)),
@@ -209,5 +200,5 @@ def _summary(
         events_per_second=round(len(published) / seconds),
         emit_to_row_p50_ms=round(cuts[49], 1),
         emit_to_row_p99_ms=round(cuts[98], 1),
-        destination=to,
+        destination=destination,
     )

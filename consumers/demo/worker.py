@@ -1,8 +1,8 @@
 """
 A worker process of the demo: many executions at a time, each emitting one event after the other.
 
-Run as `python -m consumers.demo.worker SERVERS EVENTS NODE RATE FILE`.  FILE receives the (execution_id, event_id) of
-every event whose emit returned, as pairs of 64-bit integers: what the destination must hold in the end.
+Run as `python -m consumers.demo.worker SERVERS EVENTS NODE RATE NOTE`.  The file NOTE receives the (execution_id,
+event_id) of every event whose emit returned, as pairs of 64-bit integers: what the destination must hold in the end.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Worker:
             await asyncio.sleep(delay)
 
 
-async def _main(servers: str, events: str, node: str, rate: str, file: str) -> None:
+async def _main(servers: str, events: str, *, node: str, rate: str, note: str) -> None:
     async with Connection(ConnectOptions(servers=servers, name=f"demo-worker-{node}")) as connection:
         sink = NatsSink(connection)
         worker = Worker(sink, events=int(events), node=int(node), rate=float(rate))
@@ -72,8 +72,9 @@ async def _main(servers: str, events: str, node: str, rate: str, file: str) -> N
             await worker.run()
         finally:
             await sink.aclose()
-            Path(file).write_bytes(worker.acknowledged.tobytes())
+            await asyncio.to_thread(Path(note).write_bytes, worker.acknowledged.tobytes())
 
 
 if __name__ == "__main__":
-    asyncio.run(_main(*sys.argv[1:]))
+    _servers, _events, _node, _rate, _note = sys.argv[1:]
+    asyncio.run(_main(_servers, _events, node=_node, rate=_rate, note=_note))

@@ -1,13 +1,15 @@
-"""Where a delivered message stands in its stream, read from its ack subject (ADR-15, and its second form, ADR-15 v2)."""
+"""A delivered message, and where it stands in its stream: read from its ack subject (ADR-15, both forms)."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Final
 
 import msgspec
+from nats.aio.msg import Msg as Message
 
-if TYPE_CHECKING:
-    from nats.aio.msg import Msg
+__all__ = ["Delivery", "Message", "delivery_of"]
+
+_FIRST_FORM_TOKENS: Final = 9
 
 
 class Delivery(msgspec.Struct, frozen=True):
@@ -37,7 +39,7 @@ class Delivery(msgspec.Struct, frozen=True):
         return self.stored_ns // 1_000_000
 
 
-def delivery_of(message: Msg) -> Delivery:
+def delivery_of(message: Message) -> Delivery:
     """
     Return what the ack subject of *message* says.
 
@@ -45,7 +47,7 @@ def delivery_of(message: Msg) -> Delivery:
     and account before the stream and may add a token at the end.
     """
     tokens = message.reply.split(".")
-    if len(tokens) > 9:
+    if len(tokens) > _FIRST_FORM_TOKENS:
         tokens = [*tokens[:2], *tokens[4:]]
-    stream, consumer, attempt, sequence, _, stored, pending = tokens[2:9]
+    stream, consumer, attempt, sequence, _, stored, pending = tokens[2:_FIRST_FORM_TOKENS]
     return Delivery(stream, consumer, int(attempt), int(sequence), int(stored), int(pending))

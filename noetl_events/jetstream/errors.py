@@ -40,7 +40,9 @@ class TopologyDrift(ValueError):
     """
 
     def __init__(self, kind: str, name: str, differences: list[tuple[str, object, object]]) -> None:
-        lines = [f"  {field}: declared {declared!r}, on the server {actual!r}" for field, declared, actual in differences]
+        lines = [
+            f"  {field}: declared {declared!r}, on the server {actual!r}" for field, declared, actual in differences
+        ]
         super().__init__(
             "\n".join(
                 [

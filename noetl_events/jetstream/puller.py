@@ -1,9 +1,9 @@
 """
 A continuous pull: messages are received while those before them are written.
 
-nats-py's `fetch` makes a task for each message and sleeps through a server's restart.  Here one callback fills a bounded
-buffer, requests go out before it is empty, the server's heartbeats prove that a request is alive, and two of them missed
-mean that it is not: then, and after a reconnection, the consumer is looked up again and asked again.
+nats-py's `fetch` makes a task for each message and sleeps through a server's restart.  Here one callback fills a
+bounded buffer, requests go out before it is empty, the server's heartbeats prove that a request is alive, and two of
+them missed mean that it is not: then, and after a reconnection, the consumer is looked up again and asked again.
 """
 
 from __future__ import annotations
@@ -116,12 +116,22 @@ class Puller:
         if self._stopped:
             return
         self._stopped = True
-        self._connection_forgotten()
         if self._subscription is not None:
             with suppress(NatsError, OSError, TimeoutError):
                 async with asyncio.timeout(_HEARTBEAT):
-                    await self._subscription.drain()
+                    await self._subscription.drain()  # type: ignore[no-untyped-call]  # nats-py leaves it untyped
         self._arrived.set()
+
+    async def aclose(self) -> None:
+        """Receive nothing more; what is in the buffer stays unacknowledged and is delivered again."""
+        self._stopped = True
+        if self._client is not None:
+            self._connection.off_reconnect(self._on_reconnect)
+            self._client = None
+        if self._subscription is not None:
+            with suppress(NatsError, OSError):
+                await self._subscription.unsubscribe()
+            self._subscription = None
 
     async def _keep_asking(self) -> None:
         client = await self._connection.client()
@@ -209,10 +219,6 @@ class Puller:
     def _break(self, reason: str) -> None:
         self._broken = reason
         self._arrived.set()
-
-    def _connection_forgotten(self) -> None:
-        if self._client is not None:
-            self._connection.off_reconnect(self._on_reconnect)
 
     async def _answer(self, messages: Iterable[Msg], answer: bytes) -> None:
         try:

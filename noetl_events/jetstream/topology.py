@@ -7,16 +7,37 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 from nats.errors import Error as NatsError
 from nats.errors import NoRespondersError
-from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy, RetentionPolicy, StorageType, StreamConfig
+from nats.js.api import (
+    AckPolicy,
+    ConsumerConfig,
+    ConsumerInfo,
+    DeliverPolicy,
+    RetentionPolicy,
+    StorageType,
+    StreamConfig,
+    StreamInfo,
+)
 from nats.js.errors import APIError, NotFoundError
 
 from noetl_events.jetstream.errors import NatsUnavailable, PermissionDenied, StreamMissing, TopologyDrift
 
 if TYPE_CHECKING:
     from nats.js import JetStreamContext
-    from nats.js.api import ConsumerInfo, StreamInfo
 
     from noetl_events.jetstream.connection import Connection
+
+__all__ = [
+    "DEAD_LETTERS",
+    "ConsumerDeclaration",
+    "ConsumerInfo",
+    "StreamDeclaration",
+    "StreamInfo",
+    "ensure_consumer",
+    "ensure_stream",
+    "jetstream",
+    "show_stream",
+    "unavailable",
+]
 
 EVENTS_STREAM: Final = "noetl_events"
 EVENTS_SUBJECTS: Final = "noetl.events.>"
@@ -150,9 +171,10 @@ def unavailable(connection: Connection, subject: str, exc: Exception) -> NatsUna
 
 async def _find_consumer(js: JetStreamContext, declared: ConsumerDeclaration) -> ConsumerInfo | None:
     try:
-        return await js.consumer_info(declared.stream, declared.name)
+        info: ConsumerInfo = await js.consumer_info(declared.stream, declared.name)
     except NotFoundError:
         return None
+    return info
 
 
 async def _server_version(connection: Connection) -> tuple[int, int]:
@@ -192,7 +214,9 @@ def _consumer_config(declared: ConsumerDeclaration) -> ConsumerConfig:
 
 def _refuse_drift(kind: str, name: str, wanted: dict[str, Any], actual: dict[str, Any]) -> None:
     differences = [
-        (field, value, actual.get(field)) for field, value in wanted.items() if value is not None and value != actual.get(field)
+        (field, value, actual.get(field))
+        for field, value in wanted.items()
+        if value is not None and value != actual.get(field)
     ]
     if differences:
         raise TopologyDrift(kind, name, differences)

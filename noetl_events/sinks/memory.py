@@ -21,7 +21,7 @@ class MemorySink:
         self._closed = False
 
     @classmethod
-    def from_url(cls, url: str) -> Self:
+    def from_url(cls, _url: str) -> Self:
         """Open `memory:`, a new and empty one."""
         return cls()
 

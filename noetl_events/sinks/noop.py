@@ -14,7 +14,7 @@ class NoopSink:
     """Take every event and keep none."""
 
     @classmethod
-    def from_url(cls, url: str) -> Self:
+    def from_url(cls, _url: str) -> Self:
         """Open `noop:`."""
         return cls()
 

@@ -3,5 +3,6 @@
 from noetl_events.testing.contract import SinkContract
 from noetl_events.testing.events import events, json_values, make_event, make_events
 from noetl_events.testing.faulty import FaultySink
+from noetl_events.testing.waiting import eventually
 
-__all__ = ["FaultySink", "SinkContract", "events", "json_values", "make_event", "make_events"]
+__all__ = ["FaultySink", "SinkContract", "events", "eventually", "json_values", "make_event", "make_events"]

@@ -44,9 +44,9 @@ def json_values() -> SearchStrategy[Any]:
         | st.booleans()
         | st.integers(MIN_INT64, 2**64 - 1)
         | st.floats(allow_nan=False, allow_infinity=False)
-        | st.text(st.characters(exclude_categories=("Cs",)))
+        | st.text(st.characters(codec="utf-8"))
     )
-    keys = st.text(st.characters(exclude_categories=("Cs",)), max_size=8)
+    keys = st.text(st.characters(codec="utf-8"), max_size=8)
     return st.recursive(leaves, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(keys, inner, max_size=4))
 
 
@@ -54,7 +54,7 @@ def events() -> SearchStrategy[ExecutorEvent]:
     """Return a strategy for events, ids included or not."""
     from hypothesis import strategies as st  # noqa: PLC0415  (only who uses strategies needs Hypothesis)
 
-    text = st.text(st.characters(exclude_categories=("Cs",)))
+    text = st.text(st.characters(codec="utf-8"))
     ids = st.integers(MIN_INT64, MAX_INT64)
     return st.builds(
         ExecutorEvent,

@@ -32,9 +32,7 @@ class NatsServer:
 
     """
 
-    def __init__(
-        self, *, store_dir: Path, port: int | None = None, config: str = "", name: str = "embedded"
-    ) -> None:
+    def __init__(self, *, store_dir: Path, port: int | None = None, config: str = "", name: str = "embedded") -> None:
         self.port = port or free_port()
         self._binary = _find_binary()
         self._store_dir = store_dir

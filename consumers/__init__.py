@@ -1,0 +1,1 @@
+"""The daemons, their command line, and the heavier destinations."""

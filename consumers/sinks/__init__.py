@@ -1,0 +1,1 @@
+"""The destinations a projector writes to, one file each."""

@@ -1,0 +1,353 @@
+"""The projector on a real server: what it stores, what it buries, and what it does while something is away."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from msgspec import structs
+
+from consumers.backoff import Backoff
+from consumers.dead_letters import DeadLetters
+from consumers.projector import Projector
+from noetl_events import EventsRejected, ExecutorEvent, SinkUnavailable, encode
+from noetl_events.ids import derived_id
+from noetl_events.jetstream.connection import Connection
+from noetl_events.jetstream.errors import TopologyDrift
+from noetl_events.jetstream.options import ConnectOptions
+from noetl_events.jetstream.puller import Puller
+from noetl_events.jetstream.topology import (
+    ConsumerDeclaration,
+    StreamDeclaration,
+    ensure_consumer,
+    ensure_stream,
+    jetstream,
+)
+from noetl_events.sinks.memory import MemorySink
+from noetl_events.testing import FaultySink, eventually, make_event, make_events
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterable, Sequence
+
+    from noetl_events import EventSink
+    from noetl_events.testing.nats_server import NatsServer
+
+QUICK = Backoff(initial=0.02, maximum=0.05)
+
+
+class Bench:
+    """A stream, its graveyard and a way to run projectors between them."""
+
+    def __init__(self, connection: Connection, stream: StreamDeclaration, dead: StreamDeclaration) -> None:
+        self.connection = connection
+        self.stream = stream
+        self.dead = dead
+        self.consumer = ConsumerDeclaration(name="projector", stream=stream.name)
+
+    async def publish(self, bodies: Iterable[bytes | ExecutorEvent]) -> None:
+        """Store *bodies* in the stream, in order."""
+        js = await jetstream(self.connection)
+        for body in bodies:
+            await js.publish(f"{self.stream.name}.x", encode(body) if isinstance(body, ExecutorEvent) else body)
+
+    @asynccontextmanager
+    async def projecting(self, sink: EventSink, **changes: Any) -> AsyncIterator[Projector]:
+        """Run a projector into *sink*, and stop it in the end."""
+        puller = Puller(self.connection, structs.replace(self.consumer, **changes))
+        letters = DeadLetters(self.connection, prefix=self.dead.name)
+        projector = Projector(puller, sink, letters, backoff=QUICK)
+        running = asyncio.create_task(projector.run())
+        try:
+            yield projector
+            await projector.stop()
+            async with asyncio.timeout(10):
+                await running
+        finally:
+            running.cancel()
+            with suppress(asyncio.CancelledError):
+                await running
+
+    async def unsettled(self) -> int:
+        """Return how many messages are delivered and not acknowledged, or not yet delivered."""
+        info = await (await jetstream(self.connection)).consumer_info(self.stream.name, self.consumer.name)
+        return (info.num_ack_pending or 0) + (info.num_pending or 0)
+
+    async def unsettled_is(self, expected: int) -> bool:
+        """Return whether `unsettled` is *expected*."""
+        return await self.unsettled() == expected
+
+    async def redelivered(self) -> int:
+        """Return how many messages were delivered more than once and are not settled."""
+        info = await (await jetstream(self.connection)).consumer_info(self.stream.name, self.consumer.name)
+        return info.num_redelivered or 0
+
+    async def dead_letters(self) -> list[Any]:
+        """Return the dead letters, in order."""
+        js = await jetstream(self.connection)
+        state = (await js.stream_info(self.dead.name)).state
+        return [await js.get_msg(self.dead.name, sequence) for sequence in range(1, state.last_seq + 1)]
+
+
+@pytest.fixture
+def bench(connection: Connection, stream: StreamDeclaration, dead_stream: StreamDeclaration) -> Bench:
+    """Return a stream and a graveyard, both empty."""
+    return Bench(connection, stream, dead_stream)
+
+
+def ids(sink: MemorySink) -> list[int | None]:
+    """Return the ids stored, in order."""
+    return [event.event_id for event in sink.events]
+
+
+async def test_all_arrive_in_order(bench: Bench) -> None:
+    """What was in the stream before and what comes later is stored in the order of the stream, and settled."""
+    sink = MemorySink()
+    await bench.publish(make_events(300))
+    async with bench.projecting(sink):
+        await bench.publish(make_events(300, start=301))
+        await eventually(lambda: len(sink.events) == 600)
+
+    assert ids(sink) == list(range(1, 601))
+    await eventually(lambda: bench.unsettled_is(0))
+
+
+async def test_outage_longer_than_the_ack_wait_loses_and_reorders_nothing(bench: Bench) -> None:
+    """While the sink is away the batch is held: no dead letter, no redelivery, no change of order."""
+    memory = MemorySink()
+    away = [SinkUnavailable("maintenance", retry_after=0.1)] * 25
+    sink = FaultySink(memory, away)
+    await bench.publish(make_events(100))
+    async with bench.projecting(sink, ack_wait=1.0) as projector:
+        await bench.publish(make_events(100, start=101))
+        await eventually(lambda: len(memory.events) == 200)
+        assert projector.progress.received == 200, "held messages were delivered again"
+        assert projector.progress.held_seconds > 2
+
+    assert ids(memory) == list(range(1, 201))
+    assert await bench.dead_letters() == []
+    await eventually(lambda: bench.unsettled_is(0))
+
+
+async def test_answer_lost_after_the_write_stores_nothing_twice(bench: Bench) -> None:
+    """A sink that stored the batch and failed to say so is given the same batch again."""
+    memory = MemorySink()
+    await bench.publish(make_events(50))
+    async with bench.projecting(FaultySink(memory, [SinkUnavailable("answer lost")], after=True)):
+        await eventually(lambda: len(memory.events) == 50)
+
+    assert ids(memory) == list(range(1, 51))
+
+
+async def test_malformed_is_buried_whole_and_its_neighbours_pass(bench: Bench) -> None:
+    """One malformed message among 1,000: 999 stored, one dead letter with the same bytes, its reason and its origin."""
+    sink = MemorySink()
+    await bench.publish([*make_events(500), b"\xff{not json\x00", *make_events(499, start=501)])
+    async with bench.projecting(sink) as projector:
+        await eventually(lambda: projector.progress.stored + projector.progress.buried == 1_000)
+    [letter] = await bench.dead_letters()
+
+    assert ids(sink) == list(range(1, 1_000))
+    assert letter.data == b"\xff{not json\x00"
+    assert letter.headers["Noetl-Kind"] == "malformed"
+    assert letter.headers["Noetl-Reason"].startswith("body: ")
+    assert letter.headers["Noetl-Subject"] == f"{bench.stream.name}.x"
+    assert (letter.headers["Noetl-Stream"], letter.headers["Noetl-Sequence"]) == (bench.stream.name, "501")
+    assert letter.headers["Noetl-Time"].endswith("Z")
+    await eventually(lambda: bench.unsettled_is(0))
+
+
+class Refusing(MemorySink):
+    """A sink that never takes some ids."""
+
+    def __init__(self, refused: set[int]) -> None:
+        super().__init__()
+        self.refused = refused
+
+    async def emit_batch(self, events: Sequence[ExecutorEvent]) -> None:
+        """Store what is not refused."""
+        await super().emit_batch([event for event in events if event.event_id not in self.refused])
+        if reasons := {event.event_id or 0: "no" for event in events if event.event_id in self.refused}:
+            raise EventsRejected(reasons)
+
+
+async def test_rejected_is_buried_and_its_neighbours_pass(bench: Bench) -> None:
+    """Exactly the events a sink rejects become dead letters, body and all."""
+    sink = Refusing({3, 50})
+    await bench.publish(make_events(60))
+    async with bench.projecting(sink) as projector:
+        await eventually(lambda: projector.progress.buried == 2 and projector.progress.stored == 58)
+    letters = await bench.dead_letters()
+
+    assert ids(sink) == [number for number in range(1, 61) if number not in (3, 50)]
+    assert [letter.data for letter in letters] == [encode(make_event(3)), encode(make_event(50))]
+    assert {letter.headers["Noetl-Reason"] for letter in letters} == {"no"}
+
+
+async def test_nothing_is_acknowledged_before_its_dead_letter_is_stored(bench: Bench) -> None:
+    """Without a graveyard the message stays unacknowledged; once there is one it is buried, once."""
+    js = await jetstream(bench.connection)
+    await js.delete_stream(bench.dead.name)
+    await bench.publish([b"malformed"])
+    async with bench.projecting(MemorySink()) as projector:
+        await eventually(lambda: projector.in_hand == 1)
+        await asyncio.sleep(QUICK.maximum * 5)
+        assert await bench.unsettled() == 1
+        await ensure_stream(bench.connection, bench.dead)
+        await eventually(lambda: projector.progress.buried == 1)
+
+    assert len(await bench.dead_letters()) == 1
+
+
+class Blocking(MemorySink):
+    """A sink whose writes wait to be let go after they stored."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stored = asyncio.Event()
+        self.go = asyncio.Event()
+
+    async def emit_batch(self, events: Sequence[ExecutorEvent]) -> None:
+        """Store, then wait."""
+        await super().emit_batch(events)
+        self.stored.set()
+        await self.go.wait()
+
+
+async def test_death_between_write_and_ack_redelivers(bench: Bench) -> None:
+    """A projector that dies after the write and before the ack leaves every event to the next one, stored once."""
+    sink = Blocking()
+    await bench.publish(make_events(20))
+    letters = DeadLetters(bench.connection, prefix=bench.dead.name)
+    consumer = structs.replace(bench.consumer, ack_wait=0.5)
+    first = asyncio.create_task(Projector(Puller(bench.connection, consumer), sink, letters).run())
+    await sink.stored.wait()
+    first.cancel()
+    with suppress(asyncio.CancelledError):
+        await first
+    sink.go.set()
+    async with bench.projecting(sink, ack_wait=0.5):
+        await eventually(lambda: bench.unsettled_is(0))
+
+    assert ids(sink) == list(range(1, 21))
+
+
+async def test_stop_finishes_what_is_in_hand(bench: Bench) -> None:
+    """Stopped in the middle of a write, the projector ends with nothing unacknowledged and nothing delivered twice."""
+    sink = Blocking()
+    await bench.publish(make_events(200))
+    async with bench.projecting(sink) as projector:
+        await sink.stored.wait()
+        stopping = asyncio.create_task(projector.stop())
+        sink.go.set()
+        await stopping
+    stored = len(sink.events)
+
+    # The server works off acknowledgements in a queue of its own, after it has answered our flush.
+    await eventually(lambda: bench.unsettled_is(200 - stored))
+    assert await bench.redelivered() == 0
+
+
+async def test_slow_write_is_not_delivered_again(bench: Bench) -> None:
+    """A write longer than the ack wait keeps its messages by heartbeats."""
+    sink = Blocking()
+    await bench.publish(make_events(10))
+    async with bench.projecting(sink, ack_wait=0.6) as projector:
+        await sink.stored.wait()
+        await asyncio.sleep(1.5)
+        sink.go.set()
+        await eventually(lambda: projector.progress.stored == 10)
+        assert projector.progress.received == 10
+
+
+async def test_event_without_id_gets_one_from_its_message(bench: Bench) -> None:
+    """The derived id comes from the stream's own time and sequence, so that a redelivery derives the same."""
+    sink = MemorySink()
+    await bench.publish([make_event(None)])
+    async with bench.projecting(sink):
+        await eventually(lambda: len(sink.events) == 1)
+    message = await (await jetstream(bench.connection)).get_msg(bench.stream.name, 1)
+    assert message.time is not None
+
+    assert ids(sink) == [derived_id(int(message.time.timestamp() * 1000), 1)]
+
+
+async def test_deleted_consumer_is_created_again_from_the_start(bench: Bench) -> None:
+    """A consumer somebody deleted comes back, and what was published in between is stored."""
+    sink = MemorySink()
+    await bench.publish(make_events(10))
+    async with bench.projecting(sink):
+        await eventually(lambda: len(sink.events) == 10)
+        await (await jetstream(bench.connection)).delete_consumer(bench.stream.name, "projector")
+        await bench.publish(make_events(10, start=11))
+        await eventually(lambda: len(sink.events) == 20)
+
+    assert ids(sink) == list(range(1, 21))
+
+
+async def test_stream_created_again_is_read_from_its_start(bench: Bench) -> None:
+    """Sequences that start again hide nothing: 50 of 50 new events are stored, without a restart."""
+    sink = MemorySink()
+    js = await jetstream(bench.connection)
+    await bench.publish(make_events(60))
+    async with bench.projecting(sink):
+        await eventually(lambda: len(sink.events) == 60)
+        await js.delete_stream(bench.stream.name)
+        await ensure_stream(bench.connection, bench.stream)
+        await bench.publish(make_events(50, start=101))
+        await eventually(lambda: len(sink.events) == 110)
+
+    assert ids(sink)[60:] == list(range(101, 151))
+
+
+async def test_missing_stream_is_waited_for(bench: Bench) -> None:
+    """A projector started before its stream exists goes on once somebody has created it."""
+    js = await jetstream(bench.connection)
+    await js.delete_stream(bench.stream.name)
+    sink = MemorySink()
+    async with bench.projecting(sink):
+        await asyncio.sleep(QUICK.maximum * 3)
+        await ensure_stream(bench.connection, bench.stream)
+        await bench.publish(make_events(3))
+        await eventually(lambda: len(sink.events) == 3)
+
+
+async def test_consumer_that_differs_is_refused(bench: Bench) -> None:
+    """A durable with another ack wait ends the projector with the difference, and stays as it is."""
+    await ensure_consumer(bench.connection, bench.consumer)
+    puller = Puller(bench.connection, structs.replace(bench.consumer, ack_wait=7.0))
+    projector = Projector(puller, MemorySink(), DeadLetters(bench.connection))
+    with pytest.raises(TopologyDrift, match=r"ack_wait: declared 7.0, on the server 30.0"):
+        await projector.run()
+
+
+async def test_bug_of_a_sink_stops_the_projector(bench: Bench) -> None:
+    """An error no contract knows ends the run, with nothing of the batch acknowledged."""
+    await bench.publish(make_events(5))
+    sink = FaultySink(MemorySink(), [KeyError("bug")])
+    projector = Projector(Puller(bench.connection, bench.consumer), sink, DeadLetters(bench.connection))
+    with pytest.raises(KeyError, match="bug"):
+        await projector.run()
+
+    assert await bench.unsettled() == 5
+
+
+async def test_server_killed_and_restarted(own_server: NatsServer) -> None:
+    """The projector goes on by itself after its server was killed and came back."""
+    sink = MemorySink()
+    async with Connection(ConnectOptions(servers=own_server.url)) as connection:
+        streams = [StreamDeclaration(name=name, subjects=(f"{name}.>",)) for name in ("events", "dead")]
+        for declared in streams:
+            await ensure_stream(connection, declared)
+        bench = Bench(connection, *streams)
+        await bench.publish(make_events(10))
+        async with bench.projecting(sink):
+            await eventually(lambda: len(sink.events) == 10)
+            own_server.kill()
+            own_server.start()
+            async with Connection(ConnectOptions(servers=own_server.url)) as another:
+                await Bench(another, *streams).publish(make_events(10, start=11))
+            await eventually(lambda: len(sink.events) == 20)
+
+    assert ids(sink) == list(range(1, 21))
