@@ -1,0 +1,214 @@
+"""A record of events in a file, one line each, and its replay."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Self
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+import structlog
+
+from noetl_events.envelope import decode
+from noetl_events.json_values import MalformedEvent
+from noetl_events.sink import EventsRejected, SinkUnavailable
+from noetl_events.sinks.append_file import AppendFile
+from noetl_events.sinks.lines import decode_lines, encode_lines
+from noetl_events.sinks.recent_ids import RecentIds
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from typing import BinaryIO
+
+    from noetl_events.envelope import ExecutorEvent
+
+log = structlog.get_logger()
+
+_TAIL_BYTES: Final = 64 * 2**20
+_FSYNC: Final = {"true": True, "false": False}
+# macOS has no fdatasync.
+_fdatasync = getattr(os, "fdatasync", os.fsync)
+
+
+class JsonlSink:
+    """
+    Append each event to *path* as one line.
+
+    The first emit opens the file, heals it and reads its tail; a directory that is missing is not created, for it may
+    be a volume not mounted yet.
+
+    - One writer at a time: a second one gets `SinkUnavailable` until the first is closed, or its process is gone.
+    - Doubles are skipped among the last 65,536 events or 64 MiB, whichever is less.  Older ones are written again.
+    - After a crash the line it cut off goes, with a warning; a last line that lacks only its newline is completed.
+      A tail that no crash can have left is not touched: `SinkUnavailable` until somebody has looked.
+    - After a failed write the file is as long as before.
+    - When the file is renamed or deleted, the next emit goes to a new one under *path*: rotate it as you like.
+
+    Args:
+        path: the file; its name is all that matters, an extension says nothing.
+        fsync: False leaves it to the kernel when to write: a process that dies loses nothing, a power cut the newest.
+
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, fsync: bool = True) -> None:
+        self._path = Path(path)
+        self._sync = _fdatasync if fsync else _leave_to_kernel
+        self._file: AppendFile | None = None
+        self._seen = RecentIds()
+        self._closed = False
+        # One thread of its own: writes follow each other in the order of the calls, and a cancelled one still ends
+        # before the next begins.
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="jsonl")
+
+    @classmethod
+    def from_url(cls, url: str) -> Self:
+        """
+        Open `jsonl:///absolute/file.jsonl` or `jsonl:relative.jsonl`, with `?fsync=false` if so wished.
+
+        Raises:
+            ValueError: the URL names no file, or has an option there is not.
+
+        """
+        parts = urlsplit(url, allow_fragments=False)
+        if parts.netloc or not parts.path:
+            raise ValueError(f"sink URL: {url!r} names no file; write jsonl:///absolute/file or jsonl:relative/file")
+        return cls(unquote(parts.path), fsync=_read_fsync(parts.query))
+
+    async def emit(self, event: ExecutorEvent) -> None:
+        """Append *event*."""
+        await self.emit_batch([event])
+
+    async def emit_batch(self, events: Sequence[ExecutorEvent]) -> None:
+        """Append *events* in one write; see `EventSink` for what is raised."""
+        if self._closed:
+            raise RuntimeError("JsonlSink is closed")
+        lines, reasons = encode_lines(events)
+        if lines:
+            await asyncio.get_running_loop().run_in_executor(self._writer, self._append, lines)
+        if reasons:
+            raise EventsRejected(reasons)
+
+    async def aclose(self) -> None:
+        """Finish what was accepted, and release the file."""
+        self._closed = True
+        await asyncio.to_thread(self._finish)
+
+    def _append(self, lines: dict[int, bytes]) -> None:
+        try:
+            file = self._open()
+            new = {event_id: line for event_id, line in lines.items() if event_id not in self._seen}
+            if new:
+                file.append(b"".join(new.values()))
+        except OSError as exc:
+            raise SinkUnavailable(f"jsonl: {self._path}: {self._explain(exc)}") from exc
+        for event_id in new:
+            self._seen.add(event_id)
+
+    def _open(self) -> AppendFile:
+        if self._file is not None and self._file.is_moved():
+            self._file.close()
+            self._file = None
+        if self._file is None:
+            file = AppendFile(self._path, self._sync)
+            try:
+                self._heal(file, _remember_tail(file, self._seen))
+            except BaseException:
+                file.close()
+                raise
+            self._file = file
+        return self._file
+
+    def _heal(self, file: AppendFile, good: int) -> None:
+        """Cut off what follows the last event, which ends at *good*, or complete its line."""
+        torn = file.read(good, _TAIL_BYTES + 1)
+        if not torn:
+            if good and file.read(good - 1, 1) != b"\n":
+                file.append(b"\n")
+            return
+        if not _is_left_by_crash(torn):
+            raise SinkUnavailable(
+                f"jsonl: {self._path}: no event after byte {good}, and no crash left that; move it away"
+            )
+        file.truncate(good)
+        log.warning("jsonl.tail_healed", path=str(self._path), bytes=len(torn))
+
+    def _explain(self, exc: OSError) -> str:
+        if isinstance(exc, BlockingIOError):
+            return "another writer has it open"
+        if isinstance(exc, FileNotFoundError):
+            return f"the directory {self._path.parent} is missing; create it"
+        return exc.strerror or str(exc)
+
+    def _finish(self) -> None:
+        self._writer.shutdown()
+        if self._file is not None:
+            self._file.close()
+
+
+def read_jsonl(path: str | os.PathLike[str], *, strict: bool = True) -> Iterator[ExecutorEvent]:
+    """
+    Yield the events of the file at *path* in its order, holding one line at a time.
+
+    A torn last line, of a crash or of a write under way, is left out.  Without *strict* any other line that is no event
+    is logged and skipped.
+
+    Raises:
+        MalformedEvent: a line is no event; the message begins with `path:line number:`.
+        OSError: the file cannot be read.
+
+    """
+    with Path(path).open("rb") as file:
+        yield from decode_lines(_whole_lines(file), str(path), strict=strict)
+
+
+def _whole_lines(file: BinaryIO) -> Iterator[bytes]:
+    for line in file:
+        if line.endswith(b"\n") or _is_event(line):
+            yield line
+        if not line.endswith(b"\n"):
+            # A writer may have gone on meanwhile: what comes next would be the rest of this line.
+            return
+
+
+def _remember_tail(file: AppendFile, seen: RecentIds) -> int:
+    """Add the ids in the tail of *file* to *seen*, and return where its last event ends."""
+    good = 0
+    for end, line in file.lines(_TAIL_BYTES):
+        try:
+            event_id = decode(line).event_id if line.strip() else None
+        except MalformedEvent:
+            continue
+        good = end
+        if event_id is not None:
+            seen.add(event_id)
+    return good
+
+
+def _is_event(line: bytes) -> bool:
+    try:
+        decode(line)
+    except MalformedEvent:
+        return False
+    return True
+
+
+def _is_left_by_crash(torn: bytes) -> bool:
+    """Return whether *torn* is one line of JSON begun, or blocks that were never written, which read as NUL."""
+    begun = torn.startswith(b"{") and torn.find(b"\n") in (-1, len(torn) - 1)
+    return len(torn) <= _TAIL_BYTES and (begun or b"\0" in torn)
+
+
+def _read_fsync(query: str) -> bool:
+    options = dict(parse_qsl(query, keep_blank_values=True))
+    value = options.pop("fsync", "true")
+    if options:
+        raise ValueError(f"sink URL: jsonl has no option {', '.join(options)}; known: fsync")
+    if value not in _FSYNC:
+        raise ValueError(f"sink URL: fsync={value} is neither true nor false")
+    return _FSYNC[value]
+
+
+def _leave_to_kernel(_descriptor: int) -> None:
+    """Sync nothing."""

@@ -1,0 +1,61 @@
+"""Events as lines: one wire form each, as in NDJSON and JSON Lines."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import structlog
+
+from noetl_events.envelope import decode, encode
+from noetl_events.json_values import MalformedEvent
+from noetl_events.sink import require_ids
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from noetl_events.envelope import ExecutorEvent
+
+log = structlog.get_logger()
+
+# A `msgspec.Raw` is written as it was sent, pretty-printed perhaps.  Outside strings a line break is a space to JSON,
+# and inside one it cannot stand unescaped.
+_ON_ONE_LINE: Final = bytes.maketrans(b"\r\n", b"  ")
+
+
+def encode_lines(events: Sequence[ExecutorEvent]) -> tuple[dict[int, bytes], dict[int, str]]:
+    """
+    Return the line of each event by its id, and the reason of each that cannot have one.
+
+    Raises:
+        ValueError: an event has no id.
+
+    """
+    lines: dict[int, bytes] = {}
+    reasons: dict[int, str] = {}
+    for event_id, event in zip(require_ids(events), events, strict=True):
+        try:
+            lines.setdefault(event_id, encode(event).translate(_ON_ONE_LINE) + b"\n")
+        except MalformedEvent as exc:
+            reasons[event_id] = str(exc)
+    return lines, reasons
+
+
+def decode_lines(lines: Iterable[bytes], source: str, *, strict: bool = True) -> Iterator[ExecutorEvent]:
+    """
+    Yield the event of each line of *source*, and skip blank lines.
+
+    Without *strict* a line that is no event is logged and skipped.
+
+    Raises:
+        MalformedEvent: a line is no event; the message begins with `source:line number:`.
+
+    """
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            yield decode(line)
+        except MalformedEvent as exc:
+            if strict:
+                raise MalformedEvent(f"{source}:{number}: {exc}") from None
+            log.warning("lines.malformed", source=source, line=number, reason=str(exc))

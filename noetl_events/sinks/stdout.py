@@ -1,0 +1,104 @@
+"""A sink that prints events: for a look at them, and for pipes."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Self
+from urllib.parse import urlsplit
+
+from noetl_events.sink import EventsRejected, SinkUnavailable
+from noetl_events.sinks.lines import encode_lines
+from noetl_events.sinks.recent_ids import RecentIds
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import BinaryIO
+
+    from noetl_events.envelope import ExecutorEvent
+
+
+class StdoutSink:
+    """
+    Print each event as one line of JSON, and hand it to the reader before emit returns.
+
+    - How durable a line is, its reader decides.
+    - Doubles are skipped among the last 65,536 events of this sink; what another one printed nobody can know.
+    - A reader that has gone, or a full disk, is `SinkUnavailable`.  The next emit first finishes the lines of the
+      failed one: no line is cut short for good, and none is printed twice.
+
+    Args:
+        stream: a binary stream to print to instead of standard output; it stays open.
+
+    """
+
+    def __init__(self, stream: BinaryIO | None = None) -> None:
+        # What print() has left in the text layer comes first, or it would end up within our lines.
+        self._flush = sys.stdout.flush if stream is None else stream.flush
+        # Below the buffer: one that could not be flushed would write its lines once more at some later flush.
+        self._stream = _below_buffer(sys.stdout.buffer if stream is None else stream)
+        self._seen = RecentIds()
+        self._unprinted = b""
+        self._closed = False
+        # One thread of its own: a reader that stalls stalls nobody else, and lines follow each other whole.
+        self._printer = ThreadPoolExecutor(1, thread_name_prefix="stdout")
+
+    @classmethod
+    def from_url(cls, url: str) -> Self:
+        """
+        Open `stdout:`.
+
+        Raises:
+            ValueError: the URL says more than that.
+
+        """
+        if any(urlsplit(url)[1:]):
+            raise ValueError(f"sink URL: {url!r} has more than `stdout:`, which has no options")
+        return cls()
+
+    async def emit(self, event: ExecutorEvent) -> None:
+        """Print *event*."""
+        await self.emit_batch([event])
+
+    async def emit_batch(self, events: Sequence[ExecutorEvent]) -> None:
+        """Print *events*; see `EventSink` for what is raised."""
+        if self._closed:
+            raise RuntimeError("StdoutSink is closed")
+        lines, reasons = encode_lines(events)
+        if lines:
+            await asyncio.get_running_loop().run_in_executor(self._printer, self._print, lines)
+        if reasons:
+            raise EventsRejected(reasons)
+
+    async def aclose(self) -> None:
+        """Finish what was accepted; the stream stays open."""
+        self._closed = True
+        await asyncio.to_thread(self._printer.shutdown)
+
+    def _print(self, lines: dict[int, bytes]) -> None:
+        try:
+            self._write_out()
+            new = {event_id: line for event_id, line in lines.items() if event_id not in self._seen}
+            for event_id in new:
+                self._seen.add(event_id)
+            self._unprinted = b"".join(new.values())
+            self._write_out()
+        except OSError as exc:
+            raise SinkUnavailable(f"stdout: {exc.strerror or exc}") from exc
+
+    def _write_out(self) -> None:
+        self._flush()
+        while self._unprinted:
+            written = self._stream.write(self._unprinted)
+            if written is None:
+                raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+            self._unprinted = self._unprinted[written:]
+        self._stream.flush()
+
+
+def _below_buffer(stream: BinaryIO) -> BinaryIO:
+    raw: BinaryIO = getattr(stream, "raw", stream)
+    return raw

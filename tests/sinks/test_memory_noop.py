@@ -1,0 +1,78 @@
+"""The two sinks without a destination."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from noetl_events import EventEmitter, Snowflake
+from noetl_events.sinks.memory import MemorySink
+from noetl_events.sinks.noop import NoopSink
+from noetl_events.testing import SinkContract, make_event, make_events
+
+if TYPE_CHECKING:
+    from noetl_events import EventSink, ExecutorEvent
+
+
+class TestMemorySink(SinkContract):
+    """MemorySink keeps every promise but that of a destination that outlives it."""
+
+    @pytest.fixture(autouse=True)
+    def _memory(self) -> None:
+        self.sink = MemorySink()
+
+    def open(self) -> EventSink:
+        """Return the sink of this test, which is its own destination."""
+        return self.sink
+
+    async def stored(self) -> list[ExecutorEvent]:
+        """Return what the sink keeps."""
+        return self.sink.events
+
+    async def test_emitted_again_after_reopening_is_stored_once(self) -> None:
+        """Events stay readable in a closed MemorySink, and another one starts empty."""
+        await self.sink.emit_batch(make_events(3))
+        await self.sink.aclose()
+
+        await self.assert_stored(make_events(3))
+        assert MemorySink().events == []
+
+    async def test_keeps_the_first_of_two_events_with_one_id(self) -> None:
+        """A second event under a known id is a double, whatever it holds."""
+        await self.sink.emit(make_event(1, status="STARTED"))
+        await self.sink.emit(make_event(1, status="COMPLETED"))
+
+        await self.assert_stored([make_event(1, status="STARTED")])
+
+    def test_opens_by_url(self) -> None:
+        """`memory:` is a new and empty sink."""
+        assert MemorySink.from_url("memory:").events == []
+
+
+class TestNoopSink(SinkContract):
+    """NoopSink keeps the promises that are left when nothing is stored."""
+
+    keeps_events = False
+
+    def open(self) -> EventSink:
+        """Return a new sink."""
+        return NoopSink.from_url("noop:")
+
+    async def stored(self) -> list[ExecutorEvent]:
+        """Return nothing: nothing is kept."""
+        return []
+
+    async def test_accepts_any_event(self) -> None:
+        """Whatever an emitter emits is taken, and returned as it was stamped."""
+        emitter = EventEmitter(42, self.open(), worker_id="worker-1", new_id=Snowflake(node=1))
+        event = await emitter.emit("command.completed", "start", "COMPLETED", {"any": ["thing", 1, None]})
+
+        assert (event.execution_id, event.event_type) == (42, "command.completed")
+        assert (event.worker_id, event.context) == ("worker-1", {"any": ["thing", 1, None]})
+
+    async def test_accepts_an_event_without_id(self) -> None:
+        """Nothing is keyed by an id, so none is needed."""
+        sink = self.open()
+        await sink.emit(make_event(None))
+        await sink.aclose()
