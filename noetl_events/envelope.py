@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import Annotated
 
 import msgspec
-from msgspec import Meta, structs
+from msgspec import Meta, Raw, structs
 
 from noetl_events.json_values import (
     MAX_INT64,
@@ -24,7 +24,7 @@ from noetl_events.json_values import (
 )
 from noetl_events.wire import in_utc, read_fields
 
-__all__ = ["ExecutorEvent", "MalformedEvent", "decode", "encode"]
+__all__ = ["ExecutorEvent", "MalformedEvent", "checked", "decode", "encode"]
 
 Int64 = Annotated[int, Meta(ge=MIN_INT64, le=MAX_INT64)]
 
@@ -94,6 +94,19 @@ def decode(data: bytes) -> ExecutorEvent:
         return ExecutorEvent(**read_fields(data))
     require_sound("context", event.context)
     return event
+
+
+def checked(event: ExecutorEvent) -> ExecutorEvent:
+    """
+    Return *event* as a reader of its wire form has it: the time in UTC, *context* and *meta* as `msgspec.Raw`.
+
+    Raises:
+        MalformedEvent: as `encode`.
+
+    """
+    body = encode(event)
+    is_read = type(event.context) is Raw and (event.meta is None or type(event.meta) is Raw)
+    return event if is_read and event.created_at.tzinfo is UTC else decode(body)
 
 
 def _has_field_types(event: ExecutorEvent) -> bool:

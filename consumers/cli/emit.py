@@ -16,10 +16,9 @@ from msgspec import structs
 from consumers.carry import carry
 from consumers.cli.options import AsJson, Nats, read_settings
 from consumers.cli.output import print_result, progress
+from noetl_events.envelope import MalformedEvent, decode
 from noetl_events.ids import Snowflake, node_of
 from noetl_events.jetstream.connection import Connection
-from noetl_events.json_values import MalformedEvent
-from noetl_events.sinks.lines import decode_lines
 from noetl_events.sinks.nats import NatsSink
 
 if TYPE_CHECKING:
@@ -50,7 +49,7 @@ async def emit(
     ids = Snowflake(node=node_of(socket.gethostname(), os.environ))
     malformed: list[str] = []
     async with Connection(settings.connect) as connection:
-        sink = NatsSink(connection, new_id=ids)
+        sink = NatsSink(connection, new_id=ids, timeout=min(wait, 30.0))
         with _opened(file) as lines, progress("emitting") as advance:
             events = _readable(lines, file, malformed)
             carried = await carry(events, sink, patience=wait, on_batch=advance)
@@ -62,10 +61,11 @@ async def emit(
 def _readable(lines: BinaryIO, source: str, malformed: list[str]) -> Iterator[ExecutorEvent]:
     for number, line in enumerate(lines, start=1):
         try:
-            yield from decode_lines([line], source)
+            if line.strip():
+                yield decode(line)
         except MalformedEvent as exc:
-            malformed.append(str(exc))
-            log.error("event.malformed", file=source, line=number, reason=str(exc))  # noqa: TRY400  (no bug of ours)
+            malformed.append(f"{source}:{number}: {exc}")
+            log.error("event.malformed", reason=malformed[-1])  # noqa: TRY400  (no bug of ours)
 
 
 @contextmanager

@@ -22,9 +22,7 @@ def print_result(result: Mapping[str, Any], *, as_json: bool, title: str = "") -
         return
     table = Table(title=title or None, show_header=False, box=None, pad_edge=False)
     for name, value in result.items():
-        table.add_row(
-            name.replace("_", " "), "-" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
-        )
+        table.add_row(name.replace("_", " "), _shown(value))
     Console().print(table)
 
 
@@ -42,3 +40,9 @@ def progress(what: str, total: int | None = None) -> Iterator[Callable[[int], No
     with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
         task = bar.add_task(what, total=total)
         yield lambda done: bar.update(task, advance=done)
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:,}" if isinstance(value, int) else str(value)

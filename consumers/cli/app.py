@@ -7,14 +7,14 @@ import sys
 
 from cyclopts import App
 
-import consumers.cli.demo
-import consumers.cli.emit
-import consumers.cli.project
-import consumers.cli.replay
-import consumers.cli.schema
-import consumers.cli.stream
-import consumers.cli.tail
 from consumers import logs
+from consumers.cli.demo import demo
+from consumers.cli.emit import emit
+from consumers.cli.project import project
+from consumers.cli.replay import replay
+from consumers.cli.schema import schema
+from consumers.cli.stream import stream
+from consumers.cli.tail import tail
 from noetl_events.jetstream.errors import NatsUnavailable, TopologyDrift
 from noetl_events.json_values import MalformedEvent
 from noetl_events.sink import EventsRejected, SinkUnavailable
@@ -28,13 +28,13 @@ app = App(
     help="Carry NoETL's execution events through NATS JetStream into durable places.",
     help_format="markdown",
 )
-app.command(consumers.cli.demo.demo)
-app.command(consumers.cli.emit.emit)
-app.command(consumers.cli.project.project)
-app.command(consumers.cli.replay.replay)
-app.command(consumers.cli.tail.tail)
-app.command(consumers.cli.stream.stream)
-app.command(consumers.cli.schema.schema)
+app.command(demo)
+app.command(emit)
+app.command(project)
+app.command(replay)
+app.command(tail)
+app.command(stream)
+app.command(schema)
 
 
 def main() -> None:
@@ -48,6 +48,8 @@ def main() -> None:
         code = _complain(exc, WRONG_INPUT)
     except (SinkUnavailable, NatsUnavailable, EventsRejected) as exc:
         code = _complain(exc, NOT_DONE)
+    except ModuleNotFoundError as exc:
+        code = _complain(ValueError(f"this needs the module {exc.name}; pip install 'noetl-events[all]'"), WRONG_INPUT)
     except (ValueError, OSError) as exc:
         code = _complain(exc, WRONG_INPUT)
     sys.exit(code)
