@@ -23,7 +23,7 @@ from consumers.demo.destination import Key, stored_keys
 from consumers.demo.timed_sink import TimedSink
 from consumers.projector import Projector
 from noetl_events.jetstream.connection import Connection
-from noetl_events.jetstream.options import ConnectOptions
+from noetl_events.jetstream.options import ConnectOptions, redacted
 from noetl_events.jetstream.puller import Puller
 from noetl_events.jetstream.topology import (
     DEAD_LETTERS,
@@ -200,5 +200,5 @@ def _summary(
         events_per_second=round(len(published) / seconds),
         emit_to_row_p50_ms=round(cuts[49], 1),
         emit_to_row_p99_ms=round(cuts[98], 1),
-        destination=destination,
+        destination=redacted(destination),
     )

@@ -143,7 +143,8 @@ class Connection:
             log.error("connection.denied", reason=self._last_error)
 
     async def _on_disconnected(self) -> None:
-        if not self._closed:
+        # Closing a client that never connected calls this too.
+        if self._client is not None and not self._closed:
             log.warning("connection.lost", reason=self._last_error)
 
     async def _on_reconnected(self) -> None:

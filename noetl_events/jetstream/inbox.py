@@ -1,0 +1,177 @@
+"""
+Our own reply inbox: one subscription for all the answers to a publisher.
+
+nats-py's `request` costs a future and a task each, and its `publish_async` never resolves when the answer is an error
+or was lost with the connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import suppress
+from itertools import count
+from typing import TYPE_CHECKING, Final, Self
+
+from nats.errors import Error as NatsError
+
+from noetl_events.jetstream.errors import NatsUnavailable, PermissionDenied
+from noetl_events.jetstream.replies import read_reply
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from nats.aio.client import Client
+    from nats.aio.msg import Msg
+    from nats.aio.subscription import Subscription
+
+    from noetl_events.jetstream.connection import Connection
+    from noetl_events.jetstream.replies import Reply
+
+SILENCE: Final = 5.0
+"""Seconds without an answer after which an exchange is given up."""
+
+_LOOK_ROUND: Final = 0.25
+
+
+class ReplyInbox:
+    """
+    The inbox of one publisher.
+
+    Args:
+        connection: to NATS; it stays open.
+
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._client: Client | None = None
+        self._subscription: Subscription | None = None
+        self._prefix = ""
+        self._numbers = count(1)
+        self._exchanges: dict[str, Exchange] = {}
+
+    async def open(self) -> Client:
+        """
+        Return a client that is connected now and subscribed to this inbox.
+
+        Raises:
+            NatsUnavailable: there is none at the moment.
+
+        """
+        client = await self._connection.client()
+        if not client.is_connected:
+            raise NatsUnavailable(f"not connected: {self._connection.last_error or 'reconnecting'}")
+        if client is not self._client or self._subscription is None:
+            await self._subscribe(client)
+        return client
+
+    def exchange(self, on_reply: Callable[[str, Reply], bool]) -> Exchange:
+        """Return an exchange with a token of its own; *on_reply* takes what is behind it, and says when it is over."""
+        exchange = Exchange(self, f"{self._prefix}.", f"{self._prefix[-22:]}-{next(self._numbers)}", on_reply)
+        self._exchanges[exchange.token] = exchange
+        return exchange
+
+    def forget(self, exchange: Exchange) -> None:
+        """Drop what still arrives for *exchange*."""
+        self._exchanges.pop(exchange.token, None)
+
+    def require_health(self, subjects: Iterable[str]) -> None:
+        """
+        Look why nothing is heard.
+
+        Raises:
+            PermissionDenied: we may not publish to one of *subjects*, or not listen to the answers.
+            NatsUnavailable: the connection is lost.
+
+        """
+        if denial := self._connection.denial(self._prefix):
+            # Told once only: subscribe anew next time, and be told again or not.
+            self._subscription = None
+            raise PermissionDenied(denial)
+        for subject in subjects:
+            if denial := self._connection.denial(subject):
+                raise PermissionDenied(denial)
+        if self._client is None or not self._client.is_connected:
+            raise NatsUnavailable(f"connection lost: {self._connection.last_error or 'reconnecting'}")
+
+    async def aclose(self) -> None:
+        """Unsubscribe."""
+        if self._client is not None:
+            self._connection.off_reconnect(self._on_reconnect)
+            self._client = None
+        if self._subscription is not None:
+            subscription, self._subscription = self._subscription, None
+            # Closed or reconnecting: the server has forgotten it, or will with the connection.
+            with suppress(NatsError, OSError):
+                await subscription.unsubscribe()
+
+    async def _subscribe(self, client: Client) -> None:
+        prefix = client.new_inbox()
+        try:
+            self._subscription = await client.subscribe(
+                f"{prefix}.>", cb=self._on_message, pending_msgs_limit=0, pending_bytes_limit=0
+            )
+        except (NatsError, OSError) as exc:
+            raise NatsUnavailable(f"cannot subscribe: {str(exc) or type(exc).__name__}") from exc
+        if self._client is None:
+            self._connection.on_reconnect(self._on_reconnect)
+        self._client, self._prefix = client, prefix
+
+    async def _on_message(self, message: Msg) -> None:
+        token, _, rest = message.subject[len(self._prefix) + 1 :].partition(".")
+        if exchange := self._exchanges.get(token):
+            exchange.hear(rest, read_reply(message))
+
+    def _on_reconnect(self) -> None:
+        for exchange in self._exchanges.values():
+            exchange.lose("the connection was lost before the answer")
+
+
+class Exchange:
+    """One burst of messages and the answers to it."""
+
+    def __init__(self, inbox: ReplyInbox, prefix: str, token: str, on_reply: Callable[[str, Reply], bool]) -> None:
+        self.token = token
+        self.reply_to = f"{prefix}{token}"
+        self._inbox = inbox
+        self._on_reply = on_reply
+        self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._heard = time.monotonic()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._inbox.forget(self)
+        self._over.cancel()
+
+    def hear(self, rest: str, reply: Reply) -> None:
+        """Take one answer."""
+        self._heard = time.monotonic()
+        if self._on_reply(rest, reply) and not self._over.done():
+            self._over.set_result(None)
+
+    def lose(self, reason: str) -> None:
+        """End it: nothing will be heard any more."""
+        if not self._over.done():
+            self._over.set_exception(NatsUnavailable(reason))
+
+    async def finish(self, subjects: Callable[[], Iterable[str]], deadline: float) -> None:
+        """
+        Return when all answers are there.
+
+        Raises:
+            PermissionDenied: one of *subjects* is denied to us.
+            NatsUnavailable: the connection is lost, *deadline* (of `time.monotonic`) has passed, or all is silent.
+
+        """
+        while not self._over.done():
+            now = time.monotonic()
+            limit = min(deadline, self._heard + SILENCE)
+            if now >= limit:
+                raise NatsUnavailable(f"no answer for {now - self._heard:.1f} s")
+            await asyncio.wait([self._over], timeout=min(_LOOK_ROUND, limit - now))
+            if not self._over.done():
+                self._inbox.require_health(subjects())
+        self._over.result()

@@ -1,0 +1,71 @@
+"""Plain publishes, many under way at a time, each with an answer of its own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from nats.errors import Error as NatsError
+
+from noetl_events.jetstream.errors import NatsUnavailable, PermissionDenied
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from nats.aio.client import Client
+
+    from noetl_events.jetstream.inbox import Exchange, ReplyInbox
+    from noetl_events.jetstream.outgoing import Outgoing
+    from noetl_events.jetstream.replies import Reply
+
+
+class Window:
+    """
+    The messages of one window and the answers so far.
+
+    Args:
+        messages: to send, in order.
+
+    """
+
+    def __init__(self, messages: Sequence[Outgoing]) -> None:
+        self.messages = messages
+        self.silence = "no answer"
+        """Why answers are missing, when they are."""
+        self.denial = ""
+        """The server's words, when it denies us a subject of this window."""
+
+        self._replies: list[Reply | None] = [None] * len(messages)
+        self._missing = len(messages)
+
+    @property
+    def answered(self) -> list[tuple[Outgoing, Reply | None]]:
+        """Each message with its answer; None where there was none."""
+        return list(zip(self.messages, self._replies, strict=True))
+
+    async def send(self, inbox: ReplyInbox, client: Client, deadline: float) -> None:
+        """Send all and return when all are answered, or no more answers are to be expected."""
+        with inbox.exchange(self._take) as exchange:
+            try:
+                await self._publish(client, exchange)
+                await exchange.finish(self._unanswered_subjects, deadline)
+            except PermissionDenied as exc:
+                self.denial = str(exc)
+            except NatsUnavailable as exc:
+                self.silence = str(exc)
+
+    def _take(self, index: str, reply: Reply) -> bool:
+        if self._replies[int(index)] is None:
+            self._replies[int(index)] = reply
+            self._missing -= 1
+        return not self._missing
+
+    def _unanswered_subjects(self) -> set[str]:
+        return {message.subject for message, reply in self.answered if reply is None}
+
+    async def _publish(self, client: Client, exchange: Exchange) -> None:
+        try:
+            for index, message in enumerate(self.messages):
+                message.sent = True
+                await client.publish(message.subject, message.body, f"{exchange.reply_to}.{index}", message.headers)
+        except (NatsError, OSError) as exc:
+            raise NatsUnavailable(f"cannot send: {str(exc) or type(exc).__name__}") from exc

@@ -1,0 +1,165 @@
+"""
+Messages into a stream, each stored once, as fast as the server takes them.
+
+There is no timer: a message that finds nothing under way goes at once; what comes in meanwhile forms the next batch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Final
+
+from noetl_events.jetstream.errors import NatsUnavailable
+from noetl_events.jetstream.outgoing import Call
+from noetl_events.jetstream.room import Room
+from noetl_events.jetstream.sender import Mode, Sender
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from noetl_events.jetstream.connection import Connection
+    from noetl_events.jetstream.outgoing import Outgoing
+
+_BATCH_MESSAGES: Final = 1_000
+# nats-py gathers 2 MiB before it has to wait for the socket: a batch below that is written in one go.
+_BATCH_BYTES: Final = 1024 * 1024
+# A large batch is encoded as it is queued: after so many, other tasks have their turn, and the first ones are sent.
+_LONG_TURN: Final = 500
+
+
+class Publisher:
+    """
+    Publish from many tasks through one connection.
+
+    Args:
+        connection: to NATS; it stays open.
+        timeout: seconds a message may wait for its outcome.
+        max_messages: waiting and under way; past that `publish` waits.
+        max_bytes: likewise, of subjects' headers and payloads.
+
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        *,
+        timeout: float = 30.0,
+        max_messages: int = 20_000,
+        max_bytes: int = 64 * 1024 * 1024,
+    ) -> None:
+        self._timeout = timeout
+        self._sender = Sender(connection, timeout=timeout)
+        self._room = Room(max_messages, max_bytes)
+        self._queue: deque[Outgoing] = deque()
+        self._worker: asyncio.Task[None] | None = None
+        self._calls = 0
+        self._idle = asyncio.Event()
+        self._closed = False
+
+    @property
+    def mode(self) -> Mode:
+        """How batches go: "fast" (ADR-50), or "plain" once the stream has shown that it cannot."""
+        return self._sender.mode
+
+    async def publish(self, messages: Iterable[Outgoing]) -> None:
+        """
+        Return when every one of *messages* is stored; they are taken from the iterable as there is room for them.
+
+        Raises:
+            NatsUnavailable: what is stored of them is unknown; publish all of them again, later.
+            EventsRejected: the stream will never take these; all others are stored.
+            RuntimeError: the publisher is closed.
+
+        """
+        if self._closed:
+            raise RuntimeError("Publisher is closed")
+        self._calls += 1
+        call = Call()
+        try:
+            await self._enqueue(call, messages)
+            await call.done
+        finally:
+            call.close()
+            self._calls -= 1
+            self._idle.set()
+
+    async def aclose(self) -> None:
+        """Return when everything accepted has its outcome; twice is once."""
+        self._closed = True
+        while self._calls:
+            self._idle.clear()
+            await self._idle.wait()
+        await self._sender.aclose()
+
+    async def _enqueue(self, call: Call, messages: Iterable[Outgoing]) -> None:
+        deadline = time.monotonic() + self._timeout
+        for number, message in enumerate(messages, 1):
+            if not self._room.try_take(message.size):
+                await self._wait_for_room(message.size)
+                deadline = time.monotonic() + self._timeout
+            if call.done.done():
+                self._room.give_back(message.size)
+                return
+            message.deadline = deadline
+            call.add(message)
+            self._queue.append(message)
+            if self._worker is None:
+                self._worker = asyncio.create_task(self._work())
+            if number % _LONG_TURN == 0:
+                await asyncio.sleep(0)
+        call.complete()
+
+    async def _wait_for_room(self, size: int) -> None:
+        try:
+            async with asyncio.timeout(self._timeout):
+                await self._room.take(size)
+        except TimeoutError:
+            raise NatsUnavailable(f"not sent: no room for {self._timeout:g} s") from None
+
+    async def _work(self) -> None:
+        """Send batch after batch until there is none; `publish` starts it again."""
+        batch: list[Outgoing] = []
+        try:
+            while batch := self._next_batch():
+                await self._sender.send(batch)
+                self._release(batch)
+        except BaseException as exc:
+            # A bug, or the loop is going down: nobody may wait for ever.
+            self._abandon([*batch, *self._queue], exc)
+            if not isinstance(exc, Exception):
+                raise
+        finally:
+            self._worker = None
+
+    def _next_batch(self) -> list[Outgoing]:
+        batch: list[Outgoing] = []
+        ids: set[int] = set()
+        size = 0
+        while self._queue and len(batch) < _BATCH_MESSAGES:
+            message = self._queue[0]
+            if message.is_over():
+                self._release([self._queue.popleft()])
+                continue
+            size += message.size
+            if batch and (size > _BATCH_BYTES or message.event_id in ids or self._are_apart(batch[0], message)):
+                break
+            ids.add(message.event_id)
+            batch.append(self._queue.popleft())
+        return batch
+
+    def _are_apart(self, one: Outgoing, other: Outgoing) -> bool:
+        return self._sender.is_uncertain(one) != self._sender.is_uncertain(other)
+
+    def _release(self, messages: Iterable[Outgoing]) -> None:
+        for message in messages:
+            self._room.give_back(message.size)
+
+    def _abandon(self, messages: list[Outgoing], exc: BaseException) -> None:
+        self._queue.clear()
+        self._release(messages)
+        for message in messages:
+            if isinstance(exc, Exception):
+                message.call.fail(exc)
+            message.call.done.cancel()

