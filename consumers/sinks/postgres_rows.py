@@ -34,16 +34,16 @@ def rows_of(events: Sequence[ExecutorEvent]) -> tuple[list[Row], dict[int, str]]
     reasons: dict[int, str] = {}
     for event_id, event in zip(require_ids(events), events, strict=True):
         try:
-            rows.append(Row(event_id, _line(checked(event))))
+            rows.append(Row(event_id, _line(event_id, checked(event))))
         except MalformedEvent as exc:
             reasons[event_id] = str(exc)
     return rows, reasons
 
 
-def _line(event: ExecutorEvent) -> bytes:
+def _line(event_id: int, event: ExecutorEvent) -> bytes:
     return b"%d\t%d\t%b\t%b\t%b\t%b\t%b\t%b\t%b\n" % (
         event.execution_id,
-        event.event_id,
+        event_id,
         _escape(event.event_type.encode()),
         _escape(event.step.encode()),
         _escape(event.status.encode()),

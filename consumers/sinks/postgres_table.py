@@ -77,8 +77,9 @@ async def create_table(connection: Connection, table: str) -> None:
     await connection.execute(f"CREATE SCHEMA IF NOT EXISTS {name.partition('.')[0]}")
     await connection.execute(f"CREATE TABLE IF NOT EXISTS {name} ({columns}, PRIMARY KEY (execution_id, event_id))")
     rows = await connection.fetch(
-        "SELECT attname AS name, format_type(atttypid, NULL) || CASE WHEN attnotnull THEN ' NOT NULL' ELSE '' END AS kind"
-        " FROM pg_attribute WHERE attrelid = $1::regclass AND attnum > 0 AND NOT attisdropped",
+        "SELECT attname AS name, "
+        "format_type(atttypid, NULL) || CASE WHEN attnotnull THEN ' NOT NULL' ELSE '' END AS kind "
+        "FROM pg_attribute WHERE attrelid = $1::regclass AND attnum > 0 AND NOT attisdropped",
         name,
     )
     actual = {row["name"]: row["kind"] for row in rows}

@@ -43,7 +43,7 @@ class Outgoing:
     @property
     def headers(self) -> dict[str, str]:
         """What the stream knows it by; more headers would cost every reader."""
-        return {}
+        return {ID_HEADER: self.name}
 
     def is_over(self) -> bool:
         """Whether its outcome is known, or nobody waits for it because its call has failed or was cancelled."""

@@ -108,8 +108,7 @@ class Sender:
             await self._settle_window(batch)
         except BatchFailed as exc:
             log.warning("publisher.sending_again", events=len(batch), reason=str(exc))
-            self._doubt(batch)
-            await self._settle_in_lanes(batch)
+            await self._send_fast(batch)
         else:
             self._untaken_since = None
             for message in batch:

@@ -17,7 +17,7 @@ from nats.js.api import (
     StreamConfig,
     StreamInfo,
 )
-from nats.js.errors import APIError, NotFoundError
+from nats.js.errors import APIError, NotFoundError, ServiceUnavailableError
 
 from noetl_events.jetstream.errors import NatsUnavailable, PermissionDenied, StreamMissing, TopologyDrift
 
@@ -164,7 +164,8 @@ def unavailable(connection: Connection, subject: str, exc: Exception) -> NatsUna
     """Return what a failed request on *subject* means: nats-py reports a denial as nothing but a timeout."""
     if denial := connection.denial(subject):
         return PermissionDenied(denial)
-    if isinstance(exc, NoRespondersError):
+    # A 503 without a code is what nats-py makes of a request that nobody listens to.
+    if isinstance(exc, NoRespondersError) or (isinstance(exc, ServiceUnavailableError) and exc.code is None):
         return NatsUnavailable("JetStream does not answer; is it enabled for this account?")
     return NatsUnavailable(f"{subject}: {str(exc) or type(exc).__name__}")
 

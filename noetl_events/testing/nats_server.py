@@ -53,10 +53,10 @@ class NatsServer(ServerProcess):
     ) -> None:
         super().__init__(log_file=store_dir / "nats-server.log", port=port)
         self.config = config
+        self.name: Final = name
         self._binary = _find_binary()
         self._store_dir = store_dir
         self._jetstream = jetstream
-        self._name = name
 
     @property
     def url(self) -> str:
@@ -98,7 +98,7 @@ class NatsServer(ServerProcess):
     def _write_config(self, config: str) -> None:
         # Whoever may read the store may read the passwords: nobody else.
         self._config_file.touch(mode=0o600)
-        self._config_file.write_text(f'server_name: "{self._name}"\n{config}\n')
+        self._config_file.write_text(f'server_name: "{self.name}"\n{config}\n')
 
 
 @contextmanager

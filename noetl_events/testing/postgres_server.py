@@ -14,7 +14,7 @@ from contextlib import suppress
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, Literal
 
 from noetl_events.testing.server_process import START_TIMEOUT, ServerFailed, ServerMissing, ServerProcess
 
@@ -79,9 +79,27 @@ class PostgresServer(ServerProcess):
 
     def kill(self) -> None:
         """Stop as a crash does, the backends too, and return once all are gone."""
-        backends = self._halt_and_list_backends() if self.running else []
+        backends: list[Any] = []
+        if self.running:
+            # A backend starts a session of its own, so a signal to the group does not reach it.  Halted, the
+            # postmaster cannot start another one behind our back.
+            super().pause()
+            backends = self._backends()
         super().kill()
-        _kill_all(backends)
+        _tell(backends, "kill")
+        deadline = time.monotonic() + _KILL_TIMEOUT
+        while any(map(_is_alive, backends)) and time.monotonic() < deadline:
+            time.sleep(_POLL)
+
+    def pause(self) -> None:
+        """Halt all its processes: connections stay open, and nobody answers."""
+        super().pause()
+        _tell(self._backends(), "suspend")
+
+    def resume(self) -> None:
+        """Let paused processes go on."""
+        _tell(self._backends(), "resume")
+        super().resume()
 
     def _launch(self) -> None:
         self._data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -116,19 +134,11 @@ class PostgresServer(ServerProcess):
         if os.geteuid() == 0:
             shutil.chown(self._data_dir, _UNPRIVILEGED)
             shutil.chown(self._password_file, _UNPRIVILEGED)
-        command: list[str | Path] = [
-            self._binaries / "initdb",
-            "--pgdata",
-            self._cluster,
-            "--pwfile",
-            self._password_file,
-            *_INITDB,
-        ]
-        made = subprocess.run(
-            command, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **self._identity()
-        )
+        places = (f"--pgdata={self._cluster}", f"--pwfile={self._password_file}")
+        command: list[str | Path] = [self._binaries / "initdb", *places, *_INITDB]
+        made = subprocess.run(command, check=False, capture_output=True, text=True, **self._identity())
         if made.returncode != 0:
-            raise ServerFailed(f"initdb failed:\n{made.stdout}")
+            raise ServerFailed(f"initdb failed:\n{made.stderr}")
 
     def _identity(self) -> dict[str, Any]:
         # Postgres looks at its working directory before it knows better, and `nobody` may not look at ours.
@@ -143,24 +153,19 @@ class PostgresServer(ServerProcess):
             if not mode & stat.S_IXOTH:
                 folder.chmod(mode | stat.S_IXOTH)
 
-    def _halt_and_list_backends(self) -> list[Any]:
-        # A backend starts a session of its own, so a signal to the group does not reach it.  Halted, the postmaster
-        # cannot start another one behind our back.
-        self.pause()
-        backends: list[Any] = _psutil().Process(self.pid).children(recursive=True)
-        return backends
+    def _backends(self) -> list[Any]:
+        with suppress(_psutil().NoSuchProcess):
+            return list(_psutil().Process(self.pid).children(recursive=True))
+        return []
 
     def _is_held_by_orphans(self) -> bool:
         return "pre-existing shared memory block" in self._log_since(self._started_at)
 
 
-def _kill_all(processes: list[Any]) -> None:
+def _tell(processes: list[Any], what: Literal["kill", "suspend", "resume"]) -> None:
     for process in processes:
         with suppress(_psutil().NoSuchProcess):
-            process.kill()
-    deadline = time.monotonic() + _KILL_TIMEOUT
-    while any(map(_is_alive, processes)) and time.monotonic() < deadline:
-        time.sleep(_POLL)
+            getattr(process, what)()
 
 
 def _is_alive(process: Any) -> bool:

@@ -108,7 +108,8 @@ class ServerProcess(ABC):
             return
         process.send_signal(self._soft)
         # A paused process takes no other signal until it goes on.
-        process.send_signal(signal.SIGCONT)
+        with suppress(ServerFailed):
+            self.resume()
         with suppress(subprocess.TimeoutExpired):
             process.wait(_STOP_TIMEOUT)
         self.kill()

@@ -243,7 +243,7 @@ class TestSchema:
     @pytest.mark.parametrize("table", ["event", 'a."b"', "a.b; DROP TABLE x", "a.b.c", ""])
     def test_hostile_table_is_refused(self, table: str) -> None:
         """A table name is a name, never SQL."""
-        with pytest.raises(ValueError, match="is not schema.table"):
+        with pytest.raises(ValueError, match=r"is not schema\.table"):
             PostgresSink("postgresql://localhost/x", table=table)
 
 

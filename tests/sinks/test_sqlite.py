@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sqlite3
 from contextlib import closing
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,6 +14,8 @@ from noetl_events import ExecutorEvent, SinkUnavailable, decode
 from noetl_events.testing import SinkContract, make_event, make_events
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from noetl_events import EventSink
 
 
@@ -125,5 +126,5 @@ class TestSqliteSink(SinkContract):
 @pytest.mark.parametrize("url", ["sqlite:///", "sqlite:", "sqlite://host/x.db", "sqlite:///x.db?mode=ro"])
 def test_wrong_url_is_refused(url: str) -> None:
     """The error shows the two right forms."""
-    with pytest.raises(ValueError, match="sqlite:///relative.db or sqlite:////absolute.db"):
+    with pytest.raises(ValueError, match=r"sqlite:///relative\.db or sqlite:////absolute\.db"):
         SqliteSink.from_url(url)

@@ -1,0 +1,257 @@
+"""The command line, run as a user runs it: results, exit codes, and one line instead of a traceback."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from noetl_events import encode
+from noetl_events.testing import make_events
+from noetl_events.testing.nats_server import NatsServer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+ROWS = [
+    {
+        "execution_id": "543942402780693277",
+        "created_at": f"2026-01-20T11:56:27.{number:06}",
+        "event_id": 543942402780693278 + number,
+        "event_type": "command.issued",
+        "node_name": "start",
+        "status": "PENDING",
+        "node_type": "http",
+    }
+    for number in range(60)
+]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
+    """Return a server with the streams that `stream ensure` makes."""
+    with NatsServer(store_dir=tmp_path_factory.mktemp("nats")) as started:
+        assert run("stream", "ensure", nats=started.url).returncode == 0
+        yield started
+
+
+def environment(nats: str) -> dict[str, str]:
+    """Return an environment in which NATS is at *nats*."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("NATS_")} | {"NATS_URL": nats}
+
+
+def run(*arguments: str, nats: str = "nats://127.0.0.1:1", stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    """Run `noetl-events` with *arguments* and return what it did, having checked that no traceback was shown."""
+    done = subprocess.run(
+        [sys.executable, "-m", "consumers", *arguments],
+        env=environment(nats),
+        input=stdin,
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    assert b"Traceback" not in done.stderr, done.stderr.decode()
+    return done
+
+
+def project_until(server: NatsServer, to: str, count: int, path: Path) -> int:
+    """Run `noetl-events project` until *path* has *count* rows, end it by SIGTERM, and return its exit code."""
+    command = [sys.executable, "-m", "consumers", "project", "--to", to, "--durable", path.stem]
+    with subprocess.Popen(command, env=environment(server.url), stderr=subprocess.DEVNULL) as process:
+        try:
+            wait_for_rows(path, count, process)
+            process.terminate()
+            return process.wait(20)
+        finally:
+            process.kill()
+
+
+def wait_for_rows(path: Path, count: int, process: subprocess.Popen[bytes]) -> None:
+    """Return once the table in *path* has *count* rows; fail if the process ends before."""
+    for _ in range(1500):
+        if path.exists() and rows_in(path) >= count:
+            return
+        try:
+            process.wait(0.02)
+        except subprocess.TimeoutExpired:
+            continue
+        pytest.fail(f"project ended with {process.returncode}")
+    pytest.fail(f"{rows_in(path)} rows of {count}")
+
+
+def rows_in(path: Path) -> int:
+    """Return how many events the SQLite file holds."""
+    with closing(sqlite3.connect(path, timeout=5)) as database:
+        try:
+            count: int = database.execute("SELECT count(*) FROM event").fetchone()[0]
+        except sqlite3.OperationalError:
+            return 0
+    return count
+
+
+def result(done: subprocess.CompletedProcess[bytes]) -> Any:
+    """Return the JSON a command printed."""
+    return json.loads(done.stdout)
+
+
+def test_real_run_in_row_shape_becomes_rows(own_server: NatsServer, tmp_path: Path) -> None:
+    """60 events of another writer (times without a zone, ids as strings, node_name) are 60 rows, nothing dropped."""
+    run("stream", "ensure", nats=own_server.url)
+    file = tmp_path / "run.ndjson"
+    file.write_text("\n".join(json.dumps(row) for row in ROWS))
+    emitted = run("emit", str(file), "--json", nats=own_server.url)
+    path = tmp_path / "rows.db"
+
+    assert result(emitted) == {"stored": 60, "rejected": 0, "malformed": 0}
+    assert emitted.returncode == 0
+    assert project_until(own_server, f"sqlite:///{path}", 60, path) == 0
+    with closing(sqlite3.connect(path)) as database:
+        first = database.execute("SELECT * FROM event ORDER BY event_id").fetchone()
+    assert first[:3] == (543942402780693277, 543942402780693278, "command.issued")
+    assert first[3:] == ("start", "PENDING", "2026-01-20T11:56:27.000000Z", "null", None, '{"node_type":"http"}')
+
+
+def test_emit_reads_a_pipe_and_names_what_is_no_event(server: NatsServer) -> None:
+    """A bad line is named with its reason, its neighbours are stored, and the exit code says so."""
+    lines = [encode(event) for event in make_events(3)]
+    done = run("emit", "--json", nats=server.url, stdin=b"\n".join([lines[0], b'{"execution_id": 1}', *lines[1:]]))
+
+    assert done.returncode == 1
+    assert result(done) == {"stored": 3, "rejected": 0, "malformed": 1}
+    assert b"-:2: event_type: missing, and required" in done.stderr
+
+
+def test_emit_gives_up_when_nats_stays_away() -> None:
+    """After the wait the exit code is 1, and the reason names the server."""
+    done = run("emit", "--wait", "0.5", stdin=encode(make_events(1)[0]))
+
+    assert done.returncode == 1
+    assert b"cannot connect to nats://127.0.0.1:1" in done.stderr
+
+
+def test_replay_stores_once(tmp_path: Path) -> None:
+    """A recording replayed twice leaves each event once."""
+    recording = tmp_path / "run.jsonl"
+    recording.write_bytes(b"".join(encode(event) + b"\n" for event in make_events(700)))
+    target = tmp_path / "rows.db"
+    for _ in range(2):
+        done = run("replay", str(recording), "--to", f"sqlite:///{target}", "--json")
+        assert result(done) == {"stored": 700, "rejected": 0}
+
+    assert rows_in(target) == 700
+
+
+def test_tail_prints_what_is_stored(server: NatsServer) -> None:
+    """`tail --json` prints each body as it is, in the order of the stream; without it, a line for people."""
+    bodies = [encode(event) for event in make_events(5, start=1_000)]
+    run("emit", nats=server.url, stdin=b"\n".join(bodies))
+    printed = run("tail", "--from-start", "--until-end", "--json", nats=server.url).stdout.splitlines()
+    for_people = run("tail", "--from-start", "--until-end", nats=server.url).stdout.decode()
+
+    assert printed[-5:] == bodies
+    assert "command.completed  fetch_calendar  COMPLETED  worker-7" in for_people
+
+
+def test_stream_ensure_refuses_what_differs(server: NatsServer) -> None:
+    """A stream that is not as declared is named field by field, and stays as it is."""
+    again = run("stream", "ensure", nats=server.url)
+    wrong = subprocess.run(
+        [sys.executable, "-m", "consumers", "stream", "ensure"],
+        env=environment(server.url) | {"NOETL_EVENT_STREAM_RETENTION_SECS": "60"},
+        capture_output=True,
+        check=False,
+        timeout=60,
+    )
+
+    assert again.returncode == 0
+    assert wrong.returncode == 2
+    assert b"max_age: declared 60.0, on the server 86400.0" in wrong.stderr
+
+
+def test_stream_show_says_what_is_missing(own_server: NatsServer) -> None:
+    """Without the stream the exit code is 1 and the remedy is named."""
+    done = run("stream", "show", nats=own_server.url)
+
+    assert done.returncode == 1
+    assert b"stream noetl_events does not exist; run `noetl-events stream ensure`" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        pytest.param(["project", "--to", "nowhere://x"], b"'nowhere' is not a known scheme", id="unknown scheme"),
+        pytest.param(["project", "--to", "sqlite://x"], b"sqlite:///relative.db", id="wrong sqlite URL"),
+        pytest.param(["replay", "/nowhere.jsonl", "--to", "noop:"], b"/nowhere.jsonl", id="missing file"),
+        pytest.param(["emit", "/nowhere.ndjson"], b"/nowhere.ndjson", id="missing input"),
+        pytest.param(["emit", "--nats", "http://x"], b"is not a NATS URL", id="wrong NATS URL"),
+        pytest.param(["demo", "--to", "nats://x"], b"cannot be read back", id="demo destination"),
+        pytest.param(["demo", "--events", "0"], b"Must be >= 1", id="no events"),
+        pytest.param(["project"], b"--to", id="missing option"),
+        pytest.param(["frobnicate"], b"frobnicate", id="unknown command"),
+    ],
+)
+def test_wrong_input_is_named(arguments: list[str], reason: bytes) -> None:
+    """Wrong input ends with exit code 2 and a line that names it."""
+    done = run(*arguments)
+
+    assert done.returncode == 2
+    assert reason in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("variables", "reason"),
+    [
+        pytest.param(
+            {"NOETL_EVENT_STREAM_RETENTION_SECS": "a day"},
+            b"NOETL_EVENT_STREAM_RETENTION_SECS: 'a day'",
+            id="no number",
+        ),
+        pytest.param({"NATS_PASSWORD_FILE": "/nowhere"}, b"NATS_PASSWORD_FILE: '/nowhere'", id="missing secret"),
+        pytest.param({"NATS_TLS_CERT": "/c.pem"}, b"tls_cert, tls_key: mutual TLS needs both", id="half of mutual TLS"),
+        pytest.param({"NOETL_LOG_LEVEL": "loud"}, b"log level: 'loud'", id="log level"),
+    ],
+)
+def test_wrong_setting_is_named(variables: dict[str, str], reason: bytes) -> None:
+    """A setting that cannot be used ends with exit code 2 and names its variable."""
+    done = subprocess.run(
+        [sys.executable, "-m", "consumers", "stream", "show"],
+        env=os.environ | variables,
+        capture_output=True,
+        check=False,
+        timeout=60,
+    )
+
+    assert done.returncode == 2
+    assert reason in done.stderr
+    assert b"Traceback" not in done.stderr
+
+
+COMMANDS = [["demo"], ["emit"], ["project"], ["replay"], ["tail"], ["stream", "ensure"], ["stream", "show"], ["schema"]]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_help_has_an_example(command: list[str]) -> None:
+    """Every command explains itself with an example."""
+    done = run(*command, "--help")
+
+    assert done.returncode == 0
+    assert f"Example: noetl-events {' '.join(command)}" in " ".join(done.stdout.decode().split())
+
+
+@pytest.mark.parametrize("destination", [[], ["--postgres"]], ids=["SQLite", "Postgres"])
+def test_demo_ends_with_a_true_summary(destination: list[str]) -> None:
+    """The demo carries every event to its destination, and says so after having looked there."""
+    done = run("demo", "--events", "3000", "--rate", "0", "--json", *destination)
+    summary = result(done)
+
+    assert done.returncode == 0, done.stderr
+    assert (summary["published"], summary["projected"]) == (3000, 3000)
+    assert (summary["lost"], summary["duplicates"], summary["dead_letters"]) == (0, 0, 0)
+    assert summary["emit_to_row_p99_ms"] >= summary["emit_to_row_p50_ms"] > 0

@@ -1,0 +1,182 @@
+"""The connection on real servers: every way to say who we are, and what a broken one does."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import nkeys
+import pytest
+import trustme
+
+from noetl_events.jetstream.connection import Connection
+from noetl_events.jetstream.errors import NatsUnavailable
+from noetl_events.jetstream.options import ConnectOptions, redacted
+from noetl_events.testing import eventually
+from noetl_events.testing.nats_server import NatsServer
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+async def connects(options: ConnectOptions) -> None:
+    """Connect, and have the server answer."""
+    async with Connection(options) as connection:
+        await (await connection.client()).flush()
+
+
+async def test_user_and_password(tmp_path: Path) -> None:
+    """A user and password connect, given apart or in the URL; the former win, and a wrong one is told."""
+    config = "authorization { user: worker, password: secret }"
+    with NatsServer(store_dir=tmp_path, config=config) as server:
+        host = server.url.removeprefix("nats://")
+        await connects(ConnectOptions(servers=server.url, user="worker", password="secret"))
+        await connects(ConnectOptions(servers=f"nats://worker:secret@{host}"))
+        await connects(ConnectOptions(servers=f"nats://x:y@{host}", user="worker", password="secret"))
+        with pytest.raises(NatsUnavailable, match="Authorization Violation") as refusal:
+            await connects(
+                ConnectOptions(servers=f"nats://worker:wrong-secret@{host}", connect_timeout=0.5),
+            )
+
+        assert "wrong-secret" not in str(refusal.value)
+
+
+async def test_token(tmp_path: Path) -> None:
+    """A token connects."""
+    with NatsServer(store_dir=tmp_path, config='authorization { token: "secret" }') as server:
+        await connects(ConnectOptions(servers=server.url, token="secret"))
+
+
+async def test_nkey(tmp_path: Path) -> None:
+    """The seed of an nkey, in a file, connects."""
+    pair = nkeys.from_seed(nkeys.encode_seed(bytes(range(32)), nkeys.PREFIX_BYTE_USER))
+    config = f"authorization {{ users: [ {{ nkey: {pair.public_key.decode()} }} ] }}"
+    seed = tmp_path / "user.nk"
+    seed.write_bytes(bytes(pair.seed))
+    with NatsServer(store_dir=tmp_path / "nats", config=config) as server:
+        await connects(ConnectOptions(servers=server.url, nkey_seed=str(seed)))
+
+
+async def test_mutual_tls(tmp_path: Path) -> None:
+    """Both sides show a certificate; without ours, or without the server's authority, there is no way in."""
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    for name, identity in (("server", "127.0.0.1"), ("client", "worker@example.org")):
+        cert = authority.issue_cert(identity)
+        cert.private_key_pem.write_to_path(tmp_path / f"{name}.key")
+        cert.cert_chain_pems[0].write_to_path(tmp_path / f"{name}.pem")
+    config = (
+        f'tls {{ cert_file: "{tmp_path}/server.pem", key_file: "{tmp_path}/server.key", '
+        f'ca_file: "{tmp_path}/ca.pem", verify: true }}'
+    )
+    ours: dict[str, Any] = {"tls_cert": f"{tmp_path}/client.pem", "tls_key": f"{tmp_path}/client.key"}
+    with NatsServer(store_dir=tmp_path / "nats", config=config) as server:
+        url = server.url.replace("nats://", "tls://")
+        await connects(ConnectOptions(servers=url, tls_ca=f"{tmp_path}/ca.pem", **ours))
+        for wrong in ({"tls_ca": f"{tmp_path}/ca.pem"}, ours):
+            with pytest.raises(NatsUnavailable):
+                await connects(ConnectOptions(servers=url, connect_timeout=0.5, **wrong))
+
+
+async def test_private_inbox(tmp_path: Path) -> None:
+    """With an inbox prefix of its own a client needs no right to anybody else's replies."""
+    config = (
+        "authorization { users: [ { user: w, password: p, permissions: "
+        '{ publish: ["$JS.API.INFO"], subscribe: ["_INBOX_worker.>"] } } ] }'
+    )
+    with NatsServer(store_dir=tmp_path, config=config) as server:
+        options = ConnectOptions(servers=server.url, user="w", password="p", inbox_prefix="_INBOX_worker")
+        async with Connection(options) as connection:
+            account = await (await connection.client()).jetstream().account_info()
+
+        assert account.streams == 0
+
+
+async def test_no_server_is_said_in_time() -> None:
+    """Without a server the first call fails within the connect timeout, and names where it tried."""
+    async with (
+        asyncio.timeout(5),
+        Connection(ConnectOptions(servers="nats://127.0.0.1:1", connect_timeout=0.3)) as none,
+    ):
+        with pytest.raises(NatsUnavailable, match=r"cannot connect to nats://127\.0\.0\.1:1"):
+            await none.client()
+
+
+async def test_reconnects_and_tells(own_server: NatsServer) -> None:
+    """A killed server that comes back is connected again, and whoever asked is told."""
+    told = asyncio.Event()
+    async with Connection(ConnectOptions(servers=own_server.url)) as connection:
+        client = await connection.client()
+        connection.on_reconnect(told.set)
+        own_server.kill()
+        await eventually(lambda: not connection.is_connected)
+        own_server.start()
+        await asyncio.wait_for(told.wait(), 15)
+
+        assert connection.is_connected
+        assert await connection.client() is client
+
+
+async def test_client_closed_for_good_is_replaced(own_server: NatsServer) -> None:
+    """What nats-py gives up on, here a message larger than the server takes, is one reconnection and not the end."""
+    told = asyncio.Event()
+    async with Connection(ConnectOptions(servers=own_server.url)) as connection:
+        client = await connection.client()
+        connection.on_reconnect(told.set)
+        await client.publish("x", b"x" * (1024 * 1024), headers={"Pushed": "over the limit"})
+        await eventually(lambda: client.is_closed)
+        await (await connection.client()).flush()
+
+        assert told.is_set()
+        assert await connection.client() is not client
+
+
+async def test_denied_subject_is_named(tmp_path: Path) -> None:
+    """A denial, which nats-py only mentions aside, can be asked for by subject, once."""
+    config = "authorization { users: [ { user: w, password: p, permissions: { publish: [allowed] } } ] }"
+    with NatsServer(store_dir=tmp_path, config=config) as server:
+        async with Connection(ConnectOptions(servers=server.url, user="w", password="p")) as connection:
+            client = await connection.client()
+            await client.publish("Forbidden.subject", b"")
+            await client.flush()
+            denial = await eventually(lambda: connection.denial("Forbidden.subject"))
+
+            assert "forbidden.subject" in denial.lower()
+            assert connection.denial("Forbidden.subject") is None
+
+
+async def test_close_is_safe_at_any_time(own_server: NatsServer) -> None:
+    """Before first use, twice, and while the server is away."""
+    unused = Connection(ConnectOptions(servers=own_server.url))
+    await unused.aclose()
+    used = Connection(ConnectOptions(servers=own_server.url))
+    await used.client()
+    own_server.kill()
+    async with asyncio.timeout(15):
+        await used.aclose()
+        await used.aclose()
+    with pytest.raises(RuntimeError, match="closed"):
+        await used.client()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        pytest.param({"servers": "localhost:4222"}, "servers: 'localhost:4222' is not a NATS URL", id="no scheme"),
+        pytest.param({"servers": "nats://"}, "is not a NATS URL", id="no host"),
+        pytest.param({"tls_cert": "x.pem"}, "tls_cert, tls_key: mutual TLS needs both", id="half of mutual TLS"),
+        pytest.param({"user": "worker"}, "password: missing for user 'worker'", id="no password"),
+    ],
+)
+def test_options_that_cannot_work_are_refused(arguments: dict[str, Any], reason: str) -> None:
+    """What can never connect is refused at once, by name."""
+    with pytest.raises(ValueError, match=reason):
+        ConnectOptions(**arguments)
+
+
+def test_secrets_are_not_shown() -> None:
+    """Neither the options nor a URL in a message shows who we are."""
+    options = ConnectOptions(servers="nats://worker:canary@host:4222", user="u", password="canary", token="canary")
+
+    assert "canary" not in repr(options)
+    assert redacted("postgresql://u:canary@host/db?password=canary") == "postgresql://***@host/db"

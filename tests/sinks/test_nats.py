@@ -1,0 +1,213 @@
+"""NatsSink keeps every promise of a sink, on a real server."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import nats
+import pytest
+
+from noetl_events.envelope import ExecutorEvent, decode
+from noetl_events.jetstream.options import ConnectOptions
+from noetl_events.jetstream.topology import StreamDeclaration, jetstream
+from noetl_events.sink import EventsRejected
+from noetl_events.sinks.nats import NatsSink, subject_tokens
+from noetl_events.testing.contract import SinkContract
+from noetl_events.testing.events import make_event, make_events
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from nats.js import JetStreamContext
+    from nats.js.api import RawStreamMsg
+
+    from noetl_events.jetstream.connection import Connection
+
+
+@pytest.fixture
+async def outside(nats_url: str) -> AsyncIterator[JetStreamContext]:
+    """JetStream, read around our own code."""
+    client = await nats.connect(nats_url)
+    yield client.jetstream()
+    await client.close()
+
+
+async def read_stream(outside: JetStreamContext, name: str) -> list[RawStreamMsg]:
+    """Return every message of the stream, in its order."""
+    state = (await outside.stream_info(name)).state
+    return [await outside.get_msg(name, seq) for seq in range(max(state.first_seq, 1), state.last_seq + 1)]
+
+
+class TestNatsSink(SinkContract):
+    """NatsSink on a stream with fast-ingest batches."""
+
+    @pytest.fixture(autouse=True)
+    def _prepare(self, connection: Connection, stream: StreamDeclaration, outside: JetStreamContext) -> None:
+        self.connection = connection
+        self.stream = stream
+        self.outside = outside
+
+    def open(self) -> NatsSink:
+        """Open it on the connection of the test."""
+        return NatsSink(self.connection, subject=f"{self.stream.name}.{{event_type}}")
+
+    async def stored(self) -> list[ExecutorEvent]:
+        """Read the stream message by message."""
+        return [decode(message.data or b"") for message in await read_stream(self.outside, self.stream.name)]
+
+
+class TestNatsSinkWithoutBatches(TestNatsSink):
+    """NatsSink on a stream that refuses fast-ingest batches."""
+
+    @pytest.fixture(autouse=True)
+    async def _forbid_batches(self, stream: StreamDeclaration, outside: JetStreamContext) -> None:
+        info = await outside.stream_info(stream.name)
+        await outside.update_stream(info.config.evolve(allow_batched=False))
+
+
+@pytest.fixture
+def subject(stream: StreamDeclaration) -> str:
+    """Return a subject template inside the stream of the test."""
+    return f"{stream.name}.{{event_type}}"
+
+
+async def test_identity_is_one_header(
+    connection: Connection, stream: StreamDeclaration, subject: str, outside: JetStreamContext
+) -> None:
+    """A message carries its `event_id` as `Nats-Msg-Id`, and no other header, batch or not."""
+    sink = NatsSink(connection, subject=subject)
+    await sink.emit(make_event(7))
+    await sink.emit_batch(make_events(2, start=8))
+
+    assert [{"Nats-Msg-Id": str(event_id)} for event_id in (7, 8, 9)] == [
+        message.headers for message in await read_stream(outside, stream.name)
+    ]
+    await sink.aclose()
+
+
+async def test_event_without_id_gets_one(
+    connection: Connection, stream: StreamDeclaration, subject: str, outside: JetStreamContext
+) -> None:
+    """An event without `event_id` is stored with one, in its payload and as its identity."""
+    sink = NatsSink(connection, subject=subject, new_id=iter([41]).__next__)
+    await sink.emit(make_event(event_id=None))
+    (message,) = await read_stream(outside, stream.name)
+
+    assert decode(message.data or b"").event_id == 41
+    assert message.headers == {"Nats-Msg-Id": "41"}
+    await sink.aclose()
+
+
+async def test_subject_follows_its_template(
+    connection: Connection, stream: StreamDeclaration, outside: JetStreamContext
+) -> None:
+    """The subject template may use the execution and the type of the event."""
+    sink = NatsSink(connection, subject=f"{stream.name}.{{execution_id}}.{{event_type}}")
+    await sink.emit(make_event(1, execution_id=5, event_type="call.done"))
+    (message,) = await read_stream(outside, stream.name)
+
+    assert message.subject == f"{stream.name}.5.call.done"
+    await sink.aclose()
+
+
+async def test_no_event_is_lost_for_its_name(
+    connection: Connection, stream: StreamDeclaration, subject: str, outside: JetStreamContext
+) -> None:
+    """Whatever an event is called, it is stored under the name it has."""
+    names = ["", "a b", "*", ">", "a..b", ".a", "a.", "\r\nPUB x 0\r\n", "\x00", "é", "x" * 100_000, "$JS.API.INFO"]
+    sink = NatsSink(connection, subject=subject)
+    await sink.emit_batch([make_event(number, event_type=name) for number, name in enumerate(names)])
+
+    messages = await read_stream(outside, stream.name)
+    assert names == [decode(message.data or b"").event_type for message in messages]
+    await sink.aclose()
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        pytest.param("command.completed", "command.completed", id="as it is"),
+        pytest.param("", "_", id="empty"),
+        pytest.param(".a..b.", "_.a._.b._", id="empty tokens"),
+        pytest.param("a b\t\n", "a_b__", id="white space"),
+        pytest.param("*.>.$JS", "_._._JS", id="wildcards and system subjects"),
+        pytest.param("é", "_", id="beyond ASCII"),
+        pytest.param("x" * 300, "x" * 200, id="too long"),
+    ],
+)
+def test_name_becomes_tokens(name: str, expected: str) -> None:
+    """What a subject cannot hold of a name stands as an underscore."""
+    assert expected == subject_tokens(name)
+
+
+@pytest.mark.parametrize(
+    "template", ["", "a b", "a..b", "a.*", "a.{step}", "a.{}", "a.{event_type", "a.{event_type.x}", "a.", "x" * 300]
+)
+def test_template_that_makes_no_subject_is_refused(connection: Connection, template: str) -> None:
+    """A subject template that can never work is refused when the sink is made."""
+    with pytest.raises(ValueError, match="subject"):
+        NatsSink(connection, subject=template)
+
+
+async def test_rejections_are_told_together(
+    connection: Connection, stream: StreamDeclaration, subject: str, outside: JetStreamContext
+) -> None:
+    """One batch names what JSON cannot hold and what the server cannot take, and stores the rest."""
+    sink = NatsSink(connection, subject=subject)
+    with pytest.raises(EventsRejected) as rejection:
+        await sink.emit_batch(
+            [make_event(1), make_event(2, context={1}), make_event(3, context="x" * 2_000_000), make_event(4)]
+        )
+
+    assert {2, 3} == rejection.value.reasons.keys()
+    assert "max_payload" in rejection.value.reasons[3]
+    assert [(message.headers or {})["Nats-Msg-Id"] for message in await read_stream(outside, stream.name)] == ["1", "4"]
+    await sink.aclose()
+
+
+async def test_url_opens_a_connection_of_its_own(
+    nats_url: str, stream: StreamDeclaration, outside: JetStreamContext
+) -> None:
+    """A sink opened by URL connects at its first emit, and closes what it opened."""
+    sink = NatsSink.from_url(f"{nats_url}?subject={stream.name}.%7Bevent_type%7D&name=sink-of-a-test")
+    await sink.emit(make_event(1))
+    await sink.aclose()
+
+    assert len(await read_stream(outside, stream.name)) == 1
+    with pytest.raises(RuntimeError, match="closed"):
+        await sink._connection.client()
+
+
+async def test_given_connection_stays_open(connection: Connection, subject: str) -> None:
+    """A sink does not close a connection it was given."""
+    sink = NatsSink(connection, subject=subject)
+    await sink.emit(make_event(1))
+    await sink.aclose()
+
+    assert (await jetstream(connection)) is not None
+    assert connection.is_connected
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        pytest.param("nats://host:4222?subjct=x", "no option subjct", id="unknown option"),
+        pytest.param("nats://host:4222?subject=a..b", "makes no subject", id="bad subject"),
+        pytest.param("nats://host:4222/path", "no path", id="path"),
+        pytest.param("nats://", "servers", id="no host"),
+    ],
+)
+def test_url_is_refused(url: str, message: str) -> None:
+    """A URL with anything it cannot mean is refused, saying what."""
+    with pytest.raises(ValueError, match=message):
+        NatsSink.from_url(url)
+
+
+async def test_url_says_who_we_are() -> None:
+    """User, password and hosts of a URL reach the connection, percent-decoded."""
+    sink = NatsSink.from_url("tls://us%40er:p%3Aw@one:4222,two:4223?subject=a.b")
+    options = sink._connection.options
+
+    assert options.server_list == ["tls://one:4222", "tls://two:4223"]
+    assert (options.user, options.password) == ("us@er", "p:w")
+    assert ConnectOptions(servers="nats://h", token="t") == NatsSink.from_url("nats://t@h")._connection.options

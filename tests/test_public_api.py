@@ -1,0 +1,80 @@
+"""What a worker pod imports, and the shape of the tree."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import noetl_events
+
+ROOT = Path(__file__).parent.parent
+SOURCES = [*ROOT.glob("noetl_events/**/*.py"), *ROOT.glob("consumers/**/*.py")]
+HEAVY = {"asyncpg", "cyclopts", "rich", "sqlite3", "starlette", "aiohttp", "pytest", "hypothesis", "nats", "consumers"}
+
+
+def imports(path: Path) -> set[str]:
+    """Return the modules *path* imports, anywhere in it."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+    return found
+
+
+def test_door_lists_what_is_behind_it() -> None:
+    """`__all__` is sorted, complete, and at most a dozen and a half names."""
+    public = [name for name in vars(noetl_events) if not name.startswith("_") and name[0].isupper()]
+
+    assert noetl_events.__all__ == sorted(noetl_events.__all__)
+    assert set(public) <= set(noetl_events.__all__)
+    assert all(hasattr(noetl_events, name) for name in noetl_events.__all__)
+
+
+def test_importing_is_light() -> None:
+    """`import noetl_events` loads no driver, no web server, no command line, and not even nats."""
+    code = "import sys, noetl_events; print(*{name.partition('.')[0] for name in sys.modules})"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+
+    assert not HEAVY & set(loaded)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_one_idea_a_file(path: Path) -> None:
+    """No file passes 300 lines."""
+    assert len(path.read_text().splitlines()) <= 300
+
+
+def test_library_does_not_know_its_daemons() -> None:
+    """`consumers` imports `noetl_events`, never the other way."""
+    for path in ROOT.glob("noetl_events/**/*.py"):
+        assert not [name for name in imports(path) if name.startswith("consumers")], path
+
+
+def test_nats_stays_behind_its_border() -> None:
+    """Only `noetl_events.jetstream` imports nats."""
+    for path in SOURCES:
+        if "jetstream" not in path.parts:
+            assert not [name for name in imports(path) if name == "nats" or name.startswith("nats.")], path
+
+
+def test_example_of_the_readme_runs(nats_url: str, tmp_path: Path) -> None:
+    """The producer of the README emits its two events as it stands, but for the server's address."""
+    environment = {"NATS_URL": nats_url}
+    command = [sys.executable, "-m", "consumers"]
+    subprocess.run([*command, "stream", "ensure"], env=environment, check=True, capture_output=True)
+    [example] = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    script = tmp_path / "example.py"
+    script.write_text(example.replace("nats://127.0.0.1:4222", nats_url))
+    subprocess.run([sys.executable, str(script)], check=True, timeout=30)
+    tail = [*command, "tail", "--from-start", "--until-end", "--json"]
+    printed = subprocess.run(tail, env=environment, check=True, capture_output=True, timeout=30).stdout
+
+    assert b'"event_type":"step.enter"' in printed
+    assert b'"event_type":"step.exit"' in printed
