@@ -5,7 +5,7 @@
 
 PYTHON ?= python3
 ARGS ?=
-PYTEST_ARGS ?=
+PYTEST_ARGS ?= -n 2
 PINS_ARGS ?=
 
 VENV := .venv/$(shell $(PYTHON) -c 'import sys; print("py%d%d" % sys.version_info[:2])' 2>/dev/null || echo none)
@@ -24,7 +24,7 @@ help: ## Show this list
 demo: $(VENV)/.installed-demo ## Run the demo on servers of its own; ARGS goes to it
 	@$(BIN)/noetl-events demo $(ARGS)
 
-test: $(VENV)/.installed-dev ## Run the tests; PYTEST_ARGS='-n 2' uses both cores
+test: $(VENV)/.installed-dev ## Run the tests; PYTEST_ARGS='-n 0 -k name' chooses
 	@$(BIN)/pytest $(PYTEST_ARGS)
 
 check: $(VENV)/.installed-dev ## Lint, check the format and the types

@@ -8,6 +8,7 @@ import sys
 from cyclopts import App
 
 from consumers import logs
+from consumers.cli.bench import bench
 from consumers.cli.demo import demo
 from consumers.cli.emit import emit
 from consumers.cli.project import project
@@ -28,6 +29,7 @@ app = App(
     help="Carry NoETL's execution events through NATS JetStream into durable places.",
     help_format="markdown",
 )
+app.command(bench)
 app.command(demo)
 app.command(emit)
 app.command(project)

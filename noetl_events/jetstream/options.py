@@ -89,6 +89,7 @@ class ConnectOptions(msgspec.Struct, frozen=True, kw_only=True):
 
 def redacted(url: str) -> str:
     """Return *url* without user, password and query: for logs and messages."""
-    parts = urlsplit(url)
-    host = parts.netloc.rpartition("@")[2]
-    return parts._replace(netloc=host if host == parts.netloc else f"***@{host}", query="").geturl()
+    scheme, separator, rest = url.partition("://")
+    # The last @, and before the query is cut off: a password may hold either sign.
+    _, secret, host = rest.rpartition("@")
+    return f"{scheme}{separator}{'***@' if secret else ''}{host.partition('?')[0]}"

@@ -233,7 +233,17 @@ def test_wrong_setting_is_named(variables: dict[str, str], reason: bytes) -> Non
     assert b"Traceback" not in done.stderr
 
 
-COMMANDS = [["demo"], ["emit"], ["project"], ["replay"], ["tail"], ["stream", "ensure"], ["stream", "show"], ["schema"]]
+COMMANDS = [
+    ["bench", "publish"],
+    ["demo"],
+    ["emit"],
+    ["project"],
+    ["replay"],
+    ["tail"],
+    ["stream", "ensure"],
+    ["stream", "show"],
+    ["schema"],
+]
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
@@ -255,3 +265,14 @@ def test_demo_ends_with_a_true_summary(destination: list[str]) -> None:
     assert (summary["published"], summary["projected"]) == (3000, 3000)
     assert (summary["lost"], summary["duplicates"], summary["dead_letters"]) == (0, 0, 0)
     assert summary["emit_to_row_p99_ms"] >= summary["emit_to_row_p50_ms"] > 0
+
+
+def test_bench_measures_a_publish() -> None:
+    """The bench ends with figures of what was really stored."""
+    done = run("bench", "publish", "--events", "2000", "--concurrency", "50", "--json")
+    figures = result(done)
+
+    assert done.returncode == 0, done.stderr
+    assert (figures["events"], figures["concurrency"], figures["mode"]) == (2000, 50, "fast")
+    assert 350 <= figures["envelope_bytes"] <= 450
+    assert figures["emit_p99_ms"] >= figures["emit_p50_ms"] > 0

@@ -180,3 +180,5 @@ def test_secrets_are_not_shown() -> None:
 
     assert "canary" not in repr(options)
     assert redacted("postgresql://u:canary@host/db?password=canary") == "postgresql://***@host/db"
+    assert redacted("postgresql://u:can?ary@host/db") == "postgresql://***@host/db"
+    assert redacted("sqlite:////tmp/events.db") == "sqlite:////tmp/events.db"
