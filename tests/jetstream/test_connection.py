@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 import nkeys
 import pytest
 import trustme
+from nats.errors import Error as NatsError
 
 from noetl_events.jetstream.connection import Connection
 from noetl_events.jetstream.errors import NatsUnavailable
 from noetl_events.jetstream.options import ConnectOptions, redacted
 from noetl_events.testing import eventually
 from noetl_events.testing.nats_server import NatsServer
+from tests.jetstream.credentials import Operator
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -55,6 +57,28 @@ async def test_nkey(tmp_path: Path) -> None:
     seed.write_bytes(bytes(pair.seed))
     with NatsServer(store_dir=tmp_path / "nats", config=config) as server:
         await connects(ConnectOptions(servers=server.url, nkey_seed=str(seed)))
+
+
+async def test_credentials_file(tmp_path: Path) -> None:
+    """A credentials file connects; once it has expired the connection ends, and a new file in its place is enough."""
+    operator, file = Operator(), tmp_path / "worker.creds"
+    operator.write_credentials(file, seconds=2)
+    with NatsServer(store_dir=tmp_path / "nats", config=operator.config, jetstream=False) as server:
+        options = ConnectOptions(servers=server.url, credentials=str(file), connect_timeout=1.0)
+        async with Connection(options) as connection:
+            await (await connection.client()).flush()
+            await eventually(lambda: not connection.is_connected)
+            operator.write_credentials(file)
+            await eventually(lambda: is_served(connection))
+
+
+async def is_served(connection: Connection) -> bool:
+    """Return whether the server answers."""
+    try:
+        await (await connection.client()).flush(timeout=1)
+    except (NatsUnavailable, NatsError):
+        return False
+    return True
 
 
 async def test_mutual_tls(tmp_path: Path) -> None:

@@ -1,0 +1,64 @@
+"""An operator, an account and users of it, with credentials files: what `nsc` makes, for a server of a test."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import time
+from typing import TYPE_CHECKING, Any
+
+import nkeys
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+class Operator:
+    """An operator with one account."""
+
+    def __init__(self) -> None:
+        self._operator = _key_pair(nkeys.PREFIX_BYTE_OPERATOR)
+        self._account = _key_pair(nkeys.PREFIX_BYTE_ACCOUNT)
+
+    @property
+    def config(self) -> str:
+        """The lines of configuration of a server that trusts this operator."""
+        operator = _jwt(self._operator, self._operator, {"type": "operator"})
+        limits = dict.fromkeys(("subs", "data", "payload", "imports", "exports", "conn", "leaf"), -1)
+        storage = {"mem_storage": -1, "disk_storage": -1, "streams": -1, "consumer": -1}
+        account = _jwt(self._operator, self._account, {"type": "account", "limits": limits | storage})
+        name = self._account.public_key.decode()
+        return f"operator: {operator}\nresolver: MEMORY\nresolver_preload: {{ {name}: {account} }}\n"
+
+    def write_credentials(self, path: Path, *, seconds: float = 3600.0) -> None:
+        """Write the credentials of a new user, good for *seconds*."""
+        user = _key_pair(nkeys.PREFIX_BYTE_USER)
+        limits = {"subs": -1, "data": -1, "payload": -1}
+        jwt = _jwt(self._account, user, {"type": "user"} | limits, expires=time.time() + seconds)
+        path.write_text(
+            f"-----BEGIN NATS USER JWT-----\n{jwt}\n------END NATS USER JWT------\n\n"
+            f"-----BEGIN USER NKEY SEED-----\n{bytes(user.seed).decode()}\n------END USER NKEY SEED------\n"
+        )
+
+
+def _key_pair(prefix: int) -> Any:
+    return nkeys.from_seed(nkeys.encode_seed(os.urandom(32), prefix))
+
+
+def _jwt(issuer: Any, subject: Any, claims: dict[str, Any], *, expires: float | None = None) -> str:
+    body = {
+        "jti": "test",
+        "iat": int(time.time()),
+        "iss": issuer.public_key.decode(),
+        "sub": subject.public_key.decode(),
+        "name": "test",
+        "nats": claims | {"version": 2},
+    } | ({"exp": int(expires)} if expires else {})
+    unsigned = f"{_base64({'typ': 'JWT', 'alg': 'ed25519-nkey'})}.{_base64(body)}"
+    signature = base64.urlsafe_b64encode(issuer.sign(unsigned.encode())).rstrip(b"=").decode()
+    return f"{unsigned}.{signature}"
+
+
+def _base64(value: dict[str, Any]) -> str:
+    return base64.urlsafe_b64encode(json.dumps(value).encode()).rstrip(b"=").decode()
