@@ -8,7 +8,7 @@ without a zone, rows) goes to `noetl_events.wire`, which reads field by field an
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta, Raw, structs
@@ -109,27 +109,20 @@ def checked(event: ExecutorEvent) -> ExecutorEvent:
     return event if is_read and event.created_at.tzinfo is UTC else decode(body)
 
 
-def _has_field_types(event: ExecutorEvent) -> bool:
-    # A struct holds what it was given, whatever its annotations say.
-    created_at: object = event.created_at
+def _has_field_types(event: Any) -> bool:
+    # Any: a struct holds what it was given, whatever its annotations say.
+    execution_id, event_id = event.execution_id, event.event_id
     return (
-        _is_int64(event.execution_id)
-        and (event.event_id is None or _is_int64(event.event_id))
-        and _is_text(event.event_type)
-        and _is_text(event.step)
-        and _is_text(event.status)
-        and isinstance(created_at, datetime)
-        and (event.worker_id is None or _is_text(event.worker_id))
+        # A bool is an int to isinstance, and would be written as true.
+        type(execution_id) is int
+        and MIN_INT64 <= execution_id <= MAX_INT64
+        and (event_id is None or (type(event_id) is int and MIN_INT64 <= event_id <= MAX_INT64))
+        and isinstance(event.event_type, str)
+        and isinstance(event.step, str)
+        and isinstance(event.status, str)
+        and isinstance(event.created_at, datetime)
+        and (event.worker_id is None or isinstance(event.worker_id, str))
     )
-
-
-def _is_text(value: object) -> bool:
-    return isinstance(value, str)
-
-
-def _is_int64(value: object) -> bool:
-    # A bool is an int to isinstance, and would be written as true.
-    return type(value) is int and MIN_INT64 <= value <= MAX_INT64
 
 
 def _name_wrong_field(event: ExecutorEvent) -> str:

@@ -94,7 +94,7 @@ def require_sound(field: str, raw: Raw) -> Json:
         value = decode_value(raw)
     except (ValueError, RecursionError, OverflowError) as exc:
         raise MalformedEvent(f"{field}: {explain(exc)}") from None
-    if len(memoryview(raw)) > _MAX_VALUE_DEPTH and _depth(value) > _MAX_VALUE_DEPTH:
+    if _may_be_deep(bytes(raw)) and _depth(value) > _MAX_VALUE_DEPTH:
         raise MalformedEvent(f"{field}: nested deeper than {MAX_DEPTH} levels, the envelope included")
     return value
 
@@ -151,6 +151,11 @@ def _walk_array(value: list[Json] | tuple[Json, ...], room: int) -> None:
 def _require_room(room: int) -> None:
     if room < 0:
         raise _NotJsonError(f"nested deeper than {MAX_DEPTH} levels, the envelope included, or in a circle")
+
+
+def _may_be_deep(text: bytes) -> bool:
+    # Looking at the value costs more than counting, and hardly ever has to be done.
+    return text.count(b"[") + text.count(b"{") > _MAX_VALUE_DEPTH
 
 
 def _depth(value: Json) -> int:
