@@ -108,7 +108,8 @@ class Sender:
             await self._settle_window(batch)
         except BatchFailed as exc:
             log.warning("publisher.sending_again", events=len(batch), reason=str(exc))
-            await self._send_fast(batch)
+            self._doubt(batch)
+            await self._settle_in_lanes(batch)
         else:
             self._untaken_since = None
             for message in batch:

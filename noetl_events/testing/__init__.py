@@ -9,7 +9,7 @@ from noetl_events.testing.waiting import eventually
 if TYPE_CHECKING:
     from noetl_events.testing.contract import SinkContract
 
-__all__ = ["FaultySink", "SinkContract", "eventually", "events", "json_values", "make_event", "make_events"]
+__all__ = ["FaultySink", "SinkContract", "events", "eventually", "json_values", "make_event", "make_events"]
 
 
 def __getattr__(name: str) -> Any:

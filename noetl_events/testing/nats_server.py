@@ -27,8 +27,8 @@ class NatsServer(ServerProcess):
     """
     One nats-server on loopback that keeps its port and its store over restarts.
 
-    Address and store are given on the command line, which outranks a configuration file, so *config* may hold
-    any block, `jetstream { sync_interval: always }` too.  Monitoring over HTTP is off unless *config* turns it on.
+    Address and store are given on the command line, which outranks a configuration file.  So *config* may hold any
+    block, `jetstream { sync_interval: always }` too, only no other `store_dir`.  It alone turns on HTTP monitoring.
 
     Args:
         store_dir: for JetStream's files, the configuration and the log; made if missing.

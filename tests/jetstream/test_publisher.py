@@ -1,0 +1,368 @@
+"""What the publisher sends, and what it sends again: against a scripted stream, over a real connection."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from itertools import count
+from typing import TYPE_CHECKING, Any
+
+import nats
+import pytest
+
+from noetl_events.jetstream.errors import NatsUnavailable
+from noetl_events.jetstream.outgoing import Outgoing
+from noetl_events.jetstream.publisher import Publisher
+from noetl_events.sink import EventsRejected
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterable
+
+    from nats.aio.client import Client
+    from nats.aio.msg import Msg
+
+    from noetl_events.jetstream.connection import Connection
+
+    Answer = Callable[["Received"], "dict[str, Any] | None"]
+
+_subjects = count()
+
+
+class Received:
+    """One message as the stream sees it."""
+
+    def __init__(self, message: Msg) -> None:
+        self.id = int((message.headers or {})["Nats-Msg-Id"])
+        self.reply = message.reply
+        self.is_fast = message.reply.endswith(".$FI")
+        control = message.reply.split(".") if self.is_fast else ["0", "0", "$FI"]
+        self.seq, self.op = int(control[-3]), int(control[-2])
+
+    def __repr__(self) -> str:
+        return f"{self.id}:{f'fast {self.seq}/{self.op}' if self.is_fast else 'plain'}"
+
+    @property
+    def ends_batch(self) -> bool:
+        """Whether it commits one."""
+        return self.op == 2
+
+
+class ScriptedStream:
+    """A subscriber that answers as a stream would, or as the test says."""
+
+    def __init__(self, client: Client, subject: str) -> None:
+        self.subject = subject
+        self.received: list[Received] = []
+        self.answer: Answer = stores
+        self.sequence = 0
+        self._client = client
+        self._arrived = asyncio.Event()
+
+    async def take(self, message: Msg) -> None:
+        """Record *message* and answer it."""
+        received = Received(message)
+        self.received.append(received)
+        self._arrived.set()
+        self.sequence += 1
+        if (answer := self.answer(received)) is not None:
+            await self.send(received, answer)
+
+    async def send(self, received: Received, answer: dict[str, Any]) -> None:
+        """Answer *received* by hand."""
+        await self._client.publish(received.reply, json.dumps(answer).encode())
+
+    async def wait_for(self, messages: int) -> None:
+        """Return once so many messages have arrived."""
+        async with asyncio.timeout(10):
+            while len(self.received) < messages:
+                self._arrived.clear()
+                await self._arrived.wait()
+
+    @property
+    def log(self) -> str:
+        """What arrived, in order."""
+        return " ".join(map(repr, self.received))
+
+    def outgoing(self, event_ids: Iterable[int], *, lane: int = 0) -> list[Outgoing]:
+        """Return messages for this stream."""
+        return [Outgoing(self.subject, event_id, b"{}", lane) for event_id in event_ids]
+
+
+def stores(received: Received) -> dict[str, Any] | None:
+    """Answer as a stream does that stores everything."""
+    if not received.is_fast:
+        return {"stream": "S", "seq": received.id}
+    return {"stream": "S", "seq": 9, "batch": "b", "count": received.seq} if received.ends_batch else None
+
+
+def never(_received: Received) -> None:
+    """Answer nothing."""
+
+
+def ends_batches_with(answer: dict[str, Any]) -> Answer:
+    """Answer the end of every batch with *answer*, and store what comes plainly."""
+    return lambda received: answer if received.ends_batch else None if received.is_fast else stores(received)
+
+
+def error(err_code: int, description: str = "words of the server", code: int = 400) -> dict[str, Any]:
+    """Return an answer with an error."""
+    return {"error": {"code": code, "err_code": err_code, "description": description}, "stream": "S", "seq": 0}
+
+
+@pytest.fixture
+async def scripted(nats_url: str) -> AsyncIterator[ScriptedStream]:
+    """Play a stream by script."""
+    client = await nats.connect(nats_url)
+    stream = ScriptedStream(client, f"scripted.{next(_subjects)}")
+    await client.subscribe(stream.subject, cb=stream.take)
+    await client.flush()
+    yield stream
+    await client.close()
+
+
+@pytest.fixture
+async def publisher(connection: Connection) -> AsyncIterator[Publisher]:
+    """Publish with the default patience."""
+    made = Publisher(connection)
+    yield made
+    await made.aclose()
+
+
+async def test_messages_in_the_meantime_form_the_next_batch(publisher: Publisher, scripted: ScriptedStream) -> None:
+    """A lone message goes at once and by itself; those that come while it is under way go as one batch."""
+    scripted.answer = lambda received: None if received.id == 1 else stores(received)
+    first = asyncio.ensure_future(publisher.publish(scripted.outgoing([1])))
+    await scripted.wait_for(1)
+    others = [asyncio.ensure_future(publisher.publish(scripted.outgoing([number]))) for number in (2, 3, 4)]
+    await asyncio.sleep(0)
+    await scripted.send(scripted.received[0], {"stream": "S", "seq": 1})
+    await asyncio.gather(first, *others)
+
+    assert scripted.log == "1:plain 2:fast 1/0 3:fast 2/1 4:fast 3/2"
+
+
+@pytest.mark.parametrize(
+    "ending",
+    [
+        pytest.param({"stream": "S", "seq": 2, "batch": "b", "count": 2}, id="short count"),
+        pytest.param({"stream": "S", "seq": 2, "batch": "b", "count": 4}, id="excessive count"),
+        pytest.param({"type": "gap", "last_seq": 2, "seq": 3}, id="gap"),
+        pytest.param({"type": "err", "seq": 3, "error": {"code": 400, "err_code": 10071}}, id="error frame"),
+        pytest.param(error(10208), id="batch unknown"),
+        pytest.param(error(10211), id="too many batches"),
+        pytest.param({"seq": "not a number"}, id="unreadable"),
+    ],
+)
+async def test_anything_but_a_full_count_is_sent_again_plainly(
+    publisher: Publisher, scripted: ScriptedStream, ending: dict[str, Any]
+) -> None:
+    """A batch that is not acknowledged to its last message is sent again whole, in order, by plain publish."""
+    scripted.answer = ends_batches_with(ending)
+    await publisher.publish(scripted.outgoing([1, 2, 3]))
+
+    assert scripted.log == "1:fast 1/0 2:fast 2/1 3:fast 3/2 1:plain 2:plain 3:plain"
+    assert publisher.mode == "fast"
+
+
+async def test_acks_under_way_do_not_end_a_batch(publisher: Publisher, scripted: ScriptedStream) -> None:
+    """The acks a server sends while a batch runs acknowledge nothing for good."""
+    scripted.answer = lambda received: (
+        {"type": "ack", "seq": received.seq, "msgs": 1} if received.is_fast and received.op < 2 else None
+    )
+    call = asyncio.ensure_future(publisher.publish(scripted.outgoing([1, 2, 3])))
+    await scripted.wait_for(3)
+    assert not call.done()
+    await scripted.send(scripted.received[2], {"stream": "S", "seq": 3, "batch": "b", "count": 3})
+    await call
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pytest.param(error(10205, "batch publish is disabled"), id="stream without allow_batched"),
+        pytest.param({"stream": "S", "seq": 1}, id="server before 2.14"),
+    ],
+)
+async def test_stream_without_batches_gets_windows(
+    publisher: Publisher, scripted: ScriptedStream, answer: dict[str, Any]
+) -> None:
+    """A stream that shows it has no batches gets pipelined publishes, from then on."""
+    scripted.answer = lambda received: answer if received.is_fast else stores(received)
+    await publisher.publish(scripted.outgoing([1, 2, 3]))
+    await publisher.publish(scripted.outgoing([4, 5]))
+
+    assert publisher.mode == "plain"
+    assert scripted.log == "1:fast 1/0 2:fast 2/1 3:fast 3/2 1:plain 2:plain 3:plain 4:plain 5:plain"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pytest.param({"stream": "S", "seq": 0, "duplicate": True}, id="duplicate of something not stored"),
+        pytest.param(error(10158, "message ID is in process", 409), id="id in process"),
+        pytest.param(error(10008, "system temporarily unavailable", 503), id="no leader"),
+    ],
+)
+async def test_id_in_process_is_asked_for_again(
+    publisher: Publisher, scripted: ScriptedStream, answer: dict[str, Any]
+) -> None:
+    """A message whose id is under way on the server is sent until it is known to be stored."""
+    scripted.answer = lambda _: answer if scripted.sequence < 4 else {"seq": 7, "duplicate": True}
+    await publisher.publish(scripted.outgoing([1]))
+
+    assert scripted.log == "1:plain 1:plain 1:plain 1:plain"
+
+
+async def test_unknown_outcome_never_goes_by_batch_again(connection: Connection, scripted: ScriptedStream) -> None:
+    """Events whose outcome stayed unknown go by plain publish when the caller emits them again, others do not."""
+    publisher = Publisher(connection, timeout=0.2)
+    scripted.answer = lambda received: error(10208) if received.is_fast else None
+    with pytest.raises(NatsUnavailable, match="unknown whether stored"):
+        await publisher.publish(scripted.outgoing([1, 2, 3]))
+    scripted.received.clear()
+    scripted.answer = stores
+    await publisher.publish(scripted.outgoing([1, 2, 3, 4, 5]))
+
+    assert scripted.log == "1:plain 2:plain 3:plain 4:fast 1/0 5:fast 2/2"
+    await publisher.aclose()
+
+
+async def test_repeated_id_waits_for_its_first_outcome(publisher: Publisher, scripted: ScriptedStream) -> None:
+    """An id stands at most once in a batch."""
+    await publisher.publish(scripted.outgoing([1, 2, 1, 3]))
+
+    assert scripted.log == "1:fast 1/0 2:fast 2/2 1:fast 1/0 3:fast 2/2"
+
+
+async def test_second_attempt_keeps_the_order_of_a_lane(publisher: Publisher, scripted: ScriptedStream) -> None:
+    """Sent again, no message overtakes the one before it in its lane; other lanes do not wait for it."""
+    scripted.answer = lambda received: (
+        error(10208) if received.is_fast else None if received.id == 1 else stores(received)
+    )
+    messages = scripted.outgoing([1, 2, 3], lane=1) + scripted.outgoing([7, 8], lane=2)
+    call = asyncio.ensure_future(publisher.publish(messages))
+    await scripted.wait_for(5 + 2)
+    assert scripted.log.endswith("1:plain 7:plain")
+    scripted.answer = stores
+    await scripted.send(scripted.received[-2], {"seq": 1})
+    await call
+
+    assert scripted.log.endswith("1:plain 7:plain 2:plain 8:plain 3:plain")
+
+
+async def test_refusal_for_ever_names_the_message(publisher: Publisher, scripted: ScriptedStream) -> None:
+    """A message the stream is too small for is rejected by its id, and its neighbours are stored."""
+    scripted.answer = lambda received: (
+        error(10208) if received.is_fast else error(10054, "too large") if received.id == 2 else stores(received)
+    )
+    with pytest.raises(EventsRejected) as rejection:
+        await publisher.publish(scripted.outgoing([1, 2, 3]))
+
+    assert rejection.value.reasons == {2: "too large (10054)"}
+    assert scripted.log.endswith("1:plain 2:plain 3:plain")
+
+
+async def test_refusal_of_the_stream_ends_the_call(publisher: Publisher, scripted: ScriptedStream) -> None:
+    """A stream that is full is told at once in its own words, and nothing later of the call is sent."""
+    scripted.answer = lambda received: (
+        error(10208) if received.is_fast else error(10077, "maximum messages exceeded", 503)
+    )
+    with pytest.raises(NatsUnavailable, match="maximum messages exceeded"):
+        await publisher.publish(scripted.outgoing([1, 2, 3]))
+
+    assert scripted.log.endswith("3:fast 3/2 1:plain")
+
+
+async def test_cancelled_call_disturbs_no_other(publisher: Publisher, scripted: ScriptedStream) -> None:
+    """A call cancelled in the queue is not sent, one cancelled under way changes nothing for its neighbours."""
+    scripted.answer = never
+    calls = [asyncio.ensure_future(publisher.publish(scripted.outgoing([number]))) for number in (1, 2, 3)]
+    await scripted.wait_for(3)
+    queued = [asyncio.ensure_future(publisher.publish(scripted.outgoing([number]))) for number in (4, 5)]
+    await asyncio.sleep(0)
+    calls[1].cancel()
+    queued[0].cancel()
+    scripted.answer = stores
+    await scripted.send(scripted.received[2], {"seq": 3, "batch": "b", "count": 3})
+    await asyncio.gather(calls[0], calls[2], queued[1])
+
+    assert scripted.log == "1:fast 1/0 2:fast 2/1 3:fast 3/2 5:plain"
+    assert calls[1].cancelled()
+    assert queued[0].cancelled()
+
+
+@pytest.mark.parametrize(
+    ("bounds", "expected"),
+    [
+        pytest.param({"max_messages": 5}, 5, id="messages"),
+        pytest.param({"max_bytes": 2 * Outgoing("s", 1, b"{}", 0).size}, 2, id="bytes"),
+        pytest.param({"max_bytes": 1}, 1, id="one is always taken"),
+    ],
+)
+async def test_publish_waits_for_room(
+    connection: Connection, scripted: ScriptedStream, bounds: dict[str, int], expected: int
+) -> None:
+    """No more is taken from the caller than may wait; with the first outcome it goes on."""
+    publisher = Publisher(connection, **bounds)
+    taken: list[int] = []
+    scripted.answer = never
+
+    def messages() -> Iterable[Outgoing]:
+        for message in scripted.outgoing(range(1, 10)):
+            yield message
+            taken.append(message.event_id)
+
+    call = asyncio.ensure_future(publisher.publish(messages()))
+    await scripted.wait_for(expected)
+    assert expected == len(scripted.received)
+    assert expected == len(taken)
+    scripted.answer = stores
+    for received in tuple(scripted.received):
+        await scripted.send(received, {"seq": 3, "batch": "b" if received.is_fast else "", "count": expected})
+    await call
+
+    assert len({received.id for received in scripted.received}) == 9
+    await publisher.aclose()
+
+
+async def test_room_that_never_comes_is_told(connection: Connection, scripted: ScriptedStream) -> None:
+    """A call that found no room until its timeout says that nothing of it was sent."""
+    publisher = Publisher(connection, timeout=0.2, max_messages=1)
+    scripted.answer = never
+    first = asyncio.ensure_future(publisher.publish(scripted.outgoing([1])))
+    await asyncio.sleep(0)
+    with pytest.raises(NatsUnavailable, match="not sent"):
+        await publisher.publish(scripted.outgoing([2]))
+    with pytest.raises(NatsUnavailable, match="unknown whether stored"):
+        await first
+
+    assert {1} == {received.id for received in scripted.received}
+    await publisher.aclose()
+
+
+async def test_close_waits_for_what_is_under_way(connection: Connection, scripted: ScriptedStream) -> None:
+    """Closing returns once every accepted message has its outcome; nothing new is taken."""
+    publisher = Publisher(connection)
+    scripted.answer = never
+    call = asyncio.ensure_future(publisher.publish(scripted.outgoing([1])))
+    await scripted.wait_for(1)
+    closing = asyncio.ensure_future(publisher.aclose())
+    await asyncio.sleep(0)
+    assert not closing.done()
+    with pytest.raises(RuntimeError, match="closed"):
+        await publisher.publish(scripted.outgoing([2]))
+    await scripted.send(scripted.received[0], {"seq": 1})
+    await closing
+
+    assert call.done()
+
+
+async def test_bug_reaches_every_caller(connection: Connection, scripted: ScriptedStream) -> None:
+    """An unforeseen error ends every waiting call instead of leaving it to wait."""
+    publisher = Publisher(connection)
+    await connection.aclose()
+    calls = [asyncio.ensure_future(publisher.publish(scripted.outgoing([number]))) for number in (1, 2)]
+    results = await asyncio.gather(*calls, return_exceptions=True)
+
+    assert [str(result) for result in results] == ["Connection is closed"] * 2
+    await publisher.aclose()

