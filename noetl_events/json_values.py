@@ -20,6 +20,10 @@ MAX_DEPTH: Final = 127
 
 _MAX_VALUE_DEPTH: Final = MAX_DEPTH - 1
 _MAX_FLOAT: Final = 1.7976931348623157e308
+_HUGE_DIGITS: Final = 309
+_HUGE: Final = b"0" * _HUGE_DIGITS
+_ALL_DIGITS_ZERO: Final = bytes.maketrans(b"123456789", b"000000000")
+_MAX_PATH: Final = 80
 
 if TYPE_CHECKING:
     Json: TypeAlias = Any
@@ -47,7 +51,8 @@ class _NotJsonError(Exception):
         self.path: list[str] = []
 
     def __str__(self) -> str:
-        return f"{''.join(reversed(self.path))}: {self.args[0]}"
+        path = "".join(reversed(self.path))
+        return f"{path if len(path) <= _MAX_PATH else f'{path[:_MAX_PATH]}...'}: {self.args[0]}"
 
 
 def require_json(field: str, value: Json) -> None:
@@ -94,8 +99,8 @@ def require_sound(field: str, raw: Raw) -> Json:
         value = decode_value(raw)
     except (ValueError, RecursionError, OverflowError) as exc:
         raise MalformedEvent(f"{field}: {explain(exc)}") from None
-    if _may_be_deep(bytes(raw)) and _depth(value) > _MAX_VALUE_DEPTH:
-        raise MalformedEvent(f"{field}: nested deeper than {MAX_DEPTH} levels, the envelope included")
+    if _may_be_extreme(bytes(raw)):
+        require_json(field, value)
     return value
 
 
@@ -153,14 +158,8 @@ def _require_room(room: int) -> None:
         raise _NotJsonError(f"nested deeper than {MAX_DEPTH} levels, the envelope included, or in a circle")
 
 
-def _may_be_deep(text: bytes) -> bool:
-    # Looking at the value costs more than counting, and hardly ever has to be done.
-    return text.count(b"[") + text.count(b"{") > _MAX_VALUE_DEPTH
-
-
-def _depth(value: Json) -> int:
-    depth, layer = 0, [value]
-    while layer := [item for item in layer if isinstance(item, dict | list)]:
-        depth += 1
-        layer = [child for item in layer for child in (item.values() if isinstance(item, dict) else item)]
-    return depth
+def _may_be_extreme(text: bytes) -> bool:
+    # Looking at every value costs more than counting brackets and digits, and hardly ever has to be done.
+    if text.count(b"[") + text.count(b"{") > _MAX_VALUE_DEPTH:
+        return True
+    return len(text) >= _HUGE_DIGITS and _HUGE in text.translate(_ALL_DIGITS_ZERO)

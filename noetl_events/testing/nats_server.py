@@ -20,6 +20,7 @@ __all__ = ["NatsServer", "ServerFailed", "ServerMissing", "free_port", "nats_clu
 
 _READY: Final = "Server is ready"
 _RELOADED: Final = "Reloaded server configuration"
+_REFUSED: Final = "Failed to reload"
 _LEADER: Final = ("Self is new JetStream cluster metadata leader", "JetStream cluster new metadata leader")
 
 
@@ -75,8 +76,8 @@ class NatsServer(ServerProcess):
         self._write_config(config)
         offset = self._log_file.stat().st_size
         self._running().send_signal(signal.SIGHUP)
-        self.wait_until(lambda: "eload" in self._log_since(offset), "does not answer a reload")
-        if _RELOADED not in (answer := self._log_since(offset)):
+        self.wait_until(lambda: _has_answered(self._log_since(offset)), "does not answer a reload")
+        if _REFUSED in (answer := self._log_since(offset)):
             raise ServerFailed(f"NatsServer refuses its new configuration:\n{answer}")
         self.config = config
 
@@ -123,6 +124,10 @@ def nats_cluster(root: Path, size: int = 3, *, config: str = "") -> Iterator[lis
         for member in members:
             member.wait_until(partial(_knows_leader, member), "knows no leader")
         yield members
+
+
+def _has_answered(log: str) -> bool:
+    return _RELOADED in log or _REFUSED in log
 
 
 def _knows_leader(member: NatsServer) -> bool:

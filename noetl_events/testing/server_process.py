@@ -2,7 +2,7 @@
 A server as a child process on loopback: how its life begins, how it is watched, and how it ends.
 
 The child has a process group of its own, so a Ctrl-C reaches only us, and we stop it in our order.  It is stopped at
-the latest when the interpreter exits; an interpreter that a signal kills leaves it behind.
+the latest when the interpreter exits, and killed when the interpreter is.
 """
 
 from __future__ import annotations
@@ -55,6 +55,7 @@ class ServerProcess(ABC):
         self._log_file = log_file
         self._started_at = 0
         self._process: subprocess.Popen[bytes] | None = None
+        self._guard: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
         self.start()
@@ -121,6 +122,7 @@ class ServerProcess(ABC):
         process.kill()
         process.wait()
         self._process = None
+        self._dismiss_guard()
         atexit.unregister(self.terminate)
 
     def restart(self) -> None:
@@ -165,6 +167,23 @@ class ServerProcess(ABC):
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, process_group=0, **options
             )
         atexit.register(self.terminate)
+        self._post_guard(self._process.pid)
+
+    def _post_guard(self, pid: int) -> None:
+        # A shell waits for the other end of a pipe to be closed, which the system does however we die.
+        self._guard = subprocess.Popen(
+            ["/bin/sh", "-c", 'read -r _; kill -s KILL "$1"', "guard", str(pid)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            process_group=0,
+        )
+
+    def _dismiss_guard(self) -> None:
+        if self._guard is not None:
+            self._guard.kill()
+            self._guard.communicate()
+            self._guard = None
 
     def _running(self) -> subprocess.Popen[bytes]:
         if self._process is None or self._process.poll() is not None:

@@ -13,6 +13,7 @@ import random
 import subprocess
 import sys
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 import asyncpg
@@ -100,7 +101,7 @@ async def test_projector_killed_at_random_moments(
     publishing = asyncio.create_task(publish(own_connection, EVENTS))
     for moment in moments:
         with projecting(own_server, own_database, tmp_path / "log") as process:
-            await eventually(lambda moment=moment: has_rows(own_database, moment), timeout=60, what=f"seed {seed}")
+            await eventually(partial(has_rows, own_database, moment), timeout=60, what=f"seed {seed}")
             process.kill()
     await publishing
     with projecting(own_server, own_database, tmp_path / "log"):
@@ -152,12 +153,12 @@ async def test_terminated_in_the_middle(
     while stored < EVENTS:
         with projecting(own_server, own_database, tmp_path / "log") as process:
             goal = min(stored + EVENTS // 4, EVENTS)
-            await eventually(lambda goal=goal: has_rows(own_database, goal), timeout=60)
+            await eventually(partial(has_rows, own_database, goal), timeout=60)
             process.terminate()
             assert await asyncio.to_thread(process.wait, 30) == 0, (tmp_path / "log").read_text()
             stored = len(await ids_in_order(own_database))
         js = (await own_connection.client()).jetstream()
-        await eventually(lambda js=js: nothing_unacknowledged(js))
+        await eventually(partial(nothing_unacknowledged, js))
 
     assert await ids_in_order(own_database) == list(range(1, EVENTS + 1))
 

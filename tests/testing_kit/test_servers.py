@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import socket
-import subprocess
 import sys
 import sysconfig
 import time
@@ -49,6 +49,12 @@ def banner(server: NatsServer) -> dict[str, Any]:
     with socket.create_connection(("127.0.0.1", server.port), timeout=5) as client, client.makefile("rb") as lines:
         info: dict[str, Any] = json.loads(lines.readline().removeprefix(b"INFO "))
         return info
+
+
+def is_refused(port: int) -> bool:
+    """Tell whether nobody listens."""
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) != 0
 
 
 async def holds_one(url: str) -> bool:
@@ -164,19 +170,19 @@ def test_missing_servers_name_the_remedy(tmp_path: Path, monkeypatch: pytest.Mon
         PostgresServer(data_dir=tmp_path)
 
 
-def test_server_ends_with_the_interpreter(tmp_path: Path) -> None:
-    """A server nobody stopped ends when its interpreter exits, and hears no Ctrl-C before."""
+@pytest.mark.parametrize("end", ["pass", "os.kill(os.getpid(), 9)"])
+async def test_server_ends_with_the_interpreter(tmp_path: Path, end: str) -> None:
+    """A server nobody stopped ends with its interpreter, even a killed one, and hears no Ctrl-C before."""
     code = (
         "import os, sys, pathlib; from noetl_events.testing.nats_server import NatsServer;"
         "server = NatsServer(store_dir=pathlib.Path(sys.argv[1])); server.start();"
-        "print(server.pid, os.getpgid(server.pid))"
+        f"print(server.pid, os.getpgid(server.pid), server.port, flush=True); {end}"
     )
-    shown = subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, capture_output=True, text=True)
-    pid, group = map(int, shown.stdout.split())
+    script = await asyncio.create_subprocess_exec(sys.executable, "-c", code, tmp_path, stdout=asyncio.subprocess.PIPE)
+    pid, group, port = map(int, (await script.communicate())[0].split())
 
     assert pid == group
-    with pytest.raises(ProcessLookupError):
-        os.kill(pid, 0)
+    assert await eventually(lambda: is_refused(port))
 
 
 async def test_cluster_outlives_a_member(tmp_path: Path) -> None:
