@@ -17,13 +17,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from nats.errors import Error as NatsError
-
+from noetl_events.jetstream.commands import publish_all
 from noetl_events.jetstream.errors import NatsUnavailable
 from noetl_events.jetstream.replies import BATCHES_DISABLED, explain
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from nats.aio.client import Client
 
@@ -55,7 +54,7 @@ async def send_fast_batch(inbox: ReplyInbox, client: Client, messages: Sequence[
     outcome = _Outcome(len(messages))
     with inbox.exchange(outcome.take) as exchange:
         try:
-            await _send(client, exchange, messages)
+            await publish_all(client, messages, _replies(exchange, len(messages)))
             await exchange.finish(lambda: {message.subject for message in messages}, deadline)
         except NatsUnavailable as exc:
             raise BatchFailed(str(exc)) from exc
@@ -84,13 +83,8 @@ class _Outcome:
         return True
 
 
-async def _send(client: Client, exchange: Exchange, messages: Sequence[Outgoing]) -> None:
-    head = f"{exchange.reply_to}.{_FLOW}.fail."
-    last = len(messages)
-    try:
-        for seq, message in enumerate(messages, 1):
-            op = _COMMIT if seq == last else _START if seq == 1 else _APPEND
-            message.sent = True
-            await client.publish(message.subject, message.body, f"{head}{seq}.{op}.$FI", message.headers)
-    except (NatsError, OSError) as exc:
-        raise NatsUnavailable(f"cannot send: {str(exc) or type(exc).__name__}") from exc
+def _replies(exchange: Exchange, count: int) -> Iterator[bytes]:
+    head = f"{exchange.reply_to}.{_FLOW}.fail.".encode()
+    for seq in range(1, count + 1):
+        op = _COMMIT if seq == count else _START if seq == 1 else _APPEND
+        yield b"%b%d.%d.$FI" % (head, seq, op)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final
 
+from noetl_events.jetstream.commands import encoded_subject
 from noetl_events.sink import EventsRejected
 
 if TYPE_CHECKING:
     from noetl_events.jetstream.errors import NatsUnavailable
 
 ID_HEADER: Final = "Nats-Msg-Id"
-_HEADER_FRAME: Final = len(f"NATS/1.0\r\n{ID_HEADER}: \r\n\r\n")
+# What the stream knows a message by; more headers would cost every reader.
+_HEAD: Final = f"NATS/1.0\r\n{ID_HEADER}: %d\r\n\r\n".encode()
 
 
 class Outgoing:
@@ -24,26 +26,37 @@ class Outgoing:
         body: its payload.
         lane: messages of one lane (an execution, say) keep their order whatever goes wrong.
 
+    Raises:
+        ValueError: *subject* is none.
+
     """
 
-    __slots__ = ("body", "call", "deadline", "event_id", "lane", "name", "sent", "settled", "size", "subject")
+    __slots__ = (
+        "body",
+        "call",
+        "deadline",
+        "encoded_subject",
+        "event_id",
+        "head",
+        "lane",
+        "sent",
+        "settled",
+        "size",
+        "subject",
+    )
 
     def __init__(self, subject: str, event_id: int, body: bytes, lane: int) -> None:
         self.subject = subject
+        self.encoded_subject = encoded_subject(subject)
         self.event_id = event_id
         self.body = body
         self.lane = lane
-        self.name = str(event_id)
-        self.size = _HEADER_FRAME + len(self.name) + len(body)
+        self.head = _HEAD % event_id
+        self.size = len(self.head) + len(body)
         self.sent = False
         self.settled = False
         self.deadline = 0.0
         self.call: Call
-
-    @property
-    def headers(self) -> dict[str, str]:
-        """What the stream knows it by; more headers would cost every reader."""
-        return {ID_HEADER: self.name}
 
     def is_over(self) -> bool:
         """Whether its outcome is known, or nobody waits for it because its call has failed or was cancelled."""

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nats.errors import Error as NatsError
-
+from noetl_events.jetstream.commands import publish_all
 from noetl_events.jetstream.errors import NatsUnavailable, PermissionDenied
 
 if TYPE_CHECKING:
@@ -13,7 +12,7 @@ if TYPE_CHECKING:
 
     from nats.aio.client import Client
 
-    from noetl_events.jetstream.inbox import Exchange, ReplyInbox
+    from noetl_events.jetstream.inbox import ReplyInbox
     from noetl_events.jetstream.outgoing import Outgoing
     from noetl_events.jetstream.replies import Reply
 
@@ -46,7 +45,8 @@ class Window:
         """Send all and return when all are answered, or no more answers are to be expected."""
         with inbox.exchange(self._take) as exchange:
             try:
-                await self._publish(client, exchange)
+                replies = [b"%b.%d" % (exchange.reply_to.encode(), index) for index in range(len(self.messages))]
+                await publish_all(client, self.messages, replies)
                 await exchange.finish(self._unanswered_subjects, deadline)
             except PermissionDenied as exc:
                 self.denial = str(exc)
@@ -61,11 +61,3 @@ class Window:
 
     def _unanswered_subjects(self) -> set[str]:
         return {message.subject for message, reply in self.answered if reply is None}
-
-    async def _publish(self, client: Client, exchange: Exchange) -> None:
-        try:
-            for index, message in enumerate(self.messages):
-                message.sent = True
-                await client.publish(message.subject, message.body, f"{exchange.reply_to}.{index}", message.headers)
-        except (NatsError, OSError) as exc:
-            raise NatsUnavailable(f"cannot send: {str(exc) or type(exc).__name__}") from exc

@@ -30,7 +30,7 @@ from noetl_events.jetstream.fast_batch import BatchesUnsupported, BatchFailed, s
 from noetl_events.jetstream.inbox import SILENCE, ReplyInbox
 from noetl_events.jetstream.plain_window import Window
 from noetl_events.jetstream.replies import Verdict, explain, is_no_responders, judge
-from noetl_events.sinks.recent_ids import RecentIds
+from noetl_events.recent_ids import RecentIds
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -13,10 +13,10 @@ import structlog
 
 from noetl_events.envelope import decode
 from noetl_events.json_values import MalformedEvent
+from noetl_events.recent_ids import RecentIds
 from noetl_events.sink import EventsRejected, SinkUnavailable
 from noetl_events.sinks.append_file import AppendFile
 from noetl_events.sinks.lines import decode_lines, encode_lines
-from noetl_events.sinks.recent_ids import RecentIds
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
