@@ -78,7 +78,11 @@ class ServerProcess(ABC):
     @property
     def running(self) -> bool:
         """Whether the process is alive, paused or not."""
-        return self._process is not None and self._process.poll() is None
+        if self._process is not None and self._process.poll() is None:
+            return True
+        # Asking has released its pid, which may soon be that of a stranger.
+        self._dismiss_guard()
+        return False
 
     @property
     def log(self) -> str:
@@ -186,7 +190,7 @@ class ServerProcess(ABC):
             self._guard = None
 
     def _running(self) -> subprocess.Popen[bytes]:
-        if self._process is None or self._process.poll() is not None:
+        if self._process is None or not self.running:
             raise self._failure("does not run")
         return self._process
 
