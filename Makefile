@@ -6,6 +6,7 @@
 PYTHON ?= python3
 ARGS ?=
 PYTEST_ARGS ?= -n 2
+FAULTS_ARGS ?=
 PINS_ARGS ?=
 
 VENV := .venv/$(shell $(PYTHON) -c 'import sys; print("py%d%d" % sys.version_info[:2])' 2>/dev/null || echo none)
@@ -16,7 +17,7 @@ BIN := $(VENV)/bin
 PIP_INSTALL := -m pip install -qq --disable-pip-version-check --no-input --no-compile --no-deps
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format pins clean
+.PHONY: help demo test faults check format pins clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -26,6 +27,9 @@ demo: $(VENV)/.installed-demo ## Run the demo on servers of its own; ARGS goes t
 
 test: $(VENV)/.installed-dev ## Run the tests; PYTEST_ARGS='-n 0 -k name' chooses
 	@$(BIN)/pytest $(PYTEST_ARGS)
+
+faults: $(VENV)/.installed-dev ## Run the fault tests at full length; NOETL_SEED=n repeats a run
+	@NOETL_FAULTS=long $(BIN)/pytest -n 0 tests/faults $(FAULTS_ARGS)
 
 check: $(VENV)/.installed-dev ## Lint, check the format and the types
 	$(BIN)/ruff check .

@@ -21,17 +21,16 @@ import pytest
 
 from consumers.demo.destination import stored_keys
 from consumers.sinks.postgres import create_schema
-from noetl_events.jetstream.connection import Connection
-from noetl_events.jetstream.options import ConnectOptions
-from noetl_events.jetstream.topology import DEAD_LETTERS, StreamDeclaration, ensure_stream, show_stream
+from noetl_events.jetstream.topology import DEAD_LETTERS, StreamDeclaration, show_stream
 from noetl_events.sinks.nats import NatsSink
 from noetl_events.testing import eventually, make_events
 from noetl_events.testing.postgres_server import PostgresServer
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
+    from noetl_events.jetstream.connection import Connection
     from noetl_events.testing.nats_server import NatsServer
 
 LONG = os.environ.get("NOETL_FAULTS") == "long"
@@ -50,15 +49,6 @@ def projecting(server: NatsServer, to: str, log: Path) -> Iterator[subprocess.Po
             yield process
         finally:
             process.kill()
-
-
-@pytest.fixture
-async def own_connection(own_server: NatsServer) -> AsyncIterator[Connection]:
-    """Return a connection to a server with both streams, and nothing in them."""
-    async with Connection(ConnectOptions(servers=own_server.url)) as connection:
-        for declared in (StreamDeclaration(), DEAD_LETTERS):
-            await ensure_stream(connection, declared)
-        yield connection
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
@@ -14,99 +13,16 @@ from noetl_events.jetstream.errors import NatsUnavailable
 from noetl_events.jetstream.outgoing import Outgoing
 from noetl_events.jetstream.publisher import Publisher
 from noetl_events.sink import EventsRejected
+from tests.jetstream.scripted_stream import Received, ScriptedStream, ends_batches_with, error, never, stores
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable
-
-    from nats.aio.client import Client
-    from nats.aio.msg import Msg
 
     from noetl_events.jetstream.connection import Connection
 
     Answer = Callable[["Received"], "dict[str, Any] | None"]
 
 _subjects = count()
-
-
-class Received:
-    """One message as the stream sees it."""
-
-    def __init__(self, message: Msg) -> None:
-        self.id = int((message.headers or {})["Nats-Msg-Id"])
-        self.reply = message.reply
-        self.is_fast = message.reply.endswith(".$FI")
-        control = message.reply.split(".") if self.is_fast else ["0", "0", "$FI"]
-        self.seq, self.op = int(control[-3]), int(control[-2])
-
-    def __repr__(self) -> str:
-        return f"{self.id}:{f'fast {self.seq}/{self.op}' if self.is_fast else 'plain'}"
-
-    @property
-    def ends_batch(self) -> bool:
-        """Whether it commits one."""
-        return self.op == 2
-
-
-class ScriptedStream:
-    """A subscriber that answers as a stream would, or as the test says."""
-
-    def __init__(self, client: Client, subject: str) -> None:
-        self.subject = subject
-        self.received: list[Received] = []
-        self.answer: Answer = stores
-        self.sequence = 0
-        self._client = client
-        self._arrived = asyncio.Event()
-
-    async def take(self, message: Msg) -> None:
-        """Record *message* and answer it."""
-        received = Received(message)
-        self.received.append(received)
-        self._arrived.set()
-        self.sequence += 1
-        if (answer := self.answer(received)) is not None:
-            await self.send(received, answer)
-
-    async def send(self, received: Received, answer: dict[str, Any]) -> None:
-        """Answer *received* by hand."""
-        await self._client.publish(received.reply, json.dumps(answer).encode())
-
-    async def wait_for(self, messages: int) -> None:
-        """Return once so many messages have arrived."""
-        async with asyncio.timeout(10):
-            while len(self.received) < messages:
-                self._arrived.clear()
-                await self._arrived.wait()
-
-    @property
-    def log(self) -> str:
-        """What arrived, in order."""
-        return " ".join(map(repr, self.received))
-
-    def outgoing(self, event_ids: Iterable[int], *, lane: int = 0) -> list[Outgoing]:
-        """Return messages for this stream."""
-        return [Outgoing(self.subject, event_id, b"{}", lane) for event_id in event_ids]
-
-
-def stores(received: Received) -> dict[str, Any] | None:
-    """Answer as a stream does that stores everything."""
-    if not received.is_fast:
-        return {"stream": "S", "seq": received.id}
-    return {"stream": "S", "seq": 9, "batch": "b", "count": received.seq} if received.ends_batch else None
-
-
-def never(_received: Received) -> None:
-    """Answer nothing."""
-
-
-def ends_batches_with(answer: dict[str, Any]) -> Answer:
-    """Answer the end of every batch with *answer*, and store what comes plainly."""
-    return lambda received: answer if received.ends_batch else None if received.is_fast else stores(received)
-
-
-def error(err_code: int, description: str = "words of the server", code: int = 400) -> dict[str, Any]:
-    """Return an answer with an error."""
-    return {"error": {"code": code, "err_code": err_code, "description": description}, "stream": "S", "seq": 0}
 
 
 @pytest.fixture

@@ -1,45 +1,17 @@
-"""The envelope: the crate's tests ported, every line of the wire, and properties over all events and all bytes."""
+"""The envelope: the crate's tests ported, and every line of the wire."""
 
 from __future__ import annotations
 
 import json
 import math
-import re
-from contextlib import suppress
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
-import msgspec
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from noetl_events import ExecutorEvent, MalformedEvent, decode, encode
-from noetl_events.testing import events, make_event
-
-NATIVE: dict[str, Any] = {
-    "execution_id": 5,
-    "event_type": "step.enter",
-    "step": "s",
-    "status": "STARTED",
-    "created_at": "2026-05-31T00:00:00Z",
-    "context": {},
-}
-
-
-def body(**changes: Any) -> bytes:
-    """Return a native body with *changes*; a field changed to ... is left out."""
-    return json.dumps({name: value for name, value in (NATIVE | changes).items() if value is not ...}).encode()
-
-
-def raw_body(fields: str) -> bytes:
-    """Return a native body with the JSON text *fields* at its end, where the last of two wins."""
-    return json.dumps(NATIVE).encode()[:-1] + b", " + fields.encode() + b"}"
-
-
-def value(raw: Any) -> Any:
-    """Return what a decoded payload holds."""
-    return msgspec.json.decode(raw)
+from noetl_events import MalformedEvent, decode, encode
+from noetl_events.testing import make_event
+from tests.envelope.bodies import NATIVE, body, raw_body, value
 
 
 class TestCrate:
@@ -296,52 +268,3 @@ class TestWrite:
     def test_times_are_written_in_utc(self, moment: datetime) -> None:
         """Whatever zone a time is in, it is written in UTC with Z."""
         assert json.loads(encode(make_event(created_at=moment)))["created_at"] == "2026-05-31T03:14:15.000005Z"
-
-
-# What chrono's serde reads: a date, T, a time of 0 to 9 fraction digits, Z.
-_CHRONO = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?Z")
-
-
-class TestProperties:
-    """What holds for all events and for all bytes."""
-
-    @given(events())
-    def test_what_is_written_is_read(self, event: ExecutorEvent) -> None:
-        """Reading what was written gives the event, and writing that gives the same bytes."""
-        written = encode(event)
-        read = decode(written)
-
-        assert encode(read) == written
-        assert value(read.context) == event.context
-        assert (None if read.meta is None else value(read.meta)) == event.meta
-        for field in ("execution_id", "event_type", "step", "status", "created_at", "event_id", "worker_id"):
-            assert getattr(event, field) == getattr(read, field)
-
-    @given(events())
-    def test_what_is_written_serde_reads(self, event: ExecutorEvent) -> None:
-        """Fields in the crate's order, none null but the context, integers in 64 bits, a time chrono reads, no NaN."""
-        pairs = json.loads(encode(event), object_pairs_hook=list, parse_constant=pytest.fail)
-        order = [field for field in msgspec.structs.fields(ExecutorEvent) if field.name in dict(pairs)]
-
-        assert [field.name for field in order] == [name for name, _ in pairs]
-        assert all(content is not None for name, content in pairs if name != "context")
-        assert _CHRONO.fullmatch(dict(pairs)["created_at"])
-
-    @given(st.binary() | st.text().map(str.encode))
-    def test_any_bytes_are_an_event_or_malformed(self, data: bytes) -> None:
-        """No input raises anything but MalformedEvent."""
-        with suppress(MalformedEvent):
-            decode(data)
-
-    @given(st.data())
-    def test_any_damage_is_an_event_or_malformed(self, data: st.DataObject) -> None:
-        """A body with some bytes overwritten is read or refused, and what is read can be written."""
-        body = bytearray(encode(data.draw(events())))
-        for _ in range(data.draw(st.integers(1, 4))):
-            body[data.draw(st.integers(0, len(body) - 1))] = data.draw(st.integers(0, 255))
-        try:
-            event = decode(bytes(body))
-        except MalformedEvent:
-            return
-
-        assert encode(decode(encode(event))) == encode(event)

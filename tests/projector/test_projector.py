@@ -3,102 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from contextlib import suppress
+from typing import TYPE_CHECKING
 
 import pytest
 from msgspec import structs
 
-from consumers.backoff import Backoff
 from consumers.dead_letters import DeadLetters
 from consumers.projector import Projector
 from noetl_events import EventsRejected, ExecutorEvent, SinkUnavailable, encode
 from noetl_events.ids import derived_id
-from noetl_events.jetstream.connection import Connection
-from noetl_events.jetstream.errors import TopologyDrift
-from noetl_events.jetstream.options import ConnectOptions
 from noetl_events.jetstream.puller import Puller
 from noetl_events.jetstream.topology import (
-    ConsumerDeclaration,
-    StreamDeclaration,
-    ensure_consumer,
     ensure_stream,
     jetstream,
 )
 from noetl_events.sinks.memory import MemorySink
 from noetl_events.testing import FaultySink, eventually, make_event, make_events
+from tests.projector.bench import QUICK, Bench, ids
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Sequence
-
-    from noetl_events import EventSink
-    from noetl_events.testing.nats_server import NatsServer
-
-QUICK = Backoff(initial=0.02, maximum=0.05)
-
-
-class Bench:
-    """A stream, its graveyard and a way to run projectors between them."""
-
-    def __init__(self, connection: Connection, stream: StreamDeclaration, dead: StreamDeclaration) -> None:
-        self.connection = connection
-        self.stream = stream
-        self.dead = dead
-        self.consumer = ConsumerDeclaration(name="projector", stream=stream.name)
-
-    async def publish(self, bodies: Iterable[bytes | ExecutorEvent]) -> None:
-        """Store *bodies* in the stream, in order."""
-        js = await jetstream(self.connection)
-        for body in bodies:
-            await js.publish(f"{self.stream.name}.x", encode(body) if isinstance(body, ExecutorEvent) else body)
-
-    @asynccontextmanager
-    async def projecting(self, sink: EventSink, **changes: Any) -> AsyncIterator[Projector]:
-        """Run a projector into *sink*, and stop it in the end."""
-        puller = Puller(self.connection, structs.replace(self.consumer, **changes))
-        letters = DeadLetters(self.connection, prefix=self.dead.name)
-        projector = Projector(puller, sink, letters, backoff=QUICK)
-        running = asyncio.create_task(projector.run())
-        try:
-            yield projector
-            await projector.stop()
-            async with asyncio.timeout(10):
-                await running
-        finally:
-            running.cancel()
-            with suppress(asyncio.CancelledError):
-                await running
-
-    async def unsettled(self) -> int:
-        """Return how many messages are delivered and not acknowledged, or not yet delivered."""
-        info = await (await jetstream(self.connection)).consumer_info(self.stream.name, self.consumer.name)
-        return (info.num_ack_pending or 0) + (info.num_pending or 0)
-
-    async def unsettled_is(self, expected: int) -> bool:
-        """Return whether `unsettled` is *expected*."""
-        return await self.unsettled() == expected
-
-    async def redelivered(self) -> int:
-        """Return how many messages were delivered more than once and are not settled."""
-        info = await (await jetstream(self.connection)).consumer_info(self.stream.name, self.consumer.name)
-        return info.num_redelivered or 0
-
-    async def dead_letters(self) -> list[Any]:
-        """Return the dead letters, in order."""
-        js = await jetstream(self.connection)
-        state = (await js.stream_info(self.dead.name)).state
-        return [await js.get_msg(self.dead.name, sequence) for sequence in range(1, state.last_seq + 1)]
-
-
-@pytest.fixture
-def bench(connection: Connection, stream: StreamDeclaration, dead_stream: StreamDeclaration) -> Bench:
-    """Return a stream and a graveyard, both empty."""
-    return Bench(connection, stream, dead_stream)
-
-
-def ids(sink: MemorySink) -> list[int | None]:
-    """Return the ids stored, in order."""
-    return [event.event_id for event in sink.events]
+    from collections.abc import Sequence
 
 
 async def test_all_arrive_in_order(bench: Bench) -> None:
@@ -273,55 +198,6 @@ async def test_event_without_id_gets_one_from_its_message(bench: Bench) -> None:
     assert ids(sink) == [derived_id(int(message.time.timestamp() * 1000), 1)]
 
 
-async def test_deleted_consumer_is_created_again_from_the_start(bench: Bench) -> None:
-    """A consumer somebody deleted comes back, and what was published in between is stored."""
-    sink = MemorySink()
-    await bench.publish(make_events(10))
-    async with bench.projecting(sink):
-        await eventually(lambda: len(sink.events) == 10)
-        await (await jetstream(bench.connection)).delete_consumer(bench.stream.name, "projector")
-        await bench.publish(make_events(10, start=11))
-        await eventually(lambda: len(sink.events) == 20)
-
-    assert ids(sink) == list(range(1, 21))
-
-
-async def test_stream_created_again_is_read_from_its_start(bench: Bench) -> None:
-    """Sequences that start again hide nothing: 50 of 50 new events are stored, without a restart."""
-    sink = MemorySink()
-    js = await jetstream(bench.connection)
-    await bench.publish(make_events(60))
-    async with bench.projecting(sink):
-        await eventually(lambda: len(sink.events) == 60)
-        await js.delete_stream(bench.stream.name)
-        await ensure_stream(bench.connection, bench.stream)
-        await bench.publish(make_events(50, start=101))
-        await eventually(lambda: len(sink.events) == 110)
-
-    assert ids(sink)[60:] == list(range(101, 151))
-
-
-async def test_missing_stream_is_waited_for(bench: Bench) -> None:
-    """A projector started before its stream exists goes on once somebody has created it."""
-    js = await jetstream(bench.connection)
-    await js.delete_stream(bench.stream.name)
-    sink = MemorySink()
-    async with bench.projecting(sink):
-        await asyncio.sleep(QUICK.maximum * 3)
-        await ensure_stream(bench.connection, bench.stream)
-        await bench.publish(make_events(3))
-        await eventually(lambda: len(sink.events) == 3)
-
-
-async def test_consumer_that_differs_is_refused(bench: Bench) -> None:
-    """A durable with another ack wait ends the projector with the difference, and stays as it is."""
-    await ensure_consumer(bench.connection, bench.consumer)
-    puller = Puller(bench.connection, structs.replace(bench.consumer, ack_wait=7.0))
-    projector = Projector(puller, MemorySink(), DeadLetters(bench.connection))
-    with pytest.raises(TopologyDrift, match=r"ack_wait: declared 7.0, on the server 30.0"):
-        await projector.run()
-
-
 async def test_bug_of_a_sink_stops_the_projector(bench: Bench) -> None:
     """An error no contract knows ends the run, with nothing of the batch acknowledged."""
     await bench.publish(make_events(5))
@@ -331,23 +207,3 @@ async def test_bug_of_a_sink_stops_the_projector(bench: Bench) -> None:
         await projector.run()
 
     assert await bench.unsettled() == 5
-
-
-async def test_server_killed_and_restarted(own_server: NatsServer) -> None:
-    """The projector goes on by itself after its server was killed and came back."""
-    sink = MemorySink()
-    async with Connection(ConnectOptions(servers=own_server.url)) as connection:
-        streams = [StreamDeclaration(name=name, subjects=(f"{name}.>",)) for name in ("events", "dead")]
-        for declared in streams:
-            await ensure_stream(connection, declared)
-        bench = Bench(connection, *streams)
-        await bench.publish(make_events(10))
-        async with bench.projecting(sink):
-            await eventually(lambda: len(sink.events) == 10)
-            own_server.kill()
-            own_server.start()
-            async with Connection(ConnectOptions(servers=own_server.url)) as another:
-                await Bench(another, *streams).publish(make_events(10, start=11))
-            await eventually(lambda: len(sink.events) == 20)
-
-    assert ids(sink) == list(range(1, 21))

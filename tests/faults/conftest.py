@@ -1,0 +1,25 @@
+"""A server that the test may kill, with both streams in it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from noetl_events.jetstream.connection import Connection
+from noetl_events.jetstream.options import ConnectOptions
+from noetl_events.jetstream.topology import DEAD_LETTERS, StreamDeclaration, ensure_stream
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from noetl_events.testing.nats_server import NatsServer
+
+
+@pytest.fixture
+async def own_connection(own_server: NatsServer) -> AsyncIterator[Connection]:
+    """Return a connection to a server with both streams, and nothing in them."""
+    async with Connection(ConnectOptions(servers=own_server.url)) as connection:
+        for declared in (StreamDeclaration(), DEAD_LETTERS):
+            await ensure_stream(connection, declared)
+        yield connection

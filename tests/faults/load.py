@@ -1,0 +1,113 @@
+"""Load on a publisher, and what must be true of the stream after it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import nats
+
+from noetl_events.envelope import decode
+from noetl_events.jetstream.topology import StreamDeclaration, jetstream
+from noetl_events.sink import SinkUnavailable
+from noetl_events.testing.events import make_event
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from nats.js.api import StreamConfig
+
+    from noetl_events.envelope import ExecutorEvent
+    from noetl_events.jetstream.connection import Connection
+    from noetl_events.sinks.nats import NatsSink
+
+STREAM = StreamDeclaration(name="noetl_events")
+EMITTERS = 20
+
+
+class Load:
+    """Emitters that emit again whatever they are not sure of, and remember what was acknowledged, in order."""
+
+    def __init__(self, sink: NatsSink) -> None:
+        self.acknowledged: list[int] = []
+        self._sink = sink
+        self._stopping = asyncio.Event()
+        self._progress = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self, *, size: int) -> None:
+        """Emit from many tasks, *size* events a call."""
+        self._tasks = [asyncio.create_task(self._emit(number, size)) for number in range(EMITTERS)]
+
+    async def progress(self, events: int) -> None:
+        """Return once so many more are acknowledged."""
+        goal = len(self.acknowledged) + events
+        async with asyncio.timeout(40):
+            while len(self.acknowledged) < goal:
+                self._progress.clear()
+                await self._progress.wait()
+
+    async def stop(self) -> None:
+        """Return when every emitter has its last acknowledgement."""
+        self._stopping.set()
+        async with asyncio.timeout(60):
+            await asyncio.gather(*self._tasks)
+
+    async def _emit(self, lane: int, size: int) -> None:
+        first = lane * 1_000_000
+        while not self._stopping.is_set():
+            events = [make_event(first + offset, execution_id=lane) for offset in range(size)]
+            first += size
+            await self._until_taken(events)
+            self.acknowledged += [event.event_id or 0 for event in events]
+            self._progress.set()
+
+    async def _until_taken(self, events: list[ExecutorEvent]) -> None:
+        while True:
+            try:
+                return await self._sink.emit_batch(events)
+            except SinkUnavailable:
+                await asyncio.sleep(0.05)
+
+
+async def read_all(url: str, stream: str) -> list[ExecutorEvent]:
+    """Return the events of the stream in its order, read around our own code."""
+    client = await nats.connect(url)
+    js = client.jetstream()
+    last = (await js.stream_info(stream)).state.last_seq
+    events: list[ExecutorEvent] = []
+    if last:
+        subscription = await js.subscribe(f"{'noetl.events'}.>", stream=stream, ordered_consumer=True)
+        while len(events) < last:
+            events.append(decode((await subscription.next_msg(timeout=10)).data))
+    await client.close()
+    return events
+
+
+async def require_exactly_once(url: str, acknowledged: list[int]) -> None:
+    """Fail unless what was acknowledged is stored, nothing is stored twice, and every lane is in order."""
+    stored = await read_all(url, STREAM.name)
+    ids = [event.event_id for event in stored]
+    lanes: dict[int, list[int]] = {}
+    for event in stored:
+        lanes.setdefault(event.execution_id, []).append(event.event_id or 0)
+
+    assert set(acknowledged) - set(ids) == set(), "acknowledged and not stored"
+    assert len(ids) == len(set(ids)), "stored twice"
+    assert {lane: sorted(got) for lane, got in lanes.items()} == lanes, "out of order"
+
+
+async def change_stream(connection: Connection, change: Callable[[StreamConfig], StreamConfig]) -> None:
+    """Change what the stream takes."""
+    js = await jetstream(connection)
+    await js.update_stream(change((await js.stream_info(STREAM.name)).config))
+
+
+async def emit_until_taken(sink: NatsSink, events: list[Any]) -> None:
+    """Emit again until the sink takes them."""
+    async with asyncio.timeout(20):
+        while True:
+            try:
+                return await sink.emit_batch(events)
+            except SinkUnavailable:
+                await asyncio.sleep(0.05)

@@ -1,0 +1,87 @@
+"""A stream, a graveyard, and projectors between them."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING, Any
+
+from msgspec import structs
+
+from consumers.backoff import Backoff
+from consumers.dead_letters import DeadLetters
+from consumers.projector import Projector
+from noetl_events import ExecutorEvent, encode
+from noetl_events.jetstream.puller import Puller
+from noetl_events.jetstream.topology import (
+    ConsumerDeclaration,
+    StreamDeclaration,
+    jetstream,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterable
+
+    from noetl_events import EventSink
+    from noetl_events.jetstream.connection import Connection
+    from noetl_events.sinks.memory import MemorySink
+
+QUICK = Backoff(initial=0.02, maximum=0.05)
+
+
+class Bench:
+    """A stream, its graveyard and a way to run projectors between them."""
+
+    def __init__(self, connection: Connection, stream: StreamDeclaration, dead: StreamDeclaration) -> None:
+        self.connection = connection
+        self.stream = stream
+        self.dead = dead
+        self.consumer = ConsumerDeclaration(name="projector", stream=stream.name)
+
+    async def publish(self, bodies: Iterable[bytes | ExecutorEvent]) -> None:
+        """Store *bodies* in the stream, in order."""
+        js = await jetstream(self.connection)
+        for body in bodies:
+            await js.publish(f"{self.stream.name}.x", encode(body) if isinstance(body, ExecutorEvent) else body)
+
+    @asynccontextmanager
+    async def projecting(self, sink: EventSink, **changes: Any) -> AsyncIterator[Projector]:
+        """Run a projector into *sink*, and stop it in the end."""
+        puller = Puller(self.connection, structs.replace(self.consumer, **changes))
+        letters = DeadLetters(self.connection, prefix=self.dead.name)
+        projector = Projector(puller, sink, letters, backoff=QUICK)
+        running = asyncio.create_task(projector.run())
+        try:
+            yield projector
+            await projector.stop()
+            async with asyncio.timeout(10):
+                await running
+        finally:
+            running.cancel()
+            with suppress(asyncio.CancelledError):
+                await running
+
+    async def unsettled(self) -> int:
+        """Return how many messages are delivered and not acknowledged, or not yet delivered."""
+        info = await (await jetstream(self.connection)).consumer_info(self.stream.name, self.consumer.name)
+        return (info.num_ack_pending or 0) + (info.num_pending or 0)
+
+    async def unsettled_is(self, expected: int) -> bool:
+        """Return whether `unsettled` is *expected*."""
+        return await self.unsettled() == expected
+
+    async def redelivered(self) -> int:
+        """Return how many messages were delivered more than once and are not settled."""
+        info = await (await jetstream(self.connection)).consumer_info(self.stream.name, self.consumer.name)
+        return info.num_redelivered or 0
+
+    async def dead_letters(self) -> list[Any]:
+        """Return the dead letters, in order."""
+        js = await jetstream(self.connection)
+        state = (await js.stream_info(self.dead.name)).state
+        return [await js.get_msg(self.dead.name, sequence) for sequence in range(1, state.last_seq + 1)]
+
+
+def ids(sink: MemorySink) -> list[int | None]:
+    """Return the ids stored, in order."""
+    return [event.event_id for event in sink.events]

@@ -1,0 +1,97 @@
+"""The projector while its stream, its consumer or its server goes away and comes back."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+from msgspec import structs
+
+from consumers.dead_letters import DeadLetters
+from consumers.projector import Projector
+from noetl_events.jetstream.connection import Connection
+from noetl_events.jetstream.errors import TopologyDrift
+from noetl_events.jetstream.options import ConnectOptions
+from noetl_events.jetstream.puller import Puller
+from noetl_events.jetstream.topology import (
+    StreamDeclaration,
+    ensure_consumer,
+    ensure_stream,
+    jetstream,
+)
+from noetl_events.sinks.memory import MemorySink
+from noetl_events.testing import eventually, make_events
+from tests.projector.bench import QUICK, Bench, ids
+
+if TYPE_CHECKING:
+    from noetl_events.testing.nats_server import NatsServer
+
+
+async def test_deleted_consumer_is_created_again_from_the_start(bench: Bench) -> None:
+    """A consumer somebody deleted comes back, and what was published in between is stored."""
+    sink = MemorySink()
+    await bench.publish(make_events(10))
+    async with bench.projecting(sink):
+        await eventually(lambda: len(sink.events) == 10)
+        await (await jetstream(bench.connection)).delete_consumer(bench.stream.name, "projector")
+        await bench.publish(make_events(10, start=11))
+        await eventually(lambda: len(sink.events) == 20)
+
+    assert ids(sink) == list(range(1, 21))
+
+
+async def test_stream_created_again_is_read_from_its_start(bench: Bench) -> None:
+    """Sequences that start again hide nothing: 50 of 50 new events are stored, without a restart."""
+    sink = MemorySink()
+    js = await jetstream(bench.connection)
+    await bench.publish(make_events(60))
+    async with bench.projecting(sink):
+        await eventually(lambda: len(sink.events) == 60)
+        await js.delete_stream(bench.stream.name)
+        await ensure_stream(bench.connection, bench.stream)
+        await bench.publish(make_events(50, start=101))
+        await eventually(lambda: len(sink.events) == 110)
+
+    assert ids(sink)[60:] == list(range(101, 151))
+
+
+async def test_missing_stream_is_waited_for(bench: Bench) -> None:
+    """A projector started before its stream exists goes on once somebody has created it."""
+    js = await jetstream(bench.connection)
+    await js.delete_stream(bench.stream.name)
+    sink = MemorySink()
+    async with bench.projecting(sink):
+        await asyncio.sleep(QUICK.maximum * 3)
+        await ensure_stream(bench.connection, bench.stream)
+        await bench.publish(make_events(3))
+        await eventually(lambda: len(sink.events) == 3)
+
+
+async def test_consumer_that_differs_is_refused(bench: Bench) -> None:
+    """A durable with another ack wait ends the projector with the difference, and stays as it is."""
+    await ensure_consumer(bench.connection, bench.consumer)
+    puller = Puller(bench.connection, structs.replace(bench.consumer, ack_wait=7.0))
+    projector = Projector(puller, MemorySink(), DeadLetters(bench.connection))
+    with pytest.raises(TopologyDrift, match=r"ack_wait: declared 7.0, on the server 30.0"):
+        await projector.run()
+
+
+async def test_server_killed_and_restarted(own_server: NatsServer) -> None:
+    """The projector goes on by itself after its server was killed and came back."""
+    sink = MemorySink()
+    async with Connection(ConnectOptions(servers=own_server.url)) as connection:
+        streams = [StreamDeclaration(name=name, subjects=(f"{name}.>",)) for name in ("events", "dead")]
+        for declared in streams:
+            await ensure_stream(connection, declared)
+        bench = Bench(connection, *streams)
+        await bench.publish(make_events(10))
+        async with bench.projecting(sink):
+            await eventually(lambda: len(sink.events) == 10)
+            own_server.kill()
+            own_server.start()
+            async with Connection(ConnectOptions(servers=own_server.url)) as another:
+                await Bench(another, *streams).publish(make_events(10, start=11))
+            await eventually(lambda: len(sink.events) == 20)
+
+    assert ids(sink) == list(range(1, 21))
