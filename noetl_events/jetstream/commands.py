@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 _WORD: Final = re.compile(r"[^\s\x00-\x1f\x7f]+")
 
 
-async def publish_all(client: Client, messages: Sequence[Outgoing], replies: Iterable[bytes]) -> None:
+async def publish_all(client: Client, messages: Sequence[Outgoing], commands: Iterable[bytes]) -> None:
     """
-    Hand *messages* to the socket in their order, each with its reply subject; their answers come later.
+    Hand *messages*, encoded as *commands*, to the socket in their order; their answers come later.
 
     Raises:
         NatsUnavailable: the connection is not there; nothing was handed over.
@@ -38,11 +38,11 @@ async def publish_all(client: Client, messages: Sequence[Outgoing], replies: Ite
     if not client.is_connected:
         # nats-py would keep them and send them after the reconnection, when their outcome was long decided.
         raise NatsUnavailable("cannot send: not connected")
-    commands = b"".join([_command(message, reply) for message, reply in zip(messages, replies, strict=True)])
+    encoded = b"".join(commands)
     for message in messages:
         message.sent = True
     try:
-        await client._send_command(commands)  # noqa: SLF001  (see above)
+        await client._send_command(encoded)  # noqa: SLF001  (see above)
         await client._flush_pending()  # noqa: SLF001  (see above)
     except (NatsError, OSError) as exc:
         raise NatsUnavailable(f"cannot send: {str(exc) or type(exc).__name__}") from exc
@@ -62,6 +62,14 @@ def encoded_subject(subject: str) -> bytes:
     return subject.encode()
 
 
-def _command(message: Outgoing, reply: bytes) -> bytes:
+def command(message: Outgoing, reply: bytes) -> bytes:
+    """Return *message* as a command whose answer goes to *reply*."""
     head, body = message.head, message.body
     return b"HPUB %b %b %d %d\r\n%b%b\r\n" % (message.encoded_subject, reply, len(head), message.size, head, body)
+
+
+def command_with(message: Outgoing, headers: bytes, reply: bytes) -> bytes:
+    """Return *message* as a command with the lines *headers* added; an empty *reply* asks for no answer."""
+    head, body = message.head[:-2] + headers + b"\r\n", message.body
+    address = b"%b %b" % (message.encoded_subject, reply) if reply else message.encoded_subject
+    return b"HPUB %b %d %d\r\n%b%b\r\n" % (address, len(head), len(head) + len(body), head, body)

@@ -17,9 +17,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from noetl_events.jetstream.commands import publish_all
+from noetl_events.jetstream.batch_outcome import BatchFailed, BatchOutcome
+from noetl_events.jetstream.commands import command, publish_all
 from noetl_events.jetstream.errors import NatsUnavailable
-from noetl_events.jetstream.replies import BATCHES_DISABLED, explain
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -28,18 +28,9 @@ if TYPE_CHECKING:
 
     from noetl_events.jetstream.inbox import Exchange, ReplyInbox
     from noetl_events.jetstream.outgoing import Outgoing
-    from noetl_events.jetstream.replies import Reply
 
 _FLOW: Final = 500
 _START, _APPEND, _COMMIT = 0, 1, 2
-
-
-class BatchFailed(Exception):
-    """Which messages of the batch are stored is unknown."""
-
-
-class BatchesUnsupported(BatchFailed):
-    """The stream or its server has no such batches: it stored each message by itself, in order, or none."""
 
 
 async def send_fast_batch(inbox: ReplyInbox, client: Client, messages: Sequence[Outgoing], deadline: float) -> None:
@@ -51,36 +42,15 @@ async def send_fast_batch(inbox: ReplyInbox, client: Client, messages: Sequence[
         BatchFailed: anything but a PubAck over all of them.
 
     """
-    outcome = _Outcome(len(messages))
+    outcome = BatchOutcome(len(messages))
     with inbox.exchange(outcome.take) as exchange:
         try:
-            await publish_all(client, messages, _replies(exchange, len(messages)))
+            await publish_all(client, messages, map(command, messages, _replies(exchange, len(messages))))
             await exchange.finish(lambda: {message.subject for message in messages}, deadline)
         except NatsUnavailable as exc:
             raise BatchFailed(str(exc)) from exc
     if outcome.failure is not None:
         raise outcome.failure
-
-
-class _Outcome:
-    def __init__(self, expected: int) -> None:
-        self._expected = expected
-        self.failure: BatchFailed | None = None
-
-    def take(self, _control: str, reply: Reply) -> bool:
-        """Read one frame; return whether it was the last that matters."""
-        if reply.type == "ack":
-            return False
-        if reply.error is not None:
-            unsupported = reply.error.err_code in BATCHES_DISABLED
-            self.failure = (BatchesUnsupported if unsupported else BatchFailed)(explain(reply))
-        elif reply.type:
-            self.failure = BatchFailed(f"the server reports: {reply.type}")
-        elif not reply.batch:
-            self.failure = BatchesUnsupported("the server takes each message of a batch by itself")
-        elif reply.count != self._expected:
-            self.failure = BatchFailed(f"{reply.count} of {self._expected} messages acknowledged")
-        return True
 
 
 def _replies(exchange: Exchange, count: int) -> Iterator[bytes]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from noetl_events.jetstream.commands import publish_all
+from noetl_events.jetstream.commands import command, publish_all
 from noetl_events.jetstream.errors import NatsUnavailable, PermissionDenied
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class Window:
         with inbox.exchange(self._take) as exchange:
             try:
                 replies = [b"%b.%d" % (exchange.reply_to.encode(), index) for index in range(len(self.messages))]
-                await publish_all(client, self.messages, replies)
+                await publish_all(client, self.messages, map(command, self.messages, replies))
                 await exchange.finish(self._unanswered_subjects, deadline)
             except PermissionDenied as exc:
                 self.denial = str(exc)

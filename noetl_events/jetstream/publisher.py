@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 from noetl_events.jetstream.errors import NatsUnavailable
 from noetl_events.jetstream.outgoing import Call
@@ -21,7 +21,13 @@ if TYPE_CHECKING:
 
     from noetl_events.jetstream.connection import Connection
     from noetl_events.jetstream.outgoing import Outgoing
+    from noetl_events.jetstream.publish_counts import PublishCounts
 
+Durability = Literal["stored", "fsync"]
+
+_MODES: Final[dict[str, Mode]] = {"stored": "fast", "fsync": "atomic"}
+
+# The most the server takes in an atomic batch.
 _BATCH_MESSAGES: Final = 1_000
 # nats-py gathers 2 MiB before it has to wait for the socket: a batch below that is written in one go.
 _BATCH_BYTES: Final = 1024 * 1024
@@ -38,6 +44,9 @@ class Publisher:
         timeout: seconds a message may wait for its outcome.
         max_messages: waiting and under way; past that `publish` waits.
         max_bytes: likewise, of subjects' headers and payloads.
+        durable: "fsync" where the server has `sync_interval: always`: of the atomic batches this sends it syncs each
+            once (server 2.15), of the faster "stored" ones each message.  Which promise holds is the server's setting:
+            without it, it acknowledges before it syncs, whatever stands here.
 
     """
 
@@ -48,9 +57,12 @@ class Publisher:
         timeout: float = 30.0,
         max_messages: int = 20_000,
         max_bytes: int = 64 * 1024 * 1024,
+        durable: Durability = "stored",
     ) -> None:
+        if durable not in _MODES:
+            raise ValueError(f"durable: {durable!r} is neither 'stored' nor 'fsync'")
         self._timeout = timeout
-        self._sender = Sender(connection, timeout=timeout)
+        self._sender = Sender(connection, timeout=timeout, mode=_MODES[durable])
         self._room = Room(max_messages, max_bytes)
         self._queue: deque[Outgoing] = deque()
         self._worker: asyncio.Task[None] | None = None
@@ -60,8 +72,13 @@ class Publisher:
 
     @property
     def mode(self) -> Mode:
-        """How batches go: "fast" (ADR-50), or "plain" once the stream has shown that it cannot."""
+        """How batches go: "fast" or "atomic" (ADR-50), or "plain" once the stream has shown that it takes none."""
         return self._sender.mode
+
+    @property
+    def counts(self) -> PublishCounts:
+        """What was done so far."""
+        return self._sender.counts
 
     async def publish(self, messages: Iterable[Outgoing]) -> None:
         """

@@ -3,7 +3,7 @@ What is sent how, and what is sent again.
 
     first attempt                      outcome                         then
     ---------------------------------  ------------------------------  ---------------------------------
-    fast-ingest batch                  PubAck over all of it           stored
+    batch, fast-ingest or atomic       PubAck over all of it           stored
                                        anything else                   all of it again, by plain publish
                                        batches unsupported             plain publish, now and ever after
     plain publish                      sequence above 0                stored
@@ -12,7 +12,7 @@ What is sent how, and what is sent again.
                                        no answer, connection lost      again, until the deadline
                                        stream full, denied, missing    the call fails: emit again, later
 
-An id whose outcome was ever unknown is never part of a fast batch again (see `fast_batch`).  A second attempt keeps at
+An id whose outcome was ever unknown is never part of a batch again (see `fast_batch`).  A second attempt keeps at
 most one message of each lane under way, so that none overtakes the one before it.
 """
 
@@ -25,10 +25,13 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import structlog
 
+from noetl_events.jetstream.atomic_batch import EXTRA_BYTES, send_atomic_batch
+from noetl_events.jetstream.batch_outcome import BatchesUnsupported, BatchFailed
 from noetl_events.jetstream.errors import NatsUnavailable, PermissionDenied, StreamMissing
-from noetl_events.jetstream.fast_batch import BatchesUnsupported, BatchFailed, send_fast_batch
+from noetl_events.jetstream.fast_batch import send_fast_batch
 from noetl_events.jetstream.inbox import SILENCE, ReplyInbox
 from noetl_events.jetstream.plain_window import Window
+from noetl_events.jetstream.publish_counts import PublishCounts
 from noetl_events.jetstream.replies import Verdict, explain, is_no_responders, judge
 from noetl_events.recent_ids import RecentIds
 
@@ -41,7 +44,7 @@ if TYPE_CHECKING:
     from noetl_events.jetstream.outgoing import Outgoing
     from noetl_events.jetstream.replies import Reply
 
-Mode = Literal["fast", "plain"]
+Mode = Literal["fast", "atomic", "plain"]
 
 _ELECTION: Final = 5.0
 """Seconds a subject may go without a taker before its stream counts as missing."""
@@ -59,12 +62,14 @@ class Sender:
     Args:
         connection: to NATS; it stays open.
         timeout: seconds the messages of it were given when they were queued.
+        mode: how batches go, as long as the stream takes them.
 
     """
 
-    def __init__(self, connection: Connection, *, timeout: float) -> None:
+    def __init__(self, connection: Connection, *, timeout: float, mode: Mode) -> None:
         self._first_patience = min(SILENCE, timeout)
-        self.mode: Mode = "fast"
+        self.mode = mode
+        self.counts = PublishCounts()
         self._inbox = ReplyInbox(connection)
         self._uncertain = RecentIds()
         self._untaken_since: float | None = None
@@ -94,15 +99,19 @@ class Sender:
         elif len(batch) == 1 or self.mode == "plain":
             await self._settle_window(batch)
         else:
-            await self._send_fast(batch)
+            await self._send_batch(batch)
 
-    async def _send_fast(self, batch: Sequence[Outgoing]) -> None:
+    async def _send_batch(self, batch: Sequence[Outgoing]) -> None:
         client = await self._reach(batch)
         batch = self._still_wanted(batch)
         if client is None or not batch:
             return
+        if self.mode == "atomic" and any(message.size + EXTRA_BYTES > client.max_payload for message in batch):
+            await self._settle_window(batch)
+            return
+        send = send_atomic_batch if self.mode == "atomic" else send_fast_batch
         try:
-            await send_fast_batch(self._inbox, client, batch, self._patience(batch))
+            await send(self._inbox, client, batch, self._patience(batch))
         except BatchesUnsupported as exc:
             self._fall_back(str(exc))
             await self._settle_window(batch)
@@ -112,6 +121,8 @@ class Sender:
             await self._settle_in_lanes(batch)
         else:
             self._untaken_since = None
+            self.counts.batches += 1
+            self.counts.stored += len(batch)
             for message in batch:
                 message.store()
 
@@ -152,8 +163,10 @@ class Sender:
         self._watch_for_takers(message, reply)
         match judge(reply):
             case Verdict.STORED:
+                self.counts.stored += 1
                 message.store()
             case Verdict.REFUSED:
+                self.counts.refused += 1
                 message.refuse(explain(reply))
             case Verdict.UNAVAILABLE:
                 raise NatsUnavailable(explain(reply))
@@ -193,6 +206,7 @@ class Sender:
         # The server would close the connection for good, with everybody else's messages.
         for message in messages:
             if message.size > limit and not message.is_over():
+                self.counts.refused += 1
                 message.refuse(f"{message.size} bytes with its headers; the server takes {limit} (max_payload)")
 
     def _expire(self, messages: Sequence[Outgoing], reason: str) -> None:
@@ -206,6 +220,7 @@ class Sender:
         return [message for message in messages if not message.is_over()]
 
     def _doubt(self, messages: Sequence[Outgoing]) -> None:
+        self.counts.sent_again += len(messages)
         for message in messages:
             self._uncertain.add(message.event_id)
 
@@ -215,6 +230,7 @@ class Sender:
 
     def _fall_back(self, reason: str) -> None:
         self.mode = "plain"
+        self.counts.fell_back += 1
         log.warning("publisher.fell_back", mode=self.mode, reason=reason)
 
 

@@ -24,12 +24,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from noetl_events.envelope import ExecutorEvent
+    from noetl_events.jetstream.publish_counts import PublishCounts
+    from noetl_events.jetstream.publisher import Durability
 
 SUBJECT: Final = "noetl.events.{event_type}"
 
 _FIELDS: Final = ("event_type", "execution_id")
 _CONNECTION_OPTIONS: Final = ("credentials", "inbox_prefix", "name", "nkey_seed", "tls_ca", "tls_cert", "tls_key")
-_OPTIONS: Final = ("subject", *_CONNECTION_OPTIONS)
+_OPTIONS: Final = ("durable", "subject", *_CONNECTION_OPTIONS)
 # Longer would break the server's limit for a line, and with it the connection.
 _MAX_NAME: Final = 200
 _UNSAFE: Final = re.compile(r"[^!-~]|[*>$]")
@@ -52,10 +54,11 @@ class NatsSink:
         subject: template of the subjects; it may use `{event_type}` and `{execution_id}`.
         new_id: makes an event id; by default this process's own generator.
         timeout: seconds to try, until `SinkUnavailable`.
+        durable: "stored", or "fsync" for a server with `sync_interval: always`; see `Publisher`.
         owns_connection: close *connection* with the sink.
 
     Raises:
-        ValueError: *subject* makes no subject.
+        ValueError: *subject* makes no subject, or *durable* is neither of the two.
 
     """
 
@@ -66,12 +69,13 @@ class NatsSink:
         subject: str = SUBJECT,
         new_id: Callable[[], int] | None = None,
         timeout: float = 30.0,
+        durable: Durability = "stored",
         owns_connection: bool = False,
     ) -> None:
         _require_template(subject)
         self._connection = connection
         self._owns_connection = owns_connection
-        self._publisher = Publisher(connection, timeout=timeout)
+        self._publisher = Publisher(connection, timeout=timeout, durable=durable)
         self._subject = subject
         self._new_id = new_id or process_ids()
         self._closed = False
@@ -81,8 +85,8 @@ class NatsSink:
         """
         Open `nats://user:password@host:4222?subject=...`, or `tls://`; several hosts stand with commas between.
 
-        Options: `subject`, and of `ConnectOptions` *credentials*, *nkey_seed*, *tls_ca*, *tls_cert*, *tls_key*,
-        *inbox_prefix*, *name*.
+        Options: `subject`, `durable` (`stored` or `fsync`), and of `ConnectOptions` *credentials*, *nkey_seed*,
+        *tls_ca*, *tls_cert*, *tls_key*, *inbox_prefix*, *name*.
 
         Raises:
             ValueError: the URL has an option there is not, or names no server.
@@ -90,13 +94,19 @@ class NatsSink:
         """
         options = _read_options(urlsplit(url).query)
         subject = options.pop("subject", SUBJECT)
+        durable: Durability = options.pop("durable", "stored")
         connection = Connection(ConnectOptions(**_read_servers(url), **options))
-        return cls(connection, subject=subject, owns_connection=True)
+        return cls(connection, subject=subject, durable=durable, owns_connection=True)
 
     @property
     def mode(self) -> str:
         """How batches go: see `Publisher.mode`."""
         return self._publisher.mode
+
+    @property
+    def counts(self) -> PublishCounts:
+        """What was published so far."""
+        return self._publisher.counts
 
     async def emit(self, event: ExecutorEvent) -> None:
         """Publish *event*."""

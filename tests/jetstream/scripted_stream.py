@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from noetl_events.jetstream.outgoing import Outgoing
@@ -17,8 +16,6 @@ if TYPE_CHECKING:
 
     Answer = Callable[["Received"], "dict[str, Any] | None"]
 
-_subjects = count()
-
 
 class Received:
     """One message as the stream sees it."""
@@ -29,9 +26,11 @@ class Received:
         self.is_fast = message.reply.endswith(".$FI")
         control = message.reply.split(".") if self.is_fast else ["0", "0", "$FI"]
         self.seq, self.op = int(control[-3]), int(control[-2])
+        self.atomic = int((message.headers or {}).get("Nats-Batch-Sequence", 0))
 
     def __repr__(self) -> str:
-        return f"{self.id}:{f'fast {self.seq}/{self.op}' if self.is_fast else 'plain'}"
+        kind = f"fast {self.seq}/{self.op}" if self.is_fast else f"atomic {self.atomic}" if self.atomic else "plain"
+        return f"{self.id}:{kind}"
 
     @property
     def ends_batch(self) -> bool:
@@ -56,7 +55,7 @@ class ScriptedStream:
         self.received.append(received)
         self._arrived.set()
         self.sequence += 1
-        if (answer := self.answer(received)) is not None:
+        if received.reply and (answer := self.answer(received)) is not None:
             await self.send(received, answer)
 
     async def send(self, received: Received, answer: dict[str, Any]) -> None:

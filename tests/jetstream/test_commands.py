@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+import nats
 import pytest
 
-from noetl_events.jetstream.commands import encoded_subject, publish_all
+from noetl_events.jetstream.commands import command, command_with, encoded_subject, publish_all
 from noetl_events.jetstream.connection import Connection
 from noetl_events.jetstream.errors import NatsUnavailable
 from noetl_events.jetstream.options import ConnectOptions
@@ -37,7 +38,9 @@ async def test_messages_arrive_whole_and_in_order(connection: Connection) -> Non
         Outgoing("raw.b", -2, b"", 1),
         Outgoing("raw.c", 3, b"z", 1),
     ]
-    await publish_all(client, messages, [b"reply.%d" % index for index in range(3)])
+    await publish_all(
+        client, messages, [command(message, b"reply.%d" % index) for index, message in enumerate(messages)]
+    )
     await client.publish("raw.after", b"")
     await asyncio.wait_for(done.wait(), 5)
 
@@ -49,6 +52,20 @@ async def test_messages_arrive_whole_and_in_order(connection: Connection) -> Non
         ("raw.after", "", None, b""),
     ]
     assert all(message.sent for message in messages)
+
+
+async def test_headers_are_added(nats_url: str) -> None:
+    """Lines of headers stand beside the id, with an answer asked for or not."""
+    client = await nats.connect(nats_url)
+    inbox = await client.subscribe("headers.>")
+    message = Outgoing("headers.a", 7, b"body", 1)
+    await publish_all(client, [message] * 2, [command_with(message, b"A: 1\r\n", reply) for reply in (b"", b"reply")])
+    heard = [await inbox.next_msg(timeout=5) for _ in range(2)]
+    await client.close()
+
+    assert [one.reply for one in heard] == ["", "reply"]
+    assert [one.headers for one in heard] == [{"Nats-Msg-Id": "7", "A": "1"}] * 2
+    assert [one.data for one in heard] == [b"body"] * 2
 
 
 @pytest.mark.parametrize("subject", ["", "a b", "a\r\nPUB x 0\r\n", "a\tb", "a\x00", "a\u2028b"])
@@ -68,6 +85,6 @@ async def test_nothing_is_kept_for_later(own_server: NatsServer) -> None:
         await eventually(lambda: not connection.is_connected)
         message = Outgoing("raw.a", 1, b"", 1)
         with pytest.raises(NatsUnavailable, match="not connected"):
-            await publish_all(client, [message], [b"reply"])
+            await publish_all(client, [message], [command(message, b"reply")])
 
         assert not message.sent

@@ -6,7 +6,6 @@ import asyncio
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
-import nats
 import pytest
 
 from noetl_events.jetstream.errors import NatsUnavailable
@@ -23,17 +22,6 @@ if TYPE_CHECKING:
     Answer = Callable[["Received"], "dict[str, Any] | None"]
 
 _subjects = count()
-
-
-@pytest.fixture
-async def scripted(nats_url: str) -> AsyncIterator[ScriptedStream]:
-    """Play a stream by script."""
-    client = await nats.connect(nats_url)
-    stream = ScriptedStream(client, f"scripted.{next(_subjects)}")
-    await client.subscribe(stream.subject, cb=stream.take)
-    await client.flush()
-    yield stream
-    await client.close()
 
 
 @pytest.fixture
@@ -216,7 +204,7 @@ async def test_cancelled_call_disturbs_no_other(publisher: Publisher, scripted: 
     ],
 )
 async def test_publish_waits_for_room(
-    connection: Connection, scripted: ScriptedStream, bounds: dict[str, int], expected: int
+    connection: Connection, scripted: ScriptedStream, bounds: dict[str, Any], expected: int
 ) -> None:
     """No more is taken from the caller than may wait; with the first outcome it goes on."""
     publisher = Publisher(connection, **bounds)
