@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import structlog
 
-from consumers.backoff import Backoff
+from noetl_events.backoff import Backoff
 from noetl_events.sink import EventsRejected, SinkUnavailable
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ import msgspec
 import structlog
 from msgspec import structs
 
-from consumers.backoff import Backoff
+from noetl_events.backoff import Backoff
 from noetl_events.envelope import decode
 from noetl_events.ids import derived_id
 from noetl_events.jetstream.delivery import delivery_of

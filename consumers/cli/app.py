@@ -14,6 +14,7 @@ from consumers.cli.emit import emit
 from consumers.cli.project import project
 from consumers.cli.replay import replay
 from consumers.cli.schema import schema
+from consumers.cli.spool import spool
 from consumers.cli.stream import stream
 from consumers.cli.tail import tail
 from noetl_events.jetstream.errors import NatsUnavailable, TopologyDrift
@@ -35,6 +36,7 @@ app.command(emit)
 app.command(project)
 app.command(replay)
 app.command(tail)
+app.command(spool)
 app.command(stream)
 app.command(schema)
 

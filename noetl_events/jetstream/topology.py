@@ -20,6 +20,7 @@ from nats.js.api import (
 from nats.js.errors import APIError, NotFoundError, ServiceUnavailableError
 
 from noetl_events.jetstream.errors import NatsUnavailable, PermissionDenied, StreamMissing, TopologyDrift
+from noetl_events.spool.watermark import Watermark
 
 if TYPE_CHECKING:
     from nats.js import JetStreamContext
@@ -37,6 +38,7 @@ __all__ = [
     "jetstream",
     "show_stream",
     "unavailable",
+    "watermark",
 ]
 
 EVENTS_STREAM: Final = "noetl_events"
@@ -131,6 +133,26 @@ async def show_stream(connection: Connection, name: str) -> StreamInfo:
         raise StreamMissing(f"stream {name} does not exist; run `noetl-events stream ensure`") from exc
     except (NatsError, APIError) as exc:
         raise unavailable(connection, f"$JS.API.STREAM.INFO.{name}", exc) from exc
+
+
+async def watermark(connection: Connection, subject: str) -> Watermark:
+    """
+    Return how far the stream that takes *subject* has come.
+
+    Raises:
+        StreamMissing: no stream takes it.
+        NatsUnavailable: the server did not answer, or said no.
+
+    """
+    js = await jetstream(connection)
+    try:
+        name = await js.find_stream_name_by_subject(subject)
+    except NotFoundError as exc:
+        raise StreamMissing(f"no stream takes {subject}; run `noetl-events stream ensure`") from exc
+    except (NatsError, APIError) as exc:
+        raise unavailable(connection, "$JS.API.STREAM.NAMES", exc) from exc
+    info = await show_stream(connection, name)
+    return Watermark(str(info.created), info.state.last_seq)
 
 
 async def ensure_consumer(connection: Connection, declared: ConsumerDeclaration) -> ConsumerInfo:

@@ -17,6 +17,7 @@ from noetl_events.jetstream.errors import NatsUnavailable
 from noetl_events.jetstream.options import ConnectOptions
 from noetl_events.jetstream.outgoing import Outgoing
 from noetl_events.jetstream.publisher import Publisher
+from noetl_events.jetstream.topology import watermark
 from noetl_events.json_values import MalformedEvent
 from noetl_events.sink import EventsRejected, SinkUnavailable
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from noetl_events.envelope import ExecutorEvent
     from noetl_events.jetstream.publish_counts import PublishCounts
     from noetl_events.jetstream.publisher import Durability
+    from noetl_events.spool.watermark import Watermark
 
 SUBJECT: Final = "noetl.events.{event_type}"
 
@@ -125,6 +127,13 @@ class NatsSink:
             raise EventsRejected(malformed | exc.reasons) from None
         if malformed:
             raise EventsRejected(malformed)
+
+    async def watermark(self) -> Watermark:
+        """Return how far the stream has come; raises `SinkUnavailable` where it cannot be asked."""
+        try:
+            return await watermark(self._connection, self._subject.format(event_type="_", execution_id=0))
+        except NatsUnavailable as exc:
+            raise SinkUnavailable(str(exc)) from exc
 
     async def aclose(self) -> None:
         """Finish what was accepted; a connection of our own is closed."""

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import structs
 
-from consumers.backoff import Backoff
 from consumers.dead_letters import DeadLetters
 from consumers.projector import Projector
 from noetl_events import ExecutorEvent, encode
+from noetl_events.backoff import Backoff
 from noetl_events.jetstream.puller import Puller
 from noetl_events.jetstream.topology import (
     ConsumerDeclaration,

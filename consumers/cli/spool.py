@@ -1,0 +1,87 @@
+"""`noetl-events spool show` and `noetl-events spool drain`."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import App, Parameter
+
+from consumers.cli.options import AsJson
+from consumers.cli.output import print_result
+from noetl_events.sink import SinkUnavailable, open_sink
+from noetl_events.sinks.spool import SpoolSink
+from noetl_events.spool.journal import Position, bodies, segments
+from noetl_events.spool.progress import Progress
+
+spool = App(name="spool", help="The folder in which a worker keeps events until NATS has them.")
+
+Folder = Annotated[Path, Parameter(help="The folder of the spool.")]
+
+
+@spool.command
+async def show(path: Folder, *, json: AsJson = False) -> int:
+    """
+    Show what a spool holds, while its worker runs or after it died; exit code 1 if events wait in it.
+
+    Example: `noetl-events spool show /var/spool/noetl`
+    """
+    _require_spool(path)
+    result = await asyncio.to_thread(_summary, path)
+    print_result(result, as_json=json, title=str(path))
+    return 1 if result["waiting"] else 0
+
+
+@spool.command
+async def drain(
+    path: Folder,
+    *,
+    to: Annotated[str, Parameter(help="URL of the sink that gets the events.")],
+    wait: Annotated[float, Parameter(help="Seconds to try.")] = 60.0,
+    json: AsJson = False,
+) -> int:
+    """
+    Hand over what a worker that is gone left in its spool; exit code 1 if events remain.
+
+    A worker that runs drains its own spool, and this refuses to: two would disturb each other.
+
+    Example: `noetl-events spool drain /var/spool/noetl --to nats://127.0.0.1:4222`
+    """
+    _require_spool(path)
+    before = await asyncio.to_thread(_summary, path)
+    sink = SpoolSink(open_sink(to), path, owns_inner=True, patience=0.0)
+    try:
+        async with asyncio.timeout(wait):
+            await sink.drained()
+    except TimeoutError:
+        pass
+    finally:
+        await sink.aclose()
+    after = await asyncio.to_thread(_summary, path)
+    result = {"drained": before["waiting"] - after["waiting"], "waiting": after["waiting"]}
+    print_result(result, as_json=json, title=str(path))
+    if after["waiting"]:
+        raise SinkUnavailable(f"spool: {path}: {after['waiting']} events remain after {wait:g} s")
+    return 0
+
+
+def _summary(path: Path) -> dict[str, Any]:
+    files = segments(path)
+    position = Progress.load(path / "progress.json").position or Position(0, 0)
+    if all(number != position.segment for number, _ in files):
+        position = Position(0, 0)
+    rejected = path / "rejected.jsonl"
+    return {
+        "waiting": sum(1 for _ in bodies(path, position)),
+        "kept": sum(1 for _ in bodies(path, Position(0, 0))),
+        "segments": len(files),
+        "bytes": sum(file.stat().st_size for _, file in files),
+        "damaged": len([*path.glob("*.damaged")]),
+        "rejected": len(rejected.read_bytes().splitlines()) if rejected.exists() else 0,
+    }
+
+
+def _require_spool(path: Path) -> None:
+    if not (path / "lock").exists():
+        raise ValueError(f"path: {path} is no spool; name the folder a spool:// sink was given")

@@ -1,0 +1,186 @@
+"""
+From the journal to the sink behind it, in order.
+
+    read ─► emit_batch ─► look at the stream ─┬─ it has all it had: note the progress, delete what is old
+      ▲        │ unavailable: hold            └─ it has lost something: go back, hand over again
+      └────────┴──────────────────────────────────────────────────────┘
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from typing import TYPE_CHECKING, Any, Final
+
+import structlog
+
+from noetl_events.envelope import decode, encode
+from noetl_events.json_values import MalformedEvent
+from noetl_events.sink import EventsRejected, SinkUnavailable
+from noetl_events.spool.progress import Mark, Progress
+from noetl_events.spool.watermark import HasWatermark
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from pathlib import Path
+
+    from noetl_events.backoff import Backoff
+    from noetl_events.envelope import ExecutorEvent
+    from noetl_events.sink import EventSink
+    from noetl_events.spool.journal import Journal, Position
+    from noetl_events.spool.watermark import Watermark
+
+log = structlog.get_logger()
+
+_BATCH: Final = 500
+_LOOK_ROUND: Final = 5.0
+"""Seconds between two looks at the stream while there is nothing to hand over."""
+
+_MARKS: Final = 60
+
+
+class Handover:
+    """
+    Hand the records of *journal* to *inner*, for ever.
+
+    Args:
+        journal: open; its calls go through *in_thread*.
+        inner: takes the events, each at least once.
+        path: the folder of the journal.
+        replay_window: seconds for which acknowledged records are kept, and handed over again if the stream lost them.
+        backoff: between two attempts.
+        in_thread: runs a blocking call, one at a time.
+        clock: seconds since the epoch.
+
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        inner: EventSink,
+        path: Path,
+        *,
+        replay_window: float,
+        backoff: Backoff,
+        in_thread: Callable[..., Awaitable[Any]],
+        clock: Callable[[], float],
+    ) -> None:
+        self._journal = journal
+        self._inner = inner
+        self._path = path
+        self._replay_window = replay_window
+        self._backoff = backoff
+        self._in_thread = in_thread
+        self._clock = clock
+        self._progress = Progress.load(path / "progress.json")
+        self.position: Position = self._progress.position or journal.start
+        self._appended = asyncio.Event()
+        self._caught_up = asyncio.Event()
+        self._watched = isinstance(inner, HasWatermark)
+
+    def notice(self) -> None:
+        """Look for records: some were appended."""
+        self._caught_up.clear()
+        self._appended.set()
+
+    async def caught_up(self) -> None:
+        """Return when every record was handed over."""
+        await self._caught_up.wait()
+
+    async def run(self) -> None:
+        """Hand over until cancelled."""
+        await self._look(self.position)
+        while True:
+            self._appended.clear()
+            bodies, end = await self._in_thread(self._journal.read, self.position, _BATCH)
+            if bodies:
+                await self._hand_over(bodies)
+                await self._look(end)
+            else:
+                self.position = end
+                await self._rest()
+
+    async def _rest(self) -> None:
+        if not self._appended.is_set():
+            self._caught_up.set()
+        try:
+            async with asyncio.timeout(_LOOK_ROUND):
+                await self._appended.wait()
+        except TimeoutError:
+            await self._look(self.position)
+
+    async def _hand_over(self, bodies: list[bytes]) -> None:
+        events = await self._readable(bodies)
+        holding = False
+        for wait in self._backoff.waits():
+            try:
+                await self._emit(events)
+            except SinkUnavailable as exc:
+                if not holding:
+                    log.warning("spool.holding", events=len(events), reason=exc.reason)
+                holding = True
+                await asyncio.sleep(wait if exc.retry_after is None else exc.retry_after)
+            else:
+                if holding:
+                    log.info("spool.went_on", events=len(events))
+                return
+
+    async def _emit(self, events: list[ExecutorEvent]) -> None:
+        try:
+            await self._inner.emit_batch(events)
+        except EventsRejected as exc:
+            refused = [(event, exc.reasons.get(event.event_id or 0)) for event in events]
+            await self._keep([(_text(event), reason) for event, reason in refused if reason is not None])
+
+    async def _readable(self, bodies: list[bytes]) -> list[ExecutorEvent]:
+        events: list[ExecutorEvent] = []
+        for body in bodies:
+            try:
+                events.append(decode(body))
+            except MalformedEvent as exc:
+                await self._keep([(body.decode(errors="replace"), str(exc))])
+        return events
+
+    async def _keep(self, rejected: list[tuple[str, str]]) -> None:
+        """Write to `rejected.jsonl` what the destination will never take."""
+        lines = [json.dumps({"reason": reason, "event": text}) + "\n" for text, reason in rejected]
+        await self._in_thread(self._append_rejected, "".join(lines))
+        log.error("spool.rejected", events=len(rejected), reason=rejected[0][1])
+
+    def _append_rejected(self, lines: str) -> None:
+        with (self._path / "rejected.jsonl").open("a") as file:
+            file.write(lines)
+            file.flush()
+            os.fsync(file.fileno())
+
+    async def _look(self, acknowledged: Position) -> None:
+        """Note that everything before *acknowledged* was stored, or go back if the stream has lost some of it."""
+        now = await self._ask()
+        if now is not None and self._progress.is_contradicted(now):
+            self.position = self._progress.rewind(now) or self._journal.start
+            log.warning("spool.replaying", segment=self.position.segment, offset=self.position.offset)
+        else:
+            self.position = acknowledged
+            self._progress.record(Mark(acknowledged, self._clock(), now), apart=self._replay_window / _MARKS)
+        await self._in_thread(self._save)
+
+    def _save(self) -> None:
+        kept = self._replay_window if self._watched else 0.0
+        unneeded = self._progress.forget(self._clock() - kept)
+        self._progress.save(self._path / "progress.json")
+        if unneeded is not None:
+            self._journal.trim(unneeded)
+
+    async def _ask(self) -> Watermark | None:
+        if not isinstance(self._inner, HasWatermark):
+            return None
+        try:
+            return await self._inner.watermark()
+        except SinkUnavailable as exc:
+            log.debug("spool.cannot_watch", reason=exc.reason)
+            return None
+
+
+def _text(event: ExecutorEvent) -> str:
+    return encode(event).decode()

@@ -1,0 +1,221 @@
+"""
+Events on disk, in order: one writer appends, one reader follows, what is no longer needed goes a file at a time.
+
+    <path>/lock                        held by the one who has it open
+    <path>/000000000001.segment        records, oldest first
+    <path>/000000000002.segment        ...
+    <path>/000000000001.damaged        what stood behind a record that cannot be read, kept for you to look at
+    <path>/progress.json               how far the records were handed over
+    <path>/rejected.jsonl              events the destination will never take
+
+Opening begins a new segment, so that nothing is ever written behind what a crash has torn.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from contextlib import suppress
+from itertools import islice
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import structlog
+
+from noetl_events.sink import SinkUnavailable
+from noetl_events.sinks.append_file import AppendFile
+from noetl_events.spool.segment import is_torn, missing, unpack
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+log = structlog.get_logger()
+
+SEGMENT_BYTES: Final = 8 * 2**20
+_READ_BYTES: Final = 2**20
+
+
+class Position(NamedTuple):
+    """
+    A place between two records.
+
+    Args:
+        segment: number of its file.
+        offset: bytes from the start of the file.
+
+    """
+
+    segment: int
+    offset: int
+
+
+class SpoolFull(SinkUnavailable):
+    """The spool has its largest size: what it holds has to be handed over first."""
+
+
+class Journal:
+    """
+    Open the journal at *path*, and create the folder but not the one it is in.
+
+    Args:
+        path: a folder of its own.
+        max_bytes: of all segments; past that nothing is appended.
+        segment_bytes: after which a new segment is begun.
+        sync: makes durable what was written to the descriptor it is given.
+
+    Raises:
+        SinkUnavailable: another process has it open, or it cannot be opened.
+
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        max_bytes: int,
+        segment_bytes: int = SEGMENT_BYTES,
+        sync: Callable[[int], None] = os.fsync,
+    ) -> None:
+        self._path = path
+        self._max_bytes = max_bytes
+        self._segment_bytes = segment_bytes
+        self._sync = sync
+        try:
+            self._lock = _take_lock(path)
+            self._numbers = [number for number, _ in segments(path)]
+            self._sizes = {number: file.stat().st_size for number, file in segments(path)}
+            self._active = self._begin((self._numbers or [0])[-1] + 1)
+        except BlockingIOError:
+            raise SinkUnavailable(f"spool: {path}: another process has it open") from None
+        except OSError as exc:
+            raise SinkUnavailable(f"spool: {path}: {exc.strerror or exc}") from exc
+
+    @property
+    def start(self) -> Position:
+        """Before the oldest record."""
+        return Position(self._numbers[0], 0)
+
+    @property
+    def end(self) -> Position:
+        """Behind the youngest record."""
+        return Position(self._numbers[-1], self._sizes[self._numbers[-1]])
+
+    @property
+    def size(self) -> int:
+        """Bytes in all segments."""
+        return sum(self._sizes.values())
+
+    def append(self, records: bytes) -> None:
+        """
+        Append *records* and make them durable.
+
+        Raises:
+            SpoolFull: there is no room for them; nothing was written.
+            SinkUnavailable: the disk refuses them; the journal is as it was before.
+
+        """
+        if self.size + len(records) > self._max_bytes:
+            raise SpoolFull(
+                f"spool: {self._path} is full: {self.size} of {self._max_bytes} bytes wait to be handed over"
+            )
+        try:
+            if self._sizes[self._numbers[-1]] >= self._segment_bytes:
+                self._roll()
+            self._active.append(records)
+        except OSError as exc:
+            raise SinkUnavailable(f"spool: {self._path}: {exc.strerror or exc}") from exc
+        self._sizes[self._numbers[-1]] += len(records)
+
+    def read(self, start: Position, limit: int) -> tuple[list[bytes], Position]:
+        """
+        Return at most *limit* bodies behind *start*, and where the last of them ends.
+
+        None are returned at the end.  What is torn or damaged at the end of a segment is passed over, with a warning.
+        """
+        position = start if start.segment in self._sizes else self.start
+        while True:
+            data = self._read_bytes(position)
+            found = list(islice(unpack(data), limit))
+            if found:
+                return [body for _, body in found], Position(position.segment, position.offset + found[-1][0])
+            if position.segment == self._numbers[-1]:
+                return [], position
+            self._pass_over(position)
+            position = Position(self._numbers[self._numbers.index(position.segment) + 1], 0)
+
+    def trim(self, position: Position) -> None:
+        """Delete the segments that end at or before *position*, but the one that is appended to."""
+        while len(self._numbers) > 1 and (self._numbers[0], self._sizes[self._numbers[0]]) <= position:
+            number = self._numbers.pop(0)
+            self._file(number).unlink(missing_ok=True)
+            del self._sizes[number]
+
+    def make_room(self, position: Position) -> None:
+        """Delete whatever can be of what stands before *position*."""
+        if position == self.end and position.offset:
+            self._roll()
+        self.trim(position)
+
+    def close(self) -> None:
+        """Release the folder; safe twice."""
+        self._active.close()
+        with suppress(OSError):
+            os.close(self._lock)
+
+    def _begin(self, number: int) -> AppendFile:
+        active = AppendFile(self._file(number), self._sync)
+        self._numbers.append(number)
+        self._sizes[number] = 0
+        return active
+
+    def _roll(self) -> None:
+        previous, self._active = self._active, self._begin(self._numbers[-1] + 1)
+        previous.close()
+
+    def _file(self, number: int) -> Path:
+        return self._path / f"{number:012}.segment"
+
+    def _read_bytes(self, position: Position) -> bytes:
+        """Return bytes from *position* on with at least one whole record, if there is one."""
+        # Only what is synced: what is handed over must still be here after a power cut.
+        left = max(0, self._sizes[position.segment] - position.offset)
+        with self._file(position.segment).open("rb") as file:
+            file.seek(position.offset)
+            data = file.read(min(left, _READ_BYTES))
+            return data + file.read(min(left - len(data), missing(data)))
+
+    def _pass_over(self, position: Position) -> None:
+        with self._file(position.segment).open("rb") as file:
+            file.seek(position.offset)
+            rest = file.read()
+        if not rest:
+            return
+        if is_torn(rest):
+            log.warning("spool.tail_healed", path=str(self._file(position.segment)), bytes=len(rest))
+            return
+        self._file(position.segment).with_suffix(".damaged").write_bytes(rest)
+        log.error("spool.damaged", path=str(self._file(position.segment)), offset=position.offset, bytes=len(rest))
+
+
+def segments(path: Path) -> list[tuple[int, Path]]:
+    """Return the segments of the journal at *path*, oldest first."""
+    return sorted((int(file.stem), file) for file in path.glob("*.segment"))
+
+
+def bodies(path: Path, start: Position) -> Iterator[bytes]:
+    """Yield the bodies behind *start* without opening the journal, one segment in memory at a time."""
+    for number, file in segments(path):
+        if number >= start.segment:
+            data = file.read_bytes()[start.offset if number == start.segment else 0 :]
+            yield from (body for _, body in unpack(data))
+
+
+def _take_lock(path: Path) -> int:
+    path.mkdir(exist_ok=True)
+    descriptor = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor

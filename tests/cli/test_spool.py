@@ -1,0 +1,72 @@
+"""`noetl-events spool`: what a folder holds, and where it goes."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+from noetl_events.sink import SinkUnavailable
+from noetl_events.sinks.memory import MemorySink
+from noetl_events.sinks.spool import SpoolSink
+from noetl_events.testing import FaultySink, make_events
+from tests.cli.test_commands import run
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture
+async def folder(tmp_path: Path) -> Path:
+    """Return the spool of a worker that is gone, with 50 events in it."""
+    away = FaultySink(MemorySink(), [SinkUnavailable("away", retry_after=60)] * 9)
+    sink = SpoolSink(away, tmp_path / "spool", patience=0.0)
+    await sink.emit_batch(make_events(50))
+    await sink.aclose()
+    return tmp_path / "spool"
+
+
+def test_show_counts_what_waits(folder: Path) -> None:
+    """Events that wait make the exit code 1, so that a probe can look."""
+    done = run("spool", "show", str(folder), "--json")
+
+    assert (done.returncode, json.loads(done.stdout)["waiting"]) == (1, 50)
+
+
+def test_drain_hands_over(folder: Path, tmp_path: Path) -> None:
+    """Everything arrives, and the spool is empty after."""
+    done = run("spool", "drain", str(folder), "--to", f"jsonl://{tmp_path}/out.jsonl", "--json")
+
+    assert (done.returncode, json.loads(done.stdout)) == (0, {"drained": 50, "waiting": 0})
+    assert len((tmp_path / "out.jsonl").read_bytes().splitlines()) == 50
+    assert run("spool", "show", str(folder)).returncode == 0
+
+
+def test_drain_that_cannot_says_what_remains(folder: Path) -> None:
+    """A destination that is away leaves everything in the spool, and one line says so."""
+    done = run("spool", "drain", str(folder), "--to", "jsonl:///missing/folder/out.jsonl", "--wait", "0.2")
+
+    assert done.returncode == 1
+    assert b"50 events remain after 0.2 s" in done.stderr
+
+
+async def test_drain_leaves_a_running_worker_alone(tmp_path: Path) -> None:
+    """A spool somebody has open is not drained by another."""
+    sink = SpoolSink(MemorySink(), tmp_path / "spool")
+    await sink.emit_batch(make_events(5))
+    done = run("spool", "drain", str(tmp_path / "spool"), "--to", "noop:")
+    await sink.aclose()
+
+    assert done.returncode == 1
+    assert b"another process has it open" in done.stderr
+
+
+@pytest.mark.parametrize("command", [("show",), ("drain", "--to", "noop:")])
+def test_folder_that_is_no_spool(tmp_path: Path, command: tuple[str, ...]) -> None:
+    """A wrong folder is named, and not made into a spool."""
+    done = run("spool", *command, str(tmp_path))
+
+    assert done.returncode == 2
+    assert b"is no spool" in done.stderr
+    assert not [*tmp_path.iterdir()]
