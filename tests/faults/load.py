@@ -39,10 +39,10 @@ class Load:
         """Emit from many tasks, *size* events a call."""
         self._tasks = [asyncio.create_task(self._emit(number, size)) for number in range(EMITTERS)]
 
-    async def progress(self, events: int) -> None:
-        """Return once so many more are acknowledged."""
+    async def progress(self, events: int, *, seconds: float = 40.0) -> None:
+        """Return once so many more are acknowledged; they have so many seconds."""
         goal = len(self.acknowledged) + events
-        async with asyncio.timeout(40):
+        async with asyncio.timeout(seconds):
             while len(self.acknowledged) < goal:
                 self._progress.clear()
                 await self._progress.wait()
@@ -70,9 +70,9 @@ class Load:
                 await asyncio.sleep(0.05)
 
 
-async def read_all(url: str, stream: str) -> list[ExecutorEvent]:
+async def read_all(url: str, stream: str, **login: Any) -> list[ExecutorEvent]:
     """Return the events of the stream in its order, read around our own code."""
-    client = await nats.connect(url)
+    client = await nats.connect(url, **login)
     js = client.jetstream()
     last = (await js.stream_info(stream)).state.last_seq
     events: list[ExecutorEvent] = []
@@ -84,9 +84,9 @@ async def read_all(url: str, stream: str) -> list[ExecutorEvent]:
     return events
 
 
-async def require_exactly_once(url: str, acknowledged: list[int]) -> None:
+async def require_exactly_once(url: str, acknowledged: list[int], **login: Any) -> None:
     """Fail unless what was acknowledged is stored, nothing is stored twice, and every lane is in order."""
-    stored = await read_all(url, STREAM.name)
+    stored = await read_all(url, STREAM.name, **login)
     ids = [event.event_id for event in stored]
     lanes: dict[int, list[int]] = {}
     for event in stored:

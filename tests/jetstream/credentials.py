@@ -20,16 +20,21 @@ class Operator:
     def __init__(self) -> None:
         self._operator = _key_pair(nkeys.PREFIX_BYTE_OPERATOR)
         self._account = _key_pair(nkeys.PREFIX_BYTE_ACCOUNT)
+        self._system = _key_pair(nkeys.PREFIX_BYTE_ACCOUNT)
 
     @property
     def config(self) -> str:
         """The lines of configuration of a server that trusts this operator."""
         operator = _jwt(self._operator, self._operator, {"type": "operator"})
-        limits = dict.fromkeys(("subs", "data", "payload", "imports", "exports", "conn", "leaf"), -1)
         storage = {"mem_storage": -1, "disk_storage": -1, "streams": -1, "consumer": -1}
-        account = _jwt(self._operator, self._account, {"type": "account", "limits": limits | storage})
-        name = self._account.public_key.decode()
-        return f"operator: {operator}\nresolver: MEMORY\nresolver_preload: {{ {name}: {account} }}\n"
+        accounts = self._account_line(self._account, storage) + self._account_line(self._system, {})
+        system = f"system_account: {self._system.public_key.decode()}"
+        return f"operator: {operator}\n{system}\nresolver: MEMORY\nresolver_preload: {{ {accounts} }}\n"
+
+    def _account_line(self, account: Any, storage: dict[str, int]) -> str:
+        limits = dict.fromkeys(("subs", "data", "payload", "imports", "exports", "conn", "leaf"), -1)
+        jwt = _jwt(self._operator, account, {"type": "account", "limits": limits | storage})
+        return f"{account.public_key.decode()}: {jwt}\n"
 
     def write_credentials(self, path: Path, *, seconds: float = 3600.0) -> None:
         """Write the credentials of a new user, good for *seconds*."""
