@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import nats
+from nats.js.errors import ServiceUnavailableError
 
 from noetl_events.envelope import decode
 from noetl_events.jetstream.topology import StreamDeclaration, jetstream
@@ -13,7 +15,7 @@ from noetl_events.sink import SinkUnavailable
 from noetl_events.testing.events import make_event
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from nats.js.api import StreamConfig
 
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 
 STREAM = StreamDeclaration(name="noetl_events")
 EMITTERS = 20
+
+Answer = TypeVar("Answer")
 
 
 class Load:
@@ -74,14 +78,25 @@ async def read_all(url: str, stream: str, **login: Any) -> list[ExecutorEvent]:
     """Return the events of the stream in its order, read around our own code."""
     client = await nats.connect(url, **login)
     js = client.jetstream()
-    last = (await js.stream_info(stream)).state.last_seq
+    last = (await answered(lambda: js.stream_info(stream))).state.last_seq
     events: list[ExecutorEvent] = []
     if last:
-        subscription = await js.subscribe(f"{'noetl.events'}.>", stream=stream, ordered_consumer=True)
+        read = partial(js.subscribe, "noetl.events.>", stream=stream, ordered_consumer=True)
+        subscription = await answered(read)
         while len(events) < last:
             events.append(decode((await subscription.next_msg(timeout=10)).data))
     await client.close()
     return events
+
+
+async def answered(ask: Callable[[], Awaitable[Answer]]) -> Answer:
+    """Return what JetStream answers; a cluster that is still electing says nothing, and is asked again."""
+    async with asyncio.timeout(60):
+        while True:
+            try:
+                return await ask()
+            except (nats.errors.TimeoutError, nats.errors.NoRespondersError, ServiceUnavailableError):
+                await asyncio.sleep(0.1)
 
 
 async def require_exactly_once(url: str, acknowledged: list[int], **login: Any) -> None:
