@@ -1,191 +1,131 @@
 """
-How fast events get into a stream: NatsSink beside what nats-py offers, on one server, in one run.
+How fast events get into a stream: NatsSink beside what else Python has, on one server, in one run.
 
-    python bench/publish.py [--events 20000] [--rounds 3]
+    python -m bench.publish [--events 20000] [--rounds 5] [--plot publish.svg]
 
-Every way stores the same 400-byte envelopes with `Nats-Msg-Id`; each round starts with an empty stream, and the count
-in the stream is checked.  Times are the best of the rounds: the machine's noise only ever makes them longer.
+Every way stores the same 400-byte events under `Nats-Msg-Id`, in a stream that is empty when it starts; what is in the
+stream afterwards is counted.  Figures are medians of the rounds; the ways take turns within each.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
+import platform
 import statistics
 import tempfile
 import time
-from datetime import UTC, datetime
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from noetl_events import ExecutorEvent, encode
+from bench.envelopes import make_envelopes
+from bench.latency import measure_lone_emits, measure_paced_emits
+from bench.peers import installed_peers
+from bench.plot import draw_bars
+from bench.publishers import blob, emit_all, emit_batches, emit_fsync, emit_singly, one_by_one, publish_async
+from noetl_events import encode
 from noetl_events.jetstream.connection import Connection
 from noetl_events.jetstream.options import ConnectOptions
 from noetl_events.jetstream.topology import StreamDeclaration, ensure_stream, jetstream
-from noetl_events.sinks.nats import NatsSink
 from noetl_events.testing.nats_server import NatsServer
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
-    Way = Callable[[Connection, list[ExecutorEvent]], Awaitable[None]]
+    from bench.publishers import Way
+    from noetl_events import ExecutorEvent
 
 STREAM = StreamDeclaration(name="bench", subjects=("noetl.events.>",))
-SUBJECT = "noetl.events.command.completed"
-EMITTERS = 1_000
+SYNC_ALWAYS = "jetstream { sync_interval: always }"
 
-
-def make_envelopes(count: int) -> list[ExecutorEvent]:
-    """Return *count* events of 400 bytes each."""
-    now = datetime.now(UTC)
-    return [
-        ExecutorEvent(
-            execution_id=478775660589088776 + number % 50,
-            event_type="command.completed",
-            step="fetch_calendar",
-            status="COMPLETED",
-            created_at=now,
-            context={"result": {"items": number % 10, "text": "x" * 150}},
-            event_id=327432001294827520 + number,
-            worker_id="worker-7",
-            meta={"attempts": 0},
-        )
-        for number in range(count)
-    ]
-
-
-async def one_by_one(connection: Connection, events: list[ExecutorEvent]) -> None:
-    """`js.publish`, each awaited before the next: what a first version does."""
-    js = await jetstream(connection)
-    for event in events:
-        await js.publish(SUBJECT, encode(event), headers={"Nats-Msg-Id": str(event.event_id)})
-
-
-async def publish_async(connection: Connection, events: list[ExecutorEvent]) -> None:
-    """`js.publish_async`, all acks awaited at the end: nats-py's fast way."""
-    js = await jetstream(connection)
-    acks = [
-        await js.publish_async(SUBJECT, encode(event), headers={"Nats-Msg-Id": str(event.event_id)}) for event in events
-    ]
-    await asyncio.gather(*acks)
-
-
-async def emit_batches(connection: Connection, events: list[ExecutorEvent]) -> None:
-    """`NatsSink.emit_batch` with 500 events a call, each awaited before the next: a projector that mirrors."""
-    sink = NatsSink(connection)
-    for start in range(0, len(events), 500):
-        await sink.emit_batch(events[start : start + 500])
-    await sink.aclose()
-
-
-async def emit_all(connection: Connection, events: list[ExecutorEvent]) -> None:
-    """`NatsSink.emit_batch` with everything."""
-    sink = NatsSink(connection)
-    await sink.emit_batch(events)
-    await sink.aclose()
-
-
-async def emit_singly(connection: Connection, events: list[ExecutorEvent]) -> None:
-    """`NatsSink.emit` from 1000 tasks at a time, each awaiting its event before the next: a worker pod under load."""
-    sink = NatsSink(connection)
-    left = iter(events)
-
-    async def emitter() -> None:
-        for event in left:
-            await sink.emit(event)
-
-    await asyncio.gather(*(emitter() for _ in range(EMITTERS)))
-    await sink.aclose()
-
-
-async def emit_plain(connection: Connection, events: list[ExecutorEvent]) -> None:
-    """`NatsSink.emit_batch` with everything, on a stream without fast-ingest batches."""
-    js = await jetstream(connection)
-    info = await js.stream_info(STREAM.name)
-    await js.update_stream(info.config.evolve(allow_batched=False))
-    await emit_all(connection, events)
-
-
-WAYS: dict[str, tuple[Way, float]] = {
-    "js.publish, one by one": (one_by_one, 0.2),
-    "js.publish_async": (publish_async, 1.0),
-    "NatsSink.emit_batch(all)": (emit_all, 1.0),
-    "NatsSink.emit_batch(500)": (emit_batches, 1.0),
-    "NatsSink.emit, 1000 tasks": (emit_singly, 1.0),
-    "NatsSink, plain publishes": (emit_plain, 1.0),
+ONE_BY_ONE = "js.publish, one by one"
+OURS: dict[str, Way] = {
+    "NatsSink.emit_batch(all)": emit_all,
+    "NatsSink.emit_batch(500)": emit_batches,
+    "NatsSink.emit, 1000 tasks": emit_singly,
 }
+CLIENT: dict[str, Way] = {ONE_BY_ONE: one_by_one, "js.publish_async": publish_async}
+SYNCED: dict[str, Way] = CLIENT | {"NatsSink, stored": emit_all, "NatsSink, durable=fsync": emit_fsync}
+# One event a round trip, or a sync: a tenth of the events is enough to know the rate, and the run ends today.
+SLOW = 0.1
 
 
-async def measure(connection: Connection, way: Way, events: list[ExecutorEvent]) -> float:
+async def measure(url: str, way: Way, events: list[ExecutorEvent]) -> float:
     """Return events a second."""
-    js = await jetstream(connection)
-    await ensure_stream(connection, STREAM)
-    began = time.perf_counter()
-    await way(connection, events)
-    took = time.perf_counter() - began
-    stored = (await js.stream_info(STREAM.name)).state.messages
-    await js.delete_stream(STREAM.name)
+    async with Connection(ConnectOptions(servers=url)) as connection:
+        await ensure_stream(connection, STREAM)
+        async with way(url, events) as publish:
+            gc.collect()
+            began = time.perf_counter()
+            await publish()
+            took = time.perf_counter() - began
+        js = await jetstream(connection)
+        stored = (await js.stream_info(STREAM.name)).state.messages
+        await js.delete_stream(STREAM.name)
     if stored != len(events):
         raise SystemExit(f"{way.__name__}: {stored} of {len(events)} stored")
     return len(events) / took
 
 
-async def latency(connection: Connection, emit: Callable[[ExecutorEvent], Awaitable[object]]) -> list[float]:
-    """Return the milliseconds of single emits, one after the other."""
-    await ensure_stream(connection, STREAM)
-    took = []
-    for event in make_envelopes(1_000):
-        began = time.perf_counter()
-        await emit(event)
-        took.append((time.perf_counter() - began) * 1e3)
-    await (await jetstream(connection)).delete_stream(STREAM.name)
-    return took
+async def compare(url: str, ways: dict[str, Way], events: int, rounds: int) -> dict[str, float]:
+    """Return the median events a second of each way."""
+    envelopes = make_envelopes(events)
+    rates: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(rounds):
+        for name, way in ways.items():
+            share = SLOW if name == ONE_BY_ONE else 1.0
+            rates[name].append(await measure(url, way, envelopes[: int(events * share)]))
+    return {name: statistics.median(some) for name, some in rates.items()}
 
 
-async def run(url: str, events: int, rounds: int) -> None:
-    """Print both tables."""
+def print_rates(title: str, rates: dict[str, float]) -> None:
+    """Print events a second, and how many times the slow way and how much of the fastest that is."""
+    base, best = rates[ONE_BY_ONE], max(rates.values())
+    print(f"\n{title}\n")
+    for name, rate in sorted(rates.items(), key=lambda item: item[1]):
+        print(f"  {name:42} {rate:9,.0f}/s {rate / base:7.1f} x {rate / best:6.2f}")
+
+
+async def print_latencies(url: str, peak: float) -> None:
+    """Print what one emit takes, alone and among a thousand."""
     async with Connection(ConnectOptions(servers=url)) as connection:
-        rates: dict[str, float] = {}
-        envelopes = make_envelopes(events)
-        for _ in range(rounds):
-            for name, (way, share) in WAYS.items():
-                rate = await measure(connection, way, envelopes[: int(events * share)])
-                rates[name] = max(rates.get(name, 0.0), rate)
-        print_rates(rates, len(encode(envelopes[0])))
-        await print_latencies(connection)
+        await ensure_stream(connection, STREAM)
+        print("\nmilliseconds of one event, median and 99th percentile\n")
+        for name, took in (await measure_lone_emits(url)).items():
+            print(f"  {name:42} {statistics.median(took):9.3f} {statistics.quantiles(took, n=100)[98]:9.3f}")
+        took = await measure_paced_emits(url, rate=peak / 2)
+        name = f"NatsSink.emit, 1000 tasks, {peak / 2:,.0f}/s"
+        print(f"  {name:42} {statistics.median(took):9.3f} {statistics.quantiles(took, n=100)[98]:9.3f}")
+        await (await jetstream(connection)).delete_stream(STREAM.name)
 
 
-def print_rates(rates: dict[str, float], size: int) -> None:
-    """Print events a second, and how many times the first way that is."""
-    base = next(iter(rates.values()))
-    print(f"events of {size} bytes a second; best of the rounds\n")
-    for name, rate in rates.items():
-        print(f"{name:28} {rate:10,.0f}/s {rate / base:8.1f} x")
-
-
-async def print_latencies(connection: Connection) -> None:
-    """Print what one emit takes when nothing else is going on."""
-    js = await jetstream(connection)
-    sink = NatsSink(connection)
-
-    async def publish(event: ExecutorEvent) -> None:
-        await js.publish(SUBJECT, encode(event), headers={"Nats-Msg-Id": str(event.event_id)})
-
-    print("\none event at a time: milliseconds, median and 99th percentile\n")
-    for name, emit in {"js.publish": publish, "NatsSink.emit": sink.emit}.items():
-        took = await latency(connection, emit)
-        print(f"{name:28} {statistics.median(took):10.3f} {statistics.quantiles(took, n=100)[98]:10.3f}")
-    await sink.aclose()
+async def run(url: str, synced_url: str, arguments: argparse.Namespace) -> None:
+    """Print the tables, and draw the first."""
+    size = len(encode(make_envelopes(1)[0]))
+    print(f"Python {platform.python_version()}, {size}-byte events; x: times js.publish one by one; share of the best")
+    rates = await compare(
+        url, CLIENT | installed_peers() | OURS | {"blob of the same batches": blob}, arguments.events, arguments.rounds
+    )
+    print_rates("events stored a second", rates)
+    if arguments.plot:
+        draw_bars(arguments.plot, "Events stored a second", rates, ours=set(OURS))
+    await print_latencies(url, rates["NatsSink.emit, 1000 tasks"])
+    synced = await compare(synced_url, SYNCED, arguments.events // 4, min(arguments.rounds, 3))
+    print_rates("events synced to disk a second: a server with sync_interval: always", synced)
 
 
 def main() -> None:
-    """Read the arguments, start a server, measure."""
+    """Read the arguments, start the servers, measure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--events", type=int, default=20_000)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--plot", type=Path, help="where to draw the rates, as SVG")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder, NatsServer(store_dir=Path(folder)) as server:
-        asyncio.run(run(server.url, arguments.events, arguments.rounds))
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        server = stack.enter_context(NatsServer(store_dir=folder / "stored"))
+        synced = stack.enter_context(NatsServer(store_dir=folder / "synced", config=SYNC_ALWAYS))
+        asyncio.run(run(server.url, synced.url, arguments))
 
 
 if __name__ == "__main__":
