@@ -16,40 +16,80 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from noetl_events.jetstream.batch_outcome import BatchFailed, BatchOutcome
+from noetl_events.jetstream.batch_outcome import BatchFailed, batch_failure
 from noetl_events.jetstream.commands import command_with, publish_all
 from noetl_events.jetstream.errors import NatsUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from nats.aio.client import Client
 
     from noetl_events.jetstream.inbox import Exchange, ReplyInbox
     from noetl_events.jetstream.outgoing import Outgoing
+    from noetl_events.jetstream.replies import Reply
 
-EXTRA_BYTES: Final = 160
+MOST: Final = 1_000
+"""Messages the server takes in one batch."""
+
+_EXTRA_BYTES: Final = 160
 """What the headers of a batch add to a message, at most."""
 
 
-async def send_atomic_batch(inbox: ReplyInbox, client: Client, messages: Sequence[Outgoing], deadline: float) -> None:
+class AtomicBatch:
     """
-    Return when all of *messages* are stored.
+    One batch, until it is stored.
 
-    Raises:
-        BatchesUnsupported: send them some other way, now and ever after.
-        BatchFailed: anything but a PubAck over all of them.
+    Args:
+        inbox: for the answer.
+        client: connected.
+        on_stored: takes the messages once they are.
+        patience: gives the time, of `time.monotonic`, until which they may wait for the answer.
 
     """
-    outcome = BatchOutcome(len(messages))
-    with inbox.exchange(outcome.take) as exchange:
-        try:
-            await publish_all(client, messages, _commands(messages, exchange))
-            await exchange.finish(lambda: {message.subject for message in messages}, deadline)
-        except NatsUnavailable as exc:
-            raise BatchFailed(str(exc)) from exc
-    if outcome.failure is not None:
-        raise outcome.failure
+
+    def __init__(
+        self,
+        inbox: ReplyInbox,
+        client: Client,
+        *,
+        on_stored: Callable[[Sequence[Outgoing]], None],
+        patience: Callable[[Sequence[Outgoing]], float],
+    ) -> None:
+        self.unsettled: Sequence[Outgoing] = ()
+        """Sent or about to be, and not known to be stored, in order."""
+
+        self._client = client
+        self._on_stored = on_stored
+        self._patience = patience
+        self._answers: list[Reply] = []
+        self._exchange = inbox.exchange(lambda _, reply: self._answers.append(reply))
+
+    async def send(self, messages: Sequence[Outgoing]) -> None:
+        """
+        Return when all of *messages* are stored.
+
+        Raises:
+            BatchesUnsupported: send them some other way, now and ever after.
+            BatchFailed: anything but a PubAck over all of them.
+
+        """
+        self.unsettled = messages
+        with self._exchange as exchange:
+            try:
+                await publish_all(self._client, messages, _commands(messages, exchange))
+                await exchange.until(lambda: bool(self._answers), messages, self._patience(messages))
+            except NatsUnavailable as exc:
+                raise BatchFailed(str(exc)) from exc
+        if failure := batch_failure(self._answers[0], len(messages)):
+            raise failure
+        self.unsettled = ()
+        self._on_stored(messages)
+
+    @staticmethod
+    def fits(messages: Sequence[Outgoing], limit: int) -> bool:
+        """Whether none of *messages* is larger than *limit* bytes with the headers of a batch."""
+        return all(message.size + _EXTRA_BYTES <= limit for message in messages)
 
 
 def _commands(messages: Sequence[Outgoing], exchange: Exchange) -> Iterator[bytes]:

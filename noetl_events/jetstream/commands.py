@@ -73,3 +73,8 @@ def command_with(message: Outgoing, headers: bytes, reply: bytes) -> bytes:
     head, body = message.head[:-2] + headers + b"\r\n", message.body
     address = b"%b %b" % (message.encoded_subject, reply) if reply else message.encoded_subject
     return b"HPUB %b %d %d\r\n%b%b\r\n" % (address, len(head), len(head) + len(body), head, body)
+
+
+def end_command(subject: str, reply: bytes) -> bytes:
+    """Return the command of a message without content, which only says something to the server."""
+    return b"PUB %b %b 0\r\n\r\n" % (encoded_subject(subject), reply)

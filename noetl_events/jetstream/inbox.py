@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from nats.aio.subscription import Subscription
 
     from noetl_events.jetstream.connection import Connection
+    from noetl_events.jetstream.outgoing import Outgoing
     from noetl_events.jetstream.replies import Reply
 
 SILENCE: Final = 5.0
@@ -66,8 +67,8 @@ class ReplyInbox:
             await self._subscribe(client)
         return client
 
-    def exchange(self, on_reply: Callable[[str, Reply], bool]) -> Exchange:
-        """Return an exchange with a token of its own; *on_reply* takes what is behind it, and says when it is over."""
+    def exchange(self, on_reply: Callable[[str, Reply], None]) -> Exchange:
+        """Return an exchange with a token of its own; *on_reply* takes what stands behind it, and the answer."""
         exchange = Exchange(self, f"{self._prefix}.", f"{self._prefix[-22:]}-{next(self._numbers)}", on_reply)
         self._exchanges[exchange.token] = exchange
         return exchange
@@ -129,14 +130,15 @@ class ReplyInbox:
 
 
 class Exchange:
-    """One burst of messages and the answers to it."""
+    """One burst of messages, or several, and the answers to them."""
 
-    def __init__(self, inbox: ReplyInbox, prefix: str, token: str, on_reply: Callable[[str, Reply], bool]) -> None:
+    def __init__(self, inbox: ReplyInbox, prefix: str, token: str, on_reply: Callable[[str, Reply], None]) -> None:
         self.token = token
         self.reply_to = f"{prefix}{token}"
         self._inbox = inbox
         self._on_reply = on_reply
-        self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._lost = ""
+        self._news: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._heard = time.monotonic()
 
     def __enter__(self) -> Self:
@@ -144,34 +146,41 @@ class Exchange:
 
     def __exit__(self, *_: object) -> None:
         self._inbox.forget(self)
-        self._over.cancel()
+        self._news.cancel()
 
     def hear(self, rest: str, reply: Reply) -> None:
         """Take one answer."""
         self._heard = time.monotonic()
-        if self._on_reply(rest, reply) and not self._over.done():
-            self._over.set_result(None)
+        self._on_reply(rest, reply)
+        self._tell()
 
     def lose(self, reason: str) -> None:
         """End it: nothing will be heard any more."""
-        if not self._over.done():
-            self._over.set_exception(NatsUnavailable(reason))
+        self._lost = reason
+        self._tell()
 
-    async def finish(self, subjects: Callable[[], Iterable[str]], deadline: float) -> None:
+    async def until(self, is_met: Callable[[], bool], messages: Iterable[Outgoing], deadline: float) -> None:
         """
-        Return when all answers are there.
+        Return when what was heard makes *is_met* true.
 
         Raises:
-            PermissionDenied: one of *subjects* is denied to us.
+            PermissionDenied: the subject of one of *messages* is denied to us.
             NatsUnavailable: the connection is lost, *deadline* (of `time.monotonic`) has passed, or all is silent.
 
         """
-        while not self._over.done():
+        while not is_met():
+            if self._lost:
+                raise NatsUnavailable(self._lost)
             now = time.monotonic()
             limit = min(deadline, self._heard + SILENCE)
             if now >= limit:
                 raise NatsUnavailable(f"no answer for {now - self._heard:.1f} s")
-            await asyncio.wait([self._over], timeout=min(_LOOK_ROUND, limit - now))
-            if not self._over.done():
-                self._inbox.require_health(subjects())
-        self._over.result()
+            if self._news.done():
+                self._news = asyncio.get_running_loop().create_future()
+            heard, _ = await asyncio.wait([self._news], timeout=min(_LOOK_ROUND, limit - now))
+            if not heard:
+                self._inbox.require_health({message.subject for message in messages})
+
+    def _tell(self) -> None:
+        if not self._news.done():
+            self._news.set_result(None)

@@ -47,17 +47,16 @@ class Window:
             try:
                 replies = [b"%b.%d" % (exchange.reply_to.encode(), index) for index in range(len(self.messages))]
                 await publish_all(client, self.messages, map(command, self.messages, replies))
-                await exchange.finish(self._unanswered_subjects, deadline)
+                await exchange.until(self._is_answered, self.messages, deadline)
             except PermissionDenied as exc:
                 self.denial = str(exc)
             except NatsUnavailable as exc:
                 self.silence = str(exc)
 
-    def _take(self, index: str, reply: Reply) -> bool:
+    def _take(self, index: str, reply: Reply) -> None:
         if self._replies[int(index)] is None:
             self._replies[int(index)] = reply
             self._missing -= 1
-        return not self._missing
 
-    def _unanswered_subjects(self) -> set[str]:
-        return {message.subject for message, reply in self.answered if reply is None}
+    def _is_answered(self) -> bool:
+        return not self._missing

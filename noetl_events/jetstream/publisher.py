@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
 from typing import TYPE_CHECKING, Final, Literal
 
 from noetl_events.jetstream.errors import NatsUnavailable
+from noetl_events.jetstream.outbox import Outbox
 from noetl_events.jetstream.outgoing import Call
-from noetl_events.jetstream.room import Room
 from noetl_events.jetstream.sender import Mode, Sender
 
 if TYPE_CHECKING:
@@ -27,12 +26,8 @@ Durability = Literal["stored", "fsync"]
 
 _MODES: Final[dict[str, Mode]] = {"stored": "fast", "fsync": "atomic"}
 
-# The most the server takes in an atomic batch.
-_BATCH_MESSAGES: Final = 1_000
-# nats-py gathers 2 MiB before it has to wait for the socket: a batch below that is written in one go.
-_BATCH_BYTES: Final = 1024 * 1024
-# A large batch is encoded as it is queued: after so many, other tasks have their turn, and the first ones are sent.
-_LONG_TURN: Final = 500
+# A large call is encoded as it is queued: after so many, other tasks have their turn, and the first ones are sent.
+_LONG_TURN: Final = 125
 
 
 class Publisher:
@@ -62,9 +57,8 @@ class Publisher:
         if durable not in _MODES:
             raise ValueError(f"durable: {durable!r} is neither 'stored' nor 'fsync'")
         self._timeout = timeout
-        self._sender = Sender(connection, timeout=timeout, mode=_MODES[durable])
-        self._room = Room(max_messages, max_bytes)
-        self._queue: deque[Outgoing] = deque()
+        self._outbox = Outbox(max_messages, max_bytes)
+        self._sender = Sender(connection, self._outbox, timeout=timeout, mode=_MODES[durable])
         self._worker: asyncio.Task[None] | None = None
         self._calls = 0
         self._idle = asyncio.Event()
@@ -108,75 +102,47 @@ class Publisher:
         while self._calls:
             self._idle.clear()
             await self._idle.wait()
+        if self._worker is not None:
+            # Everything is settled; it only ends its batch.
+            await asyncio.wait([self._worker])
         await self._sender.aclose()
 
     async def _enqueue(self, call: Call, messages: Iterable[Outgoing]) -> None:
         deadline = time.monotonic() + self._timeout
         for number, message in enumerate(messages, 1):
-            if not self._room.try_take(message.size):
+            if not self._outbox.try_take_room(message.size):
                 await self._wait_for_room(message.size)
                 deadline = time.monotonic() + self._timeout
             if call.done.done():
-                self._room.give_back(message.size)
+                self._outbox.give_back_room(message.size)
                 return
             message.deadline = deadline
             call.add(message)
-            self._queue.append(message)
+            self._outbox.put(message)
             if self._worker is None:
                 self._worker = asyncio.create_task(self._work())
             if number % _LONG_TURN == 0:
-                await asyncio.sleep(0)
+                await self._outbox.let_others()
         call.complete()
 
     async def _wait_for_room(self, size: int) -> None:
         try:
             async with asyncio.timeout(self._timeout):
-                await self._room.take(size)
+                await self._outbox.take_room(size)
         except TimeoutError:
             raise NatsUnavailable(f"not sent: no room for {self._timeout:g} s") from None
 
     async def _work(self) -> None:
-        """Send batch after batch until there is none; `publish` starts it again."""
-        batch: list[Outgoing] = []
+        """Send until nothing waits; `publish` starts it again."""
         try:
-            while batch := self._next_batch():
-                await self._sender.send(batch)
-                self._release(batch)
+            await self._sender.send_all()
         except BaseException as exc:
             # A bug, or the loop is going down: nobody may wait for ever.
-            self._abandon([*batch, *self._queue], exc)
+            for message in self._outbox.abandon():
+                if isinstance(exc, Exception):
+                    message.call.fail(exc)
+                message.call.done.cancel()
             if not isinstance(exc, Exception):
                 raise
         finally:
             self._worker = None
-
-    def _next_batch(self) -> list[Outgoing]:
-        batch: list[Outgoing] = []
-        ids: set[int] = set()
-        size = 0
-        while self._queue and len(batch) < _BATCH_MESSAGES:
-            message = self._queue[0]
-            if message.is_over():
-                self._release([self._queue.popleft()])
-                continue
-            size += message.size
-            if batch and (size > _BATCH_BYTES or message.event_id in ids or self._are_apart(batch[0], message)):
-                break
-            ids.add(message.event_id)
-            batch.append(self._queue.popleft())
-        return batch
-
-    def _are_apart(self, one: Outgoing, other: Outgoing) -> bool:
-        return self._sender.is_uncertain(one) != self._sender.is_uncertain(other)
-
-    def _release(self, messages: Iterable[Outgoing]) -> None:
-        for message in messages:
-            self._room.give_back(message.size)
-
-    def _abandon(self, messages: list[Outgoing], exc: BaseException) -> None:
-        self._queue.clear()
-        self._release(messages)
-        for message in messages:
-            if isinstance(exc, Exception):
-                message.call.fail(exc)
-            message.call.done.cancel()

@@ -3,8 +3,8 @@ What is sent how, and what is sent again.
 
     first attempt                      outcome                         then
     ---------------------------------  ------------------------------  ---------------------------------
-    batch, fast-ingest or atomic       PubAck over all of it           stored
-                                       anything else                   all of it again, by plain publish
+    batch, fast-ingest or atomic       acknowledged                    stored
+                                       anything else                   the rest again, by plain publish
                                        batches unsupported             plain publish, now and ever after
     plain publish                      sequence above 0                stored
                                        too large for the stream        rejected
@@ -25,22 +25,23 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import structlog
 
-from noetl_events.jetstream.atomic_batch import EXTRA_BYTES, send_atomic_batch
+from noetl_events.jetstream import atomic_batch, fast_batch
+from noetl_events.jetstream.atomic_batch import AtomicBatch
 from noetl_events.jetstream.batch_outcome import BatchesUnsupported, BatchFailed
 from noetl_events.jetstream.errors import NatsUnavailable, PermissionDenied, StreamMissing
-from noetl_events.jetstream.fast_batch import send_fast_batch
+from noetl_events.jetstream.fast_batch import FastBatch
 from noetl_events.jetstream.inbox import SILENCE, ReplyInbox
 from noetl_events.jetstream.plain_window import Window
 from noetl_events.jetstream.publish_counts import PublishCounts
 from noetl_events.jetstream.replies import Verdict, explain, is_no_responders, judge
-from noetl_events.recent_ids import RecentIds
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from nats.aio.client import Client
 
     from noetl_events.jetstream.connection import Connection
+    from noetl_events.jetstream.outbox import Outbox
     from noetl_events.jetstream.outgoing import Outgoing
     from noetl_events.jetstream.replies import Reply
 
@@ -57,74 +58,88 @@ log = structlog.get_logger()
 
 class Sender:
     """
-    Take batches one after the other, and give each message of them its outcome.
+    Give each message of *outbox* its outcome.
 
     Args:
         connection: to NATS; it stays open.
-        timeout: seconds the messages of it were given when they were queued.
+        outbox: of the publisher.
+        timeout: seconds a message is given when it is queued.
         mode: how batches go, as long as the stream takes them.
 
     """
 
-    def __init__(self, connection: Connection, *, timeout: float, mode: Mode) -> None:
+    def __init__(self, connection: Connection, outbox: Outbox, *, timeout: float, mode: Mode) -> None:
+        self._outbox = outbox
         self._first_patience = min(SILENCE, timeout)
         self.mode = mode
         self.counts = PublishCounts()
         self._inbox = ReplyInbox(connection)
-        self._uncertain = RecentIds()
         self._untaken_since: float | None = None
 
-    def is_uncertain(self, message: Outgoing) -> bool:
-        """Whether *message* was sent before with an outcome that stayed unknown: keep it apart from others."""
-        return message.event_id in self._uncertain
-
-    async def send(self, batch: Sequence[Outgoing]) -> None:
-        """Return when every message of *batch* has its outcome or its call failed; all are uncertain or none is."""
-        try:
-            await self._send(batch)
-        except NatsUnavailable as exc:
-            for message in batch:
-                message.fail(type(exc), str(exc))
-        except BaseException:
-            self._doubt(batch)
-            raise
+    async def send_all(self) -> None:
+        """Return when nothing waits, and everything handed out has its outcome or its call failed."""
+        while burst := self._outbox.next_burst(fast_batch.BURST if self.mode == "fast" else atomic_batch.MOST):
+            try:
+                await self._send(burst)
+            except NatsUnavailable as exc:
+                for message in self._still_wanted(self._outbox.out):
+                    message.fail(type(exc), str(exc))
+            except BaseException:
+                self._doubt(self._outbox.out)
+                raise
+            self._outbox.release(self._outbox.out)
 
     async def aclose(self) -> None:
         """Release the inbox."""
         await self._inbox.aclose()
 
-    async def _send(self, batch: Sequence[Outgoing]) -> None:
-        if self.is_uncertain(batch[0]):
-            await self._settle_in_lanes(batch)
-        elif len(batch) == 1 or self.mode == "plain":
-            await self._settle_window(batch)
-        else:
-            await self._send_batch(batch)
+    async def _send(self, burst: Sequence[Outgoing]) -> None:
+        if self._outbox.is_uncertain(burst[0]):
+            await self._settle_in_lanes(burst)
+        elif self.mode == "plain" or (len(burst) == 1 and self._outbox.is_drained):
+            await self._settle_window(burst)
+        elif (client := await self._reach(burst)) and (burst := self._still_wanted(burst)):
+            if self.mode == "atomic" and not AtomicBatch.fits(burst, client.max_payload):
+                await self._settle_window(burst)
+            else:
+                await self._send_batch(self._new_batch(client), burst)
 
-    async def _send_batch(self, batch: Sequence[Outgoing]) -> None:
-        client = await self._reach(batch)
-        batch = self._still_wanted(batch)
-        if client is None or not batch:
-            return
-        if self.mode == "atomic" and any(message.size + EXTRA_BYTES > client.max_payload for message in batch):
-            await self._settle_window(batch)
-            return
-        send = send_atomic_batch if self.mode == "atomic" else send_fast_batch
+    def _new_batch(self, client: Client) -> FastBatch | AtomicBatch:
+        if self.mode == "atomic":
+            return AtomicBatch(self._inbox, client, on_stored=self._store, patience=self._patience)
+        return FastBatch(
+            self._inbox, client, self._outbox, admit=self._admit, on_stored=self._store, patience=self._patience
+        )
+
+    async def _send_batch(self, batch: FastBatch | AtomicBatch, burst: Sequence[Outgoing]) -> None:
         try:
-            await send(self._inbox, client, batch, self._patience(batch))
+            await batch.send(burst)
         except BatchesUnsupported as exc:
             self._fall_back(str(exc))
-            await self._settle_window(batch)
+            await self._settle_window(tuple(batch.unsettled))
         except BatchFailed as exc:
-            log.warning("publisher.sending_again", events=len(batch), reason=str(exc))
-            self._doubt(batch)
-            await self._settle_in_lanes(batch)
+            if left := tuple(batch.unsettled):
+                log.warning("publisher.sending_again", events=len(left), reason=str(exc))
+                self._doubt(left)
+                await self._settle_in_lanes(left)
         else:
-            self._untaken_since = None
             self.counts.batches += 1
-            self.counts.stored += len(batch)
-            for message in batch:
-                message.store()
+
+    def _admit(self, client: Client, burst: Sequence[Outgoing]) -> list[Outgoing]:
+        """Return what of *burst* may be sent now."""
+        self._refuse_oversize(burst, client.max_payload)
+        self._expire(burst, "no answer")
+        wanted = self._still_wanted(burst)
+        if len(wanted) < len(burst):
+            self._outbox.release([message for message in burst if message.is_over()])
+        return wanted
+
+    def _store(self, messages: Sequence[Outgoing]) -> None:
+        self._untaken_since = None
+        self.counts.stored += len(messages)
+        for message in messages:
+            message.store()
+        self._outbox.release(messages)
 
     async def _settle_window(self, batch: Sequence[Outgoing]) -> None:
         """Send all at once; what is not settled then goes in lanes."""
@@ -163,8 +178,7 @@ class Sender:
         self._watch_for_takers(message, reply)
         match judge(reply):
             case Verdict.STORED:
-                self.counts.stored += 1
-                message.store()
+                self._store([message])
             case Verdict.REFUSED:
                 self.counts.refused += 1
                 message.refuse(explain(reply))
@@ -216,13 +230,12 @@ class Sender:
                 state = "unknown whether stored" if message.sent else "not sent"
                 message.fail(NatsUnavailable, f"{state}: {reason}")
 
-    def _still_wanted(self, messages: Sequence[Outgoing]) -> list[Outgoing]:
+    def _still_wanted(self, messages: Iterable[Outgoing]) -> list[Outgoing]:
         return [message for message in messages if not message.is_over()]
 
     def _doubt(self, messages: Sequence[Outgoing]) -> None:
         self.counts.sent_again += len(messages)
-        for message in messages:
-            self._uncertain.add(message.event_id)
+        self._outbox.doubt(messages)
 
     def _patience(self, batch: Sequence[Outgoing]) -> float:
         """Return until when a first attempt may take: one that waited long for its turn still gets a fair try."""

@@ -21,7 +21,7 @@ class Received:
     """One message as the stream sees it."""
 
     def __init__(self, message: Msg) -> None:
-        self.id = int((message.headers or {})["Nats-Msg-Id"])
+        self.id = int((message.headers or {}).get("Nats-Msg-Id", 0))
         self.reply = message.reply
         self.is_fast = message.reply.endswith(".$FI")
         control = message.reply.split(".") if self.is_fast else ["0", "0", "$FI"]
@@ -34,8 +34,13 @@ class Received:
 
     @property
     def ends_batch(self) -> bool:
-        """Whether it commits one."""
-        return self.op == 2
+        """Whether it is the last of one, or says that the one before was."""
+        return self.op in {2, 3}
+
+    @property
+    def count(self) -> int:
+        """How many messages its batch has so far."""
+        return self.seq - (self.op == 3)
 
 
 class ScriptedStream:
@@ -83,7 +88,7 @@ def stores(received: Received) -> dict[str, Any] | None:
     """Answer as a stream does that stores everything."""
     if not received.is_fast:
         return {"stream": "S", "seq": received.id}
-    return {"stream": "S", "seq": 9, "batch": "b", "count": received.seq} if received.ends_batch else None
+    return {"stream": "S", "seq": 9, "batch": "b", "count": received.count} if received.ends_batch else None
 
 
 def never(_received: Received) -> None:

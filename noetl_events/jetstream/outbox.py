@@ -1,0 +1,127 @@
+"""What a publisher was given and has not settled: waiting in order, or out with the sender."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import TYPE_CHECKING, Final
+
+from noetl_events.jetstream.room import Room
+from noetl_events.recent_ids import RecentIds
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from noetl_events.jetstream.outgoing import Outgoing
+
+# nats-py gathers 2 MiB before it has to wait for the socket: a burst below that is written in one go.
+_BURST_BYTES: Final = 1024 * 1024
+
+
+class Outbox:
+    """
+    The messages of a publisher, bounded.
+
+    No id is out twice: a message that repeats one waits until the first has its outcome.
+
+    Args:
+        max_messages: waiting and out; past that `take_room` waits.
+        max_bytes: likewise, of headers and payloads.
+
+    """
+
+    def __init__(self, max_messages: int, max_bytes: int) -> None:
+        self._room = Room(max_messages, max_bytes)
+        self._uncertain = RecentIds()
+        self._waiting: deque[Outgoing] = deque()
+        self._out: dict[int, Outgoing] = {}
+        self._adding = 0
+
+    @property
+    def out(self) -> list[Outgoing]:
+        """What was handed out and not released."""
+        return list(self._out.values())
+
+    @property
+    def is_filling(self) -> bool:
+        """Whether somebody who has more to put only lets others have their turn."""
+        return self._adding > 0
+
+    @property
+    def is_drained(self) -> bool:
+        """Whether nothing waits, and nothing is about to."""
+        return not self._waiting and not self._adding
+
+    def try_take_room(self, size: int) -> bool:
+        """Take room for a message of *size* bytes if there is some and nobody waits for it."""
+        return self._room.try_take(size)
+
+    async def take_room(self, size: int) -> None:
+        """Wait for room and take it; cancelled, nothing was taken."""
+        await self._room.take(size)
+
+    def give_back_room(self, size: int) -> None:
+        """Return the room of a message that is not put after all."""
+        self._room.give_back(size)
+
+    def put(self, message: Outgoing) -> None:
+        """Take in *message*, for which there is room."""
+        self._waiting.append(message)
+
+    async def let_others(self) -> None:
+        """Let other tasks have their turn, having more to put."""
+        self._adding += 1
+        try:
+            await asyncio.sleep(0)
+        finally:
+            self._adding -= 1
+
+    def next_burst(self, limit: int, *, certain: bool = False) -> list[Outgoing]:
+        """
+        Hand out up to *limit* messages, in order, until a repeated id.
+
+        No burst mixes messages whose outcome was ever unknown with others; if *certain*, it has none of them.
+        """
+        burst: list[Outgoing] = []
+        size, uncertain = 0, False
+        while self._waiting and len(burst) < limit:
+            message = self._waiting[0]
+            if message.is_over():
+                self._room.give_back(self._waiting.popleft().size)
+                continue
+            if not burst and not certain:
+                uncertain = self.is_uncertain(message)
+            size += message.size
+            if self._is_apart(message, uncertain=uncertain) or (burst and size > _BURST_BYTES):
+                break
+            self._out[message.event_id] = message
+            burst.append(self._waiting.popleft())
+        return burst
+
+    def is_uncertain(self, message: Outgoing) -> bool:
+        """Whether *message* was sent before with an outcome that stayed unknown."""
+        return message.event_id in self._uncertain
+
+    def doubt(self, messages: Iterable[Outgoing]) -> None:
+        """Note that the outcome of *messages* is unknown: nothing with these ids is part of a batch again."""
+        for message in messages:
+            self._uncertain.add(message.event_id)
+
+    def release(self, messages: Iterable[Outgoing]) -> None:
+        """Take back the room of *messages*, which are finished; what was released before is left alone."""
+        for message in messages:
+            if self._out.get(message.event_id) is message:
+                del self._out[message.event_id]
+                self._room.give_back(message.size)
+
+    def abandon(self) -> list[Outgoing]:
+        """Return everything, finished with none of it."""
+        messages = [*self.out, *self._waiting]
+        self._out.clear()
+        self._waiting.clear()
+        for message in messages:
+            self._room.give_back(message.size)
+        return messages
+
+    def _is_apart(self, message: Outgoing, *, uncertain: bool) -> bool:
+        return message.event_id in self._out or (message.event_id in self._uncertain) != uncertain
