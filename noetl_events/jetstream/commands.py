@@ -75,6 +75,21 @@ def command_with(message: Outgoing, headers: bytes, reply: bytes) -> bytes:
     return b"HPUB %b %d %d\r\n%b%b\r\n" % (address, len(head), len(head) + len(body), head, body)
 
 
-def end_command(subject: str, reply: bytes) -> bytes:
-    """Return the command of a message without content, which only says something to the server."""
-    return b"PUB %b %b 0\r\n\r\n" % (encoded_subject(subject), reply)
+def batch_command(message: Outgoing, reply_head: bytes, seq: int, operation: int) -> bytes:
+    """Return *message* as a command of a fast-ingest batch."""
+    head, body = message.head, message.body
+    return b"HPUB %b %b%d.%d.$FI %d %d\r\n%b%b\r\n" % (
+        message.encoded_subject,
+        reply_head,
+        seq,
+        operation,
+        len(head),
+        message.size,
+        head,
+        body,
+    )
+
+
+def end_command(subject: str, reply_head: bytes, seq: int, operation: int) -> bytes:
+    """Return the command that ends a fast-ingest batch without a message."""
+    return b"PUB %b %b%d.%d.$FI 0\r\n\r\n" % (encoded_subject(subject), reply_head, seq, operation)

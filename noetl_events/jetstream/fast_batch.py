@@ -24,11 +24,11 @@ from collections import deque
 from typing import TYPE_CHECKING, Final
 
 from noetl_events.jetstream.batch_outcome import BatchFailed, batch_failure
-from noetl_events.jetstream.commands import command, end_command, publish_all
+from noetl_events.jetstream.commands import batch_command, end_command, publish_all
 from noetl_events.jetstream.errors import NatsUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from nats.aio.client import Client
 
@@ -37,13 +37,13 @@ if TYPE_CHECKING:
     from noetl_events.jetstream.outgoing import Outgoing
     from noetl_events.jetstream.replies import Reply
 
-BURST: Final = 250
+BURST: Final = 125
 """Messages sent in one write."""
 
 # The server acks at least so often.
 _FLOW: Final = 250
 # Unacknowledged messages, and bytes, past which nothing is appended.
-_WINDOW: Final = 1_000
+_WINDOW: Final = 2_000
 _WINDOW_BYTES: Final = 1024 * 1024
 _START, _APPEND, _COMMIT, _END = 0, 1, 2, 3
 
@@ -127,11 +127,11 @@ class FastBatch:
         self._bytes += sum(message.size for message in burst)
         self._deadline = self._patience(burst)
         self._is_ended = self._outbox.is_drained and not self._is_ack_due()
-        await publish_all(self._client, burst, map(command, burst, self._replies(len(burst))))
+        await publish_all(self._client, burst, self._commands(burst))
 
     async def _end(self, subject: str) -> None:
         self._is_ended = True
-        await publish_all(self._client, (), [end_command(subject, b"%b%d.%d.$FI" % (self._head, self._sent + 1, _END))])
+        await publish_all(self._client, (), [end_command(subject, self._head, self._sent + 1, _END)])
 
     def _is_ack_due(self) -> bool:
         """Whether the server will say something without being told that this is the end."""
@@ -140,11 +140,15 @@ class FastBatch:
     async def _hear_until(self, is_met: Callable[[], bool]) -> None:
         await self._exchange.until(is_met, self.unsettled, self._deadline)
 
-    def _replies(self, count: int) -> Iterator[bytes]:
-        first, self._sent = self._sent + 1, self._sent + count
-        for seq in range(first, self._sent + 1):
-            is_last = self._is_ended and seq == self._sent
-            yield b"%b%d.%d.$FI" % (self._head, seq, _COMMIT if is_last else _START if seq == 1 else _APPEND)
+    def _commands(self, burst: Sequence[Outgoing]) -> list[bytes]:
+        first, self._sent = self._sent + 1, self._sent + len(burst)
+        commands = [
+            batch_command(message, self._head, seq, _START if seq == 1 else _APPEND)
+            for seq, message in enumerate(burst, first)
+        ]
+        if self._is_ended:
+            commands[-1] = batch_command(burst[-1], self._head, self._sent, _COMMIT)
+        return commands
 
     def _hear(self, _control: str, reply: Reply) -> None:
         if self._is_over:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from contextlib import suppress
+from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Final, Self
 
@@ -138,7 +139,7 @@ class Exchange:
         self._inbox = inbox
         self._on_reply = on_reply
         self._lost = ""
-        self._news: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._news: asyncio.Future[bool] | None = None
         self._heard = time.monotonic()
 
     def __enter__(self) -> Self:
@@ -146,18 +147,17 @@ class Exchange:
 
     def __exit__(self, *_: object) -> None:
         self._inbox.forget(self)
-        self._news.cancel()
 
     def hear(self, rest: str, reply: Reply) -> None:
         """Take one answer."""
         self._heard = time.monotonic()
         self._on_reply(rest, reply)
-        self._tell()
+        self._tell(is_news=True)
 
     def lose(self, reason: str) -> None:
         """End it: nothing will be heard any more."""
         self._lost = reason
-        self._tell()
+        self._tell(is_news=True)
 
     async def until(self, is_met: Callable[[], bool], messages: Iterable[Outgoing], deadline: float) -> None:
         """
@@ -175,12 +175,19 @@ class Exchange:
             limit = min(deadline, self._heard + SILENCE)
             if now >= limit:
                 raise NatsUnavailable(f"no answer for {now - self._heard:.1f} s")
-            if self._news.done():
-                self._news = asyncio.get_running_loop().create_future()
-            heard, _ = await asyncio.wait([self._news], timeout=min(_LOOK_ROUND, limit - now))
-            if not heard:
+            if not await self._is_told(min(_LOOK_ROUND, limit - now)):
                 self._inbox.require_health({message.subject for message in messages})
 
-    def _tell(self) -> None:
-        if not self._news.done():
-            self._news.set_result(None)
+    async def _is_told(self, seconds: float) -> bool:
+        # A timer and a future: asyncio's own waits cost a lone message a tenth of its round trip.
+        loop = asyncio.get_running_loop()
+        self._news = loop.create_future()
+        timer = loop.call_later(seconds, partial(self._tell, is_news=False))
+        try:
+            return await self._news
+        finally:
+            timer.cancel()
+
+    def _tell(self, *, is_news: bool) -> None:
+        if self._news is not None and not self._news.done():
+            self._news.set_result(is_news)

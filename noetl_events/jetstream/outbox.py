@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from noetl_events.jetstream.outgoing import Outgoing
 
 # nats-py gathers 2 MiB before it has to wait for the socket: a burst below that is written in one go.
-_BURST_BYTES: Final = 1024 * 1024
+_MOST_BYTES: Final = 1024 * 1024
 
 
 class Outbox:
@@ -25,13 +25,15 @@ class Outbox:
     No id is out twice: a message that repeats one waits until the first has its outcome.
 
     Args:
-        max_messages: waiting and out; past that `take_room` waits.
+        max_messages: waiting and out; past that there is no room.
         max_bytes: likewise, of headers and payloads.
 
     """
 
     def __init__(self, max_messages: int, max_bytes: int) -> None:
-        self._room = Room(max_messages, max_bytes)
+        self.room = Room(max_messages, max_bytes)
+        """Taken before a message is put."""
+
         self._uncertain = RecentIds()
         self._waiting: deque[Outgoing] = deque()
         self._out: dict[int, Outgoing] = {}
@@ -52,20 +54,8 @@ class Outbox:
         """Whether nothing waits, and nothing is about to."""
         return not self._waiting and not self._adding
 
-    def try_take_room(self, size: int) -> bool:
-        """Take room for a message of *size* bytes if there is some and nobody waits for it."""
-        return self._room.try_take(size)
-
-    async def take_room(self, size: int) -> None:
-        """Wait for room and take it; cancelled, nothing was taken."""
-        await self._room.take(size)
-
-    def give_back_room(self, size: int) -> None:
-        """Return the room of a message that is not put after all."""
-        self._room.give_back(size)
-
     def put(self, message: Outgoing) -> None:
-        """Take in *message*, for which there is room."""
+        """Take in *message*, whose room is taken."""
         self._waiting.append(message)
 
     async def let_others(self) -> None:
@@ -87,15 +77,22 @@ class Outbox:
         while self._waiting and len(burst) < limit:
             message = self._waiting[0]
             if message.is_over():
-                self._room.give_back(self._waiting.popleft().size)
+                self._waiting.popleft()
+                self.room.give_back(1, message.size)
                 continue
+            event_id = message.event_id
             if not burst and not certain:
-                uncertain = self.is_uncertain(message)
+                uncertain = event_id in self._uncertain
             size += message.size
-            if self._is_apart(message, uncertain=uncertain) or (burst and size > _BURST_BYTES):
+            if (
+                event_id in self._out
+                or (event_id in self._uncertain) is not uncertain
+                or (burst and size > _MOST_BYTES)
+            ):
                 break
-            self._out[message.event_id] = message
-            burst.append(self._waiting.popleft())
+            self._out[event_id] = message
+            burst.append(message)
+            self._waiting.popleft()
         return burst
 
     def is_uncertain(self, message: Outgoing) -> bool:
@@ -109,19 +106,18 @@ class Outbox:
 
     def release(self, messages: Iterable[Outgoing]) -> None:
         """Take back the room of *messages*, which are finished; what was released before is left alone."""
+        count = size = 0
         for message in messages:
             if self._out.get(message.event_id) is message:
                 del self._out[message.event_id]
-                self._room.give_back(message.size)
+                count += 1
+                size += message.size
+        self.room.give_back(count, size)
 
     def abandon(self) -> list[Outgoing]:
         """Return everything, finished with none of it."""
         messages = [*self.out, *self._waiting]
         self._out.clear()
         self._waiting.clear()
-        for message in messages:
-            self._room.give_back(message.size)
+        self.room.give_back(len(messages), sum(message.size for message in messages))
         return messages
-
-    def _is_apart(self, message: Outgoing, *, uncertain: bool) -> bool:
-        return message.event_id in self._out or (message.event_id in self._uncertain) != uncertain

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 from noetl_events.jetstream.commands import command, publish_all
 from noetl_events.jetstream.errors import NatsUnavailable, PermissionDenied
+from noetl_events.jetstream.replies import Verdict, judge
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from nats.aio.client import Client
 
@@ -23,16 +24,18 @@ class Window:
 
     Args:
         messages: to send, in order.
+        on_stored: takes each message that is stored, as soon as that is known.
 
     """
 
-    def __init__(self, messages: Sequence[Outgoing]) -> None:
+    def __init__(self, messages: Sequence[Outgoing], on_stored: Callable[[Sequence[Outgoing]], None]) -> None:
         self.messages = messages
         self.silence = "no answer"
         """Why answers are missing, when they are."""
         self.denial = ""
         """The server's words, when it denies us a subject of this window."""
 
+        self._on_stored = on_stored
         self._replies: list[Reply | None] = [None] * len(messages)
         self._missing = len(messages)
 
@@ -57,6 +60,8 @@ class Window:
         if self._replies[int(index)] is None:
             self._replies[int(index)] = reply
             self._missing -= 1
+            if judge(reply) is Verdict.STORED:
+                self._on_stored((self.messages[int(index)],))
 
     def _is_answered(self) -> bool:
         return not self._missing

@@ -110,11 +110,11 @@ class Publisher:
     async def _enqueue(self, call: Call, messages: Iterable[Outgoing]) -> None:
         deadline = time.monotonic() + self._timeout
         for number, message in enumerate(messages, 1):
-            if not self._outbox.try_take_room(message.size):
+            if not self._outbox.room.try_take(message.size):
                 await self._wait_for_room(message.size)
                 deadline = time.monotonic() + self._timeout
             if call.done.done():
-                self._outbox.give_back_room(message.size)
+                self._outbox.room.give_back(1, message.size)
                 return
             message.deadline = deadline
             call.add(message)
@@ -128,7 +128,7 @@ class Publisher:
     async def _wait_for_room(self, size: int) -> None:
         try:
             async with asyncio.timeout(self._timeout):
-                await self._outbox.take_room(size)
+                await self._outbox.room.take(size)
         except TimeoutError:
             raise NatsUnavailable(f"not sent: no room for {self._timeout:g} s") from None
 

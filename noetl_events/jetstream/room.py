@@ -25,7 +25,8 @@ class Room:
         """Take room for one message of *size* bytes if there is some and nobody waits for it."""
         if self._waiting or not self._fits(size):
             return False
-        self._occupy(size)
+        self._messages += 1
+        self._bytes += size
         return True
 
     async def take(self, size: int) -> None:
@@ -36,19 +37,16 @@ class Room:
                 while not self._fits(size):
                     self._freed.clear()
                     await self._freed.wait()
-                self._occupy(size)
+                self._messages += 1
+                self._bytes += size
         finally:
             self._waiting -= 1
 
-    def give_back(self, size: int) -> None:
-        """Return the room of one message."""
-        self._messages -= 1
+    def give_back(self, messages: int, size: int) -> None:
+        """Return the room of so many messages, *size* bytes in all."""
+        self._messages -= messages
         self._bytes -= size
         self._freed.set()
 
     def _fits(self, size: int) -> bool:
         return not self._messages or (self._messages < self._max_messages and self._bytes + size <= self._max_bytes)
-
-    def _occupy(self, size: int) -> None:
-        self._messages += 1
-        self._bytes += size

@@ -163,7 +163,7 @@ class Sender:
 
     async def _send_window(self, client: Client, messages: Sequence[Outgoing], deadline: float) -> list[Outgoing]:
         """Send *messages* once and return those to send again."""
-        window = Window(messages)
+        window = Window(messages, self._store)
         await window.send(self._inbox, client, deadline)
         again = [message for message, reply in window.answered if not self._settle(message, reply, window)]
         self._doubt(again)
@@ -178,7 +178,8 @@ class Sender:
         self._watch_for_takers(message, reply)
         match judge(reply):
             case Verdict.STORED:
-                self._store([message])
+                # Its window has told us.
+                pass
             case Verdict.REFUSED:
                 self.counts.refused += 1
                 message.refuse(explain(reply))

@@ -79,6 +79,7 @@ class NatsSink:
         self._owns_connection = owns_connection
         self._publisher = Publisher(connection, timeout=timeout, durable=durable)
         self._subject = subject
+        self._by_execution = "{execution_id" in subject
         self._new_id = new_id or process_ids()
         self._closed = False
 
@@ -153,11 +154,17 @@ class NatsSink:
             except MalformedEvent as exc:
                 malformed[event_id] = str(exc)
                 continue
-            subject = self._subject.format(event_type=subject_tokens(event.event_type), execution_id=event.execution_id)
-            yield Outgoing(subject, event_id, body, event.execution_id)
+            execution_id = event.execution_id
+            subject = make_subject(self._subject, event.event_type, execution_id if self._by_execution else 0)
+            yield Outgoing(subject, event_id, body, execution_id)
 
 
 @lru_cache(maxsize=1024)
+def make_subject(template: str, event_type: str, execution_id: int) -> str:
+    """Return the subject of an event."""
+    return template.format(event_type=subject_tokens(event_type), execution_id=execution_id)
+
+
 def subject_tokens(name: str) -> str:
     """Return *name* as it stands in a subject."""
     return _EMPTY_TOKEN.sub("_", _UNSAFE.sub("_", name[:_MAX_NAME]))
