@@ -4,7 +4,8 @@ How fast events get into a stream: NatsSink beside what else Python has, on one 
     python -m bench.publish [--events 20000] [--rounds 5] [--plot publish.svg]
 
 Every way stores the same 400-byte events under `Nats-Msg-Id`, in a stream that is empty when it starts; what is in the
-stream afterwards is counted.  Figures are medians of the rounds; the ways take turns within each.
+stream afterwards is counted.  Figures are medians of the rounds; ratios are taken within each round, where the ways
+take turns, and are medians too, so that a machine that gets slower meanwhile changes none.
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ import argparse
 import asyncio
 import gc
 import platform
-import statistics
 import tempfile
 import time
 from contextlib import ExitStack
+from operator import itemgetter, truediv
 from pathlib import Path
+from statistics import median, quantiles
 from typing import TYPE_CHECKING
 
 from bench.envelopes import make_envelopes
@@ -67,23 +69,31 @@ async def measure(url: str, way: Way, events: list[ExecutorEvent]) -> float:
     return len(events) / took
 
 
-async def compare(url: str, ways: dict[str, Way], events: int, rounds: int) -> dict[str, float]:
-    """Return the median events a second of each way."""
+async def compare(url: str, ways: dict[str, Way], events: int, rounds: int) -> dict[str, list[float]]:
+    """Return the events a second of each way, round by round."""
     envelopes = make_envelopes(events)
     rates: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(rounds):
         for name, way in ways.items():
             share = SLOW if name == ONE_BY_ONE else 1.0
             rates[name].append(await measure(url, way, envelopes[: int(events * share)]))
-    return {name: statistics.median(some) for name, some in rates.items()}
+    return rates
 
 
-def print_rates(title: str, rates: dict[str, float]) -> None:
-    """Print events a second, and how many times the slow way and how much of the fastest that is."""
-    base, best = rates[ONE_BY_ONE], max(rates.values())
+def medians(rates: dict[str, list[float]]) -> dict[str, float]:
+    """Return the median of each way, the slowest first."""
+    return dict(sorted(((name, median(some)) for name, some in rates.items()), key=itemgetter(1)))
+
+
+def print_rates(title: str, rates: dict[str, list[float]]) -> None:
+    """Print events a second, and the ratios to the slowest way and to the fastest, each within its round."""
+    ordered = medians(rates)
+    slowest, fastest = (rates[name] for name in (ONE_BY_ONE, list(ordered)[-1]))
     print(f"\n{title}\n")
-    for name, rate in sorted(rates.items(), key=lambda item: item[1]):
-        print(f"  {name:42} {rate:9,.0f}/s {rate / base:7.1f} x {rate / best:6.2f}")
+    for name, rate in ordered.items():
+        times = median(map(truediv, rates[name], slowest))
+        share = median(map(truediv, rates[name], fastest))
+        print(f"  {name:42} {rate:9,.0f}/s {times:7.1f} x {share:6.2f}")
 
 
 async def print_latencies(url: str, peak: float) -> None:
@@ -92,10 +102,10 @@ async def print_latencies(url: str, peak: float) -> None:
         await ensure_stream(connection, STREAM)
         print("\nmilliseconds of one event, median and 99th percentile\n")
         for name, took in (await measure_lone_emits(url)).items():
-            print(f"  {name:42} {statistics.median(took):9.3f} {statistics.quantiles(took, n=100)[98]:9.3f}")
+            print(f"  {name:42} {median(took):9.3f} {quantiles(took, n=100)[98]:9.3f}")
         took = await measure_paced_emits(url, rate=peak / 2)
         name = f"NatsSink.emit, 1000 tasks, {peak / 2:,.0f}/s"
-        print(f"  {name:42} {statistics.median(took):9.3f} {statistics.quantiles(took, n=100)[98]:9.3f}")
+        print(f"  {name:42} {median(took):9.3f} {quantiles(took, n=100)[98]:9.3f}")
         await (await jetstream(connection)).delete_stream(STREAM.name)
 
 
@@ -108,8 +118,8 @@ async def run(url: str, synced_url: str, arguments: argparse.Namespace) -> None:
     )
     print_rates("events stored a second", rates)
     if arguments.plot:
-        draw_bars(arguments.plot, "Events stored a second", rates, ours=set(OURS))
-    await print_latencies(url, rates["NatsSink.emit, 1000 tasks"])
+        draw_bars(arguments.plot, "Events stored a second", medians(rates), ours=set(OURS))
+    await print_latencies(url, median(rates["NatsSink.emit, 1000 tasks"]))
     synced = await compare(synced_url, SYNCED, arguments.events // 4, min(arguments.rounds, 3))
     print_rates("events synced to disk a second: a server with sync_interval: always", synced)
 

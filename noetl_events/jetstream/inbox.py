@@ -70,7 +70,8 @@ class ReplyInbox:
 
     def exchange(self, on_reply: Callable[[str, Reply], None]) -> Exchange:
         """Return an exchange with a token of its own; *on_reply* takes what stands behind it, and the answer."""
-        exchange = Exchange(self, f"{self._prefix}.", f"{self._prefix[-22:]}-{next(self._numbers)}", on_reply)
+        # The running part of a NUID, from a random start of 62^10: as good as all of it, and every message carries it.
+        exchange = Exchange(self, f"{self._prefix}.", f"{self._prefix[-10:]}{next(self._numbers)}", on_reply)
         self._exchanges[exchange.token] = exchange
         return exchange
 
