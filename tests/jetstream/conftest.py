@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING
 import nats
 import pytest
 
+from noetl_events.jetstream.publisher import Publisher
 from tests.jetstream.scripted_stream import ScriptedStream
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+
+    from noetl_events.jetstream.connection import Connection
 
 _subjects = count()
 
@@ -25,3 +28,11 @@ async def scripted(nats_url: str) -> AsyncIterator[ScriptedStream]:
     await client.flush()
     yield stream
     await client.close()
+
+
+@pytest.fixture
+async def publisher(connection: Connection) -> AsyncIterator[Publisher]:
+    """Publish with the default patience."""
+    made = Publisher(connection)
+    yield made
+    await made.aclose()

@@ -100,6 +100,19 @@ def ends_batches_with(answer: dict[str, Any]) -> Answer:
     return lambda received: answer if received.ends_batch else None if received.is_fast else stores(received)
 
 
+def acks_every(flow: int, *, then: dict[str, Any] | None = None) -> Answer:
+    """Acknowledge every *flow* messages of a batch, end it with *then* or not at all, and store what comes plainly."""
+
+    def answer(received: Received) -> dict[str, Any] | None:
+        if not received.is_fast:
+            return stores(received)
+        if received.ends_batch:
+            return then
+        return {"type": "ack", "seq": received.seq, "msgs": flow} if received.seq % flow == 0 else None
+
+    return answer
+
+
 def error(err_code: int, description: str = "words of the server", code: int = 400) -> dict[str, Any]:
     """Return an answer with an error."""
     return {"error": {"code": code, "err_code": err_code, "description": description}, "stream": "S", "seq": 0}

@@ -12,24 +12,16 @@ from noetl_events.jetstream.errors import NatsUnavailable
 from noetl_events.jetstream.outgoing import Outgoing
 from noetl_events.jetstream.publisher import Publisher
 from noetl_events.sink import EventsRejected
-from tests.jetstream.scripted_stream import Received, ScriptedStream, ends_batches_with, error, never, stores
+from tests.jetstream.scripted_stream import Received, ScriptedStream, error, never, stores
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable
+    from collections.abc import Callable, Iterable
 
     from noetl_events.jetstream.connection import Connection
 
     Answer = Callable[["Received"], "dict[str, Any] | None"]
 
 _subjects = count()
-
-
-@pytest.fixture
-async def publisher(connection: Connection) -> AsyncIterator[Publisher]:
-    """Publish with the default patience."""
-    made = Publisher(connection)
-    yield made
-    await made.aclose()
 
 
 async def test_messages_in_the_meantime_form_the_next_batch(publisher: Publisher, scripted: ScriptedStream) -> None:
@@ -43,41 +35,6 @@ async def test_messages_in_the_meantime_form_the_next_batch(publisher: Publisher
     await asyncio.gather(first, *others)
 
     assert scripted.log == "1:plain 2:fast 1/0 3:fast 2/1 4:fast 3/2"
-
-
-@pytest.mark.parametrize(
-    "ending",
-    [
-        pytest.param({"stream": "S", "seq": 2, "batch": "b", "count": 2}, id="short count"),
-        pytest.param({"stream": "S", "seq": 2, "batch": "b", "count": 4}, id="excessive count"),
-        pytest.param({"type": "gap", "last_seq": 2, "seq": 3}, id="gap"),
-        pytest.param({"type": "err", "seq": 3, "error": {"code": 400, "err_code": 10071}}, id="error frame"),
-        pytest.param(error(10208), id="batch unknown"),
-        pytest.param(error(10211), id="too many batches"),
-        pytest.param({"seq": "not a number"}, id="unreadable"),
-    ],
-)
-async def test_anything_but_a_full_count_is_sent_again_plainly(
-    publisher: Publisher, scripted: ScriptedStream, ending: dict[str, Any]
-) -> None:
-    """A batch that is not acknowledged to its last message is sent again whole, in order, by plain publish."""
-    scripted.answer = ends_batches_with(ending)
-    await publisher.publish(scripted.outgoing([1, 2, 3]))
-
-    assert scripted.log == "1:fast 1/0 2:fast 2/1 3:fast 3/2 1:plain 2:plain 3:plain"
-    assert publisher.mode == "fast"
-
-
-async def test_acks_under_way_do_not_end_a_batch(publisher: Publisher, scripted: ScriptedStream) -> None:
-    """The acks a server sends while a batch runs acknowledge nothing for good."""
-    scripted.answer = lambda received: (
-        {"type": "ack", "seq": received.seq, "msgs": 1} if received.is_fast and received.op < 2 else None
-    )
-    call = asyncio.ensure_future(publisher.publish(scripted.outgoing([1, 2, 3])))
-    await scripted.wait_for(3)
-    assert not call.done()
-    await scripted.send(scripted.received[2], {"stream": "S", "seq": 3, "batch": "b", "count": 3})
-    await call
 
 
 @pytest.mark.parametrize(
