@@ -207,8 +207,8 @@ class Projector:
     async def _heartbeats(self) -> None:
         """Keep the server from delivering again what is in hand: every third of the consumer's own ack wait."""
         while True:
-            await asyncio.sleep(self._puller.consumer.ack_wait / 3)
-            await self._puller.in_progress([*self._in_hand, *self._puller.buffered])
+            await asyncio.sleep(self._puller.keep_alive_interval)
+            await self._puller.keep_alive(self._in_hand)
 
 
 def _with_id(event: ExecutorEvent, message: Message) -> ExecutorEvent:
