@@ -54,7 +54,7 @@ def _headers(message: Message, kind: Kind, reason: str) -> dict[str, str]:
     kept = {f"Noetl-Header-{name}": value for name, value in (message.headers or {}).items()}
     return kept | {
         # Sequences start again in a stream created anew; with the time the place is unique.
-        "Nats-Message-Id": f"{delivery.consumer}:{delivery.sequence}:{delivery.stored_ns}",
+        "Nats-Msg-Id": f"{delivery.consumer}:{delivery.sequence}:{delivery.stored_ns}",
         "Noetl-Kind": kind,
         "Noetl-Reason": _printable(reason),
         "Noetl-Subject": message.subject,
