@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -18,7 +18,7 @@ from noetl_events.jetstream.replies import ReplyError
 from noetl_events.jetstream.topology import jetstream, show_stream, unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncGenerator
     from datetime import datetime
 
     from nats.js import JetStreamContext
@@ -76,7 +76,7 @@ _answer = msgspec.json.Decoder(_Answer)
 
 async def read_stored(
     connection: Connection, stream: str, *, since: datetime | None = None, headers_only: bool = False
-) -> AsyncIterator[Stored]:
+) -> AsyncGenerator[Stored, None]:
     """
     Yield what *stream* holds now, in order; what is stored while it is read comes with the next reading.
 
@@ -91,11 +91,13 @@ async def read_stored(
     js = await jetstream(connection)
     try:
         info = await js.add_consumer(stream, _reading(since, headers_only=headers_only))
-        async for message in _messages(js, stream, info.name, info.num_pending or 0):
-            stored = stored_of(message)
-            if stored.sequence > last:
-                return
-            yield stored
+        messages = _messages(js, stream, info.name, info.num_pending or 0)
+        async with aclosing(messages):
+            async for message in messages:
+                stored = stored_of(message)
+                if stored.sequence > last:
+                    return
+                yield stored
     except (NatsError, APIError) as exc:
         raise unavailable(connection, f"$JS.API.CONSUMER.CREATE.{stream}", exc) from exc
 
@@ -168,7 +170,7 @@ def _reading(since: datetime | None, *, headers_only: bool) -> ConsumerConfig:
     )
 
 
-async def _messages(js: JetStreamContext, stream: str, consumer: str, pending: int) -> AsyncIterator[Message]:
+async def _messages(js: JetStreamContext, stream: str, consumer: str, pending: int) -> AsyncGenerator[Message, None]:
     subscription = await js.pull_subscribe_bind(consumer, stream)
     try:
         while pending:
