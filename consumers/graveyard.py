@@ -65,22 +65,27 @@ class Graveyard:
         self.stream = stream
         self._connection = connection
 
-    async def letters(self, wanted: Wanted, *, with_body: bool = False) -> AsyncGenerator[Letter, None]:
+    async def letters(self, wanted: Wanted, *, distinct: bool = False) -> AsyncGenerator[Letter, None]:
         """
-        Yield the letters there are now, in the order of their burial; bodies stay on the server unless needed.
+        Yield the letters there are now, in the order of their burial, without bodies unless *wanted* needs them.
 
+        With *distinct* a message that was buried again, when the stream no longer remembered its id, comes once.
         Close it (`contextlib.aclosing`) when leaving early.
 
         Raises:
             NatsUnavailable: they cannot be read now.
 
         """
-        headers_only = not with_body and wanted.execution is None
+        headers_only = wanted.execution is None
+        seen: set[str] = set()
         found = 0
         reading = read_stored(self._connection, self.stream, since=wanted.since, headers_only=headers_only)
         async with aclosing(reading):
             async for stored in reading:
-                if wanted.takes(letter := read_letter(stored)):
+                letter = read_letter(stored)
+                if wanted.takes(letter) and letter.identity not in seen:
+                    if distinct:
+                        seen.add(letter.identity)
                     found += 1
                     yield letter
                 if found == wanted.limit:
