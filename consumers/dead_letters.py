@@ -1,27 +1,41 @@
 """
-Dead letters: messages that no sink will ever take, kept whole in a stream of their own.
+Dead letters: messages that could not go where they should, kept whole in a stream of their own.
 
-The body is the message as it came.  Headers say the rest: `Noetl-Reason`, `Noetl-Kind` ("malformed" or "rejected"),
-`Noetl-Subject`, `Noetl-Stream`, `Noetl-Sequence`, `Noetl-Time` (RFC 3339, nanoseconds), `Noetl-Consumer`, and
-`Noetl-Header-*` for each header it had.
+The body is the message as it came.  Headers say the rest: `Noetl-Reason`, `Noetl-Kind`, `Noetl-Subject`,
+`Noetl-Stream`, `Noetl-Sequence`, `Noetl-Time` (RFC 3339, nanoseconds), `Noetl-Consumer`, and `Noetl-Header-*` for each
+header it had.  The kinds:
+
+    malformed   the body is no event
+    rejected    the sink will never take the event
+    fatal       a message that ends the process that handles it
+    exhausted   delivered as often as its consumer allows, and never acknowledged
+
+A body that no longer fits beside the headers is compressed, and `Noetl-Encoding: zlib` says so.
 """
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+import zlib
 from typing import TYPE_CHECKING, Final, Literal
+from urllib.parse import quote
 
 from noetl_events.jetstream.delivery import delivery_of
+from noetl_events.jetstream.errors import MessageTooLarge
+from noetl_events.jetstream.instants import rfc3339
 from noetl_events.jetstream.store import store
+from noetl_events.jetstream.stored import stored_of
 from noetl_events.jetstream.topology import DEAD_SUBJECTS
 
 if TYPE_CHECKING:
     from noetl_events.jetstream.connection import Connection
-    from noetl_events.jetstream.delivery import Delivery, Message
+    from noetl_events.jetstream.delivery import Message
+    from noetl_events.jetstream.stored import Stored
 
-Kind = Literal["malformed", "rejected"]
+Kind = Literal["malformed", "rejected", "fatal", "exhausted"]
 
 _MAX_REASON: Final = 1_000
+# What the client sends in the name of a header, besides letters and digits.
+_NAME_SIGNS: Final = "!#$%&'*+-.^_`|~"
 
 
 class DeadLetters:
@@ -46,28 +60,37 @@ class DeadLetters:
             NatsUnavailable: it may not be stored; do not acknowledge it, bury it again later.
 
         """
-        await store(self._connection, f"{self._prefix}.{kind}", message.data, _headers(message, kind, reason))
+        await self.bury_stored(stored_of(message), kind, reason, consumer=delivery_of(message).consumer)
+
+    async def bury_stored(self, stored: Stored, kind: Kind, reason: str, *, consumer: str) -> None:
+        """
+        Bury, as `bury` does, a message that was read from its stream and not delivered by *consumer*.
+
+        Raises:
+            NatsUnavailable: it may not be stored; bury it again later.
+
+        """
+        subject, headers = f"{self._prefix}.{kind}", _headers(stored, kind, reason, consumer)
+        try:
+            await store(self._connection, subject, stored.data, headers)
+        except MessageTooLarge:
+            compressed = zlib.compress(stored.data)
+            await store(self._connection, subject, compressed, headers | {"Noetl-Encoding": "zlib"})
 
 
-def _headers(message: Message, kind: Kind, reason: str) -> dict[str, str]:
-    delivery = delivery_of(message)
-    kept = {f"Noetl-Header-{name}": value for name, value in (message.headers or {}).items()}
+def _headers(stored: Stored, kind: Kind, reason: str, consumer: str) -> dict[str, str]:
+    kept = {f"Noetl-Header-{quote(name, safe=_NAME_SIGNS)}": value for name, value in stored.headers.items()}
     return kept | {
         # Sequences start again in a stream created anew; with the time the place is unique.
-        "Nats-Message-Id": f"{delivery.consumer}:{delivery.sequence}:{delivery.stored_ns}",
+        "Nats-Msg-Id": f"{consumer}:{stored.sequence}:{stored.stored_ns}",
         "Noetl-Kind": kind,
         "Noetl-Reason": _printable(reason),
-        "Noetl-Subject": message.subject,
-        "Noetl-Stream": delivery.stream,
-        "Noetl-Sequence": str(delivery.sequence),
-        "Noetl-Time": _rfc3339(delivery),
-        "Noetl-Consumer": delivery.consumer,
+        "Noetl-Subject": stored.subject,
+        "Noetl-Stream": stored.stream,
+        "Noetl-Sequence": str(stored.sequence),
+        "Noetl-Time": rfc3339(stored.stored_ns),
+        "Noetl-Consumer": consumer,
     }
-
-
-def _rfc3339(delivery: Delivery) -> str:
-    seconds, nanoseconds = divmod(delivery.stored_ns, 1_000_000_000)
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{nanoseconds:09d}Z"
 
 
 def _printable(reason: str) -> str:

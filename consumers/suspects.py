@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 _PART_SIZES: Final = {2: 100, 3: 10}
 _FATAL_TRIALS: Final = 2
 FATAL: Final = f"the process died {_FATAL_TRIALS} times while it wrote this event, and this one alone"
-_TRIALS_TOKEN: Final = "trial"
+TRIAL: Final = "trial"
+"""What notes of trials have in place of a dead letter's kind."""
 
 
 class Part(msgspec.Struct, frozen=True):
@@ -90,9 +91,9 @@ class Trials:
         await self._note(message, 0)
 
     async def _note(self, message: Message, silent: int) -> None:
-        await store(self._connection, self._subject(message), b"%d" % silent, {})
+        await store(self._connection, self._subject(message), b"%d" % silent, {"Noetl-Kind": TRIAL})
 
     def _subject(self, message: Message) -> str:
         delivery = delivery_of(message)
         # Sequences start again in a stream created anew; with the time the place is unique.
-        return f"{self._prefix}.{_TRIALS_TOKEN}.{delivery.consumer}.{delivery.sequence}-{delivery.stored_ns}"
+        return f"{self._prefix}.{TRIAL}.{delivery.consumer}.{delivery.sequence}-{delivery.stored_ns}"

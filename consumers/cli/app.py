@@ -9,6 +9,7 @@ from cyclopts import App
 
 from consumers import logs
 from consumers.cli.bench import bench
+from consumers.cli.dead import dead
 from consumers.cli.demo import demo
 from consumers.cli.emit import emit
 from consumers.cli.project import project
@@ -31,6 +32,7 @@ app = App(
     help_format="markdown",
 )
 app.command(bench)
+app.command(dead)
 app.command(demo)
 app.command(emit)
 app.command(project)

@@ -4,6 +4,7 @@ What can be wrong on the way to JetStream, each named after what the caller does
     NatsUnavailable        wait and try again; it heals by itself or by an operator
     ├── StreamMissing      ... once somebody has created the stream
     ├── ConsumerMissing    ... after the consumer was created again
+    ├── MessageTooLarge    ... once the message is smaller, or the server's max_payload larger
     └── PermissionDenied   ... once the account has the permission
     ValueError
     └── TopologyDrift      change the declaration or the server; trying again is no use
@@ -22,6 +23,10 @@ class StreamMissing(NatsUnavailable):
 
 class ConsumerMissing(NatsUnavailable):
     """The consumer does not exist any more."""
+
+
+class MessageTooLarge(NatsUnavailable):
+    """The message with its headers exceeds the server's max_payload; it was not sent."""
 
 
 class PermissionDenied(NatsUnavailable):

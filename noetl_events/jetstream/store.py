@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from nats.errors import Error as NatsError
 from nats.js.errors import APIError, NoStreamResponseError, NotFoundError
 
-from noetl_events.jetstream.errors import NatsUnavailable, StreamMissing
+from noetl_events.jetstream.errors import MessageTooLarge, NatsUnavailable, StreamMissing
 from noetl_events.jetstream.topology import jetstream, unavailable
 
 if TYPE_CHECKING:
@@ -20,10 +20,12 @@ async def store(connection: Connection, subject: str, payload: bytes, headers: d
 
     Raises:
         StreamMissing: no stream takes *subject*.
+        MessageTooLarge: it exceeds what the server takes.
         NatsUnavailable: whether it is stored is unknown.
 
     """
     js = await jetstream(connection)
+    _require_room((await connection.client()).max_payload, payload, headers)
     try:
         ack = await js.publish(subject, payload, headers=headers)
     except NoStreamResponseError as exc:
@@ -32,6 +34,8 @@ async def store(connection: Connection, subject: str, payload: bytes, headers: d
         raise unavailable(connection, subject, exc) from exc
     except OSError as exc:
         raise NatsUnavailable(f"{subject}: {exc}") from exc
+    if not ack.seq:
+        raise NatsUnavailable(f"{subject}: its id is under way and not stored yet; try again")
     return ack.seq
 
 
@@ -50,3 +54,14 @@ async def last_payload(connection: Connection, stream: str, subject: str) -> byt
         return None
     except (NatsError, APIError) as exc:
         raise unavailable(connection, f"$JS.API.DIRECT.GET.{stream}.{subject}", exc) from exc
+
+
+def _require_room(room: int, payload: bytes, headers: dict[str, str]) -> None:
+    # The server closes the connection over a message that is too large, and nats-py looks at the payload alone.
+    size = (
+        len(payload) + len("NATS/1.0\r\n\r\n") + sum(len(f"{name}: {headers[name]}\r\n".encode()) for name in headers)
+    )
+    if size > room:
+        raise MessageTooLarge(
+            f"{size:,} bytes with headers exceed the server's max_payload of {room:,}; raise it there"
+        )

@@ -1,0 +1,117 @@
+"""What the server says about consumers that gave up on a message: one advisory each, on a plain subject."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+import structlog
+from nats.errors import Error as NatsError
+
+from noetl_events.jetstream.errors import NatsUnavailable
+
+if TYPE_CHECKING:
+    from nats.aio.client import Client
+    from nats.aio.msg import Msg
+    from nats.aio.subscription import Subscription
+
+    from noetl_events.jetstream.connection import Connection
+
+_MAX_WAITING: Final = 10_000
+_LOOK_AFTER: Final = 5.0
+
+log = structlog.get_logger()
+
+
+class MaxDeliveries(msgspec.Struct, frozen=True):
+    """A consumer delivered a message as often as it may, and nobody acknowledged it."""
+
+    stream: str
+    consumer: str
+    stream_seq: int
+    deliveries: int
+
+
+_decode = msgspec.json.Decoder(MaxDeliveries).decode
+
+
+class Advisories:
+    """
+    The advisories about the consumers of a stream, each to one member of a queue group.
+
+    They are not stored: what is said while nobody listens is lost, and so is what comes while 10,000 wait.
+
+    Args:
+        connection: to NATS; it stays open.
+        stream: whose consumers count.
+        group: shared by replicas.
+
+    """
+
+    def __init__(self, connection: Connection, stream: str, *, group: str) -> None:
+        self.subject = f"$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.{stream}.*"
+        self._connection = connection
+        self._group = group
+        self._waiting: deque[MaxDeliveries] = deque()
+        self._arrived = asyncio.Event()
+        self._client: Client | None = None
+        self._subscription: Subscription | None = None
+
+    @property
+    def waiting(self) -> int:
+        """How many were heard and not yet dropped."""
+        return len(self._waiting)
+
+    async def first(self) -> MaxDeliveries:
+        """
+        Return the first of those that wait, waiting for one if there is none; it stays the first until it is dropped.
+
+        Raises:
+            NatsUnavailable: nobody listens now; call again later.
+
+        """
+        while not self._waiting:
+            self._arrived.clear()
+            await self._listen()
+            with suppress(TimeoutError):
+                # Looked at again now and then: a client that was closed for good is replaced by asking for it.
+                async with asyncio.timeout(_LOOK_AFTER):
+                    await self._arrived.wait()
+        return self._waiting[0]
+
+    def drop_first(self) -> None:
+        """Forget the first: it is dealt with."""
+        self._waiting.popleft()
+
+    async def aclose(self) -> None:
+        """Listen no more."""
+        if self._subscription is not None:
+            with suppress(NatsError, OSError):
+                await self._subscription.unsubscribe()
+            self._client = self._subscription = None
+
+    async def _listen(self) -> None:
+        client = await self._connection.client()
+        if client is self._client:
+            return
+        try:
+            self._subscription = await client.subscribe(self.subject, queue=self._group, cb=self._on_message)
+            self._client = client
+            # Once the server has answered, what it says is heard.
+            await client.flush(timeout=5)
+        except (NatsError, OSError) as exc:
+            raise NatsUnavailable(f"cannot listen on {self.subject}: {str(exc) or type(exc).__name__}") from exc
+
+    async def _on_message(self, message: Msg) -> None:
+        # Called by nats-py: this must not raise.
+        if len(self._waiting) >= _MAX_WAITING:
+            log.error("advisories.dropped", subject=message.subject, waiting=len(self._waiting))
+            return
+        try:
+            self._waiting.append(_decode(message.data))
+        except ValueError as exc:
+            log.error("advisories.unreadable", subject=message.subject, reason=str(exc))  # noqa: TRY400  (not our bug)
+        self._arrived.set()

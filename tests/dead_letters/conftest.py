@@ -1,0 +1,19 @@
+"""One graveyard for every test."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.projector.bench import Bench
+
+if TYPE_CHECKING:
+    from noetl_events.jetstream.connection import Connection
+    from noetl_events.jetstream.topology import StreamDeclaration
+
+
+@pytest.fixture
+def bench(connection: Connection, stream: StreamDeclaration, dead_stream: StreamDeclaration) -> Bench:
+    """Return a stream and a graveyard, both empty."""
+    return Bench(connection, stream, dead_stream)

@@ -1,0 +1,64 @@
+"""A graveyard with letters in it, and a look at the stream they go back to."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from consumers.dead_letters import DeadLetters
+from consumers.graveyard import Graveyard
+from consumers.resending import Resending
+from noetl_events.jetstream.puller import Puller
+from noetl_events.jetstream.topology import jetstream
+
+if TYPE_CHECKING:
+    from consumers.dead_letters import Kind
+    from consumers.letter import Letter
+    from tests.projector.bench import Bench
+
+
+def graveyard_of(bench: Bench) -> Graveyard:
+    """Return the graveyard of *bench*."""
+    return Graveyard(bench.connection, stream=bench.dead.name)
+
+
+def resending(bench: Bench) -> Resending:
+    """Return what sends its letters back."""
+    return Resending(bench.connection, graveyard_of(bench))
+
+
+async def bury(
+    bench: Bench,
+    *bodies: bytes,
+    kind: Kind = "rejected",
+    reason: str = "no",
+    headers: dict[str, str] | None = None,
+    times: int = 1,
+) -> list[Letter]:
+    """Publish *bodies*, bury each as a projector does, and return all letters there are."""
+    js = await jetstream(bench.connection)
+    for body in bodies:
+        await js.publish(f"{bench.stream.name}.x", body, headers=headers)
+    puller = Puller(bench.connection, bench.consumer)
+    messages = await puller.pull(len(bodies))
+    while len(messages) < len(bodies):
+        messages += await puller.pull(len(bodies) - len(messages))
+    for message in messages * times:
+        await DeadLetters(bench.connection, prefix=bench.dead.name).bury(message, kind, reason)
+    await puller.ack(messages)
+    await puller.flush()
+    await puller.aclose()
+    return await letters_in(bench)
+
+
+async def letters_in(bench: Bench) -> list[Letter]:
+    """Return the letters, whole."""
+    state = (await (await jetstream(bench.connection)).stream_info(bench.dead.name)).state
+    found = [await graveyard_of(bench).find(number) for number in range(1, state.last_seq + 1)]
+    return [letter for letter in found if letter is not None]
+
+
+async def events_in(bench: Bench) -> list[Any]:
+    """Return the messages of the events stream, in order."""
+    js = await jetstream(bench.connection)
+    state = (await js.stream_info(bench.stream.name)).state
+    return [await js.get_msg(bench.stream.name, number, direct=True) for number in range(1, state.last_seq + 1)]

@@ -1,0 +1,80 @@
+"""Burying: a message becomes one dead letter, however often it is buried."""
+
+from __future__ import annotations
+
+import random
+import zlib
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from consumers.dead_letters import DeadLetters
+from noetl_events.jetstream.errors import MessageTooLarge
+from noetl_events.jetstream.puller import Puller
+from noetl_events.jetstream.topology import jetstream
+
+if TYPE_CHECKING:
+    from tests.projector.bench import Bench
+
+
+async def test_buried_twice_is_one_dead_letter(bench: Bench) -> None:
+    """A message delivered and buried again, as after a crash before its ack, leaves one dead letter."""
+    await bench.publish([b"malformed"])
+    puller = Puller(bench.connection, bench.consumer)
+    [message] = await puller.pull(1)
+    letters = DeadLetters(bench.connection, prefix=bench.dead.name)
+    await letters.bury(message, "malformed", "body: no")
+    await letters.bury(message, "malformed", "body: no")
+    await puller.aclose()
+
+    assert len(await bench.dead_letters()) == 1
+
+
+async def buried(bench: Bench, body: bytes, headers: dict[str, str] | None = None) -> Any:
+    """Return the dead letter that a message with *body* becomes."""
+    js = await jetstream(bench.connection)
+    await js.publish(f"{bench.stream.name}.x", body, headers=headers)
+    puller = Puller(bench.connection, bench.consumer)
+    [message] = await puller.pull(1)
+    await DeadLetters(bench.connection, prefix=bench.dead.name).bury(message, "malformed", "body: no")
+    await puller.aclose()
+    [letter] = await bench.dead_letters()
+    return letter
+
+
+async def test_message_as_large_as_the_server_takes_is_buried(bench: Bench) -> None:
+    """What no longer fits once the headers of a dead letter are added is kept compressed, and the connection stays."""
+    body = b"x" * (await bench.connection.client()).max_payload
+    letter = await buried(bench, body)
+
+    assert letter.headers["Noetl-Encoding"] == "zlib"
+    assert zlib.decompress(letter.data) == body
+
+
+async def test_what_cannot_be_made_to_fit_says_so_and_keeps_the_connection(bench: Bench) -> None:
+    """A body that does not compress is refused here: sent, it would cost the connection, again and again."""
+    client = await bench.connection.client()
+
+    with pytest.raises(MessageTooLarge, match="raise it there"):
+        await buried(bench, random.Random(1).randbytes(client.max_payload))
+    assert client.is_connected
+
+
+async def test_headers_that_the_client_does_not_send_are_kept_by_another_name(bench: Bench) -> None:
+    """A header with an unusual name does not keep its message from being buried."""
+    js = await jetstream(bench.connection)
+    client = await bench.connection.client()
+    body = b"malformed"
+    block = "NATS/1.0\r\n(odd): é\r\ntraceparent: 00-1-2-01\r\n\r\n".encode()
+    command = b"HPUB %b.x %d %d\r\n%b%b\r\n" % (bench.stream.name.encode(), len(block), len(block + body), block, body)
+    await client._send_command(command)
+    await client.flush()
+    puller = Puller(bench.connection, bench.consumer)
+    [message] = await puller.pull(1)
+    await DeadLetters(bench.connection, prefix=bench.dead.name).bury(message, "malformed", "body: no")
+    await puller.aclose()
+    letter = await js.get_msg(bench.dead.name, 1, direct=True)
+
+    assert letter.headers is not None
+    assert letter.headers["Noetl-Header-%28odd%29"] == "é"
+    assert letter.headers["Noetl-Header-traceparent"] == "00-1-2-01"

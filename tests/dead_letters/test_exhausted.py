@@ -1,0 +1,138 @@
+"""What somebody else's consumer gave up on becomes a dead letter."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from nats.js.api import ConsumerConfig
+from structlog.testing import capture_logs
+
+from consumers.dead_letters import DeadLetters
+from consumers.exhausted import ExhaustedWatch
+from noetl_events import encode
+from noetl_events.jetstream.connection import Connection
+from noetl_events.jetstream.options import ConnectOptions
+from noetl_events.jetstream.topology import StreamDeclaration, ensure_stream, jetstream
+from noetl_events.testing import eventually, make_event
+from tests.projector.bench import QUICK, Bench
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from noetl_events.testing.nats_server import NatsServer
+
+
+@asynccontextmanager
+async def watching(bench: Bench) -> AsyncIterator[ExhaustedWatch]:
+    """Run a watch that is listening, and end it by cancelling it."""
+    letters = DeadLetters(bench.connection, prefix=bench.dead.name)
+    watch = ExhaustedWatch(bench.connection, letters, stream=bench.stream.name, backoff=QUICK)
+    running = asyncio.create_task(watch.run())
+    try:
+        await eventually(lambda: watch._advisories._client is not None)
+        await (await bench.connection.client()).flush()
+        yield watch
+    finally:
+        running.cancel()
+        with suppress(asyncio.CancelledError):
+            await running
+
+
+async def give_up(bench: Bench, *, count: int = 1) -> None:
+    """Let a consumer that delivers twice give up on *count* messages: it says so when it is asked a third time."""
+    js = await jetstream(bench.connection)
+    config = ConsumerConfig(durable_name="theirs", max_deliver=2, ack_wait=0.2)
+    theirs = await js.pull_subscribe("", durable="theirs", stream=bench.stream.name, config=config)
+    for _ in range(2):
+        received = 0
+        while received < count:
+            received += len(await theirs.fetch(count - received, timeout=5))
+    with suppress(TimeoutError):
+        await theirs.fetch(1, timeout=1)
+    await theirs.unsubscribe()
+
+
+async def letters_of(bench: Bench, count: int) -> list[Any]:
+    """Return the dead letters once there are *count*."""
+
+    async def enough() -> bool:
+        return len(await bench.dead_letters()) >= count
+
+    await eventually(enough)
+    return await bench.dead_letters()
+
+
+async def test_given_up_is_buried_whole_and_once(bench: Bench) -> None:
+    """Of two replicas one buries the message, with its body, its headers, and who gave up on it after how often."""
+    body = encode(make_event(7))
+    js = await jetstream(bench.connection)
+    await js.publish(f"{bench.stream.name}.x", body, headers={"traceparent": "00-1-2-01"})
+    async with watching(bench), watching(bench):
+        await give_up(bench)
+        [letter] = await letters_of(bench, 1)
+
+    assert letter.data == body
+    assert letter.headers["Noetl-Kind"] == "exhausted"
+    assert letter.headers["Noetl-Reason"] == "consumer theirs gave up after 2 deliveries"
+    assert letter.headers["Noetl-Consumer"] == "theirs"
+    assert (letter.headers["Noetl-Stream"], letter.headers["Noetl-Sequence"]) == (bench.stream.name, "1")
+    assert letter.headers["Noetl-Header-traceparent"] == "00-1-2-01"
+    assert len(await bench.dead_letters()) == 1
+
+
+async def test_without_a_graveyard_it_is_kept_and_buried_later(bench: Bench) -> None:
+    """An advisory is dropped only when its message is buried: the watch tries until the stream is there."""
+    js = await jetstream(bench.connection)
+    await bench.publish([b"a", b"b"])
+    await js.delete_stream(bench.dead.name)
+    async with watching(bench) as watch:
+        await give_up(bench, count=2)
+        await eventually(lambda: watch._advisories.waiting == 2)
+        await ensure_stream(bench.connection, bench.dead)
+        letters = await letters_of(bench, 2)
+
+    assert [letter.data for letter in letters] == [b"a", b"b"]
+
+
+async def test_message_that_is_gone_is_logged(bench: Bench) -> None:
+    """A message too old to be found leaves a line in the log, and the watch goes on."""
+    js = await jetstream(bench.connection)
+    await bench.publish([b"a"])
+    client = await bench.connection.client()
+    advisory = b'{"stream":"%b","consumer":"theirs","stream_seq":9,"deliveries":2}' % bench.stream.name.encode()
+    with capture_logs() as logs:
+        async with watching(bench) as watch:
+            for body in (b"no advisory", advisory):
+                await client.publish(f"$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.{bench.stream.name}.theirs", body)
+            await eventually(lambda: {"exhausted.gone", "advisories.unreadable"} <= {line["event"] for line in logs})
+            await give_up(bench)
+            await letters_of(bench, 1)
+
+    assert watch._advisories.waiting == 0
+    assert (await js.stream_info(bench.dead.name)).state.messages == 1
+
+
+@pytest.mark.slow
+async def test_restart_of_the_server_ends_nothing(own_server: NatsServer) -> None:
+    """After the server was away the watch listens again, on the same connection or on a new one."""
+    async with Connection(ConnectOptions(servers=own_server.url)) as connection:
+        events = StreamDeclaration(name="events", subjects=("events.>",))
+        dead = StreamDeclaration(name="dead", subjects=("dead.>",))
+        bench = Bench(connection, events, dead)
+        for declared in (events, dead):
+            await ensure_stream(connection, declared)
+        await bench.publish([b"a"])
+        reconnected = asyncio.Event()
+        connection.on_reconnect(reconnected.set)
+        async with watching(bench):
+            own_server.kill()
+            own_server.start()
+            async with asyncio.timeout(20):
+                await reconnected.wait()
+            await give_up(bench)
+            [letter] = await letters_of(bench, 1)
+
+    assert letter.data == b"a"
