@@ -196,12 +196,7 @@ async def purge(
         if chosen and not yes and not await asyncio.to_thread(_agrees, len(chosen)):
             _say("nothing removed")
             return 1
-        with progress("removing", len(chosen)) as advance:
-            removed = 0
-            for sequence in chosen:
-                removed += await graveyard.remove(sequence)
-                advance(1)
-    print_result({"removed": removed}, as_json=json)
+        await _remove(graveyard, chosen, as_json=json)
     return 0
 
 
@@ -260,6 +255,17 @@ async def _retried(resending: Resending, chosen: tuple[int, ...], *, dry_run: bo
         # Also when NATS goes away, or the user has had enough: what was done is done.
         print_outcomes(outcomes, as_json=as_json)
     return outcomes
+
+
+async def _remove(graveyard: Graveyard, chosen: tuple[int, ...], *, as_json: bool) -> None:
+    removed = 0
+    try:
+        with progress("removing", len(chosen)) as advance:
+            for sequence in chosen:
+                removed += await graveyard.remove(sequence)
+                advance(1)
+    finally:
+        print_result({"removed": removed}, as_json=as_json)
 
 
 def _agrees(count: int) -> bool:
