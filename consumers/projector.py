@@ -13,14 +13,16 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
 
-import msgspec
 import structlog
 from msgspec import structs
 
+from consumers.progress import Progress
+from consumers.suspects import FATAL, parts_of
 from noetl_events.backoff import Backoff
 from noetl_events.envelope import decode
 from noetl_events.ids import derived_id
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from consumers.dead_letters import DeadLetters, Kind
+    from consumers.suspects import Part, Trials
     from noetl_events.envelope import ExecutorEvent
     from noetl_events.jetstream.delivery import Message
     from noetl_events.jetstream.puller import Puller
@@ -41,22 +44,15 @@ if TYPE_CHECKING:
 _REMIND_AFTER: Final = 60.0
 _STOPPING_WAIT: Final = 1.0
 
+# Fewer refused alike may be one poisoned execution; that many are a destination that takes nothing.
+_ALIKE: Final = 10
+
 T = TypeVar("T")
 Carried: TypeAlias = "tuple[ExecutorEvent, Message]"
 Dead: TypeAlias = "tuple[Message, Kind, str]"
+Refusals: TypeAlias = "dict[int, tuple[Kind, str]]"
 
 log = structlog.get_logger()
-
-
-class Progress(msgspec.Struct, kw_only=True):
-    """What a projector has done since it started."""
-
-    received: int = 0
-    stored: int = 0
-    buried: int = 0
-    pending: int = 0
-    """Messages in the stream behind the last one received."""
-    held_seconds: float = 0.0
 
 
 class Projector:
@@ -67,8 +63,10 @@ class Projector:
         puller: of the consumer.
         sink: takes the events; it stays open.
         dead_letters: takes what the sink never will.
+        trials: of messages that may have killed the process before.
         batch_size: events written at once, at most.
         backoff: the waits while something is away.
+        on_write: called with the events and the seconds of each write that ended well.
 
     """
 
@@ -78,16 +76,20 @@ class Projector:
         sink: EventSink,
         dead_letters: DeadLetters,
         *,
+        trials: Trials,
         batch_size: int = 2_000,
         backoff: Backoff | None = None,
+        on_write: Callable[[int, float], None] = lambda _events, _seconds: None,
     ) -> None:
         self.progress = Progress()
         self._puller = puller
         self._sink = sink
         self._dead_letters = dead_letters
+        self._trials = trials
         self._batch_size = batch_size
         self._backoff = backoff or Backoff()
-        self._in_hand: list[Message] = []
+        self._on_write = on_write
+        self._in_hand: deque[Message] = deque()
         self._stopping = asyncio.Event()
 
     @property
@@ -109,7 +111,7 @@ class Projector:
         heartbeats = asyncio.create_task(self._heartbeats())
         try:
             while await self.step():
-                pass
+                self.progress.move()
             await self._puller.flush()
         finally:
             heartbeats.cancel()
@@ -122,17 +124,21 @@ class Projector:
         await self._puller.stop()
 
     async def step(self) -> bool:
-        """Carry one batch; return False once stopped and nothing is left."""
-        self._in_hand = await self._hold("nats", lambda: self._puller.pull(self._batch_size))
-        if not self._in_hand:
+        """Carry what one pull brings; return False once stopped and nothing is left."""
+        messages = await self._hold("nats", lambda: self._puller.pull(self._batch_size))
+        if not messages:
             return False
-        self.progress.received += len(self._in_hand)
-        self.progress.pending = delivery_of(self._in_hand[-1]).pending
-        events, dead = self._decode(self._in_hand)
-        dead += await self._write(events)
-        await self._bury(dead)
-        await self._settle(len(self._in_hand) - len(dead))
+        self._in_hand.extend(messages)
+        self.progress.receive(len(messages), delivery_of(messages[-1]))
+        for part in parts_of(messages):
+            await self._carry(part)
         return True
+
+    async def _carry(self, part: Part) -> None:
+        events, dead = self._decode(part.messages)
+        dead += await self._write(events, part)
+        await self._bury(dead)
+        await self._settle(part, len(part.messages) - len(dead))
 
     def _decode(self, messages: list[Message]) -> tuple[list[Carried], list[Dead]]:
         events: list[Carried] = []
@@ -144,21 +150,38 @@ class Projector:
                 dead.append((message, "malformed", str(exc)))
         return events, dead
 
-    async def _write(self, events: list[Carried]) -> list[Dead]:
+    async def _write(self, events: list[Carried], part: Part) -> list[Dead]:
+        if not events:
+            return []
         batch = [event for event, _ in events]
-        reasons = await self._hold("sink", lambda: self._emit(batch)) if batch else {}
+        attempt = partial(self._try_alone, batch, part.messages[0]) if part.on_trial else partial(self._emit, batch)
+        refused = await self._hold("sink", attempt)
         return [
-            (message, "rejected", reasons[event.event_id])
+            (message, *refused[event.event_id])
             for event, message in events
-            if event.event_id is not None and event.event_id in reasons
+            if event.event_id is not None and event.event_id in refused
         ]
 
-    async def _emit(self, batch: list[ExecutorEvent]) -> dict[int, str]:
+    async def _emit(self, batch: list[ExecutorEvent]) -> Refusals:
+        began = time.monotonic()
+        reasons: dict[int, str] = {}
         try:
             await self._sink.emit_batch(batch)
         except EventsRejected as exc:
-            return exc.reasons
-        return {}
+            reasons = exc.reasons
+            _require_some_taken(batch, reasons)
+        self.progress.batches += 1
+        self._on_write(len(batch), time.monotonic() - began)
+        return {event_id: ("rejected", reason) for event_id, reason in reasons.items()}
+
+    async def _try_alone(self, batch: list[ExecutorEvent], message: Message) -> Refusals:
+        if not await self._trials.begin(message):
+            return {event.event_id or 0: ("fatal", FATAL) for event in batch}
+        try:
+            return await self._emit(batch)
+        except SinkUnavailable:
+            await self._trials.survive(message)
+            raise
 
     async def _bury(self, dead: list[Dead]) -> None:
         # The dead letter is stored before its message is acknowledged: a crash in between leaves it twice, the other
@@ -166,14 +189,18 @@ class Projector:
         for message, kind, reason in dead:
             await self._hold("dead_letters", partial(self._dead_letters.bury, message, kind, reason))
         if dead:
-            self.progress.buried += len(dead)
+            self.progress.buried_by.update(kind for _, kind, _ in dead)
             log.error("projector.buried", messages=len(dead), kind=dead[0][1], reason=dead[0][2])
 
-    async def _settle(self, stored: int) -> None:
-        await self._puller.ack(self._in_hand)
-        self.progress.stored += stored
-        log.debug("projector.settled", messages=len(self._in_hand), pending=self.progress.pending)
-        self._in_hand = []
+    async def _settle(self, part: Part, stored: int) -> None:
+        await self._puller.ack(part.messages)
+        for _ in part.messages:
+            self._in_hand.popleft()
+        self.progress.settle(stored, delivery_of(part.messages[-1]))
+        if part.suspected:
+            self.progress.redelivered += len(part.messages)
+            # The next part may be the one that kills: what is settled must not come back with it.
+            await self._puller.flush()
 
     async def _hold(self, part: str, attempt: Callable[[], Awaitable[T]]) -> T:
         """Return what *attempt* returns, trying again while *part* is away."""
@@ -184,13 +211,14 @@ class Projector:
             except (SinkUnavailable, NatsUnavailable) as exc:
                 now = time.monotonic()
                 began = began or now
+                self.progress.hold(part, str(exc))
                 if now - reminded >= _REMIND_AFTER or not reminded:
                     reminded = now
                     log.warning("projector.holding", part=part, messages=self.in_hand, reason=str(exc))
                 await self._pause(getattr(exc, "retry_after", None) or wait)
             else:
                 if began:
-                    self.progress.held_seconds += time.monotonic() - began
+                    self.progress.resume(time.monotonic() - began)
                     log.info("projector.resumed", part=part, seconds=round(time.monotonic() - began, 3))
                 return result
         raise AssertionError("the waits never end")
@@ -207,8 +235,17 @@ class Projector:
     async def _heartbeats(self) -> None:
         """Keep the server from delivering again what is in hand: every third of the consumer's own ack wait."""
         while True:
-            await asyncio.sleep(self._puller.consumer.ack_wait / 3)
-            await self._puller.in_progress([*self._in_hand, *self._puller.buffered])
+            await asyncio.sleep(self._puller.keep_alive_interval)
+            await self._puller.keep_alive(self._in_hand)
+
+
+def _require_some_taken(batch: list[ExecutorEvent], reasons: dict[int, str]) -> None:
+    """Refuse to bury a whole batch for one and the same reason: that is the destination, not the events."""
+    if len(reasons) == len(batch) >= _ALIKE and len(set(reasons.values())) == 1:
+        raise SinkUnavailable(
+            f"it refuses all of {len(batch)} events alike, so that none is buried: {next(iter(reasons.values()))}; "
+            f"mend the destination, or bury them with batches below {_ALIKE}"
+        )
 
 
 def _with_id(event: ExecutorEvent, message: Message) -> ExecutorEvent:

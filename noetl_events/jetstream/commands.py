@@ -35,12 +35,34 @@ async def publish_all(client: Client, messages: Sequence[Outgoing], commands: It
         NatsUnavailable: the connection is not there; nothing was handed over.
 
     """
-    if not client.is_connected:
-        # nats-py would keep them and send them after the reconnection, when their outcome was long decided.
-        raise NatsUnavailable("cannot send: not connected")
+    _require_connection(client)
     encoded = b"".join(commands)
     for message in messages:
         message.sent = True
+    await _write(client, encoded)
+
+
+async def publish_to_all(client: Client, subjects: Iterable[str], payload: bytes) -> None:
+    """
+    Hand *payload* to the socket once for each of *subjects*, which must be sound: those of deliveries are.
+
+    Raises:
+        NatsUnavailable: the connection is not there; nothing was handed over.
+
+    """
+    _require_connection(client)
+    tail = b" %d\r\n%b\r\n" % (len(payload), payload)
+    if encoded := b"".join([b"PUB %b%b" % (subject.encode(), tail) for subject in subjects]):
+        await _write(client, encoded)
+
+
+def _require_connection(client: Client) -> None:
+    if not client.is_connected:
+        # nats-py would keep them and send them after the reconnection, when their outcome was long decided.
+        raise NatsUnavailable("cannot send: not connected")
+
+
+async def _write(client: Client, encoded: bytes) -> None:
     try:
         await client._send_command(encoded)  # noqa: SLF001  (see above)
         await client._flush_pending()  # noqa: SLF001  (see above)

@@ -7,7 +7,7 @@ from typing import Final
 import msgspec
 from nats.aio.msg import Msg as Message
 
-__all__ = ["Delivery", "Message", "delivery_of"]
+__all__ = ["Delivery", "Message", "attempt_of", "delivery_of"]
 
 _FIRST_FORM_TOKENS: Final = 9
 
@@ -51,3 +51,9 @@ def delivery_of(message: Message) -> Delivery:
         tokens = [*tokens[:2], *tokens[4:]]
     stream, consumer, attempt, sequence, _, stored, pending = tokens[2:_FIRST_FORM_TOKENS]
     return Delivery(stream, consumer, int(attempt), int(sequence), int(stored), int(pending))
+
+
+def attempt_of(message: Message) -> int:
+    """Return the *attempt* of `delivery_of` alone, for who looks at every message."""
+    tokens = message.reply.split(".")
+    return int(tokens[4 if len(tokens) <= _FIRST_FORM_TOKENS else 6])

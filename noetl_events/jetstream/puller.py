@@ -4,6 +4,10 @@ A continuous pull: messages are received while those before them are written.
 nats-py's `fetch` makes a task for each message and sleeps through a server's restart.  Here one callback fills a
 bounded buffer, requests go out before it is empty, the server's heartbeats prove that a request is alive, and two of
 them missed mean that it is not: then, and after a reconnection, the consumer is looked up again and asked again.
+
+An exclusive consumer serves one puller at a time, the pinned one (see `pin`).  Whoever gets the pin, and whoever comes
+back with it, has the consumer start again behind its last acknowledgement: what another had in hand comes first, in the
+order of the stream, instead of later, between younger messages.
 """
 
 from __future__ import annotations
@@ -13,14 +17,17 @@ import json
 import time
 from collections import deque
 from contextlib import suppress
-from itertools import count
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 from nats.errors import Error as NatsError
 
+from noetl_events.jetstream.commands import publish_to_all
+from noetl_events.jetstream.declarations import PIN_TTL
 from noetl_events.jetstream.errors import NatsUnavailable
-from noetl_events.jetstream.topology import ensure_consumer
+from noetl_events.jetstream.pin import LOST, Pin
+from noetl_events.jetstream.pull_requests import PullRequests
+from noetl_events.jetstream.topology import ensure_consumer, reset_consumer
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -30,12 +37,17 @@ if TYPE_CHECKING:
     from nats.aio.subscription import Subscription
 
     from noetl_events.jetstream.connection import Connection
-    from noetl_events.jetstream.topology import ConsumerDeclaration
+    from noetl_events.jetstream.declarations import ConsumerDeclaration
 
 _EXPIRES: Final = 30.0
 _HEARTBEAT: Final = 5.0
 _SILENCE: Final = 2 * _HEARTBEAT
 _HEADER_ROOM: Final = 65_536
+_STARTING: Final = "starting"
+# A pull request may end with these and the next one still be served.
+_ENDINGS: Final = ("404", "408")
+_ENDED_BY_SIZE: Final = ("Batch Completed", "Exceeds MaxBytes")
+_OTHERS_FIRST: Final = "Requests Pending"
 
 log = structlog.get_logger()
 
@@ -47,8 +59,8 @@ class Puller:
     Args:
         connection: to NATS; it stays open.
         consumer: as declared; created from the start of the stream when it is missing.
-        max_messages: received and not yet taken, at most; another as many may be asked for.
-        max_bytes: likewise, of their payloads.
+        max_messages: received and not yet taken, or asked for, at most.
+        max_bytes: likewise, of their headers and payloads; but one message of any size always passes.
 
     """
 
@@ -58,27 +70,46 @@ class Puller:
         consumer: ConsumerDeclaration,
         *,
         max_messages: int = 8_000,
-        max_bytes: int = 16 * 1024 * 1024,
+        max_bytes: int = 32 * 1024 * 1024,
     ) -> None:
         self.consumer = consumer
+        self.heard = time.monotonic()
+        """When the server last said anything to us, by `time.monotonic`."""
+
         self._connection = connection
         self._max_messages = max_messages
         self._max_bytes = max_bytes
         self._buffer: deque[Msg] = deque()
         self._buffered_bytes = 0
-        self._outstanding = 0
-        self._request_numbers = count()
+        self._requests = PullRequests()
+        self._pin = Pin()
         self._arrived = asyncio.Event()
-        self._heard = time.monotonic()
         self._client: Client | None = None
         self._subscription: Subscription | None = None
-        self._broken = "starting"
-        self._stopped = False
+        self._inbox = ""
+        self._broken = _STARTING
+        self._stopping = False
+        self._finished = False
 
     @property
     def buffered(self) -> Sequence[Msg]:
         """Received and not yet taken."""
         return tuple(self._buffer)
+
+    @property
+    def is_reading(self) -> bool:
+        """Whether the consumer was there when we last looked, and nothing has come between since."""
+        return not self._broken and self._connection.is_connected
+
+    @property
+    def serves_us(self) -> bool:
+        """Whether messages come to us: of an exclusive consumer, whether we have its pin."""
+        return not self.consumer.exclusive or bool(self._pin.id)
+
+    @property
+    def keep_alive_interval(self) -> float:
+        """Seconds between two calls of `keep_alive`: a third of the shortest time the server waits for one."""
+        return min(self.consumer.ack_wait, PIN_TTL if self.consumer.exclusive else self.consumer.ack_wait) / 3
 
     async def pull(self, limit: int) -> list[Msg]:
         """
@@ -89,12 +120,13 @@ class Puller:
             TopologyDrift: the consumer on the server is not the one declared.
 
         """
-        while not self._buffer and not self._stopped:
-            await self._keep_asking()
+        while not self._buffer and not self._finished:
+            if not self._stopping:
+                await self._keep_asking()
             await self._wait_for_arrival()
         batch = [self._buffer.popleft() for _ in range(min(limit, len(self._buffer)))]
-        self._buffered_bytes -= sum(len(message.data) for message in batch)
-        if not self._stopped and not self._broken:
+        self._buffered_bytes -= sum(map(_size, batch))
+        if not self._stopping and not self._broken:
             await self._keep_asking()
         return batch
 
@@ -102,9 +134,13 @@ class Puller:
         """Tell the server that *messages* are settled; an answer lost on the way means one more delivery."""
         await self._answer(messages, b"+ACK")
 
-    async def in_progress(self, messages: Iterable[Msg]) -> None:
-        """Start the ack wait of *messages* anew."""
-        await self._answer(messages, b"+WPI")
+    async def keep_alive(self, messages: Iterable[Msg]) -> None:
+        """Start the ack wait of *messages* and of what is buffered anew; keep the pin while nothing is pulled."""
+        await self._answer([*messages, *self._buffer], b"+WPI")
+        if self._pin.id and self._client is not None and not self._requests:
+            with suppress(NatsUnavailable):
+                # No message is as small as one byte: the server notes that we are there, and sends none.
+                await self._ask(self._client, 1, max_bytes=1)
 
     async def flush(self) -> None:
         """Return when the server has everything sent so far; quietly give up when it is away."""
@@ -113,118 +149,158 @@ class Puller:
 
     async def stop(self) -> None:
         """Ask for nothing more and receive what is under way; `pull` returns it, then nothing."""
-        if self._stopped:
+        if self._stopping:
             return
-        self._stopped = True
-        if self._subscription is not None:
-            with suppress(NatsError, OSError, TimeoutError):
-                async with asyncio.timeout(_HEARTBEAT):
-                    await self._subscription.drain()  # type: ignore[no-untyped-call]  # nats-py leaves it untyped
+        self._stopping = True
+        with suppress(NatsError, NatsUnavailable, OSError, TimeoutError):
+            async with asyncio.timeout(_HEARTBEAT):
+                await self._run_dry()
+        self._finished = True
         self._arrived.set()
 
     async def aclose(self) -> None:
         """Receive nothing more; what is in the buffer stays unacknowledged and is delivered again."""
-        self._stopped = True
+        self._stopping = self._finished = True
         if self._client is not None:
             self._connection.off_reconnect(self._on_reconnect)
             self._client = None
-        if self._subscription is not None:
-            with suppress(NatsError, OSError):
-                await self._subscription.unsubscribe()
-            self._subscription = None
+        await self._unsubscribe()
+
+    async def _run_dry(self) -> None:
+        # The server may have taken a message for a request it knows: it would stay unacknowledged if we left now.  A
+        # request that does not wait is answered at once if there is nothing left for those before it.
+        while self._client is not None and self._requests.outstanding:
+            self._arrived.clear()
+            await self._ask(self._client, 1, no_wait=True)
+            await self._arrived.wait()
+        await self._unsubscribe()
 
     async def _keep_asking(self) -> None:
         client = await self._connection.client()
         if self._broken or client is not self._client:
             await self._begin(client)
-        room = self._max_messages - len(self._buffer) - self._outstanding
-        if room >= self._max_messages // 2 and self._buffered_bytes < self._max_bytes:
+        if not self.serves_us:
+            # One message brings the pin.
+            if not self._requests:
+                await self._ask(client, 1)
+            return
+        room = self._max_messages - len(self._buffer) - self._requests.outstanding
+        if room >= self._max_messages // 2 and self._buffered_bytes <= self._max_bytes // 2:
             await self._ask(client, room)
 
     async def _begin(self, client: Client) -> None:
-        if self._broken != "starting":
+        if self._broken != _STARTING:
             log.warning("puller.restarting", consumer=self.consumer.name, reason=self._broken)
         await ensure_consumer(self._connection, self.consumer)
-        if client is not self._client:
-            await self._subscribe(client)
+        # A new inbox: what still comes to the old one belongs to what was before.
+        await self._subscribe(client)
+        if self._pin.id:
+            self._drop_buffer()
+            await reset_consumer(self._connection, self.consumer)
         self._broken = ""
-        self._outstanding = 0
-        self._heard = time.monotonic()
+        self.heard = time.monotonic()
 
     async def _subscribe(self, client: Client) -> None:
         if self._client is None:
             self._connection.on_reconnect(self._on_reconnect)
-        inbox = client.new_inbox()
+        await self._unsubscribe()
+        self._requests.forget()
+        self._inbox = client.new_inbox()
         try:
             # The server never has more under way than was asked for; a limit here would drop messages in silence.
             self._subscription = await client.subscribe(
-                f"{inbox}.*", cb=self._on_message, pending_msgs_limit=0, pending_bytes_limit=0
+                f"{self._inbox}.*", cb=self._on_message, pending_msgs_limit=0, pending_bytes_limit=0
             )
         except (NatsError, OSError) as exc:
-            raise NatsUnavailable(f"cannot subscribe: {exc}") from exc
-        self._client, self._inbox = client, inbox
+            raise NatsUnavailable(f"cannot subscribe: {str(exc) or type(exc).__name__}") from exc
+        self._client = client
 
-    async def _ask(self, client: Client, batch: int) -> None:
+    async def _unsubscribe(self) -> None:
+        subscription, self._subscription = self._subscription, None
+        if subscription is not None:
+            # Of a client that is closed or gone, the server has forgotten it.
+            with suppress(NatsError, OSError):
+                await subscription.unsubscribe()
+
+    async def _ask(self, client: Client, batch: int, **changes: Any) -> None:
+        expires = PIN_TTL / 2 if self._pin.id else _EXPIRES
         request = {
             "batch": batch,
-            "max_bytes": max(self._max_bytes, client.max_payload + _HEADER_ROOM),
-            "expires": int(_EXPIRES * 1e9),
-            "idle_heartbeat": int(_HEARTBEAT * 1e9),
-        }
+            # Two requests under way and half a buffer are all of it.
+            "max_bytes": max(self._max_bytes // 4, client.max_payload + _HEADER_ROOM),
+            "expires": int(expires * 1e9),
+            "idle_heartbeat": int(min(_HEARTBEAT, expires / 3) * 1e9),
+        } | (self._pin.arguments() if self.consumer.exclusive else {})
+        if changes.get("no_wait"):
+            del request["expires"], request["idle_heartbeat"]
         subject = f"$JS.API.CONSUMER.MSG.NEXT.{self.consumer.stream}.{self.consumer.name}"
-        reply = f"{self._inbox}.{next(self._request_numbers)}"
+        reply = f"{self._inbox}.{self._requests.add(batch)}"
         try:
-            await client.publish(subject, json.dumps(request).encode(), reply=reply)
+            await client.publish(subject, json.dumps(request | changes).encode(), reply=reply)
         except (NatsError, OSError) as exc:
             raise NatsUnavailable(f"cannot ask for messages: {str(exc) or type(exc).__name__}") from exc
-        self._outstanding += batch
 
     async def _wait_for_arrival(self) -> None:
         self._arrived.clear()
-        if self._buffer or self._stopped or self._broken:
+        if self._buffer or self._finished or (self._broken and not self._stopping):
             return
-        quiet = time.monotonic() - self._heard
+        quiet = time.monotonic() - self.heard
         try:
             async with asyncio.timeout(max(_SILENCE - quiet, 0)):
                 await self._arrived.wait()
         except TimeoutError:
-            if time.monotonic() - self._heard >= _SILENCE:
+            if time.monotonic() - self.heard >= _SILENCE:
                 self._break(f"no heartbeat for {_SILENCE:.0f} s")
 
     async def _on_message(self, message: Msg) -> None:
-        self._heard = time.monotonic()
-        if message.reply:
-            self._outstanding -= 1
-            self._buffered_bytes += len(message.data)
+        self.heard = time.monotonic()
+        if not message.reply:
+            self._on_status(message)
+            return
+        self._requests.receive()
+        if self.consumer.exclusive and self._pin.is_new_in(message):
+            # It comes again with what was before it.
+            self._break("pinned")
+        else:
+            self._buffered_bytes += _size(message)
             self._buffer.append(message)
             self._arrived.set()
-        else:
-            self._on_status(message)
 
     def _on_status(self, message: Msg) -> None:
         headers = message.headers or {}
         status, text = headers.get("Status", ""), headers.get("Description", "")
         if status == "100":
             return
-        if status in ("404", "408") or "Batch Completed" in text or "Exceeds MaxBytes" in text:
-            left = int(headers.get("Nats-Pending-Messages", self._outstanding))
-            self._outstanding = max(self._outstanding - left, 0)
+        if status == LOST:
+            self._pin.lose()
+            self._drop_buffer()
+            self._break("pinned to another")
+        elif status in _ENDINGS or any(ending in text for ending in _ENDED_BY_SIZE):
+            if text != _OTHERS_FIRST:
+                self._requests.end(int(message.subject.rpartition(".")[2]))
             self._arrived.set()
         else:
             self._break(f"{status} {text}".strip())
+
+    def _drop_buffer(self) -> None:
+        self._buffer.clear()
+        self._buffered_bytes = 0
 
     def _on_reconnect(self) -> None:
         self._break("reconnected")
 
     def _break(self, reason: str) -> None:
         self._broken = reason
+        self._requests.forget()
         self._arrived.set()
 
     async def _answer(self, messages: Iterable[Msg], answer: bytes) -> None:
         try:
-            client = await self._connection.client()
-            for message in messages:
-                await client.publish(message.reply, answer)
-        except (NatsError, OSError, NatsUnavailable) as exc:
+            await publish_to_all(await self._connection.client(), [message.reply for message in messages], answer)
+        except NatsUnavailable as exc:
             # What was not settled is delivered again, and every sink takes it twice.
-            log.warning("puller.answer_lost", answer=answer.decode(), reason=str(exc) or type(exc).__name__)
+            log.warning("puller.answer_lost", answer=answer.decode(), reason=str(exc))
+
+
+def _size(message: Msg) -> int:
+    return len(message.data) + len(message.reply) + len(message.subject)

@@ -1,11 +1,11 @@
-"""Store a single message, for callers that have no stream of them."""
+"""Store a single message, or look one up, for callers that have no stream of them."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from nats.errors import Error as NatsError
-from nats.js.errors import APIError, NoStreamResponseError
+from nats.js.errors import APIError, NoStreamResponseError, NotFoundError
 
 from noetl_events.jetstream.errors import MessageTooLarge, NatsUnavailable, StreamMissing
 from noetl_events.jetstream.topology import jetstream, unavailable
@@ -37,6 +37,23 @@ async def store(connection: Connection, subject: str, payload: bytes, headers: d
     if not ack.seq:
         raise NatsUnavailable(f"{subject}: its id is under way and not stored yet; try again")
     return ack.seq
+
+
+async def last_payload(connection: Connection, stream: str, subject: str) -> bytes | None:
+    """
+    Return the payload of the last message of *subject* in *stream*, or None if there is none.
+
+    Raises:
+        NatsUnavailable: the server did not answer, or said no.
+
+    """
+    js = await jetstream(connection)
+    try:
+        return (await js.get_last_msg(stream, subject, direct=True)).data or b""
+    except NotFoundError:
+        return None
+    except (NatsError, APIError) as exc:
+        raise unavailable(connection, f"$JS.API.DIRECT.GET.{stream}.{subject}", exc) from exc
 
 
 def _require_room(room: int, payload: bytes, headers: dict[str, str]) -> None:

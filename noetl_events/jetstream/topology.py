@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any, Final
 
-import msgspec
 from nats.errors import Error as NatsError
 from nats.errors import NoRespondersError
-from nats.js.api import (
-    AckPolicy,
-    ConsumerConfig,
-    ConsumerInfo,
-    DeliverPolicy,
-    RetentionPolicy,
-    StorageType,
-    StreamConfig,
-    StreamInfo,
-)
+from nats.js.api import ConsumerInfo, StreamInfo
 from nats.js.errors import APIError, NotFoundError, ServiceUnavailableError
 
-from noetl_events.jetstream.errors import NatsUnavailable, PermissionDenied, StreamMissing, TopologyDrift
+from noetl_events.jetstream.declarations import (
+    DEAD_LETTERS,
+    DEAD_STREAM,
+    DEAD_SUBJECTS,
+    EVENTS_STREAM,
+    EVENTS_SUBJECTS,
+    ConsumerDeclaration,
+    StreamDeclaration,
+    consumer_config,
+    stream_config,
+)
+from noetl_events.jetstream.errors import (
+    ConsumerMissing,
+    NatsUnavailable,
+    PermissionDenied,
+    StreamMissing,
+    TopologyDrift,
+)
 from noetl_events.spool.watermark import Watermark
 
 if TYPE_CHECKING:
@@ -29,6 +37,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DEAD_LETTERS",
+    "DEAD_STREAM",
+    "DEAD_SUBJECTS",
+    "EVENTS_STREAM",
+    "EVENTS_SUBJECTS",
     "ConsumerDeclaration",
     "ConsumerInfo",
     "StreamDeclaration",
@@ -36,63 +48,14 @@ __all__ = [
     "ensure_consumer",
     "ensure_stream",
     "jetstream",
+    "reset_consumer",
+    "show_consumer",
     "show_stream",
     "unavailable",
     "watermark",
 ]
 
-EVENTS_STREAM: Final = "noetl_events"
-EVENTS_SUBJECTS: Final = "noetl.events.>"
-DEAD_STREAM: Final = "noetl_events_dead"
-DEAD_SUBJECTS: Final = "noetl.dead.>"
-
-_BATCHED_SINCE: Final = (2, 14)
-_ATOMIC_SINCE: Final = (2, 12)
-
-
-class StreamDeclaration(msgspec.Struct, frozen=True, kw_only=True):
-    """
-    A stream as it shall be: files, limits retention, direct gets, batch publishing where the server has it.
-
-    Args:
-        name: of the stream.
-        subjects: it stores.
-        max_age: seconds a message is kept; 0 for ever.
-        max_bytes: of the whole stream; -1 without a limit.
-        duplicate_window: seconds a `Nats-Msg-Id` is remembered; each costs the server about 230 bytes.
-        replicas: 1, 3 or 5.
-
-    """
-
-    name: str = EVENTS_STREAM
-    subjects: tuple[str, ...] = (EVENTS_SUBJECTS,)
-    max_age: float = 86_400.0
-    max_bytes: int = -1
-    duplicate_window: float = 120.0
-    replicas: int = 1
-
-
-class ConsumerDeclaration(msgspec.Struct, frozen=True, kw_only=True):
-    """
-    A durable pull consumer as it shall be: every message from the first, acknowledged one by one, delivered for ever.
-
-    Args:
-        name: of the durable.
-        stream: it reads.
-        filter_subject: of the messages it wants; empty for all.
-        ack_wait: seconds until an unacknowledged message is delivered again.
-        max_ack_pending: messages delivered and not acknowledged, over all replicas.
-
-    """
-
-    name: str
-    stream: str = EVENTS_STREAM
-    filter_subject: str = ""
-    ack_wait: float = 30.0
-    max_ack_pending: int = 20_000
-
-
-DEAD_LETTERS: Final = StreamDeclaration(name=DEAD_STREAM, subjects=(DEAD_SUBJECTS,), max_age=30 * 86_400.0)
+_RESET_SINCE: Final = (2, 14)
 
 
 async def ensure_stream(connection: Connection, declared: StreamDeclaration) -> StreamInfo:
@@ -105,7 +68,7 @@ async def ensure_stream(connection: Connection, declared: StreamDeclaration) -> 
 
     """
     js = await jetstream(connection)
-    wanted = _stream_config(declared, await _server_version(connection))
+    wanted = stream_config(declared, await _server_version(connection))
     try:
         info = await show_stream(connection, declared.name)
     except StreamMissing:
@@ -166,15 +129,53 @@ async def ensure_consumer(connection: Connection, declared: ConsumerDeclaration)
 
     """
     js = await jetstream(connection)
-    wanted = _consumer_config(declared)
+    wanted = consumer_config(declared)
     try:
         info = await _find_consumer(js, declared) or await js.add_consumer(declared.stream, wanted)
+        actual = vars(info.config) | (await _pinning(connection, declared) if declared.exclusive else {})
     except NotFoundError as exc:
         raise StreamMissing(f"stream {declared.stream} does not exist; run `noetl-events stream ensure`") from exc
     except (NatsError, APIError) as exc:
         raise unavailable(connection, f"$JS.API.CONSUMER.CREATE.{declared.stream}.{declared.name}", exc) from exc
-    _refuse_drift("consumer", declared.name, vars(wanted), vars(info.config))
+    _refuse_drift("consumer", declared.name, vars(wanted), actual)
     return info
+
+
+async def show_consumer(connection: Connection, declared: ConsumerDeclaration) -> ConsumerInfo:
+    """
+    Return the consumer as it is on the server.
+
+    Raises:
+        ConsumerMissing: there is none of this name, or no stream.
+        NatsUnavailable: the server did not answer, or said no.
+
+    """
+    js = await jetstream(connection)
+    try:
+        info = await _find_consumer(js, declared)
+    except (NatsError, APIError) as exc:
+        raise unavailable(connection, f"$JS.API.CONSUMER.INFO.{declared.stream}.{declared.name}", exc) from exc
+    if info is None:
+        raise ConsumerMissing(f"consumer {declared.name} of stream {declared.stream} does not exist")
+    return info
+
+
+async def reset_consumer(connection: Connection, declared: ConsumerDeclaration) -> None:
+    """
+    Have the consumer deliver again, in order, whatever comes behind its last contiguous acknowledgement (ADR-60).
+
+    Raises:
+        TopologyDrift: the server is older than 2.14 and cannot.
+        NatsUnavailable: the server did not answer, or said no.
+
+    """
+    version = await _server_version(connection)
+    if version < _RESET_SINCE:
+        raise TopologyDrift("consumer", declared.name, [("exclusive: server version", "2.14 or newer", version)])
+    subject = f"$JS.API.CONSUMER.RESET.{declared.stream}.{declared.name}"
+    answer = await _request(connection, subject)
+    if error := answer.get("error"):
+        raise NatsUnavailable(f"{subject}: {error.get('description')}")
 
 
 async def jetstream(connection: Connection) -> JetStreamContext:
@@ -200,39 +201,23 @@ async def _find_consumer(js: JetStreamContext, declared: ConsumerDeclaration) ->
     return info
 
 
+async def _pinning(connection: Connection, declared: ConsumerDeclaration) -> dict[str, Any]:
+    """Return what nats-py 2.16 drops of a consumer's configuration."""
+    info = await _request(connection, f"$JS.API.CONSUMER.INFO.{declared.stream}.{declared.name}")
+    return {name: value for name, value in info.get("config", {}).items() if name.startswith("priority_")}
+
+
+async def _request(connection: Connection, subject: str) -> dict[str, Any]:
+    try:
+        answer: dict[str, Any] = json.loads((await (await connection.client()).request(subject, timeout=5)).data)
+    except NatsError as exc:
+        raise unavailable(connection, subject, exc) from exc
+    return answer
+
+
 async def _server_version(connection: Connection) -> tuple[int, int]:
     version = (await connection.client()).connected_server_version
     return version.major, version.minor
-
-
-def _stream_config(declared: StreamDeclaration, version: tuple[int, int]) -> StreamConfig:
-    # A server refuses fields it does not know, so what is younger than it stays out.
-    return StreamConfig(
-        name=declared.name,
-        subjects=list(declared.subjects),
-        retention=RetentionPolicy.LIMITS,
-        storage=StorageType.FILE,
-        max_age=declared.max_age,
-        max_bytes=declared.max_bytes,
-        duplicate_window=declared.duplicate_window,
-        num_replicas=declared.replicas,
-        allow_direct=True,
-        allow_atomic=True if version >= _ATOMIC_SINCE else None,
-        allow_batched=True if version >= _BATCHED_SINCE else None,
-    )
-
-
-def _consumer_config(declared: ConsumerDeclaration) -> ConsumerConfig:
-    return ConsumerConfig(
-        durable_name=declared.name,
-        deliver_policy=DeliverPolicy.ALL,
-        ack_policy=AckPolicy.EXPLICIT,
-        ack_wait=declared.ack_wait,
-        # A finite number would hide what was delivered too often: it stays in the stream and leaves the lag.
-        max_deliver=-1,
-        max_ack_pending=declared.max_ack_pending,
-        filter_subject=declared.filter_subject or None,
-    )
 
 
 def _refuse_drift(kind: str, name: str, wanted: dict[str, Any], actual: dict[str, Any]) -> None:

@@ -1,0 +1,140 @@
+"""Streams and consumers as they shall be, and what that is in the words of the server."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+from nats.js.api import (
+    AckPolicy,
+    ConsumerConfig,
+    DeliverPolicy,
+    RetentionPolicy,
+    StorageType,
+    StreamConfig,
+    SubjectTransform,
+)
+
+from noetl_events.jetstream.pin import GROUP
+
+EVENTS_STREAM: Final = "noetl_events"
+EVENTS_SUBJECTS: Final = "noetl.events.>"
+DEAD_STREAM: Final = "noetl_events_dead"
+DEAD_SUBJECTS: Final = "noetl.dead.>"
+
+PIN_TTL: Final = 10.0
+"""Seconds without a request after which an exclusive consumer serves another puller."""
+
+_BATCHED_SINCE: Final = (2, 14)
+_ATOMIC_SINCE: Final = (2, 12)
+
+
+class StreamDeclaration(msgspec.Struct, frozen=True, kw_only=True):
+    """
+    A stream as it shall be: files, limits retention, direct gets, batch publishing where the server has it.
+
+    Args:
+        name: of the stream.
+        subjects: it stores.
+        max_age: seconds a message is kept; 0 for ever.
+        max_bytes: of the whole stream; -1 without a limit.
+        duplicate_window: seconds a `Nats-Msg-Id` is remembered; each costs the server about 230 bytes.
+        replicas: 1, 3 or 5.
+        partitions: lanes the subjects are spread over by their first free token, which must be the execution's id for
+            order within an execution: `noetl.events.<execution_id>.call.done` is kept as
+            `noetl.events.<lane>.<execution_id>.call.done`.  0 leaves subjects as they are.
+
+    """
+
+    name: str = EVENTS_STREAM
+    subjects: tuple[str, ...] = (EVENTS_SUBJECTS,)
+    max_age: float = 86_400.0
+    max_bytes: int = -1
+    duplicate_window: float = 120.0
+    replicas: int = 1
+    partitions: int = 0
+
+    def lane_filters(self, lane: int) -> tuple[str, ...]:
+        """Return the subjects of *lane*; the first one also has those without a second token, which go to no lane."""
+        heads = [subject.removesuffix(">") for subject in self.subjects]
+        return tuple([f"{head}{lane}.>" for head in heads] + ([f"{head}*" for head in heads] if lane == 0 else []))
+
+
+class ConsumerDeclaration(msgspec.Struct, frozen=True, kw_only=True):
+    """
+    A durable pull consumer as it shall be: every message from the first, acknowledged one by one, delivered for ever.
+
+    Args:
+        name: of the durable.
+        stream: it reads.
+        filter_subjects: of the messages it wants; none for all.
+        ack_wait: seconds until an unacknowledged message is delivered again.
+        max_ack_pending: messages delivered and not acknowledged, over all replicas.
+        exclusive: it serves one puller at a time, in the order of the stream, and another when that one is gone.
+
+    """
+
+    name: str
+    stream: str = EVENTS_STREAM
+    filter_subjects: tuple[str, ...] = ()
+    ack_wait: float = 30.0
+    max_ack_pending: int = 20_000
+    exclusive: bool = False
+
+
+DEAD_LETTERS: Final = StreamDeclaration(name=DEAD_STREAM, subjects=(DEAD_SUBJECTS,), max_age=30 * 86_400.0)
+
+
+def stream_config(declared: StreamDeclaration, version: tuple[int, int]) -> StreamConfig:
+    """Return *declared* for a server of *version*."""
+    # A server refuses fields it does not know, so what is younger than it stays out.
+    return StreamConfig(
+        name=declared.name,
+        subjects=list(declared.subjects),
+        retention=RetentionPolicy.LIMITS,
+        storage=StorageType.FILE,
+        max_age=declared.max_age,
+        max_bytes=declared.max_bytes,
+        duplicate_window=declared.duplicate_window,
+        num_replicas=declared.replicas,
+        subject_transform=_lanes(declared) if declared.partitions else None,
+        allow_direct=True,
+        allow_atomic=True if version >= _ATOMIC_SINCE else None,
+        allow_batched=True if version >= _BATCHED_SINCE else None,
+    )
+
+
+def consumer_config(declared: ConsumerDeclaration) -> ConsumerConfig:
+    """Return *declared*."""
+    return _ConsumerConfig(
+        durable_name=declared.name,
+        deliver_policy=DeliverPolicy.ALL,
+        ack_policy=AckPolicy.EXPLICIT,
+        ack_wait=declared.ack_wait,
+        # A finite number would hide what was delivered too often: it stays in the stream and leaves the lag.
+        max_deliver=-1,
+        max_ack_pending=declared.max_ack_pending,
+        filter_subject=declared.filter_subjects[0] if len(declared.filter_subjects) == 1 else None,
+        filter_subjects=list(declared.filter_subjects) if len(declared.filter_subjects) > 1 else None,
+        priority_groups=[GROUP] if declared.exclusive else None,
+        priority_policy="pinned_client" if declared.exclusive else None,
+        priority_timeout=int(PIN_TTL * 1e9) if declared.exclusive else None,
+    )
+
+
+@dataclass
+class _ConsumerConfig(ConsumerConfig):
+    """What nats-py 2.16 has no fields for."""
+
+    priority_groups: list[str] | None = None
+    priority_policy: str | None = None
+    priority_timeout: int | None = None
+
+
+def _lanes(declared: StreamDeclaration) -> SubjectTransform:
+    [subject] = declared.subjects
+    head = subject.removesuffix(">")
+    return SubjectTransform(
+        src=f"{head}*.>", dest=f"{head}{{{{partition({declared.partitions},1)}}}}.{{{{wildcard(1)}}}}.>"
+    )

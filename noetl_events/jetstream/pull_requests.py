@@ -1,0 +1,49 @@
+"""What was asked for and has not come yet."""
+
+from __future__ import annotations
+
+from collections import deque
+from itertools import count
+
+
+class PullRequests:
+    """
+    The pull requests under way.
+
+    The server serves them in the order they were sent, so that a message counts for the oldest, and the end of one is
+    the end of all before it: what was lost on the way is not waited for any longer than its request.
+    """
+
+    def __init__(self) -> None:
+        self._numbers = count(1)
+        self._open: deque[list[int]] = deque()
+        self.outstanding = 0
+        """Messages asked for and not received."""
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def add(self, messages: int) -> int:
+        """Note a request for so many *messages*, and return its number."""
+        number = next(self._numbers)
+        self._open.append([number, messages])
+        self.outstanding += messages
+        return number
+
+    def receive(self) -> None:
+        """Note that a message came."""
+        if self._open:
+            self.outstanding -= 1
+            self._open[0][1] -= 1
+            if not self._open[0][1]:
+                self._open.popleft()
+
+    def end(self, number: int) -> None:
+        """Note that the server has ended request *number*."""
+        while self._open and self._open[0][0] <= number:
+            self.outstanding -= self._open.popleft()[1]
+
+    def forget(self) -> None:
+        """Note that the server knows of none: a new connection, or another inbox."""
+        self._open.clear()
+        self.outstanding = 0
