@@ -19,12 +19,9 @@ from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
 
 import msgspec
 import structlog
-from msgspec import structs
 
 from noetl_events.backoff import Backoff
-from noetl_events.envelope import decode
-from noetl_events.ids import derived_id
-from noetl_events.jetstream.delivery import delivery_of
+from noetl_events.jetstream.delivery import delivery_of, event_of
 from noetl_events.jetstream.errors import NatsUnavailable
 from noetl_events.json_values import MalformedEvent
 from noetl_events.sink import EventsRejected, SinkUnavailable
@@ -139,7 +136,7 @@ class Projector:
         dead: list[Dead] = []
         for message in messages:
             try:
-                events.append((_with_id(decode(message.data), message), message))
+                events.append((event_of(message), message))
             except MalformedEvent as exc:
                 dead.append((message, "malformed", str(exc)))
         return events, dead
@@ -209,10 +206,3 @@ class Projector:
         while True:
             await asyncio.sleep(self._puller.consumer.ack_wait / 3)
             await self._puller.in_progress([*self._in_hand, *self._puller.buffered])
-
-
-def _with_id(event: ExecutorEvent, message: Message) -> ExecutorEvent:
-    if event.event_id is not None:
-        return event
-    delivery = delivery_of(message)
-    return structs.replace(event, event_id=derived_id(delivery.stored_ms, delivery.sequence))
