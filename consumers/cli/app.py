@@ -18,6 +18,7 @@ from consumers.cli.schema import schema
 from consumers.cli.spool import spool
 from consumers.cli.stream import stream
 from consumers.cli.tail import tail
+from consumers.cli.verify import verify
 from noetl_events.jetstream.errors import NatsUnavailable, StreamReplaced, TopologyDrift
 from noetl_events.json_values import MalformedEvent
 from noetl_events.sink import EventsRejected, SinkUnavailable
@@ -41,6 +42,7 @@ app.command(tail)
 app.command(spool)
 app.command(stream)
 app.command(schema)
+app.command(verify)
 
 
 def main() -> None:
