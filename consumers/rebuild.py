@@ -12,7 +12,7 @@ from noetl_events.jetstream.delivery import delivery_of, event_of
 from noetl_events.json_values import MalformedEvent
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from noetl_events.envelope import ExecutorEvent
     from noetl_events.jetstream.delivery import Message
@@ -98,7 +98,7 @@ class Rebuild:
             self._on_batch(len(messages))
         return self.done
 
-    async def _carry(self, messages: list[Message]) -> None:
+    async def _carry(self, messages: Sequence[Message]) -> None:
         events = self._decode(messages)
         batch = [event for event, _ in events]
         reasons = await emit_patiently(batch, self._sink, patience=self._patience) if batch else {}
@@ -108,7 +108,7 @@ class Rebuild:
         self.done.rejected += len(reasons)
         self.done.stored += len(batch) - len(reasons)
 
-    def _decode(self, messages: list[Message]) -> list[tuple[ExecutorEvent, Message]]:
+    def _decode(self, messages: Sequence[Message]) -> list[tuple[ExecutorEvent, Message]]:
         events = []
         for message in messages:
             try:

@@ -29,7 +29,7 @@ from noetl_events.jetstream.topology import DEAD_LETTERS
 from noetl_events.json_values import MalformedEvent
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from contextlib import AbstractContextManager
 
     from consumers.ledger import Place
@@ -139,7 +139,7 @@ class Verification:
                     advance(len(messages))
             self._found.last_sequence = history.position
 
-    def _expected(self, messages: list[Message]) -> Iterator[tuple[Key, int, Place]]:
+    def _expected(self, messages: Sequence[Message]) -> Iterator[tuple[Key, int, Place]]:
         for message in messages:
             delivery = delivery_of(message)
             try:

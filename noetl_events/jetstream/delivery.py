@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, Protocol
 
 import msgspec
 from msgspec import structs
-from nats.aio.msg import Msg as Message
 
 from noetl_events.envelope import ExecutorEvent, decode
 from noetl_events.ids import derived_id
@@ -14,6 +13,26 @@ from noetl_events.ids import derived_id
 __all__ = ["Delivery", "Message", "attempt_of", "delivery_of", "event_of"]
 
 _FIRST_FORM_TOKENS: Final = 9
+
+
+class Message(Protocol):
+    """A message as it was delivered, by nats-py or straight from its parser."""
+
+    @property
+    def subject(self) -> str:
+        """It was published to."""
+
+    @property
+    def reply(self) -> str:
+        """Where it is acknowledged."""
+
+    @property
+    def data(self) -> bytes:
+        """What it holds."""
+
+    @property
+    def headers(self) -> dict[str, str] | None:
+        """What is said about it."""
 
 
 class Delivery(msgspec.Struct, frozen=True):

@@ -18,7 +18,7 @@ from noetl_events.jetstream.topology import show_stream
 from noetl_events.spool.watermark import Watermark
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
 
     from noetl_events.jetstream.connection import Connection
     from noetl_events.jetstream.delivery import Message
@@ -106,7 +106,7 @@ class History:
         self._over = True
         await self._leave()
 
-    async def read(self, limit: int = 2_000) -> list[Message]:
+    async def read(self, limit: int = 2_000) -> Sequence[Message]:
         """
         Return the next 1 to *limit* messages in the order of the stream; none after the last.
 
@@ -117,7 +117,7 @@ class History:
             NatsUnavailable: for *patience* seconds it could not be read; reading on is safe.
 
         """
-        batch = [] if self._over else await self._hold(lambda: self._pull(limit))
+        batch: list[Message] = [] if self._over else [*await self._hold(lambda: self._pull(limit))]
         while batch and delivery_of(batch[-1]).sequence > self.end:
             batch.pop()
         if batch:
@@ -140,7 +140,7 @@ class History:
                 await asyncio.sleep(wait)
         raise AssertionError("the waits never end")
 
-    async def _pull(self, limit: int) -> list[Message]:
+    async def _pull(self, limit: int) -> Sequence[Message]:
         consumer = await self._ready()
         return [] if consumer is None else await consumer.pull(limit)
 

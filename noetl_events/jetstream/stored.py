@@ -18,7 +18,7 @@ from noetl_events.jetstream.replies import ReplyError
 from noetl_events.jetstream.topology import jetstream, show_stream, unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Sequence
     from datetime import datetime
 
     from nats.js import JetStreamContext
@@ -185,7 +185,7 @@ async def _messages(js: JetStreamContext, stream: str, consumer: str, pending: i
             await js.delete_consumer(stream, consumer)
 
 
-async def _page(subscription: JetStreamContext.PullSubscription) -> list[Message]:
+async def _page(subscription: JetStreamContext.PullSubscription) -> Sequence[Message]:
     """Return the next messages; none when there are no more after all."""
     try:
         return await subscription.fetch(_PAGE, timeout=_PAGE_TIMEOUT)

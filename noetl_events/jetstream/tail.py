@@ -16,14 +16,13 @@ from noetl_events.jetstream.topology import jetstream, unavailable
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from nats.aio.msg import Msg
-
     from noetl_events.jetstream.connection import Connection
+    from noetl_events.jetstream.delivery import Message
 
 
 async def follow(
     connection: Connection, stream: str, *, subject: str = ">", from_start: bool = False, until_end: bool = False
-) -> AsyncIterator[Msg]:
+) -> AsyncIterator[Message]:
     """
     Yield the messages of *stream* in order: new ones, or all of them with *from_start*, and end with *until_end*.
 

@@ -9,7 +9,7 @@ from noetl_events.jetstream.history import History, Span
 from noetl_events.jetstream.topology import jetstream
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from noetl_events.jetstream.connection import Connection
     from noetl_events.jetstream.delivery import Message
@@ -36,7 +36,7 @@ async def read_all(history: History, limit: int = 2_000) -> list[int]:
     return found
 
 
-def sequences(batch: list[Message]) -> list[int]:
+def sequences(batch: Sequence[Message]) -> list[int]:
     """Return the sequences of *batch*."""
     return [delivery_of(message).sequence for message in batch]
 
