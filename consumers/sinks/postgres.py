@@ -3,72 +3,67 @@
 from __future__ import annotations
 
 import asyncio
-import random
-from collections import deque
 from typing import TYPE_CHECKING, Final, Self
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import asyncpg
 
-from consumers.sinks.postgres_errors import Meaning, line_of, meaning_of, reason_of
+from consumers.sinks.postgres_errors import reason_of
+from consumers.sinks.postgres_mapping import PLAIN
+from consumers.sinks.postgres_noetl import NOETL
 from consumers.sinks.postgres_rows import Row, rows_of
-from consumers.sinks.postgres_table import (
-    COLUMNS,
-    CREATE_STAGING,
-    DEFAULT_TABLE,
-    STAGING,
-    create_table,
-    insert_from_staging,
-)
+from consumers.sinks.postgres_session import BROKEN, connect
+from consumers.sinks.postgres_table import DEFAULT_TABLE, Table
+from consumers.sinks.postgres_writer import Writer
 from noetl_events.jetstream.options import redacted
 from noetl_events.sink import EventsRejected, SinkUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import Iterable, Sequence
 
     from noetl_events.envelope import ExecutorEvent
 
-_CONTENTION_ATTEMPTS: Final = 5
-_CONTENTION_WAIT: Final = 0.05
-_CONNECT_TIMEOUT: Final = 10.0
-_CHUNK_ROWS: Final = 500
-
-# What asyncpg raises when a connection ends under it, the last one when it ended between two of our calls.
-_BROKEN: Final = (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.InternalClientError)
-
-_SESSION: Final = """
-SET TimeZone = 'UTC';
-SET application_name = 'noetl-events';
-SET statement_timeout = '25s';
-SET lock_timeout = '10s';
-SET idle_in_transaction_session_timeout = '60s';
-"""
+_MAPPINGS: Final = {"plain": PLAIN, "noetl": NOETL}
+_ON_NUL: Final = ("reject", "replace")
 
 
 class PostgresSink:
     """
-    Copy a batch into a staging table and insert from there what the table has not, in one transaction.
+    Copy a batch into the table, in one transaction; what the table has already stays as it is.
 
-    Connects at the first emit, and again whenever the connection is lost.  It never creates anything but the temporary
+    Connects at the first emit, and again whenever the connection is lost.  It never creates anything but a temporary
     staging table: `create_schema` does, for an operator.
 
     When a row can never be stored, the batch is cut at it: the rows before it, and those after it, are transactions of
-    their own.
+    their own.  A row is rejected only after it was refused alone.
 
     Args:
-        dsn: a libpq URL; several hosts with `target_session_attrs=read-write` find the one that takes writes.
+        dsn: a libpq URL; of several hosts the first that takes writes is used.
         table: schema.table.
+        mapping: `plain`, the table that `create_schema` makes, or `noetl`, NoETL's own.
+        on_nul: what becomes of a NUL, which Postgres cannot hold: its event is rejected, or it is replaced by U+FFFD.
         deadline: seconds a transaction may take.
 
     """
 
-    def __init__(self, dsn: str, *, table: str = DEFAULT_TABLE, deadline: float = 30.0) -> None:
-        self.table = table
-        self.inserted = 0
+    def __init__(
+        self,
+        dsn: str,
+        *,
+        table: str = DEFAULT_TABLE,
+        mapping: str = "plain",
+        on_nul: str = "reject",
+        deadline: float = 30.0,
+    ) -> None:
+        _require_one_of(_MAPPINGS, mapping=mapping)
+        _require_one_of(_ON_NUL, on_nul=on_nul)
+        self.rejected = 0
+        """Events that will never be rows."""
         self._dsn = dsn
-        self._insert = insert_from_staging(table)
-        self._deadline = deadline
-        self._connection: asyncpg.Connection | None = None
+        self._mapping = _MAPPINGS[mapping]
+        self._replace_nul = on_nul == "replace"
+        self._table = Table(table, self._mapping)
+        self._writer = Writer(dsn, self._table, deadline=deadline)
         self._lock = asyncio.Lock()
         self._storing: set[asyncio.Task[dict[int, str]]] = set()
         self._closed = False
@@ -76,16 +71,32 @@ class PostgresSink:
     @classmethod
     def from_url(cls, url: str) -> Self:
         """
-        Open `postgresql://user@host/db`, with `?table=schema.table` for another table than `noetl.event`.
+        Open `postgresql://user@host/db`, with `?table=`, `?mapping=` and `?on_nul=` as the arguments of these names.
 
         Raises:
-            ValueError: the table is no name.
+            ValueError: one of these is none.
 
         """
         parts = urlsplit(url)
-        options = dict(parse_qsl(parts.query))
-        table = options.pop("table", DEFAULT_TABLE)
-        return cls(parts._replace(query=urlencode(options)).geturl(), table=table)
+        query = dict(parse_qsl(parts.query))
+        table = query.pop("table", DEFAULT_TABLE)
+        mapping, on_nul = query.pop("mapping", "plain"), query.pop("on_nul", "reject")
+        return cls(parts._replace(query=urlencode(query)).geturl(), table=table, mapping=mapping, on_nul=on_nul)
+
+    @property
+    def table(self) -> str:
+        """Where events go, as schema.table."""
+        return self._table.name
+
+    @property
+    def inserted(self) -> int:
+        """Rows that were new."""
+        return self._writer.inserted
+
+    @property
+    def duplicates(self) -> int:
+        """Rows that were there already."""
+        return self._writer.duplicates
 
     async def emit(self, event: ExecutorEvent) -> None:
         """Insert *event*."""
@@ -95,37 +106,42 @@ class PostgresSink:
         """Insert *events*; see `EventSink` for what is raised."""
         if self._closed:
             raise RuntimeError("PostgresSink is closed")
-        rows, reasons = rows_of(events)
+        rows, reasons = rows_of(events, self._mapping, replace_nul=self._replace_nul)
         if rows:
             reasons |= await self._store_undisturbed(rows)
+        self.rejected += len(reasons)
         if reasons:
             raise EventsRejected(reasons)
 
     async def create_schema(self) -> None:
         """
-        Create schema and table if they are missing.
+        Create schema and table if they are missing; NoETL's own are not made, only looked at.
 
         Raises:
-            TableMismatch: the table is there and differs.
+            TableMismatch: it differs, or is missing where it is not ours to make.
             SinkUnavailable: the database is away, or says no.
 
         """
-        async with self._lock:
-            connection = await self._connect()
-            try:
-                async with connection.transaction():
-                    await create_table(connection, self.table)
-            except asyncpg.PostgresError as exc:
-                raise SinkUnavailable(reason_of(exc)) from exc
-            finally:
-                await connection.close()
+        try:
+            connection = await connect(self._dsn)
+        except (asyncpg.PostgresError, *BROKEN) as exc:
+            raise SinkUnavailable(f"cannot connect to {redacted(self._dsn)}: {reason_of(exc)}") from exc
+        try:
+            async with connection.transaction():
+                if self._mapping is PLAIN:
+                    await self._table.create(connection)
+                await self._table.check(connection)
+        except asyncpg.PostgresError as exc:
+            raise SinkUnavailable(reason_of(exc)) from exc
+        finally:
+            await connection.close()
 
     async def aclose(self) -> None:
         """Finish the transaction under way and close the connection."""
         self._closed = True
         if self._storing:
             await asyncio.wait(self._storing)
-        self._drop()
+        self._writer.close()
 
     async def _store_undisturbed(self, rows: list[Row]) -> dict[int, str]:
         # A caller that is cancelled leaves its transaction to end by itself, within the deadline: asyncpg cannot use
@@ -137,87 +153,7 @@ class PostgresSink:
 
     async def _store_in_turn(self, rows: list[Row]) -> dict[int, str]:
         async with self._lock:
-            return await self._store(rows)
-
-    async def _store(self, rows: list[Row]) -> dict[int, str]:
-        """Store *rows* part by part, a part being everything until a row is refused; return who was, and why."""
-        reasons: dict[int, str] = {}
-        parts = deque([rows])
-        while parts:
-            part = parts.popleft()
-            if not part:
-                continue
-            if (refusal := await self._transact(part)) is None:
-                continue
-            if len(part) == 1:
-                reasons[part[0].event_id] = reason_of(refusal)
-            else:
-                parts.extendleft(reversed(_cut(part, line_of(refusal))))
-        return reasons
-
-    async def _transact(self, rows: list[Row]) -> asyncpg.PostgresError | None:
-        """Store *rows* in one transaction, or return why one of them never can be."""
-        for attempt in range(1, _CONTENTION_ATTEMPTS + 1):
-            try:
-                await self._copy_and_insert(rows)
-            except asyncpg.PostgresError as exc:
-                meaning = meaning_of(exc)
-                if meaning is Meaning.ROW:
-                    return exc
-                if meaning is not Meaning.CONTENTION or attempt == _CONTENTION_ATTEMPTS:
-                    self._drop()
-                    raise SinkUnavailable(f"{self.table}: {reason_of(exc)}") from exc
-                await asyncio.sleep(random.uniform(0, _CONTENTION_WAIT * 2**attempt))
-            else:
-                break
-        return None
-
-    async def _copy_and_insert(self, rows: list[Row]) -> None:
-        try:
-            connection = self._connection or await self._open()
-            async with asyncio.timeout(self._deadline), connection.transaction():
-                await connection.copy_to_table(
-                    STAGING, schema_name="pg_temp", source=_chunks(rows), columns=list(COLUMNS), format="text"
-                )
-                status = await connection.execute(self._insert)
-        except asyncpg.PostgresError:
-            raise
-        except _BROKEN as exc:
-            self._drop()
-            raise SinkUnavailable(f"{redacted(self._dsn)}: {str(exc) or type(exc).__name__}") from exc
-        except asyncio.CancelledError:
-            self._drop()
-            raise
-        self.inserted += int(status.rpartition(" ")[2])
-
-    async def _open(self) -> asyncpg.Connection:
-        connection = await self._connect()
-        try:
-            await connection.execute(_SESSION)
-            await connection.execute(CREATE_STAGING)
-        except asyncpg.PostgresError:
-            connection.terminate()
-            raise
-        self._connection = connection
-        return connection
-
-    async def _connect(self) -> asyncpg.Connection:
-        try:
-            # Without prepared statements a pooler between us and the server does not matter.
-            return await asyncpg.connect(self._dsn, timeout=_CONNECT_TIMEOUT, statement_cache_size=0)
-        except asyncpg.exceptions.ClientConfigurationError as exc:
-            raise ValueError(f"sink URL: {redacted(self._dsn)}: {exc}") from None
-        except asyncpg.PostgresError as exc:
-            raise SinkUnavailable(f"cannot connect to {redacted(self._dsn)}: {reason_of(exc)}") from exc
-        except _BROKEN as exc:
-            reason = str(exc) or type(exc).__name__
-            raise SinkUnavailable(f"cannot connect to {redacted(self._dsn)}: {reason}") from exc
-
-    def _drop(self) -> None:
-        # Without the farewell: a peer that does not answer would keep us waiting.
-        if self._connection is not None:
-            self._connection.terminate()
-            self._connection = None
+            return await self._writer.store(rows)
 
 
 async def create_schema(url: str) -> None:
@@ -225,14 +161,7 @@ async def create_schema(url: str) -> None:
     await PostgresSink.from_url(url).create_schema()
 
 
-async def _chunks(rows: list[Row]) -> AsyncIterator[bytes]:
-    for start in range(0, len(rows), _CHUNK_ROWS):
-        yield b"".join([row.line for row in rows[start : start + _CHUNK_ROWS]])
-
-
-def _cut(rows: list[Row], line: int | None) -> list[list[Row]]:
-    """Return *rows* in parts, the refused row alone if its *line* is known, else in halves."""
-    if line is None:
-        middle = len(rows) // 2
-        return [rows[:middle], rows[middle:]]
-    return [rows[: line - 1], rows[line - 1 : line], rows[line:]]
+def _require_one_of(names: Iterable[str], **option: str) -> None:
+    for name, value in option.items():
+        if value not in names:
+            raise ValueError(f"{name}: {value!r} is none of {', '.join(names)}")

@@ -9,7 +9,8 @@ from consumers.sinks.postgres_binary import JSONB_VERSION, NULL, Texts, jsonb, m
 from consumers.sinks.postgres_rows import Row
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping as Dictionary
+    from collections.abc import Callable
+    from collections.abc import Mapping as Dictionary
 
     from noetl_events.envelope import ExecutorEvent
 
@@ -20,23 +21,23 @@ class Mapping(NamedTuple):
 
     Args:
         columns: the columns written, in the order they are, each with its type as Postgres names it.
-        row_of: makes the row of an event that came from the wire; raises `MalformedEvent` if it can be none.
+        row_of: makes the row of an event as the wire has it, given its id; raises `MalformedEvent` if it can be none.
 
     """
 
     columns: Dictionary[str, str]
-    row_of: Callable[[ExecutorEvent, Texts], Row]
+    row_of: Callable[[int, ExecutorEvent, Texts], Row]
 
 
 _pack_ids = Struct(">hiqiq").pack
 _pack_time_and_length = Struct(">iqiB").pack
 
 
-def _plain_row(event: ExecutorEvent, texts: Texts) -> Row:
+def _plain_row(event_id: int, event: ExecutorEvent, texts: Texts) -> Row:
     # Neighbours are packed in one call each: this runs for every event, and takes most of the time a row takes.
     context = bytes(event.context)
     record = (
-        _pack_ids(len(PLAIN.columns), 8, event.execution_id, 8, event.event_id)
+        _pack_ids(len(PLAIN.columns), 8, event.execution_id, 8, event_id)
         + texts[event.event_type]
         + texts[event.step]
         + texts[event.status]
@@ -45,7 +46,7 @@ def _plain_row(event: ExecutorEvent, texts: Texts) -> Row:
         + texts[event.worker_id]
         + (NULL if event.meta is None else jsonb(bytes(event.meta)))
     )
-    return Row(event.event_id, record)
+    return Row(event_id, record)
 
 
 PLAIN: Final = Mapping(

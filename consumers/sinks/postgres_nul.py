@@ -1,7 +1,7 @@
-"""
+r"""
 NUL, which JSON text may hold and Postgres cannot: U+FFFD in its place, where `?on_nul=replace` asks for it.
 
-In JSON a NUL is the escape `\\u0000`.  In `\\\\u0000` the backslash itself is escaped, and no NUL is meant.
+In JSON a NUL is the escape `\u0000`.  In `\\u0000` the backslash itself is escaped, and no NUL is meant.
 """
 
 from __future__ import annotations

@@ -223,12 +223,14 @@ class TestSchema:
 
     async def test_other_table_is_refused_with_the_difference(self, database_url: str) -> None:
         """A table of another shape is left as it is, and every difference is named."""
-        await execute(database_url, "CREATE SCHEMA noetl; CREATE TABLE noetl.event (event_id text, extra int)")
+        await execute(database_url, "CREATE SCHEMA noetl; CREATE TABLE noetl.event (event_id text, extra int NOT NULL)")
         with pytest.raises(TableMismatch) as refusal:
             await create_schema(database_url)
 
-        assert "event_id: declared bigint NOT NULL, in the database text" in str(refusal.value)
-        assert "extra: declared absent, in the database integer" in str(refusal.value)
+        assert "event_id is text, not bigint" in str(refusal.value)
+        assert "execution_id bigint is missing" in str(refusal.value)
+        assert "extra is NOT NULL without a default" in str(refusal.value)
+        assert "no primary key (execution_id, event_id)" in str(refusal.value)
 
     async def test_another_table_by_url(self, database_url: str) -> None:
         """`?table=` names another table, made and written under that name."""
