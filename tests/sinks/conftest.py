@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import asyncpg
 import pytest
 
+from consumers.sinks.postgres import create_schema
 from noetl_events.testing.postgres_server import PostgresServer
 
 if TYPE_CHECKING:
@@ -38,6 +39,13 @@ async def database_url(postgres_url: str) -> AsyncIterator[str]:
     yield urlsplit(postgres_url)._replace(path=f"/{name}").geturl()
     await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
     await admin.close()
+
+
+@pytest.fixture
+async def plain_url(database_url: str) -> str:
+    """Return a database with the plain table, and no row in it."""
+    await create_schema(database_url)
+    return database_url
 
 
 @pytest.fixture

@@ -12,8 +12,7 @@ import asyncpg
 import pytest
 from msgspec import Raw
 
-from consumers.sinks.postgres import PostgresSink, create_schema
-from consumers.sinks.postgres_table import TableMismatch
+from consumers.sinks.postgres import PostgresSink, TableMismatch, create_schema
 from noetl_events import EventsRejected, SinkUnavailable
 from noetl_events.envelope import decode
 from noetl_events.testing import eventually, make_event

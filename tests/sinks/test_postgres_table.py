@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from consumers.sinks.postgres import PostgresSink, create_schema
-from consumers.sinks.postgres_table import TableMismatch
+from consumers.sinks.postgres import PostgresSink, TableMismatch, create_schema
 from noetl_events import SinkUnavailable
 from noetl_events.testing import make_event
 from tests.sinks.postgres_database import execute, fetch, stored_events

@@ -16,13 +16,13 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import asyncpg
 
-from consumers.sinks.postgres_binary import HEADER, TRAILER
+from consumers.sinks.postgres.binary import HEADER, TRAILER
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
-    from consumers.sinks.postgres_rows import Row
-    from consumers.sinks.postgres_table import Table
+    from consumers.sinks.postgres.rows import Row
+    from consumers.sinks.postgres.table import Table
 
 BROKEN: Final = (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 """What asyncpg raises when a connection ends under it, the third when it ended between two of our calls."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from struct import Struct
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from consumers.sinks.postgres_binary import JSONB_VERSION, NULL, Texts, jsonb, microseconds
-from consumers.sinks.postgres_rows import Row
+from consumers.sinks.postgres.binary import JSONB_VERSION, NULL, Texts, jsonb, microseconds
+from consumers.sinks.postgres.rows import Row
 
 if TYPE_CHECKING:
     from collections.abc import Callable

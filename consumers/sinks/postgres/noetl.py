@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import msgspec
 from msgspec import Meta, Raw
 
-from consumers.sinks.postgres_binary import Texts, bigint, jsonb, timestamp
-from consumers.sinks.postgres_mapping import Mapping
-from consumers.sinks.postgres_rows import Row
+from consumers.sinks.postgres.binary import Texts, bigint, jsonb, timestamp
+from consumers.sinks.postgres.mapping import Mapping
+from consumers.sinks.postgres.rows import Row
 from noetl_events.envelope import MalformedEvent
 from noetl_events.json_values import MAX_INT64, MIN_INT64, encode_value
 

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from msgspec import Raw
 
-from consumers.sinks.postgres_binary import Texts
-from consumers.sinks.postgres_nul import without_nul
+from consumers.sinks.postgres.binary import Texts
+from consumers.sinks.postgres.nul import without_nul
 from noetl_events.envelope import MalformedEvent, checked
 from noetl_events.sink import require_ids
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from consumers.sinks.postgres_mapping import Mapping
+    from consumers.sinks.postgres.mapping import Mapping
     from noetl_events.envelope import ExecutorEvent
 
 # What writing an event raises when one of its fields is not what the envelope declares.

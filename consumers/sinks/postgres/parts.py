@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from consumers.sinks.postgres_errors import line_of, missing_parent_of
+from consumers.sinks.postgres.errors import line_of, missing_parent_of
 
 if TYPE_CHECKING:
     from asyncpg import PostgresError
 
-    from consumers.sinks.postgres_rows import Row
+    from consumers.sinks.postgres.rows import Row
 
 # Where one row was refused others may follow, and what stands behind such a row is sent in vain.
 _NEXT_ROWS: Final = 500

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from asyncpg import Connection, Record
 
-    from consumers.sinks.postgres_mapping import Mapping
+    from consumers.sinks.postgres.mapping import Mapping
 
 DEFAULT_TABLE: Final = "noetl.event"
 

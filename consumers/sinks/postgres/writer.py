@@ -1,7 +1,7 @@
 """
 Rows into a table, whatever comes between: one transaction if all goes well, else by what the server's answer means.
 
-`postgres_errors` has the table of meanings.
+`errors` has the table of meanings.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING, Final
 
 import asyncpg
 
-from consumers.sinks.postgres_errors import Meaning, meaning_of, reason_of
-from consumers.sinks.postgres_parts import cut, in_parts, is_refused
-from consumers.sinks.postgres_session import BROKEN, Session
-from consumers.sinks.postgres_table import TableMismatch
+from consumers.sinks.postgres.errors import Meaning, meaning_of, reason_of
+from consumers.sinks.postgres.parts import cut, in_parts, is_refused
+from consumers.sinks.postgres.session import BROKEN, Session
+from consumers.sinks.postgres.table import TableMismatch
 from noetl_events.jetstream.options import redacted
 from noetl_events.sink import SinkUnavailable
 
 if TYPE_CHECKING:
-    from consumers.sinks.postgres_rows import Row
-    from consumers.sinks.postgres_table import Table
+    from consumers.sinks.postgres.rows import Row
+    from consumers.sinks.postgres.table import Table
 
 _CONTENTION_ATTEMPTS: Final = 5
 _CONTENTION_WAIT: Final = 0.05

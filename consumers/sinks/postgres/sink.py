@@ -1,4 +1,4 @@
-"""Events as rows of a Postgres table."""
+"""The sink: what is given to it, what it counts, and how it ends."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import asyncpg
 
-from consumers.sinks.postgres_errors import reason_of
-from consumers.sinks.postgres_mapping import PLAIN
-from consumers.sinks.postgres_noetl import NOETL
-from consumers.sinks.postgres_rows import Row, rows_of
-from consumers.sinks.postgres_session import BROKEN, connect
-from consumers.sinks.postgres_table import DEFAULT_TABLE, Table
-from consumers.sinks.postgres_writer import Writer
+from consumers.sinks.postgres.errors import reason_of
+from consumers.sinks.postgres.mapping import PLAIN
+from consumers.sinks.postgres.noetl import NOETL
+from consumers.sinks.postgres.rows import Row, rows_of
+from consumers.sinks.postgres.session import BROKEN, connect
+from consumers.sinks.postgres.table import DEFAULT_TABLE, Table
+from consumers.sinks.postgres.writer import Writer
 from noetl_events.jetstream.options import redacted
 from noetl_events.sink import EventsRejected, SinkUnavailable
 
