@@ -43,3 +43,9 @@ def event_of(row: dict[str, Any]) -> ExecutorEvent:
     """Return the event a row holds; jsonb writes a blank after each comma and colon."""
     payloads = {name: row[name] and Raw(row[name].replace(": ", ":").replace(", ", ",").encode()) for name in PAYLOADS}
     return ExecutorEvent(**row | payloads | {"created_at": row["created_at"].astimezone(UTC)})
+
+
+async def is_left_alone(url: str) -> bool:
+    """Return whether every session of the sink is gone."""
+    sessions = "SELECT FROM pg_stat_activity WHERE application_name = 'noetl-events' AND datname = current_database()"
+    return not await fetch(url, sessions)

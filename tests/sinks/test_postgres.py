@@ -11,8 +11,8 @@ from msgspec import Raw
 
 from consumers.sinks.postgres import PostgresSink, create_schema
 from noetl_events import EventsRejected, ExecutorEvent, SinkUnavailable
-from noetl_events.testing import SinkContract, make_event, make_events
-from tests.sinks.postgres_database import execute, fetch, stored_events
+from noetl_events.testing import SinkContract, eventually, make_event, make_events
+from tests.sinks.postgres_database import execute, fetch, is_left_alone, stored_events
 
 if TYPE_CHECKING:
     from noetl_events import EventSink
@@ -177,16 +177,26 @@ class TestPostgresSink(SinkContract):
 
     async def test_same_rows_from_two_sinks_at_once(self) -> None:
         """Two projectors that insert the same events in opposite orders neither lock up nor double one."""
-        one, other = self.open(), self.open()
-        events = make_events(2_000)
-        for _ in range(5):
-            await asyncio.gather(one.emit_batch(events), other.emit_batch(events[::-1]))
-            await execute(self.url, "TRUNCATE noetl.event")
+        # Slow enough for the two to meet in the middle.
+        await execute(
+            self.url,
+            "CREATE FUNCTION dawdle() RETURNS trigger LANGUAGE plpgsql AS "
+            "$$ BEGIN PERFORM pg_sleep(0.005); RETURN NEW; END $$;"
+            "CREATE TRIGGER dawdle BEFORE INSERT ON noetl.event FOR EACH ROW EXECUTE FUNCTION dawdle()",
+        )
+        one, other = PostgresSink.from_url(self.url), PostgresSink.from_url(self.url)
+        events = make_events(60)
         await asyncio.gather(one.emit_batch(events), other.emit_batch(events[::-1]))
-
-        assert len(await self.stored()) == 2_000
         await one.aclose()
         await other.aclose()
+        await eventually(lambda: is_left_alone(self.url))
+        ((deadlocks,),) = await fetch(
+            self.url, "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
+        )
+
+        await self.assert_stored(events)
+        assert (one.inserted + other.inserted, one.duplicates + other.duplicates) == (60, 60)
+        assert deadlocks == 0
 
     async def test_times_are_instants(self) -> None:
         """Whatever zone the database lives in, the instant stored is the instant emitted."""

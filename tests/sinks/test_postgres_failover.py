@@ -77,7 +77,7 @@ async def test_host_that_does_not_answer(plain_url: str) -> None:
 def url_of(*servers: PostgresServer) -> str:
     """Return the URL of all *servers*."""
     hosts = ",".join(f"127.0.0.1:{server.port}" for server in servers)
-    return f"postgresql://postgres:{PASSWORD}@{hosts}/postgres?target_session_attrs=read-write"
+    return f"postgresql://postgres:{PASSWORD}@{hosts}/postgres"
 
 
 async def prepared(*servers: PostgresServer) -> list[str]:
@@ -85,7 +85,7 @@ async def prepared(*servers: PostgresServer) -> list[str]:
     for server in servers:
         await create_schema(server.url)
         await execute(server.url, f"ALTER ROLE postgres PASSWORD '{PASSWORD}'")
-    return [url_of(server).partition("?")[0] for server in servers]
+    return [url_of(server) for server in servers]
 
 
 async def make_read_only(url: str, *, value: str = "on") -> None:

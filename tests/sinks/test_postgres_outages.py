@@ -13,7 +13,7 @@ from consumers.sinks.postgres import PostgresSink, create_schema
 from noetl_events import EventsRejected, SinkUnavailable
 from noetl_events.testing import eventually, make_event, make_events
 from noetl_events.testing.proxy import FaultyProxy
-from tests.sinks.postgres_database import execute, fetch, stored_events
+from tests.sinks.postgres_database import execute, is_left_alone, stored_events
 
 if TYPE_CHECKING:
     from noetl_events.testing.postgres_server import PostgresServer
@@ -87,13 +87,7 @@ async def test_black_hole(plain_url: str) -> None:
 
         assert len(await stored_events(plain_url)) == 1_000
         await sink.aclose()
-        await eventually(lambda: is_left(plain_url), what="no session of the sink is left")
-
-
-async def is_left(url: str) -> bool:
-    """Return whether every session of the sink is gone."""
-    sessions = "SELECT FROM pg_stat_activity WHERE application_name = 'noetl-events' AND datname = current_database()"
-    return not await fetch(url, sessions)
+        await eventually(lambda: is_left_alone(plain_url), what="no session of the sink is left")
 
 
 async def test_timed_out_batch_gets_smaller(plain_url: str) -> None:
