@@ -76,7 +76,7 @@ async def _from_sqlite(path: str) -> Rows:
 
 
 async def _from_postgres(url: str) -> Rows:
-    from consumers.sinks.postgres_reader import read_table  # noqa: PLC0415  (an extra; the others do without)
+    from consumers.sinks.postgres.reader import read_table  # noqa: PLC0415  (an extra; the others do without)
 
     async with aclosing(read_table(url, batch_size=_BATCH)) as batches:
         async for rows in batches:

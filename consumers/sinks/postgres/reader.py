@@ -7,8 +7,9 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import asyncpg
 
-from consumers.sinks.postgres_errors import reason_of
-from consumers.sinks.postgres_table import COLUMNS, DEFAULT_TABLE, quoted
+from consumers.sinks.postgres.errors import reason_of
+from consumers.sinks.postgres.mapping import PLAIN
+from consumers.sinks.postgres.table import DEFAULT_TABLE, quoted
 from noetl_events.jetstream.options import redacted
 from noetl_events.sink import SinkUnavailable
 
@@ -19,7 +20,7 @@ _TIMEOUT: Final = 10.0
 _SESSION: Final = "SET LOCAL TimeZone = 'UTC'; SET LOCAL DateStyle = 'ISO'"
 # A time as text, for it may be one that Python has not: infinity, or one in the year 20000.
 _SELECTED: Final = ", ".join(
-    f"{name}::text" if kind.startswith("timestamp") else name for name, kind in COLUMNS.items()
+    f"{name}::text" if kind.startswith("timestamp") else name for name, kind in PLAIN.columns.items()
 )
 
 
@@ -28,12 +29,15 @@ async def read_table(url: str, *, batch_size: int) -> AsyncGenerator[list[Any], 
     Yield every row of the table a `PostgresSink` of this *url* writes, all as of one moment.
 
     Raises:
-        ValueError: the table is no name.
+        ValueError: the table is no name, or not the plain one.
         SinkUnavailable: it cannot be read now.
 
     """
     parts = urlsplit(url)
     query = dict(parse_qsl(parts.query))
+    if (mapping := query.pop("mapping", "plain")) != "plain":
+        raise ValueError(f"to: a table with mapping={mapping} cannot be read back: it does not hold all of an event")
+    query.pop("on_nul", None)
     select = f"SELECT {_SELECTED} FROM {quoted(query.pop('table', DEFAULT_TABLE))}"  # noqa: S608  (quoted, and ours)
     dsn = parts._replace(query=urlencode(query)).geturl()
     try:
