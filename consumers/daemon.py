@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 if TYPE_CHECKING:
-    from consumers.projector import Projector
+    from consumers.together import Worker
 
 SETTLED: Final = 0
 UNSETTLED: Final = 1
@@ -19,39 +19,39 @@ _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 log = structlog.get_logger()
 
 
-async def run_until_signal(projector: Projector, *, deadline: float) -> int:
+async def run_until_signal(worker: Worker, *, deadline: float) -> int:
     """
-    Run *projector* until SIGTERM or SIGINT, then finish what is in hand, and return the exit code.
+    Run *worker* until SIGTERM or SIGINT, then finish what is in hand, and return the exit code.
 
     `SETTLED` when everything in hand was settled; `UNSETTLED` when *deadline* seconds after the first signal, or at a
     second one, something was not: it stays unacknowledged and is delivered again.
 
     Raises:
-        Exception: whatever ends the projector.
+        Exception: whatever ends the worker.
 
     """
     signals = _Signals()
-    running = asyncio.create_task(projector.run())
+    running = asyncio.create_task(worker.run())
     try:
         if not await _finished_before(running, signals.first):
-            log.info("projector.stopping", messages=projector.in_hand)
-            stopping = asyncio.create_task(_stop(projector, running))
+            log.info("projector.stopping", messages=worker.in_hand)
+            stopping = asyncio.create_task(_stop(worker, running))
             await asyncio.wait({stopping, signals.second_waiter()}, timeout=deadline, return_when="FIRST_COMPLETED")
             if not stopping.done():
                 stopping.cancel()
-                log.error("projector.stopped_unsettled", messages=projector.in_hand)
+                log.error("projector.stopped_unsettled", messages=worker.in_hand)
                 return UNSETTLED
         running.result()
     finally:
         running.cancel()
         signals.close()
         await asyncio.wait({running})
-    log.info("projector.stopped", stored=projector.progress.stored, buried=projector.progress.buried)
+    log.info("projector.stopped")
     return SETTLED
 
 
-async def _stop(projector: Projector, running: asyncio.Task[None]) -> None:
-    await projector.stop()
+async def _stop(worker: Worker, running: asyncio.Task[None]) -> None:
+    await worker.stop()
     await asyncio.wait({running})
 
 

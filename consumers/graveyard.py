@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from consumers.letter import read_letter
-from consumers.suspects import TRIAL
 from noetl_events.jetstream.stored import find_stored, read_stored, remove_stored
 from noetl_events.jetstream.topology import DEAD_STREAM
 
@@ -25,7 +24,7 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     Which dead letters; all of them by default.
 
     Args:
-        kinds: any of these; by default all but the notes of trials.
+        kinds: any of these.
         reason: in their reason, in any case.
         since: buried then or later.
         until: buried before.
@@ -44,7 +43,7 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     def takes(self, letter: Letter) -> bool:
         """Whether *letter* is one of them, whatever the limit."""
         return (
-            (letter.kind in self.kinds if self.kinds else letter.kind != TRIAL)
+            (not self.kinds or letter.kind in self.kinds)
             and self.reason.casefold() in letter.reason.casefold()
             and (self.since is None or letter.buried_at >= self.since)
             and (self.until is None or letter.buried_at < self.until)

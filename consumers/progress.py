@@ -23,7 +23,7 @@ class Progress(msgspec.Struct, kw_only=True):
         buried_by: dead letters, by kind.
         batches: writes that ended well.
         held_seconds: spent waiting for something that was away.
-        holding: what it waits for now, "nats", "sink" or "dead_letters"; empty when it waits for nothing.
+        holding: what it waits for now, "nats", "sink", "dead_letters" or "trials"; empty when it waits for nothing.
         reason: why, in words.
         pending: messages of the stream behind the last one received, or as the consumer was last asked.
         settled_ns: when the stream stored the last message settled, in Unix nanoseconds; 0 before the first.

@@ -19,14 +19,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
 
 import structlog
-from msgspec import structs
 
 from consumers.progress import Progress
 from consumers.suspects import FATAL, parts_of
 from noetl_events.backoff import Backoff
-from noetl_events.envelope import decode
-from noetl_events.ids import derived_id
-from noetl_events.jetstream.delivery import delivery_of
+from noetl_events.jetstream.delivery import delivery_of, event_of
 from noetl_events.jetstream.errors import NatsUnavailable
 from noetl_events.json_values import MalformedEvent
 from noetl_events.sink import EventsRejected, SinkUnavailable
@@ -37,6 +34,7 @@ if TYPE_CHECKING:
     from consumers.dead_letters import DeadLetters, Kind
     from consumers.suspects import Part, Trials
     from noetl_events.envelope import ExecutorEvent
+    from noetl_events.jetstream.declarations import ConsumerDeclaration
     from noetl_events.jetstream.delivery import Message
     from noetl_events.jetstream.puller import Puller
     from noetl_events.sink import EventSink
@@ -63,7 +61,7 @@ class Projector:
         puller: of the consumer.
         sink: takes the events; it stays open.
         dead_letters: takes what the sink never will.
-        trials: of messages that may have killed the process before.
+        trials: notes what is written that may have killed the process before.
         batch_size: events written at once, at most.
         backoff: the waits while something is away.
         on_write: called with the events and the seconds of each write that ended well.
@@ -75,8 +73,8 @@ class Projector:
         puller: Puller,
         sink: EventSink,
         dead_letters: DeadLetters,
-        *,
         trials: Trials,
+        *,
         batch_size: int = 2_000,
         backoff: Backoff | None = None,
         on_write: Callable[[int, float], None] = lambda _events, _seconds: None,
@@ -91,6 +89,11 @@ class Projector:
         self._on_write = on_write
         self._in_hand: deque[Message] = deque()
         self._stopping = asyncio.Event()
+
+    @property
+    def consumer(self) -> ConsumerDeclaration:
+        """The consumer it reads."""
+        return self._puller.consumer
 
     @property
     def in_hand(self) -> int:
@@ -131,8 +134,15 @@ class Projector:
         self._in_hand.extend(messages)
         self.progress.receive(len(messages), delivery_of(messages[-1]))
         for part in parts_of(messages):
-            await self._carry(part)
+            for smaller in await self._narrowed(part):
+                await self._carry(smaller)
         return True
+
+    async def _narrowed(self, part: Part) -> list[Part]:
+        if not part.suspected:
+            return [part]
+        self.progress.redelivered += len(part.messages)
+        return await self._hold("trials", partial(self._trials.narrow, part))
 
     async def _carry(self, part: Part) -> None:
         events, dead = self._decode(part.messages)
@@ -145,7 +155,7 @@ class Projector:
         dead: list[Dead] = []
         for message in messages:
             try:
-                events.append((_with_id(decode(message.data), message), message))
+                events.append((event_of(message), message))
             except MalformedEvent as exc:
                 dead.append((message, "malformed", str(exc)))
         return events, dead
@@ -154,7 +164,7 @@ class Projector:
         if not events:
             return []
         batch = [event for event, _ in events]
-        attempt = partial(self._try_alone, batch, part.messages[0]) if part.on_trial else partial(self._emit, batch)
+        attempt = partial(self._try, batch, part) if part.suspected else partial(self._emit, batch)
         refused = await self._hold("sink", attempt)
         return [
             (message, *refused[event.event_id])
@@ -174,14 +184,18 @@ class Projector:
         self._on_write(len(batch), time.monotonic() - began)
         return {event_id: ("rejected", reason) for event_id, reason in reasons.items()}
 
-    async def _try_alone(self, batch: list[ExecutorEvent], message: Message) -> Refusals:
-        if not await self._trials.begin(message):
+    async def _try(self, batch: list[ExecutorEvent], part: Part) -> Refusals:
+        """Emit what may have killed the process before; what escapes here leaves the note of the trial behind."""
+        if part.is_fatal:
             return {event.event_id or 0: ("fatal", FATAL) for event in batch}
+        await self._trials.begin(part)
         try:
-            return await self._emit(batch)
+            refused = await self._emit(batch)
         except SinkUnavailable:
-            await self._trials.survive(message)
+            await self._trials.survive(part)
             raise
+        await self._trials.survive(part)
+        return refused
 
     async def _bury(self, dead: list[Dead]) -> None:
         # The dead letter is stored before its message is acknowledged: a crash in between leaves it twice, the other
@@ -198,7 +212,6 @@ class Projector:
             self._in_hand.popleft()
         self.progress.settle(stored, delivery_of(part.messages[-1]))
         if part.suspected:
-            self.progress.redelivered += len(part.messages)
             # The next part may be the one that kills: what is settled must not come back with it.
             await self._puller.flush()
 
@@ -246,10 +259,3 @@ def _require_some_taken(batch: list[ExecutorEvent], reasons: dict[int, str]) -> 
             f"it refuses all of {len(batch)} events alike, so that none is buried: {next(iter(reasons.values()))}; "
             f"mend the destination, or bury them with batches below {_ALIKE}"
         )
-
-
-def _with_id(event: ExecutorEvent, message: Message) -> ExecutorEvent:
-    if event.event_id is not None:
-        return event
-    delivery = delivery_of(message)
-    return structs.replace(event, event_id=derived_id(delivery.stored_ms, delivery.sequence))

@@ -32,6 +32,7 @@ _STREAM: Final = {
     "NOETL_EVENT_STREAM_MAX_BYTES": "max_bytes",
     "NOETL_EVENT_STREAM_DEDUP_SECS": "duplicate_window",
     "NOETL_EVENT_STREAM_REPLICAS": "replicas",
+    "NOETL_EVENT_STREAM_PARTITIONS": "partitions",
 }
 _PROJECTOR: Final = {
     "NOETL_EVENT_STREAM_BATCH": "batch_size",

@@ -1,22 +1,23 @@
 """
 Messages that may have killed the process before, written in ever smaller parts until the culprit stands alone.
 
-A message delivered again was in hand when a process died, or a connection.  It says nothing of which of thousands it
-was, so the second time they are written in parts of 100, the third time of 10, and from then on one by one, each on
-trial: the trial is noted in the dead-letter stream before the write, and struck out when the process has survived it.
-A message whose trials ended so often in silence is the one.
+A message that is delivered again was in hand when a process died, or a connection.  That says nothing of which of
+thousands it was.  So what is delivered again is written in blocks, each on trial: a note in a stream of its own says
+which messages are about to be written, and is struck out once the process has survived that, whatever came of it.  A
+note that was never struck out holds the culprit: its messages are tried in parts of a twenty-fifth, and in the end one
+by one.  The one that was alone when the process died, twice, is it.
 
-    delivery     1                2      3     4 and later
-    written in   whole batches    100s   10s   alone, on trial
+    block of 500 ─ died ─► parts of 20 ─ died ─► one by one ─ died ─► once more ─ died ─► buried
 """
 
 from __future__ import annotations
 
 from itertools import groupby
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 
+from noetl_events.jetstream.declarations import TRIALS_STREAM, TRIALS_SUBJECTS
 from noetl_events.jetstream.delivery import attempt_of, delivery_of
 from noetl_events.jetstream.store import last_payload, store
 
@@ -24,76 +25,119 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from noetl_events.jetstream.connection import Connection
-    from noetl_events.jetstream.delivery import Message
+from noetl_events.jetstream.delivery import Message
 
-_PART_SIZES: Final = {2: 100, 3: 10}
-_FATAL_TRIALS: Final = 2
-FATAL: Final = f"the process died {_FATAL_TRIALS} times while it wrote this event, and this one alone"
-TRIAL: Final = "trial"
-"""What notes of trials have in place of a dead letter's kind."""
+_BLOCK: Final = 500
+_SPLIT: Final = 25
+_FATAL_DEATHS: Final = 2
+FATAL: Final = f"the process died {_FATAL_DEATHS} times while it wrote this event, and this one alone"
 
 
-class Part(msgspec.Struct, frozen=True):
-    """Messages that are written together, and whether they are suspects."""
+class Part(NamedTuple):
+    """Messages that are written together, whether they are on trial, and how often one alone ended in death."""
 
     messages: list[Message]
     suspected: bool = False
-    on_trial: bool = False
+    deaths: int = 0
+
+    @property
+    def is_fatal(self) -> bool:
+        """Whether it must not be tried any more."""
+        return len(self.messages) == 1 and self.deaths >= _FATAL_DEATHS
 
 
 def parts_of(messages: Sequence[Message]) -> Iterator[Part]:
-    """Yield *messages* in their order, in parts as large as their deliveries allow."""
-    for attempt, run in groupby(messages, attempt_of):
-        group = list(run)
-        size = len(group) if attempt == 1 else _PART_SIZES.get(attempt, 1)
-        for start in range(0, len(group), size):
-            yield Part(group[start : start + size], attempt > 1, attempt > max(_PART_SIZES))
+    """Yield *messages* in their order: what comes for the first time together, what comes again in blocks."""
+    for block, group in groupby(messages, _block_of):
+        yield Part(list(group), block is not None)
+
+
+class _Note(msgspec.Struct, frozen=True, kw_only=True):
+    """The messages on trial, by their sequences; *stored_ns* of the first, since sequences may start again."""
+
+    first: int
+    last: int
+    stored_ns: int
+    deaths: int
+
+
+_read_note = msgspec.json.Decoder(_Note).decode
 
 
 class Trials:
     """
-    The trials of messages of one graveyard.
+    The notes of what is on trial.
 
     Args:
         connection: to NATS; it stays open.
-        stream: of the dead letters.
-        prefix: of its subjects.
 
     """
 
-    def __init__(self, connection: Connection, *, stream: str, prefix: str) -> None:
+    def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._stream = stream
-        self._prefix = prefix
 
-    async def begin(self, message: Message) -> bool:
+    async def narrow(self, part: Part) -> list[Part]:
         """
-        Note that *message* is tried now; return False if it must not be, having killed too often.
+        Return *part* in the parts in which it is to be tried now, in its order.
 
         Raises:
-            NatsUnavailable: it may not be noted; do not try it.
+            NatsUnavailable: the notes cannot be read.
 
         """
-        silent = int(await last_payload(self._connection, self._stream, self._subject(message)) or 0)
-        if silent >= _FATAL_TRIALS:
-            return False
-        await self._note(message, silent + 1)
-        return True
+        payload = await last_payload(self._connection, TRIALS_STREAM, _subject_of(part))
+        if not payload:
+            return [part]
+        note = _read_note(payload)
+        size = max((note.last - note.first + 1) // _SPLIT, 1)
+        parts: list[Part] = []
+        for held, group in groupby(part.messages, lambda message: _is_in(message, note)):
+            messages = list(group)
+            step = size if held else len(messages)
+            parts += [Part(messages[start : start + step], suspected=True) for start in range(0, len(messages), step)]
+        return [_with_deaths(each, note) for each in parts]
 
-    async def survive(self, message: Message) -> None:
+    async def begin(self, part: Part) -> None:
         """
-        Strike out the trials of *message*: the process lives, whatever came of it.
+        Note that *part* is about to be written.
 
         Raises:
-            NatsUnavailable: it may not be noted.
+            NatsUnavailable: it may not be noted; do not write it.
 
         """
-        await self._note(message, 0)
+        first, last = delivery_of(part.messages[0]), delivery_of(part.messages[-1])
+        deaths = part.deaths + 1 if len(part.messages) == 1 else 0
+        note = _Note(first=first.sequence, last=last.sequence, stored_ns=first.stored_ns, deaths=deaths)
+        await self._write(part, msgspec.json.encode(note))
 
-    async def _note(self, message: Message, silent: int) -> None:
-        await store(self._connection, self._subject(message), b"%d" % silent, {"Noetl-Kind": TRIAL})
+    async def survive(self, part: Part) -> None:
+        """
+        Strike the note of *part* out.
 
-    def _subject(self, message: Message) -> str:
-        delivery = delivery_of(message)
-        # Sequences start again in a stream created anew; with the time the place is unique.
-        return f"{self._prefix}.{TRIAL}.{delivery.consumer}.{delivery.sequence}-{delivery.stored_ns}"
+        Raises:
+            NatsUnavailable: it may still stand.
+
+        """
+        await self._write(part, b"")
+
+    async def _write(self, part: Part, payload: bytes) -> None:
+        await store(self._connection, _subject_of(part), payload, {})
+
+
+def _subject_of(part: Part) -> str:
+    delivery = delivery_of(part.messages[0])
+    place = f"{delivery.stream}.{delivery.consumer}.{delivery.sequence // _BLOCK}"
+    return f"{TRIALS_SUBJECTS.removesuffix('>')}{place}"
+
+
+def _block_of(message: Message) -> int | None:
+    return None if attempt_of(message) == 1 else delivery_of(message).sequence // _BLOCK
+
+
+def _is_in(message: Message, note: _Note) -> bool:
+    return note.first <= delivery_of(message).sequence <= note.last
+
+
+def _with_deaths(part: Part, note: _Note) -> Part:
+    alone = delivery_of(part.messages[0]) if len(part.messages) == 1 else None
+    is_noted = alone and (alone.sequence, alone.stored_ns) == (note.first, note.stored_ns) and note.first == note.last
+    return part._replace(deaths=note.deaths) if is_noted else part

@@ -8,40 +8,41 @@ from cyclopts import Parameter
 
 from consumers.cli.options import Nats, read_settings
 from consumers.daemon import run_until_signal
-from consumers.dead_letters import DeadLetters
-from consumers.projector import Projector
+from consumers.service import Service
 from noetl_events.jetstream.connection import Connection
-from noetl_events.jetstream.puller import Puller
-from noetl_events.jetstream.topology import ConsumerDeclaration
-from noetl_events.sink import open_sink
 
 
 async def project(
     *,
-    to: Annotated[str, Parameter(help="URL of the destination, as `postgresql://host/db` or `sqlite:///events.db`.")],
+    to: Annotated[
+        list[str],
+        Parameter(
+            help="URL of a destination, as `sqlite:///events.db`; several get a consumer each.",
+            negative=(),
+        ),
+    ],
     durable: Annotated[str, Parameter(help="Name of the durable consumer; replicas share one.")] = "noetl_projector",
+    standby: Annotated[
+        bool, Parameter(help="One replica works, in the order of the stream; the others wait.", negative=())
+    ] = False,
     nats: Nats = None,
 ) -> int:
     """
-    Carry the stream into a destination until SIGTERM or SIGINT, then settle what is in hand.
+    Carry the stream into destinations until SIGTERM or SIGINT, then settle what is in hand.
 
-    While the destination or NATS is away it holds and tries again.  What the destination will never take is stored
-    in the dead-letter stream.  Exit code 1 if something in hand could not be settled before the deadline: it is
-    delivered again.
+    While a destination or NATS is away it holds and tries again.  What a destination will never take is stored in the
+    dead-letter stream.  Exit code 1 if something in hand could not be settled before the deadline: it is delivered
+    again.
+
+    On a stream with partitions (`NOETL_EVENT_STREAM_PARTITIONS`) each execution is in order, and replicas share the
+    lanes.
 
     Example: `noetl-events project --to sqlite:///events.db`
     """
     settings = read_settings(nats)
-    sink = open_sink(to)
-    consumer = ConsumerDeclaration(name=durable, stream=settings.stream.name, ack_wait=settings.projector.ack_wait)
     async with Connection(settings.connect) as connection:
-        projector = Projector(
-            Puller(connection, consumer),
-            sink,
-            DeadLetters(connection),
-            batch_size=settings.projector.batch_size,
-        )
+        service = Service(settings, connection, to, durable=durable, standby=standby)
         try:
-            return await run_until_signal(projector, deadline=settings.projector.stop_deadline)
+            return await run_until_signal(service.worker, deadline=settings.projector.stop_deadline)
         finally:
-            await sink.aclose()
+            await service.aclose()

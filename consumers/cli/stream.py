@@ -9,7 +9,7 @@ from cyclopts import App
 from consumers.cli.options import AsJson, Nats, read_settings
 from consumers.cli.output import print_result
 from noetl_events.jetstream.connection import Connection
-from noetl_events.jetstream.topology import DEAD_LETTERS, StreamInfo, ensure_stream, show_stream
+from noetl_events.jetstream.topology import DEAD_LETTERS, TRIALS, StreamInfo, ensure_stream, show_stream
 
 stream = App(name="stream", help="The streams events and dead letters are kept in.")
 
@@ -23,7 +23,7 @@ async def ensure(*, nats: Nats = None, json: AsJson = False) -> int:
     """
     settings = read_settings(nats)
     async with Connection(settings.connect) as connection:
-        for declared in (settings.stream, DEAD_LETTERS):
+        for declared in (settings.stream, DEAD_LETTERS, TRIALS):
             info = await ensure_stream(connection, declared)
             print_result(_summary(info), as_json=json, title=info.config.name or "")
     return 0
@@ -38,7 +38,7 @@ async def show(*, nats: Nats = None, json: AsJson = False) -> int:
     """
     settings = read_settings(nats)
     async with Connection(settings.connect) as connection:
-        for name in (settings.stream.name, DEAD_LETTERS.name):
+        for name in (settings.stream.name, DEAD_LETTERS.name, TRIALS.name):
             info = await show_stream(connection, name)
             print_result(_summary(info), as_json=json, title=name)
     return 0

@@ -19,14 +19,16 @@ from typing import Final
 import msgspec
 
 from consumers.dead_letters import DeadLetters
-from consumers.demo.destination import Key, stored_keys
 from consumers.demo.timed_sink import TimedSink
 from consumers.projector import Projector
+from consumers.readback import Key, stored_keys
+from consumers.suspects import Trials
 from noetl_events.jetstream.connection import Connection
 from noetl_events.jetstream.options import ConnectOptions, redacted
 from noetl_events.jetstream.puller import Puller
 from noetl_events.jetstream.topology import (
     DEAD_LETTERS,
+    TRIALS,
     ConsumerDeclaration,
     StreamDeclaration,
     ensure_stream,
@@ -102,12 +104,12 @@ class Demo(msgspec.Struct, frozen=True, kw_only=True):
         async with AsyncExitStack() as stack:
             server = stack.enter_context(NatsServer(store_dir=self.folder / "jetstream"))
             connection = await stack.enter_async_context(Connection(ConnectOptions(servers=server.url)))
-            for declared in (StreamDeclaration(), DEAD_LETTERS):
+            for declared in (StreamDeclaration(), DEAD_LETTERS, TRIALS):
                 await ensure_stream(connection, declared)
             sink = TimedSink(open_sink(self.to))
             stack.push_async_callback(sink.aclose)
             consumer = ConsumerDeclaration(name="demo")
-            projector = Projector(Puller(connection, consumer), sink, DeadLetters(connection))
+            projector = Projector(Puller(connection, consumer), sink, DeadLetters(connection), Trials(connection))
             began = time.monotonic()
             published = await self._carry(connection, projector, server.url)
             seconds = time.monotonic() - began

@@ -22,6 +22,8 @@ EVENTS_STREAM: Final = "noetl_events"
 EVENTS_SUBJECTS: Final = "noetl.events.>"
 DEAD_STREAM: Final = "noetl_events_dead"
 DEAD_SUBJECTS: Final = "noetl.dead.>"
+TRIALS_STREAM: Final = "noetl_events_trials"
+TRIALS_SUBJECTS: Final = "noetl.trials.>"
 
 PIN_TTL: Final = 10.0
 """Seconds without a request after which an exclusive consumer serves another puller."""
@@ -39,6 +41,7 @@ class StreamDeclaration(msgspec.Struct, frozen=True, kw_only=True):
         subjects: it stores.
         max_age: seconds a message is kept; 0 for ever.
         max_bytes: of the whole stream; -1 without a limit.
+        max_per_subject: messages kept of each subject, the last ones; -1 without a limit.
         duplicate_window: seconds a `Nats-Msg-Id` is remembered; each costs the server about 230 bytes.
         replicas: 1, 3 or 5.
         partitions: lanes the subjects are spread over by their first free token, which must be the execution's id for
@@ -51,6 +54,7 @@ class StreamDeclaration(msgspec.Struct, frozen=True, kw_only=True):
     subjects: tuple[str, ...] = (EVENTS_SUBJECTS,)
     max_age: float = 86_400.0
     max_bytes: int = -1
+    max_per_subject: int = -1
     duplicate_window: float = 120.0
     replicas: int = 1
     partitions: int = 0
@@ -84,6 +88,7 @@ class ConsumerDeclaration(msgspec.Struct, frozen=True, kw_only=True):
 
 
 DEAD_LETTERS: Final = StreamDeclaration(name=DEAD_STREAM, subjects=(DEAD_SUBJECTS,), max_age=30 * 86_400.0)
+TRIALS: Final = StreamDeclaration(name=TRIALS_STREAM, subjects=(TRIALS_SUBJECTS,), max_per_subject=1)
 
 
 def stream_config(declared: StreamDeclaration, version: tuple[int, int]) -> StreamConfig:
@@ -96,6 +101,7 @@ def stream_config(declared: StreamDeclaration, version: tuple[int, int]) -> Stre
         storage=StorageType.FILE,
         max_age=declared.max_age,
         max_bytes=declared.max_bytes,
+        max_msgs_per_subject=declared.max_per_subject,
         duplicate_window=declared.duplicate_window,
         num_replicas=declared.replicas,
         subject_transform=_lanes(declared) if declared.partitions else None,

@@ -2,8 +2,28 @@
 
 from __future__ import annotations
 
+import json
 from collections import deque
 from itertools import count
+from typing import Any, Final
+
+EXPIRES: Final = 30.0
+"""Seconds a request waits for messages, unless it has to come more often."""
+
+HEARTBEAT: Final = 5.0
+"""Seconds between two signs of life of the server while a request waits, at most."""
+
+
+def pull_request(*, batch: int, max_bytes: int, expires: float, **more: Any) -> bytes:
+    """Return the body of a request for up to *batch* messages; one that expires after 0 seconds does not wait."""
+    waiting = {"expires": _ns(expires), "idle_heartbeat": _ns(min(HEARTBEAT, expires / 3))}
+    return json.dumps(
+        {"batch": batch, "max_bytes": max_bytes} | (waiting if expires else {"no_wait": True}) | more
+    ).encode()
+
+
+def _ns(seconds: float) -> int:
+    return int(seconds * 1e9)
 
 
 class PullRequests:

@@ -1,9 +1,10 @@
 """
 A continuous pull: messages are received while those before them are written.
 
-nats-py's `fetch` makes a task for each message and sleeps through a server's restart.  Here one callback fills a
-bounded buffer, requests go out before it is empty, the server's heartbeats prove that a request is alive, and two of
-them missed mean that it is not: then, and after a reconnection, the consumer is looked up again and asked again.
+nats-py's `fetch` makes a task for each message and sleeps through a server's restart.  Here each message goes from the
+parser into a bounded buffer, requests go out before it is empty, the server's heartbeats prove that a request is
+alive, and two of them missed mean that it is not: then, and after a reconnection, the consumer is looked up again and
+asked again.
 
 An exclusive consumer serves one puller at a time, the pinned one (see `pin`).  Whoever gets the pin, and whoever comes
 back with it, has the consumer start again behind its last acknowledgement: what another had in hand comes first, in the
@@ -13,11 +14,9 @@ order of the stream, instead of later, between younger messages.
 from __future__ import annotations
 
 import asyncio
-import json
 import time
-from collections import deque
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import structlog
 from nats.errors import Error as NatsError
@@ -26,22 +25,21 @@ from noetl_events.jetstream.commands import publish_to_all
 from noetl_events.jetstream.declarations import PIN_TTL
 from noetl_events.jetstream.errors import NatsUnavailable
 from noetl_events.jetstream.pin import LOST, Pin
-from noetl_events.jetstream.pull_requests import PullRequests
-from noetl_events.jetstream.topology import ensure_consumer, reset_consumer
+from noetl_events.jetstream.pull_buffer import PullBuffer
+from noetl_events.jetstream.pull_requests import EXPIRES, HEARTBEAT, PullRequests, pull_request
+from noetl_events.jetstream.topology import ensure_consumer, reset_consumer, unpin_consumer
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from nats.aio.client import Client
-    from nats.aio.msg import Msg
     from nats.aio.subscription import Subscription
 
     from noetl_events.jetstream.connection import Connection
     from noetl_events.jetstream.declarations import ConsumerDeclaration
+    from noetl_events.jetstream.delivery import Message
+    from noetl_events.jetstream.direct_client import DirectClient
 
-_EXPIRES: Final = 30.0
-_HEARTBEAT: Final = 5.0
-_SILENCE: Final = 2 * _HEARTBEAT
+_SILENCE: Final = 2 * HEARTBEAT
 _HEADER_ROOM: Final = 65_536
 _STARTING: Final = "starting"
 # A pull request may end with these and the next one still be served.
@@ -79,12 +77,11 @@ class Puller:
         self._connection = connection
         self._max_messages = max_messages
         self._max_bytes = max_bytes
-        self._buffer: deque[Msg] = deque()
-        self._buffered_bytes = 0
+        self._buffer = PullBuffer()
         self._requests = PullRequests()
         self._pin = Pin()
         self._arrived = asyncio.Event()
-        self._client: Client | None = None
+        self._client: DirectClient | None = None
         self._subscription: Subscription | None = None
         self._inbox = ""
         self._broken = _STARTING
@@ -92,9 +89,9 @@ class Puller:
         self._finished = False
 
     @property
-    def buffered(self) -> Sequence[Msg]:
+    def buffered(self) -> Sequence[Message]:
         """Received and not yet taken."""
-        return tuple(self._buffer)
+        return tuple(self._buffer.messages)
 
     @property
     def is_reading(self) -> bool:
@@ -111,7 +108,7 @@ class Puller:
         """Seconds between two calls of `keep_alive`: a third of the shortest time the server waits for one."""
         return min(self.consumer.ack_wait, PIN_TTL if self.consumer.exclusive else self.consumer.ack_wait) / 3
 
-    async def pull(self, limit: int) -> list[Msg]:
+    async def pull(self, limit: int) -> list[Message]:
         """
         Return 1 to *limit* messages in the order of delivery, waiting for the first; none once stopped and empty.
 
@@ -124,23 +121,22 @@ class Puller:
             if not self._stopping:
                 await self._keep_asking()
             await self._wait_for_arrival()
-        batch = [self._buffer.popleft() for _ in range(min(limit, len(self._buffer)))]
-        self._buffered_bytes -= sum(map(_size, batch))
+        batch = self._buffer.take(limit)
         if not self._stopping and not self._broken:
             await self._keep_asking()
         return batch
 
-    async def ack(self, messages: Iterable[Msg]) -> None:
+    async def ack(self, messages: Iterable[Message]) -> None:
         """Tell the server that *messages* are settled; an answer lost on the way means one more delivery."""
         await self._answer(messages, b"+ACK")
 
-    async def keep_alive(self, messages: Iterable[Msg]) -> None:
+    async def keep_alive(self, messages: Iterable[Message]) -> None:
         """Start the ack wait of *messages* and of what is buffered anew; keep the pin while nothing is pulled."""
-        await self._answer([*messages, *self._buffer], b"+WPI")
-        if self._pin.id and self._client is not None and not self._requests:
+        await self._answer([*messages, *self._buffer.messages], b"+WPI")
+        if self._pin.id and not self._requests:
             with suppress(NatsUnavailable):
                 # No message is as small as one byte: the server notes that we are there, and sends none.
-                await self._ask(self._client, 1, max_bytes=1)
+                await self._ask(1, max_bytes=1)
 
     async def flush(self) -> None:
         """Return when the server has everything sent so far; quietly give up when it is away."""
@@ -153,7 +149,7 @@ class Puller:
             return
         self._stopping = True
         with suppress(NatsError, NatsUnavailable, OSError, TimeoutError):
-            async with asyncio.timeout(_HEARTBEAT):
+            async with asyncio.timeout(HEARTBEAT):
                 await self._run_dry()
         self._finished = True
         self._arrived.set()
@@ -163,15 +159,17 @@ class Puller:
         self._stopping = self._finished = True
         if self._client is not None:
             self._connection.off_reconnect(self._on_reconnect)
-            self._client = None
         await self._unsubscribe()
+        if self._pin.id:
+            await unpin_consumer(self._connection, self.consumer, self._pin.arguments())
+        self._client = None
 
     async def _run_dry(self) -> None:
         # The server may have taken a message for a request it knows: it would stay unacknowledged if we left now.  A
         # request that does not wait is answered at once if there is nothing left for those before it.
         while self._client is not None and self._requests.outstanding:
             self._arrived.clear()
-            await self._ask(self._client, 1, no_wait=True)
+            await self._ask(1, expires=0)
             await self._arrived.wait()
         await self._unsubscribe()
 
@@ -182,35 +180,32 @@ class Puller:
         if not self.serves_us:
             # One message brings the pin.
             if not self._requests:
-                await self._ask(client, 1)
+                await self._ask(1)
             return
         room = self._max_messages - len(self._buffer) - self._requests.outstanding
-        if room >= self._max_messages // 2 and self._buffered_bytes <= self._max_bytes // 2:
-            await self._ask(client, room)
+        if room >= self._max_messages // 2 and self._buffer.bytes <= self._max_bytes // 2:
+            await self._ask(room)
 
-    async def _begin(self, client: Client) -> None:
+    async def _begin(self, client: DirectClient) -> None:
         if self._broken != _STARTING:
             log.warning("puller.restarting", consumer=self.consumer.name, reason=self._broken)
         await ensure_consumer(self._connection, self.consumer)
         # A new inbox: what still comes to the old one belongs to what was before.
         await self._subscribe(client)
         if self._pin.id:
-            self._drop_buffer()
+            self._buffer.clear()
             await reset_consumer(self._connection, self.consumer)
         self._broken = ""
         self.heard = time.monotonic()
 
-    async def _subscribe(self, client: Client) -> None:
+    async def _subscribe(self, client: DirectClient) -> None:
         if self._client is None:
             self._connection.on_reconnect(self._on_reconnect)
         await self._unsubscribe()
         self._requests.forget()
         self._inbox = client.new_inbox()
         try:
-            # The server never has more under way than was asked for; a limit here would drop messages in silence.
-            self._subscription = await client.subscribe(
-                f"{self._inbox}.*", cb=self._on_message, pending_msgs_limit=0, pending_bytes_limit=0
-            )
+            self._subscription = await client.subscribe_direct(f"{self._inbox}.*", self._on_message)
         except (NatsError, OSError) as exc:
             raise NatsUnavailable(f"cannot subscribe: {str(exc) or type(exc).__name__}") from exc
         self._client = client
@@ -222,23 +217,26 @@ class Puller:
             with suppress(NatsError, OSError):
                 await subscription.unsubscribe()
 
-    async def _ask(self, client: Client, batch: int, **changes: Any) -> None:
-        expires = PIN_TTL / 2 if self._pin.id else _EXPIRES
-        request = {
-            "batch": batch,
-            # Two requests under way and half a buffer are all of it.
-            "max_bytes": max(self._max_bytes // 4, client.max_payload + _HEADER_ROOM),
-            "expires": int(expires * 1e9),
-            "idle_heartbeat": int(min(_HEARTBEAT, expires / 3) * 1e9),
-        } | (self._pin.arguments() if self.consumer.exclusive else {})
-        if changes.get("no_wait"):
-            del request["expires"], request["idle_heartbeat"]
-        subject = f"$JS.API.CONSUMER.MSG.NEXT.{self.consumer.stream}.{self.consumer.name}"
+    async def _ask(self, batch: int, *, expires: float = EXPIRES, max_bytes: int | None = None) -> None:
+        client, consumer = self._require_client(), self.consumer
+        # Two requests under way and half a buffer are all of it.
+        room = max(self._max_bytes // 4, client.max_payload + _HEADER_ROOM)
+        request = pull_request(
+            batch=batch,
+            max_bytes=max_bytes or room,
+            expires=min(expires, PIN_TTL / 2) if self._pin.id else expires,
+            **(self._pin.arguments() if consumer.exclusive else {}),
+        )
         reply = f"{self._inbox}.{self._requests.add(batch)}"
         try:
-            await client.publish(subject, json.dumps(request | changes).encode(), reply=reply)
+            await client.publish(f"$JS.API.CONSUMER.MSG.NEXT.{consumer.stream}.{consumer.name}", request, reply=reply)
         except (NatsError, OSError) as exc:
             raise NatsUnavailable(f"cannot ask for messages: {str(exc) or type(exc).__name__}") from exc
+
+    def _require_client(self) -> DirectClient:
+        if self._client is None:
+            raise NatsUnavailable("not subscribed")
+        return self._client
 
     async def _wait_for_arrival(self) -> None:
         self._arrived.clear()
@@ -252,7 +250,7 @@ class Puller:
             if time.monotonic() - self.heard >= _SILENCE:
                 self._break(f"no heartbeat for {_SILENCE:.0f} s")
 
-    async def _on_message(self, message: Msg) -> None:
+    def _on_message(self, message: Message) -> None:
         self.heard = time.monotonic()
         if not message.reply:
             self._on_status(message)
@@ -262,18 +260,17 @@ class Puller:
             # It comes again with what was before it.
             self._break("pinned")
         else:
-            self._buffered_bytes += _size(message)
-            self._buffer.append(message)
+            self._buffer.put(message)
             self._arrived.set()
 
-    def _on_status(self, message: Msg) -> None:
+    def _on_status(self, message: Message) -> None:
         headers = message.headers or {}
         status, text = headers.get("Status", ""), headers.get("Description", "")
         if status == "100":
             return
         if status == LOST:
             self._pin.lose()
-            self._drop_buffer()
+            self._buffer.clear()
             self._break("pinned to another")
         elif status in _ENDINGS or any(ending in text for ending in _ENDED_BY_SIZE):
             if text != _OTHERS_FIRST:
@@ -281,10 +278,6 @@ class Puller:
             self._arrived.set()
         else:
             self._break(f"{status} {text}".strip())
-
-    def _drop_buffer(self) -> None:
-        self._buffer.clear()
-        self._buffered_bytes = 0
 
     def _on_reconnect(self) -> None:
         self._break("reconnected")
@@ -294,13 +287,9 @@ class Puller:
         self._requests.forget()
         self._arrived.set()
 
-    async def _answer(self, messages: Iterable[Msg], answer: bytes) -> None:
+    async def _answer(self, messages: Iterable[Message], answer: bytes) -> None:
         try:
             await publish_to_all(await self._connection.client(), [message.reply for message in messages], answer)
         except NatsUnavailable as exc:
             # What was not settled is delivered again, and every sink takes it twice.
             log.warning("puller.answer_lost", answer=answer.decode(), reason=str(exc))
-
-
-def _size(message: Msg) -> int:
-    return len(message.data) + len(message.reply) + len(message.subject)

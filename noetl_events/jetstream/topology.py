@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from nats.errors import Error as NatsError
@@ -16,6 +17,9 @@ from noetl_events.jetstream.declarations import (
     DEAD_SUBJECTS,
     EVENTS_STREAM,
     EVENTS_SUBJECTS,
+    TRIALS,
+    TRIALS_STREAM,
+    TRIALS_SUBJECTS,
     ConsumerDeclaration,
     StreamDeclaration,
     consumer_config,
@@ -41,6 +45,9 @@ __all__ = [
     "DEAD_SUBJECTS",
     "EVENTS_STREAM",
     "EVENTS_SUBJECTS",
+    "TRIALS",
+    "TRIALS_STREAM",
+    "TRIALS_SUBJECTS",
     "ConsumerDeclaration",
     "ConsumerInfo",
     "StreamDeclaration",
@@ -52,6 +59,7 @@ __all__ = [
     "show_consumer",
     "show_stream",
     "unavailable",
+    "unpin_consumer",
     "watermark",
 ]
 
@@ -176,6 +184,15 @@ async def reset_consumer(connection: Connection, declared: ConsumerDeclaration) 
     answer = await _request(connection, subject)
     if error := answer.get("error"):
         raise NatsUnavailable(f"{subject}: {error.get('description')}")
+
+
+async def unpin_consumer(connection: Connection, declared: ConsumerDeclaration, pin: dict[str, str]) -> None:
+    """Let the consumer serve somebody else now, and not only when our pin has expired; nobody waits for the answer."""
+    with suppress(NatsError, NatsUnavailable, OSError):
+        client = await connection.client()
+        if client.is_connected:
+            subject = f"$JS.API.CONSUMER.UNPIN.{declared.stream}.{declared.name}"
+            await client.publish(subject, json.dumps({"group": pin["group"]}).encode())
 
 
 async def jetstream(connection: Connection) -> JetStreamContext:

@@ -8,7 +8,7 @@ import pytest
 
 from noetl_events.jetstream.connection import Connection
 from noetl_events.jetstream.options import ConnectOptions
-from noetl_events.jetstream.topology import DEAD_LETTERS, StreamDeclaration, ensure_stream
+from noetl_events.jetstream.topology import DEAD_LETTERS, TRIALS, StreamDeclaration, ensure_stream
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -20,6 +20,6 @@ if TYPE_CHECKING:
 async def own_connection(own_server: NatsServer) -> AsyncIterator[Connection]:
     """Return a connection to a server with both streams, and nothing in them."""
     async with Connection(ConnectOptions(servers=own_server.url)) as connection:
-        for declared in (StreamDeclaration(), DEAD_LETTERS):
+        for declared in (StreamDeclaration(), DEAD_LETTERS, TRIALS):
             await ensure_stream(connection, declared)
         yield connection

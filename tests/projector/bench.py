@@ -10,6 +10,7 @@ from msgspec import structs
 
 from consumers.dead_letters import DeadLetters
 from consumers.projector import Projector
+from consumers.suspects import Trials
 from noetl_events import ExecutorEvent, encode
 from noetl_events.backoff import Backoff
 from noetl_events.jetstream.puller import Puller
@@ -49,7 +50,7 @@ class Bench:
         """Run a projector into *sink*, and stop it in the end."""
         puller = Puller(self.connection, structs.replace(self.consumer, **changes))
         letters = DeadLetters(self.connection, prefix=self.dead.name)
-        projector = Projector(puller, sink, letters, backoff=QUICK)
+        projector = Projector(puller, sink, letters, Trials(self.connection), backoff=QUICK)
         running = asyncio.create_task(projector.run())
         try:
             yield projector

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from noetl_events.jetstream.topology import TRIALS, ensure_stream
 from tests.projector.bench import Bench
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def bench(connection: Connection, stream: StreamDeclaration, dead_stream: StreamDeclaration) -> Bench:
+async def bench(connection: Connection, stream: StreamDeclaration, dead_stream: StreamDeclaration) -> Bench:
     """Return a stream and a graveyard, both empty."""
+    await ensure_stream(connection, TRIALS)
     return Bench(connection, stream, dead_stream)

@@ -11,6 +11,7 @@ from msgspec import structs
 
 from consumers.dead_letters import DeadLetters
 from consumers.projector import Projector
+from consumers.suspects import Trials
 from noetl_events import EventsRejected, ExecutorEvent, SinkUnavailable, encode
 from noetl_events.ids import derived_id
 from noetl_events.jetstream.puller import Puller
@@ -146,7 +147,9 @@ async def test_death_between_write_and_ack_redelivers(bench: Bench) -> None:
     await bench.publish(make_events(20))
     letters = DeadLetters(bench.connection, prefix=bench.dead.name)
     consumer = structs.replace(bench.consumer, ack_wait=0.5)
-    first = asyncio.create_task(Projector(Puller(bench.connection, consumer), sink, letters).run())
+    first = asyncio.create_task(
+        Projector(Puller(bench.connection, consumer), sink, letters, Trials(bench.connection)).run()
+    )
     await sink.stored.wait()
     first.cancel()
     with suppress(asyncio.CancelledError):
@@ -202,7 +205,8 @@ async def test_bug_of_a_sink_stops_the_projector(bench: Bench) -> None:
     """An error no contract knows ends the run, with nothing of the batch acknowledged."""
     await bench.publish(make_events(5))
     sink = FaultySink(MemorySink(), [KeyError("bug")])
-    projector = Projector(Puller(bench.connection, bench.consumer), sink, DeadLetters(bench.connection))
+    puller, letters = Puller(bench.connection, bench.consumer), DeadLetters(bench.connection)
+    projector = Projector(puller, sink, letters, Trials(bench.connection))
     with pytest.raises(KeyError, match="bug"):
         await projector.run()
 

@@ -10,6 +10,7 @@ from msgspec import structs
 
 from consumers.dead_letters import DeadLetters
 from consumers.projector import Projector
+from consumers.suspects import Trials
 from noetl_events.jetstream.connection import Connection
 from noetl_events.jetstream.errors import TopologyDrift
 from noetl_events.jetstream.options import ConnectOptions
@@ -72,7 +73,7 @@ async def test_consumer_that_differs_is_refused(bench: Bench) -> None:
     """A durable with another ack wait ends the projector with the difference, and stays as it is."""
     await ensure_consumer(bench.connection, bench.consumer)
     puller = Puller(bench.connection, structs.replace(bench.consumer, ack_wait=7.0))
-    projector = Projector(puller, MemorySink(), DeadLetters(bench.connection))
+    projector = Projector(puller, MemorySink(), DeadLetters(bench.connection), Trials(bench.connection))
     with pytest.raises(TopologyDrift, match=r"ack_wait: declared 7.0, on the server 30.0"):
         await projector.run()
 

@@ -1,0 +1,111 @@
+"""A projector process, put together: each destination's consumers, and for each a sink and a projector."""
+
+from __future__ import annotations
+
+import os
+import socket
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
+
+from consumers.dead_letters import DeadLetters
+from consumers.destinations import destinations_of
+from consumers.exhausted import ExhaustedWatch
+from consumers.lanes import Lanes
+from consumers.projector import Projector
+from consumers.stream_watch import StreamWatch
+from consumers.suspects import Trials
+from consumers.together import Together
+from noetl_events.jetstream.presence import Presence
+from noetl_events.jetstream.puller import Puller
+from noetl_events.sink import open_sink
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from consumers.settings import Settings
+    from noetl_events.jetstream.connection import Connection
+    from noetl_events.jetstream.declarations import ConsumerDeclaration
+    from noetl_events.sink import EventSink
+
+
+class Channel(NamedTuple):
+    """A consumer and the sink it is carried to."""
+
+    consumer: ConsumerDeclaration
+    sink: EventSink
+
+
+class Service:
+    """
+    What `noetl-events project` runs.
+
+    Args:
+        settings: of the process.
+        connection: to NATS; it stays open.
+        to: URLs of the destinations.
+        durable: the name of the consumer, or what the names of several begin with.
+        standby: let one replica work at a time, in the order of the stream, and the others wait for its end.
+        on_write: called with the name of the consumer, the events and the seconds of each write.
+
+    Raises:
+        UnknownSink: a URL names no sink.
+        ValueError: a URL is given twice, or refused by its sink.
+
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        connection: Connection,
+        to: Sequence[str],
+        *,
+        durable: str,
+        standby: bool = False,
+        on_write: Callable[[str, int, float], None] = lambda _consumer, _events, _seconds: None,
+    ) -> None:
+        self._settings = settings
+        self._connection = connection
+        self._on_write = on_write
+        self._dead_letters = DeadLetters(connection)
+        self.channels = [
+            Channel(consumer, open_sink(destination.url))
+            for destination in destinations_of(to, durable)
+            for consumer in destination.consumers(
+                settings.stream, ack_wait=settings.projector.ack_wait, exclusive=standby
+            )
+        ]
+        self._lanes = self._spread(durable) if settings.stream.partitions else None
+        self._projectors = [] if self._lanes else [self._projector(channel) for channel in self.channels]
+        self.stream_watch = StreamWatch(connection, settings.stream.name, lambda: self.projectors)
+        self.worker = Together(
+            [self._lanes] if self._lanes else self._projectors,
+            beside=[
+                self.stream_watch.run,
+                ExhaustedWatch(connection, self._dead_letters, stream=settings.stream.name).run,
+            ],
+        )
+
+    @property
+    def projectors(self) -> list[Projector]:
+        """Those that run now."""
+        return self._lanes.projectors if self._lanes else self._projectors
+
+    async def aclose(self) -> None:
+        """Close the sinks."""
+        for channel in self.channels:
+            await channel.sink.aclose()
+
+    def _spread(self, durable: str) -> Lanes:
+        name = f"{socket.gethostname()}:{os.getpid()}"
+        presence = Presence(self._connection, f"noetl.presence.{durable}", name=name)
+        return Lanes([partial(self._projector, channel) for channel in self.channels], presence)
+
+    def _projector(self, channel: Channel) -> Projector:
+        return Projector(
+            Puller(self._connection, channel.consumer),
+            channel.sink,
+            self._dead_letters,
+            Trials(self._connection),
+            batch_size=self._settings.projector.batch_size,
+            on_write=partial(self._on_write, channel.consumer.name),
+        )
