@@ -10,6 +10,7 @@ from consumers import rebuild as rebuild_module
 from consumers.dead_letters import DeadLetters
 from consumers.projector import Projector
 from consumers.rebuild import Fault, Rebuild, Rebuilt
+from consumers.suspects import Trials
 from noetl_events import EventsRejected, SinkUnavailable, encode
 from noetl_events.jetstream.history import History, Span
 from noetl_events.jetstream.puller import Puller
@@ -41,7 +42,8 @@ async def rebuild(connection: Connection, stream: str, sink: EventSink, **option
 async def project(connection: Connection, stream: str, sink: MemorySink, dead: str, count: int) -> None:
     """Project *count* messages of *stream* into *sink*."""
     consumer = ConsumerDeclaration(name="live", stream=stream)
-    projector = Projector(Puller(connection, consumer), sink, DeadLetters(connection, prefix=dead))
+    letters = DeadLetters(connection, prefix=dead)
+    projector = Projector(Puller(connection, consumer), sink, letters, Trials(connection))
     while projector.progress.received < count:
         await projector.step()
 
