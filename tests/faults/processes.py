@@ -10,8 +10,6 @@ import sys
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
 
-from noetl_events.testing import eventually
-
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
@@ -47,9 +45,3 @@ def stored_ids(path: Path) -> list[int]:
             return [row[0] for row in database.execute("SELECT event_id FROM event ORDER BY rowid")]
     except sqlite3.OperationalError:
         return []
-
-
-async def has_stored(path: Path, count: int, process: subprocess.Popen[bytes], *, timeout: float = 60.0) -> bool:  # noqa: ASYNC109  (as `eventually` has it)
-    """Return whether *path* has *count* rows, once it has or *process* is dead."""
-    await eventually(lambda: process.poll() is not None or len(stored_ids(path)) >= count, timeout=timeout)
-    return len(stored_ids(path)) >= count
