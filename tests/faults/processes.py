@@ -10,10 +10,13 @@ import sys
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
 
+from noetl_events.jetstream.topology import StreamDeclaration, ensure_stream, jetstream
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from noetl_events.jetstream.connection import Connection
     from noetl_events.testing.nats_server import NatsServer
 
 
@@ -45,3 +48,9 @@ def stored_ids(path: Path) -> list[int]:
             return [row[0] for row in database.execute("SELECT event_id FROM event ORDER BY rowid")]
     except sqlite3.OperationalError:
         return []
+
+
+async def split(connection: Connection, partitions: int) -> None:
+    """Create the stream again, with so many lanes."""
+    await (await jetstream(connection)).delete_stream(StreamDeclaration().name)
+    await ensure_stream(connection, StreamDeclaration(partitions=partitions))

@@ -11,14 +11,13 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
-from msgspec import structs
 
 from noetl_events.envelope import decode
-from noetl_events.jetstream.topology import DEAD_LETTERS, StreamDeclaration, ensure_stream, jetstream, show_stream
+from noetl_events.jetstream.topology import DEAD_LETTERS, jetstream, show_stream
 from noetl_events.sinks.nats import NatsSink
 from noetl_events.testing import eventually, make_event
 from tests.faults import trap
-from tests.faults.processes import projecting, stored_ids
+from tests.faults.processes import projecting, split, stored_ids
 
 if TYPE_CHECKING:
     import subprocess
@@ -92,9 +91,3 @@ async def test_poisonous_event_is_buried_alone(
 async def dead_or(process: subprocess.Popen[bytes], is_over: Callable[[], Awaitable[bool]]) -> bool:
     """Return whether *process* has ended, or *is_over*."""
     return process.poll() is not None or await is_over()
-
-
-async def split(connection: Connection, partitions: int) -> None:
-    """Create the stream again, with so many lanes."""
-    await (await jetstream(connection)).delete_stream(StreamDeclaration().name)
-    await ensure_stream(connection, structs.replace(StreamDeclaration(), partitions=partitions))

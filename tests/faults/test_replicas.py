@@ -1,0 +1,114 @@
+"""
+Projectors as processes side by side: lanes shared and taken over, a standby that steps in, several destinations.
+
+Short by default; `make faults` sets `NOETL_FAULTS=long`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+import pytest
+
+from noetl_events import encode
+from noetl_events.jetstream.topology import DEAD_LETTERS, jetstream, show_stream
+from noetl_events.sinks.nats import NatsSink
+from noetl_events.testing import eventually, make_event
+from tests.faults.processes import ended, projecting, split, stored_ids
+
+if TYPE_CHECKING:
+    import subprocess
+    from pathlib import Path
+
+    from noetl_events.jetstream.connection import Connection
+    from noetl_events.testing.nats_server import NatsServer
+
+LONG = os.environ.get("NOETL_FAULTS") == "long"
+ROUNDS = 400 if LONG else 100
+EXECUTIONS = 16
+TAKEOVER = 15.0
+LANES = {"NOETL_EVENT_STREAM_PARTITIONS": "4"}
+
+pytestmark = pytest.mark.timeout(300)
+
+
+class Traffic:
+    """Events of many executions, a few of each at a time, until it is stopped; some without an execution."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._sink = NatsSink(connection, subject="noetl.events.{execution_id}.{event_type}")
+        self._rounds = 0
+
+    @property
+    def published(self) -> int:
+        """Events stored in the stream."""
+        return self._rounds * (EXECUTIONS + 1)
+
+    async def run(self, rounds: int) -> None:
+        """Publish so many more rounds of an event of each execution, and one whose subject names none."""
+        js = await jetstream(self._connection)
+        for _ in range(rounds):
+            start = self.published
+            await self._sink.emit_batch([make_event(start + lane, execution_id=lane) for lane in range(EXECUTIONS)])
+            stray = make_event(start + EXECUTIONS, execution_id=EXECUTIONS)
+            await js.publish("noetl.events.stray", encode(stray))
+            self._rounds += 1
+
+    def is_stored(self, path: Path) -> bool:
+        """Return whether all of it is there."""
+        return len(stored_ids(path)) == self.published
+
+    def require_order(self, path: Path) -> None:
+        """Fail unless *path* has every event once, and those of each execution in their order."""
+        stored = stored_ids(path)
+        assert sorted(stored) == list(range(self.published))
+        for lane in range(EXECUTIONS + 1):
+            of_lane = [number for number in stored if number % (EXECUTIONS + 1) == lane]
+            assert of_lane == sorted(of_lane), f"execution {lane}"
+
+
+def shares(log: Path, replicas: int) -> bool:
+    """Return whether the replica that writes *log* has last found so many, and a share for itself."""
+    lines = [line for line in log.read_text().splitlines() if "lanes.shared" in line] if log.exists() else [""]
+    return bool(lines) and f'"replicas": {replicas}' in lines[-1] and '"mine": []' not in lines[-1]
+
+
+async def all_share(*logs: Path, replicas: int) -> None:
+    """Return once the replicas that write *logs* share the lanes."""
+    await eventually(lambda: all(shares(log, replicas) for log in logs), timeout=TAKEOVER)
+
+
+async def test_lanes_follow_the_replicas(own_server: NatsServer, own_connection: Connection, tmp_path: Path) -> None:
+    """Two replicas share four lanes, a third takes its share, one dies (-9): every event once, executions in order."""
+    await split(own_connection, 4)
+    database, traffic = tmp_path / "events.db", Traffic(own_connection)
+    logs = [tmp_path / f"log{number}" for number in range(3)]
+    replicas: list[subprocess.Popen[bytes]] = []
+    with ExitStack() as stack:
+
+        def join() -> None:
+            log = logs[len(replicas)]
+            replicas.append(stack.enter_context(projecting(own_server, f"sqlite:///{database}", log=log, **LANES)))
+
+        join()
+        join()
+        await all_share(*logs[:2], replicas=2)
+        publishing = asyncio.create_task(traffic.run(ROUNDS))
+        join()
+        await all_share(*logs, replicas=3)
+        await publishing
+        await eventually(lambda: traffic.is_stored(database), timeout=TAKEOVER)
+        publishing = asyncio.create_task(traffic.run(ROUNDS))
+        replicas[0].kill()
+        await publishing
+        await eventually(lambda: traffic.is_stored(database), timeout=TAKEOVER)
+        for replica in replicas[1:]:
+            replica.terminate()
+            assert await ended(replica) == 0
+
+    traffic.require_order(database)
+    assert (await show_stream(own_connection, DEAD_LETTERS.name)).state.messages == 0
