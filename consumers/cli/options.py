@@ -12,6 +12,9 @@ from consumers.cli.moments import read_moment
 from consumers.settings import Settings
 
 Nats = Annotated[str | None, Parameter(help="URL of NATS; `NATS_URL` by default.", negative=())]
+Partitions = Annotated[
+    int | None, Parameter(help="Lanes of the stream; `NOETL_EVENT_STREAM_PARTITIONS` by default.", negative=())
+]
 AsJson = Annotated[bool, Parameter(name="--json", help="Print the result as JSON.", negative=())]
 FromSequence = Annotated[
     int | None, Parameter(validator=validators.Number(gte=1), help="Begin with this sequence of the stream.")
@@ -21,9 +24,10 @@ FromTime = Annotated[
 ]
 
 
-def read_settings(nats: str | None) -> Settings:
-    """Return the settings of the environment, with *nats* from the command line on top."""
-    return Settings.from_environ(os.environ, nats=nats)
+def read_settings(nats: str | None, *, partitions: int | None = None) -> Settings:
+    """Return the settings of the environment, with *nats* and *partitions* from the command line on top."""
+    lanes = {} if partitions is None else {"NOETL_EVENT_STREAM_PARTITIONS": str(partitions)}
+    return Settings.from_environ(os.environ | lanes, nats=nats)
 
 
 def read_start(from_sequence: int | None, from_time: str | None) -> int | datetime | None:

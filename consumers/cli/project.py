@@ -6,7 +6,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from consumers.cli.options import Nats, read_settings
+from consumers.cli.options import Nats, Partitions, read_settings
 from consumers.daemon import run_until_signal
 from consumers.service import Service
 from noetl_events.jetstream.connection import Connection
@@ -25,6 +25,7 @@ async def project(
     standby: Annotated[
         bool, Parameter(help="One replica works, in the order of the stream; the others wait.", negative=())
     ] = False,
+    partitions: Partitions = None,
     nats: Nats = None,
 ) -> int:
     """
@@ -34,12 +35,11 @@ async def project(
     dead-letter stream.  Exit code 1 if something in hand could not be settled before the deadline: it is delivered
     again.
 
-    On a stream with partitions (`NOETL_EVENT_STREAM_PARTITIONS`) each execution is in order, and replicas share the
-    lanes.
+    On a stream that was created with partitions each execution is in order, and replicas share the lanes.
 
     Example: `noetl-events project --to sqlite:///events.db`
     """
-    settings = read_settings(nats)
+    settings = read_settings(nats, partitions=partitions)
     async with Connection(settings.connect) as connection:
         service = Service(settings, connection, to, durable=durable, standby=standby)
         try:

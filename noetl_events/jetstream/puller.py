@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 _SILENCE: Final = 2 * HEARTBEAT
 _HEADER_ROOM: Final = 65_536
 _STARTING: Final = "starting"
+_PINNED: Final = "pinned"
 # A pull request may end with these and the next one still be served.
 _ENDINGS: Final = ("404", "408")
 _ENDED_BY_SIZE: Final = ("Batch Completed", "Exceeds MaxBytes")
@@ -187,7 +188,9 @@ class Puller:
             await self._ask(room)
 
     async def _begin(self, client: DirectClient) -> None:
-        if self._broken != _STARTING:
+        if self._broken == _PINNED:
+            log.info("puller.pinned", consumer=self.consumer.name)
+        elif self._broken != _STARTING:
             log.warning("puller.restarting", consumer=self.consumer.name, reason=self._broken)
         await ensure_consumer(self._connection, self.consumer)
         # A new inbox: what still comes to the old one belongs to what was before.
@@ -258,7 +261,7 @@ class Puller:
         self._requests.receive()
         if self.consumer.exclusive and self._pin.is_new_in(message):
             # It comes again with what was before it.
-            self._break("pinned")
+            self._break(_PINNED)
         else:
             self._buffer.put(message)
             self._arrived.set()
