@@ -62,6 +62,7 @@ class Together:
                 for task in done:
                     task.result()
                 working -= done
+                beside -= done
         finally:
             for task in working | beside:
                 task.cancel()
