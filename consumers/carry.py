@@ -14,7 +14,7 @@ from noetl_events.backoff import Backoff
 from noetl_events.sink import EventsRejected, SinkUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from noetl_events.envelope import ExecutorEvent
     from noetl_events.sink import EventSink
@@ -46,7 +46,7 @@ async def carry(
     """
     carried = Carried()
     while batch := list(islice(events, batch_size)):
-        reasons = await _emit(batch, sink, patience)
+        reasons = await emit_patiently(batch, sink, patience=patience)
         for event_id, reason in reasons.items():
             log.error("event.rejected", event_id=event_id, reason=reason)
         carried.rejected += len(reasons)
@@ -55,7 +55,14 @@ async def carry(
     return carried
 
 
-async def _emit(batch: list[ExecutorEvent], sink: EventSink, patience: float) -> dict[int, str]:
+async def emit_patiently(batch: Sequence[ExecutorEvent], sink: EventSink, *, patience: float) -> dict[int, str]:
+    """
+    Emit *batch*, again and again while the sink is away, and return the reasons of the rejected events by their ids.
+
+    Raises:
+        SinkUnavailable: the sink took nothing for *patience* seconds.
+
+    """
     give_up = time.monotonic() + patience
     for wait in Backoff(maximum=5.0).waits():
         try:

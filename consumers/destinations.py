@@ -41,6 +41,7 @@ class Destination(msgspec.Struct, frozen=True):
                 name=f"{self.durable}_{lane}",
                 stream=stream.name,
                 filter_subjects=stream.lane_filters(lane),
+                partitions=stream.partitions,
                 ack_wait=ack_wait,
                 exclusive=True,
             )

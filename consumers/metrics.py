@@ -1,8 +1,8 @@
 """
 The numbers of a projector process for Prometheus, read when somebody asks: the loop pays nothing for them.
 
-The labels are the consumer, and for a few the part or the kind, of which there are four each.  A replica shows what it
-did itself and how its consumers are: to sum the counts over replicas is right, of a lag it is the maximum.
+The labels are the consumer, and where a metric has parts or kinds, which one: nothing that grows.  A replica shows what it
+did itself and how its consumers are: over replicas, counts are summed up, and of a lag the maximum is true.
 """
 
 from __future__ import annotations
@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     from consumers.histogram import Histogram
     from consumers.progress import Progress
     from consumers.service import Service
+
+
+# The fourth is buried by no projector: its consumer had given it up.
+_KINDS: Final = tuple(kind for kind in get_args(Kind) if kind != "exhausted")
 
 
 class _Count(NamedTuple):
@@ -96,7 +100,7 @@ class ProjectorMetrics:
     def _buried(self) -> Metric:
         family = CounterMetricFamily(_full("buried"), "Dead letters.", labels=["consumer", "kind"])
         for consumer, progress in self._service.progress.items():
-            for kind in get_args(Kind):
+            for kind in _KINDS:
                 family.add_metric([consumer, kind], progress.buried_by[kind])
         return family
 

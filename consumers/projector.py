@@ -20,14 +20,11 @@ from itertools import chain
 from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
 
 import structlog
-from msgspec import structs
 
 from consumers.progress import Progress
 from consumers.suspects import FATAL, parts_of
 from noetl_events.backoff import Backoff
-from noetl_events.envelope import decode
-from noetl_events.ids import derived_id
-from noetl_events.jetstream.delivery import delivery_of
+from noetl_events.jetstream.delivery import delivery_of, event_of
 from noetl_events.jetstream.errors import NatsUnavailable
 from noetl_events.json_values import MalformedEvent
 from noetl_events.sink import EventsRejected, SinkUnavailable
@@ -173,7 +170,7 @@ class Projector:
         dead: list[Dead] = []
         for message in messages:
             try:
-                events.append((_with_id(decode(message.data), message), message))
+                events.append((event_of(message), message))
             except MalformedEvent as exc:
                 dead.append((message, "malformed", str(exc)))
         return events, dead
@@ -281,10 +278,3 @@ def _require_some_taken(batch: list[ExecutorEvent], reasons: dict[int, str]) -> 
             f"it refuses all of {len(batch)} events alike, so that none is buried: {next(iter(reasons.values()))}; "
             f"mend the destination, or bury them with batches below {_ALIKE}"
         )
-
-
-def _with_id(event: ExecutorEvent, message: Message) -> ExecutorEvent:
-    if event.event_id is not None:
-        return event
-    delivery = delivery_of(message)
-    return structs.replace(event, event_id=derived_id(delivery.stored_ms, delivery.sequence))

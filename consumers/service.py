@@ -50,6 +50,7 @@ class Service:
         durable: the name of the consumer, or what the names of several begin with.
         standby: let one replica work at a time, in the order of the stream, and the others wait for its end.
         on_write: called with the name of the consumer, the events and the seconds of each write.
+        opener: opens the sink of a URL.
 
     Raises:
         UnknownSink: a URL names no sink.
@@ -66,13 +67,14 @@ class Service:
         durable: str,
         standby: bool = False,
         on_write: Callable[[str, int, float], None] = lambda _consumer, _events, _seconds: None,
+        opener: Callable[[str], EventSink] = open_sink,
     ) -> None:
         self._settings = settings
         self._connection = connection
         self._on_write = on_write
         self._dead_letters = DeadLetters(connection)
         self.channels = [
-            Channel(consumer, open_sink(destination.url))
+            Channel(consumer, opener(destination.url))
             for destination in destinations_of(to, durable)
             for consumer in destination.consumers(
                 settings.stream, ack_wait=settings.projector.ack_wait, exclusive=standby

@@ -19,6 +19,8 @@ MAX_DEPTH: Final = 127
 """Levels of arrays and objects in a message, the envelope being the first: what serde_json 1.0 reads."""
 
 _MAX_VALUE_DEPTH: Final = MAX_DEPTH - 1
+# Neither so many levels nor so many digits fit in fewer bytes.
+_SHORT: Final = 2 * _MAX_VALUE_DEPTH
 _MAX_FLOAT: Final = 1.7976931348623157e308
 _HUGE_DIGITS: Final = 309
 _HUGE: Final = b"0" * _HUGE_DIGITS
@@ -101,7 +103,7 @@ def require_sound(field: str, raw: Raw) -> Json:
         value = decode_value(raw)
     except (ValueError, RecursionError, OverflowError) as exc:
         raise MalformedEvent(f"{field}: {explain(exc)}") from None
-    if _may_be_extreme(bytes(raw)):
+    if len(raw) > _SHORT and _may_be_extreme(bytes(raw)):
         require_json(field, value)
     return value
 

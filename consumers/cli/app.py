@@ -14,12 +14,14 @@ from consumers.cli.demo import demo
 from consumers.cli.emit import emit
 from consumers.cli.health import health
 from consumers.cli.project import project
+from consumers.cli.rebuild import rebuild
 from consumers.cli.replay import replay
 from consumers.cli.schema import schema
 from consumers.cli.spool import spool
 from consumers.cli.stream import stream
 from consumers.cli.tail import tail
-from noetl_events.jetstream.errors import NatsUnavailable, TopologyDrift
+from consumers.cli.verify import verify
+from noetl_events.jetstream.errors import NatsUnavailable, StreamReplaced, TopologyDrift
 from noetl_events.json_values import MalformedEvent
 from noetl_events.sink import EventsRejected, SinkUnavailable
 
@@ -38,11 +40,13 @@ app.command(demo)
 app.command(emit)
 app.command(health)
 app.command(project)
+app.command(rebuild)
 app.command(replay)
 app.command(tail)
 app.command(spool)
 app.command(stream)
 app.command(schema)
+app.command(verify)
 
 
 def main() -> None:
@@ -54,7 +58,7 @@ def main() -> None:
         code = INTERRUPTED
     except (MalformedEvent, TopologyDrift) as exc:
         code = _complain(exc, WRONG_INPUT)
-    except (SinkUnavailable, NatsUnavailable, EventsRejected) as exc:
+    except (SinkUnavailable, NatsUnavailable, StreamReplaced, EventsRejected) as exc:
         code = _complain(exc, NOT_DONE)
     except ModuleNotFoundError as exc:
         code = _complain(ValueError(f"this needs the module {exc.name}; pip install 'noetl-events[all]'"), WRONG_INPUT)

@@ -140,18 +140,10 @@ async def retry(
         raise ValueError("sequences: name letters by their numbers, or give --all, with or without filters")
     if sequences and filters != _ANY:
         raise ValueError("sequences: filters go with --all, not with numbers")
-    outcomes: list[Outcome] = []
     async with Connection(read_settings(nats).connect) as connection:
         graveyard = Graveyard(connection)
-        resending = Resending(connection, graveyard)
         chosen = sequences or await _numbers(graveyard, filters.wanted())
-        try:
-            with progress("retrying", len(chosen)) as advance:
-                for sequence in chosen:
-                    outcomes.append(await resending.retry(sequence, dry=dry_run))
-                    advance(1)
-        finally:
-            print_outcomes(outcomes, as_json=json)
+        outcomes = await _retried(Resending(connection, graveyard), chosen, dry_run=dry_run, as_json=json)
     if not chosen:
         _say("no dead letter matches")
     return int(any(each.outcome == "failed" for each in outcomes))
@@ -204,12 +196,7 @@ async def purge(
         if chosen and not yes and not await asyncio.to_thread(_agrees, len(chosen)):
             _say("nothing removed")
             return 1
-        with progress("removing", len(chosen)) as advance:
-            removed = 0
-            for sequence in chosen:
-                removed += await graveyard.remove(sequence)
-                advance(1)
-    print_result({"removed": removed}, as_json=json)
+        await _remove(graveyard, chosen, as_json=json)
     return 0
 
 
@@ -255,6 +242,30 @@ def _finish_edit(letter: Letter, edited: Path, outcome: Outcome, *, from_editor:
 
 def _again(letter: Letter, edited: Path) -> str:
     return f"correct that and run `noetl-events dead edit {letter.sequence} --file {edited}`"
+
+
+async def _retried(resending: Resending, chosen: tuple[int, ...], *, dry_run: bool, as_json: bool) -> list[Outcome]:
+    outcomes: list[Outcome] = []
+    try:
+        with progress("retrying", len(chosen)) as advance:
+            for sequence in chosen:
+                outcomes.append(await resending.retry(sequence, dry=dry_run))
+                advance(1)
+    finally:
+        # Also when NATS goes away, or the user has had enough: what was done is done.
+        print_outcomes(outcomes, as_json=as_json)
+    return outcomes
+
+
+async def _remove(graveyard: Graveyard, chosen: tuple[int, ...], *, as_json: bool) -> None:
+    removed = 0
+    try:
+        with progress("removing", len(chosen)) as advance:
+            for sequence in chosen:
+                removed += await graveyard.remove(sequence)
+                advance(1)
+    finally:
+        print_result({"removed": removed}, as_json=as_json)
 
 
 def _agrees(count: int) -> bool:

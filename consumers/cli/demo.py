@@ -7,14 +7,13 @@ from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated
-from urllib.parse import urlsplit
 
 from cyclopts import Parameter, validators
 from msgspec import structs
 
 from consumers.cli.options import AsJson
 from consumers.cli.output import print_result
-from consumers.demo.destination import CHECKABLE
+from consumers.readback import read_back
 
 
 async def demo(
@@ -53,8 +52,9 @@ async def demo(
 async def _destination(stack: ExitStack, folder: Path, to: str | None, *, postgres: bool) -> str:
     if to and postgres:
         raise ValueError("--to, --postgres: give one of them; --postgres starts a destination of its own")
-    if to and urlsplit(to).scheme not in CHECKABLE:
-        raise ValueError(f"--to: {urlsplit(to).scheme!r} cannot be read back; use one of {', '.join(CHECKABLE)}")
+    if to:
+        # Refuses at once what could not be checked in the end.
+        await read_back(to).aclose()
     if not postgres:
         return to or f"sqlite:///{folder / 'events.db'}"
     from consumers.sinks.postgres import create_schema  # noqa: PLC0415  (an extra)

@@ -14,12 +14,12 @@ from cyclopts import Parameter
 from msgspec import structs
 
 from consumers.carry import carry
-from consumers.cli.options import AsJson, Nats, read_settings
+from consumers.cli.options import AsJson, Nats, Partitions, read_settings
 from consumers.cli.output import print_result, progress
 from noetl_events.envelope import MalformedEvent, decode
 from noetl_events.ids import Snowflake, node_of
 from noetl_events.jetstream.connection import Connection
-from noetl_events.sinks.nats import NatsSink
+from noetl_events.sinks.nats import SUBJECT, SUBJECT_BY_EXECUTION, NatsSink
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,6 +33,7 @@ log = structlog.get_logger()
 async def emit(
     file: Annotated[str, Parameter(help="NDJSON, one event a line; `-` reads standard input.")] = "-",
     *,
+    partitions: Partitions = None,
     nats: Nats = None,
     wait: Annotated[float, Parameter(help="Seconds to wait while NATS is away.")] = 60.0,
     json: AsJson = False,
@@ -45,11 +46,12 @@ async def emit(
 
     Example: `noetl-events emit run.ndjson` or `tail -f run.ndjson | noetl-events emit`
     """
-    settings = read_settings(nats)
+    settings = read_settings(nats, partitions=partitions)
     ids = Snowflake(node=node_of(socket.gethostname(), os.environ))
     malformed: list[str] = []
     async with Connection(settings.connect) as connection:
-        sink = NatsSink(connection, new_id=ids, timeout=min(wait, 30.0))
+        subject = SUBJECT_BY_EXECUTION if settings.stream.partitions else SUBJECT
+        sink = NatsSink(connection, subject=subject, new_id=ids, timeout=min(wait, 30.0))
         with _opened(file) as lines, progress("emitting") as advance:
             events = _readable(lines, file, malformed)
             carried = await carry(events, sink, patience=wait, on_batch=advance)

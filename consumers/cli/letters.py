@@ -29,7 +29,7 @@ def print_letters(letters: Sequence[Letter], *, as_json: bool) -> None:
     rows = [
         (
             str(letter.sequence),
-            f"{letter.buried_at:%Y-%m-%d %H:%M:%S}",
+            f"{letter.buried_at:%Y-%m-%dT%H:%M:%SZ}",
             letter.kind,
             letter.subject,
             letter.origin_sequence,
@@ -38,7 +38,7 @@ def print_letters(letters: Sequence[Letter], *, as_json: bool) -> None:
         )
         for letter in letters
     ]
-    _print_table(("number", "buried (UTC)", "kind", "subject", "sequence", "reason", "bytes"), rows)
+    _print_table(("number", "buried", "kind", "subject", "sequence", "reason", "bytes"), rows)
 
 
 def print_letter(letter: Letter, *, as_json: bool) -> None:

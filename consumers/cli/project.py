@@ -6,7 +6,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from consumers.cli.options import Nats, read_settings
+from consumers.cli.options import Nats, Partitions, read_settings
 from consumers.daemon import run_until_signal
 from consumers.listening import open_endpoint
 from consumers.service import Service
@@ -31,6 +31,7 @@ async def project(
         str | None,
         Parameter(help="Serve health and metrics on `HOST:PORT`, or `off`; `127.0.0.1:9464` if free.", negative=()),
     ] = None,
+    partitions: Partitions = None,
     nats: Nats = None,
 ) -> int:
     """
@@ -40,14 +41,13 @@ async def project(
     dead-letter stream.  Exit code 1 if something in hand could not be settled before the deadline: it is delivered
     again.
 
-    On a stream with partitions (`NOETL_EVENT_STREAM_PARTITIONS`) each execution is in order, and replicas share the
-    lanes.
+    On a stream that was created with partitions each execution is in order, and replicas share the lanes.
 
     `/healthz` says whether it lives, `/readyz` whether it stores what comes, `/metrics` has the numbers.
 
     Example: `noetl-events project --to sqlite:///events.db`
     """
-    settings = read_settings(nats)
+    settings = read_settings(nats, partitions=partitions)
     async with Connection(settings.connect) as connection:
         service = Service(settings, connection, to, durable=durable, standby=standby)
         try:

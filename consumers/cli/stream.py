@@ -6,7 +6,7 @@ from typing import Any
 
 from cyclopts import App
 
-from consumers.cli.options import AsJson, Nats, read_settings
+from consumers.cli.options import AsJson, Nats, Partitions, read_settings
 from consumers.cli.output import print_result
 from noetl_events.jetstream.connection import Connection
 from noetl_events.jetstream.topology import DEAD_LETTERS, TRIALS, StreamInfo, ensure_stream, show_stream
@@ -15,13 +15,13 @@ stream = App(name="stream", help="The streams events and dead letters are kept i
 
 
 @stream.command
-async def ensure(*, nats: Nats = None, json: AsJson = False) -> int:
+async def ensure(*, partitions: Partitions = None, nats: Nats = None, json: AsJson = False) -> int:
     """
     Create the streams that are missing; one that is there and differs is refused with the difference.
 
     Example: `noetl-events stream ensure`
     """
-    settings = read_settings(nats)
+    settings = read_settings(nats, partitions=partitions)
     async with Connection(settings.connect) as connection:
         for declared in (settings.stream, DEAD_LETTERS, TRIALS):
             info = await ensure_stream(connection, declared)
@@ -57,5 +57,6 @@ def _summary(info: StreamInfo) -> dict[str, Any]:
         "replicas": config.num_replicas,
         "max_age_seconds": config.max_age,
         "duplicate_window_seconds": config.duplicate_window,
+        "subject_transform": config.subject_transform.dest if config.subject_transform else "",
         "batched_publishing": bool(config.allow_batched),
     }

@@ -19,9 +19,9 @@ from typing import Final
 import msgspec
 
 from consumers.dead_letters import DeadLetters
-from consumers.demo.destination import Key, stored_keys
 from consumers.demo.timed_sink import TimedSink
 from consumers.projector import Projector
+from consumers.readback import Key, stored_keys
 from consumers.suspects import Trials
 from noetl_events.jetstream.connection import Connection
 from noetl_events.jetstream.options import ConnectOptions, redacted

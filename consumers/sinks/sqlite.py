@@ -61,17 +61,8 @@ class SqliteSink:
 
     @classmethod
     def from_url(cls, url: str) -> Self:
-        """
-        Open `sqlite:///relative.db` or `sqlite:////absolute.db`.
-
-        Raises:
-            ValueError: the URL has a host, a query or no path.
-
-        """
-        parts = urlsplit(url)
-        if parts.netloc or parts.query or len(parts.path) < 2:  # noqa: PLR2004  (a slash, and a name)
-            raise ValueError(f"sink URL: {url!r} is not sqlite:///relative.db or sqlite:////absolute.db")
-        return cls(unquote(parts.path[1:]))
+        """Open what `path_of` finds in *url*."""
+        return cls(path_of(url))
 
     async def emit(self, event: ExecutorEvent) -> None:
         """Insert *event*."""
@@ -124,6 +115,20 @@ class SqliteSink:
     def _close(self) -> None:
         if self._database is not None:
             self._database.close()
+
+
+def path_of(url: str) -> str:
+    """
+    Return the file that `sqlite:///relative.db` or `sqlite:////absolute.db` names.
+
+    Raises:
+        ValueError: the URL has a host, a query or no path.
+
+    """
+    parts = urlsplit(url)
+    if parts.netloc or parts.query or len(parts.path) < 2:  # noqa: PLR2004  (a slash, and a name)
+        raise ValueError(f"sink URL: {url!r} is not sqlite:///relative.db or sqlite:////absolute.db")
+    return unquote(parts.path[1:])
 
 
 def _rows(events: Sequence[ExecutorEvent]) -> tuple[list[tuple[Any, ...]], dict[int, str]]:

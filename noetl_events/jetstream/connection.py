@@ -14,9 +14,9 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 import structlog
-from nats.aio.client import Client
 from nats.errors import Error as NatsError
 
+from noetl_events.jetstream.direct_client import DirectClient
 from noetl_events.jetstream.errors import NatsUnavailable
 from noetl_events.jetstream.options import ConnectOptions, redacted
 
@@ -44,7 +44,7 @@ class Connection:
 
     def __init__(self, options: ConnectOptions) -> None:
         self.options = options
-        self._client: Client | None = None
+        self._client: DirectClient | None = None
         self._lock = asyncio.Lock()
         self._closed = False
         self._reconnected: list[Callable[[], None]] = []
@@ -79,7 +79,7 @@ class Connection:
         """Return the server's words if it has denied us *subject* since the last call, else None."""
         return next((self._denied.pop(key) for key in list(self._denied) if subject.lower() in key), None)
 
-    async def client(self) -> Client:
+    async def client(self) -> DirectClient:
         """
         Return the nats-py client, connected first or anew if need be; it may be reconnecting at the moment.
 
@@ -111,8 +111,8 @@ class Connection:
                         await self._client.flush(timeout=int(_CLOSE_TIMEOUT))
                 await _close(self._client)
 
-    async def _connect(self) -> Client:
-        client = Client()
+    async def _connect(self) -> DirectClient:
+        client = DirectClient()
         try:
             async with asyncio.timeout(self.options.connect_timeout):
                 await client.connect(**self._arguments())
@@ -163,7 +163,7 @@ def _next_server(servers: list[Server], _info: dict[str, Any]) -> tuple[Server, 
     return server, random.uniform(0, limit)
 
 
-async def _close(client: Client) -> None:
+async def _close(client: DirectClient) -> None:
     with suppress(NatsError, OSError, TimeoutError):
         async with asyncio.timeout(_CLOSE_TIMEOUT):
             await client.close()

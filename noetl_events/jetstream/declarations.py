@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
+from msgspec import Meta
 from nats.js.api import (
     AckPolicy,
     ConsumerConfig,
@@ -57,7 +58,7 @@ class StreamDeclaration(msgspec.Struct, frozen=True, kw_only=True):
     max_per_subject: int = -1
     duplicate_window: float = 120.0
     replicas: int = 1
-    partitions: int = 0
+    partitions: Annotated[int, Meta(ge=0, le=1_000)] = 0
 
     def lane_filters(self, lane: int) -> tuple[str, ...]:
         """Return the subjects of *lane*; the first one also has those without a second token, which go to no lane."""
@@ -75,6 +76,7 @@ class ConsumerDeclaration(msgspec.Struct, frozen=True, kw_only=True):
         filter_subjects: of the messages it wants; none for all.
         ack_wait: seconds until an unacknowledged message is delivered again.
         max_ack_pending: messages delivered and not acknowledged, over all replicas.
+        partitions: lanes its stream must have, where it reads one of them.
         exclusive: it serves one puller at a time, in the order of the stream, and another when that one is gone.
 
     """
@@ -84,6 +86,7 @@ class ConsumerDeclaration(msgspec.Struct, frozen=True, kw_only=True):
     filter_subjects: tuple[str, ...] = ()
     ack_wait: float = 30.0
     max_ack_pending: int = 20_000
+    partitions: int = 0
     exclusive: bool = False
 
 
@@ -104,7 +107,7 @@ def stream_config(declared: StreamDeclaration, version: tuple[int, int]) -> Stre
         max_msgs_per_subject=declared.max_per_subject,
         duplicate_window=declared.duplicate_window,
         num_replicas=declared.replicas,
-        subject_transform=_lanes(declared) if declared.partitions else None,
+        subject_transform=lanes_of(declared) if declared.partitions else None,
         allow_direct=True,
         allow_atomic=True if version >= _ATOMIC_SINCE else None,
         allow_batched=True if version >= _BATCHED_SINCE else None,
@@ -138,7 +141,8 @@ class _ConsumerConfig(ConsumerConfig):
     priority_timeout: int | None = None
 
 
-def _lanes(declared: StreamDeclaration) -> SubjectTransform:
+def lanes_of(declared: StreamDeclaration) -> SubjectTransform:
+    """Return how the subjects of *declared* are spread over its partitions."""
     [subject] = declared.subjects
     head = subject.removesuffix(">")
     return SubjectTransform(

@@ -1,15 +1,38 @@
-"""A delivered message, and where it stands in its stream: read from its ack subject (ADR-15, both forms)."""
+"""A delivered message: the event it holds, and where it stands, read from its ack subject (ADR-15, both forms)."""
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, Protocol
 
 import msgspec
-from nats.aio.msg import Msg as Message
+from msgspec import structs
 
-__all__ = ["Delivery", "Message", "attempt_of", "delivery_of"]
+from noetl_events.envelope import ExecutorEvent, decode
+from noetl_events.ids import derived_id
+
+__all__ = ["Delivery", "Message", "attempt_of", "delivery_of", "event_of"]
 
 _FIRST_FORM_TOKENS: Final = 9
+
+
+class Message(Protocol):
+    """A message as it was delivered, by nats-py or straight from its parser."""
+
+    @property
+    def subject(self) -> str:
+        """It was published to."""
+
+    @property
+    def reply(self) -> str:
+        """Where it is acknowledged."""
+
+    @property
+    def data(self) -> bytes:
+        """What it holds."""
+
+    @property
+    def headers(self) -> dict[str, str] | None:
+        """What is said about it."""
 
 
 class Delivery(msgspec.Struct, frozen=True):
@@ -23,6 +46,7 @@ class Delivery(msgspec.Struct, frozen=True):
         sequence: in the stream.
         stored_ns: Unix nanoseconds, by the server's clock.
         pending: messages after it that match the consumer.
+        number: of the delivery, counted by the consumer from 1 up.
 
     """
 
@@ -32,6 +56,7 @@ class Delivery(msgspec.Struct, frozen=True):
     sequence: int
     stored_ns: int
     pending: int
+    number: int
 
     @property
     def stored_ms(self) -> int:
@@ -49,8 +74,23 @@ def delivery_of(message: Message) -> Delivery:
     tokens = message.reply.split(".")
     if len(tokens) > _FIRST_FORM_TOKENS:
         tokens = [*tokens[:2], *tokens[4:]]
-    stream, consumer, attempt, sequence, _, stored, pending = tokens[2:_FIRST_FORM_TOKENS]
-    return Delivery(stream, consumer, int(attempt), int(sequence), int(stored), int(pending))
+    stream, consumer, attempt, sequence, number, stored, pending = tokens[2:_FIRST_FORM_TOKENS]
+    return Delivery(stream, consumer, int(attempt), int(sequence), int(stored), int(pending), int(number))
+
+
+def event_of(message: Message) -> ExecutorEvent:
+    """
+    Return the event *message* holds; one that came without an id gets the one derived from its place in the stream.
+
+    Raises:
+        MalformedEvent: it holds none.
+
+    """
+    event = decode(message.data)
+    if event.event_id is not None:
+        return event
+    delivery = delivery_of(message)
+    return structs.replace(event, event_id=derived_id(delivery.stored_ms, delivery.sequence))
 
 
 def attempt_of(message: Message) -> int:

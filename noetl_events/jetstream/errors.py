@@ -6,6 +6,7 @@ What can be wrong on the way to JetStream, each named after what the caller does
     ├── ConsumerMissing    ... after the consumer was created again
     ├── MessageTooLarge    ... once the message is smaller, or the server's max_payload larger
     └── PermissionDenied   ... once the account has the permission
+    StreamReplaced         start over: what was read is not in this stream
     ValueError
     └── TopologyDrift      change the declaration or the server; trying again is no use
 """
@@ -31,6 +32,10 @@ class MessageTooLarge(NatsUnavailable):
 
 class PermissionDenied(NatsUnavailable):
     """The account lacks a permission; the message names the subject."""
+
+
+class StreamReplaced(Exception):
+    """While a stream was read it was created again, or lost its end: its sequences name other messages now."""
 
 
 class TopologyDrift(ValueError):

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from nats.aio.msg import Msg
+    from noetl_events.jetstream.delivery import Message
 
 GROUP: Final = "projector"
 LOST: Final = "423"
@@ -24,7 +24,7 @@ class Pin:
     def __init__(self) -> None:
         self.id = ""
 
-    def is_new_in(self, message: Msg) -> bool:
+    def is_new_in(self, message: Message) -> bool:
         """Take the pin *message* brings; return whether we had another or none."""
         given = (message.headers or {}).get(_HEADER, "")
         if not given or given == self.id:

@@ -6,25 +6,25 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from nats.aio.msg import Msg
+    from noetl_events.jetstream.delivery import Message
 
 
 class PullBuffer:
     """Messages in the order of their delivery, and how many bytes they are."""
 
     def __init__(self) -> None:
-        self.messages: deque[Msg] = deque()
+        self.messages: deque[Message] = deque()
         self.bytes = 0
 
     def __len__(self) -> int:
         return len(self.messages)
 
-    def put(self, message: Msg) -> None:
+    def put(self, message: Message) -> None:
         """Add *message*."""
         self.messages.append(message)
         self.bytes += _size(message)
 
-    def take(self, limit: int) -> list[Msg]:
+    def take(self, limit: int) -> list[Message]:
         """Return the first *limit* messages, or all there are."""
         taken = [self.messages.popleft() for _ in range(min(limit, len(self.messages)))]
         self.bytes -= sum(map(_size, taken))
@@ -36,5 +36,5 @@ class PullBuffer:
         self.bytes = 0
 
 
-def _size(message: Msg) -> int:
+def _size(message: Message) -> int:
     return len(message.data) + len(message.reply) + len(message.subject)

@@ -1,9 +1,10 @@
 """
 A continuous pull: messages are received while those before them are written.
 
-nats-py's `fetch` makes a task for each message and sleeps through a server's restart.  Here one callback fills a
-bounded buffer, requests go out before it is empty, the server's heartbeats prove that a request is alive, and two of
-them missed mean that it is not: then, and after a reconnection, the consumer is looked up again and asked again.
+nats-py's `fetch` makes a task for each message and sleeps through a server's restart.  Here each message goes from the
+parser into a bounded buffer, requests go out before it is empty, the server's heartbeats prove that a request is
+alive, and two of them missed mean that it is not: then, and after a reconnection, the consumer is looked up again and
+asked again.
 
 An exclusive consumer serves one puller at a time, the pinned one (see `pin`).  Whoever gets the pin, and whoever comes
 back with it, has the consumer start again behind its last acknowledgement: what another had in hand comes first, in the
@@ -31,16 +32,17 @@ from noetl_events.jetstream.topology import ensure_consumer, reset_consumer, unp
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from nats.aio.client import Client
-    from nats.aio.msg import Msg
     from nats.aio.subscription import Subscription
 
     from noetl_events.jetstream.connection import Connection
     from noetl_events.jetstream.declarations import ConsumerDeclaration
+    from noetl_events.jetstream.delivery import Message
+    from noetl_events.jetstream.direct_client import DirectClient
 
 _SILENCE: Final = 2 * HEARTBEAT
 _HEADER_ROOM: Final = 65_536
 _STARTING: Final = "starting"
+_PINNED: Final = "pinned"
 # A pull request may end with these and the next one still be served.
 _ENDINGS: Final = ("404", "408")
 _ENDED_BY_SIZE: Final = ("Batch Completed", "Exceeds MaxBytes")
@@ -80,7 +82,7 @@ class Puller:
         self._requests = PullRequests()
         self._pin = Pin()
         self._arrived = asyncio.Event()
-        self._client: Client | None = None
+        self._client: DirectClient | None = None
         self._subscription: Subscription | None = None
         self._inbox = ""
         self._broken = _STARTING
@@ -88,7 +90,7 @@ class Puller:
         self._finished = False
 
     @property
-    def buffered(self) -> Sequence[Msg]:
+    def buffered(self) -> Sequence[Message]:
         """Received and not yet taken."""
         return tuple(self._buffer.messages)
 
@@ -107,7 +109,7 @@ class Puller:
         """Seconds between two calls of `keep_alive`: a third of the shortest time the server waits for one."""
         return min(self.consumer.ack_wait, PIN_TTL if self.consumer.exclusive else self.consumer.ack_wait) / 3
 
-    async def pull(self, limit: int) -> list[Msg]:
+    async def pull(self, limit: int) -> list[Message]:
         """
         Return 1 to *limit* messages in the order of delivery, waiting for the first; none once stopped and empty.
 
@@ -125,11 +127,11 @@ class Puller:
             await self._keep_asking()
         return batch
 
-    async def ack(self, messages: Iterable[Msg]) -> None:
+    async def ack(self, messages: Iterable[Message]) -> None:
         """Tell the server that *messages* are settled; an answer lost on the way means one more delivery."""
         await self._answer(messages, b"+ACK")
 
-    async def keep_alive(self, messages: Iterable[Msg]) -> None:
+    async def keep_alive(self, messages: Iterable[Message]) -> None:
         """Start the ack wait of *messages* and of what is buffered anew; keep the pin while nothing is pulled."""
         await self._answer([*messages, *self._buffer.messages], b"+WPI")
         if self._pin.id and not self._requests:
@@ -185,8 +187,10 @@ class Puller:
         if room >= self._max_messages // 2 and self._buffer.bytes <= self._max_bytes // 2:
             await self._ask(room)
 
-    async def _begin(self, client: Client) -> None:
-        if self._broken != _STARTING:
+    async def _begin(self, client: DirectClient) -> None:
+        if self._broken == _PINNED:
+            log.info("puller.pinned", consumer=self.consumer.name)
+        elif self._broken != _STARTING:
             log.warning("puller.restarting", consumer=self.consumer.name, reason=self._broken)
         await ensure_consumer(self._connection, self.consumer)
         # A new inbox: what still comes to the old one belongs to what was before.
@@ -197,17 +201,14 @@ class Puller:
         self._broken = ""
         self.heard = time.monotonic()
 
-    async def _subscribe(self, client: Client) -> None:
+    async def _subscribe(self, client: DirectClient) -> None:
         if self._client is None:
             self._connection.on_reconnect(self._on_reconnect)
         await self._unsubscribe()
         self._requests.forget()
         self._inbox = client.new_inbox()
         try:
-            # The server never has more under way than was asked for; a limit here would drop messages in silence.
-            self._subscription = await client.subscribe(
-                f"{self._inbox}.*", cb=self._on_message, pending_msgs_limit=0, pending_bytes_limit=0
-            )
+            self._subscription = await client.subscribe_direct(f"{self._inbox}.*", self._on_message)
         except (NatsError, OSError) as exc:
             raise NatsUnavailable(f"cannot subscribe: {str(exc) or type(exc).__name__}") from exc
         self._client = client
@@ -235,7 +236,7 @@ class Puller:
         except (NatsError, OSError) as exc:
             raise NatsUnavailable(f"cannot ask for messages: {str(exc) or type(exc).__name__}") from exc
 
-    def _require_client(self) -> Client:
+    def _require_client(self) -> DirectClient:
         if self._client is None:
             raise NatsUnavailable("not subscribed")
         return self._client
@@ -252,7 +253,7 @@ class Puller:
             if time.monotonic() - self.heard >= _SILENCE:
                 self._break(f"no heartbeat for {_SILENCE:.0f} s")
 
-    async def _on_message(self, message: Msg) -> None:
+    def _on_message(self, message: Message) -> None:
         self.heard = time.monotonic()
         if not message.reply:
             self._on_status(message)
@@ -260,12 +261,12 @@ class Puller:
         self._requests.receive()
         if self.consumer.exclusive and self._pin.is_new_in(message):
             # It comes again with what was before it.
-            self._break("pinned")
+            self._break(_PINNED)
         else:
             self._buffer.put(message)
             self._arrived.set()
 
-    def _on_status(self, message: Msg) -> None:
+    def _on_status(self, message: Message) -> None:
         headers = message.headers or {}
         status, text = headers.get("Status", ""), headers.get("Description", "")
         if status == "100":
@@ -289,7 +290,7 @@ class Puller:
         self._requests.forget()
         self._arrived.set()
 
-    async def _answer(self, messages: Iterable[Msg], answer: bytes) -> None:
+    async def _answer(self, messages: Iterable[Message], answer: bytes) -> None:
         try:
             await publish_to_all(await self._connection.client(), [message.reply for message in messages], answer)
         except NatsUnavailable as exc:

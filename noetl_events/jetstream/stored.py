@@ -18,7 +18,7 @@ from noetl_events.jetstream.replies import ReplyError
 from noetl_events.jetstream.topology import jetstream, show_stream, unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Sequence
     from datetime import datetime
 
     from nats.js import JetStreamContext
@@ -113,7 +113,7 @@ async def find_stored(connection: Connection, stream: str, sequence: int) -> Sto
         NatsUnavailable: the server did not answer, or said no.
 
     """
-    answer = await _ask(connection, "GET", stream, sequence)
+    answer = await _ask(connection, "GET", stream, b'{"seq":%d}' % sequence)
     if answer.message is not None:
         return _of_raw(stream, answer.message)
     if answer.error is not None and answer.error.err_code == _MESSAGE_NOT_FOUND:
@@ -125,12 +125,14 @@ async def remove_stored(connection: Connection, stream: str, sequence: int) -> b
     """
     Remove the message at *sequence* and return whether it was there.
 
+    Its bytes stay in the server's file until that is compacted: writing over them takes the server 15 times as long.
+
     Raises:
         StreamMissing: there is no such stream.
         NatsUnavailable: it may be there or not; removing it again is safe.
 
     """
-    answer = await _ask(connection, "DELETE", stream, sequence)
+    answer = await _ask(connection, "DELETE", stream, b'{"seq":%d,"no_erase":true}' % sequence)
     if answer.success:
         return True
     # One error code stands for a message that is gone and for one that may not be removed.
@@ -139,12 +141,12 @@ async def remove_stored(connection: Connection, stream: str, sequence: int) -> b
     raise NatsUnavailable(f"message {sequence} of {stream} cannot be removed: {_words(answer)}")
 
 
-async def _ask(connection: Connection, verb: str, stream: str, sequence: int) -> _Answer:
+async def _ask(connection: Connection, verb: str, stream: str, request: bytes) -> _Answer:
     # Not nats-py's get_msg: it reads headers as e-mail, and turns what is not ASCII in them into other objects.
     subject = f"$JS.API.STREAM.MSG.{verb}.{stream}"
     client = await connection.client()
     try:
-        reply = await client.request(subject, b'{"seq":%d}' % sequence, timeout=5)
+        reply = await client.request(subject, request, timeout=5)
         answer = _answer.decode(reply.data)
     except (NatsError, OSError) as exc:
         raise unavailable(connection, subject, exc) from exc
@@ -173,8 +175,8 @@ def _reading(since: datetime | None, *, headers_only: bool) -> ConsumerConfig:
 async def _messages(js: JetStreamContext, stream: str, consumer: str, pending: int) -> AsyncGenerator[Message, None]:
     subscription = await js.pull_subscribe_bind(consumer, stream)
     try:
-        while pending:
-            for message in await _page(subscription):
+        while pending and (page := await _page(subscription)):
+            for message in page:
                 pending = delivery_of(message).pending
                 yield message
     finally:
@@ -183,7 +185,8 @@ async def _messages(js: JetStreamContext, stream: str, consumer: str, pending: i
             await js.delete_consumer(stream, consumer)
 
 
-async def _page(subscription: JetStreamContext.PullSubscription) -> list[Message]:
+async def _page(subscription: JetStreamContext.PullSubscription) -> Sequence[Message]:
+    """Return the next messages; none when there are no more after all."""
     try:
         return await subscription.fetch(_PAGE, timeout=_PAGE_TIMEOUT)
     except NatsTimeoutError:

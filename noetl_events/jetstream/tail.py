@@ -10,19 +10,19 @@ from nats.js.api import ConsumerConfig, DeliverPolicy
 from nats.js.errors import APIError, NotFoundError
 
 from noetl_events.jetstream.errors import StreamMissing
+from noetl_events.jetstream.history import History, Span
 from noetl_events.jetstream.topology import jetstream, unavailable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from nats.aio.msg import Msg
-
     from noetl_events.jetstream.connection import Connection
+    from noetl_events.jetstream.delivery import Message
 
 
 async def follow(
     connection: Connection, stream: str, *, subject: str = ">", from_start: bool = False, until_end: bool = False
-) -> AsyncIterator[Msg]:
+) -> AsyncIterator[Message]:
     """
     Yield the messages of *stream* in order: new ones, or all of them with *from_start*, and end with *until_end*.
 
@@ -31,10 +31,17 @@ async def follow(
         NatsUnavailable: the server said no.
 
     """
+    if until_end:
+        # Of new messages there is none before the end.
+        span = Span(stream=stream, subject=subject, end=None if from_start else 0)
+        async with History(connection, span) as history:
+            while messages := await history.read():
+                for message in messages:
+                    yield message
+        return
     js = await jetstream(connection)
     policy = DeliverPolicy.ALL if from_start else DeliverPolicy.NEW
     try:
-        info = await js.stream_info(stream)
         subscription = await js.subscribe(
             subject, stream=stream, ordered_consumer=True, config=ConsumerConfig(deliver_policy=policy)
         )
@@ -42,12 +49,8 @@ async def follow(
         raise StreamMissing(f"stream {stream} does not exist; run `noetl-events stream ensure`") from exc
     except (NatsError, APIError) as exc:
         raise unavailable(connection, f"$JS.API.CONSUMER.CREATE.{stream}", exc) from exc
-    last = info.state.last_seq
-    while not (until_end and (last == 0 or info.state.messages == 0)):
+    while True:
         try:
-            message = await subscription.next_msg(timeout=1.0)
+            yield await subscription.next_msg(timeout=1.0)
         except NatsTimeoutError:
             continue
-        yield message
-        if until_end and message.metadata.sequence.stream >= last:
-            return

@@ -23,6 +23,7 @@ from noetl_events.jetstream.declarations import (
     ConsumerDeclaration,
     StreamDeclaration,
     consumer_config,
+    lanes_of,
     stream_config,
 )
 from noetl_events.jetstream.errors import (
@@ -131,13 +132,15 @@ async def ensure_consumer(connection: Connection, declared: ConsumerDeclaration)
     Return the consumer as it is on the server, created from the start of the stream if it was missing.
 
     Raises:
-        TopologyDrift: it exists and differs.
+        TopologyDrift: it exists and differs, or its stream has other partitions.
         StreamMissing: its stream does not exist.
         NatsUnavailable: the server did not answer, or said no.
 
     """
     js = await jetstream(connection)
     wanted = consumer_config(declared)
+    if declared.partitions:
+        await _require_lanes(connection, declared)
     try:
         info = await _find_consumer(js, declared) or await js.add_consumer(declared.stream, wanted)
         actual = vars(info.config) | (await _pinning(connection, declared) if declared.exclusive else {})
@@ -216,6 +219,14 @@ async def _find_consumer(js: JetStreamContext, declared: ConsumerDeclaration) ->
     except NotFoundError:
         return None
     return info
+
+
+async def _require_lanes(connection: Connection, declared: ConsumerDeclaration) -> None:
+    """Refuse to read one lane of a stream that has others: what went elsewhere would never be read."""
+    config = (await show_stream(connection, declared.stream)).config
+    wanted = lanes_of(StreamDeclaration(subjects=tuple(config.subjects or ()), partitions=declared.partitions))
+    if config.subject_transform != wanted:
+        raise TopologyDrift("stream", declared.stream, [("subject_transform", wanted, config.subject_transform)])
 
 
 async def _pinning(connection: Connection, declared: ConsumerDeclaration) -> dict[str, Any]:

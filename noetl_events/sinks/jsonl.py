@@ -71,10 +71,7 @@ class JsonlSink:
             ValueError: the URL names no file, or has an option there is not.
 
         """
-        parts = urlsplit(url, allow_fragments=False)
-        if parts.netloc or not parts.path:
-            raise ValueError(f"sink URL: {url!r} names no file; write jsonl:///absolute/file or jsonl:relative/file")
-        return cls(unquote(parts.path), fsync=_read_fsync(parts.query))
+        return cls(path_of(url), fsync=_read_fsync(urlsplit(url, allow_fragments=False).query))
 
     async def emit(self, event: ExecutorEvent) -> None:
         """Append *event*."""
@@ -145,6 +142,20 @@ class JsonlSink:
         self._writer.shutdown()
         if self._file is not None:
             self._file.close()
+
+
+def path_of(url: str) -> str:
+    """
+    Return the file that `jsonl:///absolute/file.jsonl` or `jsonl:relative.jsonl` names.
+
+    Raises:
+        ValueError: it names none.
+
+    """
+    parts = urlsplit(url, allow_fragments=False)
+    if parts.netloc or not parts.path:
+        raise ValueError(f"sink URL: {url!r} names no file; write jsonl:///absolute/file or jsonl:relative/file")
+    return unquote(parts.path)
 
 
 def read_jsonl(path: str | os.PathLike[str], *, strict: bool = True) -> Iterator[ExecutorEvent]:

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from noetl_events.spool.watermark import Watermark
 
 SUBJECT: Final = "noetl.events.{event_type}"
+SUBJECT_BY_EXECUTION: Final = "noetl.events.{execution_id}.{event_type}"
+"""For a stream with partitions: what it spreads over them is the first token."""
 
 _FIELDS: Final = ("event_type", "execution_id")
 _CONNECTION_OPTIONS: Final = ("credentials", "inbox_prefix", "name", "nkey_seed", "tls_ca", "tls_cert", "tls_key")

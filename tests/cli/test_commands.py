@@ -238,11 +238,13 @@ COMMANDS = [
     ["demo"],
     ["emit"],
     ["project"],
+    ["rebuild"],
     ["replay"],
     ["tail"],
     ["stream", "ensure"],
     ["stream", "show"],
     ["schema"],
+    ["verify"],
 ]
 
 

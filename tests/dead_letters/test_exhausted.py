@@ -136,3 +136,17 @@ async def test_restart_of_the_server_ends_nothing(own_server: NatsServer) -> Non
             [letter] = await letters_of(bench, 1)
 
     assert letter.data == b"a"
+
+
+@pytest.mark.slow
+async def test_client_that_was_closed_for_good_is_replaced(bench: Bench) -> None:
+    """The watch listens again on the connection's next client."""
+    await bench.publish([b"a"])
+    async with watching(bench) as watch:
+        closed = await bench.connection.client()
+        await closed.close()
+        await eventually(lambda: watch._advisories._client not in (None, closed))
+        await give_up(bench)
+        [letter] = await letters_of(bench, 1)
+
+    assert letter.data == b"a"

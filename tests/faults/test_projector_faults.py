@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import asyncpg
 import pytest
 
-from consumers.demo.destination import stored_keys
+from consumers.readback import stored_keys
 from consumers.sinks.postgres import create_schema
 from noetl_events.jetstream.topology import DEAD_LETTERS, StreamDeclaration, show_stream
 from noetl_events.sinks.nats import NatsSink

@@ -4,28 +4,31 @@ from __future__ import annotations
 
 import os
 from itertools import count
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
 
+from consumers.sinks.postgres import create_schema
 from noetl_events.testing.postgres_server import PostgresServer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
-    from pathlib import Path
 
 _numbers = count()
 
 
 @pytest.fixture(scope="session")
-def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def postgres_url() -> Iterator[str]:
     """Return the server of this session: `POSTGRES_URL` where one runs already, else one from its wheel."""
     if url := os.environ.get("POSTGRES_URL"):
         yield url
         return
-    with PostgresServer(data_dir=tmp_path_factory.mktemp("postgres")) as server:
+    # Not in a folder of pytest's: another pytest, when it starts, closes all of them to the user this server runs as.
+    with TemporaryDirectory() as folder, PostgresServer(data_dir=Path(folder)) as server:
         yield server.url
 
 
@@ -38,6 +41,13 @@ async def database_url(postgres_url: str) -> AsyncIterator[str]:
     yield urlsplit(postgres_url)._replace(path=f"/{name}").geturl()
     await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
     await admin.close()
+
+
+@pytest.fixture
+async def plain_url(database_url: str) -> str:
+    """Return a database with the plain table, and no row in it."""
+    await create_schema(database_url)
+    return database_url
 
 
 @pytest.fixture

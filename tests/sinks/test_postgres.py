@@ -1,59 +1,23 @@
-"""Postgres: the contract, one bad row among many, outages, and what only an operator can mend."""
+"""Postgres: the contract, rows that are there already, and rows the table refuses."""
 
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-import asyncpg
 import pytest
 from msgspec import Raw
 
 from consumers.sinks.postgres import PostgresSink, create_schema
-from consumers.sinks.postgres_table import TableMismatch
 from noetl_events import EventsRejected, ExecutorEvent, SinkUnavailable
-from noetl_events.testing import SinkContract, make_event, make_events
+from noetl_events.testing import SinkContract, eventually, make_event, make_events
+from tests.sinks.postgres_database import execute, fetch, is_left_alone, stored_events
 
 if TYPE_CHECKING:
     from noetl_events import EventSink
-    from noetl_events.testing.postgres_server import PostgresServer
 
 NUL = Raw(b'{"text": "\\u0000"}')
-
-
-async def fetch(url: str, query: str) -> list[Any]:
-    """Return the rows of *query*, read with a connection of its own."""
-    connection = await asyncpg.connect(url)
-    try:
-        rows: list[Any] = await connection.fetch(query)
-    finally:
-        await connection.close()
-    return rows
-
-
-async def execute(url: str, statement: str) -> None:
-    """Run *statement* with a connection of its own."""
-    connection = await asyncpg.connect(url)
-    try:
-        await connection.execute(statement)
-    finally:
-        await connection.close()
-
-
-async def stored_events(url: str) -> list[ExecutorEvent]:
-    """Return the events of the table, in the order they were inserted."""
-    rows = await fetch(url, "SELECT * FROM noetl.event ORDER BY ctid")
-    return [event_of(dict(row)) for row in rows]
-
-
-def event_of(row: dict[str, Any]) -> ExecutorEvent:
-    """Return the event a row holds; jsonb writes a blank after each comma and colon."""
-    payloads = {name: row[name] and Raw(row[name].replace(": ", ":").replace(", ", ",").encode()) for name in PAYLOADS}
-    return ExecutorEvent(**row | payloads | {"created_at": row["created_at"].astimezone(UTC)})
-
-
-PAYLOADS = ("context", "meta")
 
 
 class TestPostgresSink(SinkContract):
@@ -102,8 +66,8 @@ class TestPostgresSink(SinkContract):
         assert len(await self.stored()) == 9_900
         await sink.aclose()
 
-    async def test_row_refused_at_the_insert(self) -> None:
-        """A row that passes COPY and breaks a constraint of the table has no line: it is found by halves."""
+    async def test_row_that_breaks_a_constraint(self) -> None:
+        """A row that breaks a constraint of the table is rejected alone, its neighbours are stored."""
         await execute(self.url, "ALTER TABLE noetl.event ADD CONSTRAINT no_seven CHECK (event_id <> 7)")
         sink = self.open()
         with pytest.raises(EventsRejected) as rejection:
@@ -113,6 +77,74 @@ class TestPostgresSink(SinkContract):
         assert "no_seven" in rejection.value.reasons[7]
         await self.assert_stored([event for event in make_events(100) if event.event_id != 7])
         await sink.aclose()
+
+    async def test_row_refused_on_the_way_from_the_staging_table(self) -> None:
+        """Where events come again, a refused row has no line that tells which it is: it is found by halves."""
+        await execute(self.url, "ALTER TABLE noetl.event ADD CONSTRAINT no_seven CHECK (event_id <> 7)")
+        sink = self.open()
+        await sink.emit(make_event(1))
+        with pytest.raises(EventsRejected) as rejection:
+            await sink.emit_batch(make_events(100))
+
+        assert [*rejection.value.reasons] == [7]
+        await self.assert_stored([event for event in make_events(100) if event.event_id != 7])
+        await sink.aclose()
+
+    async def test_every_row_refused_is_a_fault_of_the_table(self) -> None:
+        """A batch whose every event is refused for one reason is held, and stored once the table is mended."""
+        await execute(self.url, "ALTER TABLE noetl.event ADD CONSTRAINT nothing CHECK (event_id < 0)")
+        sink = self.open()
+        for _ in range(2):
+            with pytest.raises(SinkUnavailable, match="every one of 12 events was refused: SQLSTATE 23514"):
+                await sink.emit_batch(make_events(12))
+        await execute(self.url, "ALTER TABLE noetl.event DROP CONSTRAINT nothing")
+        await sink.emit_batch(make_events(12))
+
+        await self.assert_stored(make_events(12))
+        await sink.aclose()
+
+    async def test_few_rows_refused_are_faults_of_their_own(self) -> None:
+        """A small batch may well be all bad: it is rejected, and does not hold up what follows."""
+        sink = self.open()
+        with pytest.raises(EventsRejected) as rejection:
+            await sink.emit_batch([make_event(number, context=NUL) for number in range(9)])
+
+        assert len(rejection.value.reasons) == 9
+        await sink.aclose()
+
+    async def test_what_became_of_each_event_is_counted(self) -> None:
+        """Inserted, there already, rejected: together they are what was given."""
+        sink = PostgresSink.from_url(self.url)
+        await sink.emit_batch(make_events(10))
+        with pytest.raises(EventsRejected):
+            await sink.emit_batch([*make_events(15), make_event(16, context=NUL), make_event(17, context={1: 2})])
+
+        assert (sink.inserted, sink.duplicates, sink.rejected) == (15, 10, 2)
+        await sink.aclose()
+
+    async def test_event_twice_in_one_batch(self) -> None:
+        """An event that stands twice in a batch is stored once."""
+        sink = PostgresSink.from_url(self.url)
+        await sink.emit_batch([*make_events(20), *make_events(10)])
+
+        await self.assert_stored(make_events(20))
+        assert (sink.inserted, sink.duplicates) == (20, 10)
+        await sink.aclose()
+
+    async def test_table_with_row_level_security(self) -> None:
+        """A table that takes no COPY, as one with row-level security, is written all the same."""
+        await execute(
+            self.url,
+            "DROP ROLE IF EXISTS projector; CREATE ROLE projector LOGIN PASSWORD 'x';"
+            "GRANT USAGE ON SCHEMA noetl TO projector; GRANT SELECT, INSERT ON noetl.event TO projector;"
+            "ALTER TABLE noetl.event ENABLE ROW LEVEL SECURITY; CREATE POLICY all_rows ON noetl.event USING (true)",
+        )
+        sink = PostgresSink.from_url(f"postgresql://projector:x@{self.url.rpartition('@')[2]}")
+        await sink.emit_batch(make_events(3))
+
+        await self.assert_stored(make_events(3))
+        await sink.aclose()
+        await execute(self.url, "DROP OWNED BY projector; DROP ROLE projector")
 
     async def test_double_of_another_index_is_not_swallowed(self) -> None:
         """A conflict with any other unique index is a rejection, not a row dropped in silence."""
@@ -126,7 +158,7 @@ class TestPostgresSink(SinkContract):
         await sink.aclose()
 
     async def test_payload_of_every_kind(self) -> None:
-        """Backslashes, tabs and line ends pass through COPY, in text as in JSON white space."""
+        """Backslashes, tabs and line ends come through, in text as in JSON white space."""
         events = [
             make_event(1, step="a\\b\tc\nd\re\\N\\.", context=Raw(b'{"a":\t"x\\\\y\\n",\n"b":\r1}')),
             make_event(2, context="\\N", meta=None, worker_id="\\N"),
@@ -145,16 +177,26 @@ class TestPostgresSink(SinkContract):
 
     async def test_same_rows_from_two_sinks_at_once(self) -> None:
         """Two projectors that insert the same events in opposite orders neither lock up nor double one."""
-        one, other = self.open(), self.open()
-        events = make_events(2_000)
-        for _ in range(5):
-            await asyncio.gather(one.emit_batch(events), other.emit_batch(events[::-1]))
-            await execute(self.url, "TRUNCATE noetl.event")
+        # Slow enough for the two to meet in the middle.
+        await execute(
+            self.url,
+            "CREATE FUNCTION dawdle() RETURNS trigger LANGUAGE plpgsql AS "
+            "$$ BEGIN PERFORM pg_sleep(0.005); RETURN NEW; END $$;"
+            "CREATE TRIGGER dawdle BEFORE INSERT ON noetl.event FOR EACH ROW EXECUTE FUNCTION dawdle()",
+        )
+        one, other = PostgresSink.from_url(self.url), PostgresSink.from_url(self.url)
+        events = make_events(60)
         await asyncio.gather(one.emit_batch(events), other.emit_batch(events[::-1]))
-
-        assert len(await self.stored()) == 2_000
         await one.aclose()
         await other.aclose()
+        await eventually(lambda: is_left_alone(self.url))
+        ((deadlocks,),) = await fetch(
+            self.url, "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
+        )
+
+        await self.assert_stored(events)
+        assert (one.inserted + other.inserted, one.duplicates + other.duplicates) == (60, 60)
+        assert deadlocks == 0
 
     async def test_times_are_instants(self) -> None:
         """Whatever zone the database lives in, the instant stored is the instant emitted."""
@@ -165,111 +207,43 @@ class TestPostgresSink(SinkContract):
         await self.assert_stored([make_event(1)])
         await sink.aclose()
 
-    async def test_lost_connection_is_replaced(self) -> None:
-        """A backend that an operator ends is an outage of one emit."""
+    @pytest.mark.parametrize(
+        "moment",
+        [
+            datetime(1, 1, 1, tzinfo=UTC),
+            datetime(1969, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC),
+            datetime(2000, 1, 1, tzinfo=UTC),
+            datetime(9999, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC),
+        ],
+        ids=str,
+    )
+    async def test_times_are_exact(self, moment: datetime) -> None:
+        """A time is stored to the microsecond, however far away."""
         sink = self.open()
-        await sink.emit(make_event(1))
-        await execute(
-            self.url,
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
-            "WHERE application_name = 'noetl-events' AND datname = current_database()",
-        )
-        with pytest.raises(SinkUnavailable):
-            await sink.emit(make_event(2))
-        await sink.emit(make_event(2))
+        await sink.emit(make_event(1, created_at=moment))
 
-        await self.assert_stored(make_events(2))
+        await self.assert_stored([make_event(1, created_at=moment)])
         await sink.aclose()
 
-    async def test_slow_database_is_an_outage(self) -> None:
-        """A transaction that passes its deadline is given up, and the same events go through later."""
-        sink = PostgresSink(self.url, deadline=0.2)
-        await sink.emit(make_event(1))
-        blocker = await asyncpg.connect(self.url)
-        async with blocker.transaction():
-            await blocker.execute("LOCK TABLE noetl.event IN ACCESS EXCLUSIVE MODE")
-            with pytest.raises(SinkUnavailable, match="TimeoutError"):
-                await sink.emit(make_event(2))
-        await blocker.close()
-        await sink.emit(make_event(2))
+    async def test_hand_made_event_is_looked_at(self) -> None:
+        """An event made by hand from JSON bytes is rejected by the name of its wrong field, as any other."""
+        raw = Raw(b"{}")
+        bad: dict[int, dict[str, Any]] = {
+            1: {"step": 5},
+            2: {"execution_id": "7"},
+            3: {"execution_id": True},
+            4: {"execution_id": 2**63},
+            5: {"status": "\ud800"},
+            6: {"worker_id": [1]},
+        }
+        sink = self.open()
+        with pytest.raises(EventsRejected) as rejection:
+            await sink.emit_batch(
+                [make_event(number, context=raw, meta=raw, **bad.get(number, {})) for number in range(8)]
+            )
 
-        await self.assert_stored(make_events(2))
+        assert {number: reason.partition(":")[0] for number, reason in rejection.value.reasons.items()} == {
+            number: next(iter(changes)) for number, changes in bad.items()
+        }
+        assert len(await self.stored()) == 2
         await sink.aclose()
-
-
-class TestSchema:
-    """What an operator makes, and what a sink says while it is not there."""
-
-    async def test_missing_table_is_named_with_its_remedy(self, database_url: str) -> None:
-        """The sink creates nothing: it says what to run, and goes on once that was done."""
-        sink = PostgresSink.from_url(database_url)
-        with pytest.raises(SinkUnavailable, match="noetl-events schema"):
-            await sink.emit(make_event(1))
-        await create_schema(database_url)
-        await sink.emit(make_event(1))
-
-        assert len(await stored_events(database_url)) == 1
-        await sink.aclose()
-
-    async def test_is_created_once(self, database_url: str) -> None:
-        """Creating what is there changes nothing."""
-        await create_schema(database_url)
-        sink = PostgresSink.from_url(database_url)
-        await sink.emit(make_event(1))
-        await create_schema(database_url)
-
-        assert len(await stored_events(database_url)) == 1
-        await sink.aclose()
-
-    async def test_other_table_is_refused_with_the_difference(self, database_url: str) -> None:
-        """A table of another shape is left as it is, and every difference is named."""
-        await execute(database_url, "CREATE SCHEMA noetl; CREATE TABLE noetl.event (event_id text, extra int)")
-        with pytest.raises(TableMismatch) as refusal:
-            await create_schema(database_url)
-
-        assert "event_id: declared bigint NOT NULL, in the database text" in str(refusal.value)
-        assert "extra: declared absent, in the database integer" in str(refusal.value)
-
-    async def test_another_table_by_url(self, database_url: str) -> None:
-        """`?table=` names another table, made and written under that name."""
-        url = f"{database_url}?table=audit.events"
-        await create_schema(url)
-        sink = PostgresSink.from_url(url)
-        await sink.emit(make_event(1))
-
-        assert len(await fetch(database_url, "SELECT * FROM audit.events")) == 1
-        await sink.aclose()
-
-    @pytest.mark.parametrize("table", ["event", 'a."b"', "a.b; DROP TABLE x", "a.b.c", ""])
-    def test_hostile_table_is_refused(self, table: str) -> None:
-        """A table name is a name, never SQL."""
-        with pytest.raises(ValueError, match=r"is not schema\.table"):
-            PostgresSink("postgresql://localhost/x", table=table)
-
-
-async def test_server_away_and_back(own_postgres: PostgresServer) -> None:
-    """While the server is away every emit says so without its password; the same sink goes on afterwards."""
-    url = own_postgres.url
-    await create_schema(url)
-    sink = PostgresSink.from_url(url)
-    await sink.emit(make_event(1))
-    own_postgres.kill()
-    for _ in range(2):
-        with pytest.raises(SinkUnavailable) as outage:
-            await sink.emit_batch(make_events(3))
-        assert url.rpartition("@")[0].rpartition(":")[2] not in str(outage.value)
-    own_postgres.start()
-    await sink.emit_batch(make_events(3))
-
-    assert len(await stored_events(url)) == 3
-    await sink.aclose()
-
-
-async def test_wrong_password_is_named(own_postgres: PostgresServer) -> None:
-    """A password that is wrong now may be right later: an outage with a remedy, and no secret in it."""
-    sink = PostgresSink.from_url(f"postgresql://postgres:wrong-secret@127.0.0.1:{own_postgres.port}/postgres")
-    with pytest.raises(SinkUnavailable, match="the password is wrong") as outage:
-        await sink.emit(make_event(1))
-
-    assert "wrong-secret" not in str(outage.value)
-    await sink.aclose()

@@ -1,0 +1,100 @@
+"""
+Ways to carry a stream into Postgres: ours, and what one writes by hand around nats-py and asyncpg.
+
+A way is opened on a server with the table and the number of messages there are, and gives a function that returns when
+all of them are committed and acknowledged.  A message is acknowledged after its commit, by all of them.
+"""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+import asyncpg
+import nats
+
+from bench.projecting import project
+from bench.streams import CONSUMER, STREAM, create_consumer
+from consumers.sinks.postgres import PostgresSink
+from noetl_events import decode
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+    from contextlib import AbstractAsyncContextManager
+
+    from bench.tables import Target
+
+    Carry: TypeAlias = Callable[[], Awaitable[None]]
+    Way: TypeAlias = Callable[[str, Target, int], AbstractAsyncContextManager[Carry]]
+
+BATCH: Final = 2_000
+"""Messages a transaction, at most: our default, given to all."""
+
+PLAIN_INSERT: Final = """
+INSERT INTO noetl.event (execution_id, event_id, event_type, step, status, created_at, context, worker_id, meta)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT (execution_id, event_id) DO NOTHING
+"""
+NOETL_INSERT: Final = """
+INSERT INTO noetl.event (execution_id, catalog_id, event_id, created_at, event_type, node_id, node_name, status, result,
+                         worker_id, meta)
+VALUES ($1, ($9::jsonb ->> 'catalog_id')::bigint, $2, $6::timestamptz AT TIME ZONE 'UTC', $3, $4, $4, $5,
+        jsonb_build_object('status', $5::text, 'context', $7::jsonb), $8, $9::jsonb)
+ON CONFLICT (execution_id, event_id) DO NOTHING
+"""
+
+
+def insert_into(target: Target) -> str:
+    """Return the statement of those who write rows by hand."""
+    return NOETL_INSERT if target.table == "noetl" else PLAIN_INSERT
+
+
+def row_of(body: bytes) -> tuple[Any, ...]:
+    """Return the nine values of the event in *body*."""
+    event = decode(body)
+    return (
+        event.execution_id,
+        event.event_id,
+        event.event_type,
+        event.step,
+        event.status,
+        event.created_at,
+        bytes(event.context).decode(),
+        event.worker_id,
+        None if event.meta is None else bytes(event.meta).decode(),
+    )
+
+
+@asynccontextmanager
+async def projector_into_postgres(url: str, target: Target, count: int) -> AsyncIterator[Carry]:
+    """Our projector and `PostgresSink` as the daemon runs them, with connecting and stopping."""
+    await create_consumer(url)
+    sink = PostgresSink.from_url(target.sink_url)
+
+    async def carry() -> None:
+        await project(url, sink, count)
+
+    yield carry
+    await sink.aclose()
+
+
+@asynccontextmanager
+async def fetch_and_executemany(url: str, target: Target, count: int) -> AsyncIterator[Carry]:
+    """`fetch(2000)` of nats-py, `decode`, asyncpg's `executemany` with ON CONFLICT DO NOTHING, an `ack` of each."""
+    await create_consumer(url)
+    client = await nats.connect(url)
+    subscription = await client.jetstream().pull_subscribe_bind(CONSUMER.name, STREAM.name)
+    database = await asyncpg.connect(target.dsn)
+
+    async def carry() -> None:
+        left = count
+        while left:
+            messages = await subscription.fetch(min(BATCH, left))
+            await database.executemany(insert_into(target), [row_of(message.data) for message in messages])
+            for message in messages:
+                await message.ack()
+            left -= len(messages)
+        await client.flush()
+
+    yield carry
+    await database.close()
+    await client.close()

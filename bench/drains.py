@@ -1,0 +1,69 @@
+"""
+Ways to drain a stream through a durable consumer: ours, and nats-py's.
+
+A way is opened on a server with the number of messages there are, and gives a function that returns when all of them
+are acknowledged and the server has the acks.
+"""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+import nats
+
+from bench.projecting import project
+from bench.streams import CONSUMER, STREAM, create_consumer
+from noetl_events import decode
+from noetl_events.sinks.noop import NoopSink
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+    from contextlib import AbstractAsyncContextManager
+
+    Drain: TypeAlias = Callable[[], Awaitable[None]]
+    Way: TypeAlias = Callable[[str, int], AbstractAsyncContextManager[Drain]]
+
+BATCH: Final = 500
+
+
+@asynccontextmanager
+async def projector_into_noop(url: str, count: int) -> AsyncIterator[Drain]:
+    """Our projector as the daemon runs it, with connecting and stopping: every message decoded, checked, and acked."""
+    await create_consumer(url)
+    yield partial(project, url, NoopSink(), count)
+
+
+@asynccontextmanager
+async def fetch_and_ack(url: str, count: int) -> AsyncIterator[Drain]:
+    """`fetch(500)` of nats-py and an `ack` of each message; nothing is decoded."""
+    async with _fetching(url, count, lambda _: None) as drain:
+        yield drain
+
+
+@asynccontextmanager
+async def fetch_decode_and_ack(url: str, count: int) -> AsyncIterator[Drain]:
+    """`fetch(500)` of nats-py, our `decode` and an `ack` of each message: what our projector does."""
+    async with _fetching(url, count, decode) as drain:
+        yield drain
+
+
+@asynccontextmanager
+async def _fetching(url: str, count: int, handle: Callable[[bytes], Any]) -> AsyncIterator[Drain]:
+    await create_consumer(url)
+    client = await nats.connect(url)
+    subscription = await client.jetstream().pull_subscribe_bind(CONSUMER.name, STREAM.name)
+
+    async def drain() -> None:
+        left = count
+        while left:
+            messages = await subscription.fetch(min(BATCH, left))
+            for message in messages:
+                handle(message.data)
+                await message.ack()
+            left -= len(messages)
+        await client.flush()
+
+    yield drain
+    await client.close()

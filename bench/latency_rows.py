@@ -1,0 +1,167 @@
+"""
+How long it takes from `emit` until the row can be read, at a steady rate.
+
+    python -m bench.latency_rows [--rate 1000] [--seconds 10] [--rounds 3]
+
+Events of 400 bytes go through `NatsSink`, a stream, `noetl-events project` as a process of its own, and Postgres, with
+fsync and its own defaults.  The clock of an event runs from when it was due to be emitted, so that a stall counts for
+all it held up, until a reader with a connection of its own has seen the row.  The reader asks again a millisecond after
+each answer: what that adds is part of the figures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from statistics import median, quantiles
+from typing import TYPE_CHECKING, Final
+
+import asyncpg
+import structlog
+from msgspec import structs
+
+from bench.envelopes import make_envelopes
+from bench.tables import make_target, settings
+from noetl_events.jetstream.connection import Connection
+from noetl_events.jetstream.declarations import DEAD_LETTERS, StreamDeclaration
+from noetl_events.jetstream.options import ConnectOptions
+from noetl_events.jetstream.topology import ensure_stream
+from noetl_events.sinks.nats import NatsSink
+from noetl_events.testing.nats_server import NatsServer
+from noetl_events.testing.postgres_server import PostgresServer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from noetl_events import ExecutorEvent
+
+P50_BAR: Final = 10.0
+P99_BAR: Final = 50.0
+"""Milliseconds we promise ourselves."""
+
+_POLL: Final = 0.001
+_PATIENCE: Final = 30.0
+_WARM_UP: Final = 500
+
+
+@contextmanager
+def projecting(url: str, dsn: str) -> Iterator[None]:
+    """
+    Run the daemon.
+
+    Raises:
+        SystemExit: it did not stop in order.
+
+    """
+    command = [sys.executable, "-m", "consumers", "project", "--to", dsn, "--nats", url]
+    daemon = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    try:
+        yield
+    finally:
+        daemon.terminate()
+        code = daemon.wait(_PATIENCE)
+    if code:
+        raise SystemExit(f"the daemon ended with {code}")
+
+
+async def emit_regularly(sink: NatsSink, events: list[ExecutorEvent], rate: float, due: dict[int, float]) -> None:
+    """Emit *rate* events a second, noting when each was due, and return when all are in the stream."""
+    began = time.perf_counter()
+    async with asyncio.TaskGroup() as group:
+        for number, event in enumerate(events):
+            moment = began + number / rate
+            if (wait := moment - time.perf_counter()) > 0:
+                await asyncio.sleep(wait)
+            due[event.event_id or 0] = moment
+            group.create_task(sink.emit(event))
+
+
+async def watch(connection: asyncpg.Connection, events: list[ExecutorEvent]) -> dict[int, float]:
+    """
+    Return when each row was seen first.
+
+    Raises:
+        TimeoutError: some were not, long after the last.
+
+    """
+    seen: dict[int, float] = {}
+    query = await connection.prepare("SELECT event_id FROM noetl.event WHERE execution_id = $1 AND event_id >= $2")
+    waiting = [event.event_id or 0 for event in reversed(events)]
+    async with asyncio.timeout(_PATIENCE + len(events) / 100):
+        while waiting:
+            rows = await query.fetch(events[0].execution_id, waiting[-1])
+            now = time.perf_counter()
+            for row in rows:
+                seen.setdefault(row[0], now)
+            while waiting and waiting[-1] in seen:
+                waiting.pop()
+            await asyncio.sleep(_POLL)
+    return seen
+
+
+async def measure(sink: NatsSink, dsn: str, events: list[ExecutorEvent], rate: float) -> list[float]:
+    """Return the milliseconds of *events*."""
+    due: dict[int, float] = {}
+    connection = await asyncpg.connect(dsn)
+    try:
+        async with asyncio.TaskGroup() as group:
+            watching = group.create_task(watch(connection, events))
+            group.create_task(emit_regularly(sink, events, rate, due))
+    finally:
+        await connection.close()
+    return [(moment - due[event_id]) * 1e3 for event_id, moment in watching.result().items()]
+
+
+def print_round(took: list[float]) -> tuple[float, float]:
+    """Print and return the median and the 99th percentile."""
+    p50, p99 = median(took), quantiles(took, n=100)[98]
+    print(f"  {len(took):,} rows: p50 {p50:.2f} ms, p99 {p99:.2f} ms, the slowest {max(took):.2f} ms")
+    return p50, p99
+
+
+async def run(url: str, dsn: str, arguments: argparse.Namespace) -> None:
+    """Print the figures of each round, and their medians."""
+    await make_target(dsn, "plain")
+    print(f"{arguments.rate:,.0f} events a second for {arguments.seconds:.0f} s; Postgres: {await settings(dsn)}\n")
+    size = int(arguments.rate * arguments.seconds)
+    events = make_envelopes(_WARM_UP + size * arguments.rounds)
+    events = [structs.replace(event, execution_id=events[0].execution_id) for event in events]
+    rounds = []
+    async with Connection(ConnectOptions(servers=url)) as connection:
+        for stream in (StreamDeclaration(), DEAD_LETTERS):
+            await ensure_stream(connection, stream)
+        sink = NatsSink(connection)
+        with projecting(url, dsn):
+            await measure(sink, dsn, events[:_WARM_UP], arguments.rate)
+            for start in range(_WARM_UP, len(events), size):
+                took = await measure(sink, dsn, events[start : start + size], arguments.rate)
+                rounds.append(print_round(took))
+        await sink.aclose()
+    p50, p99 = (median(figures) for figures in zip(*rounds, strict=True))
+    print(f"\n  medians: p50 {p50:.2f} ms (bar {P50_BAR:.0f}), p99 {p99:.2f} ms (bar {P99_BAR:.0f})")
+
+
+def main() -> None:
+    """Read the arguments, start the servers, measure."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rate", type=float, default=1_000.0)
+    parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument("--rounds", type=int, default=3)
+    arguments = parser.parse_args()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        server = stack.enter_context(NatsServer(store_dir=folder / "nats"))
+        database = stack.enter_context(PostgresServer(data_dir=folder / "postgres"))
+        asyncio.run(run(server.url, database.url, arguments))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""Our projector, as the daemon puts it together."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from bench.streams import CONSUMER
+from consumers.dead_letters import DeadLetters
+from consumers.projector import Projector
+from consumers.suspects import Trials
+from noetl_events.jetstream.connection import Connection
+from noetl_events.jetstream.declarations import DEAD_LETTERS, DEAD_SUBJECTS
+from noetl_events.jetstream.options import ConnectOptions
+from noetl_events.jetstream.puller import Puller
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from noetl_events import ExecutorEvent
+    from noetl_events.sink import EventSink
+
+
+class CountedSink:
+    """Pass on to *inner*; `complete` once it has stored *events*."""
+
+    def __init__(self, inner: EventSink, events: int) -> None:
+        self.complete = asyncio.Event()
+        self._inner = inner
+        self._left = events
+
+    async def emit(self, event: ExecutorEvent) -> None:
+        """Emit *event*."""
+        await self.emit_batch([event])
+
+    async def emit_batch(self, events: Sequence[ExecutorEvent]) -> None:
+        """Emit *events*."""
+        await self._inner.emit_batch(events)
+        self._left -= len(events)
+        if self._left <= 0:
+            self.complete.set()
+
+    async def aclose(self) -> None:
+        """Close the inner sink."""
+        await self._inner.aclose()
+
+
+def make_projector(connection: Connection, sink: EventSink) -> Projector:
+    """Return a projector with the daemon's defaults, from the consumer of the benchmarks into *sink*."""
+    return Projector(
+        Puller(connection, CONSUMER),
+        sink,
+        DeadLetters(connection),
+        trials=Trials(connection, stream=DEAD_LETTERS.name, prefix=DEAD_SUBJECTS.removesuffix(".>")),
+    )
+
+
+async def project(url: str, sink: EventSink, events: int) -> None:
+    """Return once a projector has stored *events* in *sink*, stopped, and flushed its acks."""
+    counted = CountedSink(sink, events)
+    async with Connection(ConnectOptions(servers=url)) as connection, asyncio.TaskGroup() as group:
+        projector = make_projector(connection, counted)
+        running = group.create_task(projector.run())
+        await counted.complete.wait()
+        await projector.stop()
+        await running

@@ -1,0 +1,100 @@
+"""The tables events are carried into: the sink's own, and NoETL's with its partitions and indexes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import asyncpg
+from msgspec import structs
+
+from consumers.sinks.postgres import create_schema
+
+if TYPE_CHECKING:
+    from noetl_events import ExecutorEvent
+
+CATALOG_ID: Final = 7
+
+_NOETL_DDL: Final = Path(__file__).parents[1] / "tests" / "sinks" / "noetl_event.sql"
+_SETTINGS: Final = (
+    "server_version",
+    "fsync",
+    "synchronous_commit",
+    "full_page_writes",
+    "wal_level",
+    "shared_buffers",
+    "max_wal_size",
+)
+
+
+class Target(NamedTuple):
+    """A database with an empty `noetl.event` in it, and what its sink has to know."""
+
+    dsn: str
+    table: str
+
+    @property
+    def sink_url(self) -> str:
+        """The URL of our sink."""
+        return f"{self.dsn}?mapping=noetl" if self.table == "noetl" else self.dsn
+
+
+async def make_target(dsn: str, table: str) -> Target:
+    """
+    Create the `plain` table of our sink, or `noetl`, the one of a NoETL server.
+
+    Raises:
+        SystemExit: this checkout has no NoETL table.
+
+    """
+    if table == "plain":
+        await create_schema(dsn)
+        # A way that cannot write these leaves them out; nobody else notices.
+        await _execute(
+            dsn, "ALTER TABLE noetl.event ALTER context SET DEFAULT '{}', ALTER created_at SET DEFAULT now()"
+        )
+    elif _NOETL_DDL.exists():
+        await _execute(dsn, _NOETL_DDL.read_text())
+        await _execute(dsn, f"INSERT INTO noetl.catalog VALUES ({CATALOG_ID}, 'bench')")  # noqa: S608  (ours)
+    else:
+        raise SystemExit(f"--table noetl: {_NOETL_DDL} is missing")
+    return Target(dsn, table)
+
+
+def for_table(table: str, events: list[ExecutorEvent]) -> list[ExecutorEvent]:
+    """Return *events* as *table* takes them: a row of NoETL's belongs to an entry of its catalog."""
+    if table == "plain":
+        return events
+    return [structs.replace(event, meta={"catalog_id": CATALOG_ID, "attempts": 0}) for event in events]
+
+
+async def count_rows(dsn: str) -> int:
+    """Return how many rows there are."""
+    connection = await asyncpg.connect(dsn)
+    try:
+        return int(await connection.fetchval("SELECT count(*) FROM noetl.event"))
+    finally:
+        await connection.close()
+
+
+async def clear(dsn: str) -> None:
+    """Drop all rows and write out what is dirty, so that no way pays for the one before it."""
+    await _execute(dsn, "TRUNCATE noetl.event")
+    await _execute(dsn, "CHECKPOINT")
+
+
+async def settings(dsn: str) -> str:
+    """Return what of the server's settings decides how fast it commits."""
+    connection = await asyncpg.connect(dsn)
+    try:
+        return ", ".join([f"{name} {await connection.fetchval(f'SHOW {name}')}" for name in _SETTINGS])
+    finally:
+        await connection.close()
+
+
+async def _execute(dsn: str, statement: str) -> None:
+    connection = await asyncpg.connect(dsn)
+    try:
+        await connection.execute(statement)
+    finally:
+        await connection.close()

@@ -1,0 +1,81 @@
+"""`noetl-events rebuild`."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+from msgspec import structs
+
+from consumers.cli.options import AsJson, FromSequence, FromTime, Nats, read_settings, read_start
+from consumers.cli.output import print_result, progress
+from consumers.rebuild import Rebuild
+from noetl_events.jetstream.connection import Connection
+from noetl_events.jetstream.errors import NatsUnavailable
+from noetl_events.jetstream.history import History, Span
+from noetl_events.sink import SinkUnavailable, open_sink
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+async def rebuild(
+    *,
+    to: Annotated[str, Parameter(help="URL of the destination, as `postgresql://host/db` or `sqlite:///events.db`.")],
+    from_sequence: FromSequence = None,
+    from_time: FromTime = None,
+    execution: Annotated[int | None, Parameter(help="Only the events of this execution.")] = None,
+    wait: Annotated[float, Parameter(help="Seconds to wait while the destination or NATS is away.")] = 60.0,
+    nats: Nats = None,
+    json: AsJson = False,
+) -> int:
+    """
+    Emit what the stream holds into a destination, from the start or a place on, up to where the stream ends now.
+
+    It takes nothing from the projector, whose consumer stays where it is.  Running it twice stores nothing twice.
+    Malformed messages are named and left out; they are dead letters already.  Exit code 1 if the destination rejected
+    an event.
+
+    Example: `noetl-events rebuild --to sqlite:///events.db --from-time 2h`
+    """
+    settings = read_settings(nats)
+    span = Span(stream=settings.stream.name, start=read_start(from_sequence, from_time))
+    sink = open_sink(to)
+    try:
+        async with Connection(settings.connect) as connection, History(connection, span, patience=wait) as history:
+            with progress("rebuilding", history.total) as advance:
+                work = Rebuild(
+                    history,
+                    sink,
+                    execution=execution,
+                    patience=wait,
+                    batch_size=settings.projector.batch_size,
+                    on_batch=advance,
+                )
+                with _saying_how_far(work):
+                    done = await work.run()
+    finally:
+        await sink.aclose()
+    result = structs.asdict(done)
+    if not json:
+        # The log has named them.
+        del result["faults"]
+    print_result(result, as_json=json)
+    return 1 if done.rejected else 0
+
+
+@contextmanager
+def _saying_how_far(work: Rebuild) -> Iterator[None]:
+    try:
+        yield
+    except (asyncio.CancelledError, SinkUnavailable, NatsUnavailable):
+        if last := work.done.last_sequence:
+            print(
+                f"noetl-events: left after sequence {last}, and {work.done.stored} events stored; "
+                f"go on with --from-sequence {last + 1}",
+                file=sys.stderr,
+            )
+        raise

@@ -1,0 +1,59 @@
+"""`noetl-events verify`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import msgspec
+from cyclopts import Parameter
+from rich.console import Console
+from rich.table import Table
+
+from consumers.cli.options import AsJson, FromSequence, FromTime, Nats, read_settings, read_start
+from consumers.cli.output import print_result, progress
+from consumers.verify import Verification
+from noetl_events.jetstream.connection import Connection
+from noetl_events.jetstream.history import Span
+
+if TYPE_CHECKING:
+    from consumers.verify import Example
+
+
+async def verify(
+    *,
+    to: Annotated[str, Parameter(help="URL of the destination: `postgresql:`, `sqlite:` or `jsonl:`.")],
+    from_sequence: FromSequence = None,
+    from_time: FromTime = None,
+    wait: Annotated[float, Parameter(help="Seconds to wait while NATS is away.")] = 60.0,
+    nats: Nats = None,
+    json: AsJson = False,
+) -> int:
+    """
+    Compare the stream with a destination, event by event and field by field; exit code 1 if one is missing or differs.
+
+    JSON is compared by what it means.  What a projector has not carried yet is missing: let it catch up first.
+    `noetl-events rebuild` brings back what is missing; a row that differs has to be deleted before.
+
+    Example: `noetl-events verify --to postgresql://localhost/noetl --from-time 1h`
+    """
+    settings = read_settings(nats)
+    span = Span(stream=settings.stream.name, start=read_start(from_sequence, from_time))
+    async with Connection(settings.connect) as connection:
+        found = await Verification(connection, span, to, patience=wait, show=progress).run()
+    result = msgspec.to_builtins(found)
+    if not json:
+        del result["examples"]
+    print_result(result, as_json=json)
+    if not json:
+        _print_examples(found.examples)
+    return 0 if found.is_complete else 1
+
+
+def _print_examples(examples: dict[str, list[Example]]) -> None:
+    table = Table("kind", "sequence", "execution id", "event id", "reason", box=None, pad_edge=False)
+    for kind, some in examples.items():
+        for one in some:
+            fields = (one.sequence, one.execution_id, one.event_id, one.reason)
+            table.add_row(kind, *("" if field is None else str(field) for field in fields))
+    if table.row_count:
+        Console().print("\nThe first of each kind:", table, sep="\n", markup=False)

@@ -1,0 +1,6 @@
+"""Events as rows of a Postgres table."""
+
+from consumers.sinks.postgres.sink import PostgresSink, create_schema
+from consumers.sinks.postgres.table import TableMismatch
+
+__all__ = ["PostgresSink", "TableMismatch", "create_schema"]

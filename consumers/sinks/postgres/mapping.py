@@ -1,0 +1,65 @@
+"""How an event becomes a row: a mapping's columns, and what it writes into them."""
+
+from __future__ import annotations
+
+from struct import Struct
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from consumers.sinks.postgres.binary import JSONB_VERSION, NULL, Texts, jsonb, microseconds
+from consumers.sinks.postgres.rows import Row
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from collections.abc import Mapping as Dictionary
+
+    from noetl_events.envelope import ExecutorEvent
+
+
+class Mapping(NamedTuple):
+    """
+    A way to write events into a table.
+
+    Args:
+        columns: the columns written, in the order they are, each with its type as Postgres names it.
+        row_of: makes the row of an event as the wire has it, given its id; raises `MalformedEvent` if it can be none.
+
+    """
+
+    columns: Dictionary[str, str]
+    row_of: Callable[[int, ExecutorEvent, Texts], Row]
+
+
+_pack_ids = Struct(">hiqiq").pack
+_pack_time_and_length = Struct(">iqiB").pack
+
+
+def _plain_row(event_id: int, event: ExecutorEvent, texts: Texts) -> Row:
+    # Neighbours are packed in one call each: this runs for every event, and takes most of the time a row takes.
+    context = bytes(event.context)
+    record = (
+        _pack_ids(len(PLAIN.columns), 8, event.execution_id, 8, event_id)
+        + texts[event.event_type]
+        + texts[event.step]
+        + texts[event.status]
+        + _pack_time_and_length(8, microseconds(event.created_at), len(context) + 1, JSONB_VERSION)
+        + context
+        + texts[event.worker_id]
+        + (NULL if event.meta is None else jsonb(bytes(event.meta)))
+    )
+    return Row(event_id, record)
+
+
+PLAIN: Final = Mapping(
+    columns={
+        "execution_id": "bigint NOT NULL",
+        "event_id": "bigint NOT NULL",
+        "event_type": "text NOT NULL",
+        "step": "text NOT NULL",
+        "status": "text NOT NULL",
+        "created_at": "timestamp with time zone NOT NULL",
+        "context": "jsonb NOT NULL",
+        "worker_id": "text",
+        "meta": "jsonb",
+    },
+    row_of=_plain_row,
+)

@@ -1,0 +1,167 @@
+"""The sink: what is given to it, what it counts, and how it ends."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final, Self
+from urllib.parse import parse_qsl, urlencode, urlsplit
+
+import asyncpg
+
+from consumers.sinks.postgres.errors import reason_of
+from consumers.sinks.postgres.mapping import PLAIN
+from consumers.sinks.postgres.noetl import NOETL
+from consumers.sinks.postgres.rows import Row, rows_of
+from consumers.sinks.postgres.session import BROKEN, connect
+from consumers.sinks.postgres.table import DEFAULT_TABLE, Table
+from consumers.sinks.postgres.writer import Writer
+from noetl_events.jetstream.options import redacted
+from noetl_events.sink import EventsRejected, SinkUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from noetl_events.envelope import ExecutorEvent
+
+_MAPPINGS: Final = {"plain": PLAIN, "noetl": NOETL}
+_ON_NUL: Final = ("reject", "replace")
+
+
+class PostgresSink:
+    """
+    Copy a batch into the table, in one transaction; what the table has already stays as it is.
+
+    Connects at the first emit, and again whenever the connection is lost.  It never creates anything but a temporary
+    staging table: `create_schema` does, for an operator.
+
+    When a row can never be stored, the batch is cut at it: the rows before it, and those after it, are transactions of
+    their own.  A row is rejected only after it was refused alone.
+
+    Args:
+        dsn: a libpq URL; of several hosts the first that takes writes is used.
+        table: schema.table.
+        mapping: `plain`, the table that `create_schema` makes, or `noetl`, NoETL's own.
+        on_nul: what becomes of a NUL, which Postgres cannot hold: its event is rejected, or it is replaced by U+FFFD.
+        deadline: seconds a transaction may take.
+
+    """
+
+    def __init__(
+        self,
+        dsn: str,
+        *,
+        table: str = DEFAULT_TABLE,
+        mapping: str = "plain",
+        on_nul: str = "reject",
+        deadline: float = 30.0,
+    ) -> None:
+        _require_one_of(_MAPPINGS, mapping=mapping)
+        _require_one_of(_ON_NUL, on_nul=on_nul)
+        self.rejected = 0
+        """Events that will never be rows."""
+        self._dsn = dsn
+        self._mapping = _MAPPINGS[mapping]
+        self._replace_nul = on_nul == "replace"
+        self._table = Table(table, self._mapping)
+        self._writer = Writer(dsn, self._table, deadline=deadline)
+        self._lock = asyncio.Lock()
+        self._storing: set[asyncio.Task[dict[int, str]]] = set()
+        self._closed = False
+
+    @classmethod
+    def from_url(cls, url: str) -> Self:
+        """
+        Open `postgresql://user@host/db`, with `?table=`, `?mapping=` and `?on_nul=` as the arguments of these names.
+
+        Raises:
+            ValueError: one of these is none.
+
+        """
+        parts = urlsplit(url)
+        query = dict(parse_qsl(parts.query))
+        table = query.pop("table", DEFAULT_TABLE)
+        mapping, on_nul = query.pop("mapping", "plain"), query.pop("on_nul", "reject")
+        return cls(parts._replace(query=urlencode(query)).geturl(), table=table, mapping=mapping, on_nul=on_nul)
+
+    @property
+    def table(self) -> str:
+        """Where events go, as schema.table."""
+        return self._table.name
+
+    @property
+    def inserted(self) -> int:
+        """Rows that were new."""
+        return self._writer.inserted
+
+    @property
+    def duplicates(self) -> int:
+        """Rows that were there already."""
+        return self._writer.duplicates
+
+    async def emit(self, event: ExecutorEvent) -> None:
+        """Insert *event*."""
+        await self.emit_batch([event])
+
+    async def emit_batch(self, events: Sequence[ExecutorEvent]) -> None:
+        """Insert *events*; see `EventSink` for what is raised."""
+        if self._closed:
+            raise RuntimeError("PostgresSink is closed")
+        rows, reasons = rows_of(events, self._mapping, replace_nul=self._replace_nul)
+        if rows:
+            reasons |= await self._store_undisturbed(rows)
+        self.rejected += len(reasons)
+        if reasons:
+            raise EventsRejected(reasons)
+
+    async def create_schema(self) -> None:
+        """
+        Create schema and table if they are missing; NoETL's own are not made, only looked at.
+
+        Raises:
+            TableMismatch: it differs, or is missing where it is not ours to make.
+            SinkUnavailable: the database is away, or says no.
+
+        """
+        try:
+            connection = await connect(self._dsn)
+        except (asyncpg.PostgresError, *BROKEN) as exc:
+            raise SinkUnavailable(f"cannot connect to {redacted(self._dsn)}: {reason_of(exc)}") from exc
+        try:
+            async with connection.transaction():
+                if self._mapping is PLAIN:
+                    await self._table.create(connection)
+                await self._table.check(connection)
+        except asyncpg.PostgresError as exc:
+            raise SinkUnavailable(reason_of(exc)) from exc
+        finally:
+            await connection.close()
+
+    async def aclose(self) -> None:
+        """Finish the transaction under way and close the connection."""
+        self._closed = True
+        if self._storing:
+            await asyncio.wait(self._storing)
+        self._writer.close()
+
+    async def _store_undisturbed(self, rows: list[Row]) -> dict[int, str]:
+        # A caller that is cancelled leaves its transaction to end by itself, within the deadline: asyncpg cannot use
+        # a connection that was left between two messages of the protocol.
+        storing = asyncio.create_task(self._store_in_turn(rows))
+        self._storing.add(storing)
+        storing.add_done_callback(self._storing.discard)
+        return await asyncio.shield(storing)
+
+    async def _store_in_turn(self, rows: list[Row]) -> dict[int, str]:
+        async with self._lock:
+            return await self._writer.store(rows)
+
+
+async def create_schema(url: str) -> None:
+    """Create what `PostgresSink.from_url(url)` needs; see `PostgresSink.create_schema`."""
+    await PostgresSink.from_url(url).create_schema()
+
+
+def _require_one_of(names: Iterable[str], **option: str) -> None:
+    for name, value in option.items():
+        if value not in names:
+            raise ValueError(f"{name}: {value!r} is none of {', '.join(names)}")

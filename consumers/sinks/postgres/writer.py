@@ -1,0 +1,186 @@
+"""
+Rows into a table, whatever comes between: one transaction if all goes well, else by what the server's answer means.
+
+`errors` has the table of meanings.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import deque
+from typing import TYPE_CHECKING, Final
+
+import asyncpg
+
+from consumers.sinks.postgres.errors import Meaning, meaning_of, reason_of
+from consumers.sinks.postgres.parts import cut, in_parts, is_refused
+from consumers.sinks.postgres.session import BROKEN, Session
+from consumers.sinks.postgres.table import TableMismatch
+from noetl_events.jetstream.options import redacted
+from noetl_events.sink import SinkUnavailable
+
+if TYPE_CHECKING:
+    from consumers.sinks.postgres.rows import Row
+    from consumers.sinks.postgres.table import Table
+
+_CONTENTION_ATTEMPTS: Final = 5
+_CONTENTION_WAIT: Final = 0.05
+_UNKNOWN_ATTEMPTS: Final = 3
+_PARENT_WAITS: Final = (0.1, 0.4, 1.0)
+_SUSPICIOUS_ROWS: Final = 10
+_MOST_ROWS: Final = 1_000_000
+
+
+class Writer:
+    """
+    Keeps a session on *table*, and stores batches with it, one at a time.
+
+    Args:
+        dsn: of the server.
+        table: to write to.
+        deadline: seconds a transaction may take.
+
+    """
+
+    def __init__(self, dsn: str, table: Table, *, deadline: float) -> None:
+        self.inserted = 0
+        self.duplicates = 0
+        self._dsn = dsn
+        self._table = table
+        self._deadline = deadline
+        self._session: Session | None = None
+        # What one transaction takes at most; a server too slow for it gets half as many.
+        self._most_rows = _MOST_ROWS
+        self._unknown_errors = 0
+
+    async def store(self, rows: list[Row]) -> dict[int, str]:
+        """
+        Store *rows*, and return by id why some never will be; all others are stored.
+
+        Raises:
+            SinkUnavailable: some may be stored; store all again, later.
+
+        """
+        refused = await self._store_patiently(rows)
+        _require_suspects_to_be_few(rows, refused)
+        self._unknown_errors = 0
+        return {event_id: reason_of(refusal) for event_id, refusal in refused.items()}
+
+    def close(self) -> None:
+        """Close the connection, if there is one; the next `store` opens another."""
+        if self._session is not None:
+            self._session.terminate()
+            self._session = None
+
+    async def _store_patiently(self, rows: list[Row]) -> dict[int, asyncpg.PostgresError]:
+        """Store *rows*, those whose parent is missing again after a while; return which were refused, and why."""
+        refused = await self._store_in_parts(rows)
+        for wait in _PARENT_WAITS:
+            orphans = [row for row in rows if _is_orphan(refused.get(row.event_id))]
+            if not orphans:
+                break
+            await asyncio.sleep(wait)
+            late = await self._store_in_parts(orphans)
+            kept = {event_id: refusal for event_id, refusal in refused.items() if not _is_orphan(refusal)}
+            refused = kept | late
+        return refused
+
+    async def _store_in_parts(self, rows: list[Row]) -> dict[int, asyncpg.PostgresError]:
+        """Store *rows*, a part being everything until a row is refused; return which were refused, and why."""
+        refused: dict[int, asyncpg.PostgresError] = {}
+        parts = deque(in_parts(rows, self._most_rows))
+        while parts:
+            part = parts.popleft()
+            refusal = await self._store_part(part) if part else None
+            if refusal is None:
+                continue
+            if is_refused(part, refusal):
+                refused |= dict.fromkeys((row.event_id for row in part), refusal)
+            else:
+                parts.extendleft(reversed(cut(part, refusal)))
+        self._most_rows = min(self._most_rows * 2, _MOST_ROWS)
+        return refused
+
+    async def _store_part(self, rows: list[Row]) -> asyncpg.PostgresError | None:
+        """Store *rows* in one transaction, or return why one of them cannot be."""
+        for attempt in range(1, _CONTENTION_ATTEMPTS + 1):
+            try:
+                inserted = await self._insert(rows)
+            except asyncpg.PostgresError as exc:
+                meaning = self._meaning_of(exc, rows)
+                if meaning in (Meaning.ROW, Meaning.ORPHAN):
+                    return exc
+                if meaning is not Meaning.CONTENTION or attempt == _CONTENTION_ATTEMPTS:
+                    self.close()
+                    raise SinkUnavailable(f"{self._table.name}: {reason_of(exc)}") from exc
+                await asyncio.sleep(random.uniform(0, _CONTENTION_WAIT * 2**attempt))
+            else:
+                self.inserted += inserted
+                self.duplicates += len(rows) - inserted
+                break
+        return None
+
+    async def _insert(self, rows: list[Row]) -> int:
+        session = self._session or await self._open()
+        try:
+            async with asyncio.timeout(self._deadline):
+                return await session.insert(rows)
+        except asyncpg.PostgresError:
+            raise
+        except BROKEN as exc:
+            if isinstance(exc, TimeoutError):
+                self._take_fewer_than(rows)
+            self.close()
+            raise SinkUnavailable(f"{redacted(self._dsn)}: {reason_of(exc)}") from exc
+        except asyncio.CancelledError:
+            self.close()
+            raise
+
+    async def _open(self) -> Session:
+        try:
+            self._session = await Session.open(self._dsn, self._table)
+        except asyncpg.ClientConfigurationError as exc:
+            raise ValueError(f"sink URL: {redacted(self._dsn)}: {exc}") from None
+        except TableMismatch as exc:
+            raise SinkUnavailable(str(exc)) from exc
+        except (asyncpg.PostgresError, *BROKEN) as exc:
+            raise SinkUnavailable(f"cannot connect to {redacted(self._dsn)}: {reason_of(exc)}") from exc
+        return self._session
+
+    def _meaning_of(self, error: asyncpg.PostgresError, rows: list[Row]) -> Meaning:
+        meaning = meaning_of(error)
+        if meaning is Meaning.SLOW:
+            self._take_fewer_than(rows)
+        if meaning is not Meaning.UNKNOWN:
+            return meaning
+        # An outage first, for those are wrongly taken for a bad row at the cost of every event; but not for ever.
+        self._unknown_errors += 1
+        return Meaning.OUTAGE if self._unknown_errors <= _UNKNOWN_ATTEMPTS else Meaning.ROW
+
+    def _take_fewer_than(self, rows: list[Row]) -> None:
+        self._most_rows = max(1, len(rows) // 2)
+
+
+def _is_orphan(refusal: asyncpg.PostgresError | None) -> bool:
+    return refusal is not None and meaning_of(refusal) is Meaning.ORPHAN
+
+
+def _require_suspects_to_be_few(rows: list[Row], refused: dict[int, asyncpg.PostgresError]) -> None:
+    """
+    Take a whole batch that was refused for one reason for the fault of the table, not of its events.
+
+    Not so where a parent is missing: a batch is often all of one execution, and one catalog entry that never comes must
+    not hold up everybody else.
+
+    Raises:
+        SinkUnavailable: it is.
+
+    """
+    reasons = {refusal.sqlstate: refusal for refusal in refused.values()}
+    if len(reasons) == 1 and _SUSPICIOUS_ROWS <= len(refused) == len({row.event_id for row in rows}):
+        (refusal,) = reasons.values()
+        if not _is_orphan(refusal):
+            raise SinkUnavailable(
+                f"every one of {len(refused)} events was refused: {reason_of(refusal)}; that is a fault of the table"
+            )

@@ -1,0 +1,214 @@
+"""
+A stream's past and a destination compared, event by event.
+
+    missing      in the stream, and no row
+    different    a row whose nine fields are not those of the event
+    duplicates   events with more than one row
+    dead         no row, because the message is malformed or a dead letter
+    extra        rows that the part of the stream looked at does not hold: older, younger, or of elsewhere
+
+The stream is read before the destination, and dead letters last: what a projector does meanwhile is no fault.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import aclosing, contextmanager
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+import msgspec
+
+from consumers.checksum import checksum
+from consumers.ledger import Ledger
+from consumers.readback import key_of, read_back
+from noetl_events.jetstream.delivery import delivery_of, event_of
+from noetl_events.jetstream.errors import StreamMissing
+from noetl_events.jetstream.history import History, Span
+from noetl_events.jetstream.instants import unix_nanoseconds
+from noetl_events.jetstream.topology import DEAD_LETTERS
+from noetl_events.json_values import MalformedEvent
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from contextlib import AbstractContextManager
+
+    from consumers.ledger import Place
+    from consumers.readback import Key
+    from noetl_events.envelope import ExecutorEvent
+    from noetl_events.jetstream.connection import Connection
+    from noetl_events.jetstream.delivery import Message
+
+    Show: TypeAlias = Callable[[str, int | None], AbstractContextManager[Callable[[int], None]]]
+
+EXAMPLES: Final = 10
+
+
+class Example(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One event, or one row, by what is known of it."""
+
+    sequence: int | None = None
+    execution_id: int | None = None
+    event_id: int | None = None
+    reason: str = ""
+
+
+class Verified(msgspec.Struct, kw_only=True):
+    """
+    What was found; `examples` names the first `EXAMPLES` of each kind.
+
+    `events` counts the events in the stream, `rows` their rows at the destination.
+    """
+
+    events: int = 0
+    rows: int = 0
+    missing: int = 0
+    different: int = 0
+    duplicates: int = 0
+    dead: int = 0
+    extra: int = 0
+    last_sequence: int = 0
+    examples: dict[str, list[Example]] = {}
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the destination holds every event as it is in the stream, dead letters aside."""
+        return not self.missing and not self.different
+
+
+class Verification:
+    """
+    Compare *span* of a stream with the destination *url*.
+
+    Args:
+        connection: to NATS; it stays open.
+        span: of the stream.
+        url: of the destination.
+        dead_letters: the stream they are kept in; it may be missing.
+        patience: seconds to wait while NATS is away.
+        show: called with what is read and how much of it there is; returns what to call with the number done.
+
+    Raises:
+        ValueError: the destination cannot be read back.
+
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        span: Span,
+        url: str,
+        *,
+        dead_letters: str = DEAD_LETTERS.name,
+        patience: float = 60.0,
+        show: Show | None = None,
+    ) -> None:
+        self._connection = connection
+        self._span = span
+        self._rows = read_back(url)
+        self._dead_letters = dead_letters
+        self._patience = patience
+        self._show = show or _silently
+        self._found = Verified()
+
+    async def run(self) -> Verified:
+        """
+        Return what was found; once.
+
+        Raises:
+            SinkUnavailable: it cannot be read now.
+            NatsUnavailable: the stream could not be read, for *patience* seconds.
+            StreamReplaced: the stream was created again meanwhile.
+            OSError: there is no room for temporary files.
+
+        """
+        try:
+            with Ledger() as ledger:
+                await self._read_stream(ledger)
+                await self._read_destination(ledger)
+                await self._read_dead_letters(ledger)
+                self._count(ledger)
+        except sqlite3.Error as exc:
+            raise OSError(f"temporary files: {exc}; set TMPDIR to a folder with more room") from exc
+        return self._found
+
+    async def _read_stream(self, ledger: Ledger) -> None:
+        async with History(self._connection, self._span, patience=self._patience) as history:
+            with self._show("reading the stream", history.total) as advance:
+                while messages := await history.read():
+                    ledger.expect(self._expected(messages))
+                    advance(len(messages))
+            self._found.last_sequence = history.position
+
+    def _expected(self, messages: Sequence[Message]) -> Iterator[tuple[Key, int, Place]]:
+        for message in messages:
+            delivery = delivery_of(message)
+            try:
+                event = event_of(message)
+            except MalformedEvent as exc:
+                self._found.dead += 1
+                self._keep("dead", Example(sequence=delivery.sequence, reason=str(exc)))
+            else:
+                yield key_of(event), checksum(event), (delivery.sequence, delivery.stored_ns)
+
+    async def _read_destination(self, ledger: Ledger) -> None:
+        with self._show("reading the destination", None) as advance:
+            async with aclosing(self._rows) as batches:
+                async for rows in batches:
+                    for row in rows:
+                        self._look_at(row, ledger)
+                    advance(len(rows))
+
+    def _look_at(self, row: ExecutorEvent, ledger: Ledger) -> None:
+        key = key_of(row)
+        if wanted := ledger.checksums(key):
+            ledger.find(key, wrong=_checksum_or_none(row) not in wanted)
+        else:
+            self._found.extra += 1
+            self._keep("extra", Example(execution_id=key[0], event_id=key[1]))
+
+    async def _read_dead_letters(self, ledger: Ledger) -> None:
+        span = Span(stream=self._dead_letters, headers_only=True)
+        try:
+            async with History(self._connection, span, patience=self._patience) as history:
+                while letters := await history.read():
+                    ledger.bury(filter(None, map(self._place_of, letters)))
+        except StreamMissing:
+            # Nothing has died yet.
+            return
+
+    def _place_of(self, letter: Message) -> Place | None:
+        said = letter.headers or {}
+        if said.get("Noetl-Stream") != self._span.stream:
+            return None
+        try:
+            return int(said.get("Noetl-Sequence", "")), unix_nanoseconds(said.get("Noetl-Time", ""))
+        except ValueError:
+            return None
+
+    def _count(self, ledger: Ledger) -> None:
+        found = self._found
+        found.events, found.rows, kinds = ledger.count()
+        found.missing, found.different, found.duplicates = kinds["missing"], kinds["different"], kinds["duplicates"]
+        found.events += found.dead
+        found.dead += kinds["dead"]
+        for kind, count in kinds.items():
+            for sequence, key in ledger.first(kind, EXAMPLES) if count else ():
+                self._keep(kind, Example(sequence=sequence, execution_id=key[0], event_id=key[1]))
+
+    def _keep(self, kind: str, example: Example) -> None:
+        examples = self._found.examples.setdefault(kind, [])
+        if len(examples) < EXAMPLES:
+            examples.append(example)
+
+
+def _checksum_or_none(row: ExecutorEvent) -> int | None:
+    try:
+        return checksum(row)
+    except (ValueError, TypeError, RecursionError, OverflowError):
+        # Somebody has made it what no event is.
+        return None
+
+
+@contextmanager
+def _silently(_what: str, _total: int | None) -> Iterator[Callable[[int], None]]:
+    yield lambda _: None

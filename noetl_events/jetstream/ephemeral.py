@@ -1,0 +1,261 @@
+"""
+A consumer for one read: nobody acknowledges, the server keeps it in memory and forgets it once we are gone.
+
+Whatever goes wrong (a reconnection, two heartbeats missed, the consumer or its leader gone, a message lost on the way)
+ends it.  What it handed out until then is complete and in order, so that another one goes on right behind it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections import deque
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final
+
+from nats.errors import Error as NatsError
+from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
+from nats.js.errors import APIError, NotFoundError
+
+from noetl_events.jetstream.delivery import delivery_of
+from noetl_events.jetstream.errors import ConsumerMissing, NatsUnavailable, PermissionDenied
+from noetl_events.jetstream.topology import jetstream, unavailable
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from nats.aio.client import Client
+    from nats.aio.msg import Msg
+    from nats.aio.subscription import Subscription
+
+    from noetl_events.jetstream.connection import Connection
+
+_EXPIRES: Final = 30.0
+_HEADER_ROOM: Final = 65_536
+# A sink that is away for minutes shall not cost us the consumer each time.
+_FORGOTTEN_AFTER: Final = 300.0
+_FAREWELL: Final = 2.0
+_ENDED_BY_SIZE: Final = ("Batch Completed", "Exceeds MaxBytes")
+
+
+class EphemeralConsumer:
+    """
+    Pull what *stream* holds, from a place on.
+
+    Args:
+        connection: to NATS; it stays open.
+        stream: to read.
+        max_messages: received and not yet taken, or asked for, at most.
+        max_bytes: likewise, of their payloads; but one message of any size always passes.
+        heartbeat: seconds between two signs of life of a quiet server; after twice as long it counts as gone.
+
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        stream: str,
+        *,
+        max_messages: int = 8_000,
+        max_bytes: int = 32 * 1024 * 1024,
+        heartbeat: float = 5.0,
+    ) -> None:
+        self.pending = 0
+        """Messages behind the last one taken, as the server counted them when it sent that one."""
+
+        self._connection = connection
+        self._stream = stream
+        self._max_messages = max_messages
+        self._max_bytes = max_bytes
+        self._heartbeat = heartbeat
+        self._name = ""
+        self._inbox = ""
+        self._client: Client | None = None
+        self._subscription: Subscription | None = None
+        self._buffer: deque[Msg] = deque()
+        self._buffered_bytes = 0
+        self._outstanding = 0
+        self._received = 0
+        self._taken = 0
+        self._oversized = False
+        self._idle = False
+        self._broken = ""
+        self._arrived = asyncio.Event()
+        self._heard = time.monotonic()
+
+    async def open(self, *, start: int | datetime | None, subject: str = "", headers_only: bool = False) -> None:
+        """
+        Create the consumer: from the sequence or the time *start* on, or from the first message.
+
+        Raises:
+            NatsUnavailable: the server did not answer, or said no.
+
+        """
+        js = await jetstream(self._connection)
+        try:
+            await self._subscribe(await self._connection.client())
+            info = await js.add_consumer(self._stream, _config(start, subject, headers_only=headers_only))
+        except (NatsError, APIError, OSError) as exc:
+            await self.aclose()
+            raise unavailable(self._connection, f"$JS.API.CONSUMER.CREATE.{self._stream}", exc) from exc
+        self._name = info.name
+        self.pending = info.num_pending or 0
+
+    async def pull(self, limit: int) -> list[Msg]:
+        """
+        Return the next 1 to *limit* messages, waiting for the first; none when nothing was left behind the last.
+
+        Raises:
+            NatsUnavailable: the consumer is of no use any more.
+
+        """
+        while self.pending and not self._buffer:
+            await self._keep_asking()
+            await self._wait_for_arrival()
+        batch = [self._buffer.popleft() for _ in range(min(limit, len(self._buffer)))]
+        if batch:
+            self._take(batch)
+            await self._keep_asking()
+        return batch
+
+    async def aclose(self) -> None:
+        """Drop what is in the buffer, and have the server forget the consumer."""
+        client, self._client = self._client, None
+        subscription, self._subscription = self._subscription, None
+        if client is None:
+            return
+        self._connection.off_reconnect(self._on_reconnect)
+        with suppress(NatsError, APIError, OSError, TimeoutError):
+            async with asyncio.timeout(_FAREWELL):
+                if subscription is not None:
+                    await subscription.unsubscribe()
+                if self._name and client.is_connected:
+                    await client.jetstream().delete_consumer(self._stream, self._name)
+
+    async def _subscribe(self, client: Client) -> None:
+        self._client, self._inbox = client, client.new_inbox()
+        self._connection.on_reconnect(self._on_reconnect)
+        # The server never has more under way than was asked for; a limit here would drop messages in silence.
+        self._subscription = await client.subscribe(
+            f"{self._inbox}.*", cb=self._on_message, pending_msgs_limit=0, pending_bytes_limit=0
+        )
+
+    async def _keep_asking(self) -> None:
+        room = self._max_messages - len(self._buffer) - self._outstanding
+        if not self.pending or self._broken or self._client is None:
+            return
+        if room >= self._max_messages // 2 and self._buffered_bytes <= self._max_bytes // 2:
+            await self._ask(self._client, room)
+
+    async def _ask(self, client: Client, room: int) -> None:
+        request: dict[str, Any] = {
+            "batch": room,
+            # Two requests under way and half a buffer are all of it.
+            "max_bytes": max(self._max_bytes // 4, client.max_payload + _HEADER_ROOM),
+            "expires": int(_EXPIRES * 1e9),
+            "idle_heartbeat": int(self._heartbeat * 1e9),
+        }
+        if self._oversized:
+            # Stored while the server took larger messages than it takes now.
+            request["batch"], request["max_bytes"] = 1, 0
+        self._oversized = False
+        self._heard = time.monotonic()
+        try:
+            await client.publish(self._next_subject, json.dumps(request).encode(), reply=f"{self._inbox}.next")
+        except (NatsError, OSError) as exc:
+            raise NatsUnavailable(f"cannot ask for messages: {str(exc) or type(exc).__name__}") from exc
+        self._outstanding += request["batch"]
+
+    @property
+    def _next_subject(self) -> str:
+        return f"$JS.API.CONSUMER.MSG.NEXT.{self._stream}.{self._name}"
+
+    async def _wait_for_arrival(self) -> None:
+        self._arrived.clear()
+        if not (self._buffer or self._broken or self._idle):
+            quiet = time.monotonic() - self._heard
+            with suppress(TimeoutError):
+                async with asyncio.timeout(max(2 * self._heartbeat - quiet, 0)):
+                    await self._arrived.wait()
+        if self._buffer:
+            return
+        self._require_life()
+        if self._idle:
+            await self._recount()
+
+    def _require_life(self) -> None:
+        if not self._broken and time.monotonic() - self._heard >= 2 * self._heartbeat:
+            self._broken = f"no heartbeat for {2 * self._heartbeat:g} s"
+        if not self._broken:
+            return
+        # nats-py tells of a denied publish only on the side.
+        if denial := self._connection.denial(self._next_subject):
+            raise PermissionDenied(denial)
+        raise NatsUnavailable(self._broken)
+
+    async def _recount(self) -> None:
+        """See whether the messages we wait for were deleted meanwhile."""
+        self._idle = False
+        js = await jetstream(self._connection)
+        try:
+            info = await js.consumer_info(self._stream, self._name)
+        except NotFoundError as exc:
+            raise ConsumerMissing(f"the consumer {self._name} of stream {self._stream} is gone") from exc
+        except (NatsError, APIError) as exc:
+            raise unavailable(self._connection, f"$JS.API.CONSUMER.INFO.{self._stream}", exc) from exc
+        if info.num_pending == 0 and not self._buffer:
+            if info.delivered is not None and info.delivered.consumer_seq != self._received:
+                raise NatsUnavailable("messages were lost on the way")
+            self.pending = 0
+
+    def _take(self, batch: list[Msg]) -> None:
+        first, last = delivery_of(batch[0]), delivery_of(batch[-1])
+        if (first.number, last.number) != (self._taken + 1, self._taken + len(batch)):
+            raise NatsUnavailable(f"messages were lost on the way, before sequence {last.sequence}")
+        self._taken += len(batch)
+        self._buffered_bytes -= sum(len(message.data) for message in batch)
+        self.pending = last.pending
+
+    async def _on_message(self, message: Msg) -> None:
+        self._heard = time.monotonic()
+        if message.reply:
+            self._idle = False
+            self._received += 1
+            self._outstanding -= 1
+            self._buffered_bytes += len(message.data)
+            self._buffer.append(message)
+        else:
+            self._on_status(message)
+        self._arrived.set()
+
+    def _on_status(self, message: Msg) -> None:
+        headers = message.headers or {}
+        status, text = headers.get("Status", ""), headers.get("Description", "")
+        if status == "100":
+            self._idle = True
+        elif status == "408" or any(ending in text for ending in _ENDED_BY_SIZE):
+            self._outstanding -= int(headers.get("Nats-Pending-Messages", 0))
+            self._oversized = "Exceeds" in text
+        else:
+            self._broken = self._broken or f"{status} {text}".strip()
+
+    def _on_reconnect(self) -> None:
+        self._broken = self._broken or "reconnected"
+        self._arrived.set()
+
+
+def _config(start: int | datetime | None, subject: str, *, headers_only: bool) -> ConsumerConfig:
+    config = ConsumerConfig(
+        ack_policy=AckPolicy.NONE,
+        deliver_policy=DeliverPolicy.ALL,
+        filter_subject=subject or None,
+        headers_only=headers_only or None,
+        inactive_threshold=_FORGOTTEN_AFTER,
+        mem_storage=True,
+    )
+    if isinstance(start, int):
+        config.deliver_policy, config.opt_start_seq = DeliverPolicy.BY_START_SEQUENCE, start
+    elif start is not None:
+        config.deliver_policy, config.opt_start_time = DeliverPolicy.BY_START_TIME, start
+    return config

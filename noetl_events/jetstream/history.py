@@ -1,0 +1,180 @@
+"""A stream's past, read once, in order, up to where the stream ends when the reading begins."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from datetime import datetime
+from typing import TYPE_CHECKING, Self, TypeVar
+
+import msgspec
+import structlog
+
+from noetl_events.backoff import Backoff
+from noetl_events.jetstream.delivery import delivery_of
+from noetl_events.jetstream.ephemeral import EphemeralConsumer
+from noetl_events.jetstream.errors import NatsUnavailable, PermissionDenied, StreamMissing, StreamReplaced
+from noetl_events.jetstream.topology import show_stream
+from noetl_events.spool.watermark import Watermark
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from noetl_events.jetstream.connection import Connection
+    from noetl_events.jetstream.delivery import Message
+
+T = TypeVar("T")
+
+log = structlog.get_logger()
+
+
+class Span(msgspec.Struct, frozen=True, kw_only=True):
+    """
+    A part of a stream's past.
+
+    Args:
+        stream: that holds it.
+        start: the sequence or the time of its first message; None for the first there is.
+        end: the sequence of its last message; None for the last there is when the reading begins.
+        subject: of the messages wanted; empty for all.
+        headers_only: leave out the bodies.
+
+    """
+
+    stream: str
+    start: int | datetime | None = None
+    end: int | None = None
+    subject: str = ""
+    headers_only: bool = False
+
+
+class History:
+    """
+    Read *span* from its first message to its last, each once; `async with` begins and ends it.
+
+    It disturbs nobody: its consumer is its own, and nothing is acknowledged.  Through reconnections, restarts and a new
+    leader it goes on behind the last message read.
+
+    Args:
+        connection: to NATS; it stays open.
+        span: what to read.
+        patience: seconds `read` waits while NATS is away.
+        max_messages: received and not yet read, or asked for, at most.
+        max_bytes: likewise, of their payloads; but one message of any size always passes.
+        heartbeat: seconds between two signs of life of a quiet server; after twice as long it counts as gone.
+
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        span: Span,
+        *,
+        patience: float = 60.0,
+        max_messages: int = 8_000,
+        max_bytes: int = 32 * 1024 * 1024,
+        heartbeat: float = 5.0,
+    ) -> None:
+        self.span = span
+        self.first = 0
+        """The sequence of the first message the stream held at the beginning."""
+        self.end = 0
+        """The sequence after which nothing is read."""
+        self.total = 0
+        """Messages there were to read at the beginning: some may be deleted before they are."""
+        self.position = 0
+        """The sequence of the last message read; 0 before the first."""
+
+        self._connection = connection
+        self._patience = patience
+        self._bounds = {"max_messages": max_messages, "max_bytes": max_bytes}
+        self._heartbeat = heartbeat
+        self._backoff = Backoff(initial=0.1, maximum=5.0)
+        self._mark: Watermark | None = None
+        self._consumer: EphemeralConsumer | None = None
+        self._over = False
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self._hold(self._ready)
+        except BaseException:
+            await self._leave()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._over = True
+        await self._leave()
+
+    async def read(self, limit: int = 2_000) -> Sequence[Message]:
+        """
+        Return the next 1 to *limit* messages in the order of the stream; none after the last.
+
+        Raises:
+            StreamReplaced: the stream is not the one this reading began with.
+            StreamMissing: there is no such stream.
+            PermissionDenied: the account may not read it.
+            NatsUnavailable: for *patience* seconds it could not be read; reading on is safe.
+
+        """
+        batch: list[Message] = [] if self._over else [*await self._hold(lambda: self._pull(limit))]
+        while batch and delivery_of(batch[-1]).sequence > self.end:
+            batch.pop()
+        if batch:
+            self.position = delivery_of(batch[-1]).sequence
+        self._over = not batch or self.position >= self.end
+        return batch
+
+    async def _hold(self, attempt: Callable[[], Awaitable[T]]) -> T:
+        give_up = time.monotonic() + self._patience
+        for wait in self._backoff.waits():
+            try:
+                return await attempt()
+            except (StreamMissing, PermissionDenied):
+                raise
+            except NatsUnavailable as exc:
+                await self._leave()
+                if time.monotonic() >= give_up:
+                    raise
+                log.warning("history.resuming", stream=self.span.stream, after=self.position, reason=str(exc))
+                await asyncio.sleep(wait)
+        raise AssertionError("the waits never end")
+
+    async def _pull(self, limit: int) -> Sequence[Message]:
+        consumer = await self._ready()
+        return [] if consumer is None else await consumer.pull(limit)
+
+    async def _ready(self) -> EphemeralConsumer | None:
+        """Return the consumer, created if there is none; None when there is nothing to read."""
+        if self._consumer is not None:
+            return self._consumer
+        await self._recognise()
+        start = self.position + 1 if self.position else self.span.start
+        first = max(self.first, start if isinstance(start, int) else 0)
+        if first > self.end:
+            return None
+        consumer = EphemeralConsumer(self._connection, self.span.stream, heartbeat=self._heartbeat, **self._bounds)
+        await consumer.open(start=start, subject=self.span.subject, headers_only=self.span.headers_only)
+        self.total = self.total or min(consumer.pending, self.end - first + 1)
+        self._consumer = consumer
+        return consumer
+
+    async def _recognise(self) -> None:
+        """See that the stream is the one this reading began with, or begin it."""
+        info = await show_stream(self._connection, self.span.stream)
+        mark = Watermark(str(info.created), info.state.last_seq)
+        if self._mark is None:
+            self._mark, self.first = mark, info.state.first_seq
+            self.end = mark.last_seq if self.span.end is None else min(self.span.end, mark.last_seq)
+            if isinstance(self.span.start, int) and self.span.start < self.first:
+                log.warning("history.begins_later", stream=self.span.stream, wanted=self.span.start, first=self.first)
+        elif not mark.has_kept(self._mark):
+            raise StreamReplaced(
+                f"stream {self.span.stream} was created again, or lost its end, after sequence {self.position} was "
+                "read: its sequences name other messages now; start over"
+            )
+
+    async def _leave(self) -> None:
+        consumer, self._consumer = self._consumer, None
+        if consumer is not None:
+            await consumer.aclose()

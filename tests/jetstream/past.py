@@ -1,0 +1,52 @@
+"""A stream with a past, and its readers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from noetl_events.jetstream.delivery import delivery_of
+from noetl_events.jetstream.history import History, Span
+from noetl_events.jetstream.topology import jetstream
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from noetl_events.jetstream.connection import Connection
+    from noetl_events.jetstream.delivery import Message
+
+
+async def publish(connection: Connection, subject: str, bodies: Iterable[bytes]) -> None:
+    """Store *bodies* in order."""
+    js = await jetstream(connection)
+    for acknowledged in [await js.publish_async(subject, body) for body in bodies]:
+        await acknowledged
+
+
+async def fill(connection: Connection, stream: str, count: int, *, start: int = 1) -> None:
+    """Store messages whose bodies are their sequences in a new stream."""
+    await publish(connection, f"{stream}.x", (b"%d" % number for number in range(start, start + count)))
+
+
+async def read_all(history: History, limit: int = 2_000) -> list[int]:
+    """Return the sequences of everything left, in the order they came, having seen that no batch exceeds *limit*."""
+    found: list[int] = []
+    while batch := await history.read(limit):
+        assert len(batch) <= limit
+        found += sequences(batch)
+    return found
+
+
+def sequences(batch: Sequence[Message]) -> list[int]:
+    """Return the sequences of *batch*."""
+    return [delivery_of(message).sequence for message in batch]
+
+
+async def past(connection: Connection, stream: str, **span: Any) -> list[int]:
+    """Return the sequences of a span of *stream*."""
+    async with History(connection, Span(stream=stream, **span)) as history:
+        return await read_all(history)
+
+
+async def consumers(connection: Connection, stream: str) -> list[str]:
+    """Return the names of the consumers of *stream*."""
+    return [info.name for info in await (await jetstream(connection)).consumers_info(stream)]

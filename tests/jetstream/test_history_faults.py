@@ -1,0 +1,149 @@
+"""A reading of a stream's past while its connection, its consumer, its server or the stream itself goes away."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import pytest
+
+from noetl_events.jetstream.connection import Connection
+from noetl_events.jetstream.errors import NatsUnavailable, StreamReplaced
+from noetl_events.jetstream.history import History, Span
+from noetl_events.jetstream.options import ConnectOptions
+from noetl_events.jetstream.topology import StreamDeclaration, ensure_stream, jetstream
+from noetl_events.testing.nats_server import nats_cluster
+from noetl_events.testing.proxy import FaultyProxy
+from tests.jetstream.past import consumers, fill, read_all, sequences
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from noetl_events.testing.nats_server import NatsServer
+
+EVENTS = StreamDeclaration(name="events", subjects=("events.>",))
+COUNT = 2_000
+
+
+@pytest.fixture
+async def proxy(nats_url: str) -> AsyncIterator[FaultyProxy]:
+    """Return a proxy before the server of this session."""
+    parts = urlsplit(nats_url)
+    async with FaultyProxy(parts.hostname or "", parts.port or 0) as standing:
+        yield standing
+
+
+@pytest.fixture
+async def own_connection(own_server: NatsServer) -> AsyncIterator[Connection]:
+    """Return a connection to a server of this test, with a stream of `COUNT` messages."""
+    async with Connection(ConnectOptions(servers=own_server.url)) as opened:
+        await ensure_stream(opened, EVENTS)
+        await fill(opened, "events", COUNT)
+        yield opened
+
+
+async def test_lost_consumer_is_replaced(connection: Connection, stream: StreamDeclaration) -> None:
+    """When the server forgets the consumer, another one goes on right behind the last message read."""
+    await fill(connection, stream.name, COUNT)
+    found: list[int] = []
+    async with History(connection, Span(stream=stream.name), max_messages=200) as history:
+        while batch := await history.read(100):
+            found += sequences(batch)
+            for name in await consumers(connection, stream.name) if len(found) % 400 == 0 else ():
+                await (await jetstream(connection)).delete_consumer(stream.name, name)
+
+    assert found == [*range(1, COUNT + 1)]
+
+
+async def test_cut_connection(nats_url: str, proxy: FaultyProxy, stream: StreamDeclaration) -> None:
+    """Messages that a reconnection lost on their way come again, once and in order."""
+    found: list[int] = []
+    async with Connection(ConnectOptions(servers=proxy.url("nats"))) as connection:
+        await fill(connection, stream.name, COUNT)
+        async with History(connection, Span(stream=stream.name), max_messages=200) as history:
+            while batch := await history.read(100):
+                found += sequences(batch)
+                if len(found) % 500 == 0:
+                    proxy.cut()
+
+    assert found == [*range(1, COUNT + 1)]
+
+
+async def test_silence_is_noticed(proxy: FaultyProxy, stream: StreamDeclaration) -> None:
+    """A server that only stops answering is found out by its heartbeats, and the reading goes on when it is back."""
+    async with Connection(ConnectOptions(servers=proxy.url("nats"))) as connection:
+        await fill(connection, stream.name, COUNT)
+        async with History(connection, Span(stream=stream.name), max_messages=200, heartbeat=0.2) as history:
+            first = await history.read(100)
+            proxy.black_hole()
+            reading = asyncio.create_task(read_all(history, 100))
+            done, _ = await asyncio.wait({reading}, timeout=1.0)
+            assert not done
+            proxy.heal()
+            async with asyncio.timeout(30):
+                rest = await reading
+
+    assert sequences(first) + rest == [*range(1, COUNT + 1)]
+
+
+async def test_server_killed_and_restarted(own_server: NatsServer, own_connection: Connection) -> None:
+    """A reading survives its server: the consumer was in memory only, and is made again."""
+    async with History(own_connection, Span(stream="events"), max_messages=200) as history:
+        first = await history.read(100)
+        own_server.kill()
+        reading = asyncio.create_task(read_all(history, 100))
+        await asyncio.to_thread(own_server.start)
+        async with asyncio.timeout(30):
+            rest = await reading
+
+    assert sequences(first) + rest == [*range(1, COUNT + 1)]
+
+
+async def test_server_away_for_longer_than_the_patience(own_server: NatsServer, own_connection: Connection) -> None:
+    """It says so, and reading on later is safe."""
+    span = Span(stream="events")
+    async with History(own_connection, span, max_messages=200, heartbeat=0.2, patience=0.2) as history:
+        first = await history.read(100)
+        own_server.kill()
+        with pytest.raises(NatsUnavailable):
+            await read_all(history, 100)
+        before = history.position
+        await asyncio.to_thread(own_server.start)
+        await (await own_connection.client()).flush(timeout=10)
+        rest = await read_all(history, 100)
+
+    assert len(first) <= before < COUNT
+    assert rest == [*range(before + 1, COUNT + 1)]
+
+
+@pytest.mark.parametrize("count", [10, COUNT + 10], ids=["shorter", "longer"])
+async def test_stream_created_again_is_an_error(own_connection: Connection, count: int) -> None:
+    """Sequences of another stream of the same name are not taken for those of the one that was read."""
+    js = await jetstream(own_connection)
+    async with History(own_connection, Span(stream="events"), max_messages=200) as history:
+        await history.read(100)
+        await js.delete_stream("events")
+        await ensure_stream(own_connection, EVENTS)
+        await fill(own_connection, "events", count)
+        with pytest.raises(StreamReplaced, match="stream events was created again"):
+            await read_all(history, 100)
+
+
+async def test_leaders_change(tmp_path: Path) -> None:
+    """In a cluster every server is killed once while the past is read: all of it comes, once and in order."""
+    with nats_cluster(tmp_path) as members:
+        urls = ",".join(member.url for member in members)
+        async with Connection(ConnectOptions(servers=urls)) as connection:
+            await ensure_stream(connection, StreamDeclaration(name="events", subjects=("events.>",), replicas=3))
+            await fill(connection, "events", COUNT)
+            found: list[int] = []
+            async with History(connection, Span(stream="events"), max_messages=200, heartbeat=1.0) as history:
+                for member in members:
+                    found += sequences(await history.read(100))
+                    member.kill()
+                    await asyncio.to_thread(member.start)
+                found += await read_all(history, 100)
+
+    assert found == [*range(1, COUNT + 1)]

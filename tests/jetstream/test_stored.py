@@ -1,0 +1,152 @@
+"""What a stream holds, message by message, on a real server."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import aclosing
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+import pytest
+
+from noetl_events.jetstream.errors import MessageTooLarge, NatsUnavailable, StreamMissing
+from noetl_events.jetstream.instants import rfc3339, unix_nanoseconds
+from noetl_events.jetstream.store import store
+from noetl_events.jetstream.stored import find_stored, read_stored, remove_stored
+from noetl_events.jetstream.topology import jetstream
+
+if TYPE_CHECKING:
+    from noetl_events.jetstream.connection import Connection
+    from noetl_events.jetstream.topology import StreamDeclaration
+
+
+async def fill(connection: Connection, stream: StreamDeclaration, count: int) -> None:
+    """Store *count* messages."""
+    for number in range(1, count + 1):
+        await store(connection, f"{stream.name}.x", b"%d" % number, {"Number": f"é{number}"})
+
+
+async def test_reads_all_there_is_and_leaves_no_consumer(connection: Connection, stream: StreamDeclaration) -> None:
+    """Several pages come in order, with and without their bodies."""
+    await fill(connection, stream, 250)
+    whole = [stored async for stored in read_stored(connection, stream.name)]
+    heads = [stored async for stored in read_stored(connection, stream.name, headers_only=True)]
+
+    assert [stored.data for stored in whole] == [b"%d" % number for number in range(1, 251)]
+    assert [(each.sequence, each.size, each.data) for each in heads[98:101]] == [
+        (99, 2, b""),
+        (100, 3, b""),
+        (101, 3, b""),
+    ]
+    assert heads[0].headers == whole[0].headers == {"Number": "é1"}
+    assert (await (await jetstream(connection)).stream_info(stream.name)).state.consumer_count == 0
+
+
+async def test_what_comes_or_goes_while_it_reads(connection: Connection, stream: StreamDeclaration) -> None:
+    """What is stored later is left out, so that a reader who causes more comes to an end; what is gone is skipped."""
+    await fill(connection, stream, 150)
+    seen = []
+    async with aclosing(read_stored(connection, stream.name)) as reading:
+        async for stored in reading:
+            seen.append(stored.sequence)
+            if stored.sequence == 1:
+                for sequence in range(101, 151):
+                    await remove_stored(connection, stream.name, sequence)
+                await store(connection, f"{stream.name}.x", b"later", {"A": "b"})
+
+    assert seen == list(range(1, 101))
+
+
+@pytest.mark.slow
+async def test_rest_that_goes_while_it_reads_ends_the_reading(
+    connection: Connection, stream: StreamDeclaration
+) -> None:
+    """With nothing left to come the reading ends, as if it had never been there."""
+    await fill(connection, stream, 150)
+    seen = []
+    async with asyncio.timeout(30), aclosing(read_stored(connection, stream.name)) as reading:
+        async for stored in reading:
+            seen.append(stored.sequence)
+            if stored.sequence == 1:
+                await (await jetstream(connection)).purge_stream(stream.name)
+
+    assert seen == list(range(1, 101))
+
+
+async def test_reads_since_a_time(connection: Connection, stream: StreamDeclaration) -> None:
+    """Only what was stored then or later is read."""
+    await fill(connection, stream, 1)
+    future = datetime.now(UTC) + timedelta(hours=1)
+
+    assert [stored async for stored in read_stored(connection, stream.name, since=future)] == []
+    past = datetime.now(UTC) - timedelta(hours=1)
+    assert len([stored async for stored in read_stored(connection, stream.name, since=past)]) == 1
+
+
+async def test_found_is_what_was_read(connection: Connection, stream: StreamDeclaration) -> None:
+    """Looked up one by one a message is the same, headers that are not ASCII and nanoseconds included."""
+    await fill(connection, stream, 1)
+    [read] = [stored async for stored in read_stored(connection, stream.name)]
+
+    assert await find_stored(connection, stream.name, 1) == read
+    assert await find_stored(connection, stream.name, 2) is None
+
+
+async def test_removed_is_gone(connection: Connection, stream: StreamDeclaration) -> None:
+    """It says whether there was something to remove."""
+    await fill(connection, stream, 1)
+
+    assert [await remove_stored(connection, stream.name, 1) for _ in range(2)] == [True, False]
+    assert not await remove_stored(connection, stream.name, 99)
+
+
+async def test_message_that_may_not_be_removed(connection: Connection, stream: StreamDeclaration) -> None:
+    """A stream that forbids it is not taken for one where the message is gone."""
+    js = await jetstream(connection)
+    await js.add_stream(name=f"{stream.name}_kept", subjects=[f"kept.{stream.name}"], deny_delete=True)
+    await store(connection, f"kept.{stream.name}", b"", {"A": "b"})
+
+    with pytest.raises(NatsUnavailable, match="cannot be removed: message delete not permitted"):
+        await remove_stored(connection, f"{stream.name}_kept", 1)
+    await js.delete_stream(f"{stream.name}_kept")
+
+
+async def test_missing_stream_is_named(connection: Connection) -> None:
+    """Each of them says what to run."""
+    with pytest.raises(StreamMissing, match="stream ensure"):
+        await find_stored(connection, "nowhere", 1)
+    with pytest.raises(StreamMissing, match="stream ensure"):
+        await remove_stored(connection, "nowhere", 1)
+    with pytest.raises(StreamMissing, match="stream ensure"):
+        [_ async for _ in read_stored(connection, "nowhere")]
+
+
+async def test_message_too_large_is_not_sent(connection: Connection, stream: StreamDeclaration) -> None:
+    """Exactly what the server takes is stored; one byte more is refused here, and the connection stays."""
+    client = await connection.client()
+    room = client.max_payload - len("NATS/1.0\r\nA: b\r\n\r\n")
+    await store(connection, f"{stream.name}.x", b"x" * room, {"A": "b"})
+
+    with pytest.raises(MessageTooLarge):
+        await store(connection, f"{stream.name}.x", b"x" * (room + 1), {"A": "b"})
+    assert await connection.client() is client
+    assert client.is_connected
+
+
+@pytest.mark.parametrize(
+    ("text", "nanoseconds"),
+    [
+        pytest.param("1970-01-01T00:00:00.000000001Z", 1, id="a nanosecond"),
+        pytest.param("2026-05-31T03:14:15.123456789Z", 1780197255123456789, id="nine digits"),
+    ],
+)
+def test_instants_keep_their_nanoseconds(text: str, nanoseconds: int) -> None:
+    """A time and its text are the same instant."""
+    assert unix_nanoseconds(text) == nanoseconds
+    assert rfc3339(nanoseconds) == text
+
+
+def test_instants_as_servers_shorten_them() -> None:
+    """Servers leave trailing zeros out."""
+    assert unix_nanoseconds("1970-01-01T00:00:01.5Z") == 1_500_000_000
+    assert unix_nanoseconds("1970-01-01T00:00:01Z") == 1_000_000_000
