@@ -1,8 +1,8 @@
 """
 The numbers of a projector process for Prometheus, read when somebody asks: the loop pays nothing for them.
 
-The labels are the consumer, and where a metric has parts or kinds, which one: nothing that grows.  A replica shows what it
-did itself and how its consumers are: over replicas, counts are summed up, and of a lag the maximum is true.
+The labels are the consumer, and where a metric has parts or kinds, which one: nothing that grows.  A replica shows what
+it did itself and how its consumers are: over replicas, counts are summed up, and of a lag the maximum is true.
 """
 
 from __future__ import annotations

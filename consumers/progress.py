@@ -100,10 +100,12 @@ class Progress(msgspec.Struct, kw_only=True):
         self.holding, self.reason = part, reason
         self.resting_until = self.moved + rest
 
-    def resume(self, seconds: float) -> None:
-        """Note that it is back, after so many *seconds*."""
+    def resume(self) -> float:
+        """Note that it is back, and return after how many seconds."""
+        seconds = time.monotonic() - self.holding_since
         self.holding = self.reason = ""
         self.held_seconds += seconds
+        return seconds
 
     def held(self, now: float) -> float:
         """Return `held_seconds` with those of what is still away at *now*."""

@@ -142,7 +142,7 @@ class Projector:
 
     async def step(self) -> bool:
         """Carry what one pull brings; return False once stopped and nothing is left."""
-        messages = await self._hold("nats", lambda: self._puller.pull(self._batch_size))
+        messages = await self._hold("nats", self._pull)
         if not messages:
             return False
         self._in_hand.extend(messages)
@@ -152,6 +152,13 @@ class Projector:
             for smaller in await self._narrowed(part):
                 await self._carry(smaller)
         return True
+
+    async def _pull(self) -> list[Message]:
+        await self._puller.ask()
+        if self._puller.is_reading:
+            # NATS is back, however long the next message takes.
+            self._resume("nats")
+        return await self._puller.pull(self._batch_size)
 
     async def _narrowed(self, part: Part) -> list[Part]:
         if not part.suspected:
@@ -233,14 +240,13 @@ class Projector:
 
     async def _hold(self, part: str, attempt: Callable[[], Awaitable[T]]) -> T:
         """Return what *attempt* returns, trying again while *part* is away."""
-        began, reminded = 0.0, 0.0
+        reminded = 0.0
         for wait in self._backoff.waits():
             self.progress.attempting = part
             try:
                 result = await attempt()
             except (SinkUnavailable, NatsUnavailable) as exc:
                 now = time.monotonic()
-                began = began or now
                 rest = getattr(exc, "retry_after", None) or wait
                 self.progress.hold(part, str(exc), rest)
                 if now - reminded >= _REMIND_AFTER or not reminded:
@@ -249,11 +255,13 @@ class Projector:
                 await self._pause(rest)
             else:
                 self.progress.attempting = ""
-                if began:
-                    self.progress.resume(time.monotonic() - began)
-                    log.info("projector.resumed", part=part, seconds=round(time.monotonic() - began, 3))
+                self._resume(part)
                 return result
         raise AssertionError("the waits never end")
+
+    def _resume(self, part: str) -> None:
+        if self.progress.holding:
+            log.info("projector.resumed", part=part, seconds=round(self.progress.resume(), 3))
 
     async def _pause(self, seconds: float) -> None:
         # Somebody waits for us to stop: try again soon, whatever the back-off says.
