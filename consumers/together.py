@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
 
     Task: TypeAlias = Callable[[], Coroutine[Any, Any, None]]
+
+
+_CANCEL_AGAIN: Final = 0.5
 
 
 class Worker(Protocol):
@@ -62,11 +65,20 @@ class Together:
                 for task in done:
                     task.result()
                 working -= done
+                beside -= done
         finally:
-            for task in working | beside:
-                task.cancel()
-            await asyncio.gather(*working, *beside, return_exceptions=True)
+            await _end(working | beside)
 
     async def stop(self) -> None:
         """Ask for nothing more, in any of them."""
         await asyncio.gather(*(worker.stop() for worker in self._workers))
+
+
+async def _end(tasks: set[asyncio.Task[None]]) -> None:
+    pending = tasks
+    while pending:
+        for task in pending:
+            task.cancel()
+        # More than once: nats-py swallows a cancellation that comes while it flushes.
+        _, pending = await asyncio.wait(pending, timeout=_CANCEL_AGAIN)
+    await asyncio.gather(*tasks, return_exceptions=True)

@@ -109,6 +109,18 @@ class Puller:
         """Seconds between two calls of `keep_alive`: a third of the shortest time the server waits for one."""
         return min(self.consumer.ack_wait, PIN_TTL if self.consumer.exclusive else self.consumer.ack_wait) / 3
 
+    async def ask(self) -> None:
+        """
+        Have messages sent to us, and return without waiting for one; `pull` does the same before it waits.
+
+        Raises:
+            NatsUnavailable: the consumer cannot be read now (its subclasses say why); ask again later.
+            TopologyDrift: the consumer on the server is not the one declared.
+
+        """
+        if not self._stopping:
+            await self._keep_asking()
+
     async def pull(self, limit: int) -> list[Message]:
         """
         Return 1 to *limit* messages in the order of delivery, waiting for the first; none once stopped and empty.
