@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
 
 import structlog
 
+from consumers.cancellation import end_tasks
 from consumers.progress import Progress
 from consumers.suspects import FATAL, parts_of
 from noetl_events.backoff import Backoff
@@ -65,7 +66,6 @@ class Projector:
         trials: notes what is written that may have killed the process before.
         batch_size: events written at once, at most.
         backoff: the waits while something is away.
-        on_write: called with the events and the seconds of each write that ended well.
         progress: the numbers to go on with; new ones by default.
 
     """
@@ -79,7 +79,6 @@ class Projector:
         *,
         batch_size: int = 2_000,
         backoff: Backoff | None = None,
-        on_write: Callable[[int, float], None] = lambda _events, _seconds: None,
         progress: Progress | None = None,
     ) -> None:
         self.progress = progress or Progress()
@@ -89,7 +88,6 @@ class Projector:
         self._trials = trials
         self._batch_size = batch_size
         self._backoff = backoff or Backoff()
-        self._on_write = on_write
         self._in_hand: deque[Message] = deque()
         self._stopping = asyncio.Event()
 
@@ -129,10 +127,11 @@ class Projector:
         try:
             while await self.step():
                 self.progress.move()
+                if heartbeats.done():
+                    heartbeats.result()
             await self._puller.flush()
         finally:
-            heartbeats.cancel()
-            await asyncio.wait({heartbeats})
+            await end_tasks([heartbeats])
             await self._puller.aclose()
 
     async def stop(self) -> None:
@@ -204,7 +203,6 @@ class Projector:
             _require_some_taken(batch, reasons)
         seconds = time.monotonic() - began
         self.progress.write(len(batch), seconds)
-        self._on_write(len(batch), seconds)
         return {event_id: ("rejected", reason) for event_id, reason in reasons.items()}
 
     async def _try(self, batch: list[ExecutorEvent], part: Part) -> Refusals:

@@ -49,7 +49,6 @@ class Service:
         to: URLs of the destinations.
         durable: the name of the consumer, or what the names of several begin with.
         standby: let one replica work at a time, in the order of the stream, and the others wait for its end.
-        on_write: called with the name of the consumer, the events and the seconds of each write.
         opener: opens the sink of a URL.
 
     Raises:
@@ -66,12 +65,10 @@ class Service:
         *,
         durable: str,
         standby: bool = False,
-        on_write: Callable[[str, int, float], None] = lambda _consumer, _events, _seconds: None,
         opener: Callable[[str], EventSink] = open_sink,
     ) -> None:
         self._settings = settings
         self._connection = connection
-        self._on_write = on_write
         self._dead_letters = DeadLetters(connection)
         self.channels = [
             Channel(consumer, opener(destination.url))
@@ -123,6 +120,5 @@ class Service:
             self._dead_letters,
             Trials(self._connection),
             batch_size=self._settings.projector.batch_size,
-            on_write=partial(self._on_write, channel.consumer.name),
             progress=progress,
         )
