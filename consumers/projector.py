@@ -147,7 +147,7 @@ class Projector:
         self._in_hand.extend(messages)
         # Pending is what is behind the last one delivered: what is buffered is in hand already.
         self.progress.receive(len(messages), delivery_of((self._puller.buffered or messages)[-1]))
-        for part in parts_of(messages):
+        for part in parts_of(messages, in_doubt=self._puller.in_doubt):
             for smaller in await self._narrowed(part):
                 await self._carry(smaller)
         return True
@@ -185,13 +185,17 @@ class Projector:
         if not events:
             return []
         batch = [event for event, _ in events]
-        attempt = partial(self._try, batch, part) if part.suspected else partial(self._emit, batch)
+        attempt = partial(self._try, batch, part) if part.suspected else partial(self._emit_together, batch)
         refused = await self._hold("sink", attempt)
         return [
             (message, *refused[event.event_id])
             for event, message in events
             if event.event_id is not None and event.event_id in refused
         ]
+
+    async def _emit_together(self, batch: list[ExecutorEvent]) -> Refusals:
+        async with self._trials.turns.together():
+            return await self._emit(batch)
 
     async def _emit(self, batch: list[ExecutorEvent]) -> Refusals:
         began = time.monotonic()
@@ -209,14 +213,26 @@ class Projector:
         """Emit what may have killed the process before; what escapes here leaves the note of the trial behind."""
         if part.is_fatal:
             return {event.event_id or 0: ("fatal", FATAL) for event in batch}
-        await self._trials.begin(part)
-        try:
-            refused = await self._emit(batch)
-        except SinkUnavailable:
+        turns = self._trials.turns
+        # Only a death in solitude is a verdict: any projector of this process may be the one that kills it.
+        async with turns.alone() if len(part.messages) == 1 else turns.together():
+            await self._trials.begin(part)
+            try:
+                refused = await self._emit(batch)
+            except SinkUnavailable:
+                await self._trials.survive(part)
+                raise
+            except asyncio.CancelledError:
+                await self._leave(part)
+                raise
             await self._trials.survive(part)
-            raise
-        await self._trials.survive(part)
-        return refused
+            return refused
+
+    async def _leave(self, part: Part) -> None:
+        """Strike out what is on trial if there is time for it: whoever stops us, it is not the event."""
+        with suppress(NatsUnavailable, TimeoutError):
+            async with asyncio.timeout(_STOPPING_WAIT):
+                await self._trials.survive(part)
 
     async def _bury(self, dead: list[Dead]) -> None:
         # The dead letter is stored before its message is acknowledged: a crash in between leaves it twice, the other

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import socket
 import time
@@ -70,6 +71,7 @@ class Service:
         self._settings = settings
         self._connection = connection
         self._dead_letters = DeadLetters(connection)
+        self._trials = Trials(connection)
         self.channels = [
             Channel(consumer, opener(destination.url))
             for destination in destinations_of(to, durable)
@@ -108,7 +110,10 @@ class Service:
 
     def _spread(self, durable: str) -> Lanes:
         name = f"{socket.gethostname()}:{os.getpid()}"
-        presence = Presence(self._connection, f"noetl.presence.{durable}", name=name)
+        # Only who shares all of these lanes is one to share them with.
+        lanes = hashlib.blake2b(" ".join(channel.consumer.name for channel in self.channels).encode(), digest_size=4)
+        subject = f"noetl.presence.{self._settings.stream.name}.{durable}.{lanes.hexdigest()}"
+        presence = Presence(self._connection, subject, name=name)
         return Lanes([partial(self._projector, channel) for channel in self.channels], presence)
 
     def _projector(self, channel: Channel) -> Projector:
@@ -118,7 +123,7 @@ class Service:
             Puller(self._connection, channel.consumer),
             channel.sink,
             self._dead_letters,
-            Trials(self._connection),
+            self._trials,
             batch_size=self._settings.projector.batch_size,
             progress=progress,
         )

@@ -12,11 +12,13 @@ by one.  The one that was alone when the process died, twice, is it.
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import groupby
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 
+from consumers.turns import Turns
 from noetl_events.jetstream.declarations import TRIALS_STREAM, TRIALS_SUBJECTS
 from noetl_events.jetstream.delivery import attempt_of, delivery_of
 from noetl_events.jetstream.store import last_payload, store
@@ -46,9 +48,13 @@ class Part(NamedTuple):
         return len(self.messages) == 1 and self.deaths >= _FATAL_DEATHS
 
 
-def parts_of(messages: Sequence[Message]) -> Iterator[Part]:
-    """Yield *messages* in their order: what comes for the first time together, what comes again in blocks."""
-    for block, group in groupby(messages, _block_of):
+def parts_of(messages: Sequence[Message], *, in_doubt: int = 0) -> Iterator[Part]:
+    """
+    Yield *messages* in their order: what comes for the first time together, what comes again in blocks.
+
+    Up to sequence *in_doubt* everything comes again, whatever its attempt says.
+    """
+    for block, group in groupby(messages, partial(_block_of, in_doubt=in_doubt)):
         yield Part(list(group), block is not None)
 
 
@@ -66,7 +72,7 @@ _read_note = msgspec.json.Decoder(_Note).decode
 
 class Trials:
     """
-    The notes of what is on trial.
+    The notes of what is on trial: one of these for all projectors of a process.
 
     Args:
         connection: to NATS; it stays open.
@@ -74,6 +80,7 @@ class Trials:
     """
 
     def __init__(self, connection: Connection) -> None:
+        self.turns = Turns()
         self._connection = connection
 
     async def narrow(self, part: Part) -> list[Part]:
@@ -129,8 +136,10 @@ def _subject_of(part: Part) -> str:
     return f"{TRIALS_SUBJECTS.removesuffix('>')}{place}"
 
 
-def _block_of(message: Message) -> int | None:
-    return None if attempt_of(message) == 1 else delivery_of(message).sequence // _BLOCK
+def _block_of(message: Message, *, in_doubt: int) -> int | None:
+    if attempt_of(message) == 1 and (not in_doubt or delivery_of(message).sequence > in_doubt):
+        return None
+    return delivery_of(message).sequence // _BLOCK
 
 
 def _is_in(message: Message, note: _Note) -> bool:

@@ -75,6 +75,9 @@ class Puller:
         self.heard = time.monotonic()
         """When the server last said anything to us, by `time.monotonic`."""
 
+        self.in_doubt = 0
+        """Of an exclusive consumer: up to this sequence another puller may have had it in hand when it died."""
+
         self._connection = connection
         self._max_messages = max_messages
         self._max_bytes = max_bytes
@@ -204,12 +207,16 @@ class Puller:
             log.info("puller.pinned", consumer=self.consumer.name)
         elif self._broken != _STARTING:
             log.warning("puller.restarting", consumer=self.consumer.name, reason=self._broken)
-        await ensure_consumer(self._connection, self.consumer)
+        info = await ensure_consumer(self._connection, self.consumer)
         # A new inbox: what still comes to the old one belongs to what was before.
         await self._subscribe(client)
         if self._pin.id:
             self._buffer.clear()
+            if self._pin.is_fresh and info.delivered is not None:
+                # The reset makes every delivery a first one: how far others were served can be seen only now.
+                self.in_doubt = max(self.in_doubt, self._pin.before(info.delivered.stream_seq))
             await reset_consumer(self._connection, self.consumer)
+            self._pin.is_fresh = False
         self._broken = ""
         self.heard = time.monotonic()
 
@@ -273,6 +280,7 @@ class Puller:
         self._requests.receive()
         if self.consumer.exclusive and self._pin.is_new_in(message):
             # It comes again with what was before it.
+            self.in_doubt = 0
             self._break(_PINNED)
         else:
             self._buffer.put(message)

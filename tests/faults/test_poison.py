@@ -1,0 +1,80 @@
+"""
+An event that ends whoever writes it: found while projectors die of it, and buried alone.
+
+Short by default; `make faults` sets `NOETL_FAULTS=long`.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+from msgspec import structs
+
+from noetl_events.envelope import decode
+from noetl_events.jetstream.topology import DEAD_LETTERS, StreamDeclaration, ensure_stream, jetstream, show_stream
+from noetl_events.sinks.nats import NatsSink
+from noetl_events.testing import make_event
+from tests.faults import trap
+from tests.faults.processes import has_stored, projecting, stored_ids
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from noetl_events.jetstream.connection import Connection
+    from noetl_events.testing.nats_server import NatsServer
+
+LONG = os.environ.get("NOETL_FAULTS") == "long"
+EVENTS = 5_000 if LONG else 600
+POISON = EVENTS // 3
+LIVES = 9
+"""Projectors that may die of one event: of what comes first, then of 500, 20, 1 and 1; and some to spare."""
+
+pytestmark = pytest.mark.timeout(300)
+
+
+async def publish(connection: Connection, count: int) -> None:
+    """Store *count* events, numbered from 1 up, of eight executions."""
+    sink = NatsSink(connection, subject="noetl.events.{execution_id}.{event_type}")
+    await sink.emit_batch([make_event(number, execution_id=number % 8) for number in range(1, count + 1)])
+    await sink.aclose()
+
+
+async def dead_ids(connection: Connection) -> list[tuple[int | None, str]]:
+    """Return id and kind of every dead letter, in order."""
+    js = await jetstream(connection)
+    count = (await show_stream(connection, DEAD_LETTERS.name)).state.last_seq
+    letters = [await js.get_msg(DEAD_LETTERS.name, sequence) for sequence in range(1, count + 1)]
+    return [(decode(letter.data or b"").event_id, (letter.headers or {})["Noetl-Kind"]) for letter in letters]
+
+
+@pytest.mark.parametrize("end", ["exit", "kill", "bug"])
+@pytest.mark.parametrize("mode", ["shared", "standby", "lanes"])
+async def test_poisonous_event_is_buried_alone(
+    own_server: NatsServer, own_connection: Connection, tmp_path: Path, mode: str, end: str
+) -> None:
+    """Restarted again and again, projectors end with that event as a fatal dead letter, and every other stored."""
+    trap.install(tmp_path / "path")
+    settings = {"PYTHONPATH": str(tmp_path / "path")}
+    if mode == "lanes":
+        await split(own_connection, 4)
+        settings["NOETL_EVENT_STREAM_PARTITIONS"] = "4"
+    await publish(own_connection, EVENTS)
+    database = tmp_path / "events.db"
+    lives = 0
+    while len(stored_ids(database)) < EVENTS - 1 and lives < LIVES:
+        lives += 1
+        arguments = ("--standby",) if mode == "standby" else ()
+        url = f"trap:///{database}?id={POISON}&end={end}"
+        with projecting(own_server, url, log=tmp_path / "log", arguments=arguments, **settings) as process:
+            await has_stored(database, EVENTS - 1, process)
+
+    assert sorted(stored_ids(database)) == [number for number in range(1, EVENTS + 1) if number != POISON]
+    assert await dead_ids(own_connection) == [(POISON, "fatal")], (tmp_path / "log").read_text()
+
+
+async def split(connection: Connection, partitions: int) -> None:
+    """Create the stream again, with so many lanes."""
+    await (await jetstream(connection)).delete_stream(StreamDeclaration().name)
+    await ensure_stream(connection, structs.replace(StreamDeclaration(), partitions=partitions))
