@@ -38,7 +38,7 @@ NOETL_INSERT: Final = """
 INSERT INTO noetl.event (execution_id, catalog_id, event_id, created_at, event_type, node_id, node_name, status, result,
                          worker_id, meta)
 VALUES ($1, ($9::jsonb ->> 'catalog_id')::bigint, $2, $6::timestamptz AT TIME ZONE 'UTC', $3, $4, $4, $5,
-        jsonb_build_object('status', $5::text, 'context', $7::jsonb), $8, $9::jsonb)
+        jsonb_build_object('status', $5::varchar, 'context', $7::jsonb), $8, $9::jsonb)
 ON CONFLICT (execution_id, event_id) DO NOTHING
 """
 

@@ -61,37 +61,56 @@ def projecting(url: str, dsn: str) -> Iterator[None]:
 
     """
     command = [sys.executable, "-m", "consumers", "project", "--to", dsn, "--nats", url]
-    daemon = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    try:
-        yield
-    finally:
-        daemon.terminate()
-        code = daemon.wait(_PATIENCE)
-    if code:
-        raise SystemExit(f"the daemon ended with {code}")
+    with tempfile.TemporaryFile("w+") as log:
+        daemon = subprocess.Popen(command, stderr=log)
+        try:
+            yield
+        finally:
+            daemon.terminate()
+            if code := daemon.wait(_PATIENCE):
+                log.seek(0)
+                raise SystemExit(f"the daemon ended with {code}:\n{log.read()[-2_000:]}")
 
 
-async def emit_regularly(sink: NatsSink, events: list[ExecutorEvent], rate: float, due: dict[int, float]) -> None:
-    """Emit *rate* events a second, noting when each was due, and return when all are in the stream."""
+class Moments:
+    """When each event was due, when the stream had it, and when its row was seen first."""
+
+    def __init__(self) -> None:
+        self.due: dict[int, float] = {}
+        self.stored: dict[int, float] = {}
+        self.seen: dict[int, float] = {}
+
+    def took(self, moments: dict[int, float]) -> list[float]:
+        """Return the milliseconds from when each was due until its one of *moments*."""
+        return [(moment - self.due[event_id]) * 1e3 for event_id, moment in moments.items()]
+
+
+async def emit_regularly(sink: NatsSink, events: list[ExecutorEvent], rate: float, moments: Moments) -> None:
+    """Emit *rate* events a second and return when all are in the stream."""
     began = time.perf_counter()
+
+    async def emit(event: ExecutorEvent) -> None:
+        await sink.emit(event)
+        moments.stored[event.event_id or 0] = time.perf_counter()
+
     async with asyncio.TaskGroup() as group:
         for number, event in enumerate(events):
-            moment = began + number / rate
-            if (wait := moment - time.perf_counter()) > 0:
+            due = moments.due[event.event_id or 0] = began + number / rate
+            if (wait := due - time.perf_counter()) > 0:
                 await asyncio.sleep(wait)
-            due[event.event_id or 0] = moment
-            group.create_task(sink.emit(event))
+            group.create_task(emit(event))
 
 
-async def watch(connection: asyncpg.Connection, events: list[ExecutorEvent]) -> dict[int, float]:
+async def watch(connection: asyncpg.Connection, events: list[ExecutorEvent], moments: Moments) -> None:
     """
-    Return when each row was seen first.
+    Note when each row is seen first, and return when all were.
 
     Raises:
         TimeoutError: some were not, long after the last.
 
     """
-    seen: dict[int, float] = {}
+    # The statistics of a table that grows are old: without this it may read all of it, again and again.
+    await connection.execute("SET enable_seqscan = off")
     query = await connection.prepare("SELECT event_id FROM noetl.event WHERE execution_id = $1 AND event_id >= $2")
     waiting = [event.event_id or 0 for event in reversed(events)]
     async with asyncio.timeout(_PATIENCE + len(events) / 100):
@@ -99,31 +118,33 @@ async def watch(connection: asyncpg.Connection, events: list[ExecutorEvent]) -> 
             rows = await query.fetch(events[0].execution_id, waiting[-1])
             now = time.perf_counter()
             for row in rows:
-                seen.setdefault(row[0], now)
-            while waiting and waiting[-1] in seen:
+                moments.seen.setdefault(row[0], now)
+            while waiting and waiting[-1] in moments.seen:
                 waiting.pop()
             await asyncio.sleep(_POLL)
-    return seen
 
 
-async def measure(sink: NatsSink, dsn: str, events: list[ExecutorEvent], rate: float) -> list[float]:
-    """Return the milliseconds of *events*."""
-    due: dict[int, float] = {}
+async def measure(sink: NatsSink, dsn: str, events: list[ExecutorEvent], rate: float) -> Moments:
+    """Carry *events*, so many a second, and return their moments."""
+    moments = Moments()
     connection = await asyncpg.connect(dsn)
     try:
         async with asyncio.TaskGroup() as group:
-            watching = group.create_task(watch(connection, events))
-            group.create_task(emit_regularly(sink, events, rate, due))
+            group.create_task(watch(connection, events, moments))
+            group.create_task(emit_regularly(sink, events, rate, moments))
     finally:
         await connection.close()
-    return [(moment - due[event_id]) * 1e3 for event_id, moment in watching.result().items()]
+    return moments
 
 
-def print_round(took: list[float]) -> tuple[float, float]:
-    """Print and return the median and the 99th percentile."""
-    p50, p99 = median(took), quantiles(took, n=100)[98]
-    print(f"  {len(took):,} rows: p50 {p50:.2f} ms, p99 {p99:.2f} ms, the slowest {max(took):.2f} ms")
-    return p50, p99
+def print_round(moments: Moments) -> tuple[float, float]:
+    """Print the figures of a round, and return the median and the 99th percentile until the row was seen."""
+    figures = []
+    for name, ends in (("in the stream", moments.stored), ("row seen", moments.seen)):
+        took = moments.took(ends)
+        figures = [median(took), quantiles(took, n=100)[98]]
+        print(f"  {name:14} p50 {figures[0]:8.2f} ms   p99 {figures[1]:8.2f} ms   the slowest {max(took):8.2f} ms")
+    return figures[0], figures[1]
 
 
 async def run(url: str, dsn: str, arguments: argparse.Namespace) -> None:
@@ -138,11 +159,15 @@ async def run(url: str, dsn: str, arguments: argparse.Namespace) -> None:
         for stream in (StreamDeclaration(), DEAD_LETTERS):
             await ensure_stream(connection, stream)
         sink = NatsSink(connection)
+
+        async def measure_some(some: list[ExecutorEvent]) -> Moments:
+            return await measure(sink, dsn, some, arguments.rate)
+
         with projecting(url, dsn):
-            await measure(sink, dsn, events[:_WARM_UP], arguments.rate)
+            await measure_some(events[:_WARM_UP])
             for start in range(_WARM_UP, len(events), size):
-                took = await measure(sink, dsn, events[start : start + size], arguments.rate)
-                rounds.append(print_round(took))
+                moments = await measure_some(events[start : start + size])
+                rounds.append(print_round(moments))
         await sink.aclose()
     p50, p99 = (median(figures) for figures in zip(*rounds, strict=True))
     print(f"\n  medians: p50 {p50:.2f} ms (bar {P50_BAR:.0f}), p99 {p99:.2f} ms (bar {P99_BAR:.0f})")

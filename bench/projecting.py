@@ -10,7 +10,6 @@ from consumers.dead_letters import DeadLetters
 from consumers.projector import Projector
 from consumers.suspects import Trials
 from noetl_events.jetstream.connection import Connection
-from noetl_events.jetstream.declarations import DEAD_LETTERS, DEAD_SUBJECTS
 from noetl_events.jetstream.options import ConnectOptions
 from noetl_events.jetstream.puller import Puller
 
@@ -46,13 +45,8 @@ class CountedSink:
 
 
 def make_projector(connection: Connection, sink: EventSink) -> Projector:
-    """Return a projector with the daemon's defaults, from the consumer of the benchmarks into *sink*."""
-    return Projector(
-        Puller(connection, CONSUMER),
-        sink,
-        DeadLetters(connection),
-        trials=Trials(connection, stream=DEAD_LETTERS.name, prefix=DEAD_SUBJECTS.removesuffix(".>")),
-    )
+    """Return a projector as the daemon has it by default, from the consumer of the benchmarks into *sink*."""
+    return Projector(Puller(connection, CONSUMER), sink, DeadLetters(connection), Trials(connection))
 
 
 async def project(url: str, sink: EventSink, events: int) -> None:

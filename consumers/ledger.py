@@ -1,7 +1,7 @@
 """
 What a destination must hold, event by event, and what was found there.
 
-It is kept in a temporary SQLite database, about 60 bytes an event, which goes to the folder for temporary files as soon
+It is kept in a temporary SQLite database, about 50 bytes an event, which goes to the folder for temporary files as soon
 as it is larger than its cache: a stream of any length takes the same memory.
 """
 
@@ -83,6 +83,8 @@ class Ledger:
     def __init__(self) -> None:
         self._database = sqlite3.connect("", isolation_level=None)
         self._database.executescript(_TABLES)
+        # One transaction from here to the end: nothing has to survive.
+        self._database.execute("BEGIN")
 
     def __enter__(self) -> Self:
         return self
@@ -92,9 +94,7 @@ class Ledger:
 
     def expect(self, events: Iterable[tuple[Key, int, Place]]) -> None:
         """Note the key, the checksum and the place of *events*."""
-        self._database.execute("BEGIN")
         self._database.executemany(_EXPECT, ((*key, checksum, *place) for key, checksum, place in events))
-        self._database.execute("COMMIT")
 
     def bury(self, places: Iterable[Place]) -> None:
         """Note that the messages at *places* are dead letters."""

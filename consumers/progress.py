@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from consumers.histogram import EVENTS, SECONDS, Histogram
+
 if TYPE_CHECKING:
     from noetl_events.jetstream.delivery import Delivery
+
+
+PARTS: Final = ("nats", "sink", "dead_letters", "trials")
+"""What a projector may have to wait for."""
 
 
 class Progress(msgspec.Struct, kw_only=True):
@@ -22,12 +28,17 @@ class Progress(msgspec.Struct, kw_only=True):
         stored: events whose destination has them, and which are acknowledged.
         buried_by: dead letters, by kind.
         batches: writes that ended well.
-        held_seconds: spent waiting for something that was away.
-        holding: what it waits for now, "nats", "sink", "dead_letters" or "trials"; empty when it waits for nothing.
+        batch_events: how many events they had.
+        write_seconds: how long they took.
+        held_seconds: spent waiting for something that was away, and is back.
+        holding: which of the `PARTS` is away now; empty when none is.
         reason: why, in words.
-        pending: messages of the stream behind the last one received, or as the consumer was last asked.
+        holding_since: since when, by `time.monotonic`.
+        attempting: which of them it waits for an answer from now; "nats" also while no message comes.
+        pending: messages of the stream behind the last one delivered, or as the consumer was last asked.
         settled_ns: when the stream stored the last message settled, in Unix nanoseconds; 0 before the first.
         moved: when the loop last got anything done or tried to, by `time.monotonic`.
+        resting_until: when it tries again what is away, by the same clock.
 
     """
 
@@ -36,24 +47,35 @@ class Progress(msgspec.Struct, kw_only=True):
     stored: int = 0
     buried_by: Counter[str] = msgspec.field(default_factory=Counter)
     batches: int = 0
+    batch_events: Histogram = msgspec.field(default_factory=lambda: Histogram(EVENTS))
+    write_seconds: Histogram = msgspec.field(default_factory=lambda: Histogram(SECONDS))
     held_seconds: float = 0.0
     holding: str = ""
     reason: str = ""
+    holding_since: float = 0.0
+    attempting: str = ""
     pending: int = 0
     settled_ns: int = 0
     moved: float = msgspec.field(default_factory=time.monotonic)
+    resting_until: float = 0.0
 
     @property
     def buried(self) -> int:
         """Dead letters, of all kinds."""
         return self.buried_by.total()
 
+    def begin(self) -> None:
+        """Note that another projector goes on with these numbers: the counts stay, where it stood does not."""
+        self.holding = self.reason = self.attempting = ""
+        self.pending = self.settled_ns = 0
+        self.move()
+
     def move(self) -> None:
         """Note that the loop does something."""
         self.moved = time.monotonic()
 
     def receive(self, messages: int, last: Delivery) -> None:
-        """Note so many *messages*, the *last* of which says how many are behind it."""
+        """Note so many *messages*, and how many are behind the *last* one delivered."""
         self.received += messages
         self.pending = last.pending
         self.move()
@@ -64,18 +86,37 @@ class Progress(msgspec.Struct, kw_only=True):
         self.settled_ns = max(self.settled_ns, last.stored_ns)
         self.move()
 
-    def hold(self, part: str, reason: str) -> None:
-        """Note that *part* is away."""
-        self.holding, self.reason = part, reason
-        self.move()
+    def write(self, events: int, seconds: float) -> None:
+        """Note a write of so many *events* that took so many *seconds*."""
+        self.batches += 1
+        self.batch_events.add(events)
+        self.write_seconds.add(seconds)
 
-    def resume(self, seconds: float) -> None:
-        """Note that it is back, after so many *seconds*."""
+    def hold(self, part: str, reason: str, rest: float) -> None:
+        """Note that *part* is away, and tried again after a *rest* of so many seconds."""
+        self.move()
+        if not self.holding:
+            self.holding_since = self.moved
+        self.holding, self.reason = part, reason
+        self.resting_until = self.moved + rest
+
+    def resume(self) -> float:
+        """Note that it is back, and return after how many seconds."""
+        seconds = time.monotonic() - self.holding_since
         self.holding = self.reason = ""
         self.held_seconds += seconds
+        return seconds
 
-    def lag_seconds(self, in_hand: int, now_ns: int) -> float:
-        """Return for how long the stream has been ahead: 0 when everything in it is settled."""
-        if not self.settled_ns or not (self.pending or in_hand):
-            return 0.0
-        return max(now_ns - self.settled_ns, 0) / 1e9
+    def held(self, now: float) -> float:
+        """Return `held_seconds` with those of what is still away at *now*."""
+        return self.held_seconds + (now - self.holding_since if self.holding else 0.0)
+
+    def lag_seconds(self, *, oldest_ns: int, now_ns: int) -> float:
+        """
+        Return for how long the stream has been ahead at *now_ns*: 0 when everything in it is settled.
+
+        That is the age of the oldest message in hand, which the stream stored at *oldest_ns*.  With none in hand, 0,
+        and some pending, these are younger than the last one settled: its age is the most it can be.
+        """
+        since = oldest_ns or (self.settled_ns if self.pending else 0)
+        return max(now_ns - since, 0) / 1e9 if since else 0.0

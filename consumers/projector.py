@@ -16,10 +16,12 @@ import time
 from collections import deque
 from contextlib import suppress
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
 
 import structlog
 
+from consumers.cancellation import end_tasks
 from consumers.progress import Progress
 from consumers.suspects import FATAL, parts_of
 from noetl_events.backoff import Backoff
@@ -64,7 +66,7 @@ class Projector:
         trials: notes what is written that may have killed the process before.
         batch_size: events written at once, at most.
         backoff: the waits while something is away.
-        on_write: called with the events and the seconds of each write that ended well.
+        progress: the numbers to go on with; new ones by default.
 
     """
 
@@ -77,16 +79,15 @@ class Projector:
         *,
         batch_size: int = 2_000,
         backoff: Backoff | None = None,
-        on_write: Callable[[int, float], None] = lambda _events, _seconds: None,
+        progress: Progress | None = None,
     ) -> None:
-        self.progress = Progress()
+        self.progress = progress or Progress()
         self._puller = puller
         self._sink = sink
         self._dead_letters = dead_letters
         self._trials = trials
         self._batch_size = batch_size
         self._backoff = backoff or Backoff()
-        self._on_write = on_write
         self._in_hand: deque[Message] = deque()
         self._stopping = asyncio.Event()
 
@@ -94,6 +95,17 @@ class Projector:
     def consumer(self) -> ConsumerDeclaration:
         """The consumer it reads."""
         return self._puller.consumer
+
+    @property
+    def puller(self) -> Puller:
+        """Of that consumer."""
+        return self._puller
+
+    @property
+    def oldest_ns(self) -> int:
+        """When the stream stored what is longest in hand, in Unix nanoseconds; 0 with nothing in hand."""
+        oldest = next(chain(self._in_hand, self._puller.buffered), None)
+        return delivery_of(oldest).stored_ns if oldest else 0
 
     @property
     def in_hand(self) -> int:
@@ -115,10 +127,11 @@ class Projector:
         try:
             while await self.step():
                 self.progress.move()
+                if heartbeats.done():
+                    heartbeats.result()
             await self._puller.flush()
         finally:
-            heartbeats.cancel()
-            await asyncio.wait({heartbeats})
+            await end_tasks([heartbeats])
             await self._puller.aclose()
 
     async def stop(self) -> None:
@@ -128,15 +141,23 @@ class Projector:
 
     async def step(self) -> bool:
         """Carry what one pull brings; return False once stopped and nothing is left."""
-        messages = await self._hold("nats", lambda: self._puller.pull(self._batch_size))
+        messages = await self._hold("nats", self._pull)
         if not messages:
             return False
         self._in_hand.extend(messages)
-        self.progress.receive(len(messages), delivery_of(messages[-1]))
+        # Pending is what is behind the last one delivered: what is buffered is in hand already.
+        self.progress.receive(len(messages), delivery_of((self._puller.buffered or messages)[-1]))
         for part in parts_of(messages, in_doubt=self._puller.in_doubt):
             for smaller in await self._narrowed(part):
                 await self._carry(smaller)
         return True
+
+    async def _pull(self) -> list[Message]:
+        await self._puller.ask()
+        if self._puller.is_reading:
+            # NATS is back, however long the next message takes.
+            self._resume("nats")
+        return await self._puller.pull(self._batch_size)
 
     async def _narrowed(self, part: Part) -> list[Part]:
         if not part.suspected:
@@ -184,8 +205,8 @@ class Projector:
         except EventsRejected as exc:
             reasons = exc.reasons
             _require_some_taken(batch, reasons)
-        self.progress.batches += 1
-        self._on_write(len(batch), time.monotonic() - began)
+        seconds = time.monotonic() - began
+        self.progress.write(len(batch), seconds)
         return {event_id: ("rejected", reason) for event_id, reason in reasons.items()}
 
     async def _try(self, batch: list[ExecutorEvent], part: Part) -> Refusals:
@@ -233,24 +254,28 @@ class Projector:
 
     async def _hold(self, part: str, attempt: Callable[[], Awaitable[T]]) -> T:
         """Return what *attempt* returns, trying again while *part* is away."""
-        began, reminded = 0.0, 0.0
+        reminded = 0.0
         for wait in self._backoff.waits():
+            self.progress.attempting = part
             try:
                 result = await attempt()
             except (SinkUnavailable, NatsUnavailable) as exc:
                 now = time.monotonic()
-                began = began or now
-                self.progress.hold(part, str(exc))
+                rest = getattr(exc, "retry_after", None) or wait
+                self.progress.hold(part, str(exc), rest)
                 if now - reminded >= _REMIND_AFTER or not reminded:
                     reminded = now
                     log.warning("projector.holding", part=part, messages=self.in_hand, reason=str(exc))
-                await self._pause(getattr(exc, "retry_after", None) or wait)
+                await self._pause(rest)
             else:
-                if began:
-                    self.progress.resume(time.monotonic() - began)
-                    log.info("projector.resumed", part=part, seconds=round(time.monotonic() - began, 3))
+                self.progress.attempting = ""
+                self._resume(part)
                 return result
         raise AssertionError("the waits never end")
+
+    def _resume(self, part: str) -> None:
+        if self.progress.holding:
+            log.info("projector.resumed", part=part, seconds=round(self.progress.resume(), 3))
 
     async def _pause(self, seconds: float) -> None:
         # Somebody waits for us to stop: try again soon, whatever the back-off says.

@@ -75,10 +75,14 @@ async def _from_sqlite(path: str) -> Rows:
         raise SinkUnavailable(f"{path}: {exc}") from exc
 
 
-async def _from_postgres(url: str) -> Rows:
+def _from_postgres(url: str) -> Rows:
     from consumers.sinks.postgres.reader import read_table  # noqa: PLC0415  (an extra; the others do without)
 
-    async with aclosing(read_table(url, batch_size=_BATCH)) as batches:
+    return _events(read_table(url, batch_size=_BATCH))
+
+
+async def _events(table: AsyncGenerator[list[Any], None]) -> Rows:
+    async with aclosing(table) as batches:
         async for rows in batches:
             yield [_event(row) for row in rows]
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 import hashlib
 import os
 import socket
+import time
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from consumers.dead_letters import DeadLetters
 from consumers.destinations import destinations_of
 from consumers.exhausted import ExhaustedWatch
+from consumers.health import report
 from consumers.lanes import Lanes
+from consumers.progress import Progress
 from consumers.projector import Projector
 from consumers.stream_watch import StreamWatch
 from consumers.suspects import Trials
@@ -23,6 +26,7 @@ from noetl_events.sink import open_sink
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from consumers.health import Report
     from consumers.settings import Settings
     from noetl_events.jetstream.connection import Connection
     from noetl_events.jetstream.declarations import ConsumerDeclaration
@@ -46,7 +50,7 @@ class Service:
         to: URLs of the destinations.
         durable: the name of the consumer, or what the names of several begin with.
         standby: let one replica work at a time, in the order of the stream, and the others wait for its end.
-        on_write: called with the name of the consumer, the events and the seconds of each write.
+        opener: opens the sink of a URL.
 
     Raises:
         UnknownSink: a URL names no sink.
@@ -62,21 +66,23 @@ class Service:
         *,
         durable: str,
         standby: bool = False,
-        on_write: Callable[[str, int, float], None] = lambda _consumer, _events, _seconds: None,
+        opener: Callable[[str], EventSink] = open_sink,
     ) -> None:
         self._settings = settings
         self._connection = connection
-        self._on_write = on_write
         self._dead_letters = DeadLetters(connection)
         self._trials = Trials(connection)
         self.channels = [
-            Channel(consumer, open_sink(destination.url))
+            Channel(consumer, opener(destination.url))
             for destination in destinations_of(to, durable)
             for consumer in destination.consumers(
                 settings.stream, ack_wait=settings.projector.ack_wait, exclusive=standby
             )
         ]
         self._lanes = self._spread(durable) if settings.stream.partitions else None
+        self.progress = {channel.consumer.name: Progress() for channel in self.channels}
+        """The numbers of each consumer: they outlive the projectors of its lane."""
+
         self._projectors = [] if self._lanes else [self._projector(channel) for channel in self.channels]
         self.stream_watch = StreamWatch(connection, settings.stream.name, lambda: self.projectors)
         self.worker = Together(
@@ -92,6 +98,11 @@ class Service:
         """Those that run now."""
         return self._lanes.projectors if self._lanes else self._projectors
 
+    def report(self) -> Report:
+        """Return how the projectors are now."""
+        stall_after = self._settings.projector.stall_after
+        return report(self.projectors, self._connection, now=time.monotonic(), stall_after=stall_after)
+
     async def aclose(self) -> None:
         """Close the sinks."""
         for channel in self.channels:
@@ -106,11 +117,13 @@ class Service:
         return Lanes([partial(self._projector, channel) for channel in self.channels], presence)
 
     def _projector(self, channel: Channel) -> Projector:
+        progress = self.progress[channel.consumer.name]
+        progress.begin()
         return Projector(
             Puller(self._connection, channel.consumer),
             channel.sink,
             self._dead_letters,
             self._trials,
             batch_size=self._settings.projector.batch_size,
-            on_write=partial(self._on_write, channel.consumer.name),
+            progress=progress,
         )

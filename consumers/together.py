@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
+from consumers.cancellation import end_tasks
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
 
@@ -62,10 +64,9 @@ class Together:
                 for task in done:
                     task.result()
                 working -= done
+                beside -= done
         finally:
-            for task in working | beside:
-                task.cancel()
-            await asyncio.gather(*working, *beside, return_exceptions=True)
+            await end_tasks(working | beside)
 
     async def stop(self) -> None:
         """Ask for nothing more, in any of them."""

@@ -12,6 +12,7 @@ from consumers.cli.bench import bench
 from consumers.cli.dead import dead
 from consumers.cli.demo import demo
 from consumers.cli.emit import emit
+from consumers.cli.health import health
 from consumers.cli.project import project
 from consumers.cli.rebuild import rebuild
 from consumers.cli.replay import replay
@@ -37,6 +38,7 @@ app.command(bench)
 app.command(dead)
 app.command(demo)
 app.command(emit)
+app.command(health)
 app.command(project)
 app.command(rebuild)
 app.command(replay)

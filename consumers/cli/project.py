@@ -8,7 +8,9 @@ from cyclopts import Parameter
 
 from consumers.cli.options import Nats, Partitions, read_settings
 from consumers.daemon import run_until_signal
+from consumers.listening import open_endpoint
 from consumers.service import Service
+from consumers.together import Together
 from noetl_events.jetstream.connection import Connection
 
 
@@ -25,6 +27,10 @@ async def project(
     standby: Annotated[
         bool, Parameter(help="One replica works, in the order of the stream; the others wait.", negative=())
     ] = False,
+    listen: Annotated[
+        str | None,
+        Parameter(help="Serve health and metrics on `HOST:PORT`, or `off`; `127.0.0.1:9464` if free.", negative=()),
+    ] = None,
     partitions: Partitions = None,
     nats: Nats = None,
 ) -> int:
@@ -37,12 +43,16 @@ async def project(
 
     On a stream that was created with partitions each execution is in order, and replicas share the lanes.
 
+    `/healthz` says whether it lives, `/readyz` whether it stores what comes, `/metrics` has the numbers.
+
     Example: `noetl-events project --to sqlite:///events.db`
     """
     settings = read_settings(nats, partitions=partitions)
     async with Connection(settings.connect) as connection:
         service = Service(settings, connection, to, durable=durable, standby=standby)
         try:
-            return await run_until_signal(service.worker, deadline=settings.projector.stop_deadline)
+            endpoint = open_endpoint(service, listen or settings.projector.listen)
+            worker = Together([service.worker], beside=[endpoint.run] if endpoint else [])
+            return await run_until_signal(worker, deadline=settings.projector.stop_deadline)
         finally:
             await service.aclose()

@@ -19,6 +19,8 @@ async def schema(
     """
     Create the schema and table a Postgres destination needs; a table of another shape is refused.
 
+    With `?mapping=noetl` nothing is created: NoETL's own table is compared with what will be written.
+
     The projector never creates anything: its role needs INSERT and SELECT only.
 
     Example: `noetl-events schema postgresql://localhost/noetl`

@@ -112,6 +112,18 @@ class Puller:
         consumer = self.consumer
         return min(consumer.ack_wait, consumer.pin_ttl if consumer.exclusive else consumer.ack_wait) / 3
 
+    async def ask(self) -> None:
+        """
+        Have messages sent to us, and return without waiting for one; `pull` does the same before it waits.
+
+        Raises:
+            NatsUnavailable: the consumer cannot be read now (its subclasses say why); ask again later.
+            TopologyDrift: the consumer on the server is not the one declared.
+
+        """
+        if not self._stopping:
+            await self._keep_asking()
+
     async def pull(self, limit: int) -> list[Message]:
         """
         Return 1 to *limit* messages in the order of delivery, waiting for the first; none once stopped and empty.

@@ -141,12 +141,21 @@ async def test_credentials_expire_and_are_restored(tmp_path: Path) -> None:
         await require_exactly_once(server.url, load.acknowledged, user_credentials=str(credentials))
 
 
+async def is_made(connection: Connection, declared: StreamDeclaration) -> bool:
+    """Return whether the stream is there; a cluster has a leader before it has peers to place a stream on."""
+    try:
+        await ensure_stream(connection, declared)
+    except NatsUnavailable:
+        return False
+    return True
+
+
 async def test_cluster_that_loses_its_leaders(tmp_path: Path) -> None:
     """Three servers of which the stream's leader is killed again and again: nothing acknowledged is lost or doubled."""
     with nats_cluster(tmp_path) as members:
         servers = ",".join(member.url for member in members)
         async with Connection(ConnectOptions(servers=servers)) as connection:
-            await ensure_stream(connection, StreamDeclaration(replicas=3))
+            await eventually(lambda: is_made(connection, StreamDeclaration(replicas=3)))
             load = Load(NatsSink(connection))
             load.start(size=10)
             for _ in range(LEADERS):

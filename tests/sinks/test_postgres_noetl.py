@@ -159,13 +159,14 @@ async def test_row_comes_back_as_it_was(sink: PostgresSink, url: str) -> None:
         pytest.param({"catalog_id": None}, "meta.catalog_id: Expected `int`, got `null`", id="null"),
         pytest.param({"catalog_id": "x"}, "meta.catalog_id: Expected `int`, got `str`", id="text"),
         pytest.param([], "meta: Expected `object`, got `array`", id="array"),
+        pytest.param(Raw(b'{"catalog_id":7'), "meta: Input data was truncated", id="no JSON"),
         pytest.param({"catalog_id": 7, "parent_event_id": {}}, "meta.parent_event_id: Expected `int", id="parent"),
     ],
 )
 async def test_event_without_catalog(sink: PostgresSink, url: str, meta: Any, reason: str) -> None:
     """An event that cannot say what it belongs to is rejected by the name of what is missing, never stored under 0."""
     with pytest.raises(EventsRejected) as rejection:
-        await sink.emit_batch([make_event(1, meta=meta), *with_catalog(make_event(2))])
+        await sink.emit_batch([make_event(1, context=Raw(b"{}"), meta=meta), *with_catalog(make_event(2))])
 
     assert rejection.value.reasons[1].startswith(reason)
     assert [row["event_id"] for row in await rows_in(url)] == [2]

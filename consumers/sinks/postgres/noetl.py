@@ -78,7 +78,7 @@ def _noetl_row(event_id: int, event: ExecutorEvent, texts: Texts) -> Row:
 def _columns_of(event: ExecutorEvent) -> _Columns:
     try:
         return _read_columns(b"{}" if event.meta is None else event.meta)
-    except msgspec.ValidationError as exc:
+    except ValueError as exc:
         reason = str(exc)
     if "`catalog_id`" in reason:
         raise MalformedEvent("meta.catalog_id: missing; a row of noetl.event belongs to an entry of noetl.catalog")

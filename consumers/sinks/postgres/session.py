@@ -11,12 +11,18 @@ another session.
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final, Self
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import asyncpg
 
 from consumers.sinks.postgres.binary import HEADER, TRAILER
+from consumers.sinks.postgres.errors import reason_of
+from consumers.sinks.postgres.table import TableMismatch
+from noetl_events.jetstream.options import redacted
+from noetl_events.sink import SinkUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -60,16 +66,18 @@ class Session:
         Connect, and see that the table takes what will be written.
 
         Raises:
-            TableMismatch: it does not.
-            asyncpg.PostgresError: the server says no.
-            OSError: and whatever else is `BROKEN`: nobody is there.
+            SinkUnavailable: nobody answers, the server says no, or the table is another one.
+            ValueError: *dsn* is none.
 
         """
         connection = await connect(dsn)
         try:
-            async with connection.transaction():
+            async with asyncio.timeout(_CONNECT_TIMEOUT), connection.transaction():
                 await table.check(connection)
-        except BaseException:
+        except (TableMismatch, asyncpg.PostgresError, *BROKEN) as exc:
+            connection.terminate()
+            raise SinkUnavailable(reason_of(exc)) from exc
+        except asyncio.CancelledError:
             connection.terminate()
             raise
         return cls(connection, table)
@@ -127,24 +135,25 @@ async def connect(dsn: str) -> asyncpg.Connection:
     Connect to the first host of *dsn* that takes writes.
 
     Raises:
-        asyncpg.ClientConfigurationError: *dsn* is none.
-        asyncpg.PostgresError: a server says no.
-        OSError: and whatever else is `BROKEN`: nobody answers.
+        SinkUnavailable: none does; the reason is that of the last one.
+        ValueError: *dsn* is none.
 
     """
     *others, last = _hosts_of(dsn)
     for host in others:
-        try:
+        with suppress(SinkUnavailable):
             return await _connect_to(host)
-        except (asyncpg.PostgresError, *BROKEN):
-            # The last one says what is wrong.
-            continue
     return await _connect_to(last)
 
 
 async def _connect_to(dsn: str) -> asyncpg.Connection:
-    # Without prepared statements a pooler between us and the server does not matter.
-    return await asyncpg.connect(dsn, timeout=_CONNECT_TIMEOUT, statement_cache_size=0)
+    try:
+        # Without prepared statements a pooler between us and the server does not matter.
+        return await asyncpg.connect(dsn, timeout=_CONNECT_TIMEOUT, statement_cache_size=0)
+    except asyncpg.ClientConfigurationError as exc:
+        raise ValueError(f"sink URL: {redacted(dsn)}: {exc}") from None
+    except (asyncpg.PostgresError, *BROKEN) as exc:
+        raise SinkUnavailable(f"cannot connect to {redacted(dsn)}: {reason_of(exc)}") from exc
 
 
 def _hosts_of(dsn: str) -> list[str]:

@@ -12,10 +12,9 @@ from consumers.sinks.postgres.errors import reason_of
 from consumers.sinks.postgres.mapping import PLAIN
 from consumers.sinks.postgres.noetl import NOETL
 from consumers.sinks.postgres.rows import Row, rows_of
-from consumers.sinks.postgres.session import BROKEN, connect
+from consumers.sinks.postgres.session import connect
 from consumers.sinks.postgres.table import DEFAULT_TABLE, Table
 from consumers.sinks.postgres.writer import Writer
-from noetl_events.jetstream.options import redacted
 from noetl_events.sink import EventsRejected, SinkUnavailable
 
 if TYPE_CHECKING:
@@ -122,10 +121,7 @@ class PostgresSink:
             SinkUnavailable: the database is away, or says no.
 
         """
-        try:
-            connection = await connect(self._dsn)
-        except (asyncpg.PostgresError, *BROKEN) as exc:
-            raise SinkUnavailable(f"cannot connect to {redacted(self._dsn)}: {reason_of(exc)}") from exc
+        connection = await connect(self._dsn)
         try:
             async with connection.transaction():
                 if self._mapping is PLAIN:

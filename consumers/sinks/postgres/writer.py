@@ -16,7 +16,6 @@ import asyncpg
 from consumers.sinks.postgres.errors import Meaning, meaning_of, reason_of
 from consumers.sinks.postgres.parts import cut, in_parts, is_refused
 from consumers.sinks.postgres.session import BROKEN, Session
-from consumers.sinks.postgres.table import TableMismatch
 from noetl_events.jetstream.options import redacted
 from noetl_events.sink import SinkUnavailable
 
@@ -122,10 +121,11 @@ class Writer:
         return None
 
     async def _insert(self, rows: list[Row]) -> int:
-        session = self._session or await self._open()
+        if self._session is None:
+            self._session = await Session.open(self._dsn, self._table)
         try:
             async with asyncio.timeout(self._deadline):
-                return await session.insert(rows)
+                return await self._session.insert(rows)
         except asyncpg.PostgresError:
             raise
         except BROKEN as exc:
@@ -136,17 +136,6 @@ class Writer:
         except asyncio.CancelledError:
             self.close()
             raise
-
-    async def _open(self) -> Session:
-        try:
-            self._session = await Session.open(self._dsn, self._table)
-        except asyncpg.ClientConfigurationError as exc:
-            raise ValueError(f"sink URL: {redacted(self._dsn)}: {exc}") from None
-        except TableMismatch as exc:
-            raise SinkUnavailable(str(exc)) from exc
-        except (asyncpg.PostgresError, *BROKEN) as exc:
-            raise SinkUnavailable(f"cannot connect to {redacted(self._dsn)}: {reason_of(exc)}") from exc
-        return self._session
 
     def _meaning_of(self, error: asyncpg.PostgresError, rows: list[Row]) -> Meaning:
         meaning = meaning_of(error)

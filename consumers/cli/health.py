@@ -1,0 +1,64 @@
+"""`noetl-events health`."""
+
+from __future__ import annotations
+
+from http.client import HTTPConnection, HTTPException
+from typing import Annotated, Final
+from urllib.parse import urlsplit
+
+import msgspec
+from cyclopts import Parameter
+
+from consumers.cli.escaping import escaped
+from consumers.health import Report
+from consumers.listening import DEFAULT
+
+_TIMEOUT: Final = 5.0
+_GOOD: Final = 200
+
+
+def health(
+    *,
+    url: Annotated[str, Parameter(help="Where the projector listens.")] = f"http://{DEFAULT}",
+    ready: Annotated[
+        bool, Parameter(help="Ask whether it stores what comes, not whether it lives.", negative=())
+    ] = False,
+) -> int:
+    """
+    Ask a projector how it is: exit code 0 if it is well, else 1, and a line that says why.
+
+    Example: `noetl-events health --ready`
+    """
+    well, line = _ask(url, "/readyz" if ready else "/healthz")
+    print(escaped(line))
+    return 0 if well else 1
+
+
+def _ask(url: str, path: str) -> tuple[bool, str]:
+    # Not urlopen: it would send what is for this machine through the proxy of the environment.
+    connection = HTTPConnection(_place(url), timeout=_TIMEOUT)
+    try:
+        connection.request("GET", path)
+        response = connection.getresponse()
+        body = response.read()
+    except (OSError, HTTPException) as exc:
+        return False, f"no answer from {url}: {str(exc) or type(exc).__name__}"
+    finally:
+        connection.close()
+    try:
+        return response.status == _GOOD, _why(body)
+    except msgspec.DecodeError:
+        return False, f"no projector at {url}: it answers {response.status} {response.reason}"
+
+
+def _place(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme != "http" or not parts.hostname:
+        raise ValueError(f"url: {url!r} is not http://HOST:PORT")
+    return parts.netloc
+
+
+def _why(body: bytes) -> str:
+    report = msgspec.json.decode(body, type=Report)
+    reasons = [f"{name}: {health.part}: {health.reason}" for name, health in report.projectors.items() if health.part]
+    return "; ".join(reasons) or ("ok" if report.ready else "nats: not connected")

@@ -1,0 +1,124 @@
+"""
+Whether a projector lives, and whether it is of use now.
+
+    waits for                       for longer than *stall_after*        else
+    messages, NATS is away          alive, not ready: it tries again     alive, not ready
+    messages, heartbeats heard      alive, ready: quiet, or standing by  alive, ready
+    messages, heartbeats not heard  stalled                              alive, ready
+    the sink to answer              stalled                              alive, ready
+    a sink that is away             alive, not ready: it tries again     alive, not ready
+    dead letters, trials            stalled, unless NATS is away         alive, ready
+
+Alive is a question of movement, never of lag: a projector with a million events to go is fine while it moves, and one
+that is behind by ten and does not move is not.  To restart it helps against a stall, never against an outage.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from consumers.progress import Progress
+    from consumers.projector import Projector
+    from noetl_events.jetstream.connection import Connection
+
+_LONGEST_REASON: Final = 300
+
+
+class Health(msgspec.Struct, frozen=True, kw_only=True):
+    """
+    How a projector is.
+
+    Args:
+        alive: it moves, or has nothing to move.
+        ready: besides, what comes now would be stored now.
+        part: what is the matter if it is not ready: "nats", "consumer", "sink", "dead_letters", "trials" or "loop".
+        reason: why, in words.
+
+    """
+
+    alive: bool = True
+    ready: bool = True
+    part: str = ""
+    reason: str = ""
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """
+    How a process is.
+
+    Args:
+        alive: all its projectors are.
+        ready: all its projectors are, and it is connected.
+        connected: to NATS.
+        projectors: each one's health, by the name of its consumer.
+
+    """
+
+    alive: bool
+    ready: bool
+    connected: bool
+    projectors: dict[str, Health]
+
+
+def health_of(
+    progress: Progress, *, connected: bool, reading: bool, heard: float, now: float, stall_after: float
+) -> Health:
+    """
+    Return how the projector with this *progress* is.
+
+    Args:
+        progress: of it.
+        connected: whether NATS is there.
+        reading: whether its consumer is there and asked for messages.
+        heard: when the server last said anything to it, by `time.monotonic`.
+        now: by the same clock.
+        stall_after: seconds without movement that are a stall.
+
+    """
+    still = now - max(progress.moved, progress.resting_until)
+    if still > stall_after and _must_move(progress, connected=connected, unheard=now - heard, limit=stall_after):
+        reason = f"nothing has moved for {still:.0f} s"
+        return Health(alive=False, ready=False, part=progress.attempting or "loop", reason=reason)
+    if not connected:
+        return Health(ready=False, part="nats", reason="not connected")
+    if progress.holding:
+        return Health(ready=False, part=progress.holding, reason=progress.reason[:_LONGEST_REASON])
+    if not reading:
+        return Health(ready=False, part="consumer", reason="not found yet, or not again")
+    return Health()
+
+
+def _must_move(progress: Progress, *, connected: bool, unheard: float, limit: float) -> bool:
+    """Return whether something should have happened: it is quiet for no good reason."""
+    if progress.attempting == "sink":
+        return True
+    if progress.attempting == "nats":
+        return connected and unheard > limit
+    return connected
+
+
+def report(projectors: Iterable[Projector], connection: Connection, *, now: float, stall_after: float) -> Report:
+    """Return how *projectors* of one process are; awaits nothing."""
+    connected = connection.is_connected
+    healths = {
+        projector.consumer.name: health_of(
+            projector.progress,
+            connected=connected,
+            reading=projector.puller.is_reading,
+            heard=projector.puller.heard,
+            now=now,
+            stall_after=stall_after,
+        )
+        for projector in projectors
+    }
+    return Report(
+        alive=all(health.alive for health in healths.values()),
+        ready=connected and all(health.ready for health in healths.values()),
+        connected=connected,
+        projectors=healths,
+    )

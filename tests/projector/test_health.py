@@ -1,0 +1,162 @@
+"""When a projector is alive and when it is ready: every case of the table, at one moment of one clock."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from consumers.health import Health, health_of
+from consumers.progress import Progress
+
+NOW = 1_000.0
+LIMIT = 60.0
+LONG_AGO = NOW - 100
+JUST_NOW = NOW - 1
+
+ALIVE = Health()
+
+
+def stalled(part: str) -> Health:
+    """Return the health of a projector that has not moved since `LONG_AGO` because of *part*."""
+    return Health(alive=False, ready=False, part=part, reason="nothing has moved for 100 s")
+
+
+def away(part: str, reason: str) -> Health:
+    """Return the health of a projector that lives, and waits for *part*."""
+    return Health(ready=False, part=part, reason=reason)
+
+
+@pytest.mark.parametrize(
+    ("progress", "around", "expected"),
+    [
+        pytest.param({"moved": JUST_NOW, "pending": 1_000_000}, {}, ALIVE, id="a million behind and moving"),
+        pytest.param({"moved": LONG_AGO, "attempting": "nats"}, {"heard": JUST_NOW}, ALIVE, id="quiet"),
+        pytest.param(
+            {"moved": LONG_AGO, "attempting": "nats", "pending": 10},
+            {"heard": JUST_NOW},
+            ALIVE,
+            id="standing by, or the others have it all",
+        ),
+        pytest.param({"moved": NOW - LIMIT, "attempting": "sink"}, {}, ALIVE, id="a write as long as allowed"),
+        pytest.param({"moved": LONG_AGO, "attempting": "sink"}, {}, stalled("sink"), id="a write that hangs"),
+        pytest.param(
+            {"moved": LONG_AGO, "attempting": "sink"},
+            {"heard": JUST_NOW},
+            stalled("sink"),
+            id="a write that hangs while the server is heard",
+        ),
+        pytest.param(
+            {"moved": LONG_AGO, "attempting": "sink"},
+            {"connected": False},
+            stalled("sink"),
+            id="a write that hangs while NATS is away",
+        ),
+        pytest.param(
+            {"moved": LONG_AGO, "attempting": "sink", "holding": "sink", "reason": "gone"},
+            {},
+            stalled("sink"),
+            id="a second attempt that hangs",
+        ),
+        pytest.param(
+            {"moved": LONG_AGO, "attempting": "nats"},
+            {"heard": LONG_AGO},
+            stalled("nats"),
+            id="not heard, not asked again",
+        ),
+        pytest.param(
+            {"moved": LONG_AGO, "attempting": "dead_letters"},
+            {},
+            stalled("dead_letters"),
+            id="a dead letter that hangs",
+        ),
+        pytest.param({"moved": LONG_AGO}, {"heard": JUST_NOW}, stalled("loop"), id="between two parts"),
+        pytest.param(
+            {"moved": JUST_NOW, "attempting": "sink", "holding": "sink", "reason": "maintenance"},
+            {},
+            away("sink", "maintenance"),
+            id="the sink is away",
+        ),
+        pytest.param(
+            {
+                "moved": LONG_AGO,
+                "resting_until": NOW + 500,
+                "attempting": "sink",
+                "holding": "sink",
+                "reason": "maintenance",
+            },
+            {},
+            away("sink", "maintenance"),
+            id="the sink said when to come again",
+        ),
+        pytest.param(
+            {"moved": JUST_NOW, "holding": "sink", "reason": "x" * 1_000},
+            {},
+            away("sink", "x" * 300),
+            id="a long reason",
+        ),
+        pytest.param(
+            {"moved": JUST_NOW, "attempting": "nats", "holding": "nats", "reason": "cannot connect"},
+            {"connected": False},
+            away("nats", "not connected"),
+            id="NATS is away",
+        ),
+        pytest.param(
+            {"moved": LONG_AGO, "attempting": "nats"},
+            {"connected": False, "heard": LONG_AGO},
+            away("nats", "not connected"),
+            id="NATS is away for long",
+        ),
+        pytest.param(
+            {"moved": LONG_AGO, "attempting": "dead_letters"},
+            {"connected": False},
+            away("nats", "not connected"),
+            id="NATS is away while burying",
+        ),
+        pytest.param(
+            {"moved": JUST_NOW, "holding": "nats", "reason": "consumer x: no such stream"},
+            {},
+            away("nats", "consumer x: no such stream"),
+            id="the stream is gone",
+        ),
+        pytest.param(
+            {"moved": JUST_NOW},
+            {"reading": False},
+            away("consumer", "not found yet, or not again"),
+            id="starting",
+        ),
+    ],
+)
+def test_health(progress: dict[str, Any], around: dict[str, Any], expected: Health) -> None:
+    """Alive goes by movement, never by lag; ready says what is missing."""
+    given = {"connected": True, "reading": True, "heard": LONG_AGO} | around
+
+    assert health_of(Progress(**progress), now=NOW, stall_after=LIMIT, **given) == expected
+
+
+def test_goes_on_with_the_counts_alone() -> None:
+    """The next projector of a lane goes on with its counts, and neither with its lag nor with what it held."""
+    progress = Progress(stored=5, pending=9, settled_ns=1, moved=LONG_AGO)
+    progress.hold("sink", "gone", 1.0)
+
+    progress.begin()
+
+    assert (progress.stored, progress.pending, progress.settled_ns) == (5, 0, 0)
+    assert (progress.holding, progress.reason) == ("", "")
+    assert progress.moved > LONG_AGO
+
+
+@pytest.mark.parametrize(
+    ("progress", "oldest_ns", "expected"),
+    [
+        pytest.param({"settled_ns": 1}, 0, 0.0, id="all settled"),
+        pytest.param({"settled_ns": 1, "pending": 3}, 4_000_000_000, 6.0, id="the oldest in hand counts"),
+        pytest.param({}, 4_000_000_000, 6.0, id="before the first is settled"),
+        pytest.param({"settled_ns": 3_000_000_000, "pending": 1}, 0, 7.0, id="none in hand"),
+        pytest.param({"pending": 1}, 0, 0.0, id="standing by"),
+        pytest.param({}, 11_000_000_000, 0.0, id="clocks that differ"),
+    ],
+)
+def test_lag_in_seconds(progress: dict[str, Any], oldest_ns: int, expected: float) -> None:
+    """The lag is the age of the oldest message that is not settled."""
+    assert Progress(**progress).lag_seconds(oldest_ns=oldest_ns, now_ns=10_000_000_000) == expected

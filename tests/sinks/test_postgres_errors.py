@@ -1,0 +1,67 @@
+"""What the sink reads in an error of Postgres."""
+
+from __future__ import annotations
+
+import asyncpg
+import pytest
+
+from consumers.sinks.postgres.errors import Meaning, line_of, meaning_of, reason_of
+
+
+def error(**fields: str) -> asyncpg.PostgresError:
+    """Return an error with these fields."""
+    made = asyncpg.PostgresError(fields.get("message", ""))
+    for name, value in fields.items():
+        setattr(made, name, value)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("context", "line"),
+    [
+        pytest.param("COPY event, line 638, column context", 638, id="English"),
+        pytest.param("COPY event, Zeile 638, Spalte context", 638, id="German"),
+        pytest.param("PL/pgSQL function refuse() line 3 at RAISE\nCOPY event_2, line 7", 7, id="in a trigger"),
+        pytest.param("SQL statement 'COPY', line 3", None, id="no COPY"),
+        pytest.param("", None, id="nothing"),
+    ],
+)
+def test_line(context: str, line: int | None) -> None:
+    """The line is found in every language of the server, and never where COPY named none."""
+    assert line_of(error(sqlstate="22P05", context=context)) == line
+
+
+@pytest.mark.parametrize(
+    ("state", "meaning"),
+    [
+        (None, Meaning.OUTAGE),
+        ("08P01", Meaning.OUTAGE),
+        ("25P03", Meaning.OUTAGE),
+        ("25P02", Meaning.UNKNOWN),
+        ("40P01", Meaning.CONTENTION),
+        ("57014", Meaning.SLOW),
+        ("57P05", Meaning.OUTAGE),
+        ("42P10", Meaning.CONFIGURATION),
+        ("XX002", Meaning.CONFIGURATION),
+        ("XX000", Meaning.UNKNOWN),
+        ("22P02", Meaning.ROW),
+        ("23502", Meaning.ROW),
+        ("23503", Meaning.ORPHAN),
+        ("54001", Meaning.ROW),
+    ],
+)
+def test_meaning(state: str | None, meaning: Meaning) -> None:
+    """The longest known beginning of a SQLSTATE says what to do."""
+    assert meaning_of(error(sqlstate=state)) is meaning  # type: ignore[arg-type]  # None is what a broken one has
+
+
+def test_check_without_a_name_is_a_missing_partition() -> None:
+    """A check that has a name is about the row, one that has none about the table."""
+    assert meaning_of(error(sqlstate="23514")) is Meaning.CONFIGURATION
+    assert meaning_of(error(sqlstate="23514", constraint_name="positive")) is Meaning.ROW
+
+
+def test_reason_is_one_line() -> None:
+    """Whatever the server sends, a reason is one line, with a remedy where there is one."""
+    assert reason_of(error(sqlstate="28P01", message="no\n way")) == "SQLSTATE 28P01: no way; the password is wrong"
+    assert reason_of(TimeoutError()) == "TimeoutError"
