@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from noetl_events.jetstream.topology import StreamDeclaration, ensure_stream, jetstream
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from noetl_events.jetstream.connection import Connection
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
 @contextmanager
 def projecting(
-    server: NatsServer, *to: str, log: Path, arguments: tuple[str, ...] = (), **settings: str
+    server: NatsServer, *to: str, log: Path, arguments: tuple[str, ...] = (), settings: Mapping[str, str] | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Run `noetl-events project` as a process of its own, killed in the end if it still runs."""
     command = [sys.executable, "-m", "consumers", "project", *arguments]
     for url in to:
         command += ["--to", url]
-    environment = os.environ | {"NATS_URL": server.url, "NOETL_ACK_WAIT_SECS": "1"} | settings
+    environment = os.environ | {"NATS_URL": server.url, "NOETL_ACK_WAIT_SECS": "1"} | dict(settings or {})
     with log.open("ab") as lines, subprocess.Popen(command, env=environment, stderr=lines) as process:
         try:
             yield process

@@ -80,7 +80,7 @@ async def test_poisonous_event_is_buried_alone(
     lives = 0
     while not await is_over() and lives < LIVES:
         lives += 1
-        with projecting(own_server, *to, log=tmp_path / "log", arguments=arguments, **settings) as process:
+        with projecting(own_server, *to, log=tmp_path / "log", arguments=arguments, settings=settings) as process:
             await eventually(partial(dead_or, process, is_over), timeout=60)
 
     assert sorted(stored_ids(trapped)) == [number for number in range(1, EVENTS + 1) if number != POISON]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from noetl_events import encode
-from noetl_events.jetstream.topology import DEAD_LETTERS, jetstream, show_stream
+from noetl_events.jetstream.topology import DEAD_LETTERS, StreamDeclaration, jetstream, show_stream
 from noetl_events.sinks.nats import NatsSink
 from noetl_events.testing import eventually, make_event
 from tests.faults.processes import ended, projecting, split, stored_ids
@@ -92,7 +92,9 @@ async def test_lanes_follow_the_replicas(own_server: NatsServer, own_connection:
 
         def join() -> None:
             log = logs[len(replicas)]
-            replicas.append(stack.enter_context(projecting(own_server, f"sqlite:///{database}", log=log, **LANES)))
+            replicas.append(
+                stack.enter_context(projecting(own_server, f"sqlite:///{database}", log=log, settings=LANES))
+            )
 
         join()
         join()
@@ -112,3 +114,67 @@ async def test_lanes_follow_the_replicas(own_server: NatsServer, own_connection:
 
     traffic.require_order(database)
     assert (await show_stream(own_connection, DEAD_LETTERS.name)).state.messages == 0
+
+
+@pytest.mark.skipif(not LONG, reason="a pin lasts ten seconds; tests/projector/test_standby.py has a shorter one")
+async def test_standby_steps_in(own_server: NatsServer, own_connection: Connection, tmp_path: Path) -> None:
+    """When the replica that works is killed (-9) under load the other one goes on within 15 s, in stream order."""
+    database, traffic = tmp_path / "events.db", Traffic(own_connection)
+    logs = [tmp_path / "first", tmp_path / "second"]
+    to, arguments = f"sqlite:///{database}", ("--standby",)
+    with projecting(own_server, to, log=logs[0], arguments=arguments) as first:
+        await traffic.run(20)
+        await eventually(lambda: traffic.is_stored(database))
+        with projecting(own_server, to, log=logs[1], arguments=arguments) as second:
+            publishing = asyncio.create_task(traffic.run(ROUNDS))
+            await eventually(lambda: len(stored_ids(database)) > 500)
+            assert "puller.pinned" not in logs[1].read_text()
+            first.kill()
+            await publishing
+            await eventually(lambda: traffic.is_stored(database), timeout=TAKEOVER)
+            second.terminate()
+            assert await ended(second) == 0
+
+    assert stored_ids(database) == list(range(traffic.published))
+    assert (await show_stream(own_connection, DEAD_LETTERS.name)).state.messages == 0
+
+
+async def test_one_destination_away_holds_no_other(
+    own_server: NatsServer, own_connection: Connection, tmp_path: Path
+) -> None:
+    """
+    A destination that is away keeps its own progress and nobody else's, whatever the order on the command line.
+
+    Started again in the other order, each one goes on where it stood: nothing is delivered to it a second time.
+    """
+    traffic, log = Traffic(own_connection), tmp_path / "log"
+    near, far = tmp_path / "near.db", tmp_path / "away" / "far.db"
+    to = [f"sqlite:///{far}", f"sqlite:///{near}"]
+    with projecting(own_server, *to, log=log) as process:
+        await traffic.run(5)
+        await eventually(lambda: traffic.is_stored(near))
+        assert stored_ids(far) == []
+        far.parent.mkdir()
+        await eventually(lambda: traffic.is_stored(far), timeout=30)
+        process.terminate()
+        assert await ended(process) == 0
+    with projecting(own_server, *reversed(to), log=log):
+        await traffic.run(5)
+        await eventually(lambda: traffic.is_stored(near) and traffic.is_stored(far))
+
+    js = await jetstream(own_connection)
+    consumers = await js.consumers_info(StreamDeclaration().name)
+    assert len(consumers) == 2
+    for consumer in consumers:
+        assert consumer.delivered is not None
+        assert consumer.delivered.consumer_seq == traffic.published
+
+
+async def test_same_destination_twice_is_refused(own_server: NatsServer, tmp_path: Path) -> None:
+    """Two of the same would be one consumer read twice."""
+    log = tmp_path / "log"
+    to = f"sqlite:///{tmp_path}/events.db"
+    with projecting(own_server, to, to, log=log) as process:
+        assert await ended(process) == 2
+
+    assert "is given twice" in log.read_text()
