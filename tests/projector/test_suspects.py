@@ -18,7 +18,7 @@ from noetl_events.testing import FaultySink, eventually, make_events
 from tests.projector.bench import Bench, ids
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from consumers.projector import Projector
     from noetl_events.jetstream.topology import StreamDeclaration
@@ -150,22 +150,29 @@ async def test_bug_of_the_sink_ends_with_one_dead_letter(bench: Bench, *, exclus
     """Restarted again and again, projectors bury exactly the event that ends them; the others are stored once."""
     sink = Trap()
     await bench.publish(make_events(200))
+
+    async def is_over() -> bool:
+        return len(sink.events) == 199 and await bench.dead_letters() != []
+
     lives = 0
-    while len(sink.events) < 199:
+    while not await is_over():
         lives += 1
         assert lives <= LIVES
-        projector = bench.projector(sink, ack_wait=0.5, exclusive=exclusive)
-        await ends_or(projector, lambda: len(sink.events) == 199)
+        await ends_or(bench.projector(sink, ack_wait=0.5, exclusive=exclusive), is_over)
     [letter] = await bench.dead_letters()
 
     assert ids(sink) == [number for number in range(1, 201) if number != POISON]
     assert (decode(letter.data).event_id, letter.headers["Noetl-Kind"]) == (POISON, "fatal")
 
 
-async def ends_or(projector: Projector, done: Callable[[], bool]) -> None:
-    """Run *projector* until a bug of its sink ends it, or until *done*."""
+async def ends_or(projector: Projector, is_over: Callable[[], Awaitable[bool]]) -> None:
+    """Run *projector* until a bug of its sink ends it, or until all *is_over*."""
     running = asyncio.create_task(projector.run())
-    await eventually(lambda: running.done() or done())
+
+    async def is_done() -> bool:
+        return running.done() or await is_over()
+
+    await eventually(is_done)
     if not running.done():
         await projector.stop()
     with suppress(RuntimeError):
