@@ -76,7 +76,10 @@ class Service:
             Channel(consumer, opener(destination.url))
             for destination in destinations_of(to, durable)
             for consumer in destination.consumers(
-                settings.stream, ack_wait=settings.projector.ack_wait, exclusive=standby
+                settings.stream,
+                ack_wait=settings.projector.ack_wait,
+                pin_ttl=settings.projector.pin_ttl,
+                exclusive=standby,
             )
         ]
         self._lanes = self._spread(durable) if settings.stream.partitions else None

@@ -22,7 +22,6 @@ import structlog
 from nats.errors import Error as NatsError
 
 from noetl_events.jetstream.commands import publish_to_all
-from noetl_events.jetstream.declarations import PIN_TTL
 from noetl_events.jetstream.errors import NatsUnavailable
 from noetl_events.jetstream.pin import LOST, Pin
 from noetl_events.jetstream.pull_buffer import PullBuffer
@@ -110,7 +109,8 @@ class Puller:
     @property
     def keep_alive_interval(self) -> float:
         """Seconds between two calls of `keep_alive`: a third of the shortest time the server waits for one."""
-        return min(self.consumer.ack_wait, PIN_TTL if self.consumer.exclusive else self.consumer.ack_wait) / 3
+        consumer = self.consumer
+        return (min(consumer.ack_wait, consumer.pin_ttl) if consumer.exclusive else consumer.ack_wait) / 3
 
     async def ask(self) -> None:
         """
@@ -246,7 +246,7 @@ class Puller:
         request = pull_request(
             batch=batch,
             max_bytes=max_bytes or room,
-            expires=min(expires, PIN_TTL / 2) if self._pin.id else expires,
+            expires=min(expires, consumer.pin_ttl / 2) if self._pin.id else expires,
             **(self._pin.arguments() if consumer.exclusive else {}),
         )
         reply = f"{self._inbox}.{self._requests.add(batch)}"
