@@ -110,7 +110,7 @@ class Puller:
     def keep_alive_interval(self) -> float:
         """Seconds between two calls of `keep_alive`: a third of the shortest time the server waits for one."""
         consumer = self.consumer
-        return (min(consumer.ack_wait, consumer.pin_ttl) if consumer.exclusive else consumer.ack_wait) / 3
+        return min(consumer.ack_wait, consumer.pin_ttl if consumer.exclusive else consumer.ack_wait) / 3
 
     async def ask(self) -> None:
         """

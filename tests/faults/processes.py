@@ -10,24 +10,26 @@ import sys
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
 
-from noetl_events.testing import eventually
+from noetl_events.jetstream.topology import StreamDeclaration, ensure_stream, jetstream
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
+    from noetl_events.jetstream.connection import Connection
     from noetl_events.testing.nats_server import NatsServer
 
 
 @contextmanager
 def projecting(
-    server: NatsServer, *to: str, log: Path, arguments: tuple[str, ...] = (), **settings: str
+    server: NatsServer, *to: str, log: Path, arguments: tuple[str, ...] = (), settings: Mapping[str, str] | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Run `noetl-events project` as a process of its own, killed in the end if it still runs."""
     command = [sys.executable, "-m", "consumers", "project", *arguments]
     for url in to:
         command += ["--to", url]
-    environment = os.environ | {"NATS_URL": server.url, "NOETL_ACK_WAIT_SECS": "1", "NOETL_PIN_SECS": "1"} | settings
+    environment = os.environ | {"NATS_URL": server.url, "NOETL_ACK_WAIT_SECS": "1", "NOETL_PIN_SECS": "1"}
+    environment |= settings or {}
     with log.open("ab") as lines, subprocess.Popen(command, env=environment, stderr=lines) as process:
         try:
             yield process
@@ -49,7 +51,7 @@ def stored_ids(path: Path) -> list[int]:
         return []
 
 
-async def has_stored(path: Path, count: int, process: subprocess.Popen[bytes], *, timeout: float = 60.0) -> bool:  # noqa: ASYNC109  (as `eventually` has it)
-    """Return whether *path* has *count* rows, once it has or *process* is dead."""
-    await eventually(lambda: process.poll() is not None or len(stored_ids(path)) >= count, timeout=timeout)
-    return len(stored_ids(path)) >= count
+async def split(connection: Connection, partitions: int) -> None:
+    """Create the stream again, with so many lanes."""
+    await (await jetstream(connection)).delete_stream(StreamDeclaration().name)
+    await ensure_stream(connection, StreamDeclaration(partitions=partitions))
