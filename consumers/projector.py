@@ -220,7 +220,7 @@ class Projector:
             try:
                 refused = await self._emit(batch)
             except SinkUnavailable:
-                await self._trials.survive(part)
+                await self._trials.withdraw(part)
                 raise
             except asyncio.CancelledError:
                 await self._leave(part)
@@ -229,10 +229,10 @@ class Projector:
             return refused
 
     async def _leave(self, part: Part) -> None:
-        """Strike out what is on trial if there is time for it: whoever stops us, it is not the event."""
+        """Withdraw what is on trial if there is time for it: whoever stops us, it is not the event."""
         with suppress(NatsUnavailable, TimeoutError):
             async with asyncio.timeout(_STOPPING_WAIT):
-                await self._trials.survive(part)
+                await self._trials.withdraw(part)
 
     async def _bury(self, dead: list[Dead]) -> None:
         # The dead letter is stored before its message is acknowledged: a crash in between leaves it twice, the other
