@@ -13,7 +13,7 @@ import random
 import time
 from contextlib import AsyncExitStack
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import asyncpg
 import pytest
@@ -55,6 +55,16 @@ def own_postgres(tmp_path: Path) -> Iterator[PostgresServer]:
         yield server
 
 
+class Mortal(Protocol):
+    """What can be killed and started again."""
+
+    def start(self) -> None:
+        """Start it."""
+
+    def kill(self) -> None:
+        """Kill it."""
+
+
 class Replica:
     """A projector that is started again when it was killed, and only then."""
 
@@ -91,6 +101,10 @@ class Counter:
         self._url = url
         self.rows = 0
 
+    def has_seen(self, count: int) -> bool:
+        """Return whether there were so many when somebody last asked."""
+        return self.rows >= count
+
     async def reaches(self, count: int) -> bool:
         """Return whether there are so many."""
         try:
@@ -108,7 +122,7 @@ async def publish(connection: Connection, counter: Counter) -> None:
     """Store all events in the stream, never far ahead of what has arrived: faults shall meet traffic."""
     sink = NatsSink(connection)
     for start in range(1, EVENTS + 1, CHUNK):
-        await eventually(lambda least=start - AHEAD: counter.rows >= least, timeout=60)
+        await eventually(partial(counter.has_seen, start - AHEAD), timeout=60)
         await emit_until_taken(sink, make_events(CHUNK, start=start))
     await sink.aclose()
 
@@ -123,7 +137,7 @@ async def test_everything_dies(
     url = own_postgres.url
     await create_schema(url)
     replicas = [Replica(own_server, url, tmp_path / f"log{number}") for number in range(2)]
-    victims = dict(zip(VICTIMS, (*replicas, own_server, own_postgres), strict=True))
+    victims: dict[str, Mortal] = dict(zip(VICTIMS, (*replicas, own_server, own_postgres), strict=True))
     counter = Counter(url)
     began = time.monotonic()
     async with AsyncExitStack() as stack:
