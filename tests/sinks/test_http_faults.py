@@ -47,7 +47,7 @@ async def test_server_away_and_back() -> None:
     """While nobody listens the sink says so, and it works as soon as somebody does."""
     server, port = EventServer(), free_port()
     sink = HttpSink(f"http://127.0.0.1:{port}/api/events")
-    with pytest.raises(SinkUnavailable, match="^http: "):
+    with pytest.raises(SinkUnavailable, match=r"^http: "):
         await sink.emit_batch(make_events(3))
     async with serving(server, port=port):
         await sink.emit_batch(make_events(3))
