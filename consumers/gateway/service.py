@@ -1,0 +1,74 @@
+"""A gateway process, put together: one connection to NATS, one reading of the stream, one web server."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from starlette.applications import Starlette
+from starlette.routing import Route
+
+from consumers.gateway.bodies import Intake
+from consumers.gateway.guard import Guard
+from consumers.gateway.ingest import Ingest
+from consumers.gateway.refusal import Refused, answer_refused
+from consumers.gateway.server import WebServer
+from noetl_events.sinks.nats import NatsSink
+
+if TYPE_CHECKING:
+    import socket
+
+    from consumers.gateway.guard import LocalOnly, TokenFile
+    from consumers.settings import Settings
+    from noetl_events.jetstream.connection import Connection
+    from noetl_events.jetstream.declarations import StreamDeclaration
+
+PATIENCE: Final = 5.0
+"""Seconds a post waits for NATS."""
+
+
+class Gateway:
+    """
+    What `noetl-events serve` runs.
+
+    Args:
+        settings: of the process.
+        connection: to NATS; it stays open.
+        listener: a bound socket; closed in the end.
+        rule: who may use the API.
+
+    """
+
+    def __init__(
+        self, settings: Settings, connection: Connection, listener: socket.socket, rule: TokenFile | LocalOnly
+    ) -> None:
+        self.intake = Intake()
+        self._sink = NatsSink(connection, subject=subject_of(settings.stream), timeout=PATIENCE)
+        self.ingest = Ingest(self._sink, self.intake)
+        self._server = WebServer(Guard(self._app(), rule), listener)
+
+    @property
+    def in_hand(self) -> int:
+        """Requests whose events are not stored yet."""
+        return self.intake.requests
+
+    async def run(self) -> None:
+        """Serve until `stop`, then finish what was asked."""
+        await self._server.run()
+        await self._sink.aclose()
+
+    async def stop(self) -> None:
+        """Accept no more."""
+        self._server.stop()
+
+    def _app(self) -> Starlette:
+        routes = [
+            Route("/api/events", self.ingest.one, methods=["POST"]),
+            Route("/api/events/batch", self.ingest.many, methods=["POST"]),
+        ]
+        return Starlette(routes=routes, exception_handlers={Refused: answer_refused})
+
+
+def subject_of(stream: StreamDeclaration) -> str:
+    """Return the template of the subjects under which *stream* takes events."""
+    head = stream.subjects[0].removesuffix(">")
+    return f"{head}{{execution_id}}.{{event_type}}" if stream.partitions else f"{head}{{event_type}}"
