@@ -1,4 +1,4 @@
-"""A projector as a process: signals, the deadline, the exit code."""
+"""A daemon as a process: signals, the deadline, the exit code."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 log = structlog.get_logger()
 
 
-async def run_until_signal(worker: Worker, *, deadline: float, name: str = "projector") -> int:
+async def run_until_signal(worker: Worker, *, deadline: float) -> int:
     """
     Run *worker* until SIGTERM or SIGINT, then finish what is in hand, and return the exit code.
 
     `SETTLED` when everything in hand was settled; `UNSETTLED` when *deadline* seconds after the first signal, or at a
-    second one, something was not: it stays unacknowledged and is delivered again.  Log events begin with *name*.
+    second one, something was not: it stays unacknowledged and is delivered again.
 
     Raises:
         Exception: whatever ends the worker.
@@ -34,19 +34,19 @@ async def run_until_signal(worker: Worker, *, deadline: float, name: str = "proj
     running = asyncio.create_task(worker.run())
     try:
         if not await _finished_before(running, signals.first):
-            log.info(name + ".stopping", messages=worker.in_hand)
+            log.info("daemon.stopping", messages=worker.in_hand)
             stopping = asyncio.create_task(_stop(worker, running))
             await asyncio.wait({stopping, signals.second_waiter()}, timeout=deadline, return_when="FIRST_COMPLETED")
             if not stopping.done():
                 stopping.cancel()
-                log.error(name + ".stopped_unsettled", messages=worker.in_hand)
+                log.error("daemon.stopped_unsettled", messages=worker.in_hand)
                 return UNSETTLED
         running.result()
     finally:
         running.cancel()
         signals.close()
         await asyncio.wait({running})
-    log.info(name + ".stopped")
+    log.info("daemon.stopped")
     return SETTLED
 
 

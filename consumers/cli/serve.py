@@ -44,7 +44,7 @@ async def serve(
         rule = _rule(listener, token_file)
         async with Connection(settings.connect) as connection:
             gateway = Gateway(settings, connection, listener, rule)
-            return await run_until_signal(gateway, deadline=settings.projector.stop_deadline, name="gateway")
+            return await run_until_signal(gateway, deadline=settings.projector.stop_deadline)
     finally:
         listener.close()
 

@@ -47,7 +47,12 @@ class WebServer:
         finally:
             self._listener.close()
 
-    def stop(self) -> None:
+    @property
+    def in_hand(self) -> int:
+        """Requests that are being answered."""
+        return len(self._server.server_state.tasks)
+
+    async def stop(self) -> None:
         """Accept no more."""
         self._server.should_exit = True
 

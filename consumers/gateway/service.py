@@ -9,9 +9,13 @@ from starlette.routing import Route
 
 from consumers.gateway.bodies import Intake
 from consumers.gateway.guard import Guard
+from consumers.gateway.hub import Hub
 from consumers.gateway.ingest import Ingest
+from consumers.gateway.past import Past
 from consumers.gateway.refusal import Refused, answer_refused
 from consumers.gateway.server import WebServer
+from consumers.gateway.streaming import Streaming
+from consumers.together import Together
 from noetl_events.sinks.nats import NatsSink
 
 if TYPE_CHECKING:
@@ -44,6 +48,9 @@ class Gateway:
         self.intake = Intake()
         self._sink = NatsSink(connection, subject=subject_of(settings.stream), timeout=PATIENCE)
         self.ingest = Ingest(self._sink, self.intake)
+        self.hub = Hub(connection, settings.stream.name)
+        self._past = Past(connection, settings.stream.name)
+        self.streaming = Streaming(self.hub, self._past)
         self._server = WebServer(Guard(self._app(), rule), listener)
 
     @property
@@ -53,17 +60,19 @@ class Gateway:
 
     async def run(self) -> None:
         """Serve until `stop`, then finish what was asked."""
-        await self._server.run()
+        await Together([self._server], beside=[self.hub.run]).run()
         await self._sink.aclose()
 
     async def stop(self) -> None:
-        """Accept no more."""
-        self._server.stop()
+        """Accept no more, and send away who only listens."""
+        self.hub.stop()
+        await self._server.stop()
 
     def _app(self) -> Starlette:
         routes = [
             Route("/api/events", self.ingest.one, methods=["POST"]),
             Route("/api/events/batch", self.ingest.many, methods=["POST"]),
+            Route("/api/events/stream", self.streaming.open),
         ]
         return Starlette(routes=routes, exception_handlers={Refused: answer_refused})
 
