@@ -95,8 +95,8 @@ class Live:
         try:
             first, last = await self._past.bounds()
         except NatsUnavailable:
-            first, last = 0, 0
-        if last and era == self._hub.era and self._position > last:
+            first, last = 0, self._position
+        if era == self._hub.era and self._position > last:
             self._position = first - 1
             return _resync("replaced", first, last)
         await asyncio.sleep(_AGAIN)

@@ -8,12 +8,16 @@ from starlette.applications import Starlette
 from starlette.routing import Route
 
 from consumers.gateway.bodies import Intake
+from consumers.gateway.condition import Condition
+from consumers.gateway.executions import Executions
 from consumers.gateway.guard import Guard
 from consumers.gateway.hub import Hub
 from consumers.gateway.ingest import Ingest
+from consumers.gateway.page import show_page
 from consumers.gateway.past import Past
 from consumers.gateway.refusal import Refused, answer_refused
 from consumers.gateway.server import WebServer
+from consumers.gateway.status import Status
 from consumers.gateway.streaming import Streaming
 from consumers.together import Together
 from noetl_events.sinks.nats import NatsSink
@@ -51,6 +55,8 @@ class Gateway:
         self.hub = Hub(connection, settings.stream.name)
         self._past = Past(connection, settings.stream.name)
         self.streaming = Streaming(self.hub, self._past)
+        self._status = Status(connection, settings.stream.name)
+        self._condition = Condition(self, connection)
         self._server = WebServer(Guard(self._app(), rule), listener)
 
     @property
@@ -73,6 +79,13 @@ class Gateway:
             Route("/api/events", self.ingest.one, methods=["POST"]),
             Route("/api/events/batch", self.ingest.many, methods=["POST"]),
             Route("/api/events/stream", self.streaming.open),
+            Route("/api/executions/{execution_id}", Executions(self._past).show),
+            Route("/api/status", self._status.status),
+            Route("/api/dead", self._status.dead),
+            Route("/healthz", self._condition.healthz),
+            Route("/readyz", self._condition.readyz),
+            Route("/metrics", self._condition.metrics),
+            Route("/", show_page),
         ]
         return Starlette(routes=routes, exception_handlers={Refused: answer_refused})
 

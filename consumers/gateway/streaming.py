@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Final
 
 from consumers.gateway.frame import HEARTBEAT, Wanted
@@ -11,7 +12,7 @@ from consumers.gateway.refusal import Fault, Refused
 from noetl_events.json_values import MAX_INT64, MIN_INT64
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncGenerator, AsyncIterator
 
     from starlette.requests import Request
     from starlette.types import Receive, Scope, Send
@@ -57,8 +58,9 @@ class Streaming:
     async def send(self, live: Live, send: Send) -> None:
         """Send *live* to its client to its end."""
         await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
-        async for chunk in _with_heartbeats(live.chunks(), self._heartbeat):
-            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        async with aclosing(_with_heartbeats(live.chunks(), self._heartbeat)) as chunks:
+            async for chunk in chunks:
+                await send({"type": "http.response.body", "body": chunk, "more_body": True})
         self.dropped += live.dropped
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
@@ -82,7 +84,7 @@ class _Response:
         self._streaming = streaming
         self._live = live
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
         await self._streaming.serve(self._live, receive, send)
 
 
@@ -115,12 +117,12 @@ async def _until_gone(receive: Receive) -> None:
         pass
 
 
-async def _with_heartbeats(chunks: AsyncIterator[bytes], interval: float) -> AsyncIterator[bytes]:
+async def _with_heartbeats(chunks: AsyncIterator[bytes], interval: float) -> AsyncGenerator[bytes, None]:
     """Yield *chunks*, and a heartbeat whenever there was none for so long."""
     waiting: asyncio.Task[bytes] | None = None
     try:
         while True:
-            waiting = waiting or asyncio.ensure_future(anext(chunks))  # type: ignore[arg-type]
+            waiting = waiting or asyncio.ensure_future(anext(chunks))
             done, _ = await asyncio.wait({waiting}, timeout=interval)
             if not done:
                 yield HEARTBEAT
@@ -134,3 +136,4 @@ async def _with_heartbeats(chunks: AsyncIterator[bytes], interval: float) -> Asy
     finally:
         if waiting is not None:
             waiting.cancel()
+            await asyncio.wait({waiting})

@@ -107,8 +107,9 @@ class EphemeralConsumer:
 
     async def pull(self, limit: int) -> list[Msg]:
         """
-        Return the next 1 to *limit* messages, waiting for the first; none when nothing was left behind the last, unless
-        it follows.
+        Return the next 1 to *limit* messages, waiting for the first.
+
+        None when nothing was left behind the last; one that follows waits then.
 
         Raises:
             NatsUnavailable: the consumer is of no use any more.

@@ -24,6 +24,10 @@ class Reader:
         self.last_id = ""
         self._url = f"{url}/api/events/stream?{query}"
 
+    def has(self, count: int) -> bool:
+        """Whether so many events have come, or more."""
+        return len(self.sequences) >= count
+
     async def run(self) -> None:
         """Read, and come again after every end."""
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=None)) as session:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import TYPE_CHECKING
 
 from noetl_events.jetstream.connection import Connection
@@ -68,8 +69,7 @@ async def test_gateway_restarts(connection: Connection, stream: StreamDeclaratio
             await publish(connection, stream, make_events(50, start=1 + 100 * round_))
             async with serving(connection, stream, port=port):
                 await publish(connection, stream, make_events(50, start=51 + 100 * round_))
-                count = 100 * (round_ + 1)
-                await eventually(lambda count=count: len(reader.sequences) >= count)
+                await eventually(partial(reader.has, 100 * (round_ + 1)))
 
         assert reader.sequences == list(range(1, 301))
         assert reader.connections == 3
