@@ -107,10 +107,11 @@ class Hub:
         mark = Watermark(str(info.created), info.state.last_seq)
         known = self._mark and Watermark(self._mark.created, max(self._mark.last_seq, self.ring.position))
         if known is None or not mark.has_kept(known):
-            self.first = info.state.first_seq
+            # An empty stream says 0.
+            self.first = max(info.state.first_seq, 1)
             self.era += 1
             # Clients of a gateway that went away come all at once, a little behind the end.
-            self.ring.begin(max(info.state.first_seq, info.state.last_seq - _PREFILLED + 1) - 1)
+            self.ring.begin(max(self.first, info.state.last_seq - _PREFILLED + 1) - 1)
             if known is not None:
                 log.error("hub.stream_replaced", stream=self._stream, created=mark.created, last=mark.last_seq)
         self._mark, self.last = mark, mark.last_seq

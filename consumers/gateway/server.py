@@ -55,6 +55,9 @@ class WebServer:
     async def stop(self) -> None:
         """Accept no more."""
         self._server.should_exit = True
+        # At once, not when uvicorn looks next: whoever is sent away must not come back here.
+        for server in getattr(self._server, "servers", ()):
+            server.close()
 
 
 class _Server(uvicorn.Server):

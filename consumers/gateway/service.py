@@ -71,8 +71,8 @@ class Gateway:
 
     async def stop(self) -> None:
         """Accept no more, and send away who only listens."""
-        self.hub.stop()
         await self._server.stop()
+        self.hub.stop()
 
     def _app(self) -> Starlette:
         routes = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -135,3 +136,51 @@ async def test_ahead_of_the_stream(connection: Connection, stream: StreamDeclara
         await eventually(lambda: len(reader.sequences) == 3)
 
         assert [(name, data["reason"]) for name, data in reader.controls] == [("resync", "replaced")]
+
+
+async def test_slow_client(connection: Connection, stream: StreamDeclaration) -> None:
+    """A client that reads too slowly is told and sent away; the others get everything."""
+    async with serving(connection, stream) as web, reading(web.url, "from=start") as reader:
+        web.gateway.hub.ring._max_frames = 50
+        slow, writer = await asyncio.open_connection("127.0.0.1", web.port, limit=1_000)
+        writer.write(b"GET /api/events/stream?from=start HTTP/1.1\r\nhost: localhost\r\n\r\n")
+        await slow.readuntil(b"retry: 1000")
+        for start in range(1, 601, 20):
+            events = [make_event(n, context="x" * 50_000) for n in range(start, start + 20)]
+            await publish(connection, stream, events)
+            await eventually(partial(reader.has, start + 19))
+
+        rest = await asyncio.wait_for(slow.read(), 20)
+        assert b"event: dropped" in rest[-1_000:]
+        assert reader.sequences == list(range(1, 601))
+        assert web.gateway.streaming.dropped == 1
+        writer.close()
+
+
+async def test_terminated(own_server: NatsServer) -> None:
+    """On SIGTERM the process answers what was asked, tells its listeners to come again, and leaves with 0."""
+    port = free_port()
+    async with Connection(ConnectOptions(servers=own_server.url)) as connection:
+        await ensure_stream(connection, StreamDeclaration())
+        command = ("-m", "consumers", "serve", "--listen", f"127.0.0.1:{port}", "--nats", own_server.url)
+        process = await asyncio.create_subprocess_exec(sys.executable, *command)
+        try:
+            async with reading(f"http://127.0.0.1:{port}", "from=start") as reader:
+                await publish(connection, StreamDeclaration(), make_events(3))
+                await eventually(partial(reader.has, 3), timeout=30)
+                process.terminate()
+                assert await asyncio.wait_for(process.wait(), 10) == 0
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+
+
+async def test_token_is_required() -> None:
+    """Where others reach it, it does not start without a token."""
+    command = ("-m", "consumers", "serve", "--listen", "0.0.0.0:0")
+    process = await asyncio.create_subprocess_exec(sys.executable, *command, stderr=asyncio.subprocess.PIPE)
+    _, complaint = await process.communicate()
+
+    assert process.returncode == 2
+    assert b"--token-file: required" in complaint
