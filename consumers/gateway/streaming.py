@@ -24,6 +24,8 @@ _INTERVAL: Final = 15.0
 _HEADERS: Final = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-store"),
+    # A stream that has ended is over: who comes again may have to go elsewhere.
+    (b"connection", b"close"),
     (b"x-accel-buffering", b"no"),
 ]
 
