@@ -13,6 +13,7 @@ from consumers.gateway.executions import Executions
 from consumers.gateway.guard import Guard
 from consumers.gateway.hub import Hub
 from consumers.gateway.ingest import Ingest
+from consumers.gateway.openapi import show_openapi
 from consumers.gateway.page import show_page
 from consumers.gateway.past import Past
 from consumers.gateway.refusal import Refused, answer_refused
@@ -85,6 +86,7 @@ class Gateway:
             Route("/healthz", self._condition.healthz),
             Route("/readyz", self._condition.readyz),
             Route("/metrics", self._condition.metrics),
+            Route("/openapi.json", show_openapi),
             Route("/", show_page),
         ]
         return Starlette(routes=routes, exception_handlers={Refused: answer_refused})
