@@ -79,7 +79,6 @@ class EphemeralConsumer:
         self._buffer: deque[Msg] = deque()
         self._buffered_bytes = 0
         self._outstanding = 0
-        self._received = 0
         self._taken = 0
         self._oversized = False
         self._idle = False
@@ -209,10 +208,11 @@ class EphemeralConsumer:
             raise ConsumerMissing(f"the consumer {self._name} of stream {self._stream} is gone") from exc
         except (NatsError, APIError) as exc:
             raise unavailable(self._connection, f"$JS.API.CONSUMER.INFO.{self._stream}", exc) from exc
-        if info.num_pending == 0 and not self._buffer:
-            if info.delivered is not None and info.delivered.consumer_seq != self._received:
-                raise NatsUnavailable("messages were lost on the way")
-            self.pending = 0
+        if self._buffer:
+            return
+        if info.num_pending or (info.delivered is not None and info.delivered.consumer_seq != self._taken):
+            raise NatsUnavailable("the server is alive, and messages it has do not come")
+        self.pending = 0
 
     def _take(self, batch: list[Msg]) -> None:
         first, last = delivery_of(batch[0]), delivery_of(batch[-1])
@@ -226,7 +226,6 @@ class EphemeralConsumer:
         self._heard = time.monotonic()
         if message.reply:
             self._idle = False
-            self._received += 1
             self._outstanding -= 1
             self._buffered_bytes += len(message.data)
             self._buffer.append(message)
