@@ -10,7 +10,7 @@ from cyclopts import Parameter
 
 from consumers.cli.options import Nats, Partitions, read_settings
 from consumers.daemon import run_until_signal
-from consumers.listening import bound
+from consumers.health.listening import bound
 from noetl_events.jetstream.connection import Connection
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.exposition import choose_encoder
 from starlette.responses import Response
 
-from consumers.health import Health, Report
+from consumers.health.verdict import Health, Report
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

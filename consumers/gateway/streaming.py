@@ -6,6 +6,7 @@ import asyncio
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Final
 
+from consumers.cancellation import end_tasks
 from consumers.gateway.frame import HEARTBEAT, Wanted
 from consumers.gateway.live import Live
 from consumers.gateway.refusal import Fault, Refused
@@ -74,9 +75,7 @@ class Streaming:
             done, _ = await asyncio.wait(tasks, return_when="FIRST_COMPLETED")
         finally:
             self._hub.clients -= 1
-            for task in tasks:
-                task.cancel()
-            await asyncio.wait(tasks)
+            await end_tasks(tasks)
         for task in done:
             task.result()
 
@@ -137,5 +136,4 @@ async def _with_heartbeats(chunks: AsyncIterator[bytes], interval: float) -> Asy
             yield chunk
     finally:
         if waiting is not None:
-            waiting.cancel()
-            await asyncio.wait({waiting})
+            await end_tasks({waiting})
