@@ -44,10 +44,17 @@ def open_endpoint(service: Service, listen: str = "") -> Endpoint | None:
 def _endpoint(service: Service, listen: str) -> Endpoint:
     from consumers.health.endpoint import Endpoint  # noqa: PLC0415  (an extra; the projector does without)
 
-    return Endpoint(service, _bound(listen))
+    return Endpoint(service, bound(listen))
 
 
-def _bound(listen: str) -> socket.socket:
+def bound(listen: str) -> socket.socket:
+    """
+    Return a socket that listens on *listen*, `HOST:PORT`.
+
+    Raises:
+        ValueError: it is no address, or cannot be bound.
+
+    """
     host, port = _host_and_port(listen)
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]

@@ -166,7 +166,7 @@ async def test_second_signal_is_immediate(
         await publish(own_connection, 10)
         await eventually(lambda: "projector.holding" in log.read_text())
         process.terminate()
-        await eventually(lambda: "projector.stopping" in log.read_text())
+        await eventually(lambda: "daemon.stopping" in log.read_text())
         process.terminate()
         assert await asyncio.to_thread(process.wait, 5) == 1
     own_postgres.start()
