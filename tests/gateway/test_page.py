@@ -218,7 +218,7 @@ def test_a_gap_is_said_and_the_page_goes_on(gateway: StubGateway, page: Page) ->
     gateway.refuses = False
 
     page.shows("#notice", "4 events")
-    page.takes(5)
+    page.takes(6)
 
 
 def test_a_stream_created_anew_is_followed(gateway: StubGateway, page: Page) -> None:
@@ -244,10 +244,19 @@ def test_a_stream_created_anew_is_followed(gateway: StubGateway, page: Page) -> 
 def test_a_hostile_payload_stays_text(gateway: StubGateway, page: Page, hostile: str) -> None:
     """Markup in any field is shown as the characters it is."""
     gateway.dead = [
-        {"sequence": 1, "kind": hostile, "reason": hostile, "buried_at": hostile, "subject": hostile, "payload": hostile}
+        {
+            "sequence": 1,
+            "kind": hostile,
+            "reason": hostile,
+            "buried_at": hostile,
+            "subject": hostile,
+            "payload": hostile,
+        }
     ]
     gateway.emit(event(step=hostile, event_type=hostile, status=hostile, worker_id=hostile, context={hostile: hostile}))
-    before = page.run("return document.querySelectorAll('*').length > 0 && document.querySelectorAll('img, svg').length")
+    before = page.run(
+        "return document.querySelectorAll('*').length > 0 && document.querySelectorAll('img, svg').length"
+    )
 
     page.shows("#runs tbody", hostile)
     page.click("#runs tbody tr[data-key]")
@@ -282,7 +291,9 @@ def test_the_filter_leaves_what_matches(gateway: StubGateway, page: Page) -> Non
     page.takes(3)
 
     def listed() -> list[str]:
-        found: list[str] = page.run("return [...document.querySelectorAll('#runs tr[data-key]')].map(r => r.dataset.key)")
+        found: list[str] = page.run(
+            "return [...document.querySelectorAll('#runs tr[data-key]')].map(r => r.dataset.key)"
+        )
         return sorted(found)
 
     for words, expected in [
@@ -346,7 +357,7 @@ def test_the_keyboard_reaches_everything(gateway: StubGateway, page: Page) -> No
 
 def test_a_token_is_asked_for_and_kept(gateway: StubGateway, browser: Any) -> None:
     """Where the gateway wants a token the page asks, says when it is wrong, and keeps the right one for the tab."""
-    gateway.token = "right"  # noqa: S105
+    gateway.token = "right"
     gateway.emit(event())
     page = Page(browser, gateway.url)
     for token in ("wrong", "right"):
