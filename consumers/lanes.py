@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from consumers.cancellation import end_tasks
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -69,9 +71,7 @@ class Lanes:
                 await self._wait_for_news()
             await self._let_go(self.owned)
         finally:
-            for task in (*self._tasks.values(), telling):
-                task.cancel()
-            await asyncio.wait({*self._tasks.values(), telling})
+            await end_tasks([*self._tasks.values(), telling])
 
     async def stop(self) -> None:
         """Ask for nothing more; `run` returns once everything in hand is settled."""

@@ -17,10 +17,12 @@ from collections import deque
 from contextlib import suppress
 from functools import partial
 from itertools import chain
-from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import structlog
 
+from consumers.cancellation import end_tasks
+from consumers.hold import Hold
 from consumers.progress import Progress
 from consumers.suspects import FATAL, parts_of
 from noetl_events.backoff import Backoff
@@ -30,8 +32,6 @@ from noetl_events.json_values import MalformedEvent
 from noetl_events.sink import EventsRejected, SinkUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
     from consumers.dead_letters import DeadLetters, Kind
     from consumers.suspects import Part, Trials
     from noetl_events.envelope import ExecutorEvent
@@ -40,13 +40,12 @@ if TYPE_CHECKING:
     from noetl_events.jetstream.puller import Puller
     from noetl_events.sink import EventSink
 
-_REMIND_AFTER: Final = 60.0
-_STOPPING_WAIT: Final = 1.0
+# Seconds to withdraw a trial, for who is told to leave at once.
+_FAREWELL: Final = 1.0
 
 # Fewer refused alike may be one poisoned execution; that many are a destination that takes nothing.
 _ALIKE: Final = 10
 
-T = TypeVar("T")
 Carried: TypeAlias = "tuple[ExecutorEvent, Message]"
 Dead: TypeAlias = "tuple[Message, Kind, str]"
 Refusals: TypeAlias = "dict[int, tuple[Kind, str]]"
@@ -65,7 +64,6 @@ class Projector:
         trials: notes what is written that may have killed the process before.
         batch_size: events written at once, at most.
         backoff: the waits while something is away.
-        on_write: called with the events and the seconds of each write that ended well.
         progress: the numbers to go on with; new ones by default.
 
     """
@@ -79,7 +77,6 @@ class Projector:
         *,
         batch_size: int = 2_000,
         backoff: Backoff | None = None,
-        on_write: Callable[[int, float], None] = lambda _events, _seconds: None,
         progress: Progress | None = None,
     ) -> None:
         self.progress = progress or Progress()
@@ -88,10 +85,8 @@ class Projector:
         self._dead_letters = dead_letters
         self._trials = trials
         self._batch_size = batch_size
-        self._backoff = backoff or Backoff()
-        self._on_write = on_write
         self._in_hand: deque[Message] = deque()
-        self._stopping = asyncio.Event()
+        self._hold = Hold(self.progress, backoff or Backoff())
 
     @property
     def consumer(self) -> ConsumerDeclaration:
@@ -129,26 +124,27 @@ class Projector:
         try:
             while await self.step():
                 self.progress.move()
+                if heartbeats.done():
+                    heartbeats.result()
             await self._puller.flush()
         finally:
-            heartbeats.cancel()
-            await asyncio.wait({heartbeats})
+            await end_tasks([heartbeats])
             await self._puller.aclose()
 
     async def stop(self) -> None:
         """Pull nothing more; `run` returns once everything in hand is settled."""
-        self._stopping.set()
+        self._hold.hurry()
         await self._puller.stop()
 
     async def step(self) -> bool:
         """Carry what one pull brings; return False once stopped and nothing is left."""
-        messages = await self._hold("nats", self._pull)
+        messages = await self._hold.until_back("nats", self._pull)
         if not messages:
             return False
         self._in_hand.extend(messages)
         # Pending is what is behind the last one delivered: what is buffered is in hand already.
         self.progress.receive(len(messages), delivery_of((self._puller.buffered or messages)[-1]))
-        for part in parts_of(messages):
+        for part in parts_of(messages, in_doubt=self._puller.in_doubt):
             for smaller in await self._narrowed(part):
                 await self._carry(smaller)
         return True
@@ -157,14 +153,14 @@ class Projector:
         await self._puller.ask()
         if self._puller.is_reading:
             # NATS is back, however long the next message takes.
-            self._resume("nats")
+            self._hold.resume("nats")
         return await self._puller.pull(self._batch_size)
 
     async def _narrowed(self, part: Part) -> list[Part]:
         if not part.suspected:
             return [part]
         self.progress.redelivered += len(part.messages)
-        return await self._hold("trials", partial(self._trials.narrow, part))
+        return await self._hold.until_back("trials", partial(self._trials.narrow, part))
 
     async def _carry(self, part: Part) -> None:
         events, dead = self._decode(part.messages)
@@ -186,13 +182,17 @@ class Projector:
         if not events:
             return []
         batch = [event for event, _ in events]
-        attempt = partial(self._try, batch, part) if part.suspected else partial(self._emit, batch)
-        refused = await self._hold("sink", attempt)
+        attempt = partial(self._try, batch, part) if part.suspected else partial(self._emit_together, batch)
+        refused = await self._hold.until_back("sink", attempt)
         return [
             (message, *refused[event.event_id])
             for event, message in events
             if event.event_id is not None and event.event_id in refused
         ]
+
+    async def _emit_together(self, batch: list[ExecutorEvent]) -> Refusals:
+        async with self._trials.turns.together():
+            return await self._emit(batch)
 
     async def _emit(self, batch: list[ExecutorEvent]) -> Refusals:
         began = time.monotonic()
@@ -204,27 +204,38 @@ class Projector:
             _require_some_taken(batch, reasons)
         seconds = time.monotonic() - began
         self.progress.write(len(batch), seconds)
-        self._on_write(len(batch), seconds)
         return {event_id: ("rejected", reason) for event_id, reason in reasons.items()}
 
     async def _try(self, batch: list[ExecutorEvent], part: Part) -> Refusals:
         """Emit what may have killed the process before; what escapes here leaves the note of the trial behind."""
         if part.is_fatal:
             return {event.event_id or 0: ("fatal", FATAL) for event in batch}
-        await self._trials.begin(part)
-        try:
-            refused = await self._emit(batch)
-        except SinkUnavailable:
+        turns = self._trials.turns
+        # Only a death in solitude is a verdict: any projector of this process may be the one that kills it.
+        async with turns.alone() if len(part.messages) == 1 else turns.together():
+            await self._trials.begin(part)
+            try:
+                refused = await self._emit(batch)
+            except SinkUnavailable:
+                await self._trials.withdraw(part)
+                raise
+            except asyncio.CancelledError:
+                await self._leave(part)
+                raise
             await self._trials.survive(part)
-            raise
-        await self._trials.survive(part)
-        return refused
+            return refused
+
+    async def _leave(self, part: Part) -> None:
+        """Withdraw what is on trial if there is time for it: whoever stops us, it is not the event."""
+        with suppress(NatsUnavailable, TimeoutError):
+            async with asyncio.timeout(_FAREWELL):
+                await self._trials.withdraw(part)
 
     async def _bury(self, dead: list[Dead]) -> None:
         # The dead letter is stored before its message is acknowledged: a crash in between leaves it twice, the other
         # order would leave nothing.
         for message, kind, reason in dead:
-            await self._hold("dead_letters", partial(self._dead_letters.bury, message, kind, reason))
+            await self._hold.until_back("dead_letters", partial(self._dead_letters.bury, message, kind, reason))
         if dead:
             self.progress.buried_by.update(kind for _, kind, _ in dead)
             log.error("projector.buried", messages=len(dead), kind=dead[0][1], reason=dead[0][2])
@@ -237,40 +248,6 @@ class Projector:
         if part.suspected:
             # The next part may be the one that kills: what is settled must not come back with it.
             await self._puller.flush()
-
-    async def _hold(self, part: str, attempt: Callable[[], Awaitable[T]]) -> T:
-        """Return what *attempt* returns, trying again while *part* is away."""
-        reminded = 0.0
-        for wait in self._backoff.waits():
-            self.progress.attempting = part
-            try:
-                result = await attempt()
-            except (SinkUnavailable, NatsUnavailable) as exc:
-                now = time.monotonic()
-                rest = getattr(exc, "retry_after", None) or wait
-                self.progress.hold(part, str(exc), rest)
-                if now - reminded >= _REMIND_AFTER or not reminded:
-                    reminded = now
-                    log.warning("projector.holding", part=part, messages=self.in_hand, reason=str(exc))
-                await self._pause(rest)
-            else:
-                self.progress.attempting = ""
-                self._resume(part)
-                return result
-        raise AssertionError("the waits never end")
-
-    def _resume(self, part: str) -> None:
-        if self.progress.holding:
-            log.info("projector.resumed", part=part, seconds=round(self.progress.resume(), 3))
-
-    async def _pause(self, seconds: float) -> None:
-        # Somebody waits for us to stop: try again soon, whatever the back-off says.
-        if self._stopping.is_set():
-            await asyncio.sleep(min(seconds, _STOPPING_WAIT))
-            return
-        with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._stopping.wait()
 
     async def _heartbeats(self) -> None:
         """Keep the server from delivering again what is in hand: every third of the consumer's own ack wait."""

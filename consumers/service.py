@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import socket
 import time
@@ -9,9 +10,9 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from consumers.dead_letters import DeadLetters
+from consumers.dead_letters.exhausted import ExhaustedWatch
 from consumers.destinations import destinations_of
-from consumers.exhausted import ExhaustedWatch
-from consumers.health import report
+from consumers.health.verdict import report
 from consumers.lanes import Lanes
 from consumers.progress import Progress
 from consumers.projector import Projector
@@ -25,7 +26,7 @@ from noetl_events.sink import open_sink
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from consumers.health import Report
+    from consumers.health.verdict import Report
     from consumers.settings import Settings
     from noetl_events.jetstream.connection import Connection
     from noetl_events.jetstream.declarations import ConsumerDeclaration
@@ -49,7 +50,6 @@ class Service:
         to: URLs of the destinations.
         durable: the name of the consumer, or what the names of several begin with.
         standby: let one replica work at a time, in the order of the stream, and the others wait for its end.
-        on_write: called with the name of the consumer, the events and the seconds of each write.
         opener: opens the sink of a URL.
 
     Raises:
@@ -66,18 +66,20 @@ class Service:
         *,
         durable: str,
         standby: bool = False,
-        on_write: Callable[[str, int, float], None] = lambda _consumer, _events, _seconds: None,
         opener: Callable[[str], EventSink] = open_sink,
     ) -> None:
         self._settings = settings
         self._connection = connection
-        self._on_write = on_write
         self._dead_letters = DeadLetters(connection)
+        self._trials = Trials(connection)
         self.channels = [
             Channel(consumer, opener(destination.url))
             for destination in destinations_of(to, durable)
             for consumer in destination.consumers(
-                settings.stream, ack_wait=settings.projector.ack_wait, exclusive=standby
+                settings.stream,
+                ack_wait=settings.projector.ack_wait,
+                pin_ttl=settings.projector.pin_ttl,
+                exclusive=standby,
             )
         ]
         self._lanes = self._spread(durable) if settings.stream.partitions else None
@@ -111,7 +113,10 @@ class Service:
 
     def _spread(self, durable: str) -> Lanes:
         name = f"{socket.gethostname()}:{os.getpid()}"
-        presence = Presence(self._connection, f"noetl.presence.{durable}", name=name)
+        # Only who shares all of these lanes is one to share them with.
+        lanes = hashlib.blake2b(" ".join(channel.consumer.name for channel in self.channels).encode(), digest_size=4)
+        subject = f"noetl.presence.{self._settings.stream.name}.{durable}.{lanes.hexdigest()}"
+        presence = Presence(self._connection, subject, name=name)
         return Lanes([partial(self._projector, channel) for channel in self.channels], presence)
 
     def _projector(self, channel: Channel) -> Projector:
@@ -121,8 +126,7 @@ class Service:
             Puller(self._connection, channel.consumer),
             channel.sink,
             self._dead_letters,
-            Trials(self._connection),
+            self._trials,
             batch_size=self._settings.projector.batch_size,
-            on_write=partial(self._on_write, channel.consumer.name),
             progress=progress,
         )

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+
+from consumers.cancellation import end_tasks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
 
     Task: TypeAlias = Callable[[], Coroutine[Any, Any, None]]
-
-
-_CANCEL_AGAIN: Final = 0.5
 
 
 class Worker(Protocol):
@@ -67,18 +66,8 @@ class Together:
                 working -= done
                 beside -= done
         finally:
-            await _end(working | beside)
+            await end_tasks(working | beside)
 
     async def stop(self) -> None:
         """Ask for nothing more, in any of them."""
         await asyncio.gather(*(worker.stop() for worker in self._workers))
-
-
-async def _end(tasks: set[asyncio.Task[None]]) -> None:
-    pending = tasks
-    while pending:
-        for task in pending:
-            task.cancel()
-        # More than once: nats-py swallows a cancellation that comes while it flushes.
-        _, pending = await asyncio.wait(pending, timeout=_CANCEL_AGAIN)
-    await asyncio.gather(*tasks, return_exceptions=True)

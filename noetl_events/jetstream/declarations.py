@@ -26,9 +26,6 @@ DEAD_SUBJECTS: Final = "noetl.dead.>"
 TRIALS_STREAM: Final = "noetl_events_trials"
 TRIALS_SUBJECTS: Final = "noetl.trials.>"
 
-PIN_TTL: Final = 10.0
-"""Seconds without a request after which an exclusive consumer serves another puller."""
-
 _BATCHED_SINCE: Final = (2, 14)
 _ATOMIC_SINCE: Final = (2, 12)
 
@@ -78,6 +75,7 @@ class ConsumerDeclaration(msgspec.Struct, frozen=True, kw_only=True):
         max_ack_pending: messages delivered and not acknowledged, over all replicas.
         partitions: lanes its stream must have, where it reads one of them.
         exclusive: it serves one puller at a time, in the order of the stream, and another when that one is gone.
+        pin_ttl: seconds without a request after which a puller of an exclusive consumer counts as gone.
 
     """
 
@@ -88,6 +86,7 @@ class ConsumerDeclaration(msgspec.Struct, frozen=True, kw_only=True):
     max_ack_pending: int = 20_000
     partitions: int = 0
     exclusive: bool = False
+    pin_ttl: float = 10.0
 
 
 DEAD_LETTERS: Final = StreamDeclaration(name=DEAD_STREAM, subjects=(DEAD_SUBJECTS,), max_age=30 * 86_400.0)
@@ -128,7 +127,7 @@ def consumer_config(declared: ConsumerDeclaration) -> ConsumerConfig:
         filter_subjects=list(declared.filter_subjects) if len(declared.filter_subjects) > 1 else None,
         priority_groups=[GROUP] if declared.exclusive else None,
         priority_policy="pinned_client" if declared.exclusive else None,
-        priority_timeout=int(PIN_TTL * 1e9) if declared.exclusive else None,
+        priority_timeout=int(declared.pin_ttl * 1e9) if declared.exclusive else None,
     )
 
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from noetl_events.jetstream.delivery import delivery_of
+
 if TYPE_CHECKING:
     from noetl_events.jetstream.delivery import Message
 
@@ -23,14 +25,24 @@ class Pin:
 
     def __init__(self) -> None:
         self.id = ""
+        self.is_fresh = False
+        """Whether the consumer has not started again for us yet."""
+
+        self._brought_new = 0
 
     def is_new_in(self, message: Message) -> bool:
         """Take the pin *message* brings; return whether we had another or none."""
         given = (message.headers or {}).get(_HEADER, "")
         if not given or given == self.id:
             return False
-        self.id = given
+        self.id, self.is_fresh = given, True
+        delivery = delivery_of(message)
+        self._brought_new = delivery.sequence if delivery.attempt == 1 else 0
         return True
+
+    def before(self, delivered: int) -> int:
+        """Return how far others had been served, given that by now the consumer has *delivered* up to a sequence."""
+        return delivered - 1 if delivered == self._brought_new else delivered
 
     def lose(self) -> None:
         """Note that it is somebody else's."""

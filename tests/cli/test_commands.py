@@ -237,6 +237,7 @@ COMMANDS = [
     ["bench", "publish"],
     ["demo"],
     ["emit"],
+    ["health"],
     ["project"],
     ["rebuild"],
     ["replay"],

@@ -13,6 +13,7 @@ from noetl_events.jetstream.errors import NatsUnavailable, StreamReplaced
 from noetl_events.jetstream.history import History, Span
 from noetl_events.jetstream.options import ConnectOptions
 from noetl_events.jetstream.topology import StreamDeclaration, ensure_stream, jetstream
+from noetl_events.testing import eventually
 from noetl_events.testing.nats_server import nats_cluster
 from noetl_events.testing.proxy import FaultyProxy
 from tests.jetstream.past import consumers, fill, read_all, sequences
@@ -57,12 +58,31 @@ async def test_lost_consumer_is_replaced(connection: Connection, stream: StreamD
     assert found == [*range(1, COUNT + 1)]
 
 
+@pytest.mark.parametrize("place", [0, 50, -1], ids=["first", "between", "last"])
+async def test_message_lost_on_the_way(connection: Connection, stream: StreamDeclaration, place: int) -> None:
+    """A message that was sent and never came is noticed, and comes again in its place."""
+    await fill(connection, stream.name, 100)
+    async with History(connection, Span(stream=stream.name), heartbeat=0.2) as history:
+        first = await history.read(1)
+        consumer = history._consumer
+        assert consumer is not None
+        await eventually(lambda: len(consumer._buffer) == 99)
+        del consumer._buffer[place]
+        rest = await read_all(history, 30)
+
+    assert sequences(first) + rest == [*range(1, 101)]
+
+
 async def test_cut_connection(nats_url: str, proxy: FaultyProxy, stream: StreamDeclaration) -> None:
     """Messages that a reconnection lost on their way come again, once and in order."""
     found: list[int] = []
     async with Connection(ConnectOptions(servers=proxy.url("nats"))) as connection:
         await fill(connection, stream.name, COUNT)
-        async with History(connection, Span(stream=stream.name), max_messages=200) as history:
+        # It does not wait for a heartbeat to be missed.
+        async with (
+            asyncio.timeout(30),
+            History(connection, Span(stream=stream.name), max_messages=200, heartbeat=14.0) as history,
+        ):
             while batch := await history.read(100):
                 found += sequences(batch)
                 if len(found) % 500 == 0:

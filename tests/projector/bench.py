@@ -45,12 +45,18 @@ class Bench:
         for body in bodies:
             await js.publish(f"{self.stream.name}.x", encode(body) if isinstance(body, ExecutorEvent) else body)
 
-    @asynccontextmanager
-    async def projecting(self, sink: EventSink, **changes: Any) -> AsyncIterator[Projector]:
-        """Run a projector into *sink*, and stop it in the end."""
+    def projector(self, sink: EventSink, *, trials: Trials | None = None, **changes: Any) -> Projector:
+        """Return a projector into *sink*, with *changes* to its consumer."""
         puller = Puller(self.connection, structs.replace(self.consumer, **changes))
         letters = DeadLetters(self.connection, prefix=self.dead.name)
-        projector = Projector(puller, sink, letters, Trials(self.connection), backoff=QUICK)
+        return Projector(puller, sink, letters, trials or Trials(self.connection), backoff=QUICK)
+
+    @asynccontextmanager
+    async def projecting(
+        self, sink: EventSink, *, trials: Trials | None = None, **changes: Any
+    ) -> AsyncIterator[Projector]:
+        """Run a projector into *sink*, and stop it in the end."""
+        projector = self.projector(sink, trials=trials, **changes)
         running = asyncio.create_task(projector.run())
         try:
             yield projector

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 import pytest
 from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
-from consumers.histogram import Histogram
+from consumers.health.histogram import Histogram
 from consumers.service import Service
 from consumers.settings import ProjectorSettings, Settings
 from noetl_events.jetstream.connection import Connection
@@ -75,7 +76,7 @@ async def test_counts_are_what_happened(bench: Bench) -> None:
     assert (value("alive"), value("ready"), value("pinned"), value.of_process("connected")) == (1, 1, 1, 1)
     assert value("held_seconds_total") == 0
     assert value.of_process("stream_identity_changes_total") == 0
-    assert value.of_process("build_info", version="0.1.0") == 1
+    assert value.of_process("build_info", version=version("noetl-events")) == 1
 
 
 async def test_lag_is_what_the_server_says(bench: Bench) -> None:

@@ -9,6 +9,7 @@ import asyncpg
 
 from consumers.sinks.postgres.errors import reason_of
 from consumers.sinks.postgres.mapping import PLAIN
+from consumers.sinks.postgres.session import BROKEN, connect
 from consumers.sinks.postgres.table import DEFAULT_TABLE, quoted
 from noetl_events.jetstream.options import redacted
 from noetl_events.sink import SinkUnavailable
@@ -16,7 +17,7 @@ from noetl_events.sink import SinkUnavailable
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
-_TIMEOUT: Final = 10.0
+_FAREWELL: Final = 5.0
 _SESSION: Final = "SET LOCAL TimeZone = 'UTC'; SET LOCAL DateStyle = 'ISO'"
 # A time as text, for it may be one that Python has not: infinity, or one in the year 20000.
 _SELECTED: Final = ", ".join(
@@ -24,35 +25,34 @@ _SELECTED: Final = ", ".join(
 )
 
 
-async def read_table(url: str, *, batch_size: int) -> AsyncGenerator[list[Any], None]:
+def read_table(url: str, *, batch_size: int) -> AsyncGenerator[list[Any], None]:
     """
-    Yield every row of the table a `PostgresSink` of this *url* writes, all as of one moment.
+    Return every row of the table a `PostgresSink` of this *url* writes, all as of one moment.
 
     Raises:
         ValueError: the table is no name, or not the plain one.
-        SinkUnavailable: it cannot be read now.
+        SinkUnavailable: while iterating, it cannot be read now.
 
     """
     parts = urlsplit(url)
     query = dict(parse_qsl(parts.query))
     if (mapping := query.pop("mapping", "plain")) != "plain":
-        raise ValueError(f"to: a table with mapping={mapping} cannot be read back: it does not hold all of an event")
+        raise ValueError(f"--to: a table with mapping={mapping} cannot be read back: it does not hold all of an event")
     query.pop("on_nul", None)
     select = f"SELECT {_SELECTED} FROM {quoted(query.pop('table', DEFAULT_TABLE))}"  # noqa: S608  (quoted, and ours)
-    dsn = parts._replace(query=urlencode(query)).geturl()
+    return _read(parts._replace(query=urlencode(query)).geturl(), select, batch_size)
+
+
+async def _read(dsn: str, select: str, batch_size: int) -> AsyncGenerator[list[Any], None]:
+    connection = await connect(dsn)
     try:
-        # Without prepared statements a pooler between us and the server does not matter.
-        connection = await asyncpg.connect(dsn, timeout=_TIMEOUT, statement_cache_size=0)
-        try:
-            async with connection.transaction(isolation="repeatable_read", readonly=True):
-                await connection.execute(_SESSION)
-                cursor = await connection.cursor(select)
-                while rows := await cursor.fetch(batch_size):
-                    yield rows
-            await connection.close(timeout=_TIMEOUT)
-        finally:
-            connection.terminate()
-    except asyncpg.PostgresError as exc:
-        raise SinkUnavailable(f"{redacted(url)}: {reason_of(exc)}") from exc
-    except (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.InternalClientError) as exc:
-        raise SinkUnavailable(f"{redacted(url)}: {str(exc) or type(exc).__name__}") from exc
+        async with connection.transaction(isolation="repeatable_read", readonly=True):
+            await connection.execute(_SESSION)
+            cursor = await connection.cursor(select)
+            while rows := await cursor.fetch(batch_size):
+                yield rows
+        await connection.close(timeout=_FAREWELL)
+    except (asyncpg.PostgresError, *BROKEN) as exc:
+        raise SinkUnavailable(f"{redacted(dsn)}: {reason_of(exc)}") from exc
+    finally:
+        connection.terminate()

@@ -1,7 +1,7 @@
 """
 Destinations read back around their sinks: what they really hold, batch by batch.
 
-A row is returned as it is, also one that somebody has changed into no event: `consumers.checksum` then finds that it
+A row is returned as it is, also one that somebody has changed into no event: the checksum then finds that it
 differs, or fails.
 """
 
@@ -75,10 +75,14 @@ async def _from_sqlite(path: str) -> Rows:
         raise SinkUnavailable(f"{path}: {exc}") from exc
 
 
-async def _from_postgres(url: str) -> Rows:
+def _from_postgres(url: str) -> Rows:
     from consumers.sinks.postgres.reader import read_table  # noqa: PLC0415  (an extra; the others do without)
 
-    async with aclosing(read_table(url, batch_size=_BATCH)) as batches:
+    return _events(read_table(url, batch_size=_BATCH))
+
+
+async def _events(table: AsyncGenerator[list[Any], None]) -> Rows:
+    async with aclosing(table) as batches:
         async for rows in batches:
             yield [_event(row) for row in rows]
 

@@ -1,0 +1,180 @@
+"""The projector behind a network that cuts, swallows and loses, and on a consumer and a stream that go away."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from functools import partial
+from typing import TYPE_CHECKING
+
+import pytest
+
+from noetl_events.jetstream.connection import Connection
+from noetl_events.jetstream.options import ConnectOptions
+from noetl_events.jetstream.topology import StreamDeclaration, ensure_stream, jetstream
+from noetl_events.sinks.memory import MemorySink
+from noetl_events.sinks.nats import NatsSink
+from noetl_events.testing import eventually, make_events
+from noetl_events.testing.proxy import FaultyProxy
+from tests.projector.bench import Bench, ids
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from noetl_events.testing.nats_server import NatsServer
+    from noetl_events.testing.proxy import Direction
+
+LONG = os.environ.get("NOETL_FAULTS") == "long"
+ROUNDS = 20 if LONG else 4
+ROUND = 500
+# A dead connection is found by three pings, or by two heartbeats missed; then a reconnection, then the ack wait.
+RECOVERY = 30.0
+DEAD = StreamDeclaration(name="dead", subjects=("dead.>",))
+
+pytestmark = pytest.mark.timeout(300)
+
+
+@pytest.fixture
+async def proxy(own_server: NatsServer) -> AsyncIterator[FaultyProxy]:
+    """Return a proxy in front of the server."""
+    async with FaultyProxy("127.0.0.1", own_server.port) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def behind(proxy: FaultyProxy, own_connection: Connection) -> AsyncIterator[Bench]:
+    """Return a bench whose projectors reach the server through the proxy."""
+    await ensure_stream(own_connection, DEAD)
+    async with Connection(ConnectOptions(servers=proxy.url("nats"))) as connection:
+        yield Bench(connection, StreamDeclaration(), DEAD)
+
+
+async def publish(connection: Connection, count: int, *, start: int = 1) -> None:
+    """Store *count* events in the stream, in order."""
+    sink = NatsSink(connection)
+    await sink.emit_batch(make_events(count, start=start))
+    await sink.aclose()
+
+
+def has(sink: MemorySink, count: int) -> bool:
+    """Return whether so many are stored."""
+    return len(sink.events) >= count
+
+
+async def test_connection_cut(behind: Bench, proxy: FaultyProxy, own_connection: Connection) -> None:
+    """Reset again and again in the middle of a drain: everything is stored once, and settled."""
+    sink = MemorySink()
+    async with behind.projecting(sink, ack_wait=1.0):
+        for number in range(ROUNDS):
+            await publish(own_connection, ROUND, start=number * ROUND + 1)
+            await eventually(partial(has, sink, number * ROUND + 50), timeout=RECOVERY)
+            proxy.cut()
+        await eventually(partial(has, sink, ROUNDS * ROUND), timeout=RECOVERY)
+        await eventually(lambda: Bench(own_connection, behind.stream, DEAD).unsettled_is(0), timeout=RECOVERY)
+
+    assert sorted(map(int, filter(None, ids(sink)))) == list(range(1, ROUNDS * ROUND + 1))
+    assert await behind.dead_letters() == []
+
+
+async def test_connection_black_holed(behind: Bench, proxy: FaultyProxy, own_connection: Connection) -> None:
+    """A connection that dies without a word is found dead: what was published meanwhile is stored soon after."""
+    sink = MemorySink()
+    async with behind.projecting(sink, ack_wait=1.0):
+        await publish(own_connection, ROUND)
+        await eventually(partial(has, sink, ROUND))
+        proxy.black_hole()
+        await publish(own_connection, ROUND, start=ROUND + 1)
+        if LONG:
+            # Nobody is told: only our own pings find out.
+            await eventually(lambda: not behind.connection.is_connected, timeout=RECOVERY)
+        proxy.heal()
+        await eventually(partial(has, sink, 2 * ROUND), timeout=RECOVERY)
+
+    assert ids(sink) == list(range(1, 2 * ROUND + 1))
+
+
+async def test_deliveries_lost(behind: Bench, proxy: FaultyProxy, own_connection: Connection) -> None:
+    """Deliveries that vanish on a connection that goes on are delivered again after the ack wait."""
+    sink = MemorySink()
+    lost: list[int] = []
+
+    def is_lost(direction: Direction, chunk: bytes) -> bool:
+        # A chunk that is whole messages, and nothing else: TCP would not leave a hole in one.
+        whole = direction == "down" and chunk.startswith(b"HMSG noetl.events.") and chunk.endswith(b"\r\n")
+        if whole and b"$JS.ACK" in chunk and len(lost) < ROUNDS:
+            lost.append(len(chunk))
+            return True
+        return False
+
+    def is_past(number: int) -> bool:
+        return len(lost) > number or has(sink, number + 2)
+
+    async with behind.projecting(sink, ack_wait=1.0):
+        await publish(own_connection, 1)
+        await eventually(partial(has, sink, 1))
+        proxy.drop(is_lost)
+        for number in range(ROUNDS):
+            await publish(own_connection, 1, start=number + 2)
+            await eventually(partial(is_past, number))
+        await eventually(partial(has, sink, ROUNDS + 1), timeout=RECOVERY)
+
+    assert lost
+    assert sorted(map(int, filter(None, ids(sink)))) == list(range(1, ROUNDS + 2))
+
+
+@pytest.mark.parametrize("busy", [False, True], ids=["idle", "busy"])
+async def test_consumer_deleted(behind: Bench, own_connection: Connection, *, busy: bool) -> None:
+    """A consumer somebody deleted comes back from the start of the stream, idle or in the middle of a drain."""
+    sink = MemorySink()
+    js = await jetstream(own_connection)
+    async with behind.projecting(sink):
+        await publish(own_connection, ROUND)
+        await eventually(partial(has, sink, ROUND))
+        rest = asyncio.create_task(publish(own_connection, 10 * ROUND, start=ROUND + 1)) if busy else None
+        if busy:
+            await eventually(partial(has, sink, 2 * ROUND))
+        await js.delete_consumer(behind.stream.name, behind.consumer.name)
+        await (rest or publish(own_connection, 10 * ROUND, start=ROUND + 1))
+        await eventually(partial(has, sink, 11 * ROUND), timeout=RECOVERY)
+
+    assert sorted(map(int, filter(None, ids(sink)))) == list(range(1, 11 * ROUND + 1))
+
+
+async def test_stream_created_again_under_load(behind: Bench, own_connection: Connection) -> None:
+    """Deleted in the middle of a drain and created again: all 50 new events are stored, without a restart."""
+    sink = MemorySink()
+    js = await jetstream(own_connection)
+    await publish(own_connection, 20 * ROUND)
+    async with behind.projecting(sink) as projector:
+        await eventually(partial(has, sink, ROUND))
+        await js.delete_stream(behind.stream.name)
+        await ensure_stream(own_connection, behind.stream)
+        await publish(own_connection, 50, start=1_000_001)
+        await eventually(lambda: stored_from(sink, 1_000_001) == 50, timeout=RECOVERY)
+        await eventually(lambda: projector.in_hand == 0)
+
+    assert [number for number in ids(sink) if (number or 0) > 1_000_000] == list(range(1_000_001, 1_000_051))
+
+
+def stored_from(sink: MemorySink, first: int) -> int:
+    """Return how many events with ids from *first* up are stored."""
+    return sum((event.event_id or 0) >= first for event in sink.events)
+
+
+@pytest.mark.skipif(not LONG, reason="a server takes half a minute to retire")
+async def test_lame_duck(behind: Bench, own_server: NatsServer, own_connection: Connection) -> None:
+    """A server that is being retired asks its clients to leave; the projector goes on with its successor."""
+    own_server.reload('lame_duck_duration: "30s"\nlame_duck_grace_period: "1s"')
+    sink = MemorySink()
+    async with behind.projecting(sink):
+        await publish(own_connection, ROUND)
+        await eventually(partial(has, sink, ROUND))
+        # Its clients are asked to leave, over the time the configuration says; then it ends.
+        os.kill(own_server.pid, signal.SIGUSR2)
+        await eventually(lambda: not own_server.running, timeout=60)
+        own_server.start()
+        await publish(own_connection, ROUND, start=ROUND + 1)
+        await eventually(partial(has, sink, 2 * ROUND), timeout=RECOVERY)
+
+    assert ids(sink) == list(range(1, 2 * ROUND + 1))
