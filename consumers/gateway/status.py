@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 from starlette.responses import Response
 
+from consumers.dead_letters.letter import read_letter
 from consumers.gateway.executions import read_limit
 from consumers.gateway.refusal import Refused
-from consumers.letter import read_letter
 from noetl_events.jetstream.census import Reading, durable_consumers
 from noetl_events.jetstream.declarations import DEAD_STREAM
 from noetl_events.jetstream.errors import NatsUnavailable, StreamMissing, StreamReplaced

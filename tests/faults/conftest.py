@@ -1,4 +1,4 @@
-"""A server that the test may kill, with both streams in it."""
+"""Servers that the test may kill: one with the streams in it, and a Postgres."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ import pytest
 from noetl_events.jetstream.connection import Connection
 from noetl_events.jetstream.options import ConnectOptions
 from noetl_events.jetstream.topology import DEAD_LETTERS, TRIALS, StreamDeclaration, ensure_stream
+from noetl_events.testing.postgres_server import PostgresServer
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
+    from pathlib import Path
 
     from noetl_events.testing.nats_server import NatsServer
 
@@ -23,3 +25,10 @@ async def own_connection(own_server: NatsServer) -> AsyncIterator[Connection]:
         for declared in (StreamDeclaration(), DEAD_LETTERS, TRIALS):
             await ensure_stream(connection, declared)
         yield connection
+
+
+@pytest.fixture
+def own_postgres(tmp_path: Path) -> Iterator[PostgresServer]:
+    """Return a server that the test may kill."""
+    with PostgresServer(data_dir=tmp_path / "postgres") as server:
+        yield server

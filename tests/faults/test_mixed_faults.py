@@ -15,7 +15,6 @@ from contextlib import AsyncExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
-import asyncpg
 import pytest
 import structlog
 
@@ -24,17 +23,17 @@ from consumers.verification.readback import stored_keys
 from noetl_events.jetstream.topology import DEAD_LETTERS, show_stream
 from noetl_events.sinks.nats import NatsSink
 from noetl_events.testing import eventually, make_events
-from noetl_events.testing.postgres_server import PostgresServer
 from tests.faults.load import emit_until_taken
 from tests.faults.processes import projecting
+from tests.faults.rows import Counter
 
 if TYPE_CHECKING:
     import subprocess
-    from collections.abc import Iterator
     from pathlib import Path
 
     from noetl_events.jetstream.connection import Connection
     from noetl_events.testing.nats_server import NatsServer
+    from noetl_events.testing.postgres_server import PostgresServer
 
 LONG = os.environ.get("NOETL_FAULTS") == "long"
 EVENTS, KILLS = (200_000, 30) if LONG else (10_000, 4)
@@ -46,13 +45,6 @@ VICTIMS = ("projector 0", "projector 1", "nats-server", "postgres")
 log = structlog.get_logger()
 
 pytestmark = pytest.mark.timeout(900 if LONG else 120)
-
-
-@pytest.fixture
-def own_postgres(tmp_path: Path) -> Iterator[PostgresServer]:
-    """Return a server that the test may kill."""
-    with PostgresServer(data_dir=tmp_path / "postgres") as server:
-        yield server
 
 
 class Mortal(Protocol):
@@ -94,30 +86,6 @@ class Replica:
         await self._stack.aclose()
 
 
-class Counter:
-    """How many rows there are; asked often, and also while nobody answers."""
-
-    def __init__(self, url: str) -> None:
-        self._url = url
-        self.rows = 0
-
-    def has_seen(self, count: int) -> bool:
-        """Return whether there were so many when somebody last asked."""
-        return self.rows >= count
-
-    async def reaches(self, count: int) -> bool:
-        """Return whether there are so many."""
-        try:
-            connection = await asyncpg.connect(self._url, timeout=5)
-            try:
-                self.rows = await connection.fetchval("SELECT count(*) FROM noetl.event")
-            finally:
-                await connection.close(timeout=5)
-        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError):
-            return False
-        return self.rows >= count
-
-
 async def publish(connection: Connection, counter: Counter) -> None:
     """Store all events in the stream, never far ahead of what has arrived: faults shall meet traffic."""
     sink = NatsSink(connection)
@@ -152,8 +120,8 @@ async def test_everything_dies(
             await asyncio.to_thread(victims[name].start)
             log.info("killed", seed=seed, rows=counter.rows, what=name)
         last_fault = time.monotonic()
-        await publishing
         await eventually(partial(counter.reaches, EVENTS), timeout=ACK_WAIT + 5, what=f"seed {seed}")
+        await publishing
         log.info("recovered", kills=KILLS, within=last_fault - began, after=time.monotonic() - last_fault)
         assert all(replica.lives for replica in replicas), f"seed {seed}"
 

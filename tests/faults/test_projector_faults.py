@@ -24,7 +24,6 @@ from consumers.verification.readback import stored_keys
 from noetl_events.jetstream.topology import DEAD_LETTERS, StreamDeclaration, show_stream
 from noetl_events.sinks.nats import NatsSink
 from noetl_events.testing import eventually, make_events
-from noetl_events.testing.postgres_server import PostgresServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,9 +31,11 @@ if TYPE_CHECKING:
 
     from noetl_events.jetstream.connection import Connection
     from noetl_events.testing.nats_server import NatsServer
+    from noetl_events.testing.postgres_server import PostgresServer
 
 LONG = os.environ.get("NOETL_FAULTS") == "long"
 EVENTS, KILLS, OUTAGE = (50_000, 10, 60.0) if LONG else (10_000, 4, 4.0)
+STOPS = 20 if LONG else 4
 
 pytestmark = pytest.mark.timeout(600 if LONG else 120)
 
@@ -56,13 +57,6 @@ async def own_database(own_postgres: PostgresServer) -> str:
     """Return a database with an empty table."""
     await create_schema(own_postgres.url)
     return own_postgres.url
-
-
-@pytest.fixture
-def own_postgres(tmp_path: Path) -> Iterator[PostgresServer]:
-    """Return a server that the test may stop."""
-    with PostgresServer(data_dir=tmp_path / "postgres") as server:
-        yield server
 
 
 async def ids_in_order(url: str) -> list[int]:
@@ -142,7 +136,7 @@ async def test_terminated_in_the_middle(
     stored = 0
     while stored < EVENTS:
         with projecting(own_server, own_database, tmp_path / "log") as process:
-            goal = min(stored + EVENTS // 4, EVENTS)
+            goal = min(stored + EVENTS // STOPS, EVENTS)
             await eventually(partial(has_rows, own_database, goal), timeout=60)
             process.terminate()
             assert await asyncio.to_thread(process.wait, 30) == 0, (tmp_path / "log").read_text()
@@ -151,6 +145,9 @@ async def test_terminated_in_the_middle(
         await eventually(partial(nothing_unacknowledged, js))
 
     assert await ids_in_order(own_database) == list(range(1, EVENTS + 1))
+    info = await js.consumer_info(StreamDeclaration().name, "noetl_projector")
+    assert info.delivered is not None
+    assert info.delivered.consumer_seq == EVENTS, "delivered more than once"
 
 
 async def nothing_unacknowledged(js: object) -> bool:

@@ -165,7 +165,9 @@ def stored_from(sink: MemorySink, first: int) -> int:
 @pytest.mark.skipif(not LONG, reason="a server takes half a minute to retire")
 async def test_lame_duck(behind: Bench, own_server: NatsServer, own_connection: Connection) -> None:
     """A server that is being retired asks its clients to leave; the projector goes on with its successor."""
-    own_server.reload('lame_duck_duration: "30s"\nlame_duck_grace_period: "1s"')
+    # The shortest it takes.
+    own_server.config = 'lame_duck_duration: "30s"\nlame_duck_grace_period: "1s"'
+    own_server.restart()
     sink = MemorySink()
     async with behind.projecting(sink):
         await publish(own_connection, ROUND)
