@@ -1,4 +1,4 @@
-"""A projector as a process: signals, the deadline, the exit code."""
+"""A daemon as a process: signals, the deadline, the exit code."""
 
 from __future__ import annotations
 
@@ -34,19 +34,19 @@ async def run_until_signal(worker: Worker, *, deadline: float) -> int:
     running = asyncio.create_task(worker.run())
     try:
         if not await _finished_before(running, signals.first):
-            log.info("projector.stopping", messages=worker.in_hand)
+            log.info("daemon.stopping", messages=worker.in_hand)
             stopping = asyncio.create_task(_stop(worker, running))
             await asyncio.wait({stopping, signals.second_waiter()}, timeout=deadline, return_when="FIRST_COMPLETED")
             if not stopping.done():
                 stopping.cancel()
-                log.error("projector.stopped_unsettled", messages=worker.in_hand)
+                log.error("daemon.stopped_unsettled", messages=worker.in_hand)
                 return UNSETTLED
         running.result()
     finally:
         running.cancel()
         signals.close()
         await asyncio.wait({running})
-    log.info("projector.stopped")
+    log.info("daemon.stopped")
     return SETTLED
 
 

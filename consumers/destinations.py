@@ -31,11 +31,13 @@ class Destination(msgspec.Struct, frozen=True):
     durable: str
 
     def consumers(
-        self, stream: StreamDeclaration, *, ack_wait: float, exclusive: bool
+        self, stream: StreamDeclaration, *, ack_wait: float, pin_ttl: float, exclusive: bool
     ) -> Iterator[ConsumerDeclaration]:
         """Yield the consumers that read for it: one, or one for each lane of a partitioned *stream*."""
         if not stream.partitions:
-            yield ConsumerDeclaration(name=self.durable, stream=stream.name, ack_wait=ack_wait, exclusive=exclusive)
+            yield ConsumerDeclaration(
+                name=self.durable, stream=stream.name, ack_wait=ack_wait, pin_ttl=pin_ttl, exclusive=exclusive
+            )
         for lane in range(stream.partitions):
             yield ConsumerDeclaration(
                 name=f"{self.durable}_{lane}",
@@ -43,6 +45,7 @@ class Destination(msgspec.Struct, frozen=True):
                 filter_subjects=stream.lane_filters(lane),
                 partitions=stream.partitions,
                 ack_wait=ack_wait,
+                pin_ttl=pin_ttl,
                 exclusive=True,
             )
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from consumers.histogram import EVENTS, SECONDS, Histogram
+from consumers.health.histogram import EVENTS, SECONDS, Histogram
 
 if TYPE_CHECKING:
     from noetl_events.jetstream.delivery import Delivery

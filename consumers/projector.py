@@ -17,11 +17,12 @@ from collections import deque
 from contextlib import suppress
 from functools import partial
 from itertools import chain
-from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import structlog
 
 from consumers.cancellation import end_tasks
+from consumers.hold import Hold
 from consumers.progress import Progress
 from consumers.suspects import FATAL, parts_of
 from noetl_events.backoff import Backoff
@@ -31,8 +32,6 @@ from noetl_events.json_values import MalformedEvent
 from noetl_events.sink import EventsRejected, SinkUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
     from consumers.dead_letters import DeadLetters, Kind
     from consumers.suspects import Part, Trials
     from noetl_events.envelope import ExecutorEvent
@@ -41,13 +40,12 @@ if TYPE_CHECKING:
     from noetl_events.jetstream.puller import Puller
     from noetl_events.sink import EventSink
 
-_REMIND_AFTER: Final = 60.0
-_STOPPING_WAIT: Final = 1.0
+# Seconds to withdraw a trial, for who is told to leave at once.
+_FAREWELL: Final = 1.0
 
 # Fewer refused alike may be one poisoned execution; that many are a destination that takes nothing.
 _ALIKE: Final = 10
 
-T = TypeVar("T")
 Carried: TypeAlias = "tuple[ExecutorEvent, Message]"
 Dead: TypeAlias = "tuple[Message, Kind, str]"
 Refusals: TypeAlias = "dict[int, tuple[Kind, str]]"
@@ -87,9 +85,8 @@ class Projector:
         self._dead_letters = dead_letters
         self._trials = trials
         self._batch_size = batch_size
-        self._backoff = backoff or Backoff()
         self._in_hand: deque[Message] = deque()
-        self._stopping = asyncio.Event()
+        self._hold = Hold(self.progress, backoff or Backoff())
 
     @property
     def consumer(self) -> ConsumerDeclaration:
@@ -136,12 +133,12 @@ class Projector:
 
     async def stop(self) -> None:
         """Pull nothing more; `run` returns once everything in hand is settled."""
-        self._stopping.set()
+        self._hold.hurry()
         await self._puller.stop()
 
     async def step(self) -> bool:
         """Carry what one pull brings; return False once stopped and nothing is left."""
-        messages = await self._hold("nats", self._pull)
+        messages = await self._hold.until_back("nats", self._pull)
         if not messages:
             return False
         self._in_hand.extend(messages)
@@ -156,14 +153,14 @@ class Projector:
         await self._puller.ask()
         if self._puller.is_reading:
             # NATS is back, however long the next message takes.
-            self._resume("nats")
+            self._hold.resume("nats")
         return await self._puller.pull(self._batch_size)
 
     async def _narrowed(self, part: Part) -> list[Part]:
         if not part.suspected:
             return [part]
         self.progress.redelivered += len(part.messages)
-        return await self._hold("trials", partial(self._trials.narrow, part))
+        return await self._hold.until_back("trials", partial(self._trials.narrow, part))
 
     async def _carry(self, part: Part) -> None:
         events, dead = self._decode(part.messages)
@@ -186,7 +183,7 @@ class Projector:
             return []
         batch = [event for event, _ in events]
         attempt = partial(self._try, batch, part) if part.suspected else partial(self._emit_together, batch)
-        refused = await self._hold("sink", attempt)
+        refused = await self._hold.until_back("sink", attempt)
         return [
             (message, *refused[event.event_id])
             for event, message in events
@@ -220,7 +217,7 @@ class Projector:
             try:
                 refused = await self._emit(batch)
             except SinkUnavailable:
-                await self._trials.survive(part)
+                await self._trials.withdraw(part)
                 raise
             except asyncio.CancelledError:
                 await self._leave(part)
@@ -229,16 +226,16 @@ class Projector:
             return refused
 
     async def _leave(self, part: Part) -> None:
-        """Strike out what is on trial if there is time for it: whoever stops us, it is not the event."""
+        """Withdraw what is on trial if there is time for it: whoever stops us, it is not the event."""
         with suppress(NatsUnavailable, TimeoutError):
-            async with asyncio.timeout(_STOPPING_WAIT):
-                await self._trials.survive(part)
+            async with asyncio.timeout(_FAREWELL):
+                await self._trials.withdraw(part)
 
     async def _bury(self, dead: list[Dead]) -> None:
         # The dead letter is stored before its message is acknowledged: a crash in between leaves it twice, the other
         # order would leave nothing.
         for message, kind, reason in dead:
-            await self._hold("dead_letters", partial(self._dead_letters.bury, message, kind, reason))
+            await self._hold.until_back("dead_letters", partial(self._dead_letters.bury, message, kind, reason))
         if dead:
             self.progress.buried_by.update(kind for _, kind, _ in dead)
             log.error("projector.buried", messages=len(dead), kind=dead[0][1], reason=dead[0][2])
@@ -251,40 +248,6 @@ class Projector:
         if part.suspected:
             # The next part may be the one that kills: what is settled must not come back with it.
             await self._puller.flush()
-
-    async def _hold(self, part: str, attempt: Callable[[], Awaitable[T]]) -> T:
-        """Return what *attempt* returns, trying again while *part* is away."""
-        reminded = 0.0
-        for wait in self._backoff.waits():
-            self.progress.attempting = part
-            try:
-                result = await attempt()
-            except (SinkUnavailable, NatsUnavailable) as exc:
-                now = time.monotonic()
-                rest = getattr(exc, "retry_after", None) or wait
-                self.progress.hold(part, str(exc), rest)
-                if now - reminded >= _REMIND_AFTER or not reminded:
-                    reminded = now
-                    log.warning("projector.holding", part=part, messages=self.in_hand, reason=str(exc))
-                await self._pause(rest)
-            else:
-                self.progress.attempting = ""
-                self._resume(part)
-                return result
-        raise AssertionError("the waits never end")
-
-    def _resume(self, part: str) -> None:
-        if self.progress.holding:
-            log.info("projector.resumed", part=part, seconds=round(self.progress.resume(), 3))
-
-    async def _pause(self, seconds: float) -> None:
-        # Somebody waits for us to stop: try again soon, whatever the back-off says.
-        if self._stopping.is_set():
-            await asyncio.sleep(min(seconds, _STOPPING_WAIT))
-            return
-        with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._stopping.wait()
 
     async def _heartbeats(self) -> None:
         """Keep the server from delivering again what is in hand: every third of the consumer's own ack wait."""

@@ -10,9 +10,9 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from consumers.dead_letters import DeadLetters
+from consumers.dead_letters.exhausted import ExhaustedWatch
 from consumers.destinations import destinations_of
-from consumers.exhausted import ExhaustedWatch
-from consumers.health import report
+from consumers.health.verdict import report
 from consumers.lanes import Lanes
 from consumers.progress import Progress
 from consumers.projector import Projector
@@ -26,7 +26,7 @@ from noetl_events.sink import open_sink
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from consumers.health import Report
+    from consumers.health.verdict import Report
     from consumers.settings import Settings
     from noetl_events.jetstream.connection import Connection
     from noetl_events.jetstream.declarations import ConsumerDeclaration
@@ -76,7 +76,10 @@ class Service:
             Channel(consumer, opener(destination.url))
             for destination in destinations_of(to, durable)
             for consumer in destination.consumers(
-                settings.stream, ack_wait=settings.projector.ack_wait, exclusive=standby
+                settings.stream,
+                ack_wait=settings.projector.ack_wait,
+                pin_ttl=settings.projector.pin_ttl,
+                exclusive=standby,
             )
         ]
         self._lanes = self._spread(durable) if settings.stream.partitions else None

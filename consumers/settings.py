@@ -38,6 +38,7 @@ _PROJECTOR: Final = {
     "NOETL_EVENT_STREAM_BATCH": "batch_size",
     "NOETL_ACK_WAIT_SECS": "ack_wait",
     "NOETL_STOP_DEADLINE_SECS": "stop_deadline",
+    "NOETL_PIN_SECS": "pin_ttl",
     "NOETL_STALL_SECS": "stall_after",
     "NOETL_LISTEN": "listen",
 }
@@ -58,6 +59,7 @@ class ProjectorSettings(msgspec.Struct, frozen=True, kw_only=True):
         batch_size: events written at once, at most.
         ack_wait: seconds until an unacknowledged message is delivered again.
         stop_deadline: seconds from the first signal until the process leaves, whatever is in hand.
+        pin_ttl: seconds without a sign of a replica after which another takes over, with standby or partitions.
         stall_after: seconds without movement until it is no longer healthy; longer than a write may take.
         listen: where health and metrics are served, `HOST:PORT` or "off"; see `listening`.
 
@@ -66,6 +68,7 @@ class ProjectorSettings(msgspec.Struct, frozen=True, kw_only=True):
     batch_size: int = 2_000
     ack_wait: float = 30.0
     stop_deadline: float = 25.0
+    pin_ttl: float = 10.0
     stall_after: float = 60.0
     listen: str = ""
 

@@ -5,7 +5,7 @@ A message that is delivered again was in hand when a process died, or a connecti
 thousands it was.  So what is delivered again is written in blocks, each on trial: a note in a stream of its own says
 which messages are about to be written, and is struck out once the process has survived that, whatever came of it.  A
 note that was never struck out holds the culprit: its messages are tried in parts of a twenty-fifth, and in the end one
-by one.  The one that was alone when the process died, twice, is it.
+by one; the rest of the block is written without a note.  The one that was alone when the process died, twice, is it.
 
     block of 500 ─ died ─► parts of 20 ─ died ─► one by one ─ died ─► once more ─ died ─► buried
 """
@@ -17,6 +17,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
+from msgspec import structs
 
 from consumers.turns import Turns
 from noetl_events.jetstream.declarations import TRIALS_STREAM, TRIALS_SUBJECTS
@@ -35,17 +36,57 @@ _FATAL_DEATHS: Final = 2
 FATAL: Final = f"the process died {_FATAL_DEATHS} times while it wrote this event, and this one alone"
 
 
+class Note(msgspec.Struct, frozen=True, kw_only=True):
+    """
+    The messages of a block that hold the culprit, by their sequences.
+
+    Args:
+        first: of them.
+        last: of them.
+        stored_ns: when the stream stored the first, where it is alone: sequences may start again.
+        deaths: how often it was alone when the process died.
+
+    """
+
+    first: int
+    last: int
+    stored_ns: int = 0
+    deaths: int = 0
+
+    def behind(self, sequence: int) -> Note | None:
+        """Return what is left of it behind *sequence*."""
+        return Note(first=sequence + 1, last=self.last) if self.first <= sequence < self.last else None
+
+
 class Part(NamedTuple):
-    """Messages that are written together, whether they are on trial, and how often one alone ended in death."""
+    """
+    Messages that are written together.
+
+    Args:
+        messages: at least one, in order.
+        suspected: delivered again: they are on trial.
+        note: that stands on their block, if one does.
+        noted: whether their trial is noted: not, if another part of the block holds the culprit.
+
+    """
 
     messages: list[Message]
     suspected: bool = False
-    deaths: int = 0
+    note: Note | None = None
+    noted: bool = True
+
+    @property
+    def deaths(self) -> int:
+        """How often the process died of the only message in it, as far as is noted."""
+        if self.note is None or len(self.messages) > 1 or self.note.first != self.note.last:
+            return 0
+        alone = delivery_of(self.messages[0])
+        return self.note.deaths if (alone.sequence, alone.stored_ns) == (self.note.first, self.note.stored_ns) else 0
 
     @property
     def is_fatal(self) -> bool:
         """Whether it must not be tried any more."""
-        return len(self.messages) == 1 and self.deaths >= _FATAL_DEATHS
+        return self.deaths >= _FATAL_DEATHS
 
 
 def parts_of(messages: Sequence[Message], *, in_doubt: int = 0) -> Iterator[Part]:
@@ -58,16 +99,7 @@ def parts_of(messages: Sequence[Message], *, in_doubt: int = 0) -> Iterator[Part
         yield Part(list(group), block is not None)
 
 
-class _Note(msgspec.Struct, frozen=True, kw_only=True):
-    """The messages on trial, by their sequences; *stored_ns* of the first, since sequences may start again."""
-
-    first: int
-    last: int
-    stored_ns: int
-    deaths: int
-
-
-_read_note = msgspec.json.Decoder(_Note).decode
+_read_note = msgspec.json.Decoder(Note).decode
 
 
 class Trials:
@@ -100,8 +132,9 @@ class Trials:
         for held, group in groupby(part.messages, lambda message: _is_in(message, note)):
             messages = list(group)
             step = size if held else len(messages)
-            parts += [Part(messages[start : start + step], suspected=True) for start in range(0, len(messages), step)]
-        return [_with_deaths(each, note) for each in parts]
+            slices = [messages[start : start + step] for start in range(0, len(messages), step)]
+            parts += [Part(some, suspected=True, note=note, noted=held) for some in slices]
+        return parts
 
     async def begin(self, part: Part) -> None:
         """
@@ -112,22 +145,35 @@ class Trials:
 
         """
         first, last = delivery_of(part.messages[0]), delivery_of(part.messages[-1])
-        deaths = part.deaths + 1 if len(part.messages) == 1 else 0
-        note = _Note(first=first.sequence, last=last.sequence, stored_ns=first.stored_ns, deaths=deaths)
-        await self._write(part, msgspec.json.encode(note))
+        note = Note(first=first.sequence, last=last.sequence)
+        if len(part.messages) == 1:
+            note = structs.replace(note, stored_ns=first.stored_ns, deaths=part.deaths + 1)
+        await self._write(part, note)
 
     async def survive(self, part: Part) -> None:
         """
-        Strike the note of *part* out.
+        Strike *part* out: it was written, or refused; what stands behind it on the note remains.
 
         Raises:
             NatsUnavailable: it may still stand.
 
         """
-        await self._write(part, b"")
+        await self._write(part, part.note and part.note.behind(delivery_of(part.messages[-1]).sequence))
 
-    async def _write(self, part: Part, payload: bytes) -> None:
-        await store(self._connection, _subject_of(part), payload, {})
+    async def withdraw(self, part: Part) -> None:
+        """
+        Have the note as it was before the trial of *part*: nothing came of it.
+
+        Raises:
+            NatsUnavailable: the trial may still stand.
+
+        """
+        await self._write(part, part.note)
+
+    async def _write(self, part: Part, note: Note | None) -> None:
+        if part.noted:
+            payload = b"" if note is None else msgspec.json.encode(note)
+            await store(self._connection, _subject_of(part), payload, {})
 
 
 def _subject_of(part: Part) -> str:
@@ -142,11 +188,5 @@ def _block_of(message: Message, *, in_doubt: int) -> int | None:
     return delivery_of(message).sequence // _BLOCK
 
 
-def _is_in(message: Message, note: _Note) -> bool:
+def _is_in(message: Message, note: Note) -> bool:
     return note.first <= delivery_of(message).sequence <= note.last
-
-
-def _with_deaths(part: Part, note: _Note) -> Part:
-    alone = delivery_of(part.messages[0]) if len(part.messages) == 1 else None
-    is_noted = alone and (alone.sequence, alone.stored_ns) == (note.first, note.stored_ns) and note.first == note.last
-    return part._replace(deaths=note.deaths) if is_noted else part

@@ -39,7 +39,7 @@ def test_lanes_read_every_subject_once() -> None:
     """Each lane reads what the server put there; the first also reads subjects too short to be spread."""
     stream = StreamDeclaration(partitions=3)
     [destination] = destinations_of([B], "mine")
-    consumers = list(destination.consumers(stream, ack_wait=30.0, exclusive=False))
+    consumers = list(destination.consumers(stream, ack_wait=30.0, pin_ttl=10.0, exclusive=False))
 
     assert [consumer.name for consumer in consumers] == ["mine_0", "mine_1", "mine_2"]
     assert all(consumer.exclusive for consumer in consumers)

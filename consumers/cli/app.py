@@ -17,6 +17,7 @@ from consumers.cli.project import project
 from consumers.cli.rebuild import rebuild
 from consumers.cli.replay import replay
 from consumers.cli.schema import schema
+from consumers.cli.serve import serve
 from consumers.cli.spool import spool
 from consumers.cli.stream import stream
 from consumers.cli.tail import tail
@@ -46,6 +47,7 @@ app.command(tail)
 app.command(spool)
 app.command(stream)
 app.command(schema)
+app.command(serve)
 app.command(verify)
 
 

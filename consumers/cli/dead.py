@@ -18,9 +18,9 @@ from consumers.cli.letters import print_letter, print_letters, print_outcomes, r
 from consumers.cli.moments import read_moment
 from consumers.cli.options import AsJson, Nats, read_settings
 from consumers.cli.output import print_result, progress
-from consumers.graveyard import Graveyard, Wanted
-from consumers.letter import Letter
-from consumers.resending import Outcome, Resending
+from consumers.dead_letters.graveyard import Graveyard, Wanted
+from consumers.dead_letters.letter import Letter
+from consumers.dead_letters.resending import Outcome, Resending
 from noetl_events.envelope import MalformedEvent, decode
 from noetl_events.jetstream.connection import Connection
 from noetl_events.jetstream.errors import StreamMissing

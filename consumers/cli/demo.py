@@ -13,7 +13,7 @@ from msgspec import structs
 
 from consumers.cli.options import AsJson
 from consumers.cli.output import print_result
-from consumers.readback import read_back
+from consumers.verification.readback import read_back
 
 
 async def demo(

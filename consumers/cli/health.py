@@ -10,8 +10,8 @@ import msgspec
 from cyclopts import Parameter
 
 from consumers.cli.escaping import escaped
-from consumers.health import Report
-from consumers.listening import DEFAULT
+from consumers.health.listening import DEFAULT
+from consumers.health.verdict import Report
 
 _TIMEOUT: Final = 5.0
 _GOOD: Final = 200

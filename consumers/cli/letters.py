@@ -17,8 +17,8 @@ from consumers.cli.escaping import escaped, escaped_json
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from consumers.letter import Letter
-    from consumers.resending import Outcome
+    from consumers.dead_letters.letter import Letter
+    from consumers.dead_letters.resending import Outcome
 
 
 def print_letters(letters: Sequence[Letter], *, as_json: bool) -> None:

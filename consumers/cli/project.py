@@ -8,7 +8,7 @@ from cyclopts import Parameter
 
 from consumers.cli.options import Nats, Partitions, read_settings
 from consumers.daemon import run_until_signal
-from consumers.listening import open_endpoint
+from consumers.health.listening import open_endpoint
 from consumers.service import Service
 from consumers.together import Together
 from noetl_events.jetstream.connection import Connection

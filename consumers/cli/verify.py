@@ -11,12 +11,12 @@ from rich.table import Table
 
 from consumers.cli.options import AsJson, FromSequence, FromTime, Nats, read_settings, read_start
 from consumers.cli.output import print_result, progress
-from consumers.verify import Verification
+from consumers.verification.verify import Verification
 from noetl_events.jetstream.connection import Connection
 from noetl_events.jetstream.history import Span
 
 if TYPE_CHECKING:
-    from consumers.verify import Example
+    from consumers.verification.verify import Example
 
 
 async def verify(

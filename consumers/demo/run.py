@@ -21,8 +21,8 @@ import msgspec
 from consumers.dead_letters import DeadLetters
 from consumers.demo.timed_sink import TimedSink
 from consumers.projector import Projector
-from consumers.readback import Key, stored_keys
 from consumers.suspects import Trials
+from consumers.verification.readback import Key, stored_keys
 from noetl_events.jetstream.connection import Connection
 from noetl_events.jetstream.options import ConnectOptions, redacted
 from noetl_events.jetstream.puller import Puller

@@ -75,7 +75,7 @@ class ConsumerDeclaration(msgspec.Struct, frozen=True, kw_only=True):
         max_ack_pending: messages delivered and not acknowledged, over all replicas.
         partitions: lanes its stream must have, where it reads one of them.
         exclusive: it serves one puller at a time, in the order of the stream, and another when that one is gone.
-        pin_ttl: seconds without a request after which that one is gone.
+        pin_ttl: seconds without a request after which a puller of an exclusive consumer counts as gone.
 
     """
 

@@ -49,6 +49,7 @@ class EphemeralConsumer:
         max_messages: received and not yet taken, or asked for, at most.
         max_bytes: likewise, of their payloads; but one message of any size always passes.
         heartbeat: seconds between two signs of life of a quiet server; after twice as long it counts as gone.
+        follows: wait at the end of the stream for what is stored next.
 
     """
 
@@ -60,6 +61,7 @@ class EphemeralConsumer:
         max_messages: int = 8_000,
         max_bytes: int = 32 * 1024 * 1024,
         heartbeat: float = 5.0,
+        follows: bool = False,
     ) -> None:
         self.pending = 0
         """Messages behind the last one taken, as the server counted them when it sent that one."""
@@ -69,6 +71,7 @@ class EphemeralConsumer:
         self._max_messages = max_messages
         self._max_bytes = max_bytes
         self._heartbeat = heartbeat
+        self._follows = follows
         self._name = ""
         self._inbox = ""
         self._client: Client | None = None
@@ -103,13 +106,15 @@ class EphemeralConsumer:
 
     async def pull(self, limit: int) -> list[Msg]:
         """
-        Return the next 1 to *limit* messages, waiting for the first; none when nothing was left behind the last.
+        Return the next 1 to *limit* messages, waiting for the first.
+
+        None when nothing was left behind the last; one that follows waits then.
 
         Raises:
             NatsUnavailable: the consumer is of no use any more.
 
         """
-        while self.pending and not self._buffer:
+        while (self.pending or self._follows) and not self._buffer:
             await self._keep_asking()
             await self._wait_for_arrival()
         batch = [self._buffer.popleft() for _ in range(min(limit, len(self._buffer)))]
@@ -142,7 +147,7 @@ class EphemeralConsumer:
 
     async def _keep_asking(self) -> None:
         room = self._max_messages - len(self._buffer) - self._outstanding
-        if not self.pending or self._broken or self._client is None:
+        if not (self.pending or self._follows) or self._broken or self._client is None:
             return
         if room >= self._max_messages // 2 and self._buffered_bytes <= self._max_bytes // 2:
             await self._ask(self._client, room)

@@ -87,7 +87,8 @@ class History:
 
         self._connection = connection
         self._patience = patience
-        self._bounds = {"max_messages": max_messages, "max_bytes": max_bytes}
+        self._max_messages = max_messages
+        self._max_bytes = max_bytes
         self._heartbeat = heartbeat
         self._backoff = Backoff(initial=0.1, maximum=5.0)
         self._mark: Watermark | None = None
@@ -153,7 +154,13 @@ class History:
         first = max(self.first, start if isinstance(start, int) else 0)
         if first > self.end:
             return None
-        consumer = EphemeralConsumer(self._connection, self.span.stream, heartbeat=self._heartbeat, **self._bounds)
+        consumer = EphemeralConsumer(
+            self._connection,
+            self.span.stream,
+            max_messages=self._max_messages,
+            max_bytes=self._max_bytes,
+            heartbeat=self._heartbeat,
+        )
         await consumer.open(start=start, subject=self.span.subject, headers_only=self.span.headers_only)
         self.total = self.total or min(consumer.pending, self.end - first + 1)
         self._consumer = consumer

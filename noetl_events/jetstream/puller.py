@@ -25,13 +25,12 @@ from noetl_events.jetstream.commands import publish_to_all
 from noetl_events.jetstream.errors import NatsUnavailable
 from noetl_events.jetstream.pin import LOST, Pin
 from noetl_events.jetstream.pull_buffer import PullBuffer
-from noetl_events.jetstream.pull_requests import EXPIRES, HEARTBEAT, PullRequests, pull_request
+from noetl_events.jetstream.pull_inbox import PullInbox
+from noetl_events.jetstream.pull_requests import HEARTBEAT
 from noetl_events.jetstream.topology import ensure_consumer, reset_consumer, unpin_consumer
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-
-    from nats.aio.subscription import Subscription
 
     from noetl_events.jetstream.connection import Connection
     from noetl_events.jetstream.declarations import ConsumerDeclaration
@@ -39,7 +38,6 @@ if TYPE_CHECKING:
     from noetl_events.jetstream.direct_client import DirectClient
 
 _SILENCE: Final = 2 * HEARTBEAT
-_HEADER_ROOM: Final = 65_536
 _STARTING: Final = "starting"
 _PINNED: Final = "pinned"
 # A pull request may end with these and the next one still be served.
@@ -81,12 +79,11 @@ class Puller:
         self._max_messages = max_messages
         self._max_bytes = max_bytes
         self._buffer = PullBuffer()
-        self._requests = PullRequests()
         self._pin = Pin()
+        # Two requests under way and half a buffer are all of it.
+        self._inbox = PullInbox(consumer, self._pin, self._on_message, request_bytes=max_bytes // 4)
         self._arrived = asyncio.Event()
-        self._client: DirectClient | None = None
-        self._subscription: Subscription | None = None
-        self._inbox = ""
+        self._is_told = False
         self._broken = _STARTING
         self._stopping = False
         self._finished = False
@@ -149,10 +146,10 @@ class Puller:
     async def keep_alive(self, messages: Iterable[Message]) -> None:
         """Start the ack wait of *messages* and of what is buffered anew; keep the pin while nothing is pulled."""
         await self._answer([*messages, *self._buffer.messages], b"+WPI")
-        if self._pin.id and not self._requests:
+        if self._pin.id and not self._inbox.requests:
             with suppress(NatsUnavailable):
                 # No message is as small as one byte: the server notes that we are there, and sends none.
-                await self._ask(1, max_bytes=1)
+                await self._inbox.ask(1, max_bytes=1)
 
     async def flush(self) -> None:
         """Return when the server has everything sent so far; quietly give up when it is away."""
@@ -173,34 +170,35 @@ class Puller:
     async def aclose(self) -> None:
         """Receive nothing more; what is in the buffer stays unacknowledged and is delivered again."""
         self._stopping = self._finished = True
-        if self._client is not None:
+        if self._is_told:
             self._connection.off_reconnect(self._on_reconnect)
-        await self._unsubscribe()
+            self._is_told = False
+        await self._inbox.close()
         if self._pin.id:
             await unpin_consumer(self._connection, self.consumer, self._pin.arguments())
-        self._client = None
+            self._pin.lose()
 
     async def _run_dry(self) -> None:
         # The server may have taken a message for a request it knows: it would stay unacknowledged if we left now.  A
         # request that does not wait is answered at once if there is nothing left for those before it.
-        while self._client is not None and self._requests.outstanding:
+        while self._inbox.requests.outstanding:
             self._arrived.clear()
-            await self._ask(1, expires=0)
+            await self._inbox.ask(1, expires=0)
             await self._arrived.wait()
-        await self._unsubscribe()
+        await self._inbox.close()
 
     async def _keep_asking(self) -> None:
         client = await self._connection.client()
-        if self._broken or client is not self._client:
+        if self._broken or client is not self._inbox.client:
             await self._begin(client)
         if not self.serves_us:
             # One message brings the pin.
-            if not self._requests:
-                await self._ask(1)
+            if not self._inbox.requests:
+                await self._inbox.ask(1)
             return
-        room = self._max_messages - len(self._buffer) - self._requests.outstanding
+        room = self._max_messages - len(self._buffer) - self._inbox.requests.outstanding
         if room >= self._max_messages // 2 and self._buffer.bytes <= self._max_bytes // 2:
-            await self._ask(room)
+            await self._inbox.ask(room)
 
     async def _begin(self, client: DirectClient) -> None:
         if self._broken == _PINNED:
@@ -208,8 +206,10 @@ class Puller:
         elif self._broken != _STARTING:
             log.warning("puller.restarting", consumer=self.consumer.name, reason=self._broken)
         info = await ensure_consumer(self._connection, self.consumer)
-        # A new inbox: what still comes to the old one belongs to what was before.
-        await self._subscribe(client)
+        if not self._is_told:
+            self._connection.on_reconnect(self._on_reconnect)
+            self._is_told = True
+        await self._inbox.open(client)
         if self._pin.id:
             self._buffer.clear()
             if self._pin.is_fresh and info.delivered is not None:
@@ -219,46 +219,6 @@ class Puller:
             self._pin.is_fresh = False
         self._broken = ""
         self.heard = time.monotonic()
-
-    async def _subscribe(self, client: DirectClient) -> None:
-        if self._client is None:
-            self._connection.on_reconnect(self._on_reconnect)
-        await self._unsubscribe()
-        self._requests.forget()
-        self._inbox = client.new_inbox()
-        try:
-            self._subscription = await client.subscribe_direct(f"{self._inbox}.*", self._on_message)
-        except (NatsError, OSError) as exc:
-            raise NatsUnavailable(f"cannot subscribe: {str(exc) or type(exc).__name__}") from exc
-        self._client = client
-
-    async def _unsubscribe(self) -> None:
-        subscription, self._subscription = self._subscription, None
-        if subscription is not None:
-            # Of a client that is closed or gone, the server has forgotten it.
-            with suppress(NatsError, OSError):
-                await subscription.unsubscribe()
-
-    async def _ask(self, batch: int, *, expires: float = EXPIRES, max_bytes: int | None = None) -> None:
-        client, consumer = self._require_client(), self.consumer
-        # Two requests under way and half a buffer are all of it.
-        room = max(self._max_bytes // 4, client.max_payload + _HEADER_ROOM)
-        request = pull_request(
-            batch=batch,
-            max_bytes=max_bytes or room,
-            expires=min(expires, consumer.pin_ttl / 2) if self._pin.id else expires,
-            **(self._pin.arguments() if consumer.exclusive else {}),
-        )
-        reply = f"{self._inbox}.{self._requests.add(batch)}"
-        try:
-            await client.publish(f"$JS.API.CONSUMER.MSG.NEXT.{consumer.stream}.{consumer.name}", request, reply=reply)
-        except (NatsError, OSError) as exc:
-            raise NatsUnavailable(f"cannot ask for messages: {str(exc) or type(exc).__name__}") from exc
-
-    def _require_client(self) -> DirectClient:
-        if self._client is None:
-            raise NatsUnavailable("not subscribed")
-        return self._client
 
     async def _wait_for_arrival(self) -> None:
         self._arrived.clear()
@@ -277,7 +237,7 @@ class Puller:
         if not message.reply:
             self._on_status(message)
             return
-        self._requests.receive()
+        self._inbox.requests.receive()
         if self.consumer.exclusive and self._pin.is_new_in(message):
             # It comes again with what was before it.
             self.in_doubt = 0
@@ -297,7 +257,7 @@ class Puller:
             self._break("pinned to another")
         elif status in _ENDINGS or any(ending in text for ending in _ENDED_BY_SIZE):
             if text != _OTHERS_FIRST:
-                self._requests.end(int(message.subject.rpartition(".")[2]))
+                self._inbox.requests.end(int(message.subject.rpartition(".")[2]))
             self._arrived.set()
         else:
             self._break(f"{status} {text}".strip())
@@ -307,7 +267,7 @@ class Puller:
 
     def _break(self, reason: str) -> None:
         self._broken = reason
-        self._requests.forget()
+        self._inbox.requests.forget()
         self._arrived.set()
 
     async def _answer(self, messages: Iterable[Message], answer: bytes) -> None:

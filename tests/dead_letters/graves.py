@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from consumers.dead_letters import DeadLetters
-from consumers.graveyard import Graveyard
-from consumers.resending import Resending
+from consumers.dead_letters.graveyard import Graveyard
+from consumers.dead_letters.resending import Resending
 from noetl_events.jetstream.puller import Puller
 from noetl_events.jetstream.topology import jetstream
 
 if TYPE_CHECKING:
     from consumers.dead_letters import Kind
-    from consumers.letter import Letter
+    from consumers.dead_letters.letter import Letter
     from tests.projector.bench import Bench
 
 

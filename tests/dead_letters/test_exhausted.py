@@ -11,7 +11,7 @@ from nats.js.api import ConsumerConfig
 from structlog.testing import capture_logs
 
 from consumers.dead_letters import DeadLetters
-from consumers.exhausted import ExhaustedWatch
+from consumers.dead_letters.exhausted import ExhaustedWatch
 from noetl_events import encode
 from noetl_events.jetstream.connection import Connection
 from noetl_events.jetstream.options import ConnectOptions

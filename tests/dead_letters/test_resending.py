@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 from msgspec import structs
 
-from consumers.graveyard import Graveyard
-from consumers.resending import Resending
+from consumers.dead_letters.graveyard import Graveyard
+from consumers.dead_letters.resending import Resending
 from noetl_events import decode, encode
 from noetl_events.ids import derived_id
 from noetl_events.jetstream.store import store
@@ -20,7 +20,7 @@ from tests.dead_letters.graves import bury, events_in, letters_in, resending
 from tests.projector.bench import Bench, ids
 
 if TYPE_CHECKING:
-    from consumers.letter import Letter
+    from consumers.dead_letters.letter import Letter
 
 
 class PowerCut(Exception):

@@ -28,7 +28,8 @@ def projecting(
     command = [sys.executable, "-m", "consumers", "project", *arguments]
     for url in to:
         command += ["--to", url]
-    environment = os.environ | {"NATS_URL": server.url, "NOETL_ACK_WAIT_SECS": "1"} | dict(settings or {})
+    environment = os.environ | {"NATS_URL": server.url, "NOETL_ACK_WAIT_SECS": "1", "NOETL_PIN_SECS": "1"}
+    environment |= settings or {}
     with log.open("ab") as lines, subprocess.Popen(command, env=environment, stderr=lines) as process:
         try:
             yield process

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import pytest
 import structlog
 
-from consumers.readback import stored_keys
 from consumers.sinks.postgres import create_schema
+from consumers.verification.readback import stored_keys
 from noetl_events.jetstream.topology import DEAD_LETTERS, show_stream
 from noetl_events.sinks.nats import NatsSink
 from noetl_events.testing import eventually, make_event

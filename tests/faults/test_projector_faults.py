@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING
 import asyncpg
 import pytest
 
-from consumers.readback import stored_keys
 from consumers.sinks.postgres import create_schema
+from consumers.verification.readback import stored_keys
 from noetl_events.jetstream.topology import DEAD_LETTERS, StreamDeclaration, show_stream
 from noetl_events.sinks.nats import NatsSink
 from noetl_events.testing import eventually, make_events
@@ -166,7 +166,7 @@ async def test_second_signal_is_immediate(
         await publish(own_connection, 10)
         await eventually(lambda: "projector.holding" in log.read_text())
         process.terminate()
-        await eventually(lambda: "projector.stopping" in log.read_text())
+        await eventually(lambda: "daemon.stopping" in log.read_text())
         process.terminate()
         assert await asyncio.to_thread(process.wait, 5) == 1
     own_postgres.start()

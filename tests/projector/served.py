@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from consumers.endpoint import Endpoint
-from consumers.health import Report
+from consumers.health.endpoint import Endpoint
+from consumers.health.verdict import Report
 from consumers.service import Service
 from consumers.settings import ProjectorSettings, Settings
 from consumers.together import Together

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from consumers.health import Health, health_of
+from consumers.health.verdict import Health, health_of
 from consumers.progress import Progress
 
 NOW = 1_000.0

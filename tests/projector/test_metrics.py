@@ -10,7 +10,7 @@ import pytest
 from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
-from consumers.histogram import Histogram
+from consumers.health.histogram import Histogram
 from consumers.service import Service
 from consumers.settings import ProjectorSettings, Settings
 from noetl_events.jetstream.connection import Connection

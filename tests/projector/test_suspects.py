@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import pytest
 from nats.js.errors import NotFoundError
 
-from consumers.suspects import Part, Trials, parts_of
+from consumers.suspects import Note, Part, Trials, parts_of
 from noetl_events import ExecutorEvent, SinkUnavailable
 from noetl_events.envelope import decode
 from noetl_events.jetstream.topology import TRIALS_STREAM, jetstream
@@ -112,6 +112,42 @@ async def test_a_note_struck_out_does_not_narrow(bench: Bench, stream: StreamDec
     assert await trials.narrow(part) == [part]
 
 
+@pytest.mark.parametrize(
+    ("tried", "left"),
+    [
+        pytest.param((20, 25), (26, 39), id="what is behind it remains"),
+        pytest.param((36, 39), None, id="nothing is left behind the last"),
+        pytest.param((1, 9), (20, 39), id="what is written without a note changes none"),
+    ],
+)
+async def test_surviving_a_part_leaves_the_rest_in_doubt(
+    bench: Bench, stream: StreamDeclaration, tried: tuple[int, int], left: tuple[int, int] | None
+) -> None:
+    """Of a note that stands only what was survived is struck out: the culprit may come with a later delivery."""
+    trials = Trials(bench.connection)
+    await trials.begin(part_of(20, 39, stream=stream.name))
+    for part in await trials.narrow(part_of(*tried, stream=stream.name)):
+        await trials.begin(part)
+        await trials.survive(part)
+    [*parts] = await trials.narrow(part_of(1, 50, stream=stream.name))
+
+    narrowed = [place[0] for place in shape(parts) if place[2] == 1]
+    assert narrowed == ([] if left is None else list(range(left[0], left[1] + 1)))
+
+
+async def test_a_trial_withdrawn_is_as_if_it_had_not_been(bench: Bench, stream: StreamDeclaration) -> None:
+    """An outage during a trial brings back the note as it was, deaths and all."""
+    trials = Trials(bench.connection)
+    single = part_of(7, 7, stream=stream.name)
+    await trials.begin(single)
+    for _ in range(3):
+        [again] = await trials.narrow(single)
+        await trials.begin(again)
+        await trials.withdraw(again)
+
+    assert again.deaths == 1
+
+
 async def test_alone_when_the_process_died_twice_is_fatal(bench: Bench, stream: StreamDeclaration) -> None:
     """The first death alone is a warning, the second one the verdict."""
     single, deaths = part_of(7, 7, stream=stream.name), []
@@ -128,7 +164,7 @@ async def test_another_message_of_the_same_sequence_is_not_fatal(bench: Bench, s
     """A stream created again starts its sequences again; the new message is not the one that killed."""
     trials = Trials(bench.connection)
     dead = part_of(7, 7, stream=stream.name)
-    await trials.begin(dead._replace(deaths=1))
+    await trials.begin(dead._replace(note=Note(first=7, last=7, stored_ns=STORED_NS + 7, deaths=1)))
     [same] = await trials.narrow(dead)
     [other] = await trials.narrow(part_of(7, 7, stream=stream.name, stored_ns=STORED_NS + 1))
 

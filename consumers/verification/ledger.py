@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple, Self, TypeAlias
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from consumers.readback import Key
+    from consumers.verification.readback import Key
 
 Kind: TypeAlias = Literal["missing", "different", "duplicates", "dead"]
 Place: TypeAlias = tuple[int, int]

@@ -25,8 +25,8 @@ from noetl_events.jetstream.errors import NatsUnavailable
 from noetl_events.jetstream.store import store
 
 if TYPE_CHECKING:
-    from consumers.graveyard import Graveyard
-    from consumers.letter import Letter
+    from consumers.dead_letters.graveyard import Graveyard
+    from consumers.dead_letters.letter import Letter
     from noetl_events.jetstream.connection import Connection
 
 _split = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode

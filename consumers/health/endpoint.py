@@ -23,7 +23,7 @@ from starlette.applications import Starlette
 from starlette.responses import Response
 from starlette.routing import Route
 
-from consumers.metrics import ProjectorMetrics
+from consumers.health.metrics import ProjectorMetrics
 
 if TYPE_CHECKING:
     import socket
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from starlette.requests import Request
 
-    from consumers.health import Report
+    from consumers.health.verdict import Report
     from consumers.service import Service
 
 _CLOSING: Final = 1

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 import msgspec
 
-from consumers.checksum import checksum
-from consumers.ledger import Ledger
-from consumers.readback import key_of, read_back
+from consumers.verification.checksum import checksum
+from consumers.verification.ledger import Ledger
+from consumers.verification.readback import key_of, read_back
 from noetl_events.jetstream.delivery import delivery_of, event_of
 from noetl_events.jetstream.errors import StreamMissing
 from noetl_events.jetstream.history import History, Span
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from contextlib import AbstractContextManager
 
-    from consumers.ledger import Place
-    from consumers.readback import Key
+    from consumers.verification.ledger import Place
+    from consumers.verification.readback import Key
     from noetl_events.envelope import ExecutorEvent
     from noetl_events.jetstream.connection import Connection
     from noetl_events.jetstream.delivery import Message

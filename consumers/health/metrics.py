@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from prometheus_client.core import Metric
 
-    from consumers.histogram import Histogram
+    from consumers.health.histogram import Histogram
     from consumers.progress import Progress
     from consumers.service import Service
 

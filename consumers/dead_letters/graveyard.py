@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from consumers.letter import read_letter
+from consumers.dead_letters.letter import read_letter
 from noetl_events.jetstream.stored import find_stored, read_stored, remove_stored
 from noetl_events.jetstream.topology import DEAD_STREAM
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
-    from consumers.letter import Letter
+    from consumers.dead_letters.letter import Letter
     from noetl_events.jetstream.connection import Connection
 
 

@@ -1,7 +1,7 @@
 """
 Destinations read back around their sinks: what they really hold, batch by batch.
 
-A row is returned as it is, also one that somebody has changed into no event: `consumers.checksum` then finds that it
+A row is returned as it is, also one that somebody has changed into no event: the checksum then finds that it
 differs, or fails.
 """
 

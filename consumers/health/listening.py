@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import structlog
 
 if TYPE_CHECKING:
-    from consumers.endpoint import Endpoint
+    from consumers.health.endpoint import Endpoint
     from consumers.service import Service
 
 DEFAULT: Final = "127.0.0.1:9464"
@@ -42,12 +42,19 @@ def open_endpoint(service: Service, listen: str = "") -> Endpoint | None:
 
 
 def _endpoint(service: Service, listen: str) -> Endpoint:
-    from consumers.endpoint import Endpoint  # noqa: PLC0415  (an extra; the projector does without)
+    from consumers.health.endpoint import Endpoint  # noqa: PLC0415  (an extra; the projector does without)
 
-    return Endpoint(service, _bound(listen))
+    return Endpoint(service, bound(listen))
 
 
-def _bound(listen: str) -> socket.socket:
+def bound(listen: str) -> socket.socket:
+    """
+    Return a socket that listens on *listen*, `HOST:PORT`.
+
+    Raises:
+        ValueError: it is no address, or cannot be bound.
+
+    """
     host, port = _host_and_port(listen)
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]

@@ -1,0 +1,60 @@
+"""`noetl-events serve`."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from consumers.cli.options import Nats, Partitions, read_settings
+from consumers.daemon import run_until_signal
+from consumers.health.listening import bound
+from noetl_events.jetstream.connection import Connection
+
+if TYPE_CHECKING:
+    import socket
+
+    from consumers.gateway.guard import LocalOnly, TokenFile
+
+
+async def serve(
+    *,
+    listen: Annotated[str, Parameter(help="Serve on `HOST:PORT`.", negative=())] = "127.0.0.1:8080",
+    token_file: Annotated[
+        Path | None, Parameter(help="Tokens, one a line; required unless bound to loopback.", negative=())
+    ] = None,
+    partitions: Partitions = None,
+    nats: Nats = None,
+) -> int:
+    """
+    Take events over HTTP and stream them to whoever watches, until SIGTERM or SIGINT.
+
+    `POST /api/events` answers once the event is stored.  `GET /api/events/stream` is a stream of server-sent events
+    that resumes where it stopped.  `/openapi.json` has the rest.
+
+    Example: `noetl-events serve --listen 0.0.0.0:8080 --token-file /run/secrets/token`
+    """
+    from consumers.gateway.service import Gateway  # noqa: PLC0415  (an extra; the other commands do without)
+
+    settings = read_settings(nats, partitions=partitions)
+    listener = bound(listen)
+    try:
+        rule = _rule(listener, token_file)
+        async with Connection(settings.connect) as connection:
+            gateway = Gateway(settings, connection, listener, rule)
+            return await run_until_signal(gateway, deadline=settings.projector.stop_deadline)
+    finally:
+        listener.close()
+
+
+def _rule(listener: socket.socket, token_file: Path | None) -> TokenFile | LocalOnly:
+    from consumers.gateway.guard import LocalOnly, TokenFile  # noqa: PLC0415  (see above)
+
+    if token_file is not None:
+        return TokenFile(token_file)
+    host = listener.getsockname()[0]
+    if not ip_address(host).is_loopback:
+        raise ValueError(f"--token-file: required to listen on {host}, which others reach; or listen on 127.0.0.1")
+    return LocalOnly()

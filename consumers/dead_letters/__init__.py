@@ -1,0 +1,5 @@
+"""Messages that could not go where they should: how they are buried, looked at, and sent back."""
+
+from consumers.dead_letters.burial import DeadLetters, Kind
+
+__all__ = ["DeadLetters", "Kind"]

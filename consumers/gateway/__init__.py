@@ -1,0 +1,1 @@
+"""The gateway: events in over HTTP, and out as a live stream."""

@@ -1,0 +1,98 @@
+"""A gateway process, put together: one connection to NATS, one reading of the stream, one web server."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from starlette.applications import Starlette
+from starlette.routing import Route
+
+from consumers.gateway.bodies import Intake
+from consumers.gateway.condition import Condition
+from consumers.gateway.executions import Executions
+from consumers.gateway.guard import Guard
+from consumers.gateway.hub import Hub
+from consumers.gateway.ingest import Ingest
+from consumers.gateway.openapi import show_openapi
+from consumers.gateway.page import show_page
+from consumers.gateway.past import Past
+from consumers.gateway.refusal import Refused, answer_refused
+from consumers.gateway.server import WebServer
+from consumers.gateway.status import Status
+from consumers.gateway.streaming import Streaming
+from consumers.together import Together
+from noetl_events.sinks.nats import NatsSink
+
+if TYPE_CHECKING:
+    import socket
+
+    from consumers.gateway.guard import LocalOnly, TokenFile
+    from consumers.settings import Settings
+    from noetl_events.jetstream.connection import Connection
+    from noetl_events.jetstream.declarations import StreamDeclaration
+
+PATIENCE: Final = 5.0
+"""Seconds a post waits for NATS."""
+
+
+class Gateway:
+    """
+    What `noetl-events serve` runs.
+
+    Args:
+        settings: of the process.
+        connection: to NATS; it stays open.
+        listener: a bound socket; closed in the end.
+        rule: who may use the API.
+
+    """
+
+    def __init__(
+        self, settings: Settings, connection: Connection, listener: socket.socket, rule: TokenFile | LocalOnly
+    ) -> None:
+        self.intake = Intake()
+        self._sink = NatsSink(connection, subject=subject_of(settings.stream), timeout=PATIENCE)
+        self.ingest = Ingest(self._sink, self.intake)
+        self.hub = Hub(connection, settings.stream.name)
+        self._past = Past(connection, settings.stream.name)
+        self.streaming = Streaming(self.hub, self._past)
+        self._status = Status(connection, settings.stream.name)
+        self._condition = Condition(self, connection)
+        self._server = WebServer(Guard(self._app(), rule), listener)
+
+    @property
+    def in_hand(self) -> int:
+        """Requests whose events are not stored yet."""
+        return self.intake.requests
+
+    async def run(self) -> None:
+        """Serve until `stop`, then finish what was asked."""
+        await Together([self._server], beside=[self.hub.run]).run()
+        await self._sink.aclose()
+
+    async def stop(self) -> None:
+        """Accept no more, and send away who only listens."""
+        await self._server.stop()
+        self.hub.stop()
+
+    def _app(self) -> Starlette:
+        routes = [
+            Route("/api/events", self.ingest.one, methods=["POST"]),
+            Route("/api/events/batch", self.ingest.many, methods=["POST"]),
+            Route("/api/events/stream", self.streaming.open),
+            Route("/api/executions/{execution_id}", Executions(self._past).show),
+            Route("/api/status", self._status.status),
+            Route("/api/dead", self._status.dead),
+            Route("/healthz", self._condition.healthz),
+            Route("/readyz", self._condition.readyz),
+            Route("/metrics", self._condition.metrics),
+            Route("/openapi.json", show_openapi),
+            Route("/", show_page),
+        ]
+        return Starlette(routes=routes, exception_handlers={Refused: answer_refused})
+
+
+def subject_of(stream: StreamDeclaration) -> str:
+    """Return the template of the subjects under which *stream* takes events."""
+    head = stream.subjects[0].removesuffix(">")
+    return f"{head}{{execution_id}}.{{event_type}}" if stream.partitions else f"{head}{{event_type}}"

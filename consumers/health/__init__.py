@@ -1,0 +1,1 @@
+"""Whether a projector is well, for people, orchestrators and Prometheus."""

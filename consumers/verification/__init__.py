@@ -1,0 +1,1 @@
+"""A stream and a destination compared, event by event."""

@@ -1,0 +1,89 @@
+"""A sink that keeps each event as a file of its own: `folder:///var/lib/noetl/events`."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+from urllib.parse import unquote, urlsplit
+
+from noetl_events import EventsRejected, MalformedEvent, SinkUnavailable, encode
+from noetl_events.sink import require_ids
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from noetl_events import ExecutorEvent
+
+
+class FolderSink:
+    """
+    Write each event to `<execution_id>-<event_id>.json` in *folder*, which has to exist.
+
+    A file is written under another name and renamed: whatever crashes, a name leads to a whole event.  An event that
+    is there already is left as it is.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self._folder = Path(folder)
+        self._closed = False
+        # One thread: batches are written one after the other, also when a caller was cancelled and comes again.
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="folder")
+
+    @classmethod
+    def from_url(cls, url: str) -> Self:
+        """Open `folder:///absolute/path`; raises ValueError for a URL that says anything else."""
+        parts = urlsplit(url)
+        if parts.netloc or parts.query or not parts.path:
+            raise ValueError(f"sink URL: {url!r} is not such as folder:///var/lib/noetl/events")
+        return cls(unquote(parts.path))
+
+    async def emit(self, event: ExecutorEvent) -> None:
+        """Write *event*."""
+        await self.emit_batch([event])
+
+    async def emit_batch(self, events: Sequence[ExecutorEvent]) -> None:
+        """Write *events*; see `EventSink` for what is raised."""
+        if self._closed:
+            raise RuntimeError("FolderSink is closed")
+        bodies: dict[str, bytes] = {}
+        reasons: dict[int, str] = {}
+        for event_id, event in zip(require_ids(events), events, strict=True):
+            try:
+                bodies.setdefault(f"{event.execution_id}-{event_id}.json", encode(event))
+            except MalformedEvent as exc:
+                reasons[event_id] = str(exc)
+        await asyncio.get_running_loop().run_in_executor(self._writer, self._write, bodies)
+        if reasons:
+            raise EventsRejected(reasons)
+
+    async def aclose(self) -> None:
+        """Finish what was accepted."""
+        self._closed = True
+        await asyncio.to_thread(self._writer.shutdown)
+
+    def _write(self, bodies: dict[str, bytes]) -> None:
+        try:
+            for name, body in bodies.items():
+                if not (self._folder / name).exists():
+                    self._write_file(name, body)
+            # Last, and also for files found there: a name is durable once its folder is.
+            self._sync(self._folder)
+        except OSError as exc:
+            # The disk is full or the volume is gone: nothing an event could be blamed for.
+            raise SinkUnavailable(f"folder: {self._folder}: {exc.strerror or exc}") from exc
+
+    def _write_file(self, name: str, body: bytes) -> None:
+        part = self._folder / f".{name}.part"
+        part.write_bytes(body)
+        self._sync(part)
+        part.rename(self._folder / name)
+
+    def _sync(self, path: Path) -> None:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,130 @@
+"""A sink that passes events on to several."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Self
+from urllib.parse import parse_qsl, urlsplit
+
+from noetl_events.in_flight import InFlight
+from noetl_events.sink import EventsRejected, SinkUnavailable, open_sink, require_ids
+from noetl_events.sinks.best_effort import BestEffort
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from noetl_events.envelope import ExecutorEvent
+    from noetl_events.sink import EventSink
+
+
+class FanoutSink:
+    """
+    Emit to all of *required* and *optional* at once.
+
+    - Stored is what every required sink has stored.
+    - While a required sink is away nothing is known of the batch: emit it again.  Those that have it store it once.
+    - What a required sink rejects is rejected, and the reason says which one it was.  The others may have stored it.
+    - What an optional sink does not take is lost to that sink alone: see `BestEffort`.
+    - An event without id is refused, or each sink would give it another.
+
+    Args:
+        required: at least one; whoever opened them closes them.
+        optional: likewise.
+        patience: seconds an optional sink may take for a batch.
+        owns_inner: close all of them with this one.
+
+    Raises:
+        ValueError: no sink is required.
+
+    """
+
+    def __init__(
+        self,
+        required: Sequence[EventSink],
+        optional: Sequence[EventSink] = (),
+        *,
+        patience: float = 1.0,
+        owns_inner: bool = False,
+    ) -> None:
+        if not required:
+            raise ValueError("fanout: no sink is required; stored would mean nothing")
+        self._required = {_name("required", number, sink): sink for number, sink in enumerate(required, start=1)}
+        names = {_name("optional", number, sink): sink for number, sink in enumerate(optional, start=1)}
+        self._optional = {name: BestEffort(sink, name=name, patience=patience) for name, sink in names.items()}
+        self._owned = [*required, *optional] if owns_inner else []
+        self._in_flight = InFlight()
+        self._closed = False
+
+    @classmethod
+    def from_url(cls, url: str) -> Self:
+        """
+        Open `fanout:?to=URL&to=URL&optional=URL`; each URL is any sink's, percent-encoded.
+
+        Raises:
+            ValueError: the URL says something else, or names no sink.
+
+        """
+        parts = urlsplit(url)
+        options = parse_qsl(parts.query, keep_blank_values=True)
+        if parts.netloc or parts.path or {name for name, _ in options} - {"to", "optional"}:
+            raise ValueError("sink URL: write fanout:?to=URL&to=URL&optional=URL, each URL percent-encoded")
+        required, optional = ([to for name, to in options if name == wanted] for wanted in ("to", "optional"))
+        return cls([open_sink(to) for to in required], [open_sink(to) for to in optional], owns_inner=True)
+
+    @property
+    def missed(self) -> dict[str, int]:
+        """How many events each optional sink has not taken."""
+        return {name: effort.missed for name, effort in self._optional.items()}
+
+    async def emit(self, event: ExecutorEvent) -> None:
+        """Emit *event* to all."""
+        await self.emit_batch([event])
+
+    async def emit_batch(self, events: Sequence[ExecutorEvent]) -> None:
+        """Emit *events* to all; see `EventSink` for what is raised."""
+        if self._closed:
+            raise RuntimeError("FanoutSink is closed")
+        require_ids(events)
+        sinks: dict[str, EventSink | BestEffort] = {**self._required, **self._optional}
+        with self._in_flight:
+            # Each goes on to its end, also beside one that fails; cancelled, it waits until all have ended.
+            outcomes = await asyncio.gather(
+                *(sink.emit_batch(events) for sink in sinks.values()), return_exceptions=True
+            )
+        _raise_worst(dict(zip(sinks, outcomes, strict=True)))
+
+    async def aclose(self) -> None:
+        """Finish what was accepted, and close the sinks that are ours."""
+        self._closed = True
+        await self._in_flight.wait_for_none()
+        failures = await asyncio.gather(*(sink.aclose() for sink in self._owned), return_exceptions=True)
+        for failure in failures:
+            if failure is not None:
+                raise failure
+
+
+def _name(group: str, number: int, sink: EventSink) -> str:
+    return f"{type(sink).__name__} ({group} {number})"
+
+
+def _raise_worst(outcomes: dict[str, BaseException | None]) -> None:
+    """Raise a bug first, then an outage, then all rejections together."""
+    away: list[SinkUnavailable] = []
+    rejected: dict[int, str] = {}
+    for name, outcome in outcomes.items():
+        match outcome:
+            case None:
+                continue
+            case SinkUnavailable():
+                away.append(SinkUnavailable(f"{name}: {outcome.reason}", outcome.retry_after))
+            case EventsRejected():
+                for event_id, reason in outcome.reasons.items():
+                    before = f"{rejected[event_id]}; " if event_id in rejected else ""
+                    rejected[event_id] = f"{before}{name}: {reason}"
+            case _:
+                raise outcome
+    if away:
+        waits = [one.retry_after for one in away if one.retry_after is not None]
+        raise SinkUnavailable("; ".join(one.reason for one in away), max(waits, default=None))
+    if rejected:
+        raise EventsRejected(rejected)

@@ -1,0 +1,5 @@
+"""Events over HTTP."""
+
+from noetl_events.sinks.http.sink import HttpSink
+
+__all__ = ["HttpSink"]

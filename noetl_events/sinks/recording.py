@@ -1,0 +1,135 @@
+"""A record of events in a directory, in segments."""
+
+from __future__ import annotations
+
+import fcntl
+import re
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+from urllib.parse import parse_qsl, urlencode, urlsplit
+
+import structlog
+
+from noetl_events.recent_ids import CAPACITY
+from noetl_events.sink import SinkUnavailable
+from noetl_events.sinks.jsonl import JsonlSink, path_of
+from noetl_events.sinks.segments import CURRENT, compress, next_segment, read_recording, segments, sync_directory
+
+if TYPE_CHECKING:
+    import os
+    from typing import BinaryIO
+
+    from noetl_events.sink import EventSink
+
+log = structlog.get_logger()
+
+_UNITS: Final = {"": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+_SEGMENT_BYTES: Final = 64 * 2**20
+
+
+class RecordingSink(JsonlSink):
+    """
+    Append events to `current.jsonl` in *directory*, and rename it `events-<number>.jsonl` once it is long enough.
+
+    A number, not a time or an id: the order of the segments is that of writing, whatever clocks say.  Otherwise as
+    `JsonlSink`; doubles are known across segments.  A segment that cannot be finished now is finished later: its
+    events are stored all the same.
+
+    Args:
+        directory: it has to exist, and one sink writes to it at a time.
+        rotate: bytes of a segment, to the next whole batch.
+        compress_finished: replace a finished segment by its `.gz`; the emit that finishes it waits for that.
+        fsync: as `JsonlSink`.
+
+    """
+
+    def __init__(
+        self,
+        directory: str | os.PathLike[str],
+        *,
+        rotate: int = _SEGMENT_BYTES,
+        compress_finished: bool = False,
+        fsync: bool = True,
+    ) -> None:
+        super().__init__(Path(directory) / CURRENT, fsync=fsync)
+        self._directory = Path(directory)
+        self._rotate = rotate
+        self._compress = compress_finished
+        self._lock: BinaryIO | None = None
+
+    # What follows runs in the one thread that writes: nothing is appended while a segment is finished.
+
+    def _append(self, lines: dict[int, bytes]) -> None:
+        try:
+            self._take_directory()
+        except OSError as exc:
+            raise SinkUnavailable(f"jsonl: {self._directory}: {self._explain(exc)}") from exc
+        super()._append(lines)
+        if self._file is not None and self._file.length >= self._rotate:
+            self._finish_segment()
+
+    def _take_directory(self) -> None:
+        if self._lock is not None:
+            return
+        lock = (self._directory / ".lock").open("ab")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._remember_segments()
+        except BaseException:
+            lock.close()
+            raise
+        self._lock = lock
+
+    def _remember_segments(self) -> None:
+        known: list[int] = []
+        for segment in reversed(segments(self._directory)):
+            if len(known) >= CAPACITY:
+                break
+            known = [event.event_id for event in read_recording(segment) if event.event_id is not None] + known
+        for event_id in islice(known, max(0, len(known) - CAPACITY), None):
+            self._seen.add(event_id)
+
+    def _finish_segment(self) -> None:
+        try:
+            segment = next_segment(self._directory)
+            self._path.rename(segment)
+            sync_directory(self._directory)
+            if self._compress:
+                compress(segment)
+        except OSError as exc:
+            log.warning("jsonl.segment_unfinished", path=str(self._path), reason=exc.strerror or str(exc))
+
+    def _finish(self) -> None:
+        super()._finish()
+        if self._lock is not None:
+            fcntl.flock(self._lock, fcntl.LOCK_UN)
+            self._lock.close()
+            self._lock = None
+
+
+def open_jsonl(url: str) -> EventSink:
+    """
+    Open `jsonl:///file`, see `JsonlSink.from_url`, or `jsonl:///directory/?rotate=64MiB&compress=gzip`.
+
+    Raises:
+        ValueError: the URL names neither, or has an option there is not.
+
+    """
+    parts = urlsplit(url, allow_fragments=False)
+    if not parts.path.endswith("/"):
+        return JsonlSink.from_url(url)
+    options = dict(parse_qsl(parts.query, keep_blank_values=True))
+    rotate, packing, fsync = (options.pop(name, "") for name in ("rotate", "compress", "fsync"))
+    if options or packing not in ("", "gzip") or fsync not in ("", "true", "false"):
+        raise ValueError(f"sink URL: jsonl: {urlencode(options) or parts.query!r}; known: rotate, compress=gzip, fsync")
+    return RecordingSink(
+        path_of(url), rotate=_read_size(rotate), compress_finished=packing == "gzip", fsync=fsync != "false"
+    )
+
+
+def _read_size(value: str) -> int:
+    match = re.fullmatch(r"([1-9][0-9]{0,9})(KiB|MiB|GiB|)", value) if value else None
+    if value and match is None:
+        raise ValueError(f"sink URL: rotate={value} is no size such as 64MiB")
+    return int(match[1]) * _UNITS[match[2]] if match else _SEGMENT_BYTES

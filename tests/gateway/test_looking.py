@@ -1,0 +1,53 @@
+"""What the gateway shows besides the live stream."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from noetl_events.testing import eventually, make_event, make_events
+from tests.gateway.gateway_process import serving
+from tests.gateway.test_stream import publish
+
+if TYPE_CHECKING:
+    from noetl_events.jetstream.connection import Connection
+    from noetl_events.jetstream.topology import StreamDeclaration
+
+
+async def test_one_execution(connection: Connection, stream: StreamDeclaration) -> None:
+    """The events of one execution come in the order of the stream, page by page."""
+    events = [make_event(n, execution_id=n % 3) for n in range(1, 10)]
+    await publish(connection, stream, events)
+    async with serving(connection, stream) as web:
+        _, first = await web.get("/api/executions/1?limit=2")
+        _, second = await web.get(f"/api/executions/1?limit=2&after={first['next']}")
+
+        assert [entry["sequence"] for entry in first["events"]] == [1, 4]
+        assert [entry["event"]["event_id"] for entry in second["events"]] == [7]
+        assert (first["next"], second["next"]) == (4, None)
+        assert (await web.get("/api/executions/x"))[0] == 422
+        assert (await web.get("/api/executions/1?limit=0"))[0] == 422
+
+
+async def test_status(connection: Connection, stream: StreamDeclaration) -> None:
+    """The status names the stream and its bounds."""
+    await publish(connection, stream, make_events(3))
+    async with serving(connection, stream) as web:
+        status, answer = await web.get("/api/status")
+
+        assert status == 200
+        assert (answer["stream"]["name"], answer["stream"]["last_sequence"]) == (stream.name, 3)
+        assert answer["consumers"] == []
+        assert isinstance((await web.get("/api/dead?limit=5"))[1], list)
+
+
+async def test_health(connection: Connection, stream: StreamDeclaration) -> None:
+    """It is ready once it reads the stream."""
+    async with serving(connection, stream) as web:
+
+        async def is_ready() -> bool:
+            return bool((await web.get("/readyz"))[0] == 200)
+
+        await eventually(is_ready)
+        assert (await web.get("/healthz"))[1]["alive"] is True
+        async with web.session.get(f"{web.url}/metrics") as response:
+            assert "noetl_gateway_stored_total 0.0" in await response.text()

@@ -1,0 +1,373 @@
+"""
+The live page in a headless Chromium, as a reader of it.
+
+Needs Chromium and its driver on the machine: `apt-get install chromium chromium-driver`.  Without them, or without
+selenium, every test here is skipped.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.gateway.stub_gateway import StubGateway
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+webdriver: Any = pytest.importorskip("selenium.webdriver", reason="needs selenium, a development dependency")
+_CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+_DRIVER = shutil.which("chromedriver")
+pytestmark = [
+    pytest.mark.skipif(not (_CHROMIUM and _DRIVER), reason="needs Chromium: apt-get install chromium chromium-driver"),
+    # One browser for all of them.
+    pytest.mark.xdist_group("chromium"),
+]
+
+_FLAGS = (
+    "--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync --disable-dev-shm-usage --window-size=1440,900"
+)
+EXECUTION = 382_100_255_539_228_673
+
+
+@pytest.fixture
+def gateway() -> Iterator[StubGateway]:
+    """Return a gateway with an empty stream."""
+    with StubGateway() as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Return a browser that keeps its profile to itself."""
+    options = webdriver.ChromeOptions()
+    options.binary_location = _CHROMIUM
+    for flag in [*_FLAGS.split(), f"--user-data-dir={tmp_path_factory.mktemp('chromium')}"]:
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(executable_path=_DRIVER))
+    driver.set_page_load_timeout(20)
+    yield driver
+    driver.quit()
+
+
+class Page:
+    """The page, as a reader sees it."""
+
+    def __init__(self, browser: Any, url: str) -> None:
+        self.browser = browser
+        browser.get("about:blank")
+        browser.get_log("browser")
+        browser.get(url)
+
+    def run(self, script: str, *arguments: Any) -> Any:
+        """Return what *script* returns."""
+        return self.browser.execute_script(script, *arguments)
+
+    def wait(self, reached: Callable[[], Any], within: float = 15.0) -> Any:
+        """Return what *reached* returns once it is true."""
+        deadline = time.monotonic() + within
+        while not (value := reached()):
+            assert time.monotonic() < deadline, self.text("body")
+            time.sleep(0.03)
+        return value
+
+    def text(self, selector: str) -> str:
+        """Return the text a reader sees there, "" where there is nothing."""
+        return str(self.run("return document.querySelector(arguments[0])?.innerText ?? ''", selector))
+
+    def shows(self, selector: str, text: str) -> None:
+        """Wait until *text* is there."""
+        self.wait(lambda: text in self.text(selector))
+
+    def keys(self, keys: str) -> None:
+        """Type *keys* to whatever has the focus."""
+        webdriver.ActionChains(self.browser).send_keys(keys).perform()
+
+    def click(self, selector: str) -> None:
+        """Click the first such element."""
+        self.run("document.querySelector(arguments[0]).click()", selector)
+
+    def knows(self, name: str) -> Any:
+        """Return what the page says of itself."""
+        return self.run("return window.noetlEvents[arguments[0]]", name)
+
+    def reaches(self, sequence: int) -> None:
+        """Wait until the page has come to *sequence*."""
+        self.wait(lambda: self.knows("last") == sequence)
+
+    def takes(self, events: int) -> None:
+        """Wait until the page has counted exactly so many events."""
+        self.wait(lambda: self.knows("taken") >= events)
+        assert self.knows("taken") == events
+
+    def live(self) -> None:
+        """Wait until the page follows the stream."""
+        self.wait(lambda: self.knows("link") == "live")
+
+    def errors(self) -> list[str]:
+        """Return what the browser complained about: scripts, and the content security policy."""
+        complaints = [entry["message"] for entry in self.browser.get_log("browser") if entry["level"] == "SEVERE"]
+        return [each for each in complaints if "net::ERR" not in each and "the server responded" not in each]
+
+
+@pytest.fixture
+def page(browser: Any, gateway: StubGateway) -> Page:
+    """Return the page, live."""
+    opened = Page(browser, gateway.url)
+    opened.live()
+    return opened
+
+
+def event(number: int = 0, *, execution: int = EXECUTION, **changes: Any) -> dict[str, Any]:
+    """Return an event of a step."""
+    body: dict[str, Any] = {
+        "execution_id": execution,
+        "event_type": "step.enter",
+        "step": "fetch_posts",
+        "status": "RUNNING",
+        "created_at": "2026-11-20T09:30:00.118253Z",
+        "context": {"number": number},
+        "event_id": EXECUTION + 1 + number,
+    }
+    return body | changes
+
+
+def test_an_event_emitted_appears(gateway: StubGateway, page: Page) -> None:
+    """An event that reaches the stream appears, and the browser has nothing to complain about."""
+    gateway.emit(event(event_type="playbook.initialized", step="http_to_postgres"), event(1))
+
+    page.shows("#runs tbody", "http_to_postgres")
+    page.takes(2)
+    page.click("#runs tbody tr[data-key]")
+    page.shows("#gantt tbody", "fetch_posts")
+    page.shows("#events tbody", "step.enter")
+    assert page.errors() == []
+
+
+def test_what_was_there_before_appears(browser: Any, gateway: StubGateway) -> None:
+    """A page opened late shows what the stream holds."""
+    gateway.emit(*[event(n, execution=EXECUTION + n) for n in range(30)])
+
+    page = Page(browser, gateway.url)
+
+    page.takes(30)
+    assert page.knows("executions") == 30
+
+
+def test_ids_beyond_2_53_are_exact(gateway: StubGateway, page: Page) -> None:
+    """Ids keep every digit: in the list, in the address, and in the event as it is shown."""
+    ids = [EXECUTION, EXECUTION + 1, 2**63 - 1]
+    gateway.emit(*[event(n, execution=each, context={"big": each, "n": 1.50}) for n, each in enumerate(ids)])
+
+    page.takes(3)
+    for each in ids:
+        page.shows("#runs tbody", str(each))
+    page.click(f"#runs tr[data-key='{2**63 - 1}']")
+    page.shows("#one-id", str(2**63 - 1))
+    page.wait(lambda: page.run("return !!document.querySelector('#events tbody tr[data-key]')"))
+    page.click("#events tbody tr[data-key]")
+    page.shows("#inspect-body", f'"big": {2**63 - 1}')
+    assert page.run("return location.hash") == f"#{2**63 - 1}"
+
+
+def test_a_reconnect_loses_none_and_doubles_none(gateway: StubGateway, page: Page) -> None:
+    """Through five cuts and an outage, each event is counted once."""
+    for cut in range(5):
+        gateway.emit(*[event(cut * 100 + n) for n in range(50)])
+        gateway.hang_up()
+        gateway.emit(*[event(cut * 100 + 50 + n) for n in range(50)])
+        page.reaches(100 * (cut + 1))
+    gateway.refuses = True
+    gateway.hang_up()
+    page.shows("#link-text", "Reconnecting in")
+    gateway.emit(*[event(500 + n) for n in range(100)])
+    gateway.refuses = False
+    page.wait(lambda: page.knows("last") == 600)
+
+    page.takes(600)
+    assert page.knows("doubles") == 0
+    page.click("#runs tbody tr[data-key]")
+    page.shows("#one-events", "600 events")
+
+
+def test_a_gap_is_said_and_the_page_goes_on(gateway: StubGateway, page: Page) -> None:
+    """When the stream has let go of what the page missed, the page says so and goes on with what is there."""
+    gateway.emit(event())
+    page.takes(1)
+    gateway.refuses = True
+    gateway.hang_up()
+    page.shows("#link-text", "Reconnecting in")
+    gateway.emit(*[event(n) for n in range(1, 10)])
+    gateway.forget(5)
+    gateway.refuses = False
+
+    page.shows("#notice", "4 events")
+    page.takes(6)
+
+
+def test_a_stream_created_anew_is_followed(gateway: StubGateway, page: Page) -> None:
+    """Sequences that start again are new events, not old ones."""
+    gateway.emit(*[event(n) for n in range(9)])
+    page.takes(9)
+    gateway.create_anew()
+    gateway.emit(event(20), event(21))
+    gateway.hang_up()
+
+    page.shows("#notice", "created anew")
+    page.takes(11)
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        pytest.param("<img src=x onerror=\"document.title='pwned'\">", id="img"),
+        pytest.param("</script><script>document.title='pwned'</script>", id="script"),
+        pytest.param('"><svg/onload=document.title="pwned">', id="attribute"),
+    ],
+)
+def test_a_hostile_payload_stays_text(gateway: StubGateway, page: Page, hostile: str) -> None:
+    """Markup in any field is shown as the characters it is."""
+    gateway.dead = [
+        {
+            "sequence": 1,
+            "kind": hostile,
+            "reason": hostile,
+            "buried_at": hostile,
+            "subject": hostile,
+            "payload": hostile,
+        }
+    ]
+    gateway.emit(event(step=hostile, event_type=hostile, status=hostile, worker_id=hostile, context={hostile: hostile}))
+
+    page.shows("#runs tbody", hostile)
+    page.click("#runs tbody tr[data-key]")
+    page.shows("#gantt tbody", hostile)
+    page.click("#events tbody tr[data-key]")
+    page.wait(lambda: hostile.replace('"', '\\"') in page.text("#inspect-body"))
+    page.wait(lambda: page.text("#dead-count") == "1")
+    page.keys("d")
+    page.shows("#letter-reason", hostile)
+    page.shows("#letter-body", hostile)
+    assert page.run("return document.querySelectorAll('img, svg').length") == 0
+    assert page.run("return document.title") == "noetl-events"
+    assert page.errors() == []
+
+
+def test_what_is_no_event_is_passed_over(gateway: StubGateway, page: Page) -> None:
+    """A body that is not JSON is counted and does no harm."""
+    gateway.emit(b"not json", b"[1, 2]", b"null", event())
+
+    page.shows("#runs tbody", str(EXECUTION))
+    assert page.knows("unreadable") >= 2
+    assert page.errors() == []
+
+
+def test_the_filter_leaves_what_matches(gateway: StubGateway, page: Page) -> None:
+    """Words match execution, type, step and status; a named field matches only there."""
+    gateway.emit(
+        event(1, execution=11),
+        event(2, execution=22, step="load_posts", event_type="call.error", status="FAILED"),
+        event(3, execution=33, step="failed_orders"),
+    )
+    page.takes(3)
+
+    def listed() -> list[str]:
+        found: list[str] = page.run(
+            "return [...document.querySelectorAll('#runs tr[data-key]')].map(r => r.dataset.key)"
+        )
+        return sorted(found)
+
+    def lists(expected: list[str]) -> bool:
+        return listed() == expected
+
+    for words, expected in [
+        ("load", ["22"]),
+        ("FAILED", ["22", "33"]),
+        ("status:failed", ["22"]),
+        ("type:call.error step:load", ["22"]),
+        ("id:11", ["11"]),
+        ("", ["11", "22", "33"]),
+    ]:
+        page.run(
+            "const f = document.querySelector('#filter'); f.value = arguments[0]; f.dispatchEvent(new Event('input'))",
+            words,
+        )
+        page.wait(partial(lists, expected))
+
+
+def test_paused_nothing_moves_and_nothing_is_lost(gateway: StubGateway, page: Page) -> None:
+    """Paused, the page counts what waits; resumed, it shows all of it, once."""
+    gateway.emit(event())
+    page.takes(1)
+    page.click("#pause")
+    gateway.emit(*[event(n, execution=EXECUTION + n) for n in range(1, 41)])
+
+    page.shows("#link-text", "Paused, 40 waiting")
+    assert page.knows("taken") == 1
+    assert page.knows("executions") == 1
+    page.keys("p")
+    page.takes(41)
+    page.shows("#link-text", "Live")
+
+
+def test_the_keyboard_reaches_everything(gateway: StubGateway, page: Page) -> None:
+    """Move, filter, pause, theme, help and dead letters work without a mouse."""
+    gateway.emit(*[event(n, execution=100 + n) for n in range(5)])
+    page.takes(5)
+    page.wait(lambda: page.run("return document.querySelectorAll('#runs tr[data-key]').length") == 5)
+
+    page.keys("j")
+    page.shows("#one-id", "104")
+    page.keys("jj")
+    page.shows("#one-id", "102")
+    page.keys("k")
+    page.shows("#one-id", "103")
+    page.keys("/")
+    assert page.run("return document.activeElement.id") == "filter"
+    page.keys("101")
+    page.wait(lambda: page.run("return document.querySelectorAll('#runs tr[data-key]').length") == 1)
+    page.keys("\ue00c")  # Escape
+    page.wait(lambda: page.run("return document.querySelectorAll('#runs tr[data-key]').length") == 5)
+    page.keys("\ue00c")
+    page.keys("?")
+    assert page.run("return document.querySelector('#help-box').open")
+    page.keys("\ue00c")
+    page.keys("p")
+    page.shows("#pause", "Resume")
+    page.keys("p")
+    page.keys("d")
+    page.shows("#dead-empty", "No dead letters")
+
+
+def test_a_token_is_asked_for_and_kept(gateway: StubGateway, browser: Any) -> None:
+    """Where the gateway wants a token the page asks, says when it is wrong, and keeps the right one for the tab."""
+    gateway.token = "right"
+    gateway.emit(event())
+    page = Page(browser, gateway.url)
+    for token in ("wrong", "right"):
+        page.wait(lambda: page.run("return document.querySelector('#token-box').open"))
+        page.keys(token + "\ue007")
+        if token == "wrong":
+            page.shows("#token-note", "not accepted")
+
+    page.takes(1)
+    page.browser.refresh()
+    page.takes(1)
+
+
+def test_a_thousand_events_a_second(gateway: StubGateway, page: Page) -> None:
+    """Ten thousand events within ten seconds: the page keeps up, and its lists stay short."""
+    started = time.monotonic()
+    for second in range(10):
+        gateway.emit(*[event(second * 1000 + n, execution=1 + (second * 1000 + n) // 10) for n in range(1000)])
+        time.sleep(max(0.0, started + second + 1 - time.monotonic()))
+
+    page.wait(lambda: page.knows("last") == 10_000, within=5)
+    assert page.knows("executions") <= 500
+    assert page.run("return document.querySelectorAll('tr').length") < 200

@@ -1,0 +1,192 @@
+"""FanoutSink: what stored means with several sinks behind it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+import pytest
+from structlog.testing import capture_logs
+
+from noetl_events import EventsRejected, SinkUnavailable, open_sink
+from noetl_events.sinks.best_effort import BestEffort
+from noetl_events.sinks.fanout import FanoutSink
+from noetl_events.sinks.jsonl import JsonlSink, read_jsonl
+from noetl_events.sinks.memory import MemorySink
+from noetl_events.testing import FaultySink, SinkContract, make_event, make_events
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from noetl_events import EventSink, ExecutorEvent
+
+
+class TestFanoutSink(SinkContract):
+    """FanoutSink keeps every promise."""
+
+    @pytest.fixture(autouse=True)
+    def _paths(self, tmp_path: Path) -> None:
+        self.paths = [tmp_path / "first.jsonl", tmp_path / "second.jsonl"]
+
+    def open(self) -> EventSink:
+        """Return a new sink in front of two files."""
+        first, second = [quote(f"jsonl:{path}", safe="") for path in self.paths]
+        return open_sink(f"fanout:?to={first}&to={second}&optional=noop:")
+
+    async def stored(self) -> list[ExecutorEvent]:
+        """Return what both files hold."""
+        first, second = [list(read_jsonl(path)) if path.exists() else [] for path in self.paths]
+
+        assert sorted(event.event_id or 0 for event in first) == sorted(event.event_id or 0 for event in second)
+        return first
+
+
+class Stuck(MemorySink):
+    """Never finishes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.entered = asyncio.Event()
+        self.left = False
+
+    async def emit_batch(self, events: Sequence[ExecutorEvent]) -> None:
+        """Wait for ever."""
+        self.entered.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.left = True
+
+
+def ids(sink: MemorySink) -> list[int | None]:
+    """Return the ids *sink* holds."""
+    return [event.event_id for event in sink.events]
+
+
+async def test_required_sink_that_is_away_holds_and_the_other_has_it() -> None:
+    """Nothing counts as stored while one of the required is away; emitted again, all have it once."""
+    first, second = MemorySink(), MemorySink()
+    faulty = FaultySink(second, [SinkUnavailable("away", 7.0)])
+    sink = FanoutSink([first, faulty])
+    with pytest.raises(SinkUnavailable, match=r"^FaultySink \(required 2\): away$") as failure:
+        await sink.emit_batch(make_events(3))
+    assert (failure.value.retry_after, ids(first), ids(second)) == (7.0, [1, 2, 3], [])
+    await sink.emit_batch(make_events(3))
+
+    assert ids(first) == ids(second) == [1, 2, 3]
+
+
+async def test_rejection_names_the_sink_that_said_it() -> None:
+    """What a required sink rejects is rejected under its name, also where another one stored it."""
+    first = MemorySink()
+    rejecting = FaultySink(MemorySink(), [EventsRejected({2: "too long"})])
+    again = FaultySink(MemorySink(), [EventsRejected({2: "too old", 3: "no"})])
+    with pytest.raises(EventsRejected) as rejection:
+        await FanoutSink([first, rejecting, again]).emit_batch(make_events(3))
+
+    assert rejection.value.reasons == {
+        2: "FaultySink (required 2): too long; FaultySink (required 3): too old",
+        3: "FaultySink (required 3): no",
+    }
+    assert ids(first) == [1, 2, 3]
+
+
+async def test_outage_comes_before_rejection() -> None:
+    """While one is away and another rejects, the batch is emitted again: nobody buries what is not stored."""
+    sink = FanoutSink(
+        [FaultySink(MemorySink(), [EventsRejected({1: "no"})]), FaultySink(MemorySink(), [SinkUnavailable("away")])]
+    )
+    with pytest.raises(SinkUnavailable):
+        await sink.emit_batch(make_events(2))
+
+
+async def test_bug_of_a_sink_is_no_outage() -> None:
+    """What no sink may raise escapes as it is, from an optional sink too."""
+    bug = KeyError("bug")
+    for sink in (
+        FanoutSink([FaultySink(MemorySink(), [SinkUnavailable("away")]), FaultySink(MemorySink(), [bug])]),
+        FanoutSink([MemorySink()], [FaultySink(MemorySink(), [bug])]),
+    ):
+        with pytest.raises(KeyError):
+            await sink.emit(make_event(1))
+
+
+@pytest.mark.parametrize("fault", [SinkUnavailable("away"), EventsRejected({1: "no"})])
+async def test_optional_sink_never_holds(fault: Exception) -> None:
+    """What an optional sink does not take is counted and logged, and stored all the same."""
+    required = MemorySink()
+    sink = FanoutSink([required], [FaultySink(MemorySink(), [fault])])
+    with capture_logs() as logs:
+        await sink.emit(make_event(1))
+
+    assert ids(required) == [1]
+    assert sink.missed == {"FaultySink (optional 1)": 1}
+    assert [(log["event"], log["sink"]) for log in logs] == [("fanout.missed", "FaultySink (optional 1)")]
+
+
+async def test_optional_sink_that_is_stuck_is_waited_for_briefly() -> None:
+    """An optional sink that does not answer is cancelled, and left alone for a while."""
+    required, stuck = MemorySink(), Stuck()
+    sink = FanoutSink([required], [stuck], patience=0.05)
+    await asyncio.wait_for(sink.emit(make_event(1)), 5)
+    stuck.left = False
+    await asyncio.wait_for(sink.emit(make_event(2)), 5)
+
+    assert ids(required) == [1, 2]
+    assert not stuck.left
+    assert sink.missed == {"Stuck (optional 1)": 2}
+
+
+async def test_missed_events_are_logged_once_a_minute_and_tried_again() -> None:
+    """An optional sink is asked again after its rest, and the log holds one line a minute."""
+    now = 0.0
+    inner = MemorySink()
+    faulty = FaultySink(inner, [SinkUnavailable("away")] * 10)
+    effort = BestEffort(faulty, name="x", now=lambda: now)
+    with capture_logs() as logs:
+        for second in range(121):
+            now = float(second)
+            await effort.emit_batch([make_event(second)])
+
+    assert faulty.calls == 10 + 21
+    assert ids(inner) == list(range(100, 121))
+    assert effort.missed == 100
+    assert [log["missed"] for log in logs] == [1, 61]
+
+
+async def test_cancellation_reaches_every_sink_and_waits_for_it() -> None:
+    """A cancelled emit leaves nothing running in the sinks behind."""
+    stuck = [Stuck(), Stuck()]
+    task = asyncio.ensure_future(FanoutSink(stuck).emit(make_event(1)))
+    for one in stuck:
+        await one.entered.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+    assert all(one.left for one in stuck)
+
+
+async def test_only_what_it_opened_is_closed(tmp_path: Path) -> None:
+    """Sinks it was given stay open, and those of its URL are closed."""
+    given = MemorySink()
+    await FanoutSink([given]).aclose()
+    await given.emit(make_event(1))
+    path = tmp_path / "run.jsonl"
+    opened = open_sink(f"fanout:?to={quote(f'jsonl:{path}', safe='')}")
+    await opened.emit(make_event(1))
+    await opened.aclose()
+    other = JsonlSink(path)
+    await other.emit(make_event(2))
+    await other.aclose()
+
+    assert [event.event_id for event in read_jsonl(path)] == [1, 2]
+
+
+@pytest.mark.parametrize("url", ["fanout:", "fanout:?optional=noop:", "fanout:?to=noop:&x=1", "fanout://h?to=noop:"])
+def test_wrong_url_is_refused(url: str) -> None:
+    """Without a required sink, or with anything else in it, a URL is refused."""
+    with pytest.raises(ValueError, match="fanout"):
+        open_sink(url)

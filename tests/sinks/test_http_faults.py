@@ -1,0 +1,283 @@
+"""HttpSink and servers that refuse, stall, lie or go away."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import pytest
+from structlog.testing import capture_logs
+
+from noetl_events import EventsRejected, SinkUnavailable
+from noetl_events.sinks.http import HttpSink
+from noetl_events.sinks.http.answer import read_retry_after
+from noetl_events.testing import make_event, make_events
+from noetl_events.testing.proxy import FaultyProxy
+from noetl_events.testing.server_process import free_port
+from tests.sinks.http_server import EventServer, answering, cut_before, serving
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from aiohttp import web
+
+    from noetl_events.testing.proxy import Direction
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[EventServer]:
+    """Return a server that works until its script says otherwise."""
+    server = EventServer()
+    async with serving(server):
+        yield server
+
+
+@pytest.fixture
+async def sink(server: EventServer) -> AsyncIterator[HttpSink]:
+    """Return a sink to it."""
+    sink = HttpSink(server.url, timeout=5.0)
+    yield sink
+    await sink.aclose()
+
+
+async def test_server_away_and_back() -> None:
+    """While nobody listens the sink says so, and it works as soon as somebody does."""
+    server, port = EventServer(), free_port()
+    sink = HttpSink(f"http://127.0.0.1:{port}/api/events")
+    with pytest.raises(SinkUnavailable, match=r"^http: "):
+        await sink.emit_batch(make_events(3))
+    async with serving(server, port=port):
+        await sink.emit_batch(make_events(3))
+    with pytest.raises(SinkUnavailable):
+        await sink.emit(make_event(4))
+    await sink.aclose()
+
+    assert [event.event_id for event in server.stored.values()] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("status", [408, 425, 429, 500, 502, 503, 504, 401, 403, 407, 300, 304])
+@pytest.mark.parametrize("count", [1, 3])
+async def test_status_that_says_nothing_of_the_events_holds(
+    sink: HttpSink, server: EventServer, status: int, count: int
+) -> None:
+    """An overloaded server and a refused token are no reason to give an event up."""
+    server.script = [answering(status, "")]
+    with pytest.raises(SinkUnavailable, match=f"{status}"):
+        await sink.emit_batch(make_events(count))
+    await sink.emit_batch(make_events(count))
+
+    assert len(server.stored) == count
+    assert server.requests[0].key == server.requests[-1].key
+
+
+@pytest.mark.parametrize("status", [404, 405])
+async def test_wrong_path_holds(sink: HttpSink, server: EventServer, status: int) -> None:
+    """A path with nothing behind it is a mistake in the URL, and no event's."""
+    server.script = [answering(status)]
+    with pytest.raises(SinkUnavailable, match="leads to no endpoint"):
+        await sink.emit(make_event(1))
+
+
+async def test_server_without_batches_is_given_single_events(sink: HttpSink, server: EventServer) -> None:
+    """Where only the single endpoint is there, a batch goes one by one."""
+    server.script = [answering(404)]
+    await sink.emit_batch(make_events(3))
+
+    assert [posted.ids for posted in server.requests] == [[1, 2, 3], [1], [2], [3]]
+    assert len(server.stored) == 3
+
+
+@pytest.mark.parametrize("status", [429, 503])
+async def test_retry_after_is_passed_on(sink: HttpSink, server: EventServer, status: int) -> None:
+    """The seconds a server asks for reach the caller."""
+    server.script = [answering(status, Retry_After="7")]
+    with pytest.raises(SinkUnavailable) as failure:
+        await sink.emit(make_event(1))
+
+    assert failure.value.retry_after == 7.0
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [
+        (None, None),
+        ("0", 0.0),
+        (" 12 ", 12.0),
+        ("99999", 300.0),
+        ("-1", None),
+        ("soon", None),
+        ("1e3", None),
+        ("Wed, 21 Oct 2015 07:28:00 GMT", 0.0),
+        ("Wed, 21 Oct 9015 07:28:00 GMT", 300.0),
+        ("Wed, 99 Oct 2015 07:28:00 GMT", None),
+    ],
+)
+def test_retry_after_is_read_and_bounded(header: str | None, seconds: float | None) -> None:
+    """Seconds or a date, never more than five minutes, and nothing for what is neither."""
+    assert seconds == read_retry_after(header)
+
+
+def test_retry_after_may_be_a_date() -> None:
+    """A date is so many seconds from now."""
+    seconds = read_retry_after(format_datetime(datetime.now(UTC) + timedelta(seconds=60), usegmt=True))
+
+    assert seconds is not None
+    assert 50 < seconds <= 60
+
+
+async def test_refused_event_does_not_take_its_batch_with_it(sink: HttpSink, server: EventServer) -> None:
+    """Of a batch with one event the server will never take, that one is rejected and the rest is stored in order."""
+    server.refused = {7}
+    with capture_logs() as logs, pytest.raises(EventsRejected) as rejection:
+        await sink.emit_batch(make_events(10))
+
+    assert [*rejection.value.reasons] == [7]
+    assert "422" in rejection.value.reasons[7]
+    assert "event_id: [7] cannot be stored" in rejection.value.reasons[7]
+    assert [event.event_id for event in server.stored.values()] == [1, 2, 3, 4, 5, 6, 8, 9, 10]
+    assert [log["event"] for log in logs] == ["http.batch_refused"]
+
+
+async def test_outage_in_the_middle_of_one_by_one_holds_all(sink: HttpSink, server: EventServer) -> None:
+    """A refused batch whose single posts meet an outage is unavailable, and complete after the next emit."""
+    server.refused = {2}
+    server.script = [None, None, None, answering(503)]
+    with pytest.raises(SinkUnavailable):
+        await sink.emit_batch(make_events(4))
+    with pytest.raises(EventsRejected) as rejection:
+        await sink.emit_batch(make_events(4))
+
+    assert [*rejection.value.reasons] == [2]
+    assert [event.event_id for event in server.stored.values()] == [1, 3, 4]
+
+
+async def test_execution_that_fails_does_not_stop_the_others(server: EventServer) -> None:
+    """What can be stored beside an outage is stored, and the emit is unavailable all the same."""
+    sink = HttpSink(server.url)
+    server.script = [answering(500)]
+    with pytest.raises(SinkUnavailable):
+        await sink.emit_batch([make_event(number, execution_id=number) for number in range(1, 21)])
+    await sink.aclose()
+
+    assert 0 < len(server.stored) < 20
+
+
+async def test_known_id_counts_as_stored(sink: HttpSink, server: EventServer) -> None:
+    """409 for an event that is there already is no error, single or in a batch."""
+    server.conflicts = True
+    await sink.emit(make_event(1))
+    await sink.emit(make_event(1))
+    await sink.emit_batch(make_events(3))
+
+    assert [event.event_id for event in server.stored.values()] == [1, 2, 3]
+
+
+async def test_silent_server_is_unavailable_in_time(server: EventServer) -> None:
+    """A server that does not answer holds an emit for the timeout and no longer, and not those behind it for ever."""
+    stop = asyncio.Event()
+
+    async def stall(_request: web.Request) -> None:
+        await stop.wait()
+
+    server.script = [stall, stall]
+    sink = HttpSink(server.url, timeout=0.3)
+    first, second = await asyncio.gather(sink.emit(make_event(1)), sink.emit(make_event(2)), return_exceptions=True)
+    stop.set()
+    server.script = []
+    await sink.emit_batch(make_events(2))
+    await sink.aclose()
+
+    assert isinstance(first, SinkUnavailable)
+    assert isinstance(second, SinkUnavailable)
+    assert sorted(event_id for _, event_id in server.stored) == [1, 2]
+
+
+async def test_endless_success_is_none(sink: HttpSink, server: EventServer) -> None:
+    """A success that is longer than any answer of NoETL is not believed, and not read to its end."""
+    server.script = [answering(200, "x" * 2**20)]
+    with pytest.raises(SinkUnavailable, match="longer than 262144 bytes"):
+        await sink.emit(make_event(1))
+
+
+async def test_endless_refusal_is_a_refusal(sink: HttpSink, server: EventServer) -> None:
+    """A refusal that repeats all that was posted rejects the event, with a reason of bounded length."""
+    server.script = [answering(422, "x" * 2**20)]
+    with pytest.raises(EventsRejected) as rejection:
+        await sink.emit(make_event(1))
+
+    assert len(rejection.value.reasons[1]) < 400
+
+
+@pytest.mark.parametrize("body", ["<html>Welcome to the hotel</html>", "[]", "[" * 100_000])
+async def test_success_of_something_else_is_none(sink: HttpSink, server: EventServer, body: str) -> None:
+    """A page that some other server answers with stores nothing."""
+    server.script = [answering(200, body)]
+    with pytest.raises(SinkUnavailable, match="not as NoETL answers"):
+        await sink.emit(make_event(1))
+
+
+async def test_success_without_a_body_is_one(sink: HttpSink, server: EventServer) -> None:
+    """204 is as good as 200."""
+    server.script = [answering(204, "")]
+    await sink.emit(make_event(1))
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+async def test_redirect_is_not_followed(sink: HttpSink, server: EventServer, status: int) -> None:
+    """Events and token go to no other place than the one configured, and the reason says where it would have been."""
+    server.script = [answering(status, "", Location="http://elsewhere.invalid/")]
+    with pytest.raises(SinkUnavailable, match=r"redirects to http://elsewhere\.invalid/, which is not followed"):
+        await sink.emit(make_event(1))
+
+    assert len(server.requests) == 1
+
+
+async def test_connection_cut_before_anything_is_stored(sink: HttpSink, server: EventServer) -> None:
+    """A connection that breaks is tried once more with the same key, and then given up."""
+    server.script = [cut_before]
+    await sink.emit(make_event(1))
+    server.script = [cut_before, cut_before]
+    with pytest.raises(SinkUnavailable, match="isconnected"):
+        await sink.emit(make_event(2))
+
+    assert [*server.stored] == [(make_event().execution_id, 1)]
+    assert [posted.ids for posted in server.requests] == [[1], [1], [2], [2]]
+    assert len({posted.key for posted in server.requests}) == 2
+
+
+async def test_answer_lost_after_the_server_stored_it(server: EventServer) -> None:
+    """Where the events are stored and the answer is lost, emitting again leaves each once."""
+    parts = urlsplit(server.url)
+    assert parts.port is not None
+    async with FaultyProxy("127.0.0.1", parts.port) as proxy:
+
+        def cut_answers(direction: Direction, _chunk: bytes) -> bool:
+            if direction == "down":
+                proxy.cut()
+            return direction == "down"
+
+        sink = HttpSink(f"{proxy.url('http')}{parts.path}", timeout=5.0)
+        proxy.drop(cut_answers)
+        with pytest.raises(SinkUnavailable):
+            await sink.emit_batch(make_events(5))
+        stored = len(server.stored)
+        proxy.heal()
+        await sink.emit_batch(make_events(5))
+        await sink.aclose()
+
+    assert stored == 5
+    assert [event.event_id for event in server.stored.values()] == [1, 2, 3, 4, 5]
+    assert len({posted.key for posted in server.requests}) == 1
+
+
+async def test_event_too_long_for_the_server_is_rejected_alone(sink: HttpSink, server: EventServer) -> None:
+    """413 for an event by itself rejects it, and its neighbours are stored."""
+    with pytest.raises(EventsRejected) as rejection:
+        await sink.emit_batch([make_event(1), make_event(2, context="x" * 5 * 2**20), make_event(3)])
+
+    assert [*rejection.value.reasons] == [2]
+    assert "413" in rejection.value.reasons[2]
+    assert [event.event_id for event in server.stored.values()] == [1, 3]

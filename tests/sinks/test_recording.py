@@ -1,0 +1,104 @@
+"""RecordingSink: a recording in segments, and its replay."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from structlog.testing import capture_logs
+
+from noetl_events import SinkUnavailable, open_sink
+from noetl_events.sinks.recording import RecordingSink
+from noetl_events.sinks.segments import read_recording, segments
+from noetl_events.testing import SinkContract, make_event, make_events
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from noetl_events import EventSink, ExecutorEvent
+
+
+class TestRecordingSink(SinkContract):
+    """In one segment, every promise is kept."""
+
+    options = ""
+
+    @pytest.fixture(autouse=True)
+    def _directory(self, tmp_path: Path) -> None:
+        self.directory = tmp_path
+
+    def open(self) -> EventSink:
+        """Return a new sink on the directory of this test."""
+        return open_sink(f"jsonl://{self.directory}/{self.options}")
+
+    async def stored(self) -> list[ExecutorEvent]:
+        """Return what all segments hold."""
+        return list(read_recording(self.directory))
+
+
+class TestRecordingSinkInSegments(TestRecordingSink):
+    """With a segment for each emit, too."""
+
+    options = "?rotate=1"
+
+
+class TestRecordingSinkCompressed(TestRecordingSink):
+    """With each segment compressed, too."""
+
+    options = "?rotate=1KiB&compress=gzip&fsync=false"
+
+
+async def test_segments_are_numbered_and_read_in_order(tmp_path: Path) -> None:
+    """More than nine segments, compressed or not, read as they were written."""
+    for start in range(1, 23):
+        sink = RecordingSink(tmp_path, rotate=1, compress_finished=start % 2 == 0)
+        await sink.emit(make_event(start))
+        await sink.aclose()
+
+    assert [path.name for path in segments(tmp_path)][:2] == ["events-00000001.jsonl", "events-00000002.jsonl.gz"]
+    assert [event.event_id for event in read_recording(tmp_path)] == list(range(1, 23))
+
+
+async def test_segment_that_a_crash_left_twice_is_read_once(tmp_path: Path) -> None:
+    """A crash after compressing and before deleting leaves both files; they count as one."""
+    for compress_finished in (False, True):
+        sink = RecordingSink(tmp_path, rotate=1, compress_finished=compress_finished)
+        await sink.emit_batch(make_events(1 + compress_finished))
+        await sink.aclose()
+    packed = tmp_path / "events-00000002.jsonl.gz"
+    packed.rename(tmp_path / "events-00000001.jsonl.gz")
+
+    assert [event.event_id for event in read_recording(tmp_path)] == [1]
+
+
+async def test_second_writer_is_refused_until_the_first_closes(tmp_path: Path) -> None:
+    """Two sinks never write one directory."""
+    first, second = RecordingSink(tmp_path), RecordingSink(tmp_path)
+    await first.emit(make_event(1))
+    with pytest.raises(SinkUnavailable, match="another writer"):
+        await second.emit(make_event(2))
+    await first.aclose()
+    await second.emit(make_event(2))
+    await second.aclose()
+
+    assert [event.event_id for event in read_recording(tmp_path)] == [1, 2]
+
+
+async def test_segment_that_cannot_be_finished_loses_nothing(tmp_path: Path) -> None:
+    """Where compressing fails, the events are stored, the segment stays plain, and the log says so."""
+    (tmp_path / "events-00000001.jsonl.gz.part").mkdir()
+    sink = RecordingSink(tmp_path, rotate=1, compress_finished=True)
+    with capture_logs() as logs:
+        await sink.emit(make_event(1))
+    await sink.emit(make_event(2))
+    await sink.aclose()
+
+    assert [log["event"] for log in logs] == ["jsonl.segment_unfinished"]
+    assert [event.event_id for event in read_recording(tmp_path)] == [1, 2]
+
+
+@pytest.mark.parametrize("query", ["rotate=0", "rotate=1MB", "compress=zip", "fsync=x", "size=1"])
+def test_wrong_option_is_refused(query: str) -> None:
+    """An option there is not is refused."""
+    with pytest.raises(ValueError, match="sink URL"):
+        open_sink(f"jsonl:///tmp/?{query}")
