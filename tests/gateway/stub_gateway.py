@@ -27,7 +27,6 @@ class StubGateway(ThreadingHTTPServer):
     """A gateway that forgets, refuses and hangs up when told to."""
 
     daemon_threads = True
-    # A page that goes away mid-answer is no news.
     allow_reuse_address = True
 
     def __init__(self) -> None:
@@ -127,7 +126,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(json.dumps(self.gateway.dead).encode())
         elif path.startswith("/api/executions/"):
             execution = f'"execution_id": {path.rpartition("/")[2]},'.encode()
-            self._answer(b"[" + b",".join(body for _, body in self.gateway.events if execution in body) + b"]")
+            found = [b'{"sequence":%d,"event":%b}' % each for each in self.gateway.events if execution in each[1]]
+            self._answer(b'{"events":[%b],"next":null}' % b",".join(found))
         else:
             self._answer(b"{}", status=404)
 
