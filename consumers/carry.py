@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from itertools import islice
+from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 import msgspec
 import structlog
 
+from consumers.pacing import FULL, paced
 from noetl_events.backoff import Backoff
 from noetl_events.sink import EventsRejected, SinkUnavailable
 
@@ -35,23 +36,27 @@ async def carry(
     *,
     patience: float,
     batch_size: int = 500,
+    speed: float = FULL,
     on_batch: Callable[[int], None] = lambda _: None,
 ) -> Carried:
     """
     Emit all *events* and return how many were stored and rejected; each rejection is logged with its reason.
+
+    With *speed* they go at so many times the pace at which they happened, by their `created_at`.
 
     Raises:
         SinkUnavailable: the sink took nothing for *patience* seconds; everything before this batch is stored.
 
     """
     carried = Carried()
-    while batch := list(islice(events, batch_size)):
-        reasons = await emit_patiently(batch, sink, patience=patience)
-        for event_id, reason in reasons.items():
-            log.error("event.rejected", event_id=event_id, reason=reason)
-        carried.rejected += len(reasons)
-        carried.stored += len(batch) - len(reasons)
-        on_batch(len(batch))
+    async with aclosing(paced(events, speed=speed, size=batch_size)) as batches:
+        async for batch in batches:
+            reasons = await emit_patiently(batch, sink, patience=patience)
+            for event_id, reason in reasons.items():
+                log.error("event.rejected", event_id=event_id, reason=reason)
+            carried.rejected += len(reasons)
+            carried.stored += len(batch) - len(reasons)
+            on_batch(len(batch))
     return carried
 
 

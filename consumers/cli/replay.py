@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -11,8 +13,9 @@ from msgspec import structs
 from consumers.carry import carry
 from consumers.cli.options import AsJson
 from consumers.cli.output import print_result, progress
+from consumers.pacing import read_speed
 from noetl_events.sink import open_sink
-from noetl_events.sinks.segments import read_recording
+from noetl_events.sinks.segments import count_lines, read_recording
 
 
 async def replay(
@@ -21,20 +24,26 @@ async def replay(
     ],
     *,
     to: Annotated[str, Parameter(help="URL of the destination, as `nats://host:4222` or `sqlite:///events.db`.")],
+    speed: Annotated[
+        str, Parameter(help="`1x` for the pace at which it happened, `10x` for ten times that, or `max`.", negative=())
+    ] = "max",
     wait: Annotated[float, Parameter(help="Seconds to wait while the destination is away.")] = 60.0,
     json: AsJson = False,
 ) -> int:
     """
-    Emit a recording to any sink, in its order and as fast as the sink takes it.
+    Emit a recording to any sink, in its order.
 
     Replaying twice stores nothing twice: the events keep their ids.
 
     Example: `noetl-events replay run.jsonl --to sqlite:///events.db`
     """
+    times = read_speed(speed)
     sink = open_sink(to)
     try:
-        with progress("replaying") as advance:
-            carried = await carry(read_recording(file), sink, patience=wait, on_batch=advance)
+        # Counted only for somebody who watches: it reads the whole recording.
+        total = await asyncio.to_thread(count_lines, file) if sys.stderr.isatty() else None
+        with progress("replaying", total) as advance:
+            carried = await carry(read_recording(file), sink, patience=wait, speed=times, on_batch=advance)
     finally:
         await sink.aclose()
     print_result(structs.asdict(carried), as_json=json)

@@ -75,14 +75,26 @@ def read_recording(path: str | os.PathLike[str]) -> Iterator[ExecutorEvent]:
         OSError: something cannot be read.
 
     """
-    path = Path(path)
-    if path.is_dir():
-        for segment in segments(path):
-            yield from read_recording(segment)
-        if (path / CURRENT).exists():
-            yield from read_jsonl(path / CURRENT)
-    elif path.suffix == ".gz":
-        with gzip.open(path) as file:
-            yield from decode_lines(file, str(path))
-    else:
-        yield from read_jsonl(path)
+    for file in _files(Path(path)):
+        if file.suffix == ".gz":
+            with gzip.open(file) as lines:
+                yield from decode_lines(lines, str(file))
+        else:
+            yield from read_jsonl(file)
+
+
+def count_lines(path: str | os.PathLike[str]) -> int:
+    """Return how many lines a recording has, which is about how many events; raises OSError."""
+    lines = 0
+    for file in _files(Path(path)):
+        with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as opened:
+            while chunk := opened.read(2**20):
+                lines += chunk.count(b"\n")
+    return lines
+
+
+def _files(path: Path) -> list[Path]:
+    if not path.is_dir():
+        return [path]
+    current = path / CURRENT
+    return [*segments(path), *([current] if current.exists() else [])]

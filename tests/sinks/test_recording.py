@@ -9,7 +9,7 @@ from structlog.testing import capture_logs
 
 from noetl_events import SinkUnavailable, open_sink
 from noetl_events.sinks.recording import RecordingSink
-from noetl_events.sinks.segments import read_recording, segments
+from noetl_events.sinks.segments import count_lines, read_recording, segments
 from noetl_events.testing import SinkContract, make_event, make_events
 
 if TYPE_CHECKING:
@@ -102,3 +102,16 @@ def test_wrong_option_is_refused(query: str) -> None:
     """An option there is not is refused."""
     with pytest.raises(ValueError, match="sink URL"):
         open_sink(f"jsonl:///tmp/?{query}")
+
+
+async def test_lines_are_counted_over_all_segments(tmp_path: Path) -> None:
+    """A recording is as long as all its files together, packed or not."""
+    for compress_finished in (False, True):
+        sink = RecordingSink(tmp_path, rotate=1000, compress_finished=compress_finished)
+        await sink.emit_batch(make_events(5 + 5 * compress_finished))
+        await sink.aclose()
+    sink = RecordingSink(tmp_path)
+    await sink.emit(make_event(11))
+    await sink.aclose()
+
+    assert count_lines(tmp_path) == 11
