@@ -24,9 +24,9 @@ class GatewayProtocol(HttpToolsProtocol):
     """
     One connection.
 
-    uvicorn 0.54 takes heads of any size, and waits for ever for the rest of one, for the rest of a body that was refused
-    early, and for a client that does not read.  And a client that ends its side after the request, as it may, gets no
-    answer from it.
+    uvicorn 0.54 takes heads of any size, and waits for ever for the rest of one, for the rest of a body that was
+    refused early, and for a client that does not read.  And a client that ends its side after the request, as it may,
+    gets no answer from it.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
