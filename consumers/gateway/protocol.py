@@ -5,8 +5,7 @@ from __future__ import annotations
 import socket
 from typing import TYPE_CHECKING, Any, Final
 
-import h11
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 if TYPE_CHECKING:
     import asyncio
@@ -14,22 +13,28 @@ if TYPE_CHECKING:
 REQUEST_DEADLINE: Final = 20.0
 """Seconds from the first byte of a request, or the connection, until its last byte."""
 
+MAX_HEAD: Final = 65_536
+"""Bytes of a request's line and headers."""
+
 READ_DEADLINE: Final = 30.0
 """Seconds a client may take to read what is buffered for it."""
 
 
-class GatewayProtocol(H11Protocol):
+class GatewayProtocol(HttpToolsProtocol):
     """
     One connection.
 
-    uvicorn 0.54 waits for ever for the rest of a request's head, for the rest of a body that was refused early, and for
-    a client that does not read.  And a client that ends its side after the request, as it may, gets no answer from it.
+    uvicorn 0.54 takes heads of any size, and waits for ever for the rest of one, for the rest of a body that was
+    refused early, and for a client that does not read.  And a client that ends its side after the request, as it may,
+    gets no answer from it.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._deadline: asyncio.TimerHandle | None = None
         self._reading: asyncio.TimerHandle | None = None
+        self._begun = False
+        self._head = 0
         self._half_closed = False
 
     def connection_made(self, transport: Any) -> None:
@@ -41,15 +46,36 @@ class GatewayProtocol(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Take what came, and see whether a request is complete by now."""
+        self._head += len(data)
         super().data_received(data)
-        state, (rest, _) = self.conn.their_state, self.conn.trailing_data
-        self._watch(waiting=state is h11.SEND_BODY or (state is h11.IDLE and bool(rest)))
+        if self._head > MAX_HEAD and not self.transport.is_closing():
+            self.send_400_response("The request's head is too large.")
+        self._watch(waiting=self._begun)
+
+    def on_message_begin(self) -> None:
+        """Begin a request."""
+        super().on_message_begin()
+        self._begun = True
+
+    def on_headers_complete(self) -> None:
+        """Begin to answer."""
+        super().on_headers_complete()
+        self._head = 0
+
+    def on_body(self, body: bytes) -> None:
+        """Take a part of the body, which has bounds of its own."""
+        super().on_body(body)
+        self._head = 0
+
+    def on_message_complete(self) -> None:
+        """End a request."""
+        super().on_message_complete()
+        self._begun, self._head = False, 0
 
     def eof_received(self) -> bool | None:  # type: ignore[override]
         """Keep the connection for an answer that has not begun; a reader that goes away in the midst of one is gone."""
-        answers: Any = self.cycle
-        complete = self.conn.their_state is not h11.SEND_BODY
-        self._half_closed = complete and answers is not None and not answers.response_started
+        cycle: Any = self.cycle
+        self._half_closed = not self._begun and cycle is not None and not cycle.response_started
         return self._half_closed
 
     def on_response_complete(self) -> None:

@@ -219,3 +219,12 @@ async def test_slow_head(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
 
     assert await asyncio.wait_for(reader.read(), 5) == b""
     writer.close()
+
+
+async def test_endless_head(web: Web) -> None:
+    """A head without an end is refused, and not kept."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", web.port)
+    writer.write(b"GET / HTTP/1.1\r\n" + b"".join(b"x-%d: %b\r\n" % (n, b"y" * 1_000) for n in range(80)))
+
+    assert b" 400 " in await asyncio.wait_for(reader.readline(), 5)
+    writer.close()
