@@ -21,7 +21,7 @@ from noetl_events.jetstream.topology import StreamDeclaration, show_consumer
 from noetl_events.sinks.nats import NatsSink
 from noetl_events.testing import eventually, make_events
 from tests.faults.load import emit_until_taken
-from tests.faults.processes import projecting, stored_ids
+from tests.faults.processes import ended, projecting, stored_ids
 
 if TYPE_CHECKING:
     import subprocess
@@ -70,7 +70,10 @@ async def test_memory_of_a_drain(own_server: NatsServer, own_connection: Connect
     with projecting(own_server, "noop:", log=tmp_path / "log") as process:
         await eventually(lambda: reads(own_connection))
         idle = resident_kb(process)
-        await publish(own_connection, EVENTS)
+        process.terminate()
+        assert await ended(process) == 0
+    await publish(own_connection, EVENTS)
+    with projecting(own_server, "noop:", log=tmp_path / "log") as process:
         await eventually(lambda: settled(own_connection), timeout=300)
         peak = resident_kb(process, "VmHWM")
     log.info("memory", events=EVENTS, idle_mb=idle // 1024, peak_mb=peak // 1024)
