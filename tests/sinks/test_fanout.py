@@ -190,3 +190,18 @@ def test_wrong_url_is_refused(url: str) -> None:
     """Without a required sink, or with anything else in it, a URL is refused."""
     with pytest.raises(ValueError, match="fanout"):
         open_sink(url)
+
+
+async def test_close_waits_for_what_is_under_way() -> None:
+    """Closing returns when the emits under way have ended, also where the sinks behind stay open."""
+    slow = Stuck()
+    sink = FanoutSink([slow])
+    emit = asyncio.ensure_future(sink.emit(make_event(1)))
+    await slow.entered.wait()
+    closing = asyncio.ensure_future(sink.aclose())
+    await asyncio.sleep(0.01)
+    assert not closing.done()
+    emit.cancel()
+    await closing
+
+    assert emit.cancelled()
