@@ -1,0 +1,86 @@
+"""The live page as a reader sees it, and events for it."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+webdriver: Any = pytest.importorskip("selenium.webdriver", reason="needs selenium, a development dependency")
+EXECUTION = 382_100_255_539_228_673
+
+
+class Page:
+    """The page, as a reader sees it."""
+
+    def __init__(self, browser: Any, url: str) -> None:
+        self.browser = browser
+        browser.get("about:blank")
+        browser.get_log("browser")
+        browser.get(url)
+
+    def run(self, script: str, *arguments: Any) -> Any:
+        """Return what *script* returns."""
+        return self.browser.execute_script(script, *arguments)
+
+    def wait(self, reached: Callable[[], Any], within: float = 15.0) -> Any:
+        """Return what *reached* returns once it is true."""
+        deadline = time.monotonic() + within
+        while not (value := reached()):
+            assert time.monotonic() < deadline, self.text("body")
+            time.sleep(0.03)
+        return value
+
+    def text(self, selector: str) -> str:
+        """Return the text a reader sees there, "" where there is nothing."""
+        return str(self.run("return document.querySelector(arguments[0])?.innerText ?? ''", selector))
+
+    def shows(self, selector: str, text: str) -> None:
+        """Wait until *text* is there."""
+        self.wait(lambda: text in self.text(selector))
+
+    def keys(self, keys: str) -> None:
+        """Type *keys* to whatever has the focus."""
+        webdriver.ActionChains(self.browser).send_keys(keys).perform()
+
+    def click(self, selector: str) -> None:
+        """Click the first such element."""
+        self.run("document.querySelector(arguments[0]).click()", selector)
+
+    def knows(self, name: str) -> Any:
+        """Return what the page says of itself."""
+        return self.run("return window.noetlEvents[arguments[0]]", name)
+
+    def reaches(self, sequence: int) -> None:
+        """Wait until the page has come to *sequence*."""
+        self.wait(lambda: self.knows("last") == sequence)
+
+    def takes(self, events: int) -> None:
+        """Wait until the page has counted exactly so many events."""
+        self.wait(lambda: self.knows("taken") >= events)
+        assert self.knows("taken") == events
+
+    def live(self) -> None:
+        """Wait until the page follows the stream."""
+        self.wait(lambda: self.knows("link") == "live")
+
+    def errors(self) -> list[str]:
+        """Return what the browser complained about: scripts, and the content security policy."""
+        complaints = [entry["message"] for entry in self.browser.get_log("browser") if entry["level"] == "SEVERE"]
+        return [each for each in complaints if "net::ERR" not in each and "the server responded" not in each]
+
+
+def event(number: int = 0, *, execution: int = EXECUTION, **changes: Any) -> dict[str, Any]:
+    """Return an event of a step."""
+    body: dict[str, Any] = {
+        "execution_id": execution,
+        "event_type": "step.enter",
+        "step": "fetch_posts",
+        "status": "RUNNING",
+        "created_at": "2026-11-20T09:30:00.118253Z",
+        "context": {"number": number},
+        "event_id": EXECUTION + 1 + number,
+    }
+    return body | changes
