@@ -34,6 +34,9 @@ class Destination(msgspec.Struct, frozen=True):
         self, stream: StreamDeclaration, *, ack_wait: float, pin_ttl: float, exclusive: bool
     ) -> Iterator[ConsumerDeclaration]:
         """Yield the consumers that read for it: one, or one for each lane of a partitioned *stream*."""
+        if exclusive or stream.partitions:
+            # A new pin comes with a message: when the dead puller had all there are, with the first delivered again.
+            ack_wait = min(ack_wait, pin_ttl)
         if not stream.partitions:
             yield ConsumerDeclaration(
                 name=self.durable, stream=stream.name, ack_wait=ack_wait, pin_ttl=pin_ttl, exclusive=exclusive

@@ -42,7 +42,7 @@ def test_lanes_read_every_subject_once() -> None:
     consumers = list(destination.consumers(stream, ack_wait=30.0, pin_ttl=10.0, exclusive=False))
 
     assert [consumer.name for consumer in consumers] == ["mine_0", "mine_1", "mine_2"]
-    assert all(consumer.exclusive for consumer in consumers)
+    assert all(consumer.exclusive and consumer.ack_wait == 10.0 for consumer in consumers)
     assert [consumer.filter_subjects for consumer in consumers] == [
         ("noetl.events.0.>", "noetl.events.*"),
         ("noetl.events.1.>",),
