@@ -36,7 +36,10 @@ ROOM_KB = 64 * 1024
 
 log = structlog.get_logger()
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [
+    pytest.mark.timeout(900),
+    pytest.mark.skipif(not LONG, reason="takes a core for a quarter of a minute: make faults"),
+]
 
 
 def resident_kb(process: subprocess.Popen[bytes], what: str = "VmRSS") -> int:
