@@ -50,6 +50,7 @@ class Connection:
         self._reconnected: list[Callable[[], None]] = []
         self._denied: dict[str, str] = {}
         self._last_error = ""
+        self._refusal = ""
 
     async def __aenter__(self) -> Self:
         return self
@@ -113,12 +114,13 @@ class Connection:
 
     async def _connect(self) -> DirectClient:
         client = DirectClient()
+        self._refusal = ""
         try:
             async with asyncio.timeout(self.options.connect_timeout):
                 await client.connect(**self._arguments())
         except (NatsError, OSError, TimeoutError) as exc:
             await _close(client)
-            reason = self._last_error or str(exc) or type(exc).__name__
+            reason = self._refusal or self._last_error or str(exc) or type(exc).__name__
             where = ", ".join(redacted(url) for url in self.options.server_list)
             raise NatsUnavailable(f"cannot connect to {where}: {reason}") from exc
         return client
@@ -138,6 +140,9 @@ class Connection:
     async def _on_error(self, error: Exception) -> None:
         # Called by nats-py in its reading task, which an exception would end: this must not raise.
         self._last_error = str(error) or type(error).__name__
+        if "authorization violation" in self._last_error.lower():
+            # The reset that follows says less.
+            self._refusal = self._last_error
         if "permissions violation" in self._last_error.lower():
             self._denied[self._last_error.lower()] = self._last_error
             log.error("connection.denied", reason=self._last_error)
