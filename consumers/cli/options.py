@@ -14,6 +14,8 @@ from cyclopts import Parameter, validators
 from consumers import logs
 from consumers.cli.moments import read_moment
 from consumers.settings import CONFIG, LiveSettings, Loaded, Settings, load
+from noetl_events.jetstream.options import redacted
+from noetl_events.sink import EventSink, open_sink
 
 Nats = Annotated[str | None, Parameter(help="URL of NATS; `NATS_URL` by default.", negative=())]
 Partitions = Annotated[
@@ -46,6 +48,20 @@ def live_settings(*, nats: str | None = None, partitions: int | None = None, **c
     logs.configure(live.current.log.level)
     live.follow(lambda settings: logs.configure(settings.log.level))
     return live
+
+
+def open_labelled(label: str, url: str) -> EventSink:
+    """
+    Return the sink of *url*, which was given at *label*.
+
+    Raises:
+        ValueError: it names none; the message says where it was given, and shows nothing secret of it.
+
+    """
+    try:
+        return open_sink(url)
+    except ValueError as exc:
+        raise ValueError(f"{label}: {redacted(url)!r}: {exc}") from None
 
 
 def load_settings(chosen: Mapping[str, Any]) -> Loaded:

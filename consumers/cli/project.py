@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated
 
 from cyclopts import Parameter
 
-from consumers.cli.options import Nats, Partitions, live_settings
+from consumers.cli.options import Nats, Partitions, live_settings, open_labelled
 from consumers.daemon import run_until_signal
 from consumers.health.listening import open_endpoint
 from consumers.service import Service
@@ -64,7 +65,14 @@ async def project(
     if not projector.to:
         raise ValueError("--to: no destination; give --to URL, NOETL_PROJECTOR_TO or projector.to in the settings file")
     async with Connection(settings.connect) as connection:
-        service = Service(settings, connection, projector.to, durable=projector.durable, standby=projector.standby)
+        service = Service(
+            settings,
+            connection,
+            projector.to,
+            durable=projector.durable,
+            standby=projector.standby,
+            opener=partial(open_labelled, live.label("projector.to")),
+        )
         live.follow(service.follow)
         try:
             endpoint = open_endpoint(service, projector.listen)

@@ -70,13 +70,15 @@ def _converted(setting: Setting, value: Any, *, strict: bool) -> Any:
     except msgspec.ValidationError as exc:
         # msgspec says what it expected, but of a choice what it got, which may be a secret in the wrong place.
         reason = str(exc).partition(" - at")[0]
-        raise ValueError("not one of these" if setting.is_choice else reason) from None
+        raise ValueError("not allowed" if setting.is_choice or "regex" in reason else reason) from None
 
 
 def _flaw(value: Any) -> str:
     if isinstance(value, float) and not math.isfinite(value):
         return "not finite"
     texts = [part for part in (value if isinstance(value, tuple) else [value]) if isinstance(part, str)]
+    if any("\ud800" <= sign <= "\udfff" for text in texts for sign in text):
+        return "not UTF-8"
     if any(sign < _FIRST_PRINTABLE or sign == _DELETE for text in texts for sign in text):
         return "a control character is in it"
     return ""

@@ -74,9 +74,8 @@ def _parse(path: Path, text: str) -> dict[str, Any]:
         raise SettingsError(f"{path}: nested too deep; a setting is at most a list in a table") from None
     except ValueError as exc:
         # Of the line only its key: what follows may be a secret.
-        raise SettingsError(
-            f"{path}: {_place(text, str(exc))}{str(exc).partition(';')[0]}; correct the TOML there"
-        ) from None
+        reason = str(exc).partition(";")[0]
+        raise SettingsError(f"{path}: {_place(text, reason)}{reason}; correct the TOML there") from None
 
 
 def _place(text: str, reason: str) -> str:

@@ -10,7 +10,7 @@ from consumers.settings.checking import Given, checked
 from consumers.settings.environment import warn_of_misspelt
 from consumers.settings.errors import SettingsError
 from consumers.settings.file import read_file
-from consumers.settings.secrets import read_secret
+from consumers.settings.secrets import read_secret, warn_of_readers
 from consumers.settings.sections import Tables, declared_settings, section_kinds
 from consumers.settings.settings import Settings
 
@@ -36,16 +36,22 @@ class Loaded(NamedTuple):
         settings: for the process.
         tables: the same, by the keys of the file.
         origins: of each setting that somebody gave, by its key.
+        labels: their places, by key.
 
     """
 
     settings: Settings
     tables: Tables
     origins: Mapping[str, str]
+    labels: Mapping[str, str]
 
     def value(self, setting: Setting) -> Any:
         """Return the value of *setting*."""
         return getattr(getattr(self.tables, setting.section), setting.field)
+
+    def label(self, key: str) -> str:
+        """Return the place the setting *key* was given at, for an error."""
+        return self.labels.get(key, key)
 
     def origin(self, setting: Setting) -> str:
         """Return who gave it: "command line", the name of a variable, the path of the file, or "default"."""
@@ -73,11 +79,14 @@ def load(environ: Mapping[str, str], *, config: Path | None = None, chosen: Mapp
         settings = Settings.of(tables)
     except ValueError as exc:
         raise SettingsError(_relabelled(str(exc), given)) from None
-    return Loaded(settings, tables, {key: one.origin for key, one in given.items()})
+    origins = {key: one.origin for key, one in given.items()}
+    return Loaded(settings, tables, origins, {key: one.label for key, one in given.items()})
 
 
 def _in_file(config: Path | None) -> dict[str, Given]:
     values = {} if config is None else read_file(config)
+    if any(setting.secrecy == "secret" and values.get(setting.key) for setting in declared_settings()):
+        warn_of_readers("config", str(config))
     return {key: Given(value, str(config), f"{config}: {key}") for key, value in values.items()}
 
 

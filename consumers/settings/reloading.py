@@ -42,6 +42,10 @@ class LiveSettings:
         """What holds now."""
         return self._loaded.settings
 
+    def label(self, key: str) -> str:
+        """Return the place the setting *key* was given at, for an error."""
+        return self._loaded.label(key)
+
     def follow(self, callback: Callable[[Settings], None]) -> None:
         """Have *callback* called with the settings after each reload that changed one."""
         self._followers.append(callback)

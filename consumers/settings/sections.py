@@ -15,6 +15,13 @@ import msgspec
 from consumers.settings.setting import Setting, setting, settings_of
 
 _NAME: Final = r"^[A-Za-z0-9_-]{1,64}$"
+_NAME_WANTED: Final = "letters, digits, _ and -, at most 64 of them"
+_SUBJECT: Final = r"^[^\s*>]{1,200}$"
+
+_DAY: Final = 86_400
+# In nanoseconds it still has to be a number that NATS holds.
+_CENTURY: Final = 100 * 365 * _DAY
+_MOST_BYTES: Final = 2**63 - 1
 
 
 class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -58,25 +65,51 @@ class NatsSettings(Section, frozen=True, kw_only=True):
         bool, setting("Shake hands before the server speaks, for a server that wants it.", "NATS_TLS_FIRST")
     ] = False
     inbox_prefix: Annotated[
-        str, setting("Subject of our replies; a private one keeps others from reading them.", "NATS_INBOX_PREFIX")
+        str,
+        setting(
+            "Subject of our replies; a private one keeps others from reading them.",
+            "NATS_INBOX_PREFIX",
+            pattern=_SUBJECT,
+            wanted="a subject without wildcards",
+        ),
     ] = "_INBOX"
 
 
 class StreamSettings(Section, frozen=True, kw_only=True):
     """The stream of events, as it shall be."""
 
-    name: Annotated[str, setting("Name of the stream.", "NOETL_EVENT_STREAM", pattern=_NAME)] = "noetl_events"
+    name: Annotated[str, setting("Name of the stream.", "NOETL_EVENT_STREAM", pattern=_NAME, wanted=_NAME_WANTED)] = (
+        "noetl_events"
+    )
     max_age: Annotated[
         float,
-        setting("How long an event is kept; 0 for ever.", "NOETL_EVENT_STREAM_RETENTION_SECS", unit="seconds", ge=0),
+        setting(
+            "How long an event is kept; 0 for ever.",
+            "NOETL_EVENT_STREAM_RETENTION_SECS",
+            unit="seconds",
+            ge=0,
+            le=_CENTURY,
+        ),
     ] = 86_400.0
     max_bytes: Annotated[
         int,
-        setting("Size of the stream; -1 without a limit.", "NOETL_EVENT_STREAM_MAX_BYTES", unit="bytes", ge=-1),
+        setting(
+            "Size of the stream; -1 without a limit.",
+            "NOETL_EVENT_STREAM_MAX_BYTES",
+            unit="bytes",
+            ge=-1,
+            le=_MOST_BYTES,
+        ),
     ] = -1
     duplicate_window: Annotated[
         float,
-        setting("How long the stream remembers an event's id.", "NOETL_EVENT_STREAM_DEDUP_SECS", unit="seconds", ge=0),
+        setting(
+            "How long the stream remembers an event's id.",
+            "NOETL_EVENT_STREAM_DEDUP_SECS",
+            unit="seconds",
+            ge=0,
+            le=_CENTURY,
+        ),
     ] = 120.0
     replicas: Annotated[
         int, setting("Servers that keep the stream: 1, 3 or 5.", "NOETL_EVENT_STREAM_REPLICAS", ge=1, le=5)
@@ -94,11 +127,22 @@ class ProjectorSettings(Section, frozen=True, kw_only=True):
 
     to: Annotated[
         tuple[str, ...],
-        setting("URLs of the destinations; several get a consumer each.", "NOETL_PROJECTOR_TO", secrecy="url"),
+        setting(
+            "URLs of the destinations; several get a consumer each.",
+            "NOETL_PROJECTOR_TO",
+            secrecy="url",
+            wanted="a list of URLs, as ['sqlite:///events.db']",
+        ),
     ] = ()
     to_file: Annotated[str, setting("File with these URLs, one a line.", "NOETL_PROJECTOR_TO_FILE", is_file=True)] = ""
     durable: Annotated[
-        str, setting("Name of the durable consumer; replicas share one.", "NOETL_PROJECTOR_DURABLE", pattern=_NAME)
+        str,
+        setting(
+            "Name of the durable consumer; replicas share one.",
+            "NOETL_PROJECTOR_DURABLE",
+            pattern=_NAME,
+            wanted=_NAME_WANTED,
+        ),
     ] = "noetl_projector"
     standby: Annotated[
         bool, setting("One replica works, in the order of the stream; the others wait.", "NOETL_PROJECTOR_STANDBY")
@@ -116,7 +160,13 @@ class ProjectorSettings(Section, frozen=True, kw_only=True):
     ] = 2_000
     ack_wait: Annotated[
         float,
-        setting("Time until an unacknowledged event is delivered again.", "NOETL_ACK_WAIT_SECS", unit="seconds", gt=0),
+        setting(
+            "Time until an unacknowledged event is delivered again.",
+            "NOETL_ACK_WAIT_SECS",
+            unit="seconds",
+            gt=0,
+            le=_DAY,
+        ),
     ] = 30.0
     pin_ttl: Annotated[
         float,
@@ -125,6 +175,7 @@ class ProjectorSettings(Section, frozen=True, kw_only=True):
             "NOETL_PIN_SECS",
             unit="seconds",
             gt=0,
+            le=_DAY,
         ),
     ] = 10.0
     stall_after: Annotated[
@@ -135,6 +186,7 @@ class ProjectorSettings(Section, frozen=True, kw_only=True):
             unit="seconds",
             reloadable=True,
             gt=0,
+            le=_DAY,
         ),
     ] = 60.0
     listen: Annotated[
@@ -142,6 +194,7 @@ class ProjectorSettings(Section, frozen=True, kw_only=True):
         setting(
             "Where health and metrics are served, `HOST:PORT` or `off`; 127.0.0.1:9464 if free, by default.",
             "NOETL_LISTEN",
+            wanted="HOST:PORT or off",
         ),
     ] = ""
 
@@ -149,7 +202,9 @@ class ProjectorSettings(Section, frozen=True, kw_only=True):
 class GatewaySettings(Section, frozen=True, kw_only=True):
     """How a gateway works."""
 
-    listen: Annotated[str, setting("Where it serves, `HOST:PORT`.", "NOETL_GATEWAY_LISTEN")] = "127.0.0.1:8080"
+    listen: Annotated[str, setting("Where it serves, `HOST:PORT`.", "NOETL_GATEWAY_LISTEN", wanted="HOST:PORT")] = (
+        "127.0.0.1:8080"
+    )
     token_file: Annotated[
         str,
         setting(
@@ -171,6 +226,7 @@ class DaemonSettings(Section, frozen=True, kw_only=True):
             unit="seconds",
             reloadable=True,
             gt=0,
+            le=_DAY,
         ),
     ] = 25.0
 

@@ -67,11 +67,13 @@ class Setting(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def remedy(self) -> str:
         """What to give instead of a wrong value."""
-        example = f", as {self.default!r}" if self.default not in ("", ()) else ""
+        example = f", as {self.shown(self.default)}" if self.default not in ("", ()) else ""
         return f"give {self.wanted}{example}"
 
     def shown(self, value: object) -> str:
         """Return *value*, right or wrong, as it may be printed: short, and nothing secret in it."""
+        if isinstance(value, bool):
+            return "true" if value else "false"
         return HIDDEN if self.secrecy == "secret" and value else repr(self.redacted(value))
 
     def redacted(self, value: object) -> object:
@@ -89,10 +91,18 @@ def setting(
     secrecy: Secrecy = "",
     is_file: bool = False,
     reloadable: bool = False,
+    wanted: str = "",
     **limits: Any,
 ) -> Meta:
     """Return what a field of a section is annotated with; *limits* are those of `msgspec.Meta`."""
-    ours = {"environ": environ, "unit": unit, "secrecy": secrecy, "is_file": is_file, "reloadable": reloadable}
+    ours = {
+        "environ": environ,
+        "unit": unit,
+        "secrecy": secrecy,
+        "is_file": is_file,
+        "reloadable": reloadable,
+        "wanted": wanted,
+    }
     schema = {"x-environ": environ, "x-reloadable": reloadable} | ({"x-unit": unit} if unit else {})
     if secrecy == "secret":
         schema["writeOnly"] = True
@@ -113,18 +123,17 @@ def _setting_of(section: str, field: msgspec.structs.FieldInfo) -> Setting:
         field=field.name,
         default=field.default,
         description=meta.description,
-        wanted=_wanted(bare, meta),
         is_list=get_origin(bare) is tuple,
         is_choice=get_origin(bare) is Literal,
-        **meta.extra,
+        **(meta.extra | {"wanted": meta.extra["wanted"] or _wanted(bare, meta)}),
     )
 
 
 def _wanted(bare: Any, meta: Meta) -> str:
     if get_origin(bare) is Literal:
         return f"one of {', '.join(get_args(bare))}"
-    if meta.pattern:
-        return "letters, digits, _ and -, at most 64"
+    if meta.extra and meta.extra["is_file"]:
+        return "the path of a file"
     kind = get_origin(bare) or bare
     limits = [f"{word} {getattr(meta, name)}" for name, word in _LIMITS.items() if getattr(meta, name) is not None]
     unit = f" of {meta.extra['unit']}" if meta.extra and meta.extra["unit"] else ""
