@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import msgspec
 
-from consumers.settings.sections import DaemonSettings, GatewaySettings, LogSettings, ProjectorSettings, Tables
+from consumers.settings.daemons import DaemonSettings, GatewaySettings, LogSettings, ProjectorSettings
 from noetl_events.jetstream.options import ConnectOptions
 from noetl_events.jetstream.topology import StreamDeclaration
+
+if TYPE_CHECKING:
+    from consumers.settings.sections import Tables
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
