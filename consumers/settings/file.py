@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 MAX_BYTES: Final = 64 * 1024
 
+_MOST_DOTS: Final = 256
+_TOO_DEEP: Final = "nested too deep; a setting is at most a list in a table"
+
 _PLAIN_KEY: Final = re.compile(r"\[{0,2}\s*[A-Za-z0-9_.-]{1,80}\s*\]{0,2}")
 _LINE: Final = re.compile(r"at line (\d+)")
 
@@ -68,10 +71,13 @@ def _text_of(path: Path) -> str:
 
 
 def _parse(path: Path, text: str) -> dict[str, Any]:
+    # The parser takes the square of a key's length: seconds for what fits into a file of this size.
+    if any(part.count(".") > _MOST_DOTS for line in text.splitlines() for part in line.split("=")):
+        raise SettingsError(f"{path}: {_TOO_DEEP}")
     try:
         return tomllib.loads(text)
     except RecursionError:
-        raise SettingsError(f"{path}: nested too deep; a setting is at most a list in a table") from None
+        raise SettingsError(f"{path}: {_TOO_DEEP}") from None
     except ValueError as exc:
         # Of the line only its key: what follows may be a secret.
         reason = str(exc).partition(";")[0]
@@ -79,10 +85,10 @@ def _parse(path: Path, text: str) -> dict[str, Any]:
 
 
 def _place(text: str, reason: str) -> str:
-    if not (found := _LINE.search(reason)):
-        return ""
-    line = text.splitlines()[int(found[1]) - 1 :][:1]
-    key = line[0].partition("=")[0].strip() if line else ""
+    found = _LINE.search(reason)
+    # Without a number it is the end that is wrong.
+    lines = text.splitlines()[: int(found[1])] if found else text.rstrip().splitlines()
+    key = lines[-1].partition("=")[0].strip() if lines else ""
     return f"{key}: " if _PLAIN_KEY.fullmatch(key) else ""
 
 

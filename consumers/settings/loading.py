@@ -143,7 +143,7 @@ def _tables(values: Mapping[str, Any]) -> Tables:
 
 
 def _relabelled(reason: str, given: Mapping[str, Given]) -> str:
-    """Return *reason*, which begins with fields of `ConnectOptions`, with the places they were given at."""
-    fields, colon, rest = reason.partition(": ")
-    labels = [given[key].label for field in fields.split(", ") if (key := f"nats.{field}") in given]
-    return f"{', '.join(labels)}: {reason}" if labels and colon and rest else f"nats: {reason}"
+    """Return *reason*, which begins with fields of `ConnectOptions`, with the places they were given at instead."""
+    fields, _, rest = reason.partition(": ")
+    keys = [f"nats.{field}" for field in fields.split(", ")]
+    return f"{', '.join(given[key].label if key in given else key for key in keys)}: {rest}"

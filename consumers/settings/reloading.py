@@ -66,8 +66,9 @@ class LiveSettings:
         if waiting := [setting.key for setting in changed if not setting.reloadable]:
             log.warning("settings.restart_needed", settings=waiting)
         taken = [setting for setting in changed if setting.reloadable]
-        self._take(fresh, taken)
         log.info("settings.reloaded", changed={setting.key: setting.shown(fresh.value(setting)) for setting in taken})
+        # The line first: the new level may hide it.
+        self._take(fresh, taken)
 
     def _take(self, fresh: Loaded, taken: list[Setting]) -> None:
         if not taken:
