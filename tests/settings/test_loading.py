@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from structlog.testing import capture_logs
 
 from consumers.settings import Settings, declared_settings, load
+from consumers.settings.sections import section_kinds
 from tests.settings.files import CANARY, refusal, write
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from consumers.settings import Setting
 
 BATCH = "NOETL_EVENT_STREAM_BATCH"
@@ -141,3 +141,16 @@ def test_misspelt_variable() -> None:
 def test_defaults_alone_are_settings() -> None:
     """Nothing has to be set."""
     assert isinstance(load({}).settings, Settings)
+
+
+def test_the_example_is_allowed() -> None:
+    """The example has every table, says the defaults, and marks what can change while a daemon runs."""
+    path = Path(__file__).parents[2] / "examples" / "settings.toml"
+    loaded = load({}, config=path)
+    marked = {line.partition(" =")[0] for line in path.read_text().splitlines() if line.endswith("# (SIGHUP)")}
+
+    assert {key.partition(".")[0] for key in loaded.origins} == set(section_kinds())
+    assert marked == {setting.field for setting in declared_settings() if setting.reloadable}
+    for setting in declared_settings():
+        if setting.key in loaded.origins and setting.key not in ("projector.to", "projector.listen"):
+            assert loaded.value(setting) == setting.default

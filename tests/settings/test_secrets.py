@@ -12,7 +12,7 @@ from noetl_events.jetstream.connection import Connection
 from noetl_events.jetstream.options import ConnectOptions, redacted
 from noetl_events.testing import eventually
 from noetl_events.testing.nats_server import NatsServer
-from tests.settings.files import CANARY, refusal, write
+from tests.settings.files import CANARY, refusal_of, write
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -52,14 +52,13 @@ def test_no_secret_in_the_file(tmp_path: Path) -> None:
     )
     binary.write_bytes(CANARY.encode() + b"\xff")
 
-    assert "NATS_PASSWORD_FILE: '/nowhere' cannot be read: No such file" in refusal_of("NATS_PASSWORD_FILE", "/nowhere")
+    assert "NATS_PASSWORD_FILE: '/no' cannot be read: No such file" in refusal_of("NATS_PASSWORD_FILE", "/no")
     assert f"'{empty}' is empty; write the secret into it" in refusal_of("NATS_TOKEN_FILE", str(empty))
     assert f"'{tmp_path}' is not a file" in refusal_of("NATS_TOKEN_FILE", str(tmp_path))
     assert f"'{binary}' is not UTF-8" in refusal_of("NATS_TOKEN_FILE", str(binary))
     assert f"'{large}' is larger than 65536 bytes" in refusal_of("NATS_TOKEN_FILE", str(large))
-    assert "a control character is in it" in refusal(
-        NATS_TOKEN_FILE=str(write(tmp_path / "two", f"{CANARY}\n{CANARY}"))
-    )
+    two = write(tmp_path / "two", f"{CANARY}\n{CANARY}")
+    assert "a control character is in it" in refusal_of("NATS_TOKEN_FILE", str(two))
 
 
 def test_nothing_shows_a_secret(tmp_path: Path) -> None:
