@@ -21,6 +21,11 @@ _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 log = structlog.get_logger()
 
 
+def ignore_hangup() -> None:
+    """Have SIGHUP do nothing until `run_until_signal` handles it, and after it: its default is to end the process."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+
 async def run_until_signal(
     worker: Worker, *, deadline: Callable[[], float], on_hangup: Callable[[], None] | None = None
 ) -> int:
@@ -77,6 +82,7 @@ class _Signals:
         self._waiter: asyncio.Task[bool] | None = None
         for number in _SIGNALS:
             asyncio.get_running_loop().add_signal_handler(number, self._on_signal)
+        self._before = signal.getsignal(signal.SIGHUP)
         if on_hangup is not None:
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, on_hangup)
 
@@ -89,6 +95,7 @@ class _Signals:
             self._waiter.cancel()
         for number in (*_SIGNALS, signal.SIGHUP):
             asyncio.get_running_loop().remove_signal_handler(number)
+        signal.signal(signal.SIGHUP, self._before)
 
     def _on_signal(self) -> None:
         (self.second if self.first.is_set() else self.first).set()

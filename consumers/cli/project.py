@@ -8,7 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from consumers.cli.options import Nats, Partitions, live_settings, open_labelled
-from consumers.daemon import run_until_signal
+from consumers.daemon import ignore_hangup, run_until_signal
 from consumers.health.listening import open_endpoint
 from consumers.service import Service
 from consumers.together import Together
@@ -53,6 +53,7 @@ async def project(
 
     Example: `noetl-events project --to sqlite:///events.db`
     """
+    ignore_hangup()
     live = live_settings(
         nats=nats,
         partitions=partitions,

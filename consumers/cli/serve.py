@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from consumers.cli.options import Nats, Partitions, live_settings
-from consumers.daemon import run_until_signal
+from consumers.daemon import ignore_hangup, run_until_signal
 from consumers.health.listening import bound
 from noetl_events.jetstream.connection import Connection
 
@@ -40,6 +40,7 @@ async def serve(
     """
     from consumers.gateway.service import Gateway  # noqa: PLC0415  (an extra; the other commands do without)
 
+    ignore_hangup()
     live = live_settings(
         nats=nats,
         partitions=partitions,

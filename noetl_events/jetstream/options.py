@@ -24,7 +24,7 @@ class ConnectOptions(msgspec.Struct, frozen=True, kw_only=True):
         credentials: path of a `.creds` file, read again at every connection.
         nkey_seed: path of an nkey seed file, read again at every connection.
         tls_ca: path of the authorities the server's certificate is checked against; the system's by default.
-        tls_cert: path of our certificate, for mutual TLS, with *tls_key*.
+        tls_cert: path of our certificate, for mutual TLS, with *tls_key*; both read again at every connection.
         tls_first: shake hands before the server's INFO, for a server that wants it.
         inbox_prefix: a private one keeps other clients from reading our replies.
         name: shown in the server's monitoring.
@@ -84,12 +84,22 @@ class ConnectOptions(msgspec.Struct, frozen=True, kw_only=True):
             arguments |= {"tls": context, "tls_handshake_first": self.tls_first}
         return arguments
 
+    def renew(self, context: ssl.SSLContext) -> None:
+        """
+        Have *context*, which `client_arguments` made, use the certificate that is in its file now.
+
+        Raises:
+            OSError: it cannot be read, or certificate and key do not match, as while they are being replaced.
+
+        """
+        if self.tls_cert:
+            context.load_cert_chain(self.tls_cert, self.tls_key)
+
     def _tls_context(self) -> ssl.SSLContext | None:
         if not (self.tls_ca or self.tls_cert or self.tls_first):
             return None
         context = ssl.create_default_context(cafile=self.tls_ca)
-        if self.tls_cert:
-            context.load_cert_chain(self.tls_cert, self.tls_key)
+        self.renew(context)
         return context
 
 

@@ -135,6 +135,7 @@ class Idle:
 
 async def test_a_hangup_is_no_end() -> None:
     """SIGHUP calls back, as often as it comes, and the daemon goes on; SIGTERM ends it with the deadline of then."""
+    before = signal.getsignal(signal.SIGHUP)
     calls: list[int] = []
     deadlines = iter([10.0])
     running = asyncio.create_task(
@@ -148,6 +149,7 @@ async def test_a_hangup_is_no_end() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
     assert await running == SETTLED
+    assert signal.getsignal(signal.SIGHUP) == before
     assert next(deadlines, None) is None
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+import trustme
 from structlog.testing import capture_logs
 
 from consumers.settings import declared_settings, load
@@ -121,5 +122,32 @@ async def test_a_token_file_that_is_replaced(tmp_path: Path) -> None:
             connection.on_reconnect(lambda: restored.append(True))
             file.unlink()
             server.kill()
+            server.start()
+            await eventually(lambda: restored)
+
+
+async def test_a_new_certificate_needs_no_restart(tmp_path: Path) -> None:
+    """A client certificate of a new authority, written beside its key, is used from the next connection on."""
+    old, new = trustme.CA(), trustme.CA()
+    for authority, name in ((old, "old"), (new, "new")):
+        authority.cert_pem.write_to_path(tmp_path / f"{name}.ca")
+    server_cert, config = old.issue_cert("127.0.0.1"), f'tls {{{{ cert_file: "{tmp_path}/server", verify: true, '
+    server_cert.private_key_and_cert_chain_pem.write_to_path(tmp_path / "server")
+    config += f'key_file: "{tmp_path}/server", ca_file: "{tmp_path}/{{}}.ca" }}}}'
+    ours: dict[str, Any] = {
+        "tls_ca": f"{tmp_path}/old.ca",
+        "tls_cert": f"{tmp_path}/client",
+        "tls_key": f"{tmp_path}/client",
+    }
+    old.issue_cert("worker").private_key_and_cert_chain_pem.write_to_path(tmp_path / "client")
+    with NatsServer(store_dir=tmp_path / "nats", config=config.format("old")) as server:
+        options = ConnectOptions(servers=server.url.replace("nats://", "tls://"), **ours)
+        async with Connection(options) as connection:
+            await (await connection.client()).flush()
+            restored: list[bool] = []
+            connection.on_reconnect(lambda: restored.append(True))
+            server.kill()
+            new.issue_cert("worker").private_key_and_cert_chain_pem.write_to_path(tmp_path / "client")
+            server.config = config.format("new")
             server.start()
             await eventually(lambda: restored)
