@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 LONG = os.environ.get("NOETL_FAULTS") == "long"
 EVENTS, KILLS, CUTS = (300_000, 10, 50) if LONG else (20_000, 2, 6)
-LEADERS, LEADER_EVERY = (6, 10.0) if LONG else (2, 4.0)
+LEADERS, LEADER_EVERY = (6, 10.0) if LONG else (1, 3.0)
 MEBIBYTE = 2**20
 
 pytestmark = pytest.mark.timeout(600 if LONG else 120)
