@@ -13,6 +13,7 @@ from consumers.cli.dead import dead
 from consumers.cli.demo import demo
 from consumers.cli.emit import emit
 from consumers.cli.health import health
+from consumers.cli.permissions import permissions
 from consumers.cli.project import project
 from consumers.cli.rebuild import rebuild
 from consumers.cli.replay import replay
@@ -40,6 +41,7 @@ app.command(dead)
 app.command(demo)
 app.command(emit)
 app.command(health)
+app.command(permissions)
 app.command(project)
 app.command(rebuild)
 app.command(replay)
