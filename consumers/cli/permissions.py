@@ -22,9 +22,7 @@ def permissions(
     durable: Annotated[str, Parameter(help="Name of its durable consumer.")] = "noetl_projector",
     standby: Annotated[bool, Parameter(help="It runs with `--standby`.", negative=())] = False,
     spool: Annotated[bool, Parameter(help="The publisher has a spool.", negative=())] = False,
-    sql: Annotated[
-        bool, Parameter(help="Print the grants for each Postgres of `--to` instead.", negative=())
-    ] = False,
+    sql: Annotated[bool, Parameter(help="Print the grants for each Postgres of `--to` instead.", negative=())] = False,
     partitions: Partitions = None,
     json: AsJson = False,
 ) -> int:
@@ -38,9 +36,7 @@ def permissions(
     if sql:
         sys.stdout.write(_grants(role, to))
         return 0
-    work = Work.of(
-        read_settings(None, partitions=partitions), to, durable=durable, standby=standby, spool=spool
-    )
+    work = Work.of(read_settings(None, partitions=partitions), to, durable=durable, standby=standby, spool=spool)
     rights = rights_of(role, work)
     config = render_config(role, rights)
     sys.stdout.write(msgspec.json.encode(rights._asdict()).decode() + "\n" if json else config)

@@ -1,4 +1,4 @@
-"""What each role may do on the servers, and nothing else: as configuration of nats-server, and as grants for Postgres."""
+"""What each role may do on the servers, and nothing else: as nats-server reads it, and as grants for Postgres."""
 
 from consumers.permissions.grants import grants_of
 from consumers.permissions.nats_config import render_config
