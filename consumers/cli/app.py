@@ -11,6 +11,7 @@ from consumers import logs
 from consumers.cli.bench import bench
 from consumers.cli.dead import dead
 from consumers.cli.demo import demo
+from consumers.cli.doctor import doctor
 from consumers.cli.emit import emit
 from consumers.cli.health import health
 from consumers.cli.permissions import permissions
@@ -39,6 +40,7 @@ app = App(
 app.command(bench)
 app.command(dead)
 app.command(demo)
+app.command(doctor)
 app.command(emit)
 app.command(health)
 app.command(permissions)
