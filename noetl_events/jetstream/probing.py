@@ -45,7 +45,8 @@ async def denied(
         subscriptions = [await client.subscribe(subject, queue=queue) for subject, queue in subscribe]
         for subject in publish:
             await client.publish(subject, _NOTHING, headers=_NOWHERE)
-        # The server says no before it answers this.
+        # The server says no before it answers the second: nats-py sends the first before what it has buffered.
+        await client.flush(timeout=_TIMEOUT)
         await client.flush(timeout=_TIMEOUT)
         found = [("publish", name) for name in publish if connection.denial(f'publish to "{name}"')]
         found += [("subscribe", name) for name, _ in subscribe if connection.denial(f'subscription to "{name}"')]

@@ -26,7 +26,8 @@ _DONE: Final = re.compile(r"cid:(\d+) .* <<- \[(PUB|HPUB|SUB) (\S+)")
 class Guarded:
     """The server, and the rights it was given."""
 
-    def __init__(self, server: NatsServer, work: Work) -> None:
+    def __init__(self, server: NatsServer, work: Work, folder: Path) -> None:
+        self.folder = folder
         self.server = server
         self.work = work
 
@@ -43,6 +44,10 @@ class Guarded:
         async with self.connected("owner") as owner:
             for declared in (self.work.stream, DEAD_LETTERS, TRIALS):
                 await ensure_stream(owner, declared)
+
+    def restore(self, role: Role) -> None:
+        """Write what is printed for *role*; a reload puts it into force."""
+        (self.folder / f"{role}.conf").write_text(render_config(role, rights_of(role, self.work)))
 
     @property
     def violations(self) -> list[str]:
@@ -75,7 +80,7 @@ def guarded(
         users.append(f"{{ user: {role}, password: pw, permissions: $NOETL_{role.upper()} }}")
     accounts = f"accounts {{ NOETL {{ jetstream: enabled, users: [ {', '.join(users)} ] }} }}"
     with NatsServer(store_dir=folder, config="\n".join([*includes, accounts, "trace: true", config])) as server:
-        yield Guarded(server, work)
+        yield Guarded(server, work, folder)
 
 
 def _unused(rights: Iterable[Right], done: set[str]) -> set[str]:
