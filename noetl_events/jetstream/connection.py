@@ -123,6 +123,10 @@ class Connection:
             reason = self._refusal or self._last_error or str(exc) or type(exc).__name__
             where = ", ".join(redacted(url) for url in self.options.server_list)
             raise NatsUnavailable(f"cannot connect to {where}: {reason}") from exc
+        except asyncio.CancelledError:
+            # Nobody else knows of it.
+            await _close(client)
+            raise
         return client
 
     def _arguments(self) -> dict[str, Any]:

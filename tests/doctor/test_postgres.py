@@ -77,7 +77,7 @@ async def test_rights(well: Patient, plain_url: str, bare_url: str) -> None:
 
 
 async def test_partitions(well: Patient, database_url: str) -> None:
-    """NoETL's table without a partition for now is a fault, with the default one a warning, and with one all is well."""
+    """NoETL's table without a partition for now is a fault, with the default one a warning, with one it is well."""
     url = f"{database_url}?mapping=noetl"
     await execute(database_url, NOETL)
     await execute(database_url, "DROP TABLE noetl.event_default, noetl.event_p2, noetl.event_p3, noetl.event_p1")
