@@ -35,7 +35,9 @@ class Guarded:
     async def connected(self, who: str) -> AsyncIterator[Connection]:
         """Connect as a role, or as the owner, who may do everything."""
         prefix = "_INBOX" if who == "owner" else self.work.inbox_prefix
-        options = ConnectOptions(servers=self.server.url, user=who, password="pw", inbox_prefix=prefix)
+        options = ConnectOptions(
+            servers=self.server.url, user=who, password="pw", inbox_prefix=prefix, connect_timeout=0.5
+        )
         async with Connection(options) as connection:
             yield connection
 
