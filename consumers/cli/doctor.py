@@ -15,7 +15,7 @@ from rich.text import Text
 from consumers import logs
 from consumers.cli.escaping import escaped
 from consumers.cli.moments import read_duration
-from consumers.cli.options import AsJson, Nats, Partitions, read_settings
+from consumers.cli.options import AsJson, Nats, Partitions, live_settings
 from consumers.doctor import Finding, Patient, examine
 from consumers.permissions import Role, Work
 from noetl_events.jetstream.connection import Connection
@@ -29,8 +29,8 @@ class Process:
     """Whose health."""
 
     role: Annotated[Role, Parameter(help="Whose work to look at, with the credentials of the settings.")] = "projector"
-    durable: Annotated[str, Parameter(help="Name of the durable consumer.")] = "noetl_projector"
-    standby: Annotated[bool, Parameter(help="The projector runs with `--standby`.", negative=())] = False
+    durable: Annotated[str | None, Parameter(help="Name of the durable consumer.", negative=())] = None
+    standby: Annotated[bool | None, Parameter(help="The projector runs with `--standby`.")] = None
     spool: Annotated[bool, Parameter(help="The publisher has a spool.", negative=())] = False
 
 
@@ -66,7 +66,13 @@ async def doctor(
 
     Example: `noetl-events doctor --to postgresql://localhost/noetl --monitor http://127.0.0.1:8222`
     """
-    settings = read_settings(nats, partitions=partitions)
+    settings = live_settings(
+        nats=nats,
+        partitions=partitions,
+        projector__to=list(to) or None,
+        projector__durable=process.durable,
+        projector__standby=process.standby,
+    ).current
     # What the library logs on the way is among the findings, in better words.
     logs.configure("critical")
     async with Connection(settings.connect) as connection:
@@ -74,8 +80,8 @@ async def doctor(
             settings=settings,
             connection=connection,
             role=process.role,
-            work=Work.of(settings, to, durable=process.durable, standby=process.standby, spool=process.spool),
-            to=to,
+            work=Work.of(settings, spool=process.spool),
+            to=tuple(settings.projector.to),
             monitor=monitor,
             outage=read_duration("--outage", demands.outage),
             replay_window=read_duration("--replay-window", demands.replay_window),

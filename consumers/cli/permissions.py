@@ -8,7 +8,7 @@ from typing import Annotated
 import msgspec
 from cyclopts import Parameter
 
-from consumers.cli.options import AsJson, Partitions, read_settings
+from consumers.cli.options import AsJson, Partitions, live_settings
 from consumers.permissions import Role, Work, grants_of, render_config, rights_of
 from consumers.permissions.grants import SCHEMES
 
@@ -19,8 +19,8 @@ def permissions(
     to: Annotated[
         tuple[str, ...], Parameter(help="URL of each destination of the projector, as it is given to it.", negative=())
     ] = (),
-    durable: Annotated[str, Parameter(help="Name of its durable consumer.")] = "noetl_projector",
-    standby: Annotated[bool, Parameter(help="It runs with `--standby`.", negative=())] = False,
+    durable: Annotated[str | None, Parameter(help="Name of its durable consumer.", negative=())] = None,
+    standby: Annotated[bool | None, Parameter(help="It runs with `--standby`.")] = None,
     spool: Annotated[bool, Parameter(help="The publisher has a spool.", negative=())] = False,
     sql: Annotated[bool, Parameter(help="Print the grants for each Postgres of `--to` instead.", negative=())] = False,
     partitions: Partitions = None,
@@ -33,10 +33,16 @@ def permissions(
 
     Example: `noetl-events permissions projector --to postgresql://projector@db/noetl > projector.conf`
     """
+    settings = live_settings(
+        partitions=partitions,
+        projector__to=list(to) or None,
+        projector__durable=durable,
+        projector__standby=standby,
+    ).current
     if sql:
-        sys.stdout.write(_grants(role, to))
+        sys.stdout.write(_grants(role, tuple(settings.projector.to)))
         return 0
-    work = Work.of(read_settings(None, partitions=partitions), to, durable=durable, standby=standby, spool=spool)
+    work = Work.of(settings, spool=spool)
     rights = rights_of(role, work)
     config = render_config(role, rights)
     sys.stdout.write(msgspec.json.encode(rights._asdict()).decode() + "\n" if json else config)

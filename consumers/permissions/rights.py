@@ -11,7 +11,6 @@ from noetl_events.jetstream.declarations import ConsumerDeclaration, StreamDecla
 from noetl_events.jetstream.options import ConnectOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from typing import Self
 
     from consumers.settings import Settings
@@ -62,11 +61,9 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
     spool: bool = False
 
     @classmethod
-    def of(
-        cls, settings: Settings, to: Sequence[str], *, durable: str, standby: bool = False, spool: bool = False
-    ) -> Self:
+    def of(cls, settings: Settings, *, spool: bool = False) -> Self:
         """
-        Return what a process with these settings and options works with, as `Service` does.
+        Return what a process with these settings works with, as `Service` does.
 
         Raises:
             ValueError: a destination is given twice.
@@ -75,15 +72,15 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
         projector, stream = settings.projector, settings.stream
         consumers = [
             consumer
-            for destination in destinations_of(to or [""], durable)
+            for destination in destinations_of(projector.to or [""], projector.durable)
             for consumer in destination.consumers(
-                stream, ack_wait=projector.ack_wait, pin_ttl=projector.pin_ttl, exclusive=standby
+                stream, ack_wait=projector.ack_wait, pin_ttl=projector.pin_ttl, exclusive=projector.standby
             )
         ]
         return cls(
             stream=stream,
             consumers=tuple(consumers),
-            durable=durable,
+            durable=projector.durable,
             inbox_prefix=settings.connect.inbox_prefix,
             spool=spool,
         )

@@ -71,7 +71,7 @@ class Connection:
         return self._last_error
 
     def on_reconnect(self, callback: Callable[[], None]) -> None:
-        """Have *callback* called when pull requests and unanswered publishes are lost: reconnected, or closed for good."""
+        """Have *callback* called once pull requests and unanswered publishes are lost: reconnected, or closed."""
         self._reconnected.append(callback)
 
     def off_reconnect(self, callback: Callable[[], None]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -20,18 +20,12 @@ if TYPE_CHECKING:
 __all__ = ["database_url", "plain_url", "postgres_url"]
 
 
-class MakePatient(Protocol):
-    """Make a patient; *changes* are those of its fields that matter."""
-
-    def __call__(self, connection: Connection, stream: StreamDeclaration, **changes: Any) -> Patient:
-        """Return it."""
-
-
 def make_patient(connection: Connection, stream: StreamDeclaration, **changes: Any) -> Patient:
     """Return a projector, well unless *changes* make it otherwise."""
-    settings = Settings(connect=connection.options, stream=stream, projector=ProjectorSettings())
     to = changes.pop("to", ())
-    work = Work.of(settings, to, durable="projector", spool=changes.pop("spool", False))
+    projector = ProjectorSettings(to=tuple(to), durable="projector")
+    settings = Settings(connect=connection.options, stream=stream, projector=projector)
+    work = Work.of(settings, spool=changes.pop("spool", False))
     fields: dict[str, Any] = {"role": "projector", "replay_window": 120.0} | changes
     return Patient(settings=settings, connection=connection, work=work, to=to, **fields)
 

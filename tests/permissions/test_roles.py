@@ -165,8 +165,8 @@ async def test_projector(tmp_path: Path, projector_url: str, partitions: int, co
 def projector_work(stream: StreamDeclaration, url: str) -> Work:
     """Return what the projector works with."""
     options = ConnectOptions(inbox_prefix=INBOX)
-    settings = Settings(connect=options, stream=stream, projector=ProjectorSettings(ack_wait=2.0))
-    return Work.of(settings, [url], durable="noetl_projector")
+    settings = Settings(connect=options, stream=stream, projector=ProjectorSettings(to=(url,), ack_wait=2.0))
+    return Work.of(settings)
 
 
 async def project(server: Guarded, owner: Connection, connection: Connection, url: str) -> None:
