@@ -6,14 +6,27 @@ import os
 import subprocess
 import sysconfig
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
+import structlog
 
 from consumers.cli.permissions import permissions
 from consumers.doctor import Finding
 from consumers.permissions import Work, grants_of, render_config, rights_of
 from noetl_events.jetstream.declarations import StreamDeclaration
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture(autouse=True)
+def _logs() -> Iterator[None]:
+    """Have logs as they were: a command sets them up, for a standard error that is gone after the test."""
+    before = structlog.get_config()
+    yield
+    structlog.configure(**before)
 
 
 def test_doctor() -> None:
