@@ -126,8 +126,8 @@ async def test_credentials_expire_and_are_restored(tmp_path: Path) -> None:
     """While the credentials are expired `emit` waits; with new ones in the file it goes on, and nothing is lost."""
     operator, credentials = Operator(), tmp_path / "worker.creds"
     with NatsServer(store_dir=tmp_path / "nats", config=operator.config) as server:
-        operator.write_credentials(credentials, seconds=3)
-        options = ConnectOptions(servers=server.url, credentials=str(credentials))
+        operator.write_credentials(credentials, seconds=2)
+        options = ConnectOptions(servers=server.url, credentials=str(credentials), connect_timeout=0.5)
         async with Connection(options) as connection:
             await ensure_stream(connection, STREAM)
             load = Load(NatsSink(connection))
