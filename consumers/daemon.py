@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from consumers.together import Worker
 
 SETTLED: Final = 0
@@ -19,24 +21,33 @@ _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 log = structlog.get_logger()
 
 
-async def run_until_signal(worker: Worker, *, deadline: float) -> int:
+def ignore_hangup() -> None:
+    """Have SIGHUP do nothing until `run_until_signal` handles it, and after it: its default is to end the process."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+
+async def run_until_signal(
+    worker: Worker, *, deadline: Callable[[], float], on_hangup: Callable[[], None] | None = None
+) -> int:
     """
     Run *worker* until SIGTERM or SIGINT, then finish what is in hand, and return the exit code.
 
-    `SETTLED` when everything in hand was settled; `UNSETTLED` when *deadline* seconds after the first signal, or at a
+    `SETTLED` when everything in hand was settled; `UNSETTLED` when *deadline()* seconds after the first signal, or at a
     second one, something was not: it stays unacknowledged and is delivered again.
+
+    SIGHUP calls *on_hangup*, which must not raise.
 
     Raises:
         Exception: whatever ends the worker.
 
     """
-    signals = _Signals()
+    signals = _Signals(on_hangup)
     running = asyncio.create_task(worker.run())
     try:
         if not await _finished_before(running, signals.first):
             log.info("daemon.stopping", messages=worker.in_hand)
             stopping = asyncio.create_task(_stop(worker, running))
-            await asyncio.wait({stopping, signals.second_waiter()}, timeout=deadline, return_when="FIRST_COMPLETED")
+            await asyncio.wait({stopping, signals.second_waiter()}, timeout=deadline(), return_when="FIRST_COMPLETED")
             if not stopping.done():
                 stopping.cancel()
                 log.error("daemon.stopped_unsettled", messages=worker.in_hand)
@@ -63,14 +74,17 @@ async def _finished_before(running: asyncio.Task[None], event: asyncio.Event) ->
 
 
 class _Signals:
-    """The first and the second signal to stop, as events of the running loop."""
+    """The first and the second signal to stop, as events of the running loop; a hang-up is none of them."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_hangup: Callable[[], None] | None) -> None:
         self.first = asyncio.Event()
         self.second = asyncio.Event()
         self._waiter: asyncio.Task[bool] | None = None
         for number in _SIGNALS:
             asyncio.get_running_loop().add_signal_handler(number, self._on_signal)
+        self._before = signal.getsignal(signal.SIGHUP)
+        if on_hangup is not None:
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, on_hangup)
 
     def second_waiter(self) -> asyncio.Task[bool]:
         self._waiter = asyncio.create_task(self.second.wait())
@@ -79,8 +93,9 @@ class _Signals:
     def close(self) -> None:
         if self._waiter:
             self._waiter.cancel()
-        for number in _SIGNALS:
+        for number in (*_SIGNALS, signal.SIGHUP):
             asyncio.get_running_loop().remove_signal_handler(number)
+        signal.signal(signal.SIGHUP, self._before)
 
     def _on_signal(self) -> None:
         (self.second if self.first.is_set() else self.first).set()

@@ -84,7 +84,9 @@ class Projector:
         self._sink = sink
         self._dead_letters = dead_letters
         self._trials = trials
-        self._batch_size = batch_size
+        self.batch_size = batch_size
+        """Of the next batch; may be changed while it runs."""
+
         self._in_hand: deque[Message] = deque()
         self._hold = Hold(self.progress, backoff or Backoff())
 
@@ -154,7 +156,7 @@ class Projector:
         if self._puller.is_reading:
             # NATS is back, however long the next message takes.
             self._hold.resume("nats")
-        return await self._puller.pull(self._batch_size)
+        return await self._puller.pull(self.batch_size)
 
     async def _narrowed(self, part: Part) -> list[Part]:
         if not part.suspected:

@@ -106,6 +106,12 @@ class Service:
         stall_after = self._settings.projector.stall_after
         return report(self.projectors, self._connection, now=time.monotonic(), stall_after=stall_after)
 
+    def follow(self, settings: Settings) -> None:
+        """Work with *settings* from the next batch on; of those that are not reloadable none may differ."""
+        self._settings = settings
+        for projector in self.projectors:
+            projector.batch_size = settings.projector.batch_size
+
     async def aclose(self) -> None:
         """Close the sinks."""
         for channel in self.channels:

@@ -101,10 +101,13 @@ def open_sink(url: str) -> EventSink:
     """
     from importlib.metadata import entry_points  # noqa: PLC0415  (a third of the time of our import, rarely needed)
 
-    scheme = urlsplit(url).scheme
+    try:
+        scheme = urlsplit(url).scheme
+    except ValueError as exc:
+        raise UnknownSink(f"sink URL: {exc}; write it as postgresql://host/db") from None
     known = entry_points(group="noetl_events.sinks")
     if scheme not in known.names:
-        raise UnknownSink(f"sink URL: {scheme or url!r} is not a known scheme; known: {', '.join(sorted(known.names))}")
+        raise UnknownSink(f"sink URL: {scheme!r} is not a known scheme; known: {', '.join(sorted(known.names))}")
     try:
         opener = known[scheme].load()
     except ModuleNotFoundError as exc:

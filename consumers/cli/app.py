@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
+from typing import Annotated, Any
 
-from cyclopts import App
+from cyclopts import App, Parameter
 
 from consumers import logs
 from consumers.cli.bench import bench
+from consumers.cli.config import config
 from consumers.cli.dead import dead
 from consumers.cli.demo import demo
 from consumers.cli.emit import emit
@@ -22,6 +25,7 @@ from consumers.cli.spool import spool
 from consumers.cli.stream import stream
 from consumers.cli.tail import tail
 from consumers.cli.verify import verify
+from consumers.settings import CONFIG
 from noetl_events.jetstream.errors import NatsUnavailable, StreamReplaced, TopologyDrift
 from noetl_events.json_values import MalformedEvent
 from noetl_events.sink import EventsRejected, SinkUnavailable
@@ -36,6 +40,7 @@ app = App(
     help_format="markdown",
 )
 app.command(bench)
+app.command(config)
 app.command(dead)
 app.command(demo)
 app.command(emit)
@@ -51,11 +56,24 @@ app.command(serve)
 app.command(verify)
 
 
+@app.meta.default
+def choose_config(
+    *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
+    config: Annotated[
+        Path | None, Parameter(help="Settings file, TOML; `NOETL_CONFIG` by default.", negative=())
+    ] = None,
+) -> Any:
+    """Run the command in *tokens* with the settings of the file *config*."""
+    if config is not None:
+        os.environ[CONFIG] = str(config)
+    return app(tokens, result_action="return_value")
+
+
 def main() -> None:
     """Run the command in `sys.argv` and leave with its exit code."""
     try:
         logs.configure(os.environ.get("NOETL_LOG_LEVEL", "info"))
-        code = app(result_action="return_value")
+        code = app.meta(result_action="return_value")
     except KeyboardInterrupt:
         code = INTERRUPTED
     except (MalformedEvent, TopologyDrift) as exc:

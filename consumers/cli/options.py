@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from datetime import datetime
-from typing import Annotated
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
 
 from cyclopts import Parameter, validators
 
+from consumers import logs
 from consumers.cli.moments import read_moment
-from consumers.settings import Settings
+from consumers.settings import CONFIG, LiveSettings, Loaded, Settings, load
+from noetl_events.jetstream.options import redacted
+from noetl_events.sink import EventSink, open_sink
 
 Nats = Annotated[str | None, Parameter(help="URL of NATS; `NATS_URL` by default.", negative=())]
 Partitions = Annotated[
@@ -25,9 +31,43 @@ FromTime = Annotated[
 
 
 def read_settings(nats: str | None, *, partitions: int | None = None) -> Settings:
-    """Return the settings of the environment, with *nats* and *partitions* from the command line on top."""
-    lanes = {} if partitions is None else {"NOETL_EVENT_STREAM_PARTITIONS": str(partitions)}
-    return Settings.from_environ(os.environ | lanes, nats=nats)
+    """Return the settings of file and environment, with *nats* and *partitions* from the command line on top."""
+    return live_settings(nats=nats, partitions=partitions).current
+
+
+def live_settings(*, nats: str | None = None, partitions: int | None = None, **chosen: Any) -> LiveSettings:
+    """
+    Return the same for a daemon, with *chosen*, as `projector__durable`; log from the level they say.
+
+    Raises:
+        SettingsError: they cannot be used.
+
+    """
+    keys = {name.replace("__", "."): value for name, value in chosen.items()}
+    live = LiveSettings(partial(load_settings, {"nats.servers": nats, "stream.partitions": partitions} | keys))
+    logs.configure(live.current.log.level)
+    live.follow(lambda settings: logs.configure(settings.log.level))
+    return live
+
+
+def open_labelled(label: str, url: str) -> EventSink:
+    """
+    Return the sink of *url*, which was given at *label*.
+
+    Raises:
+        ValueError: it names none; the message says where it was given, and shows nothing secret of it.
+
+    """
+    try:
+        return open_sink(url)
+    except ValueError as exc:
+        raise ValueError(f"{label}: {redacted(url)!r}: {exc}") from None
+
+
+def load_settings(chosen: Mapping[str, Any]) -> Loaded:
+    """Return the settings of the file that `NOETL_CONFIG` names and of the environment, with *chosen* on top."""
+    path = os.environ.get(CONFIG)
+    return load(os.environ, config=Path(path) if path else None, chosen=chosen)
 
 
 def read_start(from_sequence: int | None, from_time: str | None) -> int | datetime | None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated
 
 from cyclopts import Parameter
 
-from consumers.cli.options import Nats, Partitions, read_settings
-from consumers.daemon import run_until_signal
+from consumers.cli.options import Nats, Partitions, live_settings, open_labelled
+from consumers.daemon import ignore_hangup, run_until_signal
 from consumers.health.listening import open_endpoint
 from consumers.service import Service
 from consumers.together import Together
@@ -17,16 +18,19 @@ from noetl_events.jetstream.connection import Connection
 async def project(
     *,
     to: Annotated[
-        list[str],
+        list[str] | None,
         Parameter(
             help="URL of a destination, as `sqlite:///events.db`; several get a consumer each.",
             negative=(),
         ),
-    ],
-    durable: Annotated[str, Parameter(help="Name of the durable consumer; replicas share one.")] = "noetl_projector",
+    ] = None,
+    durable: Annotated[
+        str | None,
+        Parameter(help="Name of the durable consumer, `noetl_projector` by default; replicas share one.", negative=()),
+    ] = None,
     standby: Annotated[
-        bool, Parameter(help="One replica works, in the order of the stream; the others wait.", negative=())
-    ] = False,
+        bool | None, Parameter(help="One replica works, in the order of the stream; the others wait.")
+    ] = None,
     listen: Annotated[
         str | None,
         Parameter(help="Serve health and metrics on `HOST:PORT`, or `off`; `127.0.0.1:9464` if free.", negative=()),
@@ -43,16 +47,39 @@ async def project(
 
     On a stream that was created with partitions each execution is in order, and replicas share the lanes.
 
+    SIGHUP reads the settings again, and takes over those that can change while it runs.
+
     `/healthz` says whether it lives, `/readyz` whether it stores what comes, `/metrics` has the numbers.
 
     Example: `noetl-events project --to sqlite:///events.db`
     """
-    settings = read_settings(nats, partitions=partitions)
+    ignore_hangup()
+    live = live_settings(
+        nats=nats,
+        partitions=partitions,
+        projector__to=to,
+        projector__durable=durable,
+        projector__standby=standby,
+        projector__listen=listen,
+    )
+    settings, projector = live.current, live.current.projector
+    if not projector.to:
+        raise ValueError("--to: no destination; give --to URL, NOETL_PROJECTOR_TO or projector.to in the settings file")
     async with Connection(settings.connect) as connection:
-        service = Service(settings, connection, to, durable=durable, standby=standby)
+        service = Service(
+            settings,
+            connection,
+            projector.to,
+            durable=projector.durable,
+            standby=projector.standby,
+            opener=partial(open_labelled, live.label("projector.to")),
+        )
+        live.follow(service.follow)
         try:
-            endpoint = open_endpoint(service, listen or settings.projector.listen)
+            endpoint = open_endpoint(service, projector.listen)
             worker = Together([service.worker], beside=[endpoint.run] if endpoint else [])
-            return await run_until_signal(worker, deadline=settings.projector.stop_deadline)
+            return await run_until_signal(
+                worker, deadline=lambda: live.current.daemon.stop_deadline, on_hangup=live.reload
+            )
         finally:
             await service.aclose()

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from consumers.cli.options import Nats, Partitions, read_settings
-from consumers.daemon import run_until_signal
+from consumers.cli.options import Nats, Partitions, live_settings
+from consumers.daemon import ignore_hangup, run_until_signal
 from consumers.health.listening import bound
 from noetl_events.jetstream.connection import Connection
 
@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 async def serve(
     *,
-    listen: Annotated[str, Parameter(help="Serve on `HOST:PORT`.", negative=())] = "127.0.0.1:8080",
+    listen: Annotated[
+        str | None, Parameter(help="Serve on `HOST:PORT`; `127.0.0.1:8080` by default.", negative=())
+    ] = None,
     token_file: Annotated[
         Path | None, Parameter(help="Tokens, one a line; required unless bound to loopback.", negative=())
     ] = None,
@@ -38,23 +40,34 @@ async def serve(
     """
     from consumers.gateway.service import Gateway  # noqa: PLC0415  (an extra; the other commands do without)
 
-    settings = read_settings(nats, partitions=partitions)
-    listener = bound(listen)
+    ignore_hangup()
+    live = live_settings(
+        nats=nats,
+        partitions=partitions,
+        gateway__listen=listen,
+        gateway__token_file=str(token_file) if token_file else None,
+    )
+    settings = live.current
+    listener = bound(settings.gateway.listen)
     try:
-        rule = _rule(listener, token_file)
+        rule = _rule(listener, settings.gateway.token_file)
         async with Connection(settings.connect) as connection:
             gateway = Gateway(settings, connection, listener, rule)
-            return await run_until_signal(gateway, deadline=settings.projector.stop_deadline)
+            return await run_until_signal(
+                gateway, deadline=lambda: live.current.daemon.stop_deadline, on_hangup=live.reload
+            )
     finally:
         listener.close()
 
 
-def _rule(listener: socket.socket, token_file: Path | None) -> TokenFile | LocalOnly:
+def _rule(listener: socket.socket, token_file: str) -> TokenFile | LocalOnly:
     from consumers.gateway.guard import LocalOnly, TokenFile  # noqa: PLC0415  (see above)
 
-    if token_file is not None:
-        return TokenFile(token_file)
+    if token_file:
+        return TokenFile(Path(token_file))
     host = listener.getsockname()[0]
     if not ip_address(host).is_loopback:
-        raise ValueError(f"--token-file: required to listen on {host}, which others reach; or listen on 127.0.0.1")
+        raise ValueError(
+            f"--token-file, gateway.token_file: required to listen on {host}, which others reach; or listen on loopback"
+        )
     return LocalOnly()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from urllib.parse import unquote, urlsplit
 
 from noetl_events.envelope import MalformedEvent, checked
+from noetl_events.jetstream.options import redacted
 from noetl_events.sink import EventsRejected, SinkUnavailable, require_ids
 
 if TYPE_CHECKING:
@@ -127,7 +128,7 @@ def path_of(url: str) -> str:
     """
     parts = urlsplit(url)
     if parts.netloc or parts.query or len(parts.path) < 2:  # noqa: PLR2004  (a slash, and a name)
-        raise ValueError(f"sink URL: {url!r} is not sqlite:///relative.db or sqlite:////absolute.db")
+        raise ValueError(f"sink URL: {redacted(url)!r} is not sqlite:///relative.db or sqlite:////absolute.db")
     return unquote(parts.path[1:])
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import random
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import structlog
@@ -21,6 +22,7 @@ from noetl_events.jetstream.errors import NatsUnavailable
 from noetl_events.jetstream.options import ConnectOptions, redacted
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Callable
     from typing import Self
 
@@ -126,16 +128,28 @@ class Connection:
         return client
 
     def _arguments(self) -> dict[str, Any]:
-        return self.options.client_arguments() | {
+        arguments = self.options.client_arguments()
+        return arguments | {
             "max_reconnect_attempts": -1,
             "reconnect_time_wait": 0.25,
-            "reconnect_to_server_handler": _next_server,
+            "reconnect_to_server_handler": partial(self._before_reconnect, arguments.get("tls")),
             "ping_interval": _PING_INTERVAL,
             "max_outstanding_pings": 2,
             "error_cb": self._on_error,
             "disconnected_cb": self._on_disconnected,
             "reconnected_cb": self._on_reconnected,
         }
+
+    def _before_reconnect(
+        self, context: ssl.SSLContext | None, servers: list[Server], info: dict[str, Any]
+    ) -> tuple[Server, float]:
+        # nats-py asks for user, token and credentials each time by itself; a context it keeps.
+        if context is not None:
+            try:
+                self.options.renew(context)
+            except OSError as exc:
+                log.warning("connection.certificate_unread", path=self.options.tls_cert, reason=str(exc))
+        return _next_server(servers, info)
 
     async def _on_error(self, error: Exception) -> None:
         # Called by nats-py in its reading task, which an exception would end: this must not raise.

@@ -42,9 +42,10 @@ BURST: Final = 125
 
 # The server acks at least so often.
 _FLOW: Final = 250
-# Unacknowledged messages, and bytes, past which nothing is appended.
-_WINDOW: Final = 2_000
-_WINDOW_BYTES: Final = 1024 * 1024
+# Unacknowledged messages, and bytes, past which nothing is appended: acks come several at a time, and with half of this
+# the server often has nothing to do until the next burst is encoded.
+_WINDOW: Final = 4_000
+_WINDOW_BYTES: Final = 2 * 1024 * 1024
 _START, _APPEND, _COMMIT, _END = 0, 1, 2, 3
 
 
@@ -68,7 +69,7 @@ class FastBatch:
         client: Client,
         outbox: Outbox,
         *,
-        admit: Callable[[Client, Sequence[Outgoing]], list[Outgoing]],
+        admit: Callable[[Client, list[Outgoing]], list[Outgoing]],
         on_stored: Callable[[Sequence[Outgoing]], None],
         patience: Callable[[Sequence[Outgoing]], float],
     ) -> None:

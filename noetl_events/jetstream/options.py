@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ssl
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -16,11 +18,13 @@ class ConnectOptions(msgspec.Struct, frozen=True, kw_only=True):
     Args:
         servers: URLs, comma separated; a user and password in one is used when *user* is not given.
         user: with *password*; these win over the URL.
+        password_file: path of a file with the password instead, read again at every connection.
         token: instead of a user.
+        token_file: path of a file with the token instead, read again at every connection.
         credentials: path of a `.creds` file, read again at every connection.
         nkey_seed: path of an nkey seed file, read again at every connection.
         tls_ca: path of the authorities the server's certificate is checked against; the system's by default.
-        tls_cert: path of our certificate, for mutual TLS, with *tls_key*.
+        tls_cert: path of our certificate, for mutual TLS, with *tls_key*; both read again at every connection.
         tls_first: shake hands before the server's INFO, for a server that wants it.
         inbox_prefix: a private one keeps other clients from reading our replies.
         name: shown in the server's monitoring.
@@ -31,7 +35,9 @@ class ConnectOptions(msgspec.Struct, frozen=True, kw_only=True):
     servers: str = "nats://127.0.0.1:4222"
     user: str | None = None
     password: str | None = None
+    password_file: str | None = None
     token: str | None = None
+    token_file: str | None = None
     credentials: str | None = None
     nkey_seed: str | None = None
     tls_ca: str | None = None
@@ -45,11 +51,11 @@ class ConnectOptions(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         """Refuse what can never connect, naming the field."""
         for url in self.server_list:
-            if urlsplit(url).scheme not in ("nats", "tls", "ws", "wss") or not urlsplit(url).hostname:
+            if not _is_nats(url):
                 raise ValueError(f"servers: {redacted(url)!r} is not a NATS URL such as nats://host:4222")
         if (self.tls_cert is None) != (self.tls_key is None):
             raise ValueError("tls_cert, tls_key: mutual TLS needs both; only one is set")
-        if self.user is not None and self.password is None:
+        if self.user is not None and self.password is None and self.password_file is None:
             raise ValueError(f"password: missing for user {self.user!r}")
 
     def __repr__(self) -> str:
@@ -66,8 +72,8 @@ class ConnectOptions(msgspec.Struct, frozen=True, kw_only=True):
         arguments: dict[str, Any] = {
             "servers": self.server_list,
             "user": self.user,
-            "password": self.password,
-            "token": self.token,
+            "password": _SecretFile(self.password_file) if self.password_file else self.password,
+            "token": _SecretFile(self.token_file) if self.token_file else self.token,
             "user_credentials": self.credentials,
             "nkeys_seed": self.nkey_seed,
             "inbox_prefix": self.inbox_prefix,
@@ -78,18 +84,61 @@ class ConnectOptions(msgspec.Struct, frozen=True, kw_only=True):
             arguments |= {"tls": context, "tls_handshake_first": self.tls_first}
         return arguments
 
+    def renew(self, context: ssl.SSLContext) -> None:
+        """
+        Have *context*, which `client_arguments` made, use the certificate that is in its file now.
+
+        Raises:
+            OSError: it cannot be read, or certificate and key do not match, as while they are being replaced.
+
+        """
+        if self.tls_cert:
+            context.load_cert_chain(self.tls_cert, self.tls_key)
+
     def _tls_context(self) -> ssl.SSLContext | None:
         if not (self.tls_ca or self.tls_cert or self.tls_first):
             return None
         context = ssl.create_default_context(cafile=self.tls_ca)
-        if self.tls_cert:
-            context.load_cert_chain(self.tls_cert, self.tls_key)
+        self.renew(context)
         return context
 
 
+class _SecretFile:
+    """
+    What is in the file *path* now, for nats-py to ask at each connection.
+
+    Raises:
+        OSError: it cannot be read, and never could: whoever replaces it may be half way, and what was valid stays so.
+
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path = Path(path)
+        self._secret = self._read()
+
+    def __call__(self) -> str:
+        with suppress(OSError):
+            self._secret = self._read()
+        return self._secret
+
+    def _read(self) -> str:
+        return self._path.read_text(encoding="utf-8", errors="replace").strip()
+
+
+def _is_nats(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("nats", "tls", "ws", "wss") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+
+
 def redacted(url: str) -> str:
-    """Return *url* without user, password and query: for logs and messages."""
-    scheme, separator, rest = url.partition("://")
+    """Return *url* without user, password and query: for logs and messages, also of what is no URL."""
+    head, separator, rest = url.partition("://")
+    if "?" in head:
+        return head.partition("?")[0]
+    scheme, rest = (head, rest) if separator else ("", url)
     # The last @, and before the query is cut off: a password may hold either sign.
     _, secret, host = rest.rpartition("@")
     return f"{scheme}{separator}{'***@' if secret else ''}{host.partition('?')[0]}"

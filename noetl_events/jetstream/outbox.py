@@ -73,26 +73,23 @@ class Outbox:
         No burst mixes messages whose outcome was ever unknown with others; if *certain*, it has none of them.
         """
         burst: list[Outgoing] = []
+        waiting, out, doubted = self._waiting, self._out, self._uncertain
         size, uncertain = 0, False
-        while self._waiting and len(burst) < limit:
-            message = self._waiting[0]
+        while waiting and len(burst) < limit:
+            message = waiting[0]
             if message.is_over():
-                self._waiting.popleft()
+                waiting.popleft()
                 self.room.give_back(1, message.size)
                 continue
             event_id = message.event_id
             if not burst and not certain:
-                uncertain = event_id in self._uncertain
+                uncertain = event_id in doubted
             size += message.size
-            if (
-                event_id in self._out
-                or (event_id in self._uncertain) is not uncertain
-                or (burst and size > _MOST_BYTES)
-            ):
+            if event_id in out or (event_id in doubted) is not uncertain or (burst and size > _MOST_BYTES):
                 break
-            self._out[event_id] = message
+            out[event_id] = message
             burst.append(message)
-            self._waiting.popleft()
+            waiting.popleft()
         return burst
 
     def is_uncertain(self, message: Outgoing) -> bool:

@@ -125,14 +125,15 @@ class Sender:
         else:
             self.counts.batches += 1
 
-    def _admit(self, client: Client, burst: Sequence[Outgoing]) -> list[Outgoing]:
+    def _admit(self, client: Client, burst: list[Outgoing]) -> list[Outgoing]:
         """Return what of *burst* may be sent now."""
-        self._refuse_oversize(burst, client.max_payload)
+        limit, now = client.max_payload, time.monotonic()
+        if all(message.size <= limit and message.deadline > now for message in burst):
+            return burst
+        self._refuse_oversize(burst, limit)
         self._expire(burst, "no answer")
-        wanted = self._still_wanted(burst)
-        if len(wanted) < len(burst):
-            self._outbox.release([message for message in burst if message.is_over()])
-        return wanted
+        self._outbox.release([message for message in burst if message.is_over()])
+        return self._still_wanted(burst)
 
     def _store(self, messages: Sequence[Outgoing]) -> None:
         self._untaken_since = None

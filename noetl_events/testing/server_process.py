@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import itertools
+import os
 import random
 import signal
 import socket
@@ -136,7 +137,10 @@ class ServerProcess(ABC):
 
     def pause(self) -> None:
         """Halt the process: its connections stay open, and nobody answers."""
-        self._running().send_signal(signal.SIGSTOP)
+        process = self._running()
+        process.send_signal(signal.SIGSTOP)
+        # Until then one of its threads may still answer.
+        os.waitpid(process.pid, os.WUNTRACED)
 
     def resume(self) -> None:
         """Let a paused process go on."""

@@ -214,7 +214,9 @@ def test_wrong_input_is_named(arguments: list[str], reason: bytes) -> None:
             id="no number",
         ),
         pytest.param({"NATS_PASSWORD_FILE": "/nowhere"}, b"NATS_PASSWORD_FILE: '/nowhere'", id="missing secret"),
-        pytest.param({"NATS_TLS_CERT": "/c.pem"}, b"tls_cert, tls_key: mutual TLS needs both", id="half of mutual TLS"),
+        pytest.param(
+            {"NATS_TLS_CERT": "/c.pem"}, b"NATS_TLS_CERT, nats.tls_key: mutual TLS needs both", id="half of mutual TLS"
+        ),
         pytest.param({"NOETL_LOG_LEVEL": "loud"}, b"log level: 'loud'", id="log level"),
     ],
 )

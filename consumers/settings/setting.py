@@ -1,0 +1,152 @@
+"""What is declared of a setting, beside its type: its variable, its unit, whether it is a secret."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Final, Literal, TypeAlias, get_args, get_origin
+
+import msgspec
+from msgspec import Meta
+
+from noetl_events.jetstream.options import redacted
+
+Secrecy: TypeAlias = Literal["", "secret", "url"]
+
+HIDDEN: Final = "***"
+
+_WORDS: Final = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+    tuple: "a list of texts",
+}
+_LIMITS: Final = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
+_NEXT_URL: Final = re.compile(r",(?=\s*[a-z]+://)")
+_LONGEST: Final = 80
+
+
+class Setting(msgspec.Struct, frozen=True, kw_only=True):
+    """
+    A setting, as declared.
+
+    Args:
+        section: the table of the file it stands in.
+        field: its key there.
+        environ: the variable that wins over the file.
+        wanted: what it may be, in words.
+        default: its value where nobody says anything.
+        description: what it does.
+        unit: of a number, or empty.
+        secrecy: "secret" is never shown, of a "url" neither user nor password nor query.
+        is_file: it names a file with a secret, which is read again where it is used.
+        reloadable: a running daemon takes a new value on SIGHUP.
+        is_list: given in a variable, its parts are separated by white space.
+        is_choice: one of a few words; given in a variable, in any case.
+
+    """
+
+    section: str
+    field: str
+    environ: str
+    wanted: str
+    default: Any
+    description: str
+    unit: str
+    secrecy: Secrecy
+    is_file: bool
+    reloadable: bool
+    is_list: bool
+    is_choice: bool
+
+    @property
+    def key(self) -> str:
+        """Its place in the file, as `projector.batch_size`."""
+        return f"{self.section}.{self.field}"
+
+    @property
+    def remedy(self) -> str:
+        """What to give instead of a wrong value."""
+        example = f", as {self.shown(self.default)}" if self.default not in ("", ()) else ""
+        return f"give {self.wanted}{example}"
+
+    def shown(self, value: object) -> str:
+        """Return *value*, right or wrong, as it may be printed: short, and nothing secret in it."""
+        if isinstance(value, bool):
+            return "true" if value else "false"
+        return HIDDEN if self.secrecy == "secret" and value else repr(self.redacted(value))
+
+    def redacted(self, value: object) -> object:
+        """Return *value* with nothing secret in it."""
+        if self.secrecy == "secret" and value:
+            return HIDDEN
+        return _without_secrets(value, urls=self.secrecy == "url")
+
+
+def setting(
+    description: str,
+    environ: str,
+    *,
+    unit: str = "",
+    secrecy: Secrecy = "",
+    is_file: bool = False,
+    reloadable: bool = False,
+    wanted: str = "",
+    **limits: Any,
+) -> Meta:
+    """Return what a field of a section is annotated with; *limits* are those of `msgspec.Meta`."""
+    ours = {
+        "environ": environ,
+        "unit": unit,
+        "secrecy": secrecy,
+        "is_file": is_file,
+        "reloadable": reloadable,
+        "wanted": wanted,
+    }
+    schema = {"x-environ": environ, "x-reloadable": reloadable} | ({"x-unit": unit} if unit else {})
+    if secrecy == "secret":
+        schema["writeOnly"] = True
+    return Meta(description=description, extra=ours, extra_json_schema=schema, **limits)
+
+
+def settings_of(section: str, kind: type[msgspec.Struct]) -> list[Setting]:
+    """Return the settings that *kind*, the struct of *section*, declares."""
+    return [_setting_of(section, field) for field in msgspec.structs.fields(kind)]
+
+
+def _setting_of(section: str, field: msgspec.structs.FieldInfo) -> Setting:
+    if get_origin(field.type) is not Annotated:
+        raise TypeError(f"{section}.{field.name}: annotate it with setting(...)")
+    bare, meta = get_args(field.type)
+    return Setting(
+        section=section,
+        field=field.name,
+        default=field.default,
+        description=meta.description,
+        is_list=get_origin(bare) is tuple,
+        is_choice=get_origin(bare) is Literal,
+        **(meta.extra | {"wanted": meta.extra["wanted"] or _wanted(bare, meta)}),
+    )
+
+
+def _wanted(bare: Any, meta: Meta) -> str:
+    if get_origin(bare) is Literal:
+        return f"one of {', '.join(get_args(bare))}"
+    if meta.extra and meta.extra["is_file"]:
+        return "the path of a file"
+    kind = get_origin(bare) or bare
+    limits = [f"{word} {getattr(meta, name)}" for name, word in _LIMITS.items() if getattr(meta, name) is not None]
+    unit = f" of {meta.extra['unit']}" if meta.extra and meta.extra["unit"] else ""
+    return f"{_WORDS[kind]}{unit}{', ' if limits else ''}{' and '.join(limits)}"
+
+
+def _without_secrets(value: object, *, urls: bool) -> object:
+    if isinstance(value, str):
+        text = ",".join(redacted(url.strip()) for url in _NEXT_URL.split(value)) if urls else value
+        return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+    if isinstance(value, list | tuple):
+        return [_without_secrets(part, urls=urls) for part in value[:8]] + (["..."] if len(value) > 8 else [])  # noqa: PLR2004
+    if isinstance(value, dict):
+        # Whatever is in there was not asked for.
+        return {"...": "..."}
+    return value
