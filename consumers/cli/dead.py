@@ -13,7 +13,7 @@ from cyclopts import App, Parameter, validators
 from msgspec.structs import replace
 
 from consumers.cli.editor import edit_in_file
-from consumers.cli.escaping import escaped
+from consumers.escaping import escaped
 from consumers.cli.letters import print_letter, print_letters, print_outcomes, readable
 from consumers.cli.moments import read_moment
 from consumers.cli.options import AsJson, Nats, read_settings

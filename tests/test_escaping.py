@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from consumers.cli.escaping import escaped, escaped_json
+from consumers.escaping import escaped, escaped_json
 from consumers.cli.moments import read_moment
 
 
