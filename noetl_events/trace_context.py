@@ -7,16 +7,13 @@ Nothing here imports OpenTelemetry: a process that traces has imported it, and i
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Final
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+from typing import Final
 
 # What every tracing system has to pass on (W3C Trace Context, 3.3.1.5); a message has no room for 16 KiB of it.
 _MAX_STATE: Final = 512
 
 
-def trace_headers() -> Mapping[str, str]:
+def trace_headers() -> dict[str, str]:
     """Return `traceparent`, and `tracestate` if there is one, of the current span; empty unless it is sampled."""
     trace = sys.modules.get("opentelemetry.trace")
     if trace is None:

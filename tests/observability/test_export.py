@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import socket
 import subprocess
@@ -92,9 +93,7 @@ def collector() -> Iterator[tuple[str, list[tuple[str, str | None, bytes]]]]:
     received: list[tuple[str, str | None, bytes]] = []
 
     class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:  # noqa: N802  (http.server calls it)
-            import gzip  # noqa: PLC0415
-
+        def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
             unpacked = gzip.decompress(body) if self.headers["Content-Encoding"] == "gzip" else body
             received.append((self.path, self.headers["authorization"], unpacked))

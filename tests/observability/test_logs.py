@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import warnings
 from typing import TYPE_CHECKING, Any
@@ -51,8 +52,8 @@ def test_exception_on_a_console(capsys: pytest.CaptureFixture[str]) -> None:
     """A traceback keeps its lines, each of them indented, and its words are as harmless as any."""
     logs.configure("info", "console")
     try:
-        raise ValueError(HOSTILE)
-    except ValueError:
+        {}[HOSTILE]
+    except KeyError:
         structlog.get_logger().exception("it.failed")
     first, *more = capsys.readouterr().err.rstrip("\n").split("\n")
 
@@ -67,21 +68,21 @@ def test_machines_read_one_object_a_line(capsys: pytest.CaptureFixture[str]) -> 
 
     assert out.count("\n") == 1
     assert out.rstrip("\n").isprintable()
-    assert msgspec.json.decode(out)["reason"] == HOSTILE
+    assert json.loads(out)["reason"] == HOSTILE
 
 
 def test_exception_as_json_has_no_locals(capsys: pytest.CaptureFixture[str]) -> None:
     """An exception is part of its line, with its frames and without their variables."""
     logs.configure("info", "json")
-    secret = "".join(["lo", "cal"])
+    secret = "-".join(["of", "this", "frame"])
     try:
-        raise ValueError("bad")
+        int(f"bad{secret[:0]}")
     except ValueError:
         structlog.get_logger().exception("it.failed")
     out = capsys.readouterr().err
 
     assert out.count("\n") == 1
-    assert msgspec.json.decode(out)["exception"][0]["exc_value"] == "bad"
+    assert msgspec.json.decode(out)["exception"][0]["exc_type"] == "ValueError"
     assert secret not in out
 
 
@@ -106,7 +107,7 @@ def test_libraries_log_alike(capsys: pytest.CaptureFixture[str]) -> None:
         warnings.warn("old", DeprecationWarning, stacklevel=1)
     first, second = (msgspec.json.decode(line) for line in capsys.readouterr().err.splitlines())
 
-    assert (first["event"], first["logger"], first["log_level"]) == ("it failed", "some.library", "warning")
+    assert (first["event"], first["logger"], first["level"]) == ("it failed", "some.library", "warning")
     assert "DeprecationWarning: old" in second["event"]
 
 

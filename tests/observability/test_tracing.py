@@ -11,7 +11,7 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, StatusC
 
 from consumers.dead_letters.letter import read_letter
 from consumers.tracing.batch_span import MAX_LINKS
-from noetl_events import EventsRejected
+from noetl_events import EventsRejected, encode
 from noetl_events.jetstream.history import History
 from noetl_events.jetstream.history import Span as Stretch
 from noetl_events.jetstream.stored import find_stored
@@ -35,11 +35,13 @@ if TYPE_CHECKING:
 tracer = trace.get_tracer("tests")
 
 
-def given(number: int, *, sampled: bool = True, **state: str) -> NonRecordingSpan:
+def given(number: int, *, sampled: bool = True, state: dict[str, str] | None = None) -> NonRecordingSpan:
     """Return the span of another process."""
     flags = TraceFlags(TraceFlags.SAMPLED if sampled else TraceFlags.DEFAULT)
     return NonRecordingSpan(
-        SpanContext(number, number, is_remote=True, trace_flags=flags, trace_state=TraceState(list(state.items())))
+        SpanContext(
+            number, number, is_remote=True, trace_flags=flags, trace_state=TraceState(list((state or {}).items()))
+        )
     )
 
 
@@ -64,7 +66,7 @@ async def test_message_says_its_trace(
     spans: InMemorySpanExporter, connection: Connection, stream: StreamDeclaration, ids: tuple[int, ...]
 ) -> None:
     """Every message carries the trace context of the span it was emitted in, however it is sent."""
-    with trace.use_span(given(7, vendor="x")):
+    with trace.use_span(given(7, state={"vendor": "x"})):
         await emit(connection, stream, *ids)
     headers = await headers_in(connection, stream)
 
@@ -89,7 +91,7 @@ async def test_no_trace_no_header(connection: Connection, stream: StreamDeclarat
 
 async def test_long_trace_state_is_left_out(connection: Connection, stream: StreamDeclaration) -> None:
     """A trace state of more than 512 characters does not go with every event."""
-    with trace.use_span(given(7, **{f"v{n}": "x" * 200 for n in range(4)})):
+    with trace.use_span(given(7, state={f"v{n}": "x" * 200 for n in range(4)})):
         await emit(connection, stream, 1)
 
     assert [set(each) for each in await headers_in(connection, stream)] == [{"Nats-Msg-Id", "traceparent"}]
@@ -226,6 +228,4 @@ class Broken(MemorySink):
 
 
 def _body(event_id: int) -> bytes:
-    from noetl_events import encode  # noqa: PLC0415
-
     return encode(make_event(event_id))
