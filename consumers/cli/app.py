@@ -73,7 +73,7 @@ def main() -> None:
     """Run the command in `sys.argv` and leave with its exit code."""
     try:
         logs.configure(os.environ.get("NOETL_LOG_LEVEL") or "info", os.environ.get("NOETL_LOG_FORMAT") or "auto")
-        code = app.meta(result_action="return_value")
+        code = app.meta(sys.argv[1:], result_action="return_value")
     except KeyboardInterrupt:
         code = INTERRUPTED
     except (MalformedEvent, TopologyDrift) as exc:

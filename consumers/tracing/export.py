@@ -89,7 +89,7 @@ def _exporter(name: str, environ: Mapping[str, str]) -> Any:
     chosen = _otlp(environ) if name == "otlp" else name
     if chosen not in known.names:
         raise ValueError(
-            f"OTEL_TRACES_EXPORTER: {name!r} is not installed as {chosen!r}; known: otlp, {', '.join(sorted(known.names))}"
+            f"OTEL_TRACES_EXPORTER: {name!r}: no {chosen!r} installed; known: otlp, {', '.join(sorted(known.names))}"
         )
     return known[chosen].load()()
 

@@ -52,7 +52,7 @@ def test_exception_on_a_console(capsys: pytest.CaptureFixture[str]) -> None:
     """A traceback keeps its lines, each of them indented, and its words are as harmless as any."""
     logs.configure("info", "console")
     try:
-        {}[HOSTILE]
+        dict[str, str]()[HOSTILE]
     except KeyError:
         structlog.get_logger().exception("it.failed")
     first, *more = capsys.readouterr().err.rstrip("\n").split("\n")
@@ -74,7 +74,7 @@ def test_machines_read_one_object_a_line(capsys: pytest.CaptureFixture[str]) -> 
 def test_exception_as_json_has_no_locals(capsys: pytest.CaptureFixture[str]) -> None:
     """An exception is part of its line, with its frames and without their variables."""
     logs.configure("info", "json")
-    secret = "-".join(["of", "this", "frame"])
+    secret = "of-this-frame"
     try:
         int(f"bad{secret[:0]}")
     except ValueError:
