@@ -93,12 +93,17 @@ def environ_of(given: dict[str, str], host: str, folder: Path) -> dict[str, str]
     return {name: value.format(**files(folder)).replace("HOST", host) for name, value in given.items()}
 
 
+async def connect(environ: dict[str, str]) -> None:
+    """Connect to the server of *environ*."""
+    options = structs.replace(load(environ).settings.connect, connect_timeout=0.5)
+    async with Connection(options) as connection:
+        await connection.client()
+
+
 async def connecting(environ: dict[str, str]) -> str:
     """Return all that is said when the server of *environ* does not take us."""
     with pytest.raises((NatsUnavailable, ValueError)) as refusal:
-        options = structs.replace(load(environ).settings.connect, connect_timeout=0.5)
-        async with Connection(options) as connection:
-            await connection.client()
+        await connect(environ)
     return chain_of(refusal.value)
 
 

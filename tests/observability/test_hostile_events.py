@@ -9,7 +9,8 @@ import pytest
 from consumers.cli.dead import dead
 from consumers.cli.tail import tail
 from noetl_events import encode
-from noetl_events.jetstream.topology import DEAD, ensure_stream, jetstream
+from noetl_events.jetstream.declarations import DEAD_LETTERS
+from noetl_events.jetstream.topology import ensure_stream, jetstream
 from noetl_events.testing import make_event
 
 if TYPE_CHECKING:
@@ -48,10 +49,10 @@ async def test_tail_is_safe(
 
 async def test_dead_letters_are_safe(connection: Connection, capfd: pytest.CaptureFixture[str]) -> None:
     """So is a hostile dead letter, in the list and in full."""
-    await ensure_stream(connection, DEAD)
+    await ensure_stream(connection, DEAD_LETTERS)
     said = {"Noetl-Reason": "\x1b[2J\u202e", "Noetl-Subject": "\x9b31m", "Noetl-Header-x": "\x1b]0;t\x07"}
     body = f'{{"x": "{HOSTILE}"}}'.encode()
-    ack = await (await jetstream(connection)).publish(f"{DEAD.subjects[0][:-1]}rejected", body, headers=said)
+    ack = await (await jetstream(connection)).publish(f"{DEAD_LETTERS.subjects[0][:-1]}rejected", body, headers=said)
     list_, show = (dead[name].default_command for name in ("list", "show"))
     assert list_ is not None
     assert show is not None
