@@ -43,7 +43,7 @@ format: $(VENV)/.installed-dev ## Format the code and fix what ruff can fix
 pins: .venv/pins/bin/uv ## Solve requirements/*.txt again; PINS_ARGS=--upgrade takes new versions
 	$(COMPILE) pyproject.toml --all-extras --group dev -o requirements/dev.txt
 	$(COMPILE) pyproject.toml --extra demo --group build -c requirements/dev.txt -o requirements/demo.txt
-	$(COMPILE) pyproject.toml --extra cli --extra http --extra nkeys --extra postgres --extra serve -c requirements/dev.txt -o requirements/runtime.txt
+	$(COMPILE) pyproject.toml --extra cli --extra http --extra nkeys --extra otel-sdk --extra postgres --extra serve -c requirements/dev.txt -o requirements/runtime.txt
 	$(COMPILE) --group build -c requirements/dev.txt -o requirements/build.txt
 
 clean: ## Remove the environments and everything generated

@@ -4,29 +4,91 @@ from __future__ import annotations
 
 import logging
 import sys
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import structlog
+from structlog.processors import ExceptionRenderer, JSONRenderer, TimeStamper, add_log_level, format_exc_info
+from structlog.tracebacks import ExceptionDictTransformer
+
+from consumers.escaping import escaped
+
+if TYPE_CHECKING:
+    from structlog.typing import EventDict, Processor, WrappedLogger
+
+LogFormat = Literal["auto", "json", "console"]
+
+_FORMATS: Final = ("auto", "json", "console")
 
 
-def configure(level: str = "info") -> None:
+def configure(level: str = "info", form: str = "auto") -> None:
     """
-    Log from *level* up.
+    Log from *level* up: as JSON, for people, or, with "auto", for people on a terminal and as JSON elsewhere.
+
+    What libraries log, from warnings up, comes out the same way.
 
     Raises:
-        ValueError: there is no such level.
+        ValueError: there is no such level, or no such form.
 
     """
     levels = logging.getLevelNamesMapping()
     if level.upper() not in levels:
         raise ValueError(f"log level: {level!r} is not one of debug, info, warning, error")
-    people = sys.stderr.isatty()
+    if form not in _FORMATS:
+        raise ValueError(f"log format: {form!r} is not one of {', '.join(_FORMATS)}")
+    people = sys.stderr.isatty() if form == "auto" else form == "console"
+    shared: list[Processor] = [add_log_level, TimeStamper(fmt="iso", utc=True), add_trace]
+    ending = _for_people() if people else _for_machines()
     structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            structlog.dev.ConsoleRenderer() if people else structlog.processors.JSONRenderer(),
-        ],
+        processors=[*shared, *ending],
         wrapper_class=structlog.make_filtering_bound_logger(levels[level.upper()]),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
+    _take_over_libraries(shared, ending)
+
+
+def add_trace(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    """Add the ids of the current span, if there is one; a process without OpenTelemetry has none."""
+    trace = sys.modules.get("opentelemetry.trace")
+    if trace is not None and (context := trace.get_current_span().get_span_context()).is_valid:
+        event["trace_id"] = f"{context.trace_id:032x}"
+        event["span_id"] = f"{context.span_id:016x}"
+    return event
+
+
+def escape_values(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    """Replace whatever could move a terminal's cursor, or begin a line that looks like another event."""
+    return {escaped(name): _harmless(name, value) for name, value in event.items()}
+
+
+def _harmless(name: str, value: Any) -> Any:
+    if name == "exception":
+        return escaped(str(value), keep="\n").replace("\n", "\n    ")
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    return escaped(value if isinstance(value, str) else repr(value))
+
+
+def _for_people() -> list[Processor]:
+    return [format_exc_info, escape_values, structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+
+
+def _for_machines() -> list[Processor]:
+    # Without local variables: there may be a password among them.
+    return [ExceptionRenderer(ExceptionDictTransformer(show_locals=False, max_frames=20)), JSONRenderer()]
+
+
+def _take_over_libraries(shared: list[Processor], ending: list[Processor]) -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.set_name(__name__)
+    handler.setLevel(logging.WARNING)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[structlog.stdlib.add_logger_name, *shared],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *ending],
+        )
+    )
+    root = logging.getLogger()
+    for old in [each for each in root.handlers if each.get_name() == __name__]:
+        root.removeHandler(old)
+    root.addHandler(handler)
+    logging.captureWarnings(capture=True)

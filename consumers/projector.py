@@ -25,6 +25,7 @@ from consumers.cancellation import end_tasks
 from consumers.hold import Hold
 from consumers.progress import Progress
 from consumers.suspects import FATAL, parts_of
+from consumers.tracing.batch_span import batch_span
 from noetl_events.backoff import Backoff
 from noetl_events.jetstream.delivery import delivery_of, event_of
 from noetl_events.jetstream.errors import NatsUnavailable
@@ -165,10 +166,12 @@ class Projector:
         return await self._hold.until_back("trials", partial(self._trials.narrow, part))
 
     async def _carry(self, part: Part) -> None:
-        events, dead = self._decode(part.messages)
-        dead += await self._write(events, part)
-        await self._bury(dead)
-        await self._settle(part, len(part.messages) - len(dead))
+        with batch_span(self.consumer, part.messages) as span:
+            events, dead = self._decode(part.messages)
+            dead += await self._write(events, part)
+            await self._bury(dead)
+            await self._settle(part, len(part.messages) - len(dead))
+            span.settle(stored=len(part.messages) - len(dead), buried=len(dead))
 
     def _decode(self, messages: list[Message]) -> tuple[list[Carried], list[Dead]]:
         events: list[Carried] = []

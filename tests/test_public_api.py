@@ -12,7 +12,18 @@ import noetl_events
 
 ROOT = Path(__file__).parent.parent
 SOURCES = [*ROOT.glob("noetl_events/**/*.py"), *ROOT.glob("consumers/**/*.py")]
-HEAVY = {"asyncpg", "cyclopts", "rich", "sqlite3", "starlette", "aiohttp", "pytest", "hypothesis", "nats", "consumers"}
+HEAVY = {
+    "asyncpg",
+    "cyclopts",
+    "rich",
+    "sqlite3",
+    "starlette",
+    "aiohttp",
+    "pytest",
+    "hypothesis",
+    "nats",
+    "consumers",
+} | {"opentelemetry"}
 
 
 def imports(path: Path) -> set[str]:

@@ -76,8 +76,8 @@ def choose_config(
 def main() -> None:
     """Run the command in `sys.argv` and leave with its exit code."""
     try:
-        logs.configure(os.environ.get("NOETL_LOG_LEVEL", "info"))
-        code = app.meta(result_action="return_value")
+        logs.configure(os.environ.get("NOETL_LOG_LEVEL") or "info", os.environ.get("NOETL_LOG_FORMAT") or "auto")
+        code = app.meta(sys.argv[1:], result_action="return_value")
     except KeyboardInterrupt:
         code = INTERRUPTED
     except (MalformedEvent, TopologyDrift) as exc:

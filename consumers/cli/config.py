@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from consumers.cli.escaping import escaped
 from consumers.cli.options import AsJson, Nats, Partitions, load_settings
+from consumers.escaping import escaped
 from consumers.settings import Tables, declared_settings
 
 if TYPE_CHECKING:

@@ -13,7 +13,6 @@ from cyclopts import App, Parameter, validators
 from msgspec.structs import replace
 
 from consumers.cli.editor import edit_in_file
-from consumers.cli.escaping import escaped
 from consumers.cli.letters import print_letter, print_letters, print_outcomes, readable
 from consumers.cli.moments import read_moment
 from consumers.cli.options import AsJson, Nats, read_settings
@@ -21,6 +20,7 @@ from consumers.cli.output import print_result, progress
 from consumers.dead_letters.graveyard import Graveyard, Wanted
 from consumers.dead_letters.letter import Letter
 from consumers.dead_letters.resending import Outcome, Resending
+from consumers.escaping import escaped
 from noetl_events.envelope import MalformedEvent, decode
 from noetl_events.jetstream.connection import Connection
 from noetl_events.jetstream.errors import StreamMissing

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import msgspec
 from cyclopts import Parameter
 
-from consumers.cli.escaping import escaped
+from consumers.escaping import escaped
 from consumers.health.listening import DEFAULT
 from consumers.health.verdict import Report
 

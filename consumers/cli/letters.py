@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from consumers.cli.escaping import escaped, escaped_json
+from consumers.escaping import escaped, escaped_json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

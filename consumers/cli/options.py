@@ -45,8 +45,8 @@ def live_settings(*, nats: str | None = None, partitions: int | None = None, **c
     """
     keys = {name.replace("__", "."): value for name, value in chosen.items()}
     live = LiveSettings(partial(load_settings, {"nats.servers": nats, "stream.partitions": partitions} | keys))
-    logs.configure(live.current.log.level)
-    live.follow(lambda settings: logs.configure(settings.log.level))
+    logs.configure(live.current.log.level, live.current.log.format)
+    live.follow(lambda settings: logs.configure(settings.log.level, settings.log.format))
     return live
 
 

@@ -12,6 +12,7 @@ from consumers.daemon import ignore_hangup, run_until_signal
 from consumers.health.listening import open_endpoint
 from consumers.service import Service
 from consumers.together import Together
+from consumers.tracing.export import exported_traces
 from noetl_events.jetstream.connection import Connection
 
 
@@ -65,21 +66,22 @@ async def project(
     settings, projector = live.current, live.current.projector
     if not projector.to:
         raise ValueError("--to: no destination; give --to URL, NOETL_PROJECTOR_TO or projector.to in the settings file")
-    async with Connection(settings.connect) as connection:
-        service = Service(
-            settings,
-            connection,
-            projector.to,
-            durable=projector.durable,
-            standby=projector.standby,
-            opener=partial(open_labelled, live.label("projector.to")),
-        )
-        live.follow(service.follow)
-        try:
-            endpoint = open_endpoint(service, projector.listen)
-            worker = Together([service.worker], beside=[endpoint.run] if endpoint else [])
-            return await run_until_signal(
-                worker, deadline=lambda: live.current.daemon.stop_deadline, on_hangup=live.reload
+    with exported_traces("noetl-projector"):
+        async with Connection(settings.connect) as connection:
+            service = Service(
+                settings,
+                connection,
+                projector.to,
+                durable=projector.durable,
+                standby=projector.standby,
+                opener=partial(open_labelled, live.label("projector.to")),
             )
-        finally:
-            await service.aclose()
+            live.follow(service.follow)
+            try:
+                endpoint = open_endpoint(service, projector.listen)
+                worker = Together([service.worker], beside=[endpoint.run] if endpoint else [])
+                return await run_until_signal(
+                    worker, deadline=lambda: live.current.daemon.stop_deadline, on_hangup=live.reload
+                )
+            finally:
+                await service.aclose()

@@ -11,6 +11,7 @@ from cyclopts import Parameter
 from consumers.cli.options import Nats, Partitions, live_settings
 from consumers.daemon import ignore_hangup, run_until_signal
 from consumers.health.listening import bound
+from consumers.tracing.export import exported_traces
 from noetl_events.jetstream.connection import Connection
 
 if TYPE_CHECKING:
@@ -51,11 +52,12 @@ async def serve(
     listener = bound(settings.gateway.listen)
     try:
         rule = _rule(listener, settings.gateway.token_file)
-        async with Connection(settings.connect) as connection:
-            gateway = Gateway(settings, connection, listener, rule)
-            return await run_until_signal(
-                gateway, deadline=lambda: live.current.daemon.stop_deadline, on_hangup=live.reload
-            )
+        with exported_traces("noetl-gateway"):
+            async with Connection(settings.connect) as connection:
+                gateway = Gateway(settings, connection, listener, rule)
+                return await run_until_signal(
+                    gateway, deadline=lambda: live.current.daemon.stop_deadline, on_hangup=live.reload
+                )
     finally:
         listener.close()
 

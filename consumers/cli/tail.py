@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import Annotated, Final
 
 from cyclopts import Parameter
 from rich.console import Console
@@ -14,6 +14,9 @@ from noetl_events.envelope import decode
 from noetl_events.jetstream.connection import Connection
 from noetl_events.jetstream.tail import follow
 from noetl_events.json_values import MalformedEvent
+
+_MAX_SHOWN: Final = 300
+"""Characters of a name; a line with a megabyte of it would be the only one on the screen."""
 
 
 async def tail(
@@ -46,9 +49,10 @@ def _line(data: bytes) -> str:
     try:
         event = decode(data)
     except MalformedEvent as exc:
-        return f"[red]malformed[/red] {escape(_printable(str(exc)))}"
+        return f"[red]malformed[/red] {escape(_printable(str(exc)[:_MAX_SHOWN]))}"
     fields = (event.event_type, event.step, event.status, event.worker_id or "")
-    return f"{event.created_at:%H:%M:%S.%f} {event.execution_id} {escape(_printable('  '.join(fields)))}"
+    shown = "  ".join(_printable(field[:_MAX_SHOWN]) for field in fields)
+    return f"{event.created_at:%H:%M:%S.%f} {event.execution_id} {escape(shown)}"
 
 
 def _printable(text: str) -> str:

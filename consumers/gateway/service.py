@@ -21,6 +21,7 @@ from consumers.gateway.server import WebServer
 from consumers.gateway.status import Status
 from consumers.gateway.streaming import Streaming
 from consumers.together import Together
+from consumers.tracing.server_span import traced
 from noetl_events.sinks.nats import NatsSink
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from consumers.settings import Settings
     from noetl_events.jetstream.connection import Connection
     from noetl_events.jetstream.declarations import StreamDeclaration
+
+_TRACED: Final = frozenset({"/api/events", "/api/events/batch"})
 
 PATIENCE: Final = 5.0
 """Seconds a post waits for NATS."""
@@ -58,7 +61,7 @@ class Gateway:
         self.streaming = Streaming(self.hub, self._past)
         self._status = Status(connection, settings.stream.name)
         self._condition = Condition(self, connection)
-        self._server = WebServer(Guard(self._app(), rule), listener)
+        self._server = WebServer(traced(Guard(self._app(), rule), routes=_TRACED), listener)
 
     @property
     def in_hand(self) -> int:

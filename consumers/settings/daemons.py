@@ -126,3 +126,7 @@ class LogSettings(Section, frozen=True, kw_only=True):
         Literal["debug", "info", "warning", "error", "critical"],
         setting("Log from this level up.", "NOETL_LOG_LEVEL", reloadable=True),
     ] = "info"
+    format: Annotated[
+        Literal["auto", "json", "console"],
+        setting("As JSON or for people; by default for people on a terminal.", "NOETL_LOG_FORMAT"),
+    ] = "auto"

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 ID_HEADER: Final = "Nats-Msg-Id"
 # What the stream knows a message by; more headers would cost every reader.
-_HEAD: Final = f"NATS/1.0\r\n{ID_HEADER}: %d\r\n\r\n".encode()
+_HEAD: Final = f"NATS/1.0\r\n{ID_HEADER}: %d\r\n%b\r\n".encode()
 
 
 class Outgoing:
@@ -25,6 +25,7 @@ class Outgoing:
         event_id: its identity; the stream takes each once.
         body: its payload.
         lane: messages of one lane (an execution, say) keep their order whatever goes wrong.
+        lines: more headers, each with its line end.
 
     Raises:
         ValueError: *subject* is none.
@@ -45,13 +46,13 @@ class Outgoing:
         "subject",
     )
 
-    def __init__(self, subject: str, event_id: int, body: bytes, lane: int) -> None:
+    def __init__(self, subject: str, event_id: int, body: bytes, lane: int, *, lines: bytes = b"") -> None:
         self.subject = subject
         self.encoded_subject = encoded_subject(subject)
         self.event_id = event_id
         self.body = body
         self.lane = lane
-        self.head = _HEAD % event_id
+        self.head = _HEAD % (event_id, lines)
         self.size = len(self.head) + len(body)
         self.sent = False
         self.settled = False

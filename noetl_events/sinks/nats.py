@@ -20,6 +20,7 @@ from noetl_events.jetstream.publisher import Publisher
 from noetl_events.jetstream.topology import watermark
 from noetl_events.json_values import MalformedEvent
 from noetl_events.sink import EventsRejected, SinkUnavailable
+from noetl_events.trace_context import trace_lines
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -146,6 +147,7 @@ class NatsSink:
             await self._connection.aclose()
 
     def _outgoing(self, events: Sequence[ExecutorEvent], malformed: dict[int, str]) -> Iterator[Outgoing]:
+        lines = trace_lines()
         for event in events:
             event_id = event.event_id
             if event_id is None:
@@ -158,7 +160,7 @@ class NatsSink:
                 continue
             execution_id = event.execution_id
             subject = make_subject(self._subject, event.event_type, execution_id if self._by_execution else 0)
-            yield Outgoing(subject, event_id, body, execution_id)
+            yield Outgoing(subject, event_id, body, execution_id, lines=lines)
 
 
 @lru_cache(maxsize=1024)

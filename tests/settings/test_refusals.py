@@ -22,7 +22,7 @@ WRONG = {
     "wrong table": ("[nats]\nbatch_size = 1", "nats.batch_size: no such setting; did you mean projector.batch_size?"),
     "no table": ("batch_size = 1", "batch_size: no such setting; did you mean projector.batch_size?"),
     "name of a variable": ("NOETL_LISTEN = 'x'", "NOETL_LISTEN: no such setting; did you mean projector.listen?"),
-    "nothing like it": ("[log]\nqqqqqqq = 1", "log.qqqqqqq: no such setting; known: log.level"),
+    "nothing like it": ("[log]\nqqqqqqq = 1", "log.qqqqqqq: no such setting; known: log.format, log.level"),
     "key with a secret": (f'"postgresql://u:{CANARY}@h" = 1', "no such setting; known: daemon, gateway,"),
     "table as value": ("projector = 3", "projector: not a table; write [projector]"),
     "text for a number": (

@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 BROKEN: Final = (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 """What asyncpg raises when a connection ends under it, the third when it ended between two of our calls."""
 
+MISREAD: Final = "not such as postgresql://user@host:5432/db; in user and password write / ? # [ as %2F %3F %23 %5B"
+"""What is wrong with a URL in which a host or a port cannot be found."""
+
 _CONNECT_TIMEOUT: Final = 5.0
 # One message of the protocol cannot be larger than 1 GB, and an event than NATS' max_payload.
 _CHUNK_ROWS: Final = 500
@@ -152,6 +155,9 @@ async def _connect_to(dsn: str) -> asyncpg.Connection:
         return await asyncpg.connect(dsn, timeout=_CONNECT_TIMEOUT, statement_cache_size=0)
     except asyncpg.ClientConfigurationError as exc:
         raise ValueError(f"sink URL: {redacted(dsn)}: {exc}") from None
+    except ValueError:
+        # Its words quote what may be a part of the password.
+        raise ValueError(f"sink URL: {redacted(dsn)}: {MISREAD}") from None
     except (asyncpg.PostgresError, *BROKEN) as exc:
         raise SinkUnavailable(f"cannot connect to {redacted(dsn)}: {reason_of(exc)}") from exc
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import TYPE_CHECKING, Final, Self
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
@@ -12,9 +13,10 @@ from consumers.sinks.postgres.errors import reason_of
 from consumers.sinks.postgres.mapping import PLAIN
 from consumers.sinks.postgres.noetl import NOETL
 from consumers.sinks.postgres.rows import Row, rows_of
-from consumers.sinks.postgres.session import connect
+from consumers.sinks.postgres.session import MISREAD, connect
 from consumers.sinks.postgres.table import DEFAULT_TABLE, Table
 from consumers.sinks.postgres.writer import Writer
+from noetl_events.jetstream.options import redacted
 from noetl_events.sink import EventsRejected, SinkUnavailable
 
 if TYPE_CHECKING:
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from noetl_events.envelope import ExecutorEvent
 
 _MAPPINGS: Final = {"plain": PLAIN, "noetl": NOETL}
+_SCHEMES: Final = ("postgres", "postgresql")
+_HOST: Final = re.compile(r"(\[[^\]]*\]|[^:\[\]]*)(:[0-9]*)?")
 _ON_NUL: Final = ("reject", "replace")
 
 
@@ -77,6 +81,7 @@ class PostgresSink:
 
         """
         parts = urlsplit(url)
+        _require_hosts(parts.scheme, parts.netloc, url)
         query = dict(parse_qsl(parts.query))
         table = query.pop("table", DEFAULT_TABLE)
         mapping, on_nul = query.pop("mapping", "plain"), query.pop("on_nul", "reject")
@@ -170,6 +175,13 @@ class PostgresSink:
 async def create_schema(url: str) -> None:
     """Create what `PostgresSink.from_url(url)` needs; see `PostgresSink.create_schema`."""
     await PostgresSink.from_url(url).create_schema()
+
+
+def _require_hosts(scheme: str, netloc: str, url: str) -> None:
+    # What is special and not escaped in a password ends the host early; an error of the driver would quote the rest.
+    hosts = netloc.rpartition("@")[2].split(",")
+    if scheme not in _SCHEMES or not all(_HOST.fullmatch(host) for host in hosts):
+        raise ValueError(f"sink URL: {redacted(url)!r}: {MISREAD}")
 
 
 def _require_one_of(names: Iterable[str], **option: str) -> None:

@@ -10,6 +10,7 @@ import aiohttp
 from noetl_events.sink import SinkUnavailable
 from noetl_events.sinks.http.answer import MAX_BODY, Answer
 from noetl_events.sinks.http.requests import Request, idempotency_key
+from noetl_events.trace_context import trace_headers
 
 if TYPE_CHECKING:
     from noetl_events.sinks.http.target import Target
@@ -51,7 +52,7 @@ class Client:
         """
         body = request.body()
         url = self._target.batch_url if request.is_batch else self._target.url
-        headers = _HEADERS | self._target.headers() | {"Idempotency-Key": idempotency_key(body)}
+        headers = _HEADERS | trace_headers() | self._target.headers() | {"Idempotency-Key": idempotency_key(body)}
         try:
             try:
                 return await self._post(url, body, headers)

@@ -7,7 +7,7 @@ import ssl
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 import msgspec
 
@@ -42,11 +42,11 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         parts = urlsplit(self.url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        if not _is_address(parts) or parts.query or parts.fragment:
             raise ValueError(f"sink URL: {_shown(self.url)!r} is not such as https://host/api/events")
         if "@" in parts.netloc:
             raise ValueError("sink URL: no user or password in it; give a token in token_file")
-        if parts.scheme == "http" and not self.insecure and not _is_loopback(parts.hostname):
+        if parts.scheme == "http" and not self.insecure and not _is_loopback(parts.hostname or ""):
             raise ValueError(
                 f"sink URL: {self.url!r} is not encrypted; use https, or insecure=true if that is all right"
             )
@@ -122,6 +122,14 @@ def _seconds(value: str) -> float:
     return float(value)
 
 
+def _is_address(parts: SplitResult) -> bool:
+    try:
+        # A port that is none may be a part of a password, which aiohttp would quote.
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+
+
 def _is_loopback(host: str) -> bool:
     try:
         return ip_address(host).is_loopback
@@ -144,4 +152,5 @@ def _read_token(path: str) -> str:
 
 def _shown(url: str) -> str:
     """Return *url* without what may be secret in it."""
-    return f"{url.partition('?')[0].rpartition('@')[2]}"
+    # The last @ first: a password may hold any sign.
+    return url.rpartition("@")[2].partition("?")[0]

@@ -1,0 +1,1 @@
+"""Spans of the daemons, and where they are exported to."""
