@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from consumers.settings import Settings
     from noetl_events.jetstream.connection import Connection
     from noetl_events.jetstream.declarations import StreamDeclaration
+    from noetl_events.jetstream.publish_counts import PublishCounts
 
 PATIENCE: Final = 5.0
 """Seconds a post waits for NATS."""
@@ -64,6 +65,11 @@ class Gateway:
     def in_hand(self) -> int:
         """Requests whose events are not stored yet."""
         return self.intake.requests
+
+    @property
+    def published(self) -> PublishCounts:
+        """What it has published, and how."""
+        return self._sink.counts
 
     async def run(self) -> None:
         """Serve until `stop`, then finish what was asked."""
