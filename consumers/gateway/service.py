@@ -58,7 +58,7 @@ class Gateway:
         self._past = Past(connection, settings.stream.name)
         self.streaming = Streaming(self.hub, self._past)
         self._status = Status(connection, settings.stream.name)
-        self._condition = Condition(self, connection)
+        self.condition = Condition(self, connection)
         self._server = WebServer(Guard(self._app(), rule), listener)
 
     @property
@@ -89,9 +89,9 @@ class Gateway:
             Route("/api/executions/{execution_id}", Executions(self._past).show),
             Route("/api/status", self._status.status),
             Route("/api/dead", self._status.dead),
-            Route("/healthz", self._condition.healthz),
-            Route("/readyz", self._condition.readyz),
-            Route("/metrics", self._condition.metrics),
+            Route("/healthz", self.condition.healthz),
+            Route("/readyz", self.condition.readyz),
+            Route("/metrics", self.condition.metrics),
             Route("/openapi.json", show_openapi),
             Route("/", show_page),
         ]
