@@ -56,7 +56,9 @@ def test_every_patch_finds_what_it_changes() -> None:
     for patch in kustomization["patches"]:
         [change] = documents(OVERLAY / patch["path"])
         target = known[change["kind"], change["metadata"]["name"]]
-        names = {container["name"] for container in containers(spec(target).get("template", {"spec": {"containers": []}}))}
+        names = {
+            container["name"] for container in containers(spec(target).get("template", {"spec": {"containers": []}}))
+        }
         changed = spec(change).get("template", {"spec": {"containers": []}})
         assert {container["name"] for container in containers(changed)} <= names
 
@@ -114,7 +116,9 @@ def test_every_selector_selects_a_pod() -> None:
         selector = spec(manifest).get("selector") or spec(manifest).get("podSelector")
         if selector is None:
             continue
-        wanted = selector.get("matchLabels", {}) if "matchExpressions" in selector else selector.get("matchLabels", selector)
+        wanted = (
+            selector.get("matchLabels", {}) if "matchExpressions" in selector else selector.get("matchLabels", selector)
+        )
         for expression in selector.get("matchExpressions", []):
             names = {label[expression["key"]] for label in labels}
             assert set(expression["values"]) <= names, manifest["metadata"]
@@ -122,11 +126,15 @@ def test_every_selector_selects_a_pod() -> None:
 
 
 def test_what_a_pod_mounts_is_a_volume_it_has() -> None:
-    """Each mount is of a volume of the pod, each volume is mounted, and a file named in the environment is below one."""
+    """Each mount is of a volume, each volume is mounted, and a file named in the environment is below one."""
     for pod in pods().values():
         volumes = {volume["name"] for volume in pod["spec"]["volumes"]}
         mounts = [mount for container in containers(pod) for mount in container.get("volumeMounts", [])]
         assert {mount["name"] for mount in mounts} == volumes
-        files = [entry["value"] for container in containers(pod) for entry in container.get("env", [])
-                 if entry["name"].endswith("_FILE")]
+        files = [
+            entry["value"]
+            for container in containers(pod)
+            for entry in container.get("env", [])
+            if entry["name"].endswith("_FILE")
+        ]
         assert all(any(name.startswith(mount["mountPath"] + "/") for mount in mounts) for name in files)

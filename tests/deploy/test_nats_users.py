@@ -91,13 +91,13 @@ async def projecting(guarded: Guarded, *, standby: bool) -> AsyncIterator[Servic
 
 def test_the_configuration_is_one_the_server_takes(passwords: None) -> None:
     """`nats-server -t` finds nothing to complain about, the included users among it."""
-    command = [_find_binary(), "-t", "-c", CONFIG / "nats-server.conf"]
+    command = [str(_find_binary()), "-t", "-c", str(CONFIG / "nats-server.conf")]
     checked = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
     assert checked.returncode == 0, checked.stderr
 
 
 @pytest.mark.parametrize("standby", [False, True], ids=["shared", "standby"])
-async def test_a_projector_stores_and_buries_with_its_own_user(guarded: Guarded, standby: bool) -> None:
+async def test_a_projector_stores_and_buries_with_its_own_user(guarded: Guarded, *, standby: bool) -> None:
     """The projector role reads, acknowledges and buries, and the server denies nothing."""
     async with guarded.connect("admin") as connection:
         await store(connection, "noetl.events.broken", b"{", {})

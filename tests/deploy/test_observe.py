@@ -126,5 +126,7 @@ def test_the_dashboard_is_provisioned_where_it_is_mounted() -> None:
     """Grafana finds the dashboards where compose mounts them, and panels ask the source that is provisioned."""
     [provider] = documents(GRAFANA / "provisioning/dashboards/noetl-events.yaml")[0]["providers"]
     [source] = documents(GRAFANA / "provisioning/datasources/prometheus.yaml")[0]["datasources"]
-    assert f"./deploy/grafana/dashboards:{provider['options']['path']}:ro" in compose()["services"]["grafana"]["volumes"]
+    assert (
+        f"./deploy/grafana/dashboards:{provider['options']['path']}:ro" in compose()["services"]["grafana"]["volumes"]
+    )
     assert {panel["datasource"]["uid"] for panel in panels()} == {source["uid"]}

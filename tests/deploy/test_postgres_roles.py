@@ -19,15 +19,19 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+def make_roles(server: PostgresServer, *, password: str) -> None:
+    """Run `roles.sql` as the Postgres image does."""
+    environment = os.environ | {"NOETL_PROJECTOR_PASSWORD": password}
+    command = [_find_binaries() / "psql", "-X", server.url, "-f", ROOT / "deploy/postgres/roles.sql"]
+    subprocess.run(command, env=environment, check=True, capture_output=True)
+
+
 async def test_the_projector_role_inserts_and_does_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With `roles.sql`, a table that the owner creates takes the projector's events, twice; it cannot delete them."""
     with PostgresServer(data_dir=tmp_path / "postgres", fsync=False) as server:
-        environment = os.environ | {"NOETL_PROJECTOR_PASSWORD": "it's secret"}
-        roles = ROOT / "deploy/postgres/roles.sql"
-        psql = _find_binaries() / "psql"
-        subprocess.run([psql, "-X", server.url, "-f", roles], env=environment, check=True, capture_output=True)
+        make_roles(server, password="it's secret")
         await PostgresSink.from_url(server.url).create_schema()
 
         monkeypatch.setenv("PGPASSWORD", "it's secret")
