@@ -64,15 +64,15 @@ wheel-test: wheel $(VENV)-wheel/.installed-pins ## Test the wheel in an environm
 typing: $(VENV)/.installed-dev $(VENV)-release/.installed-pins ## Check the types of the public API with pyright too
 	$(VENV)-release/bin/basedpyright --level error --pythonpath $(BIN)/python tests/typing
 
-sbom: $(VENV)-runtime/.installed-pins $(VENV)-release/.installed-pins ## Write dist/sbom.cdx.json, what the image is made of
-	@mkdir -p dist
-	$(VENV)-release/bin/cyclonedx-py environment --output-reproducible --pyproject pyproject.toml --mc-type application \
-		--of JSON -o dist/sbom.cdx.json $(VENV)-runtime/bin/python
+sbom: wheel $(VENV)-runtime/.installed-pins $(VENV)-release/.installed-pins ## Write dist/sbom.cdx.json, what the image is made of
+	@$(BIN)/python -m pip --python $(VENV)-runtime/bin/python $(wordlist 3,99,$(PIP_INSTALL)) --no-index --force-reinstall dist/*.whl
+	$(VENV)-release/bin/cyclonedx-py environment --output-reproducible --of JSON -o dist/sbom.cdx.json \
+		$(VENV)-runtime/bin/python
 
 audit: $(VENV)-runtime/.installed-pins $(VENV)-release/.installed-pins ## Look for known vulnerabilities and for licences we cannot take
-	$(VENV)-release/bin/pip-licenses --python $(VENV)-runtime/bin/python --partial-match --ignore-packages pip \
+	$(VENV)-release/bin/pip-licenses --python $(VENV)-runtime/bin/python --partial-match \
 		--allow-only $(LICENCES) --format plain
-	$(VENV)-release/bin/pip-audit --disable-pip --require-hashes -r requirements/runtime.txt
+	$(VENV)-release/bin/pip-audit --strict --disable-pip --require-hashes -r requirements/runtime.txt
 
 release-check: check typing test wheel-test sbom audit ## Everything a release has to pass
 
@@ -92,6 +92,13 @@ $(VENV)-%/.installed-pins: requirements/%.txt
 	@echo "Installing $< into $(VENV)-$*" >&2
 	@$(PYTHON) -m venv --clear $(VENV)-$*
 	@$(VENV)-$*/bin/python $(PIP_INSTALL) --require-hashes -r $<
+	@touch $@
+
+# As the image has it: without pip.
+$(VENV)-runtime/.installed-pins: requirements/runtime.txt | $(BIN)/python
+	@echo "Installing $< into $(VENV)-runtime" >&2
+	@$(PYTHON) -m venv --clear --without-pip $(VENV)-runtime
+	@$(BIN)/python -m pip --python $(VENV)-runtime/bin/python $(wordlist 3,99,$(PIP_INSTALL)) --require-hashes -r $<
 	@touch $@
 
 $(VENV)-wheel/.installed-pins: requirements/dev.txt

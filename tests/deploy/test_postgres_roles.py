@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def make_roles(server: PostgresServer, *, password: str) -> None:
     """Run `roles.sql` as the Postgres image does."""
     environment = os.environ | {"NOETL_PROJECTOR_PASSWORD": password}
-    command = [_find_binaries() / "psql", "-X", server.url, "-f", ROOT / "deploy/postgres/roles.sql"]
+    command = [str(_find_binaries() / "psql"), "-X", server.url, "-f", str(ROOT / "deploy/postgres/roles.sql")]
     subprocess.run(command, env=environment, check=True, capture_output=True)
 
 
