@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -40,6 +41,7 @@ app = App(
     name="noetl-events",
     help="Carry NoETL's execution events through NATS JetStream into durable places.",
     help_format="markdown",
+    version=lambda: version("noetl-events"),
 )
 app.command(bench)
 app.command(config)

@@ -9,7 +9,7 @@ from typing import Any
 import jsonschema_rs
 import pytest
 
-from consumers.settings import ProjectorSettings
+from consumers.settings import DaemonSettings
 from tests.deploy.files import ROOT, compose, schema
 
 SERVICES = compose()["services"]
@@ -58,7 +58,7 @@ def _waited_for(name: str) -> Any:
 @pytest.mark.parametrize("name", DAEMONS)
 def test_a_daemon_has_time_to_stop(name: str) -> None:
     """It is killed only after its own deadline, and asked how it is by our own command."""
-    assert int(SERVICES[name]["stop_grace_period"].removesuffix("s")) > ProjectorSettings().stop_deadline
+    assert int(SERVICES[name]["stop_grace_period"].removesuffix("s")) > DaemonSettings().stop_deadline
     assert SERVICES[name]["healthcheck"]["test"][:3] == ["CMD", "noetl-events", "health"]
 
 

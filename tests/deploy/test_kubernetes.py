@@ -11,7 +11,7 @@ import jsonschema_rs
 import pytest
 import yaml
 
-from consumers.settings import ProjectorSettings
+from consumers.settings import DaemonSettings
 from tests.deploy.files import KUBERNETES, containers, documents, manifests, pods, resources, schema, spec
 
 DEFINITIONS = schema("kubernetes")["definitions"]
@@ -106,7 +106,7 @@ def test_a_daemon_is_asked_how_it_is_and_has_time_to_stop(owner: str) -> None:
     listen = str(container["args"]) + str(container["env"])
     assert all(f"0.0.0.0:{port}" in listen for port in ports.values())
     pause = container.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
-    assert pod["terminationGracePeriodSeconds"] > ProjectorSettings().stop_deadline + pause
+    assert pod["terminationGracePeriodSeconds"] > DaemonSettings().stop_deadline + pause
 
 
 def test_every_selector_selects_a_pod() -> None:

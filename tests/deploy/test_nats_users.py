@@ -109,6 +109,8 @@ async def test_a_projector_stores_and_buries_with_its_own_user(guarded: Guarded,
 
 async def test_a_gateway_takes_and_shows_with_its_own_user(guarded: Guarded) -> None:
     """The gateway role stores what is posted, streams, and shows executions, status and dead letters."""
+    async with guarded.connect("admin") as connection:
+        await store(connection, "noetl.dead.x", b"{}", {})
     async with guarded.connect("gateway") as connection, serving(connection, StreamDeclaration()) as web:
         assert (await web.post("/api/events", body_of(7_000)))[0] == 200
         execution = body_of()["execution_id"]

@@ -16,7 +16,7 @@ from consumers.gateway.guard import LocalOnly
 from consumers.gateway.service import Gateway
 from consumers.health.metrics import ProjectorMetrics
 from consumers.service import Service
-from consumers.settings import Settings
+from consumers.settings import load
 from noetl_events.jetstream.connection import Connection
 from tests.deploy.files import ROOT, compose, documents
 
@@ -54,7 +54,7 @@ def expressions() -> Iterator[str]:
 @pytest.fixture(scope="module")
 def families() -> list[Metric]:
     """Return the metrics of a projector and of a gateway, neither of which has to run for that."""
-    settings = Settings.from_environ({})
+    settings = load({}).settings
     connection = Connection(settings.connect)
     registry = CollectorRegistry()
     registry.register(ProjectorMetrics(Service(settings, connection, ["memory:"], durable="projector")))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from importlib.metadata import version
 
 import pytest
 from cyclopts.exceptions import CycloptsError
@@ -50,3 +51,9 @@ def test_everything_is_started_somewhere() -> None:
     commands = Counter(start.arguments[0] for start in starts())
     assert commands == {"stream": 2, "schema": 2, "project": 2, "serve": 2, "emit": 1, "health": 2}
     assert settings_of_base().keys() <= known_settings()
+
+
+def test_the_version_is_that_of_the_distribution() -> None:
+    """`noetl-events --version` says what is installed, so that a pod can be asked."""
+    assert callable(app.version)
+    assert app.version() == version("noetl-events")
