@@ -183,4 +183,4 @@ async def test_token_is_required() -> None:
     _, complaint = await process.communicate()
 
     assert process.returncode == 2
-    assert b"--token-file: required" in complaint
+    assert b"--token-file, gateway.token_file: required" in complaint
