@@ -133,7 +133,9 @@ async def test_links_are_bounded(spans: InMemorySpanExporter, bench: Bench) -> N
     async with bench.projecting(sink):
         await eventually(lambda: len(sink.events) == MAX_LINKS + 19)
 
-    assert max(len(span.links) for span in spans.get_finished_spans()) == MAX_LINKS
+    found = spans.get_finished_spans()
+    assert max(len(span.links) for span in found) == MAX_LINKS
+    assert not any(span.dropped_links for span in found)
 
 
 @pytest.mark.parametrize(
