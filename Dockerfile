@@ -1,6 +1,6 @@
-# Pinned by tag so that a rebuild takes security fixes. At a release, pin by digest:
-#   docker buildx imagetools inspect python:3.13-slim
-ARG PYTHON_IMAGE=python:3.13-slim
+# Pinned by its exact tag, which is built again now and then.  A release is built from a digest (RELEASING.md):
+#   docker buildx imagetools inspect python:3.13.9-slim-trixie
+ARG PYTHON_IMAGE=python:3.13.9-slim-trixie
 
 FROM ${PYTHON_IMAGE} AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 \
@@ -20,15 +20,24 @@ RUN /build/bin/pip install --require-hashes --no-deps -r requirements/build.txt 
 COPY pyproject.toml README.md LICENSE ./
 COPY noetl_events/ noetl_events/
 COPY consumers/ consumers/
-RUN /build/bin/pip wheel --no-deps --no-build-isolation --wheel-dir /dist . \
+# There is no repository in here: whoever builds says the version.  SOURCE_DATE_EPOCH is that of the commit.
+ARG VERSION=0.0.0
+ARG SOURCE_DATE_EPOCH
+RUN SETUPTOOLS_SCM_PRETEND_VERSION=${VERSION} \
+    /build/bin/pip wheel --no-deps --no-build-isolation --wheel-dir /dist . \
  && /build/bin/pip --python /opt/noetl-events/bin/python install --no-deps --no-index /dist/*.whl
 
 
 FROM ${PYTHON_IMAGE}
+ARG VERSION=0.0.0
+ARG REVISION=unknown
 LABEL org.opencontainers.image.title="noetl-events" \
       org.opencontainers.image.description="Execution events into durable places, through NATS JetStream" \
       org.opencontainers.image.source="https://github.com/noetl/noetl-events" \
-      org.opencontainers.image.licenses="Apache-2.0"
+      org.opencontainers.image.documentation="https://github.com/noetl/noetl-events#readme" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}"
 
 COPY --from=build /opt/noetl-events /opt/noetl-events
 # The file system may be read-only, and a log line must leave before a crash does.

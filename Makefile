@@ -17,13 +17,16 @@ BIN := $(VENV)/bin
 PIP_INSTALL := -m pip install -qq --disable-pip-version-check --no-input --no-compile --no-deps
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test faults check format pins clean
+.PHONY: help demo cluster test faults check format pins wheel wheel-test typing sbom audit release-check clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
 
 demo: $(VENV)/.installed-demo ## Run the demo on servers of its own; ARGS goes to it
 	@$(BIN)/noetl-events demo $(ARGS)
+
+cluster: $(VENV)/.installed-demo ## Run a three-node NATS cluster on loopback until Ctrl-C; prints its URL
+	@$(BIN)/python -m noetl_events.testing.cluster $(ARGS)
 
 test: $(VENV)/.installed-dev ## Run the tests; PYTEST_ARGS='-n 0 -k name' chooses
 	@$(BIN)/pytest $(PYTEST_ARGS)
@@ -45,9 +48,36 @@ pins: .venv/pins/bin/uv ## Solve requirements/*.txt again; PINS_ARGS=--upgrade t
 	$(COMPILE) pyproject.toml --extra demo --group build -c requirements/dev.txt -o requirements/demo.txt
 	$(COMPILE) pyproject.toml --extra cli --extra http --extra nkeys --extra otel-sdk --extra postgres --extra serve -c requirements/dev.txt -o requirements/runtime.txt
 	$(COMPILE) --group build -c requirements/dev.txt -o requirements/build.txt
+	$(COMPILE) --group release -c requirements/dev.txt -o requirements/release.txt
+
+wheel: $(VENV)/.installed-dev ## Build wheel and sdist into dist/, the same bytes each time
+	@rm -rf dist
+	@SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct 2>/dev/null || echo 315532800) $(BIN)/python -m hatchling build -d dist
+
+wheel-test: wheel $(VENV)-wheel/.installed-pins ## Test the wheel in an environment of its own, without this tree
+	@rm -rf build/wheel-test && mkdir -p build/wheel-test
+	@cp -R tests pyproject.toml build/wheel-test/
+	@$(VENV)-wheel/bin/python $(PIP_INSTALL) --no-index --force-reinstall dist/*.whl
+	@cd build/wheel-test && $(CURDIR)/$(VENV)-wheel/bin/python -I -c $(IS_INSTALLED)
+	@cd build/wheel-test && PYTHONPATH=. $(CURDIR)/$(VENV)-wheel/bin/pytest -n 2 $(WHEEL_TESTS)
+
+typing: $(VENV)/.installed-dev $(VENV)-release/.installed-pins ## Check the types of the public API with pyright too
+	$(VENV)-release/bin/basedpyright --level error --pythonpath $(BIN)/python tests/typing
+
+sbom: wheel $(VENV)-runtime/.installed-pins $(VENV)-release/.installed-pins ## Write dist/sbom.cdx.json, what the image is made of
+	@$(BIN)/python -m pip --python $(VENV)-runtime/bin/python $(wordlist 3,99,$(PIP_INSTALL)) --no-index --force-reinstall dist/*.whl
+	$(VENV)-release/bin/cyclonedx-py environment --output-reproducible --of JSON -o dist/sbom.cdx.json \
+		$(VENV)-runtime/bin/python
+
+audit: $(VENV)-runtime/.installed-pins $(VENV)-release/.installed-pins ## Look for known vulnerabilities and for licences we cannot take
+	$(VENV)-release/bin/pip-licenses --python $(VENV)-runtime/bin/python --partial-match \
+		--allow-only $(LICENCES) --format plain
+	$(VENV)-release/bin/pip-audit --strict --disable-pip --require-hashes -r requirements/runtime.txt
+
+release-check: check typing test wheel-test sbom audit ## Everything a release has to pass
 
 clean: ## Remove the environments and everything generated
-	rm -rf .venv .coverage .coverage.* htmlcov dist build .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv build .coverage .coverage.* htmlcov dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find noetl_events consumers tests -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
 
 # The stamp is younger than the pins and the entry points it was installed from.
@@ -57,9 +87,34 @@ $(VENV)/.installed-%: requirements/%.txt pyproject.toml | $(BIN)/python
 	@$(BIN)/python $(PIP_INSTALL) --no-build-isolation -e .
 	@touch $@
 
+# Environments beside the one for work: what the wheel is tested in, what the image has, what a release is checked with.
+$(VENV)-%/.installed-pins: requirements/%.txt
+	@echo "Installing $< into $(VENV)-$*" >&2
+	@$(PYTHON) -m venv --clear $(VENV)-$*
+	@$(VENV)-$*/bin/python $(PIP_INSTALL) --require-hashes -r $<
+	@touch $@
+
+# As the image has it: without pip.
+$(VENV)-runtime/.installed-pins: requirements/runtime.txt | $(BIN)/python
+	@echo "Installing $< into $(VENV)-runtime" >&2
+	@$(PYTHON) -m venv --clear --without-pip $(VENV)-runtime
+	@$(BIN)/python -m pip --python $(VENV)-runtime/bin/python $(wordlist 3,99,$(PIP_INSTALL)) --require-hashes -r $<
+	@touch $@
+
+$(VENV)-wheel/.installed-pins: requirements/dev.txt
+	@echo "Installing $< into $(VENV)-wheel" >&2
+	@$(PYTHON) -m venv --clear $(VENV)-wheel
+	@$(VENV)-wheel/bin/python $(PIP_INSTALL) --require-hashes -r $<
+	@touch $@
+
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and "noetl-events needs Python 3.11 or newer; %s is %d.%d. Try: make PYTHON=python3.13 ..." % (sys.executable, v[0], v[1]))'
 	@$(PYTHON) -m venv $(VENV)
+
+IS_INSTALLED := "import sys, noetl_events, consumers; sys.exit(any(sys.prefix not in m.__file__ for m in (noetl_events, consumers)) and 'not the wheel')"
+WHEEL_TESTS := tests/envelope tests/test_ids.py tests/test_emitter.py tests/cli/test_commands.py tests/gateway/test_ingest.py \
+	tests/gateway/test_looking.py tests/projector/test_projector.py tests/sinks/test_postgres.py tests/sinks/test_sqlite.py
+LICENCES := "Apache;BSD;MIT;ISC;PSF;Python Software Foundation;MPL-2.0;Mozilla Public License 2.0"
 
 UV_VERSION := 0.13.9
 # --no-emit-*: where packages come from is this machine's business, not the project's.

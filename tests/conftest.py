@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from itertools import count
 from typing import TYPE_CHECKING
 
 import pytest
+import structlog
 
+from consumers import logs
 from noetl_events.jetstream.connection import Connection
 from noetl_events.jetstream.options import ConnectOptions
 from noetl_events.jetstream.topology import StreamDeclaration, ensure_stream, jetstream
@@ -18,6 +21,18 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _numbers = count()
+
+
+@pytest.fixture(autouse=True)
+def _quiet_logs() -> Iterator[None]:
+    """Undo what a command run in this process has set: its stream is closed with the test."""
+    yield
+    if structlog.is_configured():
+        structlog.reset_defaults()
+        logging.captureWarnings(capture=False)
+        root = logging.getLogger()
+        for handler in [each for each in root.handlers if each.get_name() == logs.__name__]:
+            root.removeHandler(handler)
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,8 +15,10 @@ from consumers.cli.bench import bench
 from consumers.cli.config import config
 from consumers.cli.dead import dead
 from consumers.cli.demo import demo
+from consumers.cli.doctor import doctor
 from consumers.cli.emit import emit
 from consumers.cli.health import health
+from consumers.cli.permissions import permissions
 from consumers.cli.project import project
 from consumers.cli.rebuild import rebuild
 from consumers.cli.replay import replay
@@ -38,13 +41,16 @@ app = App(
     name="noetl-events",
     help="Carry NoETL's execution events through NATS JetStream into durable places.",
     help_format="markdown",
+    version=lambda: version("noetl-events"),
 )
 app.command(bench)
 app.command(config)
 app.command(dead)
 app.command(demo)
+app.command(doctor)
 app.command(emit)
 app.command(health)
+app.command(permissions)
 app.command(project)
 app.command(rebuild)
 app.command(replay)

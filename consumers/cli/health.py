@@ -19,15 +19,15 @@ _GOOD: Final = 200
 
 def health(
     *,
-    url: Annotated[str, Parameter(help="Where the projector listens.")] = f"http://{DEFAULT}",
+    url: Annotated[str, Parameter(help="Where the projector or the gateway listens.")] = f"http://{DEFAULT}",
     ready: Annotated[
         bool, Parameter(help="Ask whether it stores what comes, not whether it lives.", negative=())
     ] = False,
 ) -> int:
     """
-    Ask a projector how it is: exit code 0 if it is well, else 1, and a line that says why.
+    Ask a projector, or a gateway, how it is: exit code 0 if it is well, else 1, and a line that says why.
 
-    Example: `noetl-events health --ready`
+    Example: `noetl-events health --ready`, or for a gateway `noetl-events health --url http://127.0.0.1:8080`
     """
     well, line = _ask(url, "/readyz" if ready else "/healthz")
     print(escaped(line))
@@ -48,7 +48,7 @@ def _ask(url: str, path: str) -> tuple[bool, str]:
     try:
         return response.status == _GOOD, _why(body)
     except msgspec.DecodeError:
-        return False, f"no projector at {url}: it answers {response.status} {response.reason}"
+        return False, f"neither a projector nor a gateway at {url}: it answers {response.status} {response.reason}"
 
 
 def _place(url: str) -> str:

@@ -10,6 +10,19 @@ _UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 _AGE: Final = re.compile(r"([0-9]{1,6})([smhd])")
 
 
+def read_duration(option: str, text: str) -> float:
+    """
+    Return the seconds *text* names, such as `90s`, `30m`, `2h` or `7d`.
+
+    Raises:
+        ValueError: it names none; the message begins with *option*.
+
+    """
+    if age := _AGE.fullmatch(text):
+        return timedelta(**{_UNITS[age[2]]: int(age[1])}).total_seconds()
+    raise ValueError(f"{option}: {text!r} is no duration such as 90s, 30m, 2h or 7d")
+
+
 def read_moment(option: str, text: str, *, now: datetime | None = None) -> datetime:
     """
     Return the moment *text* names: RFC 3339, in UTC without a zone, or an age such as `30m`, `2h` or `7d`.

@@ -63,6 +63,10 @@ class Condition:
         yield GaugeMetricFamily("noetl_gateway_in_hand", "Posts not answered yet.", gateway.intake.requests)
         yield GaugeMetricFamily("noetl_gateway_clients", "Clients of the stream.", gateway.hub.clients)
         yield CounterMetricFamily("noetl_gateway_dropped", "Clients that read too slowly.", gateway.streaming.dropped)
+        counts = gateway.published
+        yield CounterMetricFamily("noetl_gateway_sent_again", "Events published again, to be sure.", counts.sent_again)
+        fell_back = "1 once the stream has shown that it takes no batches."
+        yield GaugeMetricFamily("noetl_gateway_fell_back", fell_back, counts.fell_back)
         yield GaugeMetricFamily("noetl_gateway_ready", "1 while it is of use.", self.report().ready)
 
     def _answer(self, *, good: bool) -> Response:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from consumers.settings import Settings
     from noetl_events.jetstream.connection import Connection
     from noetl_events.jetstream.declarations import StreamDeclaration
+    from noetl_events.jetstream.publish_counts import PublishCounts
 
 _TRACED: Final = frozenset({"/api/events", "/api/events/batch"})
 
@@ -60,13 +61,18 @@ class Gateway:
         self._past = Past(connection, settings.stream.name)
         self.streaming = Streaming(self.hub, self._past)
         self._status = Status(connection, settings.stream.name)
-        self._condition = Condition(self, connection)
+        self.condition = Condition(self, connection)
         self._server = WebServer(traced(Guard(self._app(), rule), routes=_TRACED), listener)
 
     @property
     def in_hand(self) -> int:
         """Requests whose events are not stored yet."""
         return self.intake.requests
+
+    @property
+    def published(self) -> PublishCounts:
+        """What it has published, and how."""
+        return self._sink.counts
 
     async def run(self) -> None:
         """Serve until `stop`, then finish what was asked."""
@@ -86,9 +92,9 @@ class Gateway:
             Route("/api/executions/{execution_id}", Executions(self._past).show),
             Route("/api/status", self._status.status),
             Route("/api/dead", self._status.dead),
-            Route("/healthz", self._condition.healthz),
-            Route("/readyz", self._condition.readyz),
-            Route("/metrics", self._condition.metrics),
+            Route("/healthz", self.condition.healthz),
+            Route("/readyz", self.condition.readyz),
+            Route("/metrics", self.condition.metrics),
             Route("/openapi.json", show_openapi),
             Route("/", show_page),
         ]

@@ -71,7 +71,7 @@ class Connection:
         return self._last_error
 
     def on_reconnect(self, callback: Callable[[], None]) -> None:
-        """Have *callback* called after every reconnection: pull requests and unanswered publishes are lost by then."""
+        """Have *callback* called once pull requests and unanswered publishes are lost: reconnected, or closed."""
         self._reconnected.append(callback)
 
     def off_reconnect(self, callback: Callable[[], None]) -> None:
@@ -116,15 +116,25 @@ class Connection:
 
     async def _connect(self) -> DirectClient:
         client = DirectClient()
+
+        async def on_closed() -> None:
+            # For good, as after a revoked credential: whoever waits for a message would wait in vain.
+            if client is self._client and not self._closed:
+                self._announce()
+
         self._refusal = ""
         try:
             async with asyncio.timeout(self.options.connect_timeout):
-                await client.connect(**self._arguments())
+                await client.connect(**self._arguments(), closed_cb=on_closed)
         except (NatsError, OSError, TimeoutError) as exc:
             await _close(client)
             reason = self._refusal or self._last_error or str(exc) or type(exc).__name__
             where = ", ".join(redacted(url) for url in self.options.server_list)
             raise NatsUnavailable(f"cannot connect to {where}: {reason}") from exc
+        except asyncio.CancelledError:
+            # Nobody else knows of it.
+            await _close(client)
+            raise
         return client
 
     def _arguments(self) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from nats.js.api import (
     AckPolicy,
     ConsumerConfig,
     DeliverPolicy,
+    DiscardPolicy,
     RetentionPolicy,
     StorageType,
     StreamConfig,
@@ -38,7 +39,7 @@ class StreamDeclaration(msgspec.Struct, frozen=True, kw_only=True):
         name: of the stream.
         subjects: it stores.
         max_age: seconds a message is kept; 0 for ever.
-        max_bytes: of the whole stream; -1 without a limit.
+        max_bytes: of the whole stream, which refuses what does not fit; -1 without a limit.
         max_per_subject: messages kept of each subject, the last ones; -1 without a limit.
         duplicate_window: seconds a `Nats-Msg-Id` is remembered; each costs the server about 230 bytes.
         replicas: 1, 3 or 5.
@@ -103,6 +104,8 @@ def stream_config(declared: StreamDeclaration, version: tuple[int, int]) -> Stre
         storage=StorageType.FILE,
         max_age=declared.max_age,
         max_bytes=declared.max_bytes,
+        # A full stream refuses, and publishers hold what they have: "old" would drop what nobody has stored yet.
+        discard=DiscardPolicy.NEW if declared.max_bytes > 0 else None,
         max_msgs_per_subject=declared.max_per_subject,
         duplicate_window=declared.duplicate_window,
         num_replicas=declared.replicas,

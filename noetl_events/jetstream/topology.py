@@ -56,6 +56,8 @@ __all__ = [
     "ensure_consumer",
     "ensure_stream",
     "jetstream",
+    "require_consumer",
+    "require_stream",
     "reset_consumer",
     "show_consumer",
     "show_stream",
@@ -76,15 +78,30 @@ async def ensure_stream(connection: Connection, declared: StreamDeclaration) -> 
         NatsUnavailable: the server did not answer, or said no.
 
     """
-    js = await jetstream(connection)
-    wanted = stream_config(declared, await _server_version(connection))
     try:
-        info = await show_stream(connection, declared.name)
+        return await require_stream(connection, declared)
     except StreamMissing:
+        js, wanted = await jetstream(connection), stream_config(declared, await _server_version(connection))
         try:
             info = await js.add_stream(wanted)
         except (NatsError, APIError) as exc:
             raise unavailable(connection, f"$JS.API.STREAM.CREATE.{declared.name}", exc) from exc
+    _refuse_drift("stream", declared.name, vars(wanted), vars(info.config))
+    return info
+
+
+async def require_stream(connection: Connection, declared: StreamDeclaration) -> StreamInfo:
+    """
+    Return the stream as it is on the server, which is as declared.
+
+    Raises:
+        TopologyDrift: it differs.
+        StreamMissing: there is none of this name.
+        NatsUnavailable: the server did not answer, or said no.
+
+    """
+    wanted = stream_config(declared, await _server_version(connection))
+    info = await show_stream(connection, declared.name)
     _refuse_drift("stream", declared.name, vars(wanted), vars(info.config))
     return info
 
@@ -168,6 +185,22 @@ async def show_consumer(connection: Connection, declared: ConsumerDeclaration) -
         raise unavailable(connection, f"$JS.API.CONSUMER.INFO.{declared.stream}.{declared.name}", exc) from exc
     if info is None:
         raise ConsumerMissing(f"consumer {declared.name} of stream {declared.stream} does not exist")
+    return info
+
+
+async def require_consumer(connection: Connection, declared: ConsumerDeclaration) -> ConsumerInfo:
+    """
+    Return the consumer as it is on the server, which is as declared.
+
+    Raises:
+        TopologyDrift: it differs.
+        ConsumerMissing: there is none of this name, or no stream.
+        NatsUnavailable: the server did not answer, or said no.
+
+    """
+    info = await show_consumer(connection, declared)
+    actual = vars(info.config) | (await _pinning(connection, declared) if declared.exclusive else {})
+    _refuse_drift("consumer", declared.name, vars(consumer_config(declared)), actual)
     return info
 
 

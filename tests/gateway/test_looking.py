@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
+from consumers.cli.health import health
 from noetl_events.testing import eventually, make_event, make_events
 from tests.gateway.gateway_process import serving
 from tests.gateway.test_stream import publish
 
 if TYPE_CHECKING:
+    import pytest
+
     from noetl_events.jetstream.connection import Connection
     from noetl_events.jetstream.topology import StreamDeclaration
 
@@ -51,3 +55,13 @@ async def test_health(connection: Connection, stream: StreamDeclaration) -> None
         assert (await web.get("/healthz"))[1]["alive"] is True
         async with web.session.get(f"{web.url}/metrics") as response:
             assert "noetl_gateway_stored_total 0.0" in await response.text()
+
+
+async def test_health_asks_a_gateway_too(
+    connection: Connection, stream: StreamDeclaration, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`noetl-events health --url` is 0 and "ok" for a gateway that is of use: the check of its container."""
+    async with serving(connection, stream) as web:
+        await eventually(lambda: web.gateway.condition.report().ready)
+        assert await asyncio.to_thread(health, url=web.url, ready=True) == 0
+    assert capsys.readouterr().out.endswith("\nok\n")

@@ -93,6 +93,11 @@ class PostgresSink:
         return self._table.name
 
     @property
+    def layout(self) -> Table:
+        """The table, and what is asked of it."""
+        return self._table
+
+    @property
     def inserted(self) -> int:
         """Rows that were new."""
         return self._writer.inserted
@@ -136,6 +141,16 @@ class PostgresSink:
             raise SinkUnavailable(reason_of(exc)) from exc
         finally:
             await connection.close()
+
+    async def connect(self) -> asyncpg.Connection:
+        """
+        Return a connection of the caller's own, as this sink opens one for itself.
+
+        Raises:
+            SinkUnavailable: nobody answers, or the server says no.
+
+        """
+        return await connect(self._dsn)
 
     async def aclose(self) -> None:
         """Finish the transaction under way and close the connection."""

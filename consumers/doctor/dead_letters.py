@@ -1,0 +1,34 @@
+"""Whether there is a place for what no destination takes, and for the notes on what kills a process."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from consumers.doctor.finding import Finding
+from noetl_events.jetstream.declarations import DEAD_LETTERS, TRIALS
+from noetl_events.jetstream.probing import taker
+
+if TYPE_CHECKING:
+    from consumers.doctor.patient import Patient
+
+_NAME: Final = "dead letters"
+
+
+async def check_dead_letters(patient: Patient) -> list[Finding]:
+    """Ask who takes them, if this is a projector."""
+    if patient.role != "projector":
+        return []
+    consumer = patient.work.consumers[0]
+    trial = TRIALS.subjects[0].replace(">", f"{consumer.stream}.{consumer.name}.doctor")
+    return [
+        await _look(patient, DEAD_LETTERS.subjects[0].replace(">", "doctor"), DEAD_LETTERS.name),
+        await _look(patient, trial, TRIALS.name),
+    ]
+
+
+async def _look(patient: Patient, subject: str, wanted: str) -> Finding:
+    name = await taker(patient.connection, subject)
+    if name == wanted:
+        return Finding(check=_NAME, severity="ok", found=f"{wanted} takes {subject}")
+    found = f"{subject} is taken by {name or 'no stream'}, not by {wanted}: what is to be kept there holds up the rest"
+    return Finding(check=_NAME, severity="fault", found=found, remedy="noetl-events stream ensure")

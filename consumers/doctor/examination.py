@@ -1,0 +1,82 @@
+"""All checks, one after the other; none of them can hang, and none changes anything."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from consumers.doctor.clock import check_clock
+from consumers.doctor.consumer import check_consumers
+from consumers.doctor.dead_letters import check_dead_letters
+from consumers.doctor.durability import check_durability
+from consumers.doctor.finding import Finding
+from consumers.doctor.keeping import check_discard, check_duplicates, check_retention
+from consumers.doctor.plugins import check_plugins
+from consumers.doctor.reachability import check_reachability
+from consumers.doctor.rights import check_rights
+from consumers.doctor.stream import check_stream
+from consumers.doctor.tls import check_tls
+from noetl_events.jetstream.errors import NatsUnavailable
+from noetl_events.sink import SinkUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from consumers.doctor.patient import Patient
+
+_LIMIT: Final = 10.0
+
+
+async def _check_postgres(patient: Patient) -> list[Finding]:
+    from consumers.doctor.postgres import check_postgres  # noqa: PLC0415  (its driver is an extra)
+
+    return await check_postgres(patient)
+
+
+class _Check(NamedTuple):
+    name: str
+    look: Callable[[Patient], Awaitable[list[Finding]]]
+    asks_nats: bool = True
+
+
+_CHECKS: Final = (
+    _Check("tls", check_tls, asks_nats=False),
+    _Check("permissions", check_rights),
+    _Check("clock", check_clock),
+    _Check("stream", check_stream),
+    _Check("discard", check_discard),
+    _Check("retention", check_retention),
+    _Check("duplicates", check_duplicates),
+    _Check("consumer", check_consumers),
+    _Check("dead letters", check_dead_letters),
+    _Check("durability", check_durability, asks_nats=False),
+    _Check("postgres", _check_postgres, asks_nats=False),
+    _Check("plug-ins", check_plugins, asks_nats=False),
+)
+
+
+async def examine(patient: Patient, *, limit: float = _LIMIT) -> list[Finding]:
+    """Return what every check found; a check that takes longer than *limit* seconds is "unknown"."""
+    findings = await _look(_Check("reachability", check_reachability), patient, limit)
+    reached = all(finding.severity == "ok" for finding in findings)
+    for check in _CHECKS:
+        if check.asks_nats and not reached:
+            findings.append(Finding(check=check.name, severity="unknown", found="NATS cannot be reached"))
+        else:
+            findings += await _look(check, patient, limit)
+    return findings
+
+
+async def _look(check: _Check, patient: Patient, limit: float) -> list[Finding]:
+    try:
+        async with asyncio.timeout(limit):
+            return await check.look(patient)
+    except TimeoutError:
+        return [Finding(check=check.name, severity="unknown", found=f"no answer within {limit:g} s")]
+    except ModuleNotFoundError as exc:
+        remedy = "pip install 'noetl-events[all]'"
+        return [Finding(check=check.name, severity="unknown", found=f"needs the module {exc.name}", remedy=remedy)]
+    except ValueError as exc:
+        return [Finding(check=check.name, severity="fault", found=str(exc), remedy="correct this setting or URL")]
+    except (NatsUnavailable, SinkUnavailable, OSError) as exc:
+        return [Finding(check=check.name, severity="unknown", found=str(exc) or type(exc).__name__)]

@@ -1,0 +1,119 @@
+"""
+The rights of each role.
+
+Each is there because the role's own code uses that subject; `tests/permissions` runs every role with exactly these, and
+finds each of them used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from consumers.permissions.rights import Right, Rights
+from noetl_events.jetstream.declarations import DEAD_STREAM, DEAD_SUBJECTS, TRIALS_STREAM, TRIALS_SUBJECTS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from consumers.permissions.rights import Role, Work
+    from noetl_events.jetstream.declarations import ConsumerDeclaration
+
+_API: Final = "$JS.API"
+_EXHAUSTED_GROUP: Final = "noetl_exhausted"
+
+
+def rights_of(role: Role, work: Work) -> Rights:
+    """Return what *role* needs for *work*."""
+    return _ROLES[role](work)
+
+
+def _publisher(work: Work) -> Rights:
+    spool = (
+        Right(f"{_API}.STREAM.NAMES", "a spool finds the stream it watches"),
+        Right(f"{_API}.STREAM.INFO.{work.stream.name}", "a spool sees whether the stream lost its end"),
+    )
+    return Rights((*_events(work), *(spool if work.spool else ())), _replies(work))
+
+
+def _projector(work: Work) -> Rights:
+    stream = work.stream.name
+    publish = [
+        *(right for consumer in work.consumers for right in _consumer(consumer)),
+        Right(f"{_API}.STREAM.INFO.{stream}", "to see that the stream is still the same"),
+        Right(f"{_API}.STREAM.MSG.GET.{stream}", "to bury what a consumer of somebody else gave up on"),
+        Right(DEAD_SUBJECTS.replace(">", "*"), "to bury what the destination will never take"),
+    ]
+    advisories = f"$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.{stream}.*"
+    subscribe = [*_replies(work), Right(advisories, "to hear of what a consumer gave up on", _EXHAUSTED_GROUP)]
+    if work.stream.partitions:
+        presence = Right(f"noetl.presence.{stream}.{work.durable}.*", "replicas share the lanes")
+        publish.append(presence)
+        subscribe.append(presence)
+    return Rights(tuple(publish), tuple(subscribe))
+
+
+def _consumer(consumer: ConsumerDeclaration) -> Iterator[Right]:
+    place = f"{consumer.stream}.{consumer.name}"
+    trials = f"{TRIALS_SUBJECTS.removesuffix('>')}{place}.*"
+    yield Right(f"{_API}.CONSUMER.INFO.{place}", "to compare the consumer, and see how far it is")
+    yield Right(f"{_API}.CONSUMER.DURABLE.CREATE.{place}", "to create the consumer, also after it was deleted")
+    yield Right(f"{_API}.CONSUMER.MSG.NEXT.{place}", "to ask for messages")
+    yield Right(f"$JS.ACK.{place}.>", "to acknowledge them")
+    yield Right(f"$JS.ACK.*.*.{place}.>", "to acknowledge them where the server uses acks of version 2")
+    if consumer.exclusive:
+        yield Right(f"{_API}.CONSUMER.RESET.{place}", "who takes over begins behind the last acknowledgement")
+        yield Right(f"{_API}.CONSUMER.UNPIN.{place}", "who stops lets another take over at once")
+    yield Right(trials, "to note what may kill the process")
+    yield Right(f"{_API}.DIRECT.GET.{TRIALS_STREAM}.{trials}", "to read those notes")
+
+
+def _gateway(work: Work) -> Rights:
+    stream = work.stream.name
+    publish = (
+        *_events(work),
+        *_reading(stream),
+        *_reading(DEAD_STREAM),
+        Right(f"{_API}.CONSUMER.LIST.{stream}", "to show who reads the stream"),
+    )
+    return Rights(publish, _replies(work))
+
+
+def _admin(work: Work) -> Rights:
+    stream = work.stream.name
+    publish = (
+        *(Right(f"{_API}.STREAM.CREATE.{name}", "`stream ensure`") for name in (stream, DEAD_STREAM, TRIALS_STREAM)),
+        Right(f"{_API}.STREAM.INFO.{TRIALS_STREAM}", "`stream show`"),
+        *_reading(stream),
+        *_reading(DEAD_STREAM),
+        Right(f"{_API}.STREAM.MSG.GET.{DEAD_STREAM}", "`dead show`"),
+        Right(f"{_API}.STREAM.MSG.DELETE.{DEAD_STREAM}", "`dead purge`, and `dead retry` once a letter is sent"),
+        *_events(work),
+    )
+    return Rights(publish, _replies(work))
+
+
+def _events(work: Work) -> tuple[Right, ...]:
+    return tuple(Right(subject, "to publish events") for subject in work.stream.subjects)
+
+
+def _reading(stream: str) -> tuple[Right, ...]:
+    # A consumer of our own has a name of the server's choice: there is no narrower pattern.
+    return (
+        Right(f"{_API}.STREAM.INFO.{stream}", "to see where the stream begins and ends"),
+        Right(f"{_API}.CONSUMER.CREATE.{stream}", "to read it with a consumer of our own"),
+        Right(f"{_API}.CONSUMER.MSG.NEXT.{stream}.*", "to ask for messages"),
+        Right(f"{_API}.CONSUMER.INFO.{stream}.*", "to see whether the rest was deleted meanwhile"),
+        Right(f"{_API}.CONSUMER.DELETE.{stream}.*", "to take the consumer away in the end"),
+    )
+
+
+def _replies(work: Work) -> tuple[Right, ...]:
+    return (Right(f"{work.inbox_prefix}.>", "to hear the answers"),)
+
+
+_ROLES: Final[Mapping[Role, Callable[[Work], Rights]]] = {
+    "publisher": _publisher,
+    "projector": _projector,
+    "gateway": _gateway,
+    "admin": _admin,
+}

@@ -1,0 +1,40 @@
+"""A Postgres of this session, and a patient."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from consumers.doctor import Patient
+from consumers.permissions import Work
+from consumers.settings import ProjectorSettings, Settings
+from noetl_events.jetstream.declarations import DEAD_LETTERS, TRIALS
+from noetl_events.jetstream.topology import ensure_consumer, ensure_stream
+from tests.sinks.conftest import database_url, plain_url, postgres_url
+
+if TYPE_CHECKING:
+    from noetl_events.jetstream.connection import Connection
+    from noetl_events.jetstream.topology import StreamDeclaration
+
+__all__ = ["database_url", "plain_url", "postgres_url"]
+
+
+def make_patient(connection: Connection, stream: StreamDeclaration, **changes: Any) -> Patient:
+    """Return a projector, well unless *changes* make it otherwise."""
+    to = changes.pop("to", ())
+    projector = ProjectorSettings(to=tuple(to), durable="projector")
+    settings = Settings(connect=connection.options, stream=stream, projector=projector)
+    work = Work.of(settings, spool=changes.pop("spool", False))
+    fields: dict[str, Any] = {"role": "projector", "replay_window": 120.0} | changes
+    return Patient(settings=settings, connection=connection, work=work, to=to, **fields)
+
+
+@pytest.fixture
+async def well(connection: Connection, stream: StreamDeclaration) -> Patient:
+    """Return a patient without a fault, on the server of this session."""
+    for declared in (DEAD_LETTERS, TRIALS):
+        await ensure_stream(connection, declared)
+    patient = make_patient(connection, stream)
+    await ensure_consumer(connection, patient.work.consumers[0])
+    return patient

@@ -1,0 +1,97 @@
+"""What the doctor finds in Postgres: each is provoked, and gone after its remedy."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import pytest
+
+from consumers.doctor.postgres import check_postgres
+from consumers.permissions import grants_of
+from consumers.sinks.postgres import create_schema
+from tests.sinks.postgres_database import execute
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from consumers.doctor import Finding, Patient
+
+NOETL = (Path(__file__).parents[1] / "sinks" / "noetl_event.sql").read_text()
+
+
+async def found(patient: Patient, url: str) -> list[Finding]:
+    """Return what is not well."""
+    return [one for one in await check_postgres(replace(patient, to=(url,))) if one.severity != "ok"]
+
+
+async def test_unreachable(well: Patient, plain_url: str) -> None:
+    """A database that is not there."""
+    [finding] = await found(well, f"{plain_url}_gone")
+
+    assert (finding.severity, "correct the URL" in finding.remedy) == ("fault", True), finding
+    assert await found(well, plain_url) == []
+
+
+async def test_schema(well: Patient, database_url: str) -> None:
+    """A table that is missing, and one that lacks a column."""
+    [missing] = await found(well, database_url)
+    await create_schema(database_url)
+    mended = await found(well, database_url)
+    await execute(database_url, "ALTER TABLE noetl.event DROP COLUMN meta")
+    [differs] = await found(well, database_url)
+
+    assert (missing.severity, missing.remedy, mended) == ("fault", "noetl-events schema URL", [])
+    assert (differs.severity, "meta jsonb is missing" in differs.found) == ("fault", True)
+
+
+@pytest.fixture
+async def bare_url(plain_url: str) -> AsyncIterator[str]:
+    """Return the database with the table as a role without any right sees it."""
+    parts = urlsplit(plain_url)
+    name = f"bare_{parts.path[1:]}"
+    await execute(
+        plain_url,
+        f"REVOKE ALL ON DATABASE {parts.path[1:]} FROM PUBLIC; CREATE ROLE {name} LOGIN PASSWORD 'pw'; "
+        f"GRANT CONNECT ON DATABASE {parts.path[1:]} TO {name}",
+    )
+    yield parts._replace(netloc=f"{name}:pw@{parts.hostname}:{parts.port}").geturl()
+    await execute(plain_url, f"DROP OWNED BY {name}; DROP ROLE {name}")
+
+
+async def test_rights(well: Patient, plain_url: str, bare_url: str) -> None:
+    """All rights that a role lacks are named; the grants that `permissions` prints are what it takes."""
+    [finding] = await found(well, bare_url)
+    await execute(plain_url, grants_of("projector", bare_url))
+    mended = await found(well, bare_url)
+    name = urlsplit(bare_url).username
+    await execute(plain_url, f"REVOKE SELECT (event_id) ON noetl.event FROM {name}")
+    [less] = await found(well, bare_url)
+
+    assert finding.severity == "fault"
+    assert [word for word in ("USAGE", "TEMPORARY", "INSERT", "SELECT") if word not in finding.found] == []
+    assert mended == []
+    assert less.found.endswith("lacks SELECT on execution_id and event_id")
+
+
+async def test_partitions(well: Patient, database_url: str) -> None:
+    """NoETL's table without a partition for now is a fault, with the default one a warning, with one it is well."""
+    url = f"{database_url}?mapping=noetl"
+    await execute(database_url, NOETL)
+    await execute(database_url, "DROP TABLE noetl.event_default, noetl.event_p2, noetl.event_p3, noetl.event_p1")
+    [none] = await found(well, url)
+    await execute(database_url, "CREATE TABLE noetl.event_default PARTITION OF noetl.event DEFAULT")
+    [default] = await found(well, url)
+    now = none.remedy.split("execution_id ")[1].split()[0]
+    partition = "CREATE TABLE noetl.event_now PARTITION OF noetl.event FOR VALUES FROM"
+    await execute(database_url, f"{partition} ({now}) TO ({int(now) + 10**12})")
+    [ends] = await found(well, url)
+    await execute(
+        database_url,
+        f"CREATE TABLE noetl.event_next PARTITION OF noetl.event FOR VALUES FROM ({int(now) + 10**12}) TO (MAXVALUE)",
+    )
+
+    assert [none.severity, default.severity, ends.severity] == ["fault", "warning", "warning"]
+    assert await found(well, url) == []

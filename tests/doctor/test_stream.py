@@ -1,0 +1,146 @@
+"""What the doctor finds about streams and consumers: each is provoked, and gone after its remedy."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from msgspec import structs
+
+from consumers.doctor import Finding, Patient, examine
+from consumers.doctor.dead_letters import check_dead_letters
+from noetl_events.jetstream.connection import Connection
+from noetl_events.jetstream.declarations import DEAD_LETTERS, TRIALS
+from noetl_events.jetstream.options import ConnectOptions
+from noetl_events.jetstream.topology import StreamDeclaration, ensure_consumer, ensure_stream, jetstream
+from tests.doctor.conftest import make_patient
+
+if TYPE_CHECKING:
+    from noetl_events.testing.nats_server import NatsServer
+
+
+async def found(patient: Patient, check: str) -> list[Finding]:
+    """Return what *check* found that is not well."""
+    return [finding for finding in await examine(patient) if finding.check == check and finding.severity != "ok"]
+
+
+async def edit_stream(patient: Patient, **changes: Any) -> None:
+    """Do what `nats stream edit` does."""
+    js = await jetstream(patient.connection)
+    config = (await js.stream_info(patient.settings.stream.name)).config
+    await js.update_stream(config.evolve(**changes))
+
+
+async def edit_consumer(patient: Patient, **changes: Any) -> None:
+    """Do what `nats consumer edit` does."""
+    js = await jetstream(patient.connection)
+    stream, [consumer] = patient.settings.stream.name, patient.work.consumers
+    config = (await js.consumer_info(stream, consumer.name)).config
+    await js.add_consumer(stream, config.evolve(**changes))
+
+
+async def test_well(well: Patient) -> None:
+    """On a sound installation only the durability is unknown, as long as nobody says where the monitoring is."""
+    findings = await examine(well)
+
+    assert [(one.check, one.severity) for one in findings if one.severity != "ok"] == [("durability", "unknown")]
+    assert len({one.check for one in findings}) == 12
+
+
+async def test_examination_changes_nothing(well: Patient) -> None:
+    """Trying out every right leaves streams and consumer as they were."""
+    js = await jetstream(well.connection)
+    await js.publish(f"{well.settings.stream.name}.x", b"{}")
+
+    async def state() -> list[Any]:
+        names = (well.settings.stream.name, DEAD_LETTERS.name, TRIALS.name)
+        states = [vars((await js.stream_info(name)).state) for name in names]
+        consumer = await js.consumer_info(well.settings.stream.name, "projector")
+        return [*states, consumer.delivered, consumer.ack_floor, consumer.num_pending, vars(consumer.config)]
+
+    before = await state()
+    for role in ("publisher", "projector", "gateway", "admin"):
+        await examine(replace(well, role=role, work=structs.replace(well.work, spool=True)))
+    assert await state() == before
+
+
+@pytest.mark.parametrize(
+    ("check", "wrong", "right", "severity", "remedy"),
+    [
+        pytest.param("stream", {"max_age": 90_000.0}, {"max_age": 86_400.0}, "fault", "RETENTION_SECS", id="drift"),
+        pytest.param("discard", {"max_msgs": 9}, {"discard": "new"}, "fault", "--discard=new", id="discards old"),
+        pytest.param(
+            "duplicates",
+            {"duplicate_window": 60.0},
+            {"duplicate_window": 120.0},
+            "warning",
+            "--dupe-window=120s",
+            id="d",
+        ),
+        pytest.param("retention", {"max_age": 3_600.0}, {"max_age": 86_400.0}, "fault", "--max-age=86400s", id="short"),
+    ],
+)
+async def test_stream(
+    well: Patient, check: str, wrong: dict[str, Any], right: dict[str, Any], severity: str, remedy: str
+) -> None:
+    """A stream that differs, drops what is old, forgets ids too early, or messages."""
+    await edit_stream(well, **wrong)
+    [finding] = await found(well, check)
+    await edit_stream(well, **right)
+
+    assert (finding.severity, remedy in finding.remedy) == (severity, True), finding
+    assert await found(well, check) == []
+
+
+async def test_full_stream_refuses(connection: Connection, well: Patient) -> None:
+    """A stream with a size is declared so that it refuses what does not fit, and the doctor is content."""
+    name = f"{well.settings.stream.name}_sized"
+    sized = StreamDeclaration(name=name, subjects=(f"{name}.>",), max_bytes=1_000_000)
+    await ensure_stream(connection, sized)
+    findings = await found(make_patient(connection, sized), "discard")
+    await (await jetstream(connection)).delete_stream(name)
+
+    assert findings == []
+
+
+@pytest.mark.parametrize("role", ["projector", "publisher"])
+async def test_missing_streams(own_server: NatsServer, role: str) -> None:
+    """Streams that are missing are faults, to a publisher too, which may not ask for them; then they are made."""
+    async with Connection(ConnectOptions(servers=own_server.url)) as connection:
+        patient = make_patient(connection, StreamDeclaration(), role=role)
+        [finding] = await found(patient, "stream")
+        letters = await check_dead_letters(patient)
+        for declared in (StreamDeclaration(), DEAD_LETTERS, TRIALS):
+            await ensure_stream(connection, declared)
+
+        assert (finding.severity, finding.remedy) == ("fault", "noetl-events stream ensure")
+        assert [one.severity for one in letters] == (["fault"] * 2 if role == "projector" else [])
+        assert await found(patient, "stream") + await found(patient, "dead letters") == []
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right", "remedy"),
+    [
+        pytest.param({"max_deliver": 5}, {"max_deliver": -1}, "--max-deliver=-1", id="gives up"),
+        pytest.param({"ack_wait": 5.0}, {"ack_wait": 30.0}, "nats consumer edit", id="drift"),
+    ],
+)
+async def test_consumer(well: Patient, wrong: dict[str, Any], right: dict[str, Any], remedy: str) -> None:
+    """A consumer that gives up, or differs in another way."""
+    await edit_consumer(well, **wrong)
+    [finding] = await found(well, "consumer")
+    await edit_consumer(well, **right)
+
+    assert (finding.severity, remedy in finding.remedy) == ("fault", True), finding
+    assert await found(well, "consumer") == []
+
+
+async def test_missing_consumer(well: Patient) -> None:
+    """A consumer that is missing is a warning: the projector makes it."""
+    await (await jetstream(well.connection)).delete_consumer(well.settings.stream.name, "projector")
+    [finding] = await found(well, "consumer")
+    await ensure_consumer(well.connection, well.work.consumers[0])
+
+    assert (finding.severity, finding.remedy) == ("warning", "start the projector, which creates it")
+    assert await found(well, "consumer") == []

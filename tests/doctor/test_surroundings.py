@@ -1,0 +1,219 @@
+"""What the doctor finds around the streams: each is provoked, and gone after its remedy."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import trustme
+
+from consumers.doctor import Finding, Patient, examine
+from consumers.doctor.durability import check_durability
+from consumers.doctor.reachability import check_reachability
+from consumers.doctor.rights import check_rights
+from consumers.doctor.tls import check_tls
+from consumers.permissions import Rights, Work, rights_of
+from noetl_events.jetstream.connection import Connection
+from noetl_events.jetstream.options import ConnectOptions
+from noetl_events.jetstream.topology import StreamDeclaration
+from noetl_events.testing.nats_server import NatsServer, free_port
+from tests.doctor.conftest import make_patient
+from tests.permissions.guarded import guarded
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from consumers.permissions import Role
+
+STREAM = StreamDeclaration()
+
+
+def found(findings: list[Finding]) -> list[Finding]:
+    """Return those that are not well."""
+    return [finding for finding in findings if finding.severity != "ok"]
+
+
+async def reach(**options: Any) -> list[Finding]:
+    """Return what is not well with reaching a server."""
+    async with Connection(ConnectOptions(connect_timeout=0.5, **options)) as connection:
+        return found(await check_reachability(make_patient(connection, STREAM)))
+
+
+async def test_unreachable(own_server: NatsServer) -> None:
+    """Without a server that is the one fault, all that needs it is unknown, and nothing hangs."""
+    async with Connection(ConnectOptions(servers="nats://127.0.0.1:1", connect_timeout=0.3)) as connection:
+        findings = await examine(make_patient(connection, STREAM))
+
+    assert [one.check for one in findings if one.severity == "fault"] == ["reachability"]
+    assert {one.found for one in findings if one.check in ("stream", "consumer")} == {"NATS cannot be reached"}
+    assert await reach(servers=own_server.url) == []
+
+
+async def test_refused(tmp_path: Path) -> None:
+    """A wrong password names the settings it comes from."""
+    with NatsServer(store_dir=tmp_path, config="authorization { user: u, password: p }") as server:
+        [finding] = await reach(servers=server.url, user="u", password="x")
+
+        assert (finding.severity, "NATS_PASSWORD" in finding.remedy) == ("fault", True), finding
+        assert await reach(servers=server.url, user="u", password="p") == []
+
+
+async def test_silent_check_is_unknown(tmp_path: Path) -> None:
+    """A server that takes connections and says nothing ends each check at its limit, and the examination soon."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        options = ConnectOptions(servers=f"nats://127.0.0.1:{port}", connect_timeout=0.5)
+        async with Connection(options) as connection, asyncio.timeout(4):
+            to = (f"postgresql://u:p@127.0.0.1:{port}/db",)
+            findings = await examine(make_patient(connection, STREAM, to=to), limit=0.1)
+
+    assert {one.severity for one in findings if one.check != "plug-ins"} == {"unknown"}
+
+
+class Certified:
+    """A server with a certificate, and patients who trust its authority or not."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.authority = trustme.CA()
+        self.authority.cert_pem.write_to_path(folder / "ca.pem")
+        self.config = f'tls {{ cert_file: "{folder}/server.pem", key_file: "{folder}/server.key" }}'
+
+    def issue(self, name: str = "127.0.0.1", *, days: float = 365) -> None:
+        """Write a certificate for *name* that is good for so many days."""
+        cert = self.authority.issue_cert(name, not_after=datetime.now(UTC) + timedelta(days=days))
+        cert.private_key_pem.write_to_path(self.folder / "server.key")
+        cert.cert_chain_pems[0].write_to_path(self.folder / "server.pem")
+
+    async def look(self, url: str, *, trusting: bool = True) -> list[Finding]:
+        """Return what is not well with it."""
+        options = ConnectOptions(servers=url, tls_ca=f"{self.folder}/ca.pem" if trusting else None)
+        async with Connection(options) as connection:
+            return found(await check_tls(make_patient(connection, STREAM)))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "severity", "remedy"),
+    [
+        pytest.param({"days": 3}, "warning", "renew", id="ends soon"),
+        pytest.param({"days": -1}, "fault", "renew", id="expired"),
+        pytest.param({"name": "example.org"}, "fault", "a name in the certificate", id="another name"),
+    ],
+)
+async def test_certificate(tmp_path: Path, wrong: dict[str, Any], severity: str, remedy: str) -> None:
+    """A certificate that ends soon, has ended, or is somebody else's; a new one and a reload mend it."""
+    certified = Certified(tmp_path)
+    certified.issue(**wrong)
+    with NatsServer(store_dir=tmp_path / "nats", config=certified.config) as server:
+        url = server.url.replace("nats:", "tls:")
+        [finding] = await certified.look(url)
+        certified.issue()
+        server.reload()
+
+        assert (finding.severity, remedy in finding.remedy) == (severity, True), finding
+        assert await certified.look(url) == []
+
+
+async def test_unknown_authority(tmp_path: Path) -> None:
+    """An authority that nobody has told us of."""
+    certified = Certified(tmp_path)
+    certified.issue()
+    with NatsServer(store_dir=tmp_path / "nats", config=certified.config) as server:
+        [finding] = await certified.look(server.url, trusting=False)
+
+        assert (finding.severity, "NATS_TLS_CA" in finding.remedy) == ("fault", True), finding
+        assert await certified.look(server.url) == []
+
+
+async def test_plain(tmp_path: Path) -> None:
+    """A connection to somewhere else that is not encrypted."""
+    certified = Certified(tmp_path)
+    certified.issue("0.0.0.0")  # noqa: S104  (not to bind to: it leads to this machine under a name that is not loopback)
+    with NatsServer(store_dir=tmp_path / "nats") as server:
+        url = f"nats://0.0.0.0:{server.port}"
+        [finding] = await certified.look(url, trusting=False)
+        server.terminate()
+        server.config = certified.config
+        server.start()
+
+        assert (finding.severity, "`tls` block" in finding.remedy) == ("warning", True), finding
+        assert await certified.look(url.replace("nats:", "tls:")) == []
+
+
+@pytest.mark.parametrize(("ahead", "severity"), [(-30.0, "warning"), (3_600.0, "fault")])
+async def test_clock(well: Patient, plain_url: str, ahead: float, severity: str) -> None:
+    """A clock that goes wrong differs from those of NATS and of Postgres; set right, it does not."""
+    well = replace(well, to=(plain_url,))
+    wrong = replace(well, clock=lambda: time.time() + ahead)
+    clocks = [one for one in await examine(wrong) if one.check == "clock"]
+
+    assert [(one.severity, one.remedy) for one in clocks] == [
+        (severity, "synchronise both machines, as with chrony")
+    ] * 2
+    assert {one.severity for one in await examine(well) if one.check == "clock"} == {"ok"}
+
+
+@pytest.mark.parametrize("role", ["publisher", "projector", "gateway", "admin"])
+async def test_permissions(tmp_path: Path, role: Role) -> None:
+    """Every right that is missing is found, one by one; with what `permissions` prints, none is."""
+    work = Work(inbox_prefix="_INBOX_p", spool=True)
+    publish, subscribe = rights_of(role, work)
+    kept = tuple(right for right in publish if right.subject == "noetl.events.>")
+    with guarded(tmp_path, work, rights={role: Rights(kept or publish[-1:], subscribe)}) as server:
+        await server.prepare()
+        for mended in (False, True):
+            async with server.connected(role) as connection:
+                patient = make_patient(connection, STREAM, role=role)
+                patient = replace(patient, work=work)
+                findings = found(await check_rights(patient))
+                assert len(findings) == (0 if mended else len(publish) - 1), findings
+            server.restore(role)
+            server.server.reload()
+
+
+async def test_durability(tmp_path: Path, own_server: NatsServer) -> None:
+    """A server that acknowledges before it syncs; one without JetStream; one that cannot be asked."""
+    port = free_port()
+    where = f'http: "127.0.0.1:{port}"\n'
+    async with Connection(ConnectOptions(servers=own_server.url)) as connection:
+        patient = make_patient(connection, STREAM, monitor=f"http://127.0.0.1:{port}")
+        [unknown] = await check_durability(patient)
+        with NatsServer(store_dir=tmp_path / "lazy", config=where) as server:
+            [lazy] = await check_durability(patient)
+            server.terminate()
+            server.config = where + "jetstream { sync_interval: always }"
+            server.start()
+            mended = found(await check_durability(patient))
+        with NatsServer(store_dir=tmp_path / "none", config=where, jetstream=False):
+            [none] = await check_durability(patient)
+
+    assert [one.severity for one in (unknown, lazy, none)] == ["unknown", "warning", "fault"]
+    assert "sync_interval: always" in lazy.remedy
+    assert mended == []
+
+
+async def test_plugin(well: Patient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plug-in that cannot be loaded: a warning, or a fault if a destination needs it; and a scheme nobody has."""
+    info = tmp_path / "broken-1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1\n")
+    (info / "entry_points.txt").write_text("[noetl_events.sinks]\nbroken = nowhere:Sink\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    async def plugins(*to: str) -> list[tuple[str, str]]:
+        findings = found([one for one in await examine(replace(well, to=to)) if one.check == "plug-ins"])
+        return [(one.severity, one.remedy[:37]) for one in findings]
+
+    unused, used = await plugins(), await plugins("broken:x")
+    (info / "entry_points.txt").write_text("")
+    without = await plugins("broken:x")
+
+    assert unused == [("warning", "install another version of broken, or")]
+    assert used == [("fault", "install another version of broken, or")]
+    assert without == [("fault", "install the distribution that has it;")]
+    assert await plugins("noop:") == []

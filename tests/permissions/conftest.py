@@ -1,0 +1,5 @@
+"""A Postgres of this session."""
+
+from tests.sinks.conftest import database_url, postgres_url
+
+__all__ = ["database_url", "postgres_url"]

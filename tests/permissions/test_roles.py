@@ -1,0 +1,270 @@
+"""Each role does its whole job with exactly the rights that are printed for it, and uses every one of them."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import aclosing, asynccontextmanager, suppress
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import asyncpg
+import pytest
+from nats.js.api import ConsumerConfig
+
+from consumers.dead_letters.graveyard import Graveyard, Wanted
+from consumers.dead_letters.resending import Resending
+from consumers.permissions import Rights, Work, grants_of, rights_of
+from consumers.rebuild import Rebuild
+from consumers.service import Service
+from consumers.settings import ProjectorSettings, Settings
+from consumers.sinks.postgres import create_schema
+from consumers.verification.verify import Verification
+from noetl_events import SinkUnavailable, encode
+from noetl_events.jetstream.declarations import DEAD_LETTERS, DEAD_STREAM, EVENTS_STREAM, TRIALS, StreamDeclaration
+from noetl_events.jetstream.ephemeral import EphemeralConsumer
+from noetl_events.jetstream.history import History, Span
+from noetl_events.jetstream.options import ConnectOptions
+from noetl_events.jetstream.topology import ensure_stream, jetstream, show_stream
+from noetl_events.sink import open_sink
+from noetl_events.sinks.nats import SUBJECT_BY_EXECUTION, NatsSink
+from noetl_events.testing import eventually, make_event, make_events
+from tests.gateway.gateway_process import body_of
+from tests.gateway.gateway_process import serving as serving_gateway
+from tests.permissions.guarded import Guarded, guarded
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from noetl_events.jetstream.connection import Connection
+
+INBOX = "_INBOX_private"
+
+
+async def publish(connection: Connection) -> None:
+    """Do all a publisher does: a lone event, a batch, and the question a spool asks."""
+    sink = NatsSink(connection, timeout=2.0)
+    await sink.emit(make_event(1))
+    await sink.emit_batch([make_event(number) for number in range(2, 22)])
+    await sink.watermark()
+    await sink.aclose()
+
+
+async def test_publisher(tmp_path: Path) -> None:
+    """A publisher with a spool."""
+    with guarded(tmp_path, Work(inbox_prefix=INBOX, spool=True)) as server:
+        await server.prepare()
+        async with server.connected("publisher") as connection:
+            await publish(connection)
+            unused = await server.unused("publisher", connection)
+
+        assert (server.violations, unused) == ([], set())
+
+
+async def test_one_right_less_is_missed(tmp_path: Path) -> None:
+    """Without one right of those printed the role fails, and the server's log says so: the other tests can see it."""
+    work = Work(inbox_prefix=INBOX, spool=True)
+    publish_rights, subscribe_rights = rights_of("publisher", work)
+    less = Rights(tuple(right for right in publish_rights if right.subject != "noetl.events.>"), subscribe_rights)
+    with guarded(tmp_path, work, rights={"publisher": less}) as server:
+        await server.prepare()
+        async with server.connected("publisher") as connection:
+            with pytest.raises(SinkUnavailable):
+                await publish(connection)
+
+        assert "noetl.events." in server.violations[0]
+
+
+@pytest.fixture
+async def projector_url(database_url: str) -> AsyncIterator[str]:
+    """Return a database with the table, as a role sees it that has just the grants printed for a projector."""
+    await create_schema(database_url)
+    parts = urlsplit(database_url)
+    name = f"projector {parts.path[1:]}"
+    url = parts._replace(netloc=f"{name.replace(' ', '%20')}:pw@{parts.hostname}:{parts.port}").geturl()
+    admin = await asyncpg.connect(database_url)
+    await admin.execute(
+        f"CREATE ROLE \"{name}\" LOGIN PASSWORD 'pw'; REVOKE ALL ON DATABASE {parts.path[1:]} FROM PUBLIC"
+    )
+    await admin.execute(grants_of("projector", url))
+    yield url
+    await admin.execute(f'DROP OWNED BY "{name}"; DROP ROLE "{name}"')
+    await admin.close()
+
+
+@asynccontextmanager
+async def projecting(connection: Connection, work: Work, url: str) -> AsyncIterator[Service]:
+    """Run a projector as `noetl-events project` does."""
+    settings = Settings(connect=connection.options, stream=work.stream, projector=ProjectorSettings(ack_wait=2.0))
+    service = Service(settings, connection, [url], durable=work.durable)
+    running = asyncio.create_task(service.worker.run())
+    try:
+        yield service
+        await service.worker.stop()
+        async with asyncio.timeout(10):
+            await running
+    finally:
+        running.cancel()
+        with suppress(asyncio.CancelledError):
+            await running
+        await service.aclose()
+
+
+async def stored(owner: Connection) -> int:
+    """Return how many dead letters there are."""
+    return (await show_stream(owner, DEAD_STREAM)).state.messages
+
+
+async def settled(service: Service, count: int) -> bool:
+    """Return whether so many events were stored or buried."""
+    return sum(progress.stored + progress.buried for progress in service.progress.values()) >= count
+
+
+async def exhaust(owner: Connection) -> None:
+    """Have a consumer of somebody else give up on a message."""
+    js = await jetstream(owner)
+    config = ConsumerConfig(durable_name="theirs", max_deliver=1, ack_wait=0.1)
+    theirs = await js.pull_subscribe("", durable="theirs", stream=EVENTS_STREAM, config=config)
+    await theirs.fetch(1, timeout=5)
+    with suppress(TimeoutError):
+        await theirs.fetch(100, timeout=0.3)
+    with suppress(TimeoutError):
+        await theirs.fetch(100, timeout=0.5)
+
+
+async def leave_unacknowledged(owner: Connection, name: str) -> None:
+    """Have what the consumer holds delivered a second time, as when a projector died."""
+    js = await jetstream(owner)
+    theirs = await js.pull_subscribe_bind(name, EVENTS_STREAM)
+    for message in await theirs.fetch(5, timeout=5):
+        await message.nak()
+    await theirs.unsubscribe()
+
+
+@pytest.mark.parametrize(
+    ("partitions", "config"),
+    [
+        pytest.param(0, "", id="plain"),
+        pytest.param(2, "feature_flags { js_ack_fc_v2: true }", id="lanes, and acks of version 2"),
+    ],
+)
+async def test_projector(tmp_path: Path, projector_url: str, partitions: int, config: str) -> None:
+    """A projector into Postgres that buries, tries suspects, takes up what others gave up on, and shares lanes."""
+    stream = StreamDeclaration(partitions=partitions)
+    with guarded(tmp_path, projector_work(stream, projector_url), config=config) as server:
+        await server.prepare()
+        async with server.connected("owner") as owner, server.connected("projector") as connection:
+            await project(server, owner, connection, projector_url)
+            unused = await server.unused("projector", connection)
+
+        expected = {"to note what may kill the process", "to read those notes"} if partitions else set()
+        version = "to acknowledge them" if partitions else "to acknowledge them where the server uses acks of version 2"
+        assert (server.violations, unused) == ([], expected | {version})
+
+
+def projector_work(stream: StreamDeclaration, url: str) -> Work:
+    """Return what the projector works with."""
+    options = ConnectOptions(inbox_prefix=INBOX)
+    settings = Settings(connect=options, stream=stream, projector=ProjectorSettings(to=(url,), ack_wait=2.0))
+    return Work.of(settings)
+
+
+async def project(server: Guarded, owner: Connection, connection: Connection, url: str) -> None:
+    """Do all a projector does."""
+    sink = NatsSink(owner, subject=SUBJECT_BY_EXECUTION)
+    js = await jetstream(owner)
+    async with projecting(connection, server.work, url) as service:
+        await sink.emit_batch(make_events(20))
+        await js.publish("noetl.events.1.bad", b"no event")
+        await js.publish("noetl.events.1.bad", encode(make_event(99, step="\0")))
+        await eventually(lambda: settled(service, 22))
+        await exhaust(owner)
+        await service.stream_watch._look()
+        await eventually(lambda: is_at_least(owner, 3))
+    if not server.work.stream.partitions:
+        await sink.emit_batch([make_event(number) for number in range(100, 105)])
+        await leave_unacknowledged(owner, server.work.durable)
+        async with projecting(connection, server.work, url) as service:
+            await eventually(lambda: settled(service, 5))
+    await sink.aclose()
+
+
+async def is_at_least(owner: Connection, count: int) -> bool:
+    """Return whether there are so many dead letters."""
+    return await stored(owner) >= count
+
+
+async def test_gateway(tmp_path: Path) -> None:
+    """A gateway that takes, streams, looks up, and shows dead letters."""
+    with guarded(tmp_path, Work(inbox_prefix=INBOX)) as server:
+        await server.prepare()
+        async with server.connected("owner") as owner, server.connected("gateway") as connection:
+            await bury(owner)
+            async with serving_gateway(connection, server.work.stream) as web:
+                await eventually(lambda: not web.gateway.hub.reason)
+                answers = [
+                    await web.post("/api/events", body_of(1)),
+                    await web.get("/api/executions/1"),
+                    await web.get("/api/status"),
+                    await web.get("/api/dead"),
+                ]
+                async with web.session.get(f"{web.url}/api/events/stream?from=1") as stream:
+                    await stream.content.readuntil(b"\n\n")
+                for name in (EVENTS_STREAM, DEAD_STREAM):
+                    await wait_for_nothing(connection, name)
+            unused = await server.unused("gateway", connection)
+
+        assert [status for status, _ in answers] == [200] * 4
+        assert (server.violations, unused) == ([], set())
+
+
+async def wait_for_nothing(connection: Connection, stream: str) -> None:
+    """Read behind the end of *stream* until a heartbeat has it count again."""
+    consumer = EphemeralConsumer(connection, stream, heartbeat=0.1, follows=True)
+    await consumer.open(start=1_000_000)
+    with suppress(TimeoutError):
+        async with asyncio.timeout(0.3):
+            await consumer.pull(1)
+    await consumer.aclose()
+
+
+async def bury(owner: Connection) -> None:
+    """Store two dead letters."""
+    js = await jetstream(owner)
+    for number in (1, 2):
+        headers = {"Noetl-Subject": "noetl.events.x", "Noetl-Kind": "rejected", "Noetl-Sequence": str(number)}
+        await js.publish("noetl.dead.rejected", encode(make_event(number)), headers=headers)
+
+
+async def test_admin(tmp_path: Path) -> None:
+    """An administrator that creates and shows streams, works through dead letters, verifies and rebuilds."""
+    with guarded(tmp_path, Work(inbox_prefix=INBOX)) as server:
+        async with server.connected("owner") as owner, server.connected("admin") as connection:
+            for declared in (server.work.stream, DEAD_LETTERS, TRIALS):
+                await ensure_stream(connection, declared)
+            await bury(owner)
+            await administer(connection, f"sqlite:///{tmp_path}/events.db")
+            unused = await server.unused("admin", connection)
+
+        assert (server.violations, unused) == ([], set())
+
+
+async def administer(connection: Connection, url: str) -> None:
+    """Do all an administrator does after `stream ensure`."""
+    for name in (EVENTS_STREAM, DEAD_STREAM, TRIALS.name):
+        await show_stream(connection, name)
+    graveyard = Graveyard(connection)
+    async with aclosing(graveyard.letters(Wanted())) as letters:
+        found: list[Any] = [letter async for letter in letters]
+    outcome = await Resending(connection, graveyard).retry(1)
+    removed = await graveyard.remove(2)
+    sink = open_sink(url)
+    async with History(connection, Span(stream=EVENTS_STREAM)) as history:
+        rebuilt = await Rebuild(history, sink).run()
+    await sink.aclose()
+    verified = await Verification(connection, Span(stream=EVENTS_STREAM), url).run()
+    for name in (EVENTS_STREAM, DEAD_STREAM):
+        await wait_for_nothing(connection, name)
+
+    assert (len(found), outcome.outcome, removed) == (2, "retried", True)
+    assert (rebuilt.stored, verified.is_complete) == (1, True)

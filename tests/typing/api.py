@@ -1,0 +1,107 @@
+"""
+What a user's code looks like to a type checker: checked by mypy (`make check`) and pyright (`make typing`), never run.
+
+`assert_type` fails where a type gets wider, and an unused ignore where what should be an error no longer is one.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, assert_type
+
+from noetl_events import (
+    EventEmitter,
+    EventSink,
+    EventsRejected,
+    EventStatus,
+    ExecutorEvent,
+    SinkUnavailable,
+    Snowflake,
+    decode,
+    encode,
+    open_sink,
+)
+from noetl_events.jetstream.connection import Connection
+from noetl_events.jetstream.options import ConnectOptions
+from noetl_events.sinks.memory import MemorySink
+from noetl_events.sinks.nats import NatsSink
+from noetl_events.sinks.spool import SpoolSink
+from noetl_events.testing import FaultySink, SinkContract, make_event, make_events
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class FolderSink:
+    """A sink of a third party: it inherits nothing."""
+
+    async def emit(self, event: ExecutorEvent) -> None:
+        """Take one."""
+        await self.emit_batch([event])
+
+    async def emit_batch(self, events: Sequence[ExecutorEvent]) -> None:
+        """Take several."""
+        raise EventsRejected({event.event_id: "full" for event in events if event.event_id is not None})
+
+    async def aclose(self) -> None:
+        """Close."""
+
+
+class Deaf:
+    """No sink: it takes no batches."""
+
+    async def emit(self, event: ExecutorEvent) -> None:
+        """Take one."""
+
+    async def aclose(self) -> None:
+        """Close."""
+
+
+class TestFolder(SinkContract):
+    """The contract is a class to inherit from."""
+
+
+async def produce() -> None:
+    """Emit through each kind of sink."""
+    async with Connection(ConnectOptions(servers="nats://127.0.0.1:4222")) as connection:
+        assert_type(connection, Connection)
+        sink = NatsSink(connection)
+        emitter = EventEmitter(543942402780693277, sink, worker_id="worker-7")
+        assert_type(await emitter.emit("step.enter", "fetch", EventStatus.STARTED, {"a": [1, None]}), ExecutorEvent)
+        assert_type(emitter.stamp("step.exit", "fetch", "COMPLETED", None), ExecutorEvent)
+        spool: EventSink = SpoolSink(sink, "/var/spool/noetl", owns_inner=True)
+        await spool.emit_batch(make_events(3))
+
+
+async def handle(sink: EventSink, event: ExecutorEvent) -> None:
+    """Do what the errors say."""
+    try:
+        await sink.emit(event)
+    except SinkUnavailable as exc:
+        assert_type(exc.reason, str)
+        assert_type(exc.retry_after, float | None)
+    except EventsRejected as exc:
+        for event_id, reason in exc.reasons.items():
+            assert_type(event_id, int)
+            assert_type(reason, str)
+
+
+def look() -> None:
+    """Read and write envelopes."""
+    event = decode(b"{}")
+    assert_type(event, ExecutorEvent)
+    assert_type(event.event_id, int | None)
+    assert_type(event.execution_id, int)
+    assert_type(event.worker_id, str | None)
+    assert_type(encode(event), bytes)
+    assert_type(Snowflake(node=1)(), int)
+    assert_type(open_sink("memory:"), EventSink)
+    assert_type(make_event(1), ExecutorEvent)
+    assert_type(make_events(2), list[ExecutorEvent])
+    event.step = "other"  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def seam() -> Any:
+    """Whatever has the three methods is a sink, and nothing else is."""
+    sinks: list[EventSink] = [FolderSink(), MemorySink(), FaultySink(MemorySink(), [])]
+    refused: EventSink = Deaf()  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]
+    return sinks, refused
