@@ -288,12 +288,12 @@ def test_a_token_is_asked_for_and_kept(gateway: StubGateway, browser: Any) -> No
 
 
 def test_a_thousand_events_a_second(gateway: StubGateway, page: Page) -> None:
-    """Ten thousand events within ten seconds: the page keeps up, and its lists stay short."""
+    """Events at a thousand a second: the page keeps up, and its lists stay short."""
     started = time.monotonic()
-    for second in range(10):
-        gateway.emit(*[event(second * 1000 + n, execution=1 + (second * 1000 + n) // 10) for n in range(1000)])
+    for second in range(3):
+        gateway.emit(*[event(second * 1000 + n, execution=1 + (second * 1000 + n) // 4) for n in range(1000)])
         time.sleep(max(0.0, started + second + 1 - time.monotonic()))
 
-    page.wait(lambda: page.knows("last") == 10_000, within=5)
+    page.wait(lambda: page.knows("last") == 3_000, within=5)
     assert page.knows("executions") <= 500
     assert page.run("return document.querySelectorAll('tr').length") < 200
