@@ -13,8 +13,13 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from consumers.cli import main
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from multiprocessing.context import ForkServerProcess
 
 _processes = multiprocessing.get_context("forkserver")
 _processes.set_forkserver_preload([__name__])
@@ -30,8 +35,7 @@ def run(*arguments: str, nats: str = "nats://127.0.0.1:1", stdin: bytes = b"") -
     with tempfile.TemporaryDirectory() as folder:
         files = [Path(folder, name) for name in ("stdin", "stdout", "stderr")]
         files[0].write_bytes(stdin)
-        process = _processes.Process(target=_become, args=(arguments, environment(nats), files))
-        process.start()
+        process = start(arguments, nats, files)
         process.join(60)
         if process.exitcode is None:
             process.kill()
@@ -41,10 +45,17 @@ def run(*arguments: str, nats: str = "nats://127.0.0.1:1", stdin: bytes = b"") -
     return done
 
 
-def _become(arguments: tuple[str, ...], variables: dict[str, str], files: list[Path]) -> None:
+def start(arguments: Sequence[str], nats: str, files: Sequence[Path]) -> ForkServerProcess:
+    """Start `noetl-events` with *arguments*, and *files* for its standard input, output and error."""
+    process = _processes.Process(target=_become, args=(arguments, environment(nats), files))
+    process.start()
+    return process
+
+
+def _become(arguments: Sequence[str], variables: dict[str, str], files: Sequence[Path]) -> None:
     """Be `noetl-events` from here on: its arguments, its environment and its three files."""
     for descriptor, file in enumerate(files):
-        opened = os.open(file, os.O_RDONLY if descriptor == 0 else os.O_WRONLY | os.O_CREAT)
+        opened = os.open(file, os.O_RDONLY if descriptor == 0 else os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(opened, descriptor)
         os.close(opened)
     sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w")  # noqa: SIM115  (descriptors)
