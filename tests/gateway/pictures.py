@@ -3,13 +3,15 @@ The live page with executions running, as pictures for the documentation.
 
     python -m tests.gateway.pictures [FOLDER]
 
-Needs Chromium and its driver.  Writes `live-light.png` and `live-dark.png`.
+Needs Chromium and its driver, and a minute.  Writes `live-light.png`, `live-dark.png` and `dead-letters.png`.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import random
+import signal
 import sys
 import tempfile
 import time
@@ -29,8 +31,9 @@ if TYPE_CHECKING:
 
 PLAYBOOKS = ("load_calendar", "amadeus_offers", "http_to_postgres", "score_leads", "export_ledger", "sync_users")
 STEPS = ("start", "fetch", "transform", "validate", "load", "end")
-SECONDS, TICK = 40, 0.05
-SHOWN = 16
+SECONDS, TICK = 50, 0.05
+# Meanwhile the projector stands still, and falls behind.
+BEHIND = range(20, 32)
 FOLDER = Path(__file__).parents[2] / "docs" / "images"
 
 
@@ -39,12 +42,16 @@ class Run:
 
     def __init__(self, number: int, chance: random.Random) -> None:
         self.execution = EXECUTION + number * 7_919
+        self.failed = False
         self._chance, self._events = chance, self._happen(PLAYBOOKS[number % len(PLAYBOOKS)])
 
     def next(self) -> dict[str, Any] | None:
         """Return what happens next, `None` when all has happened or nothing does yet."""
         happened = next(self._events, None)
-        return happened and happened | {"execution_id": self.execution, "created_at": datetime.now(UTC).isoformat()}
+        if happened is None:
+            return None
+        self.failed |= happened["event_type"] == "playbook.failed"
+        return happened | {"execution_id": self.execution, "created_at": datetime.now(UTC).isoformat()}
 
     def _happen(self, playbook: str) -> Iterator[dict[str, Any] | None]:
         fails = self._chance.choice(STEPS[1:-1]) if self._chance.random() < 0.15 else ""
@@ -64,26 +71,30 @@ def _event(event_type: str, step: str, status: str, context: Any) -> dict[str, A
     return {"event_type": event_type, "step": step, "status": status, "context": context, "worker_id": "worker-7d9f"}
 
 
-def play(gateway: LiveGateway) -> list[Run]:
-    """Let executions start and run for `SECONDS`, and return them."""
+def play(gateway: LiveGateway, projector: int) -> list[Run]:
+    """Let executions start and run for `SECONDS`, and return them; *projector* is a process."""
     chance = random.Random(7)
     runs: list[Run] = []
     for tick in range(int(SECONDS / TICK)):
-        if tick % 8 == 0:
+        # A wave of a minute: plots with something to see.
+        if tick % round(10 + 7 * math.sin(tick * TICK / 6)) == 0:
             runs.append(Run(len(runs), chance))
+        os.kill(projector, signal.SIGSTOP if int(tick * TICK) in BEHIND else signal.SIGCONT)
         gateway.emit(*[happened for run in runs if (happened := run.next())])
         time.sleep(TICK)
     return runs
 
 
 @contextmanager
-def projecting(gateway: LiveGateway, scratch: Path) -> Iterator[None]:
-    """Run a projector beside it."""
+def projecting(gateway: LiveGateway, scratch: Path) -> Iterator[int]:
+    """Run a projector beside it, and give its process id."""
     files = [Path(os.devnull), scratch / "projector.log", scratch / "projector.log"]
     projector = start(["project", "--to", f"sqlite:///{scratch}/events.db"], gateway.server.url, files)
-    yield
-    projector.terminate()
-    projector.join()
+    try:
+        yield projector.pid or 0
+    finally:
+        projector.kill()
+        projector.join()
 
 
 def main(folder: Path) -> None:
@@ -95,16 +106,20 @@ def main(folder: Path) -> None:
             (b'{"event_type": "step.exit"', "malformed", "not JSON: input ended after 26 bytes"),
         )
         gateway.forget(2)
-        with projecting(gateway, Path(scratch)), browsing(Path(scratch) / "profile") as browser:
+        with projecting(gateway, Path(scratch)) as projector, browsing(Path(scratch) / "profile") as browser:
             page = Page(browser, gateway.url)
             page.live()
-            runs = play(gateway)
-            page.click(f"#runs tr[data-key='{runs[-SHOWN].execution}']")
-            for scheme in ("light", "dark"):
+            runs = play(gateway, projector)
+            for scheme, shown in (("light", runs[-10]), ("dark", [run for run in runs[:-4] if run.failed][-1])):
+                page.run("location.hash = arguments[0]", str(shown.execution))
                 feature = {"name": "prefers-color-scheme", "value": scheme}
                 browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
+                page.shows("#one-id", str(shown.execution))
                 time.sleep(0.5)
                 browser.save_screenshot(str(folder / f"live-{scheme}.png"))
+            page.keys("d")
+            page.shows("#letter-reason", "not JSON")
+            browser.save_screenshot(str(folder / "dead-letters.png"))
 
 
 if __name__ == "__main__":

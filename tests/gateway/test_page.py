@@ -183,6 +183,26 @@ def test_a_hostile_payload_stays_text(gateway: LiveGateway, page: Page) -> None:
     assert page.errors() == []
 
 
+def test_a_failure_says_where_and_why(gateway: LiveGateway, page: Page) -> None:
+    """A failed execution shows its reason, and what it left open as failed; it stays in its row when others begin."""
+    gateway.emit(
+        event(1, event_type="playbook.initialized", step="sync_users"),
+        event(2, step="load_users"),
+        event(3, execution=7, event_type="playbook.initialized", step="score_leads"),
+        event(4, event_type="call.error", step="load_users", status="FAILED", context={"error": "<b>HTTP 502</b>"}),
+        event(5, event_type="playbook.failed", step="sync_users", status="FAILED", context=None),
+    )
+
+    page.takes(5)
+    page.click(f"#runs tr[data-key='{EXECUTION}']")
+    page.shows("#one-why", "load_users: <b>HTTP 502</b>")
+    page.shows("#gantt tbody", "failed")
+    assert page.run("return [...document.querySelectorAll('#runs tr[data-key]')].map(r => r.dataset.key)") == [
+        "7",
+        str(EXECUTION),
+    ]
+
+
 def test_what_is_no_event_is_passed_over(gateway: LiveGateway, page: Page) -> None:
     """What is no event does no harm, and what follows it is shown."""
     gateway.emit(b"not json", b"[1, 2]", b"null", event())
