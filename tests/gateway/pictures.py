@@ -8,6 +8,7 @@ Needs Chromium and its driver, and a minute.  Writes `live-light.png`, `live-dar
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import random
@@ -24,16 +25,17 @@ from tests.cli.command import start
 from tests.cli.graves import bury
 from tests.gateway.browser import browsing
 from tests.gateway.live_gateway import LiveGateway
-from tests.gateway.page_reader import EXECUTION, Page
+from tests.gateway.page_reader import EXECUTION, Page, event
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 PLAYBOOKS = ("load_calendar", "amadeus_offers", "http_to_postgres", "score_leads", "export_ledger", "sync_users")
 STEPS = ("start", "fetch", "transform", "validate", "load", "end")
-SECONDS, TICK = 50, 0.05
+SECONDS, TICK = 46, 0.05
 # Meanwhile the projector stands still, and falls behind.
-BEHIND = range(20, 32)
+BEHIND = range(22, 31)
+REJECTED = event(step="http_to_postgres_" * 5, worker_id="worker-7d9f", context={"rows": 4_711})
 FOLDER = Path(__file__).parents[2] / "docs" / "images"
 
 
@@ -104,8 +106,9 @@ def main(folder: Path) -> None:
             gateway.server,
             (b'{"execution_id": "382100255539228673", "status": "RUNNING"}', "malformed", "event_type: missing"),
             (b'{"event_type": "step.exit"', "malformed", "not JSON: input ended after 26 bytes"),
+            (json.dumps(REJECTED).encode(), "rejected", "step: value too long for type character varying(64)"),
         )
-        gateway.forget(2)
+        gateway.forget(3)
         with projecting(gateway, Path(scratch)) as projector, browsing(Path(scratch) / "profile") as browser:
             page = Page(browser, gateway.url)
             page.live()
@@ -118,7 +121,7 @@ def main(folder: Path) -> None:
                 time.sleep(0.5)
                 browser.save_screenshot(str(folder / f"live-{scheme}.png"))
             page.keys("d")
-            page.shows("#letter-reason", "not JSON")
+            page.shows("#letter-reason", "too long")
             browser.save_screenshot(str(folder / "dead-letters.png"))
 
 
