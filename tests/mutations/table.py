@@ -210,7 +210,7 @@ MUTATIONS = (
         "noetl_events/ids.py",
         "            if ms > self._last_ms:\n",
         "            if ms != self._last_ms:\n",
-        "tests/test_ids.py",
+        "tests/test_ids.py::test_never_goes_back",
     ),
     Mutation(
         "a post is answered before it is stored",
