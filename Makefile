@@ -49,6 +49,7 @@ pins: .venv/pins/bin/uv ## Solve requirements/*.txt again; PINS_ARGS=--upgrade t
 	$(COMPILE) pyproject.toml --extra cli --extra http --extra nkeys --extra otel-sdk --extra postgres --extra serve -c requirements/dev.txt -o requirements/runtime.txt
 	$(COMPILE) --group build -c requirements/dev.txt -o requirements/build.txt
 	$(COMPILE) --group release -c requirements/dev.txt -o requirements/release.txt
+	$(COMPILE) --group docs -c requirements/dev.txt -o requirements/docs.txt
 
 wheel: $(VENV)/.installed-dev ## Build wheel and sdist into dist/, the same bytes each time
 	@rm -rf dist
