@@ -17,7 +17,7 @@ BIN := $(VENV)/bin
 PIP_INSTALL := -m pip install -qq --disable-pip-version-check --no-input --no-compile --no-deps
 
 .DEFAULT_GOAL := help
-.PHONY: help demo cluster test faults check format pins wheel wheel-test typing sbom audit release-check clean
+.PHONY: help demo cluster test faults check format reference docs demo-picture pins wheel wheel-test typing sbom audit release-check clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -42,6 +42,15 @@ check: $(VENV)/.installed-dev ## Lint, check the format and the types
 format: $(VENV)/.installed-dev ## Format the code and fix what ruff can fix
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
+
+reference: $(VENV)/.installed-dev ## Write docs/reference/ anew, from the code
+	$(BIN)/python -m docs.tools.reference
+
+docs: $(VENV)-docs/.installed-pins ## Build the documentation into build/site; a dead link is an error
+	@$(VENV)-docs/bin/mkdocs build --strict --quiet
+
+demo-picture: $(VENV)/.installed-dev ## Run the demo, and draw docs/images/demo.svg of it
+	$(BIN)/python -m docs.tools.demo_picture
 
 pins: .venv/pins/bin/uv ## Solve requirements/*.txt again; PINS_ARGS=--upgrade takes new versions
 	$(COMPILE) pyproject.toml --all-extras --group dev -o requirements/dev.txt
