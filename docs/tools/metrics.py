@@ -18,7 +18,12 @@ from noetl_events.jetstream.connection import Connection
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
 
-SUFFIXES: Final = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count"), "info": ("_info",), "gauge": ("",)}
+SUFFIXES: Final = {
+    "counter": ("_total",),
+    "histogram": ("_bucket", "_sum", "_count"),
+    "info": ("_info",),
+    "gauge": ("",),
+}
 """What Prometheus appends to the name of each type."""
 
 

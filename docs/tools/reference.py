@@ -113,7 +113,8 @@ def metrics() -> str:
     """Return the page on the metrics."""
     found = served_metrics()
     parts = [
-        f"## {title}\n\n" + _table("metric | type | labels | says", (_metric(one) for one in found if prefix in one.name))
+        f"## {title}\n\n"
+        + _table("metric | type | labels | says", (_metric(one) for one in found if prefix in one.name))
         for title, prefix in (("Projector", "noetl_projector_"), ("Gateway", "noetl_gateway_"))
     ]
     return _page("Metrics", _METRICS_INTRO, *parts)

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from mkdocs.structure.pages import Page
 
 _OUTWARD: Final = re.compile(r"\]\(((?:\.\./)+[^)\s]*)\)")
-_LOADED: Final = re.compile(r"<(?:script|img|iframe|source)\b[^>]*\bsrc=[\"']?(?:https?:)?//|<link\b(?=[^>]*\bstylesheet)[^>]*\bhref=[\"']?(?:https?:)?//")
+_LOADED: Final = re.compile(
+    r"<(?:script|img|iframe|source)\b[^>]*\bsrc=[\"']?(?:https?:)?//|<link\b(?=[^>]*\bstylesheet)[^>]*\bhref=[\"']?(?:https?:)?//"
+)
 
 
 def on_page_markdown(markdown: str, /, *, page: Page, config: MkDocsConfig, **_: Any) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import sys
 import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -16,6 +17,7 @@ from msgspec import structs
 from consumers.doctor import Finding, Patient, examine
 from consumers.doctor.durability import check_durability
 from consumers.doctor.inbox import check_inbox
+from consumers.doctor.plugins import check_plugins
 from consumers.doctor.reachability import check_reachability
 from consumers.doctor.rights import check_rights
 from consumers.doctor.tls import check_tls
@@ -234,3 +236,14 @@ async def test_plugin(well: Patient, tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert used == [("fault", "install another version of broken, or")]
     assert without == [("fault", "install the distribution that has it;")]
     assert await plugins("noop:") == []
+
+
+async def test_missing_extra(connection: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of our own sinks one without its extra is a fault where a destination needs it, and nothing where none does."""
+    monkeypatch.setitem(sys.modules, "noetl_events.sinks.http", None)
+
+    async def look(*to: str) -> list[str]:
+        return [one.remedy for one in found(await check_plugins(make_patient(connection, STREAM, to=to)))]
+
+    assert await look("noop:") == []
+    assert await look("https://host/api/events") == ["pip install 'noetl-events[all]'"]
