@@ -64,17 +64,23 @@ from, `noetl-events config schema` the JSON schema of the file.
   NATS are read again at every connection.
 """
 
-_VARIABLES: Final = """
-## Read besides
+_VARIABLES: Final = (
+    ("`NOETL_CONFIG`", "every command", "Path of the settings file."),
+    (
+        "`NOETL_SNOWFLAKE_NODE_ID`, else `NOETL_SHARD_ID`",
+        "`emit`",
+        "Node in the ids it makes, 0 to 1023; by default a hash of the host's name.",
+    ),
+    ("`PGPASSWORD`, `PGSSLMODE` and others of libpq", "Postgres destinations", "What the URL does not say."),
+    (
+        "`OTEL_EXPORTER_OTLP_ENDPOINT` and others of OpenTelemetry",
+        "`project`, `serve`",
+        "Where spans go; needs the extra `otel-sdk`.",
+    ),
+    ("`VISUAL`, else `EDITOR`", "`dead edit`", "The editor."),
+)
 
-| variable | read by | says |
-|---|---|---|
-| `NOETL_CONFIG` | every command | Path of the settings file. |
-| `NOETL_SNOWFLAKE_NODE_ID`, else `NOETL_SHARD_ID` | `emit` | Node in the ids it makes, 0 to 1023; by default a hash of the host's name. |
-| `PGPASSWORD`, `PGPASSFILE`, `PGSSLMODE` and the others of libpq | Postgres destinations | What the URL does not say. |
-| `OTEL_EXPORTER_OTLP_ENDPOINT` and the others of OpenTelemetry | `project`, `serve` | Where spans go; needs the extra `otel-sdk`. |
-| `VISUAL`, else `EDITOR` | `dead edit` | The editor. |
-
+_LIBRARY: Final = """
 The library reads no variable by itself: a worker passes what it wants to `ConnectOptions`, `Snowflake` and the sinks.
 """
 
@@ -92,7 +98,8 @@ same events again later; `EventsRejected`, exactly these will never be taken.
 """
 
 _SINKS_INTRO: Final = """
-`--to` and `open_sink` take these URLs.  Another distribution adds a scheme of its own: [write a sink](../how-to/write-a-sink.md).
+`--to` and `open_sink` take these URLs.  Another distribution adds a scheme of its own, see
+[Write a sink](../how-to/write-a-sink.md).
 In user and password, `/ ? # [ @ :` are written `%2F %3F %23 %5B %40 %3A`.
 """
 
@@ -106,16 +113,17 @@ def cli() -> str:
 
 def settings() -> str:
     """Return the page on the settings."""
-    return _page("Settings", _SETTINGS_INTRO, *(_section(name, kind) for name, kind in _sections()), _VARIABLES)
+    sections = (_section(name, kind) for name, kind in _sections())
+    others = "## Read besides\n\n" + _table("variable | read by | says", _VARIABLES)
+    return _page("Settings", _SETTINGS_INTRO, *sections, others, _LIBRARY)
 
 
 def metrics() -> str:
     """Return the page on the metrics."""
     found = served_metrics()
     parts = [
-        f"## {title}\n\n"
-        + _table("metric | type | labels | says", (_metric(one) for one in found if prefix in one.name))
-        for title, prefix in (("Projector", "noetl_projector_"), ("Gateway", "noetl_gateway_"))
+        f"## {part.capitalize()}\n\n{_table('metric | type | labels | says', _metrics_of(part, found))}"
+        for part in ("projector", "gateway")
     ]
     return _page("Metrics", _METRICS_INTRO, *parts)
 
@@ -175,6 +183,10 @@ def _section(name: str, kind: type[msgspec.Struct]) -> str:
 def _setting(one: Setting) -> tuple[str, ...]:
     default = "" if one.default in ("", ()) else f"`{one.shown(one.default).strip(chr(39))}`"
     return (f"`{one.key}`", f"`{one.environ}`", one.wanted, default, "yes" if one.reloadable else "", one.description)
+
+
+def _metrics_of(part: str, found: list[Metric]) -> Iterator[tuple[str, ...]]:
+    return (_metric(one) for one in found if one.name.startswith(f"noetl_{part}_"))
 
 
 def _metric(one: Metric) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""What mkdocs does not do by itself: links to files outside `docs/`, and a look that nothing is loaded from elsewhere."""
+"""What mkdocs does not do by itself: links out of `docs/`, and a look that nothing is loaded from elsewhere."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 _OUTWARD: Final = re.compile(r"\]\(((?:\.\./)+[^)\s]*)\)")
 _LOADED: Final = re.compile(
-    r"<(?:script|img|iframe|source)\b[^>]*\bsrc=[\"']?(?:https?:)?//|<link\b(?=[^>]*\bstylesheet)[^>]*\bhref=[\"']?(?:https?:)?//"
+    r"""<(?:script|img|iframe|source)\b[^>]*\bsrc=["']?(?:https?:)?//"""
+    r"""|<link\b(?=[^>]*\bstylesheet)[^>]*\bhref=["']?(?:https?:)?//"""
 )
 
 
