@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import sys
 from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -106,8 +107,14 @@ In user and password, `/ ? # [ @ :` are written `%2F %3F %23 %5B %40 %3A`.
 
 def cli() -> str:
     """Return the page on the commands."""
-    # Its title and its usage line, which say nothing more, are left out.
-    commands = app.generate_docs(output_format="markdown").partition("## Table of Contents\n")[2]
+    started_as = sys.argv[0]
+    # Otherwise the usage lines say how this process was started.
+    sys.argv[0] = app.name[0]
+    try:
+        # Its title and its own usage line, which say nothing more, are left out.
+        commands = app.generate_docs(output_format="markdown").partition("## Table of Contents\n")[2]
+    finally:
+        sys.argv[0] = started_as
     return _page("Command line", _CLI_INTRO, "## Commands\n" + commands)
 
 
