@@ -47,7 +47,7 @@ reference: $(VENV)/.installed-dev ## Write docs/reference/ anew, from the code
 	$(BIN)/python -m docs.tools.reference
 
 docs: $(VENV)-docs/.installed-pins ## Build the documentation into build/site; a dead link is an error
-	@NO_MKDOCS_2_WARNING=1 $(VENV)-docs/bin/mkdocs build --strict --quiet
+	@NO_MKDOCS_2_WARNING=1 $(VENV)-docs/bin/mkdocs build --strict
 
 demo-picture: $(VENV)/.installed-dev ## Run the demo, and draw docs/images/demo.svg of it
 	$(BIN)/python -m docs.tools.demo_picture

@@ -53,6 +53,12 @@ def test_a_dead_link_is_found(tmp_path: Path) -> None:
     assert [link for link in links(page) if dead(page, link)] == ["no.md", "#c", f"{REPOSITORY}no.md"]
 
 
+@pytest.mark.parametrize("picture", sorted(DOCS.glob("images/*.svg")), ids=lambda path: path.name)
+def test_a_picture_loads_nothing(picture: Path) -> None:
+    """No drawing has the reader's browser ask another site for a font."""
+    assert "url(" not in re.sub(r"url\(#[\w-]+\)", "", picture.read_text())
+
+
 def test_every_page_is_in_the_navigation() -> None:
     """The site leads to each page, and to none that is gone."""
     named = re.findall(r"(\S+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
