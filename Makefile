@@ -5,7 +5,7 @@
 
 PYTHON ?= python3
 ARGS ?=
-PYTEST_ARGS ?= -n 3
+PYTEST_ARGS ?= -n 4
 FAULTS_ARGS ?=
 PINS_ARGS ?=
 

@@ -14,7 +14,7 @@ from noetl_events import encode
 from noetl_events.jetstream.connection import Connection
 from noetl_events.jetstream.options import ConnectOptions
 from noetl_events.jetstream.puller import Puller
-from noetl_events.jetstream.topology import ConsumerDeclaration, jetstream
+from noetl_events.jetstream.topology import ConsumerDeclaration, StreamDeclaration, jetstream
 from noetl_events.testing import make_event
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ async def _bury(server: NatsServer, letters: tuple[tuple[bytes, Kind, str], ...]
             await puller.ack([message])
         await puller.flush()
         await puller.aclose()
+        await js.delete_consumer(StreamDeclaration().name, "burying")
 
 
 def three(server: NatsServer) -> None:

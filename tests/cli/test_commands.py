@@ -15,6 +15,7 @@ import pytest
 from noetl_events import encode
 from noetl_events.testing import make_events
 from noetl_events.testing.nats_server import NatsServer
+from tests.cli.command import environment, run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,25 +41,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
     with NatsServer(store_dir=tmp_path_factory.mktemp("nats")) as started:
         assert run("stream", "ensure", nats=started.url).returncode == 0
         yield started
-
-
-def environment(nats: str) -> dict[str, str]:
-    """Return an environment in which NATS is at *nats*."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("NATS_")} | {"NATS_URL": nats}
-
-
-def run(*arguments: str, nats: str = "nats://127.0.0.1:1", stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
-    """Run `noetl-events` with *arguments* and return what it did, having checked that no traceback was shown."""
-    done = subprocess.run(
-        [sys.executable, "-m", "consumers", *arguments],
-        env=environment(nats),
-        input=stdin,
-        capture_output=True,
-        timeout=60,
-        check=False,
-    )
-    assert b"Traceback" not in done.stderr, done.stderr.decode()
-    return done
 
 
 def project_until(server: NatsServer, to: str, count: int, path: Path) -> int:

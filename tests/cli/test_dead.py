@@ -13,8 +13,8 @@ from noetl_events.jetstream.connection import Connection
 from noetl_events.jetstream.options import ConnectOptions
 from noetl_events.jetstream.puller import Puller
 from noetl_events.jetstream.topology import DEAD_LETTERS, ConsumerDeclaration, jetstream
+from tests.cli.command import run
 from tests.cli.graves import MALFORMED, bury, lines, messages_in, three
-from tests.cli.test_commands import run
 
 if TYPE_CHECKING:
     from noetl_events.testing.nats_server import NatsServer

@@ -16,8 +16,9 @@ from noetl_events.jetstream.connection import Connection
 from noetl_events.jetstream.options import ConnectOptions
 from noetl_events.jetstream.topology import DEAD_LETTERS, jetstream
 from noetl_events.testing import make_event
+from tests.cli.command import environment, run
 from tests.cli.graves import MALFORMED, lines, messages_in, three
-from tests.cli.test_commands import environment, result, run
+from tests.cli.test_commands import result
 
 if TYPE_CHECKING:
     from pathlib import Path

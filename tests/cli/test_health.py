@@ -15,7 +15,7 @@ import pytest
 
 from noetl_events.testing import eventually
 from noetl_events.testing.nats_server import free_port
-from tests.cli.test_commands import environment, run
+from tests.cli.command import environment, run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -18,7 +18,8 @@ from noetl_events.jetstream.connection import Connection
 from noetl_events.jetstream.options import ConnectOptions
 from noetl_events.testing import make_events
 from noetl_events.testing.nats_server import NatsServer
-from tests.cli.test_commands import environment, result, rows_in, run, wait_for_rows
+from tests.cli.command import environment, run
+from tests.cli.test_commands import result, rows_in, wait_for_rows
 from tests.jetstream.past import publish
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from noetl_events.sink import SinkUnavailable
 from noetl_events.sinks.memory import MemorySink
 from noetl_events.sinks.spool import SpoolSink
 from noetl_events.testing import FaultySink, make_events
-from tests.cli.test_commands import run
+from tests.cli.command import run
 
 if TYPE_CHECKING:
     from pathlib import Path

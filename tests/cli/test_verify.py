@@ -11,7 +11,8 @@ import pytest
 from noetl_events import encode
 from noetl_events.testing import make_events
 from noetl_events.testing.nats_server import NatsServer
-from tests.cli.test_commands import result, run
+from tests.cli.command import run
+from tests.cli.test_commands import result
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

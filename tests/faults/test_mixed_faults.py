@@ -1,7 +1,7 @@
 """
 Everything dies, one after the other and while the others recover: projectors, nats-server and Postgres.
 
-Short by default: 10,000 events and 4 kills.  `make faults` sets `NOETL_FAULTS=long`: 200,000 events and 30 kills, three
+Short by default: 6,000 events and 3 kills.  `make faults` sets `NOETL_FAULTS=long`: 200,000 events and 30 kills, three
 minutes.  `NOETL_SEED` repeats who is killed when.
 """
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from noetl_events.testing.postgres_server import PostgresServer
 
 LONG = os.environ.get("NOETL_FAULTS") == "long"
-EVENTS, KILLS = (200_000, 30) if LONG else (10_000, 4)
+EVENTS, KILLS = (200_000, 30) if LONG else (6_000, 3)
 CHUNK = 500
 AHEAD = 4_000
 ACK_WAIT = 2.0

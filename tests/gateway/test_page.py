@@ -7,64 +7,53 @@ selenium, every test here is skipped.
 
 from __future__ import annotations
 
-import shutil
+import os
 import time
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.cli.command import start
+from tests.cli.graves import bury
+from tests.gateway.browser import CHROMIUM, DRIVER, browsing
+from tests.gateway.live_gateway import LiveGateway
 from tests.gateway.page_reader import EXECUTION, Page, event
-from tests.gateway.stub_gateway import StubGateway
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-webdriver: Any = pytest.importorskip("selenium.webdriver", reason="needs selenium, a development dependency")
-_CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-_DRIVER = shutil.which("chromedriver")
 pytestmark = [
-    pytest.mark.skipif(not (_CHROMIUM and _DRIVER), reason="needs Chromium: apt-get install chromium chromium-driver"),
+    pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="needs Chromium: apt-get install chromium chromium-driver"),
     # One browser for all of them.
     pytest.mark.xdist_group("chromium"),
 ]
 
-_FLAGS = (
-    "--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync --disable-dev-shm-usage --window-size=1440,900"
-)
-
 
 @pytest.fixture
-def gateway() -> Iterator[StubGateway]:
+def gateway(tmp_path: Path) -> Iterator[LiveGateway]:
     """Return a gateway with an empty stream."""
-    with StubGateway() as started:
+    with LiveGateway(tmp_path) as started:
         yield started
 
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """Return a browser that keeps its profile to itself."""
-    options = webdriver.ChromeOptions()
-    options.binary_location = _CHROMIUM
-    for flag in [*_FLAGS.split(), f"--user-data-dir={tmp_path_factory.mktemp('chromium')}"]:
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(executable_path=_DRIVER))
-    driver.set_page_load_timeout(20)
-    yield driver
-    driver.quit()
+    with browsing(tmp_path_factory.mktemp("chromium")) as started:
+        yield started
 
 
 @pytest.fixture
-def page(browser: Any, gateway: StubGateway) -> Page:
+def page(browser: Any, gateway: LiveGateway) -> Page:
     """Return the page, live."""
     opened = Page(browser, gateway.url)
     opened.live()
     return opened
 
 
-def test_an_event_emitted_appears(gateway: StubGateway, page: Page) -> None:
+def test_an_event_emitted_appears(gateway: LiveGateway, page: Page) -> None:
     """An event that reaches the stream appears, and the browser has nothing to complain about."""
     gateway.emit(event(event_type="playbook.initialized", step="http_to_postgres"), event(1))
 
@@ -76,7 +65,7 @@ def test_an_event_emitted_appears(gateway: StubGateway, page: Page) -> None:
     assert page.errors() == []
 
 
-def test_what_was_there_before_appears(browser: Any, gateway: StubGateway) -> None:
+def test_what_was_there_before_appears(browser: Any, gateway: LiveGateway) -> None:
     """A page opened late shows what the stream holds."""
     gateway.emit(*[event(n, execution=EXECUTION + n) for n in range(30)])
 
@@ -86,7 +75,7 @@ def test_what_was_there_before_appears(browser: Any, gateway: StubGateway) -> No
     assert page.knows("executions") == 30
 
 
-def test_ids_beyond_2_53_are_exact(gateway: StubGateway, page: Page) -> None:
+def test_ids_beyond_2_53_are_exact(gateway: LiveGateway, page: Page) -> None:
     """Ids keep every digit: in the list, in the address, and in the event as it is shown."""
     ids = [EXECUTION, EXECUTION + 1, 2**63 - 1]
     gateway.emit(*[event(n, execution=each, context={"big": each, "n": 1.50}) for n, each in enumerate(ids)])
@@ -102,48 +91,46 @@ def test_ids_beyond_2_53_are_exact(gateway: StubGateway, page: Page) -> None:
     assert page.run("return location.hash") == f"#{2**63 - 1}"
 
 
-def test_a_reconnect_loses_none_and_doubles_none(gateway: StubGateway, page: Page) -> None:
-    """Through five cuts and an outage, each event is counted once."""
-    for cut in range(5):
+def test_a_reconnect_loses_none_and_doubles_none(gateway: LiveGateway, page: Page) -> None:
+    """Through gateways killed (-9) and started again, and one that stays away, each event is counted once."""
+    for cut in range(2):
         gateway.emit(*[event(cut * 100 + n) for n in range(50)])
-        gateway.hang_up()
+        gateway.kill()
+        gateway.start()
         gateway.emit(*[event(cut * 100 + 50 + n) for n in range(50)])
         page.reaches(100 * (cut + 1))
-    gateway.refuses = True
-    gateway.hang_up()
+    gateway.kill()
     page.shows("#link-text", "Reconnecting in")
-    gateway.emit(*[event(500 + n) for n in range(100)])
-    gateway.refuses = False
-    page.wait(lambda: page.knows("last") == 600)
+    gateway.emit(*[event(200 + n) for n in range(100)])
+    gateway.start()
+    page.reaches(300)
 
-    page.takes(600)
+    page.takes(300)
     assert page.knows("doubles") == 0
     page.click("#runs tbody tr[data-key]")
-    page.shows("#one-events", "600 events")
+    page.shows("#one-events", "300 events")
 
 
-def test_a_gap_is_said_and_the_page_goes_on(gateway: StubGateway, page: Page) -> None:
+def test_a_gap_is_said_and_the_page_goes_on(gateway: LiveGateway, page: Page) -> None:
     """When the stream has let go of what the page missed, the page says so and goes on with what is there."""
     gateway.emit(event())
     page.takes(1)
-    gateway.refuses = True
-    gateway.hang_up()
+    gateway.kill()
     page.shows("#link-text", "Reconnecting in")
     gateway.emit(*[event(n) for n in range(1, 10)])
     gateway.forget(5)
-    gateway.refuses = False
+    gateway.start()
 
     page.shows("#notice", "4 events")
     page.takes(6)
 
 
-def test_a_stream_created_anew_is_followed(gateway: StubGateway, page: Page) -> None:
+def test_a_stream_created_anew_is_followed(gateway: LiveGateway, page: Page) -> None:
     """Sequences that start again are new events, not old ones."""
     gateway.emit(*[event(n) for n in range(9)])
     page.takes(9)
     gateway.create_anew()
     gateway.emit(event(20), event(21))
-    gateway.hang_up()
 
     page.shows("#notice", "created anew")
     page.takes(11)
@@ -157,18 +144,9 @@ def test_a_stream_created_anew_is_followed(gateway: StubGateway, page: Page) -> 
         pytest.param('"><svg/onload=document.title="pwned">', id="attribute"),
     ],
 )
-def test_a_hostile_payload_stays_text(gateway: StubGateway, page: Page, hostile: str) -> None:
+def test_a_hostile_payload_stays_text(gateway: LiveGateway, page: Page, hostile: str) -> None:
     """Markup in any field is shown as the characters it is."""
-    gateway.dead = [
-        {
-            "sequence": 1,
-            "kind": hostile,
-            "reason": hostile,
-            "buried_at": hostile,
-            "subject": hostile,
-            "payload": hostile,
-        }
-    ]
+    bury(gateway.server, (hostile.encode(), "malformed", hostile))
     gateway.emit(event(step=hostile, event_type=hostile, status=hostile, worker_id=hostile, context={hostile: hostile}))
 
     page.shows("#runs tbody", hostile)
@@ -185,16 +163,32 @@ def test_a_hostile_payload_stays_text(gateway: StubGateway, page: Page, hostile:
     assert page.errors() == []
 
 
-def test_what_is_no_event_is_passed_over(gateway: StubGateway, page: Page) -> None:
-    """A body that is not JSON is counted and does no harm."""
+def test_what_is_no_event_is_passed_over(gateway: LiveGateway, page: Page) -> None:
+    """What is no event does no harm, and what follows it is shown."""
     gateway.emit(b"not json", b"[1, 2]", b"null", event())
 
     page.shows("#runs tbody", str(EXECUTION))
-    assert page.knows("unreadable") >= 2
+    assert page.knows("taken") == 1
     assert page.errors() == []
 
 
-def test_the_filter_leaves_what_matches(gateway: StubGateway, page: Page) -> None:
+def test_a_dead_letter_is_shown(gateway: LiveGateway, page: Page, tmp_path: Path) -> None:
+    """What a projector buries appears, with its reason and the bytes as they came."""
+    gateway.emit(b'{"execution_id": 1}')
+    log = tmp_path / "projector.log"
+    projector = start(["project", "--to", "noop:"], gateway.server.url, [Path(os.devnull), log, log])
+    try:
+        page.wait(lambda: page.text("#dead-count") == "1")
+    finally:
+        projector.kill()
+        projector.join()
+
+    page.keys("d")
+    page.shows("#letter-reason", "event_type")
+    page.shows("#letter-body", '"execution_id": 1')
+
+
+def test_the_filter_leaves_what_matches(gateway: LiveGateway, page: Page) -> None:
     """Words match execution, type, step and status; a named field matches only there."""
     gateway.emit(
         event(1, execution=11),
@@ -227,7 +221,7 @@ def test_the_filter_leaves_what_matches(gateway: StubGateway, page: Page) -> Non
         page.wait(partial(lists, expected))
 
 
-def test_paused_nothing_moves_and_nothing_is_lost(gateway: StubGateway, page: Page) -> None:
+def test_paused_nothing_moves_and_nothing_is_lost(gateway: LiveGateway, page: Page) -> None:
     """Paused, the page counts what waits; resumed, it shows all of it, once."""
     gateway.emit(event())
     page.takes(1)
@@ -242,7 +236,7 @@ def test_paused_nothing_moves_and_nothing_is_lost(gateway: StubGateway, page: Pa
     page.shows("#link-text", "Live")
 
 
-def test_the_keyboard_reaches_everything(gateway: StubGateway, page: Page) -> None:
+def test_the_keyboard_reaches_everything(gateway: LiveGateway, page: Page) -> None:
     """Move, filter, pause, theme, help and dead letters work without a mouse."""
     gateway.emit(*[event(n, execution=100 + n) for n in range(5)])
     page.takes(5)
@@ -271,9 +265,10 @@ def test_the_keyboard_reaches_everything(gateway: StubGateway, page: Page) -> No
     page.shows("#dead-empty", "No dead letters")
 
 
-def test_a_token_is_asked_for_and_kept(gateway: StubGateway, browser: Any) -> None:
+def test_a_token_is_asked_for_and_kept(gateway: LiveGateway, browser: Any) -> None:
     """Where the gateway wants a token the page asks, says when it is wrong, and keeps the right one for the tab."""
-    gateway.token = "right"
+    gateway.kill()
+    gateway.start(token="right")
     gateway.emit(event())
     page = Page(browser, gateway.url)
     for token in ("wrong", "right"):
@@ -287,13 +282,13 @@ def test_a_token_is_asked_for_and_kept(gateway: StubGateway, browser: Any) -> No
     page.takes(1)
 
 
-def test_a_thousand_events_a_second(gateway: StubGateway, page: Page) -> None:
-    """Ten thousand events within ten seconds: the page keeps up, and its lists stay short."""
+def test_a_thousand_events_a_second(gateway: LiveGateway, page: Page) -> None:
+    """Events at a thousand a second: the page keeps up, and its lists stay short."""
     started = time.monotonic()
-    for second in range(10):
-        gateway.emit(*[event(second * 1000 + n, execution=1 + (second * 1000 + n) // 10) for n in range(1000)])
+    for second in range(3):
+        gateway.emit(*[event(second * 1000 + n, execution=1 + (second * 1000 + n) // 4) for n in range(1000)])
         time.sleep(max(0.0, started + second + 1 - time.monotonic()))
 
-    page.wait(lambda: page.knows("last") == 10_000, within=5)
+    page.wait(lambda: page.knows("last") == 3_000, within=5)
     assert page.knows("executions") <= 500
     assert page.run("return document.querySelectorAll('tr').length") < 200

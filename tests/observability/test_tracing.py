@@ -10,10 +10,11 @@ from opentelemetry import trace
 from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, StatusCode, TraceFlags, TraceState
 
 from consumers.dead_letters.letter import read_letter
-from consumers.tracing.batch_span import MAX_LINKS
+from consumers.tracing.batch_span import MAX_LINKS, batch_span
 from noetl_events import EventsRejected, encode
 from noetl_events.jetstream.history import History
 from noetl_events.jetstream.history import Span as Stretch
+from noetl_events.jetstream.puller import Puller
 from noetl_events.jetstream.stored import find_stored
 from noetl_events.jetstream.topology import jetstream
 from noetl_events.sinks.http import HttpSink
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
     from noetl_events import ExecutorEvent
     from noetl_events.jetstream.connection import Connection
+    from noetl_events.jetstream.delivery import Message
     from noetl_events.jetstream.topology import StreamDeclaration
     from tests.projector.bench import Bench
 
@@ -129,13 +131,17 @@ async def test_links_are_bounded(spans: InMemorySpanExporter, bench: Bench) -> N
     for number in range(1, MAX_LINKS + 20):
         headers = {"Traceparent": f"00-{number:032x}-{number:016x}-01"}
         await js.publish(f"{bench.stream.name}.x", _body(number), headers=headers)
-    sink = MemorySink()
-    async with bench.projecting(sink):
-        await eventually(lambda: len(sink.events) == MAX_LINKS + 19)
+    puller = Puller(bench.connection, bench.consumer)
+    messages: list[Message] = []
+    while len(messages) < MAX_LINKS + 19:
+        messages += await puller.pull(MAX_LINKS)
+    await puller.aclose()
+    with batch_span(bench.consumer, messages):
+        pass
 
-    found = spans.get_finished_spans()
-    assert max(len(span.links) for span in found) == MAX_LINKS
-    assert not any(span.dropped_links for span in found)
+    [span] = [each for each in spans.get_finished_spans() if each.name.startswith("process")]
+    assert [link.context.span_id for link in span.links] == list(range(1, MAX_LINKS + 1))
+    assert not span.dropped_links
 
 
 @pytest.mark.parametrize(
