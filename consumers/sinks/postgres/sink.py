@@ -74,7 +74,9 @@ class PostgresSink:
     @classmethod
     def from_url(cls, url: str) -> Self:
         """
-        Open `postgresql://user@host/db`, with `?table=`, `?mapping=` and `?on_nul=` as the arguments of these names.
+        Open `postgresql://user@host/db?table=schema.table`, a libpq URL with options of ours.
+
+        Options: `table`; `mapping`, `plain` or `noetl` for NoETL's own table; `on_nul`, `reject` or `replace`.
 
         Raises:
             ValueError: one of these is none.
