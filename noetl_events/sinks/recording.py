@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import fcntl
-import re
+import os
+import time
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -14,23 +15,23 @@ import structlog
 from noetl_events.recent_ids import CAPACITY
 from noetl_events.sink import SinkUnavailable
 from noetl_events.sinks.jsonl import JsonlSink, path_of
+from noetl_events.sinks.rotation import Rotation, read_rotation
 from noetl_events.sinks.segments import CURRENT, compress, next_segment, read_recording, segments, sync_directory
 
 if TYPE_CHECKING:
-    import os
     from typing import BinaryIO
 
     from noetl_events.sink import EventSink
+    from noetl_events.sinks.append_file import AppendFile
 
 log = structlog.get_logger()
 
-_UNITS: Final = {"": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
-_SEGMENT_BYTES: Final = 64 * 2**20
+_LOCK: Final = ".lock"
 
 
 class RecordingSink(JsonlSink):
     """
-    Append events to `current.jsonl` in *directory*, and rename it `events-<number>.jsonl` once it is long enough.
+    Append events to `current.jsonl` in *directory*, and rename it `events-<number>.jsonl` once it is to end.
 
     A number, not a time or an id: the order of the segments is that of writing, whatever clocks say.  Otherwise as
     `JsonlSink`; doubles are known across segments.  A segment that cannot be finished now is finished later: its
@@ -38,7 +39,8 @@ class RecordingSink(JsonlSink):
 
     Args:
         directory: it has to exist, and one sink writes to it at a time.
-        rotate: bytes of a segment, to the next whole batch.
+        rotate: when a segment ends.  One that is old ends with the next emit, also after a restart; one to which nobody
+            writes stays the current one.
         compress_finished: replace a finished segment by its `.gz`; the emit that finishes it waits for that.
         fsync: as `JsonlSink`.
 
@@ -48,13 +50,13 @@ class RecordingSink(JsonlSink):
         self,
         directory: str | os.PathLike[str],
         *,
-        rotate: int = _SEGMENT_BYTES,
+        rotate: Rotation | None = None,
         compress_finished: bool = False,
         fsync: bool = True,
     ) -> None:
         super().__init__(Path(directory) / CURRENT, fsync=fsync)
         self._directory = Path(directory)
-        self._rotate = rotate
+        self._rotate = rotate or Rotation()
         self._compress = compress_finished
         self._lock: BinaryIO | None = None
 
@@ -66,13 +68,27 @@ class RecordingSink(JsonlSink):
         except OSError as exc:
             raise SinkUnavailable(f"jsonl: {self._directory}: {self._explain(exc)}") from exc
         super()._append(lines)
-        if self._file is not None and self._file.length >= self._rotate:
+        if self._file is not None and self._rotate.size is not None and self._file.length >= self._rotate.size:
             self._finish_segment()
+
+    def _open(self) -> AppendFile:
+        file = super()._open()
+        if file.length and self._is_old():
+            self._finish_segment()
+            file = super()._open()
+        if not file.length:
+            # The lock is as old as the current segment: a process that comes later knows its age.
+            os.utime(self._directory / _LOCK)
+        return file
+
+    def _is_old(self) -> bool:
+        age = self._rotate.age
+        return age is not None and time.time() - (self._directory / _LOCK).stat().st_mtime >= age
 
     def _take_directory(self) -> None:
         if self._lock is not None:
             return
-        lock = (self._directory / ".lock").open("ab")
+        lock = (self._directory / _LOCK).open("ab")
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._remember_segments()
@@ -110,9 +126,10 @@ class RecordingSink(JsonlSink):
 
 def open_jsonl(url: str) -> EventSink:
     """
-    Open `jsonl:///file`, or with a slash at the end a recording in segments, `jsonl:///directory/?rotate=64MiB`.
+    Open `jsonl:///file`, or with a slash at the end a recording in segments, `jsonl:///directory/?rotate=64MiB,1h`.
 
-    Options: `fsync`, `true` or `false`; of a recording also `rotate`, a size, and `compress`, `gzip` or nothing.
+    Options: `fsync`, `true` or `false`; of a recording also `rotate`, a size, an age or both, and `compress`, `gzip` or
+    nothing.
 
     Raises:
         ValueError: the URL names neither, or has an option there is not.
@@ -126,12 +143,5 @@ def open_jsonl(url: str) -> EventSink:
     if options or packing not in ("", "gzip") or fsync not in ("", "true", "false"):
         raise ValueError(f"sink URL: jsonl: {urlencode(options) or parts.query!r}; known: rotate, compress=gzip, fsync")
     return RecordingSink(
-        path_of(url), rotate=_read_size(rotate), compress_finished=packing == "gzip", fsync=fsync != "false"
+        path_of(url), rotate=read_rotation(rotate), compress_finished=packing == "gzip", fsync=fsync != "false"
     )
-
-
-def _read_size(value: str) -> int:
-    match = re.fullmatch(r"([1-9][0-9]{0,9})(KiB|MiB|GiB|)", value) if value else None
-    if value and match is None:
-        raise ValueError(f"sink URL: rotate={value} is no size such as 64MiB")
-    return int(match[1]) * _UNITS[match[2]] if match else _SEGMENT_BYTES

@@ -77,6 +77,11 @@ class LiveGateway:
         """Let go of every event up to a sequence, as a full stream does."""
         self._change(lambda js: js.purge_stream(STREAM.name, seq=up_to + 1))
 
+    def forget_all(self) -> None:
+        """Let go of every event and every dead letter; sequences go on."""
+        self._change(lambda js: js.purge_stream(STREAM.name))
+        self._change(lambda js: js.purge_stream(DEAD_LETTERS.name))
+
     def create_anew(self) -> None:
         """Replace the stream by a new one."""
         self._change(lambda js: js.delete_stream(STREAM.name))

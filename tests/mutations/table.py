@@ -165,8 +165,8 @@ MUTATIONS = (
     ),
     Mutation(
         "rows are inserted unsorted: two projectors lock each other up",
-        "consumers/sinks/postgres/table.py",
-        "ORDER BY event_id, execution_id ",
+        "consumers/sinks/postgres/rows.py",
+        '    rows.sort(key=attrgetter("event_id"))\n',
         "",
         "tests/sinks/test_postgres.py::TestPostgresSink::test_same_rows_from_two_sinks_at_once",
     ),
@@ -203,7 +203,7 @@ MUTATIONS = (
         "noetl_events/spool/watermark.py",
         "        return self.created == earlier.created and self.last_seq >= earlier.last_seq\n",
         "        return self.last_seq >= earlier.last_seq\n",
-        "tests/sinks/test_spool.py::test_stream_created_again_is_given_the_window",
+        "tests/spool/test_watermark.py::test_what_was_lost_is_noticed",
     ),
     Mutation(
         "ids go back with the clock",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -219,6 +220,34 @@ def test_wrong_url_is_refused(url: str, reason: str) -> None:
         HttpSink.from_url(url)
 
     assert "secret" not in str(failure.value).replace("#secret", "")
+
+
+@pytest.mark.parametrize(
+    "host", ["169.254.169.254", "[fe80::1]", "[fe80::1%25eth0]", "[fd00:ec2::254]", "[::ffff:169.254.170.2]"]
+)
+def test_metadata_service_is_no_destination(host: str) -> None:
+    """The address of a metadata service, or of whatever else is link-local, is refused however it is written."""
+    with pytest.raises(ValueError, match="link-local or a cloud's metadata service"):
+        HttpSink(f"https://{host}/api/events")
+
+
+@pytest.mark.parametrize("address", ["169.254.169.254", "fd00:ec2::254", "::ffff:169.254.169.254"])
+async def test_name_that_leads_to_a_metadata_service_holds(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What counts is the address a name leads to: nothing is sent there, and the events are kept."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    rest = (0, 0) if ":" in address else ()
+    found = [(family, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (address, 443, *rest))]
+    monkeypatch.setattr("socket.getaddrinfo", lambda *_, **__: found)
+    sink = HttpSink("https://events.example.org/api/events")
+    with pytest.raises(SinkUnavailable, match="link-local or a cloud's metadata service"):
+        await sink.emit(make_event(1))
+    await sink.aclose()
+
+
+@pytest.mark.parametrize("url", ["https://10.1.2.3/x", "https://192.168.1.2/x", "https://[fd00::1]/x"])
+def test_private_address_is_a_destination(url: str) -> None:
+    """Private networks are where most gateways are."""
+    HttpSink(url)
 
 
 @pytest.mark.parametrize("url", ["http://localhost/x", "http://[::1]:8082/x", "http://h/x?insecure=true"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import pytest
@@ -9,6 +10,7 @@ from structlog.testing import capture_logs
 
 from noetl_events import SinkUnavailable, open_sink
 from noetl_events.sinks.recording import RecordingSink
+from noetl_events.sinks.rotation import Rotation, read_rotation
 from noetl_events.sinks.segments import count_lines, read_recording, segments
 from noetl_events.testing import SinkContract, make_event, make_events
 
@@ -42,6 +44,14 @@ class TestRecordingSinkInSegments(TestRecordingSink):
     options = "?rotate=1"
 
 
+class TestRecordingSinkByAge(TestRecordingSink):
+    """With each segment old at once, too."""
+
+    def open(self) -> EventSink:
+        """Return a new sink on the directory of this test."""
+        return RecordingSink(self.directory, rotate=Rotation(size=None, age=0))
+
+
 class TestRecordingSinkCompressed(TestRecordingSink):
     """With each segment compressed, too."""
 
@@ -51,7 +61,7 @@ class TestRecordingSinkCompressed(TestRecordingSink):
 async def test_segments_are_numbered_and_read_in_order(tmp_path: Path) -> None:
     """More than nine segments, compressed or not, read as they were written."""
     for start in range(1, 23):
-        sink = RecordingSink(tmp_path, rotate=1, compress_finished=start % 2 == 0)
+        sink = RecordingSink(tmp_path, rotate=Rotation(size=1), compress_finished=start % 2 == 0)
         await sink.emit(make_event(start))
         await sink.aclose()
 
@@ -62,7 +72,7 @@ async def test_segments_are_numbered_and_read_in_order(tmp_path: Path) -> None:
 async def test_segment_that_a_crash_left_twice_is_read_once(tmp_path: Path) -> None:
     """A crash after compressing and before deleting leaves both files; they count as one."""
     for compress_finished in (False, True):
-        sink = RecordingSink(tmp_path, rotate=1, compress_finished=compress_finished)
+        sink = RecordingSink(tmp_path, rotate=Rotation(size=1), compress_finished=compress_finished)
         await sink.emit_batch(make_events(1 + compress_finished))
         await sink.aclose()
     packed = tmp_path / "events-00000002.jsonl.gz"
@@ -87,7 +97,7 @@ async def test_second_writer_is_refused_until_the_first_closes(tmp_path: Path) -
 async def test_segment_that_cannot_be_finished_loses_nothing(tmp_path: Path) -> None:
     """Where compressing fails, the events are stored, the segment stays plain, and the log says so."""
     (tmp_path / "events-00000001.jsonl.gz.part").mkdir()
-    sink = RecordingSink(tmp_path, rotate=1, compress_finished=True)
+    sink = RecordingSink(tmp_path, rotate=Rotation(size=1), compress_finished=True)
     with capture_logs() as logs:
         await sink.emit(make_event(1))
     await sink.emit(make_event(2))
@@ -97,7 +107,53 @@ async def test_segment_that_cannot_be_finished_loses_nothing(tmp_path: Path) -> 
     assert [event.event_id for event in read_recording(tmp_path)] == [1, 2]
 
 
-@pytest.mark.parametrize("query", ["rotate=0", "rotate=1MB", "compress=zip", "fsync=x", "size=1"])
+async def test_segment_ends_at_its_age(tmp_path: Path) -> None:
+    """A segment older than the limit ends with the next emit, also that of another process; a younger one goes on."""
+    for start in (1, 2, 3):
+        sink = RecordingSink(tmp_path, rotate=Rotation(size=None, age=3_600))
+        await sink.emit(make_event(start))
+        await sink.aclose()
+        if start == 2:
+            hour_ago = (tmp_path / ".lock").stat().st_mtime - 3_600
+            os.utime(tmp_path / ".lock", (hour_ago, hour_ago))
+
+    [finished] = segments(tmp_path)
+    assert [event.event_id for event in read_recording(finished)] == [1, 2]
+    assert [event.event_id for event in read_recording(tmp_path / "current.jsonl")] == [3]
+
+
+async def test_age_counts_from_the_first_event_of_a_segment(tmp_path: Path) -> None:
+    """An old recording without a current segment begins a new one, which has its own age."""
+    sink = RecordingSink(tmp_path, rotate=Rotation(size=None, age=3_600))
+    await sink.emit(make_event(1))
+    os.utime(tmp_path / ".lock", (0, 0))
+    await sink.emit(make_event(2))
+    await sink.emit(make_event(3))
+    await sink.aclose()
+
+    assert [event.event_id for event in read_recording(tmp_path / "current.jsonl")] == [2, 3]
+    assert (tmp_path / ".lock").stat().st_mtime > 0
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("", Rotation(size=64 * 2**20)),
+        ("100MiB", Rotation(size=100 * 2**20)),
+        ("500", Rotation(size=500)),
+        ("90s", Rotation(size=None, age=90)),
+        ("1h", Rotation(size=None, age=3_600)),
+        ("1d,2GiB", Rotation(size=2**31, age=86_400)),
+    ],
+)
+def test_rotation_is_a_size_or_an_age_or_both(value: str, expected: Rotation) -> None:
+    """The unit says which of the two is meant; whichever comes first ends a segment."""
+    assert read_rotation(value) == expected
+
+
+@pytest.mark.parametrize(
+    "query", ["rotate=0", "rotate=1MB", "rotate=1h,", "rotate=1h,2h", "rotate=0h", "compress=zip", "fsync=x", "size=1"]
+)
 def test_wrong_option_is_refused(query: str) -> None:
     """An option there is not is refused."""
     with pytest.raises(ValueError, match="sink URL"):
@@ -107,7 +163,7 @@ def test_wrong_option_is_refused(query: str) -> None:
 async def test_lines_are_counted_over_all_segments(tmp_path: Path) -> None:
     """A recording is as long as all its files together, packed or not."""
     for compress_finished in (False, True):
-        sink = RecordingSink(tmp_path, rotate=1000, compress_finished=compress_finished)
+        sink = RecordingSink(tmp_path, rotate=Rotation(size=1000), compress_finished=compress_finished)
         await sink.emit_batch(make_events(5 + 5 * compress_finished))
         await sink.aclose()
     sink = RecordingSink(tmp_path)

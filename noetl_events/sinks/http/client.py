@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 import aiohttp
 
 from noetl_events.sink import SinkUnavailable
+from noetl_events.sinks.http.address import open_socket
 from noetl_events.sinks.http.answer import MAX_BODY, Answer
 from noetl_events.sinks.http.requests import Request, idempotency_key
 from noetl_events.trace_context import trace_headers
@@ -83,7 +84,10 @@ class Client:
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None:
             connector = aiohttp.TCPConnector(
-                limit=self._connections, keepalive_timeout=_KEEP_ALIVE, ssl=self._target.tls()
+                limit=self._connections,
+                keepalive_timeout=_KEEP_ALIVE,
+                ssl=self._target.tls(),
+                socket_factory=open_socket,
             )
             self._session = aiohttp.ClientSession(
                 connector=connector,

@@ -31,6 +31,8 @@ class HttpSink:
     - Stored is what the server has answered with success, or with 409 for an id it knows.
     - Events of one execution arrive in the order they were emitted; executions go side by side.
     - A batch that is refused is posted again one by one, and only what is refused alone is rejected.
+    - Link-local addresses and the metadata services of clouds are refused, also where a name leads there: the URL with
+      `ValueError`, a name with `SinkUnavailable`.
     - Redirects are not followed.  They, a refused token and a wrong path hold events: none is given up for them.
     - Whatever is sent again is sent with the same `Idempotency-Key`.
 

@@ -12,6 +12,7 @@ from urllib.parse import SplitResult, parse_qsl, urlsplit
 import msgspec
 
 from noetl_events.sink import SinkUnavailable
+from noetl_events.sinks.http.address import refusal_of
 
 _FLAGS: Final = {"true": True, "false": False}
 _OPTIONS: Final = ("insecure", "timeout", "tls_ca", "token_file")
@@ -46,6 +47,8 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError(f"sink URL: {_shown(self.url)!r} is not such as https://host/api/events")
         if "@" in parts.netloc:
             raise ValueError("sink URL: no user or password in it; give a token in token_file")
+        if reason := refusal_of(parts.hostname or ""):
+            raise ValueError(f"sink URL: {reason}; give the address of a gateway or of NoETL's API")
         if parts.scheme == "http" and not self.insecure and not _is_loopback(parts.hostname or ""):
             raise ValueError(
                 f"sink URL: {self.url!r} is not encrypted; use https, or insecure=true if that is all right"
