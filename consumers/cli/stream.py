@@ -28,9 +28,10 @@ async def ensure(*, partitions: Partitions = None, nats: Nats = None, json: AsJs
     """
     settings = read_settings(nats, partitions=partitions)
     async with Connection(settings.connect) as connection:
-        for declared in declared_streams(settings):
-            info = await ensure_stream(connection, declared)
-            print_result(_summary(info), as_json=json, title=info.config.name or "")
+        # All before the first line: whoever reads them may be gone after that one.
+        infos = [await ensure_stream(connection, declared) for declared in declared_streams(settings)]
+    for info in infos:
+        print_result(_summary(info), as_json=json, title=info.config.name or "")
     return 0
 
 
