@@ -33,5 +33,4 @@ def _headers(nonce: str) -> dict[str, str]:
         "cache-control": "no-store",
         "content-security-policy": policy,
         "referrer-policy": "no-referrer",
-        "x-content-type-options": "nosniff",
     }

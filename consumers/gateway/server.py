@@ -74,6 +74,8 @@ def _config(app: ASGIApp) -> uvicorn.Config:
         http=GatewayProtocol,
         access_log=False,
         backlog=_BACKLOG,
+        # What events hold goes out as data; no browser may take it for a page.
+        headers=[("x-content-type-options", "nosniff")],
         lifespan="off",
         limit_concurrency=_MAX_CONNECTIONS,
         log_config=None,

@@ -68,6 +68,19 @@ class LiveGateway:
             self._process.kill()
             self._process.join()
 
+    def terminate(self) -> None:
+        """Send it SIGTERM, and return once it accepts no more."""
+        assert self._process is not None
+        self._process.terminate()
+        while self._listens():
+            time.sleep(0.02)
+
+    def leaves(self) -> int | None:
+        """Return its exit code once it is gone, None after ten seconds."""
+        assert self._process is not None
+        self._process.join(10)
+        return self._process.exitcode
+
     def emit(self, *events: dict[str, Any] | bytes) -> None:
         """Store *events* in the stream, in order; bytes as they are."""
         bodies = [event if isinstance(event, bytes) else json.dumps(event).encode() for event in events]

@@ -187,40 +187,6 @@ async def test_busy(connection: Connection, stream: StreamDeclaration) -> None:
             assert (response.status, response.headers["retry-after"]) == (429, "1")
 
 
-async def test_half_closed(web: Web) -> None:
-    """A client that ends its side after the request gets its answer."""
-    body = b'{"events": []}'
-    reader, writer = await asyncio.open_connection("127.0.0.1", web.port)
-    writer.write(b"POST /api/events/batch HTTP/1.1\r\nhost: localhost\r\ncontent-length: 14\r\n\r\n" + body)
-    writer.write_eof()
-
-    assert b" 422 " in await reader.readline()
-    await reader.read()
-    writer.close()
-
-
-async def test_slow_body(connection: Connection, stream: StreamDeclaration) -> None:
-    """A body that does not arrive ends its request, and nobody else waits for it."""
-    async with serving(connection, stream) as web:
-        web.gateway.intake._body_deadline = 0.3
-        reader, writer = await asyncio.open_connection("127.0.0.1", web.port)
-        writer.write(b"POST /api/events HTTP/1.1\r\nhost: localhost\r\ncontent-length: 100\r\n\r\n{")
-        assert (await web.post("/api/events", body_of()))[0] == 200
-
-        assert b" 408 " in await reader.readline()
-        writer.close()
-
-
-async def test_slow_head(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A connection that never becomes a request is closed."""
-    monkeypatch.setattr("consumers.gateway.protocol.REQUEST_DEADLINE", 0.3)
-    reader, writer = await asyncio.open_connection("127.0.0.1", web.port)
-    writer.write(b"POST /api/events HT")
-
-    assert await asyncio.wait_for(reader.read(), 5) == b""
-    writer.close()
-
-
 async def test_endless_head(web: Web) -> None:
     """A head without an end is refused, and not kept."""
     reader, writer = await asyncio.open_connection("127.0.0.1", web.port)

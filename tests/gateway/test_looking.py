@@ -6,15 +6,18 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from consumers.cli.health import health
+from noetl_events.jetstream.connection import Connection
+from noetl_events.jetstream.options import ConnectOptions
+from noetl_events.jetstream.topology import DEAD_LETTERS, StreamDeclaration, ensure_stream
 from noetl_events.testing import eventually, make_event, make_events
+from tests.cli.graves import bury
 from tests.gateway.gateway_process import serving
 from tests.gateway.test_stream import publish
 
 if TYPE_CHECKING:
     import pytest
 
-    from noetl_events.jetstream.connection import Connection
-    from noetl_events.jetstream.topology import StreamDeclaration
+    from noetl_events.testing.nats_server import NatsServer
 
 
 async def test_one_execution(connection: Connection, stream: StreamDeclaration) -> None:
@@ -42,6 +45,24 @@ async def test_status(connection: Connection, stream: StreamDeclaration) -> None
         assert (answer["stream"]["name"], answer["stream"]["last_sequence"]) == (stream.name, 3)
         assert answer["consumers"] == []
         assert isinstance((await web.get("/api/dead?limit=5"))[1], list)
+
+
+async def test_hostile_letter_is_data(own_server: NatsServer) -> None:
+    """A dead letter full of markup is JSON for programs, and no page to any browser."""
+    hostile = "<script>alert(1)</script>"
+    async with Connection(ConnectOptions(servers=own_server.url)) as connection:
+        for declared in (StreamDeclaration(), DEAD_LETTERS):
+            await ensure_stream(connection, declared)
+        await asyncio.to_thread(bury, own_server, (hostile.encode() + b"\xff\0", "malformed", hostile))
+        async with (
+            serving(connection, StreamDeclaration()) as web,
+            web.session.get(f"{web.url}/api/dead", headers={"accept": "text/html"}) as response,
+        ):
+            [letter] = await response.json()
+
+    assert (letter["reason"], letter["payload"]) == (hostile, hostile + "\ufffd\0")
+    assert response.headers["content-type"] == "application/json"
+    assert response.headers["x-content-type-options"] == "nosniff"
 
 
 async def test_health(connection: Connection, stream: StreamDeclaration) -> None:

@@ -13,6 +13,7 @@ from noetl_events.jetstream.topology import StreamDeclaration, ensure_stream, je
 from noetl_events.sinks.nats import NatsSink
 from noetl_events.testing import eventually, make_event, make_events
 from noetl_events.testing.server_process import free_port
+from tests.cli.command import run
 from tests.gateway.gateway_process import serving
 from tests.gateway.reader import reading
 
@@ -176,11 +177,9 @@ async def test_terminated(own_server: NatsServer) -> None:
                 await process.wait()
 
 
-async def test_token_is_required() -> None:
+def test_token_is_required() -> None:
     """Where others reach it, it does not start without a token."""
-    command = ("-m", "consumers", "serve", "--listen", "0.0.0.0:0")
-    process = await asyncio.create_subprocess_exec(sys.executable, *command, stderr=asyncio.subprocess.PIPE)
-    _, complaint = await process.communicate()
+    done = run("serve", "--listen", "0.0.0.0:0")
 
-    assert process.returncode == 2
-    assert b"--token-file, gateway.token_file: required" in complaint
+    assert done.returncode == 2
+    assert b"--token-file, gateway.token_file: required" in done.stderr

@@ -151,9 +151,14 @@ def test_rotation_is_a_size_or_an_age_or_both(value: str, expected: Rotation) ->
     assert read_rotation(value) == expected
 
 
-@pytest.mark.parametrize(
-    "query", ["rotate=0", "rotate=1MB", "rotate=1h,", "rotate=1h,2h", "rotate=0h", "compress=zip", "fsync=x", "size=1"]
-)
+@pytest.mark.parametrize("query", ["rotate=0", "rotate=1MB", "rotate=1h,", "rotate=1h,2h", "rotate=0h"])
+def test_wrong_rotation_is_refused(query: str) -> None:
+    """What is no size and no age is refused by its name."""
+    with pytest.raises(ValueError, match="sink URL: rotate="):
+        open_sink(f"jsonl:///tmp/?{query}")
+
+
+@pytest.mark.parametrize("query", ["compress=zip", "fsync=x", "size=1"])
 def test_wrong_option_is_refused(query: str) -> None:
     """An option there is not is refused."""
     with pytest.raises(ValueError, match="sink URL"):
