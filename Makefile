@@ -17,7 +17,7 @@ BIN := $(VENV)/bin
 PIP_INSTALL := -m pip install -qq --disable-pip-version-check --no-input --no-compile --no-deps
 
 .DEFAULT_GOAL := help
-.PHONY: help demo cluster test faults check format pins wheel wheel-test typing sbom audit release-check clean
+.PHONY: help demo cluster test faults mutations bench check format reference docs demo-picture pins wheel wheel-test typing sbom audit release-check clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -34,6 +34,13 @@ test: $(VENV)/.installed-dev ## Run the tests; PYTEST_ARGS='-n 0 -k name' choose
 faults: $(VENV)/.installed-dev ## Run the fault tests at full length; NOETL_SEED=n repeats a run
 	@NOETL_FAULTS=long $(BIN)/pytest -n 0 tests/faults $(FAULTS_ARGS)
 
+mutations: $(VENV)/.installed-dev ## Plant each bug of tests/mutations/table.py, and see its test fail
+	@$(BIN)/python -m tests.mutations.plant $(ARGS)
+
+bench: $(VENV)-bench/.installed-pins ## Measure us beside our peers, and write docs/benchmarks.md; a quarter of an hour
+	@$(VENV)-bench/bin/python $(PIP_INSTALL) --no-build-isolation -e .
+	@$(VENV)-bench/bin/python -m bench.report $(ARGS)
+
 check: $(VENV)/.installed-dev ## Lint, check the format and the types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -43,12 +50,23 @@ format: $(VENV)/.installed-dev ## Format the code and fix what ruff can fix
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 
+reference: $(VENV)/.installed-dev ## Write docs/reference/ anew, from the code
+	$(BIN)/python -m docs.tools.reference
+
+docs: $(VENV)-docs/.installed-pins ## Build the documentation into build/site; a dead link is an error
+	@NO_MKDOCS_2_WARNING=1 $(VENV)-docs/bin/mkdocs build --strict
+
+demo-picture: $(VENV)/.installed-dev ## Run the demo, and draw docs/images/demo.svg of it
+	$(BIN)/python -m docs.tools.demo_picture
+
 pins: .venv/pins/bin/uv ## Solve requirements/*.txt again; PINS_ARGS=--upgrade takes new versions
 	$(COMPILE) pyproject.toml --all-extras --group dev -o requirements/dev.txt
 	$(COMPILE) pyproject.toml --extra demo --group build -c requirements/dev.txt -o requirements/demo.txt
 	$(COMPILE) pyproject.toml --extra cli --extra http --extra nkeys --extra otel-sdk --extra postgres --extra serve -c requirements/dev.txt -o requirements/runtime.txt
 	$(COMPILE) --group build -c requirements/dev.txt -o requirements/build.txt
 	$(COMPILE) --group release -c requirements/dev.txt -o requirements/release.txt
+	$(COMPILE) pyproject.toml --all-extras --group bench -c requirements/dev.txt -o requirements/bench.txt
+	$(COMPILE) --group docs -c requirements/dev.txt -o requirements/docs.txt
 
 wheel: $(VENV)/.installed-dev ## Build wheel and sdist into dist/, the same bytes each time
 	@rm -rf dist

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -72,18 +71,3 @@ def test_nats_stays_behind_its_border() -> None:
     for path in SOURCES:
         if "jetstream" not in path.parts:
             assert not [name for name in imports(path) if name == "nats" or name.startswith("nats.")], path
-
-
-def test_examples_of_the_readme_run(nats_url: str, tmp_path: Path) -> None:
-    """The producers of the README emit their events as they stand, but for the server's address and the folder."""
-    environment = {"NATS_URL": nats_url}
-    command = [sys.executable, "-m", "consumers"]
-    subprocess.run([*command, "stream", "ensure"], env=environment, check=True, capture_output=True)
-    for example in re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL):
-        here = example.replace("nats://127.0.0.1:4222", nats_url).replace("/var/spool/noetl", str(tmp_path / "spool"))
-        subprocess.run([sys.executable, "-c", here], check=True, timeout=30)
-    tail = [*command, "tail", "--from-start", "--until-end", "--json"]
-    printed = subprocess.run(tail, env=environment, check=True, capture_output=True, timeout=30).stdout.decode()
-
-    names = re.findall(r'"event_type":"([^"]*)".*?"step":"([^"]*)"', printed)
-    assert names == [("step.enter", "fetch"), ("step.exit", "fetch"), ("step.enter", "load")]

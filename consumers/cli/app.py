@@ -6,7 +6,7 @@ import os
 import sys
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 from cyclopts import App, Parameter
 
@@ -29,13 +29,16 @@ from consumers.cli.stream import stream
 from consumers.cli.tail import tail
 from consumers.cli.verify import verify
 from consumers.settings import CONFIG
-from noetl_events.jetstream.errors import NatsUnavailable, StreamReplaced, TopologyDrift
-from noetl_events.json_values import MalformedEvent
+from noetl_events.jetstream.errors import NatsUnavailable, StreamReplaced
 from noetl_events.sink import EventsRejected, SinkUnavailable
 
-NOT_DONE = 1
-WRONG_INPUT = 2
-INTERRUPTED = 130
+NOT_DONE: Final = 1
+WRONG_INPUT: Final = 2
+INTERRUPTED: Final = 130
+
+_TRY_AGAIN: Final = (SinkUnavailable, NatsUnavailable, StreamReplaced, EventsRejected)
+# A malformed event and a stream that differs are ValueErrors too.
+_CORRECT_FIRST: Final = (ValueError, OSError, ModuleNotFoundError)
 
 app = App(
     name="noetl-events",
@@ -77,22 +80,27 @@ def choose_config(
 
 def main() -> None:
     """Run the command in `sys.argv` and leave with its exit code."""
+    code: int | None = None
     try:
         logs.configure(os.environ.get("NOETL_LOG_LEVEL") or "info", os.environ.get("NOETL_LOG_FORMAT") or "auto")
         code = app.meta(sys.argv[1:], result_action="return_value")
-    except KeyboardInterrupt:
-        code = INTERRUPTED
-    except (MalformedEvent, TopologyDrift) as exc:
-        code = _complain(exc, WRONG_INPUT)
-    except (SinkUnavailable, NatsUnavailable, StreamReplaced, EventsRejected) as exc:
-        code = _complain(exc, NOT_DONE)
-    except ModuleNotFoundError as exc:
-        code = _complain(ValueError(f"this needs the module {exc.name}; pip install 'noetl-events[all]'"), WRONG_INPUT)
-    except (ValueError, OSError) as exc:
-        code = _complain(exc, WRONG_INPUT)
+    except (KeyboardInterrupt, *_TRY_AGAIN, *_CORRECT_FIRST) as exc:
+        code = exit_code_of(type(exc))
+        if not isinstance(exc, KeyboardInterrupt):
+            print(f"noetl-events: {_in_words(exc)}", file=sys.stderr)
     sys.exit(code)
 
 
-def _complain(exc: Exception, code: int) -> int:
-    print(f"noetl-events: {exc}", file=sys.stderr)
-    return code
+def exit_code_of(kind: type[BaseException]) -> int | None:
+    """Return the code with which an error of this *kind* ends a command; None for a bug, which shows a traceback."""
+    if issubclass(kind, KeyboardInterrupt):
+        return INTERRUPTED
+    if issubclass(kind, _TRY_AGAIN):
+        return NOT_DONE
+    return WRONG_INPUT if issubclass(kind, _CORRECT_FIRST) else None
+
+
+def _in_words(exc: BaseException) -> str:
+    if isinstance(exc, ModuleNotFoundError):
+        return f"this needs the module {exc.name}; pip install 'noetl-events[all]'"
+    return str(exc)

@@ -34,14 +34,18 @@ async def demo(
 
     Example: `noetl-events demo --events 100000 --postgres`
     """
-    from consumers.demo.run import Demo  # noqa: PLC0415  (an extra; the other commands do without)
+    from consumers.demo.run import Demo, DemoFailed  # noqa: PLC0415  (an extra; the other commands do without)
     from consumers.demo.view import live_view  # noqa: PLC0415  (see above)
 
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="noetl-events-")))
         destination = await _destination(stack, folder, to, postgres=postgres)
         show = stack.enter_context(live_view(events))
-        summary = await Demo(folder=folder, to=destination, events=events, rate=rate, show=show).run()
+        try:
+            summary = await Demo(folder=folder, to=destination, events=events, rate=rate, show=show).run()
+        except DemoFailed as exc:
+            print(f"noetl-events: {exc}", file=sys.stderr)
+            return 1
     print_result(structs.asdict(summary), as_json=json, title="Every event checked at its destination")
     if summary.lost or summary.duplicates:
         print("noetl-events: the destination does not hold every event exactly once", file=sys.stderr)

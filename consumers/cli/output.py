@@ -31,10 +31,15 @@ def print_result(result: Mapping[str, Any], *, as_json: bool, title: str = "") -
     if as_json:
         sys.stdout.write(msgspec.json.encode(result).decode() + "\n")
         return
+    Console().print(result_table(result, title=title))
+
+
+def result_table(result: Mapping[str, Any], *, title: str = "") -> Table:
+    """Return *result* as a table for people."""
     table = Table(title=title or None, show_header=False, box=None, pad_edge=False)
     for name, value in result.items():
         table.add_row(name.replace("_", " "), _shown(value))
-    Console().print(table)
+    return table
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Annotated
 
+import structlog
 from cyclopts import Parameter
 
 from consumers.cli.options import Nats, Partitions, live_settings, open_labelled
@@ -14,6 +15,9 @@ from consumers.service import Service
 from consumers.together import Together
 from consumers.tracing.export import exported_traces
 from noetl_events.jetstream.connection import Connection
+from noetl_events.jetstream.options import redacted
+
+log = structlog.get_logger()
 
 
 async def project(
@@ -79,6 +83,7 @@ async def project(
             live.follow(service.follow)
             try:
                 endpoint = open_endpoint(service, projector.listen)
+                log.info("projector.started", to=[redacted(url) for url in projector.to], durable=projector.durable)
                 worker = Together([service.worker], beside=[endpoint.run] if endpoint else [])
                 return await run_until_signal(
                     worker, deadline=lambda: live.current.daemon.stop_deadline, on_hangup=live.reload

@@ -31,12 +31,13 @@ def live_view(events: int) -> Iterator[Callable[[Moment], None]]:
         def show(moment: Moment) -> None:
             rates.append(moment.rate)
             if console.is_terminal:
-                live.update(_picture(moment, events, rates), refresh=True)
+                live.update(picture(moment, events, rates), refresh=True)
 
         yield show
 
 
-def _picture(moment: Moment, events: int, rates: deque[float]) -> Table:
+def picture(moment: Moment, events: int, rates: deque[float]) -> Table:
+    """Return *moment*, and the *rates* up to it, as one sees them."""
     table = Table.grid(padding=(0, 2))
     table.add_row("published", f"{moment.published:>10,}", ProgressBar(events, moment.published, width=_WIDTH))
     table.add_row("projected", f"{moment.projected:>10,}", ProgressBar(events, moment.projected, width=_WIDTH))

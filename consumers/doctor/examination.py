@@ -10,6 +10,7 @@ from consumers.doctor.consumer import check_consumers
 from consumers.doctor.dead_letters import check_dead_letters
 from consumers.doctor.durability import check_durability
 from consumers.doctor.finding import Finding
+from consumers.doctor.inbox import check_inbox
 from consumers.doctor.keeping import check_discard, check_duplicates, check_retention
 from consumers.doctor.plugins import check_plugins
 from consumers.doctor.reachability import check_reachability
@@ -41,6 +42,7 @@ class _Check(NamedTuple):
 
 _CHECKS: Final = (
     _Check("tls", check_tls, asks_nats=False),
+    _Check("inbox", check_inbox, asks_nats=False),
     _Check("permissions", check_rights),
     _Check("clock", check_clock),
     _Check("stream", check_stream),

@@ -62,7 +62,7 @@ class SqliteSink:
 
     @classmethod
     def from_url(cls, url: str) -> Self:
-        """Open what `path_of` finds in *url*."""
+        """Open `sqlite:///relative.db` or `sqlite:////absolute.db`."""
         return cls(path_of(url))
 
     async def emit(self, event: ExecutorEvent) -> None:

@@ -188,7 +188,11 @@ def _require_template(template: str) -> None:
 
 def _read_options(query: str) -> dict[str, Any]:
     options = dict(parse_qsl(query, keep_blank_values=True, errors="strict"))
-    if unknown := options.keys() - set(_OPTIONS):
+    unknown = options.keys() - set(_OPTIONS)
+    if unknown and "@" in query:
+        # What follows a ? in a password looks like an option, and is not for an error to show.
+        raise ValueError("sink URL: nats: an unknown option, or a ? in the password; write that ? as %3F")
+    if unknown:
         raise ValueError(f"sink URL: nats has no option {', '.join(sorted(unknown))}; known: {', '.join(_OPTIONS)}")
     return options
 

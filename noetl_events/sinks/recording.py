@@ -126,7 +126,10 @@ class RecordingSink(JsonlSink):
 
 def open_jsonl(url: str) -> EventSink:
     """
-    Open `jsonl:///file`, see `JsonlSink.from_url`, or `jsonl:///directory/?rotate=64MiB,1h&compress=gzip`.
+    Open `jsonl:///file`, or with a slash at the end a recording in segments, `jsonl:///directory/?rotate=64MiB,1h`.
+
+    Options: `fsync`, `true` or `false`; of a recording also `rotate`, a size, an age or both, and `compress`, `gzip` or
+    nothing.
 
     Raises:
         ValueError: the URL names neither, or has an option there is not.

@@ -4,20 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-import socket
-from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import promql_parser
 import pytest
 from prometheus_client import CollectorRegistry, ProcessCollector
 
-from consumers.gateway.guard import LocalOnly
-from consumers.gateway.service import Gateway
-from consumers.health.metrics import ProjectorMetrics
-from consumers.service import Service
-from consumers.settings import load
-from noetl_events.jetstream.connection import Connection
+from docs.tools.metrics import SUFFIXES, served_metrics
 from tests.deploy.files import ROOT, compose, documents
 
 if TYPE_CHECKING:
@@ -29,7 +22,6 @@ PROMETHEUS = ROOT / "deploy/prometheus"
 GRAFANA = ROOT / "deploy/grafana"
 PAGES = ROOT / "docs/how-to/recover"
 RUNBOOKS = "https://github.com/noetl/noetl-events/blob/main/docs/how-to/recover/"
-_SUFFIXES = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count"), "info": ("_info",), "gauge": ("",)}
 
 
 def alerts() -> list[Any]:
@@ -53,20 +45,15 @@ def expressions() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def families() -> list[Metric]:
-    """Return the metrics of a projector and of a gateway, neither of which has to run for that."""
-    settings = load({}).settings
-    connection = Connection(settings.connect)
+    """Return the metrics of a projector and of a gateway, and those of their processes."""
     registry = CollectorRegistry()
-    registry.register(ProjectorMetrics(Service(settings, connection, ["memory:"], durable="projector")))
     ProcessCollector(registry=registry)
-    with closing(socket.create_server(("127.0.0.1", 0))) as listener:
-        registry.register(Gateway(settings, connection, listener, LocalOnly()).condition)
-        return list(registry.collect())
+    return [*served_metrics(), *registry.collect()]
 
 
 def served(families: list[Metric]) -> set[str]:
     """Return the names under which Prometheus stores *families*."""
-    return {f"{family.name}{suffix}" for family in families for suffix in _SUFFIXES[family.type]}
+    return {f"{family.name}{suffix}" for family in families for suffix in SUFFIXES[family.type]}
 
 
 @pytest.mark.parametrize("expression", sorted(set(expressions())))

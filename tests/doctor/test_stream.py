@@ -45,7 +45,7 @@ async def test_well(well: Patient) -> None:
     findings = await examine(well)
 
     assert [(one.check, one.severity) for one in findings if one.severity != "ok"] == [("durability", "unknown")]
-    assert len({one.check for one in findings}) == 12
+    assert len({one.check for one in findings}) == 13
 
 
 async def test_examination_changes_nothing(well: Patient) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import sys
 import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -11,9 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import trustme
+from msgspec import structs
 
 from consumers.doctor import Finding, Patient, examine
 from consumers.doctor.durability import check_durability
+from consumers.doctor.inbox import check_inbox
+from consumers.doctor.plugins import check_plugins
 from consumers.doctor.reachability import check_reachability
 from consumers.doctor.rights import check_rights
 from consumers.doctor.tls import check_tls
@@ -72,7 +76,7 @@ async def test_silent_check_is_unknown(tmp_path: Path) -> None:
             to = (f"postgresql://u:p@127.0.0.1:{port}/db",)
             findings = await examine(make_patient(connection, STREAM, to=to), limit=0.1)
 
-    assert {one.severity for one in findings if one.check != "plug-ins"} == {"unknown"}
+    assert {one.severity for one in findings if one.check not in ("inbox", "plug-ins")} == {"unknown"}
 
 
 class Certified:
@@ -176,6 +180,21 @@ async def test_permissions(tmp_path: Path, role: Role) -> None:
             server.server.reload()
 
 
+async def test_inbox(connection: Connection) -> None:
+    """Who comes with credentials and the inbox that every client has is warned; with one of its own, it is not."""
+
+    async def look(**options: Any) -> list[Finding]:
+        patient = make_patient(connection, STREAM, role="gateway")
+        connect = ConnectOptions(**options)
+        return found(await check_inbox(replace(patient, settings=structs.replace(patient.settings, connect=connect))))
+
+    [shared] = await look(servers="nats://gateway:p@host")
+
+    assert (shared.severity, "NATS_INBOX_PREFIX=_INBOX_gateway" in shared.remedy) == ("warning", True), shared
+    assert await look(credentials="gateway.creds", inbox_prefix="_INBOX_gateway") == []
+    assert await look() == []
+
+
 async def test_durability(tmp_path: Path, own_server: NatsServer) -> None:
     """A server that acknowledges before it syncs; one without JetStream; one that cannot be asked."""
     port = free_port()
@@ -217,3 +236,14 @@ async def test_plugin(well: Patient, tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert used == [("fault", "install another version of broken, or")]
     assert without == [("fault", "install the distribution that has it;")]
     assert await plugins("noop:") == []
+
+
+async def test_missing_extra(connection: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of our own sinks one without its extra is a fault where a destination needs it, and nothing where none does."""
+    monkeypatch.setitem(sys.modules, "noetl_events.sinks.http", None)
+
+    async def look(*to: str) -> list[str]:
+        return [one.remedy for one in found(await check_plugins(make_patient(connection, STREAM, to=to)))]
+
+    assert await look("noop:") == []
+    assert await look("https://host/api/events") == ["pip install 'noetl-events[all]'"]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 from structlog.testing import capture_logs
 
+from consumers.cli.stream import declared_streams
 from consumers.settings import Settings, declared_settings, load
 from consumers.settings.sections import section_kinds
 from tests.settings.files import CANARY, refusal, write
@@ -154,3 +155,14 @@ def test_the_example_is_allowed() -> None:
     for setting in declared_settings():
         if setting.key in loaded.origins and setting.key not in ("projector.to", "projector.listen"):
             assert loaded.value(setting) == setting.default
+
+
+def test_every_stream_is_on_as_many_servers() -> None:
+    """A cluster that loses a server loses no dead letters, and no projector waits for where they are kept."""
+    streams = declared_streams(load({"NOETL_EVENT_STREAM_REPLICAS": "3"}).settings)
+
+    assert {stream.name: stream.replicas for stream in streams} == {
+        "noetl_events": 3,
+        "noetl_events_dead": 3,
+        "noetl_events_trials": 3,
+    }

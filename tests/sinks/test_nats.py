@@ -203,6 +203,14 @@ def test_url_is_refused(url: str, message: str) -> None:
         NatsSink.from_url(url)
 
 
+def test_password_with_a_question_mark_stays_secret() -> None:
+    """What follows the ? is taken for an option, and still the refusal shows nothing of it."""
+    with pytest.raises(ValueError, match=r"\? as %3F") as refusal:
+        NatsSink.from_url("nats://user:pa?hunter2@host:4222")
+
+    assert "hunter2" not in str(refusal.value)
+
+
 async def test_url_says_who_we_are() -> None:
     """User, password and hosts of a URL reach the connection, percent-decoded."""
     sink = NatsSink.from_url("tls://us%40er:p%3Aw@one:4222,two:4223?subject=a.b")

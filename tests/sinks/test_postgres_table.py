@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from urllib.parse import urlsplit
+from uuid import uuid4
+
 import pytest
 
 from consumers.sinks.postgres import PostgresSink, TableMismatch, create_schema
@@ -44,6 +47,17 @@ class TestSchema:
         assert "execution_id bigint is missing" in str(refusal.value)
         assert "extra is NOT NULL without a default" in str(refusal.value)
         assert "no primary key (execution_id, event_id)" in str(refusal.value)
+
+    async def test_who_may_not_create_is_told_what_it_takes(self, database_url: str) -> None:
+        """The remedy is the right to create, not those of a projector; in a schema that is there, less is enough."""
+        role = f"maker_{uuid4().hex}"
+        await execute(database_url, f"CREATE ROLE {role} LOGIN PASSWORD 'p'; CREATE SCHEMA audit")
+        parts = urlsplit(database_url)
+        url = parts._replace(netloc=f"{role}:p@{parts.netloc.rpartition('@')[2]}").geturl()
+        with pytest.raises(SinkUnavailable, match="needs CREATE on the database"):
+            await create_schema(url)
+        await execute(database_url, f"GRANT USAGE, CREATE ON SCHEMA audit TO {role}")
+        await create_schema(f"{url}?table=audit.event")
 
     async def test_another_table_by_url(self, database_url: str) -> None:
         """`?table=` names another table, made and written under that name."""

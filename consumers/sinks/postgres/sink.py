@@ -27,6 +27,11 @@ if TYPE_CHECKING:
 _MAPPINGS: Final = {"plain": PLAIN, "noetl": NOETL}
 _SCHEMES: Final = ("postgres", "postgresql")
 _HOST: Final = re.compile(r"(\[[^\]]*\]|[^:\[\]]*)(:[0-9]*)?")
+# Not the remedy of the projector, whose role creates nothing.
+_CREATE: Final = (
+    "to create schema and table the role needs CREATE on the database, and for a schema that is there CREATE on that; "
+    "run this as their owner"
+)
 _ON_NUL: Final = ("reject", "replace")
 
 
@@ -74,7 +79,9 @@ class PostgresSink:
     @classmethod
     def from_url(cls, url: str) -> Self:
         """
-        Open `postgresql://user@host/db`, with `?table=`, `?mapping=` and `?on_nul=` as the arguments of these names.
+        Open `postgresql://user@host/db?table=schema.table`, a libpq URL with options of ours.
+
+        Options: `table`; `mapping`, `plain` or `noetl` for NoETL's own table; `on_nul`, `reject` or `replace`.
 
         Raises:
             ValueError: one of these is none.
@@ -137,6 +144,8 @@ class PostgresSink:
                 if self._mapping is PLAIN:
                     await self._table.create(connection)
                 await self._table.check(connection)
+        except asyncpg.InsufficientPrivilegeError as exc:
+            raise SinkUnavailable(f"SQLSTATE {exc.sqlstate}: {exc}; {_CREATE}") from exc
         except asyncpg.PostgresError as exc:
             raise SinkUnavailable(reason_of(exc)) from exc
         finally:

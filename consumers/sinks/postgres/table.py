@@ -88,7 +88,10 @@ class Table:
 
     async def create(self, connection: Connection) -> None:
         """Create schema and table if they are missing."""
-        await connection.execute(f"CREATE SCHEMA IF NOT EXISTS {self._quoted.partition('.')[0]}")
+        schema = self._quoted.partition(".")[0]
+        # Looked for first: IF NOT EXISTS wants a right for what is there, too.
+        if await connection.fetchval("SELECT to_regnamespace($1) IS NULL", schema):
+            await connection.execute(f"CREATE SCHEMA IF NOT EXISTS {schema}")
         await connection.execute(
             f"CREATE TABLE IF NOT EXISTS {self._quoted} ({_listed(self.columns)}, PRIMARY KEY ({', '.join(_KEY)}))"
         )

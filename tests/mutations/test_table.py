@@ -1,0 +1,20 @@
+"""The table of planted bugs speaks of the code as it is; `make mutations` plants them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.mutations.table import MUTATIONS, Mutation
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("mutation", [pytest.param(each, id=each.bug) for each in MUTATIONS])
+def test_bug_can_be_planted(mutation: Mutation) -> None:
+    """The code it replaces stands there once, and the test that finds it is there."""
+    file, *names = mutation.test.split("::")
+
+    assert (ROOT / mutation.file).read_text().count(mutation.code) == 1
+    assert all(f" {name}(" in (ROOT / file).read_text() or f" {name}:" in (ROOT / file).read_text() for name in names)
