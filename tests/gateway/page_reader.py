@@ -43,13 +43,19 @@ class Page:
         """Wait until *text* is there."""
         self.wait(lambda: text in self.text(selector))
 
+    def lists(self, executions: list[str]) -> None:
+        """Wait until the list has these executions in this order."""
+        rows = "return [...document.querySelectorAll('#runs tr[data-key]')].map(row => row.dataset.key)"
+        self.wait(lambda: self.run(rows) == executions)
+
     def keys(self, keys: str) -> None:
         """Type *keys* to whatever has the focus."""
         webdriver.ActionChains(self.browser).send_keys(keys).perform()
 
     def click(self, selector: str) -> None:
-        """Click the first such element."""
-        self.run("document.querySelector(arguments[0]).click()", selector)
+        """Click the first such element once there is one."""
+        script = "const found = document.querySelector(arguments[0]); found?.click(); return !!found"
+        self.wait(lambda: self.run(script, selector))
 
     def knows(self, name: str) -> Any:
         """Return what the page says of itself."""
@@ -72,6 +78,13 @@ class Page:
         """Return what the browser complained about: scripts, and the content security policy."""
         complaints = [entry["message"] for entry in self.browser.get_log("browser") if entry["level"] == "SEVERE"]
         return [each for each in complaints if "net::ERR" not in each and "the server responded" not in each]
+
+
+def live(browser: Any, url: str) -> Page:
+    """Return the page of a gateway once it follows the stream."""
+    opened = Page(browser, url)
+    opened.live()
+    return opened
 
 
 def event(number: int = 0, *, execution: int = EXECUTION, **changes: Any) -> dict[str, Any]:

@@ -1,0 +1,53 @@
+"""One gateway and one browser for all tests of the live page."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.gateway.live_gateway import LiveGateway
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tests.gateway.page_reader import Page
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveGateway]:
+    """Return a gateway for whoever leaves it as it is."""
+    with LiveGateway(tmp_path_factory.mktemp("gateway")) as started:
+        yield started
+
+
+@pytest.fixture
+def gateway(shared: LiveGateway) -> LiveGateway:
+    """Return a gateway whose streams are empty."""
+    shared.forget_all()
+    return shared
+
+
+@pytest.fixture
+def own_gateway(tmp_path: Path) -> Iterator[LiveGateway]:
+    """Return a gateway that the test may kill."""
+    with LiveGateway(tmp_path) as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Return a browser that keeps its profile to itself."""
+    from tests.gateway.browser import browsing  # noqa: PLC0415  (skips what imports it where there is no selenium)
+
+    with browsing(tmp_path_factory.mktemp("chromium")) as started:
+        yield started
+
+
+@pytest.fixture
+def page(browser: Any, gateway: LiveGateway) -> Page:
+    """Return the page, live."""
+    from tests.gateway.page_reader import live  # noqa: PLC0415  (likewise)
+
+    return live(browser, gateway.url)
