@@ -36,7 +36,8 @@ def copy_tree(folder: Path) -> None:
 
 def outcome(folder: Path, test: str) -> int:
     """Run *test* on the tree in *folder* and return pytest's exit code."""
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-n", "0", "-p", "no:cacheprovider", "--timeout=30", test]
+    options = ["-x", "-q", "-n", "0", "-p", "no:cacheprovider", "--timeout=30", f"--basetemp={folder / 'tmp'}"]
+    command = [sys.executable, "-m", "pytest", *options, test]
     environment = os.environ | {"PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
     with subprocess.Popen(
         command,

@@ -209,6 +209,7 @@ async def test_certificate_of_another_name_is_refused(tls_server: EventServer, t
         pytest.param("https:///api/events", "is not such as", id="no host"),
         pytest.param("https://u:secret@host/api/events", "no user or password", id="password"),
         pytest.param("https://host/api/events?token=secret", "no option token; known: insecure", id="unknown option"),
+        pytest.param("https://u:a?hunter2@host/api/events", "write that . as %3F", id="question mark in a password"),
         pytest.param("https://host/api/events?insecure=yes", "insecure=yes is neither", id="no flag"),
         pytest.param("https://host/api/events?timeout=0", "timeout=0 is no number", id="no time"),
         pytest.param("https://host/api/events#secret", "is not such as", id="fragment"),

@@ -104,7 +104,11 @@ def read_url(url: str) -> dict[str, Any]:
     """
     parts = urlsplit(url)
     options: dict[str, Any] = dict(parse_qsl(parts.query, keep_blank_values=True))
-    if unknown := options.keys() - set(_OPTIONS):
+    unknown = options.keys() - set(_OPTIONS)
+    if unknown and "@" in parts.query:
+        # What follows a ? in a password looks like an option, and is not for an error to show.
+        raise ValueError("sink URL: http: an unknown option, or a ? in the password; write that ? as %3F")
+    if unknown:
         raise ValueError(f"sink URL: http has no option {', '.join(sorted(unknown))}; known: {', '.join(_OPTIONS)}")
     if "insecure" in options:
         options["insecure"] = _flag(options["insecure"])
