@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 from nats.errors import Error as NatsError
-from nats.errors import TimeoutError as NatsTimeoutError
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 from nats.js.errors import APIError
 
@@ -98,7 +97,8 @@ async def read_stored(
                 if stored.sequence > last:
                     return
                 yield stored
-    except (NatsError, APIError) as exc:
+    # nats-py times out with an error of its own, or with the one of asyncio.
+    except (NatsError, APIError, TimeoutError) as exc:
         raise unavailable(connection, f"$JS.API.CONSUMER.CREATE.{stream}", exc) from exc
 
 
@@ -189,7 +189,7 @@ async def _page(subscription: JetStreamContext.PullSubscription) -> Sequence[Mes
     """Return the next messages; none when there are no more after all."""
     try:
         return await subscription.fetch(_PAGE, timeout=_PAGE_TIMEOUT)
-    except NatsTimeoutError:
+    except TimeoutError:
         # The rest was removed while we read.
         if (await subscription.consumer_info()).num_pending == 0:
             return []

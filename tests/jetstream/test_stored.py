@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
+from nats.js import JetStreamContext
 
 from noetl_events.jetstream.errors import MessageTooLarge, NatsUnavailable, StreamMissing
 from noetl_events.jetstream.instants import rfc3339, unix_nanoseconds
@@ -71,6 +72,20 @@ async def test_rest_that_goes_while_it_reads_ends_the_reading(
                 await (await jetstream(connection)).purge_stream(stream.name)
 
     assert seen == list(range(1, 101))
+
+
+async def test_silence_is_told_as_any_outage(
+    connection: Connection, stream: StreamDeclaration, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where nats-py ends its wait with asyncio's own error, the reader is told that NATS does not answer."""
+
+    async def fetch_nothing(*_: object, **__: object) -> None:
+        raise TimeoutError
+
+    await fill(connection, stream, 1)
+    monkeypatch.setattr(JetStreamContext.PullSubscription, "fetch", fetch_nothing)
+    with pytest.raises(NatsUnavailable):
+        await anext(read_stored(connection, stream.name))
 
 
 async def test_reads_since_a_time(connection: Connection, stream: StreamDeclaration) -> None:
