@@ -35,7 +35,8 @@ class Progress(msgspec.Struct, kw_only=True):
         reason: why, in words.
         holding_since: since when, by `time.monotonic`.
         attempting: which of them it waits for an answer from now; "nats" also while no message comes.
-        pending: messages of the stream behind the last one delivered, or as the consumer was last asked.
+        pending: messages of the stream that were not delivered when that was last noted.
+        pending_behind: the sequence of the last one delivered then.
         settled_ns: when the stream stored the last message settled, in Unix nanoseconds; 0 before the first.
         moved: when the loop last got anything done or tried to, by `time.monotonic`.
         resting_until: when it tries again what is away, by the same clock.
@@ -55,6 +56,7 @@ class Progress(msgspec.Struct, kw_only=True):
     holding_since: float = 0.0
     attempting: str = ""
     pending: int = 0
+    pending_behind: int = 0
     settled_ns: int = 0
     moved: float = msgspec.field(default_factory=time.monotonic)
     resting_until: float = 0.0
@@ -67,7 +69,7 @@ class Progress(msgspec.Struct, kw_only=True):
     def begin(self) -> None:
         """Note that another projector goes on with these numbers: the counts stay, where it stood does not."""
         self.holding = self.reason = self.attempting = ""
-        self.pending = self.settled_ns = 0
+        self.pending = self.pending_behind = self.settled_ns = 0
         self.move()
 
     def move(self) -> None:
@@ -77,8 +79,12 @@ class Progress(msgspec.Struct, kw_only=True):
     def receive(self, messages: int, last: Delivery) -> None:
         """Note so many *messages*, and how many are behind the *last* one delivered."""
         self.received += messages
-        self.pending = last.pending
+        self.note_pending(last.pending, behind=last.sequence)
         self.move()
+
+    def note_pending(self, messages: int, *, behind: int) -> None:
+        """Note that so many *messages* were not delivered yet when the last one delivered was that of *behind*."""
+        self.pending, self.pending_behind = messages, behind
 
     def settle(self, stored: int, last: Delivery) -> None:
         """Note so many events *stored*, up to and with *last*."""

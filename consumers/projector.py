@@ -112,6 +112,14 @@ class Projector:
         """Messages received and not settled."""
         return len(self._in_hand) + len(self._puller.buffered)
 
+    @property
+    def unsettled(self) -> int:
+        """Messages of the stream not settled, in hand or not."""
+        progress = self.progress
+        # Received since it was noted what is pending: they were, then.
+        since = sum(delivery_of(message).sequence > progress.pending_behind for message in self._puller.buffered)
+        return max(progress.pending - since, 0) + self.in_hand
+
     async def run(self) -> None:
         """
         Project until `stop`, then finish what is in hand.

@@ -70,7 +70,8 @@ class StreamWatch:
     async def _look(self) -> None:
         for projector in self._projectors():
             consumer = await show_consumer(self._connection, projector.consumer)
-            projector.progress.pending = consumer.num_pending or 0
+            delivered = consumer.delivered.stream_seq if consumer.delivered else 0
+            projector.progress.note_pending(consumer.num_pending or 0, behind=delivered)
         stream = await show_stream(self._connection, self._stream)
         self._compare(str(stream.created), stream.state.last_seq)
 

@@ -121,7 +121,7 @@ class ProjectorMetrics:
         for projector in self._service.projectors:
             name, progress, messages = projector.consumer.name, projector.progress, projector.in_hand
             in_hand.add_metric([name], messages)
-            events.add_metric([name], progress.pending + messages)
+            events.add_metric([name], projector.unsettled)
             lag = progress.lag_seconds(oldest_ns=projector.oldest_ns, now_ns=time.time_ns())
             seconds.add_metric([name], lag)
         return iter((in_hand, events, seconds))
