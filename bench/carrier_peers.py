@@ -32,10 +32,10 @@ if TYPE_CHECKING:
     from bench.carriers import Carry, Way
     from bench.tables import Target
 
-_COLUMNS: Final = ("execution_id", "event_id", "event_type", "step", "status", "worker_id")
 _INSERT: Final = (
-    f"INSERT INTO noetl.event ({', '.join(_COLUMNS)}) "  # noqa: S608  (constants)
-    f"VALUES ({', '.join(f'${{payload:{column}}}' for column in _COLUMNS)}) "
+    "INSERT INTO noetl.event (execution_id, event_id, event_type, step, status, worker_id) "
+    "VALUES (${payload:execution_id}, ${payload:event_id}, ${payload:event_type}, ${payload:step}, "
+    "${payload:status}, ${payload:worker_id}) "
     "ON CONFLICT (execution_id, event_id) DO NOTHING"
 )
 _AUTO: Final = {"columns": "auto", "key": "execution_id,event_id"}
@@ -44,7 +44,7 @@ _AUTO: Final = {"columns": "auto", "key": "execution_id,event_id"}
 @asynccontextmanager
 async def faststream(url: str, target: Target, count: int) -> AsyncIterator[Carry]:
     """FastStream's `PullSub(2000, batch=True)`, raw messages, `decode`, asyncpg's `executemany` in the handler."""
-    from faststream.nats import NatsBroker, PullSub  # noqa: PLC0415  (may be missing)
+    from faststream.nats import NatsBroker, PullSub
 
     await create_consumer(url)
     database = await asyncpg.connect(target.dsn)
@@ -76,7 +76,7 @@ async def faststream(url: str, target: Target, count: int) -> AsyncIterator[Carr
 @asynccontextmanager
 async def mq_bridge(url: str, target: Target, count: int, *, writing: dict[str, str]) -> AsyncIterator[Carry]:
     """mq-bridge's route from NATS to Postgres, all Rust: batches of 2,000, a consumer of its own."""
-    from mq_bridge import Route  # noqa: PLC0415  (may be missing)
+    from mq_bridge import Route
 
     source = {"nats": {"url": url, "subject": STREAM.subjects[0], "stream": STREAM.name}}
     table = {"sqlx": {"url": target.dsn, "table": "noetl.event"} | writing}

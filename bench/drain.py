@@ -28,7 +28,7 @@ from bench.drain_peers import PEERS, SLOW, nats_sinks
 from bench.drains import fetch_and_ack, fetch_decode_and_ack, projector_into_noop
 from bench.envelopes import make_envelopes
 from bench.installed import installed
-from bench.plot import draw_bars
+from bench.plot import draw_bars, svg_path
 from bench.rounds import medians, print_rates, take_turns
 from bench.streams import acknowledged, delete_consumers, fill_stream
 from noetl_events import encode
@@ -74,7 +74,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--events", type=int, default=300_000)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--plot", type=Path, help="where to draw the rates, as SVG")
+    parser.add_argument("--plot", type=svg_path, help="where to draw the rates, as SVG")
     arguments = parser.parse_args()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     with tempfile.TemporaryDirectory() as folder, NatsServer(store_dir=Path(folder)) as server:

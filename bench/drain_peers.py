@@ -30,7 +30,7 @@ SLOW: Final = 0.02
 @asynccontextmanager
 async def faststream(url: str, count: int) -> AsyncIterator[Drain]:
     """FastStream's `PullSub(500, batch=True)` with a handler that does nothing; it decodes the JSON of each body."""
-    from faststream.nats import NatsBroker, PullSub  # noqa: PLC0415  (may be missing)
+    from faststream.nats import NatsBroker, PullSub
 
     await create_consumer(url)
     broker = NatsBroker(url, logger=None, apply_types=False)
@@ -55,7 +55,7 @@ async def faststream(url: str, count: int) -> AsyncIterator[Drain]:
 @asynccontextmanager
 async def natsrpy(url: str, count: int) -> AsyncIterator[Drain]:
     """`fetch(500)` of natsrpy, a Rust client, the acks of a batch awaited together; nothing is decoded."""
-    from natsrpy import Nats  # noqa: PLC0415  (may be missing)
+    from natsrpy import Nats
 
     await create_consumer(url)
     client = Nats(addrs=[url])
@@ -78,7 +78,7 @@ async def natsrpy(url: str, count: int) -> AsyncIterator[Drain]:
 @asynccontextmanager
 async def natsio(url: str, count: int) -> AsyncIterator[Drain]:
     """`fetch(500)` of natsio and an `ack` of each message; nothing is decoded."""
-    import natsio as package  # noqa: PLC0415  (may be missing)
+    import natsio as package
 
     await create_consumer(url)
     client = await package.connect(url)
@@ -100,7 +100,7 @@ async def natsio(url: str, count: int) -> AsyncIterator[Drain]:
 @asynccontextmanager
 async def mq_bridge(url: str, count: int) -> AsyncIterator[Drain]:
     """mq-bridge's route from NATS to `null`, all Rust: batches of 2,000, a consumer of its own; nothing is decoded."""
-    from mq_bridge import Route  # noqa: PLC0415  (may be missing)
+    from mq_bridge import Route
 
     source = {"nats": {"url": url, "subject": STREAM.subjects[0], "stream": STREAM.name}}
     route = Route.from_config({"input": source, "output": {"null": None}, "batch_size": 2_000}, name="drain")
@@ -116,9 +116,9 @@ async def mq_bridge(url: str, count: int) -> AsyncIterator[Drain]:
 @asynccontextmanager
 async def nats_sinks(url: str, count: int) -> AsyncIterator[Drain]:
     """nats-sinks' runner and file sink: a file for each message, no fsync, no metrics, a consumer of its own."""
-    from nats_sinks.core.config import DeliveryConfig  # noqa: PLC0415  (may be missing)
-    from nats_sinks.core.runner import JetStreamSinkRunner  # noqa: PLC0415  (may be missing)
-    from nats_sinks.file.sink import FileSink  # noqa: PLC0415  (may be missing)
+    from nats_sinks.core.config import DeliveryConfig
+    from nats_sinks.core.runner import JetStreamSinkRunner
+    from nats_sinks.file.sink import FileSink
 
     with tempfile.TemporaryDirectory() as folder:
         runner = JetStreamSinkRunner(

@@ -1,7 +1,7 @@
 """
 How long a post takes at a steady rate, through a gateway process of its own and a real nats-server.
 
-    python bench/gateway_posts.py [--rate 1000] [--seconds 60]
+    python -m bench.gateway_posts [--rate 1000] [--seconds 60]
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ async def _post(url: str, rate: int, seconds: float) -> tuple[list[float], Count
         async def is_ready() -> bool:
             try:
                 async with session.get(f"{url}/readyz") as response:
-                    return response.status == 200  # noqa: PLR2004  (OK)
+                    return response.ok
             except aiohttp.ClientError:
                 return False
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 @asynccontextmanager
 async def faststream(url: str, events: list[ExecutorEvent]) -> AsyncIterator[Publish]:
     """FastStream's `broker.publish(stream=...)` from 1,000 tasks."""
-    from faststream.nats import NatsBroker  # noqa: PLC0415  (may be missing)
+    from faststream.nats import NatsBroker
 
     async with NatsBroker(url, logger=None) as broker:
 
@@ -39,7 +39,7 @@ async def faststream(url: str, events: list[ExecutorEvent]) -> AsyncIterator[Pub
 @asynccontextmanager
 async def natsrpy(url: str, events: list[ExecutorEvent]) -> AsyncIterator[Publish]:
     """`js.publish(wait=True)` of natsrpy, a Rust client, from 1,000 tasks."""
-    from natsrpy import Nats  # noqa: PLC0415  (may be missing)
+    from natsrpy import Nats
 
     client = Nats(addrs=[url])
     await client.startup()
@@ -55,7 +55,7 @@ async def natsrpy(url: str, events: list[ExecutorEvent]) -> AsyncIterator[Publis
 @asynccontextmanager
 async def natsio_async(url: str, events: list[ExecutorEvent]) -> AsyncIterator[Publish]:
     """`js.publish_async` of natsio, all acknowledgements awaited at the end."""
-    import natsio  # noqa: PLC0415  (may be missing)
+    import natsio
 
     client = await natsio.connect(url)
     js = client.jetstream()
@@ -72,8 +72,8 @@ async def natsio_async(url: str, events: list[ExecutorEvent]) -> AsyncIterator[P
 @asynccontextmanager
 async def natsio_batch(url: str, events: list[ExecutorEvent]) -> AsyncIterator[Publish]:
     """One fast-ingest batch of natsio-jetstream-batch over all events, with its own flow control."""
-    import natsio  # noqa: PLC0415  (may be missing)
-    from natsio.jetstream_batch import FlowControl, fast_publisher  # noqa: PLC0415  (may be missing)
+    import natsio
+    from natsio.jetstream_batch import FlowControl, fast_publisher
 
     client = await natsio.connect(url)
     js = client.jetstream()
@@ -91,9 +91,9 @@ async def natsio_batch(url: str, events: list[ExecutorEvent]) -> AsyncIterator[P
 @asynccontextmanager
 async def nats_jetstream_extra(url: str, events: list[ExecutorEvent]) -> AsyncIterator[Publish]:
     """One fast-ingest batch of nats-jetstream-extra over all events, with its own flow control."""
-    from nats.client import connect  # noqa: PLC0415  (may be missing)
-    from nats.jetstream import new  # noqa: PLC0415  (may be missing)
-    from nats.jetstream_extra import fast_publish  # noqa: PLC0415  (may be missing)
+    from nats.client import connect
+    from nats.jetstream import new
+    from nats.jetstream_extra import fast_publish
 
     client = await connect(url)
     js = new(client)

@@ -30,7 +30,7 @@ from bench.carrier_peers import NOETL_PEERS, PEERS
 from bench.carriers import fetch_and_executemany, projector_into_postgres
 from bench.envelopes import make_envelopes
 from bench.installed import installed
-from bench.plot import draw_bars
+from bench.plot import draw_bars, svg_path
 from bench.rounds import medians, print_rates, take_turns
 from bench.streams import acknowledged, delete_consumers, fill_stream
 from bench.tables import clear, count_rows, for_table, make_target, settings
@@ -92,7 +92,7 @@ def main() -> None:
     parser.add_argument("--events", type=int, default=100_000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--table", choices=("plain", "noetl"), default="plain")
-    parser.add_argument("--plot", type=Path, help="where to draw the rates, as SVG")
+    parser.add_argument("--plot", type=svg_path, help="where to draw the rates, as SVG")
     arguments = parser.parse_args()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     with ExitStack() as stack:

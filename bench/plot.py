@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from argparse import ArgumentTypeError
+from importlib.util import find_spec
+from pathlib import Path
 
 OURS, OTHERS = "#2a6f97", "#a9b4c2"
 
 
+def svg_path(text: str) -> Path:
+    """
+    Return the file that `--plot` names, before anything is measured.
+
+    Raises:
+        ArgumentTypeError: there is nothing to draw with.
+
+    """
+    if find_spec("matplotlib") is None:
+        raise ArgumentTypeError("needs matplotlib, which `make bench` installs")
+    return Path(text)
+
+
 def draw_bars(path: Path, title: str, rates: dict[str, float], *, ours: set[str]) -> None:
     """Write an SVG to *path*: a bar for each rate, the highest on top, ours in colour."""
-    from matplotlib import pyplot as plt  # noqa: PLC0415  (only where a plot is wanted)
+    from matplotlib import pyplot as plt
 
     plt.rcParams["svg.hashsalt"] = title
     ordered = sorted(rates.items(), key=lambda item: item[1])

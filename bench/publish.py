@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 from bench.envelopes import make_envelopes
 from bench.latency import measure_lone_emits, measure_paced_emits
 from bench.peers import installed_peers
-from bench.plot import draw_bars
+from bench.plot import draw_bars, svg_path
 from bench.publishers import blob, emit_all, emit_batches, emit_fsync, emit_singly, one_by_one, publish_async
 from noetl_events import encode
 from noetl_events.jetstream.connection import Connection
@@ -130,7 +130,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--events", type=int, default=50_000)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--plot", type=Path, help="where to draw the rates, as SVG")
+    parser.add_argument("--plot", type=svg_path, help="where to draw the rates, as SVG")
     arguments = parser.parse_args()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
