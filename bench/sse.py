@@ -1,7 +1,7 @@
 """
 A thousand clients of the live stream at a thousand events a second.
 
-    python bench/sse.py [--clients 1000] [--rate 1000] [--seconds 10]
+    python -m bench.sse [--clients 1000] [--rate 1000] [--seconds 10]
 
 Clients count bytes and events in a process of their own; the gateway's CPU time is what the system says it used.
 """
