@@ -7,7 +7,7 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 
 import structlog
 
@@ -17,6 +17,7 @@ from noetl_events.recent_ids import RecentIds
 from noetl_events.sink import EventsRejected, SinkUnavailable
 from noetl_events.sinks.append_file import AppendFile
 from noetl_events.sinks.lines import decode_lines, encode_lines
+from noetl_events.sinks.url_options import read_options
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -212,10 +213,7 @@ def _is_left_by_crash(torn: bytes) -> bool:
 
 
 def _read_fsync(query: str) -> bool:
-    options = dict(parse_qsl(query, keep_blank_values=True))
-    value = options.pop("fsync", "true")
-    if options:
-        raise ValueError(f"sink URL: jsonl has no option {', '.join(options)}; known: fsync")
+    value = read_options("jsonl", query, ("fsync",)).get("fsync", "true")
     if value not in _FSYNC:
         raise ValueError(f"sink URL: fsync={value} is neither true nor false")
     return _FSYNC[value]

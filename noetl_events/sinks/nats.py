@@ -6,7 +6,7 @@ import re
 from functools import lru_cache
 from string import Formatter
 from typing import TYPE_CHECKING, Any, Final, Self
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 
 from msgspec import structs
 
@@ -20,6 +20,7 @@ from noetl_events.jetstream.publisher import Publisher
 from noetl_events.jetstream.topology import watermark
 from noetl_events.json_values import MalformedEvent
 from noetl_events.sink import EventsRejected, SinkUnavailable
+from noetl_events.sinks.url_options import read_options
 from noetl_events.trace_context import trace_lines
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ class NatsSink:
             ValueError: the URL has an option there is not, or names no server.
 
         """
-        options = _read_options(urlsplit(url).query)
+        options: dict[str, Any] = {**read_options("nats", urlsplit(url).query, _OPTIONS)}
         subject = options.pop("subject", SUBJECT)
         durable: Durability = options.pop("durable", "stored")
         connection = Connection(ConnectOptions(**_read_servers(url), **options))
@@ -184,17 +185,6 @@ def _require_template(template: str) -> None:
         raise ValueError(f"subject: {template!r} may use {{event_type}} and {{execution_id}} only")
     if not subject or len(subject) > _MAX_NAME or _UNSAFE.search(subject) or _EMPTY_TOKEN.search(subject):
         raise ValueError(f"subject: {template!r} makes no subject to publish to")
-
-
-def _read_options(query: str) -> dict[str, Any]:
-    options = dict(parse_qsl(query, keep_blank_values=True, errors="strict"))
-    unknown = options.keys() - set(_OPTIONS)
-    if unknown and "@" in query:
-        # What follows a ? in a password looks like an option, and is not for an error to show.
-        raise ValueError("sink URL: nats: an unknown option, or a ? in the password; write that ? as %3F")
-    if unknown:
-        raise ValueError(f"sink URL: nats has no option {', '.join(sorted(unknown))}; known: {', '.join(_OPTIONS)}")
-    return options
 
 
 def _read_servers(url: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import time
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
-from urllib.parse import parse_qsl, urlencode, urlsplit
+from urllib.parse import urlsplit
 
 import structlog
 
@@ -17,6 +17,7 @@ from noetl_events.sink import SinkUnavailable
 from noetl_events.sinks.jsonl import JsonlSink, path_of
 from noetl_events.sinks.rotation import Rotation, read_rotation
 from noetl_events.sinks.segments import CURRENT, compress, next_segment, read_recording, segments, sync_directory
+from noetl_events.sinks.url_options import read_options
 
 if TYPE_CHECKING:
     from typing import BinaryIO
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 _LOCK: Final = ".lock"
+_OPTIONS: Final = ("rotate", "compress", "fsync")
 
 
 class RecordingSink(JsonlSink):
@@ -138,10 +140,10 @@ def open_jsonl(url: str) -> EventSink:
     parts = urlsplit(url, allow_fragments=False)
     if not parts.path.endswith("/"):
         return JsonlSink.from_url(url)
-    options = dict(parse_qsl(parts.query, keep_blank_values=True))
-    rotate, packing, fsync = (options.pop(name, "") for name in ("rotate", "compress", "fsync"))
-    if options or packing not in ("", "gzip") or fsync not in ("", "true", "false"):
-        raise ValueError(f"sink URL: jsonl: {urlencode(options) or parts.query!r}; known: rotate, compress=gzip, fsync")
+    options = read_options("jsonl", parts.query, _OPTIONS)
+    rotate, packing, fsync = (options.get(name, "") for name in _OPTIONS)
+    if packing not in ("", "gzip") or fsync not in ("", "true", "false"):
+        raise ValueError(f"sink URL: jsonl: compress={packing}, fsync={fsync}; compress is gzip, fsync true or false")
     return RecordingSink(
         path_of(url), rotate=read_rotation(rotate), compress_finished=packing == "gzip", fsync=fsync != "false"
     )

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 
 from msgspec import structs
 
@@ -17,6 +17,7 @@ from noetl_events.envelope import encode
 from noetl_events.ids import process_ids
 from noetl_events.json_values import MalformedEvent
 from noetl_events.sink import EventsRejected, open_sink
+from noetl_events.sinks.url_options import read_options
 from noetl_events.spool.group_commit import GroupCommit
 from noetl_events.spool.handover import Handover
 from noetl_events.spool.journal import SEGMENT_BYTES, Journal, SpoolFull
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from noetl_events.envelope import ExecutorEvent
     from noetl_events.sink import EventSink
 
+_NUMBERS: Final[dict[str, type[int | float]]] = {"max_bytes": int, "replay_window": float}
 _SMALLEST: Final = 64 * 1024
 
 
@@ -104,7 +106,7 @@ class SpoolSink:
 
         """
         parts = urlsplit(url, allow_fragments=False)
-        options = dict(parse_qsl(parts.query, keep_blank_values=True))
+        options = read_options("spool", parts.query, ("to", *_NUMBERS))
         to, numbers = options.pop("to", ""), _read_numbers(options)
         if parts.netloc or not parts.path or not to:
             raise ValueError("sink URL: write spool:///folder?to=URL, the folder to spool in and the sink behind it")
@@ -252,13 +254,10 @@ async def _opened(opening: asyncio.Task[_Folder]) -> _Folder | None:
 
 
 def _read_numbers(options: dict[str, str]) -> dict[str, Any]:
-    known = {"max_bytes": int, "replay_window": float}
-    if unknown := options.keys() - known:
-        raise ValueError(f"sink URL: spool has no option {', '.join(sorted(unknown))}; known: to, {', '.join(known)}")
     numbers: dict[str, Any] = {}
     for name, text in options.items():
         try:
-            numbers[name] = known[name](text)
+            numbers[name] = _NUMBERS[name](text)
         except ValueError:
             raise ValueError(f"sink URL: {name}={text} is not a number") from None
     return numbers

@@ -7,12 +7,13 @@ import ssl
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import SplitResult, parse_qsl, urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import msgspec
 
 from noetl_events.sink import SinkUnavailable
 from noetl_events.sinks.http.address import refusal_of
+from noetl_events.sinks.url_options import read_options
 
 _FLAGS: Final = {"true": True, "false": False}
 _OPTIONS: Final = ("insecure", "timeout", "tls_ca", "token_file")
@@ -103,13 +104,7 @@ def read_url(url: str) -> dict[str, Any]:
 
     """
     parts = urlsplit(url)
-    options: dict[str, Any] = dict(parse_qsl(parts.query, keep_blank_values=True))
-    unknown = options.keys() - set(_OPTIONS)
-    if unknown and "@" in parts.query:
-        # What follows a ? in a password looks like an option, and is not for an error to show.
-        raise ValueError("sink URL: http: an unknown option, or a ? in the password; write that ? as %3F")
-    if unknown:
-        raise ValueError(f"sink URL: http has no option {', '.join(sorted(unknown))}; known: {', '.join(_OPTIONS)}")
+    options: dict[str, Any] = {**read_options("http", parts.query, _OPTIONS)}
     if "insecure" in options:
         options["insecure"] = _flag(options["insecure"])
     if "timeout" in options:
