@@ -27,6 +27,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 COUNT = 5_000
+# Milliseconds for each row, so that nobody is at the end before somebody else has looked.
+DAWDLE = """
+CREATE TRIGGER dawdle BEFORE INSERT ON event BEGIN
+    SELECT max(n) FROM (WITH RECURSIVE counting(n) AS (VALUES(1) UNION ALL SELECT n + 1 FROM counting LIMIT 20000)
+                        SELECT n FROM counting);
+END
+"""
 
 
 @pytest.fixture(scope="module")
@@ -73,21 +80,27 @@ def test_parts(filled: NatsServer, options: list[str], stored: int) -> None:
     assert (done.returncode, result(done)["stored"]) == (0, stored)
 
 
+def execute(path: Path, statement: str) -> None:
+    """Run *statement* in the SQLite file."""
+    with closing(sqlite3.connect(path, timeout=10)) as database, database:
+        database.execute(statement)
+
+
 def test_interrupted_says_where_to_go_on(filled: NatsServer, tmp_path: Path) -> None:
     """Ctrl-C ends with 130 and a sequence; continued from there, every event is a row."""
     path = tmp_path / "rows.db"
+    # The last row makes the table.
+    run("rebuild", "--to", f"sqlite:///{path}", "--from-sequence", str(COUNT), nats=filled.url)
+    execute(path, DAWDLE)
     command = [sys.executable, "-m", "consumers", "rebuild", "--to", f"sqlite:///{path}"]
     variables = environment(filled.url) | {"NOETL_EVENT_STREAM_BATCH": "10"}
     with subprocess.Popen(command, env=variables, stderr=subprocess.PIPE) as process:
         wait_for_rows(path, 30, process)
-        with closing(sqlite3.connect(path, timeout=10, isolation_level=None)) as holding:
-            # It cannot come to its end meanwhile.
-            holding.execute("BEGIN IMMEDIATE")
-            process.send_signal(signal.SIGINT)
-            holding.execute("ROLLBACK")
+        process.send_signal(signal.SIGINT)
         _, stderr = process.communicate(timeout=20)
     said = re.search(rb"go on with --from-sequence (\d+)", stderr)
     assert said, stderr.decode()
+    execute(path, "DROP TRIGGER dawdle")
     resumed = run("rebuild", "--to", f"sqlite:///{path}", "--from-sequence", said[1].decode(), nats=filled.url)
 
     assert process.returncode == 130
