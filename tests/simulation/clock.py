@@ -1,0 +1,68 @@
+"""A virtual clock: whatever waits is woken at once, in the order of its time, and hours pass in milliseconds."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import selectors
+from typing import TYPE_CHECKING, Any, TypeVar
+from unittest.mock import patch
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
+T = TypeVar("T")
+
+
+class Stalled(AssertionError):
+    """Nothing is ready, and no timer is set: whoever waits now would wait for ever."""
+
+
+class _Jump(selectors.SelectSelector):
+    """A selector that never waits: it moves the clock to the next timer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0.0
+
+    def select(self, timeout: float | None = None) -> list[Any]:
+        if timeout is None:
+            raise Stalled("nothing will ever happen again")
+        self.now += max(timeout, 0.0)
+        return []
+
+
+class VirtualLoop(asyncio.SelectorEventLoop):
+    """An event loop on a clock of its own, which begins at 0."""
+
+    def __init__(self) -> None:
+        self._jump = _Jump()
+        super().__init__(self._jump)
+
+    def time(self) -> float:
+        """Return the virtual seconds since the loop was made."""
+        return self._jump.now
+
+
+def run_virtual(main: Coroutine[Any, Any, T], seed: int) -> T:
+    """Run *main* on a virtual clock; with the same *seed* everything happens in the same order at the same times."""
+    loop = VirtualLoop()
+    state = random.getstate()
+    random.seed(seed)
+    try:
+        # The code under test asks for monotonic time, and draws the jitter of its waits.
+        with patch("time.monotonic", loop.time):
+            return loop.run_until_complete(main)
+    finally:
+        random.setstate(state)
+        _end(loop)
+
+
+def _end(loop: VirtualLoop) -> None:
+    with patch("time.monotonic", loop.time):
+        pending = asyncio.all_tasks(loop)
+        for task in pending:
+            task.cancel()
+        if pending:
+            loop.run_until_complete(asyncio.wait(pending, timeout=60))
+    loop.close()
