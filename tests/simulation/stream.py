@@ -75,7 +75,7 @@ class Stream:
             self._append(message)
         waiting, self._waiting = self._waiting, []
         for _, command, answer in waiting:
-            self._answer(command, answer | self._where(command))
+            self._answer(command, answer | ({} if "type" in answer else self._where(command)))
 
     def _take(self, command: Command) -> None:
         if not self.has_leader:
