@@ -53,6 +53,11 @@ class Note(msgspec.Struct, frozen=True, kw_only=True):
     stored_ns: int = 0
     deaths: int = 0
 
+    @property
+    def is_verdict(self) -> bool:
+        """Whether its only message has killed often enough not to be tried any more."""
+        return self.deaths >= _FATAL_DEATHS
+
     def behind(self, sequence: int) -> Note | None:
         """Return what is left of it behind *sequence*."""
         return Note(first=sequence + 1, last=self.last) if self.first <= sequence < self.last else None
@@ -127,6 +132,9 @@ class Trials:
         if not payload:
             return [part]
         note = _read_note(payload)
+        if note.is_verdict and not any(_is_in(message, note) for message in part.messages):
+            # Whoever has that one buries it; these may hold another.
+            return [part]
         size = max((note.last - note.first + 1) // _SPLIT, 1)
         parts: list[Part] = []
         for held, group in groupby(part.messages, lambda message: _is_in(message, note)):

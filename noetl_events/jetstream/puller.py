@@ -161,11 +161,13 @@ class Puller:
         if self._stopping:
             return
         self._stopping = True
-        with suppress(NatsError, NatsUnavailable, OSError, TimeoutError):
-            async with asyncio.timeout(HEARTBEAT):
-                await self._run_dry()
-        self._finished = True
-        self._arrived.set()
+        try:
+            with suppress(NatsError, NatsUnavailable, OSError, TimeoutError):
+                async with asyncio.timeout(HEARTBEAT):
+                    await self._run_dry()
+        finally:
+            self._finished = True
+            self._arrived.set()
 
     async def aclose(self) -> None:
         """Receive nothing more; what is in the buffer stays unacknowledged and is delivered again."""
@@ -223,6 +225,10 @@ class Puller:
     async def _wait_for_arrival(self) -> None:
         self._arrived.clear()
         if self._buffer or self._finished or (self._broken and not self._stopping):
+            return
+        if self._stopping:
+            # `stop` ends this wait, however silent the server is.
+            await self._arrived.wait()
             return
         quiet = time.monotonic() - self.heard
         try:

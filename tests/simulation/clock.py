@@ -18,17 +18,35 @@ class Stalled(AssertionError):
     """Nothing is ready, and no timer is set: whoever waits now would wait for ever."""
 
 
+class Spinning(AssertionError):
+    """Something is always ready, so that time stands still."""
+
+
+_PATIENCE = 20_000
+"""Turns of the loop at one moment, after which it spins."""
+
+
+_TURN = 1e-7
+"""Seconds a turn of the loop takes."""
+
+
 class _Jump(selectors.SelectSelector):
     """A selector that never waits: it moves the clock to the next timer."""
 
     def __init__(self) -> None:
         super().__init__()
         self.now = 0.0
+        self._turns = 0
 
     def select(self, timeout: float | None = None) -> list[Any]:
         if timeout is None:
             raise Stalled("nothing will ever happen again")
-        self.now += max(timeout, 0.0)
+        self._turns = 0 if timeout > 0 else self._turns + 1
+        if self._turns > _PATIENCE:
+            self._turns = 0
+            raise Spinning(f"busy at {self.now:.4f}")
+        # A turn takes its time too: what is due in less than the clock can tell would never come.
+        self.now += max(timeout, _TURN)
         return []
 
 

@@ -76,6 +76,8 @@ class SimClient:
     def __init__(self, server: Server, name: str) -> None:
         self.is_connected = server.is_up
         self.is_closed = False
+        self.epoch = 0
+        self._ghost_until = 0.0
         self._server = server
         self._name = name
         self._inboxes = 0
@@ -127,17 +129,24 @@ class SimClient:
         self._takers[prefix] = take
         return Subscription(self, prefix)
 
-    def answer(self, subject: str, data: bytes = b"", headers: dict[str, str] | None = None, reply: str = "") -> None:
-        """Send a message to this client, which gets it later or not at all."""
+    def is_known(self, epoch: int) -> bool:
+        """Whether the server still serves what was asked in *epoch*: it notices a lost connection late."""
+        return self.epoch == epoch or asyncio.get_running_loop().time() < self._ghost_until
+
+    def answer(
+        self, subject: str, data: bytes = b"", headers: dict[str, str] | None = None, *, reply: str = "", shown: str = ""
+    ) -> None:
+        """Send a message to the inbox *subject*, *shown* as its subject; it comes later or not at all."""
         if self.is_connected and not self._server.loses():
             head = "".join(f"{name}: {value}\r\n" for name, value in (headers or {}).items() if name != "Status")
             first = f"NATS/1.0 {headers['Status']}" if headers and "Status" in headers else "NATS/1.0"
             raw = f"{first}\r\n{head}\r\n".encode() if headers else None
-            self._down.send([lambda: self._receive(Arrival(subject, reply, data, raw))])
+            message = Arrival(shown or subject, reply, data, raw)
+            self._down.send([lambda: self._receive(subject, message)])
 
-    def _receive(self, message: Arrival) -> None:
+    def _receive(self, inbox: str, message: Arrival) -> None:
         for prefix, take in self._takers.items():
-            if message.subject.startswith(prefix):
+            if inbox.startswith(prefix):
                 if (waiting := take(message)) is not None:
                     _run_now(waiting)
                 return
@@ -145,6 +154,9 @@ class SimClient:
     def lose(self, *, keep_prefix: bool = True) -> None:
         """Lose the connection, with what is under way."""
         self.is_connected = False
+        self.epoch += 1
+        if self._server.draw.random() < 0.5:
+            self._ghost_until = asyncio.get_running_loop().time() + self._server.draw.expovariate(1.0)
         self._up.cut(keep_prefix=keep_prefix)
         self._down.cut(keep_prefix=False)
 
@@ -208,7 +220,7 @@ class SimConnection:
 
     def announce(self) -> None:
         """Tell that it has reconnected."""
-        for callback in tuple(self._reconnected):
+        for callback in () if self.is_dead else tuple(self._reconnected):
             callback()
 
     async def cut(self, seconds: float, *, for_good: bool = False) -> None:
@@ -232,7 +244,6 @@ class SimConnection:
         """Go with the process: nothing is sent or heard any more."""
         self.is_dead = True
         self.current.close()
-        self._reconnected.clear()
 
     def _new_client(self) -> SimClient:
         self._made += 1
