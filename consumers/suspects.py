@@ -6,6 +6,7 @@ thousands it was.  So what is delivered again is written in blocks, each on tria
 which messages are about to be written, and is struck out once the process has survived that, whatever came of it.  A
 note that was never struck out holds the culprit: its messages are tried in parts of a twenty-fifth, and in the end one
 by one; the rest of the block is written without a note.  The one that was alone when the process died, twice, is it.
+Such a verdict stands, and what else of the block is tried has its note in another place: it may hold another culprit.
 
     block of 500 ─ died ─► parts of 20 ─ died ─► one by one ─ died ─► once more ─ died ─► buried
 """
@@ -72,6 +73,7 @@ class Part(NamedTuple):
         suspected: delivered again: they are on trial.
         note: that stands on their block, if one does.
         noted: whether their trial is noted: not, if another part of the block holds the culprit.
+        place: of the note, among those of the block: one that is a verdict keeps its place.
 
     """
 
@@ -79,6 +81,7 @@ class Part(NamedTuple):
     suspected: bool = False
     note: Note | None = None
     noted: bool = True
+    place: int = 0
 
     @property
     def deaths(self) -> int:
@@ -128,21 +131,16 @@ class Trials:
             NatsUnavailable: the notes cannot be read.
 
         """
-        payload = await last_payload(self._connection, TRIALS_STREAM, _subject_of(part))
-        if not payload:
-            return [part]
-        note = _read_note(payload)
-        if note.is_verdict and not any(_is_in(message, note) for message in part.messages):
-            # Whoever has that one buries it; these may hold another.
-            return [part]
-        size = max((note.last - note.first + 1) // _SPLIT, 1)
-        parts: list[Part] = []
-        for held, group in groupby(part.messages, lambda message: _is_in(message, note)):
-            messages = list(group)
-            step = size if held else len(messages)
-            slices = [messages[start : start + step] for start in range(0, len(messages), step)]
-            parts += [Part(some, suspected=True, note=note, noted=held) for some in slices]
-        return parts
+        for place in range(_BLOCK + 1):
+            placed = part._replace(place=place)
+            payload = await last_payload(self._connection, TRIALS_STREAM, _subject_of(placed))
+            if not payload:
+                return [placed]
+            note = _read_note(payload)
+            if not note.is_verdict or any(_is_in(message, note) for message in part.messages):
+                return list(_narrowed(placed, note))
+            # Whoever has that one buries it; these may hold another, and its verdict has to stand until then.
+        raise AssertionError("more verdicts than messages")
 
     async def begin(self, part: Part) -> None:
         """
@@ -184,10 +182,19 @@ class Trials:
             await store(self._connection, _subject_of(part), payload, {})
 
 
+def _narrowed(part: Part, note: Note) -> Iterator[Part]:
+    size = max((note.last - note.first + 1) // _SPLIT, 1)
+    for held, group in groupby(part.messages, lambda message: _is_in(message, note)):
+        messages = list(group)
+        step = size if held else len(messages)
+        for start in range(0, len(messages), step):
+            yield part._replace(messages=messages[start : start + step], note=note, noted=held)
+
+
 def _subject_of(part: Part) -> str:
     delivery = delivery_of(part.messages[0])
-    place = f"{delivery.stream}.{delivery.consumer}.{delivery.sequence // _BLOCK}"
-    return f"{TRIALS_SUBJECTS.removesuffix('>')}{place}"
+    block = f"{delivery.stream}.{delivery.consumer}.{delivery.sequence // _BLOCK}"
+    return f"{TRIALS_SUBJECTS.removesuffix('>')}{block}{f'-{part.place}' if part.place else ''}"
 
 
 def _block_of(message: Message, *, in_doubt: int) -> int | None:

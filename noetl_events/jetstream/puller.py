@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 _SILENCE: Final = 2 * HEARTBEAT
 _STARTING: Final = "starting"
 _PINNED: Final = "pinned"
+_GAP: Final = "a delivery was lost"
 # A pull request may end with these and the next one still be served.
 _ENDINGS: Final = ("404", "408")
 _ENDED_BY_SIZE: Final = ("Batch Completed", "Exceeds MaxBytes")
@@ -218,7 +219,7 @@ class Puller:
                 # The reset makes every delivery a first one: how far others were served can be seen only now.
                 self.in_doubt = max(self.in_doubt, self._pin.before(info.delivered.stream_seq))
             await reset_consumer(self._connection, self.consumer)
-            self._pin.is_fresh = False
+            self._pin.start_again()
         self._broken = ""
         self.heard = time.monotonic()
 
@@ -248,6 +249,9 @@ class Puller:
             # It comes again with what was before it.
             self.in_doubt = 0
             self._break(_PINNED)
+        elif self.consumer.exclusive and (self._broken or self._pin.misses_one_before(message)):
+            # Lost on the way, it would come after younger ones: this one comes again behind it.
+            self._break(self._broken or _GAP)
         else:
             self._buffer.put(message)
             self._arrived.set()

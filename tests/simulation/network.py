@@ -190,6 +190,8 @@ class SimConnection:
         self._reconnected: list[Callable[[], None]] = []
         self.current = self._new_client()
         self.is_dead = False
+        if not server.is_up:
+            self.current.close()
 
     @property
     def is_connected(self) -> bool:
