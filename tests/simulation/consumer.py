@@ -42,7 +42,7 @@ class _Request:
     @property
     def is_known(self) -> bool:
         """Whether the server believes that somebody listens to the answers."""
-        return self.client.is_known(self.epoch)
+        return self.client.is_known(self.epoch, self.reply)
 
 
 class Consumer:

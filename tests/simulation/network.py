@@ -129,9 +129,11 @@ class SimClient:
         self._takers[prefix] = take
         return Subscription(self, prefix)
 
-    def is_known(self, epoch: int) -> bool:
-        """Whether the server still serves what was asked in *epoch*: it notices a lost connection late."""
-        return self.epoch == epoch or asyncio.get_running_loop().time() < self._ghost_until
+    def is_known(self, epoch: int, inbox: str) -> bool:
+        """Whether the server believes that *inbox*, of *epoch*, is listened to: it notices a lost connection late."""
+        if self.epoch != epoch:
+            return asyncio.get_running_loop().time() < self._ghost_until
+        return any(inbox.startswith(prefix) for prefix in self._takers)
 
     def answer(
         self, subject: str, data: bytes = b"", headers: dict[str, str] | None = None, *, reply: str = "", shown: str = ""
