@@ -16,8 +16,12 @@ import sys
 import tempfile
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from tests.mutations.table import MUTATIONS, Mutation
+from tests.mutations.table import MUTATIONS
+
+if TYPE_CHECKING:
+    from tests.mutations.mutation import Mutation
 
 ROOT = Path(__file__).parents[2]
 _PARTS = ("noetl_events", "consumers", "tests", "examples", "pyproject.toml")

@@ -159,6 +159,20 @@ async def test_alone_when_the_process_died_twice_is_fatal(bench: Bench, stream: 
     assert deaths == [(0, False), (1, False), (2, True)]
 
 
+async def test_a_verdict_stands_while_others_are_tried(bench: Bench, stream: StreamDeclaration) -> None:
+    """Two culprits of one block that come in turns are both found: neither trial strikes out the other's verdict."""
+    trials = Trials(bench.connection)
+    deaths: dict[int, list[int]] = {7: [], 8: []}
+    for _ in range(3):
+        for sequence, counted in deaths.items():
+            [single] = await trials.narrow(part_of(sequence, sequence, stream=stream.name))
+            counted.append(single.deaths)
+            if single.noted and not single.is_fatal:
+                await trials.begin(single)
+
+    assert deaths == {7: [0, 1, 2], 8: [0, 0, 1]}
+
+
 async def test_another_message_of_the_same_sequence_is_not_fatal(bench: Bench, stream: StreamDeclaration) -> None:
     """A stream created again starts its sequences again; the new message is not the one that killed."""
     trials = Trials(bench.connection)
