@@ -3,8 +3,8 @@ Fuzz for so many minutes, starting from the corpus.
 
     python -m tests.fuzz.fuzz [MINUTES] [SEED]
 
-An input that makes something new of a target (an answer, a reason, a shape of event) is taken into the corpus in memory;
-one that breaks a promise is written to `tests/fuzz/corpus/` as `found-...`, and the exit code is 1.  Mend it, and keep it.
+An input that makes something new of a target (an answer, a reason, a shape of event) is built upon.  One that breaks a
+promise is written to `tests/fuzz/corpus/` as `found-...`, and the exit code is 1.  Mend the code, and keep the file.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Inputs made of other inputs: bytes flipped, cut, doubled, spliced, and words of the wire put where they do not belong."""
+"""Inputs made of other inputs: bytes flipped, cut, doubled, spliced, and words of the wire in the wrong place."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ _NUMBERS: Final = re.compile(r"[0-9]+|'[^']*'|\"[^\"]*\"|0x\w+")
 
 
 def decoding(data: bytes) -> str:
-    """`decode` returns an event that can be written and read again, or raises MalformedEvent with a printable reason."""
+    """Decode: an event that can be written and read again, or MalformedEvent with a reason that can be printed."""
     try:
         event = decode(data)
     except MalformedEvent as exc:
@@ -58,12 +58,12 @@ def _require_sound(event: ExecutorEvent, data: bytes) -> None:
 
 
 def posting_one(data: bytes) -> str:
-    """A post of one event is answered with a success once it is stored, or with a refusal that is JSON."""
+    """Post one event: a success once it is stored, or a refusal that is JSON."""
     return _run(_post("/api/events", data))
 
 
 def posting_many(data: bytes) -> str:
-    """Likewise a post of many: all are stored, or the answer is no success."""
+    """Post many: a success once all are stored, or a refusal and none is."""
     return _run(_post("/api/events/batch", data))
 
 

@@ -13,7 +13,7 @@ def test_corpus(name: str) -> None:
     """Every input that is kept is taken or refused as promised."""
     outcomes = {TARGETS[name](path.read_bytes()) for path in CORPUS.iterdir()}
 
-    assert len(outcomes) > 10
+    assert len(outcomes) > 5
 
 
 def test_a_few_thousand() -> None:

@@ -167,7 +167,8 @@ DAEMONS = (
         "acknowledged in spite of an outage",
         "consumers/projector.py",
         '        refused = await self._hold.until_back("sink", attempt)\n',
-        "        try:\n            refused = await attempt()\n        except SinkUnavailable:\n            refused = {}\n",
+        "        try:\n            refused = await attempt()\n"
+        "        except SinkUnavailable:\n            refused = {}\n",
         "tests/projector/test_projector.py::test_answer_lost_after_the_write_stores_nothing_twice",
     ),
     Mutation(

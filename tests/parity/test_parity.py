@@ -74,7 +74,7 @@ def test_what_we_write_the_crate_reads() -> None:
 
 
 def test_what_the_crate_makes_we_read() -> None:
-    """Of 10,000 events by chance the crate once wrote, each is carried byte for byte, its instant to the microsecond."""
+    """Each of 10,000 events the crate made is carried byte for byte, its instant to the microsecond."""
     bodies = unpacked(MADE)
 
     assert len(bodies) == COUNT

@@ -8,18 +8,19 @@ of what was under way a prefix still arrives.  `Server` hands each command to wh
 from __future__ import annotations
 
 import asyncio
-import re
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from noetl_events.jetstream.direct_client import Arrival
 from noetl_events.jetstream.errors import NatsUnavailable
+from tests.simulation.pipe import Pipe
+from tests.simulation.protocol import parsed
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from random import Random
 
 MAX_PAYLOAD: Final = 4_000
-_LINE: Final = re.compile(rb"(H?PUB) (\S+) (?:(\S+) )??(\d+)(?: (\d+))?\r\n")
 
 
 class Command(NamedTuple):
@@ -82,8 +83,8 @@ class SimClient:
         self._name = name
         self._inboxes = 0
         self._takers: dict[str, Callable[[Arrival], Awaitable[None] | None]] = {}
-        self._up = _Pipe(server.draw)
-        self._down = _Pipe(server.draw)
+        self._up = Pipe(server.draw)
+        self._down = Pipe(server.draw)
         self._pending: list[Command] = []
         server.clients.append(self)
 
@@ -106,15 +107,14 @@ class SimClient:
             self._pending.append(Command(self, subject, reply, {}, payload))
             self._write()
 
-    async def flush(self, timeout: float = 5) -> None:
+    async def flush(self, timeout: float = 5) -> None:  # noqa: ASYNC109  (as nats-py has it)
         """Return once the server has everything sent so far."""
         arrived = asyncio.get_running_loop().create_future()
-        self._up.send([lambda: arrived.done() or arrived.set_result(None)])
-        async with asyncio.timeout(timeout):
-            await arrived
+        self._up.send([partial(arrived.cancel, "arrived")])
+        await asyncio.wait([arrived], timeout=timeout)
 
     async def _send_command(self, encoded: bytes) -> None:
-        self._pending += _parse(self, encoded)
+        self._pending += [Command(self, *words) for words in parsed(encoded)]
 
     async def _flush_pending(self) -> None:
         self._write()
@@ -122,7 +122,7 @@ class SimClient:
 
     def _write(self) -> None:
         commands, self._pending = self._pending, []
-        self._up.send([lambda command=command: self._server.take(command) for command in commands])
+        self._up.send([partial(self._server.take, command) for command in commands])
 
     def _listen(self, subject: str, take: Callable[[Any], Any]) -> Subscription:
         prefix = subject.rstrip(">*")
@@ -136,7 +136,13 @@ class SimClient:
         return any(inbox.startswith(prefix) for prefix in self._takers)
 
     def answer(
-        self, subject: str, data: bytes = b"", headers: dict[str, str] | None = None, *, reply: str = "", shown: str = ""
+        self,
+        subject: str,
+        data: bytes = b"",
+        headers: dict[str, str] | None = None,
+        *,
+        reply: str = "",
+        shown: str = "",
     ) -> None:
         """Send a message to the inbox *subject*, *shown* as its subject; it comes later or not at all."""
         if self.is_connected and not self._server.loses():
@@ -224,8 +230,9 @@ class SimConnection:
 
     def announce(self) -> None:
         """Tell that it has reconnected."""
-        for callback in () if self.is_dead else tuple(self._reconnected):
-            callback()
+        if not self.is_dead:
+            for callback in tuple(self._reconnected):
+                callback()
 
     async def cut(self, seconds: float, *, for_good: bool = False) -> None:
         """Lose the connection, and have it back after so many *seconds*."""
@@ -234,9 +241,9 @@ class SimConnection:
             return
         client.lose()
         await asyncio.sleep(seconds)
-        while not self._server.is_up:
+        while not self._server.is_up:  # noqa: ASYNC110  (as a client does)
             await asyncio.sleep(0.05)
-        if client.is_closed or self.is_dead:
+        if self.is_dead:
             return
         if for_good:
             client.close()
@@ -254,60 +261,10 @@ class SimConnection:
         return SimClient(self._server, f"{self._name}{self._made}")
 
 
-class _Pipe:
-    """One way: what is sent arrives in order, after a latency, or not."""
-
-    def __init__(self, draw: Random) -> None:
-        self._draw = draw
-        self._loop = asyncio.get_running_loop()
-        self._last = 0.0
-        self._under_way: list[tuple[asyncio.TimerHandle, list[Callable[[], Any]]]] = []
-
-    def send(self, items: list[Callable[[], Any]]) -> None:
-        when = max(self._loop.time() + self._draw.expovariate(200), self._last + 1e-6)
-        self._last = when
-        handle = self._loop.call_at(when, self._arrive)
-        self._under_way.append((handle, items))
-
-    def cut(self, *, keep_prefix: bool) -> None:
-        for handle, _ in self._under_way:
-            handle.cancel()
-        left = [item for _, items in self._under_way for item in items]
-        self._under_way.clear()
-        if keep_prefix and left:
-            for item in left[: self._draw.randrange(len(left) + 1)]:
-                item()
-
-    def _arrive(self) -> None:
-        _, items = self._under_way.pop(0)
-        for item in items:
-            item()
-
-
-def _parse(client: SimClient, encoded: bytes) -> list[Command]:
-    commands, start = [], 0
-    while start < len(encoded):
-        line = _LINE.match(encoded, start)
-        assert line, encoded[start : start + 80]
-        verb, subject, reply, first, second = line.groups()
-        has_head = verb == b"HPUB"
-        head_size, size = (int(first), int(second)) if has_head else (0, int(first))
-        head = encoded[line.end() : line.end() + head_size]
-        data = encoded[line.end() + head_size : line.end() + size]
-        start = line.end() + size + 2
-        commands.append(Command(client, subject.decode(), (reply or b"").decode(), _headers(head), data))
-    return commands
-
-
-def _headers(head: bytes) -> dict[str, str]:
-    pairs = (text.split(": ", 1) for text in head.decode().split("\r\n")[1:] if text)
-    return {name: value for name, value in pairs}
-
-
 def _run_now(waiting: Awaitable[None]) -> None:
     """Run a callback that awaits nothing, as nats-py would in a task of the subscription."""
     try:
-        waiting.__await__().send(None)  # type: ignore[attr-defined]
+        waiting.__await__().send(None)
     except StopIteration:
         return
     raise AssertionError("the callback awaits something")

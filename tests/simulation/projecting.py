@@ -1,8 +1,8 @@
 """
 One simulated run of projectors: a consumer, a table, a graveyard, processes that die, and what may go wrong between.
 
-Safe:  what is acknowledged is in the table or buried; nothing is buried that need not be; one projector, or an exclusive
-       consumer, keeps the order of the stream.
+Safe:  what is acknowledged is in the table or buried; nothing is buried that need not be; an exclusive consumer, and one
+       projector that loses neither life nor connection, keep the order of the stream.
 Live:  once nothing goes wrong any more, everything is acknowledged.
 """
 
@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import ExitStack, suppress
+from functools import partial
 from random import Random
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 from unittest.mock import patch
 
 from consumers import suspects
@@ -30,12 +31,9 @@ from tests.simulation.clock import run_virtual
 from tests.simulation.consumer import Consumer, stored_ns
 from tests.simulation.destination import FATAL, REJECTED, Keeping, Table, TableSink
 from tests.simulation.network import Server, SimConnection
+from tests.simulation.projector_faults import FAULTS_END, ProjectorFaults
 from tests.simulation.publishing import Violation
 
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
-FAULTS_END: Final = 60.0
 PATIENCE: Final = 900.0
 GOOD, MALFORMED = "good", "malformed"
 
@@ -52,7 +50,7 @@ class Process:
 
     def __init__(self, run: ProjectorRun, name: str) -> None:
         self.connection = SimConnection(run.server, name)
-        self.sink = TableSink(run.table, lambda: asyncio.get_running_loop().call_soon(run.kill, self))
+        self.sink = TableSink(run.table, partial(run.kill_soon, self))
         draw = run.draw
         reader = Puller(self.connection, run.consumer.declared, max_messages=draw.choice([4, 16, 60]))  # type: ignore[arg-type]
         self.projector = Projector(
@@ -119,7 +117,9 @@ class ProjectorRun:
 
     async def run(self) -> None:
         """Run to the end, and look at what is there then."""
-        beside = [asyncio.create_task(each) for each in (self.consumer.run(), self._nemesis(), self._publish())]
+        beside = [
+            asyncio.create_task(each) for each in (self.consumer.run(), ProjectorFaults(self).run(), self._publish())
+        ]
         replicas = 1 if self.mode in ("single", "dying") else self.draw.randint(2, 3)
         lives = [asyncio.create_task(self._live(slot)) for slot in range(replicas)]
         try:
@@ -164,6 +164,10 @@ class ProjectorRun:
             else:
                 if process.projector.in_hand:
                     raise Violation(f"stopped with {process.projector.in_hand} messages in hand")
+
+    def kill_soon(self, process: Process) -> None:
+        """Kill *process* when it waits next."""
+        asyncio.get_running_loop().call_soon(self.kill, process)
 
     def kill(self, process: Process) -> None:
         """Kill *process*: nothing it does from now on has any effect."""
@@ -217,76 +221,6 @@ class ProjectorRun:
         wanted = [event_id for event_id in self.ids if event_id in self.table.stored]
         if order != wanted:
             raise Violation(f"out of order: {order}")
-
-    async def _nemesis(self) -> None:
-        faults: list[Callable[[], Awaitable[None]]] = [
-            self._take_table_away,
-            self._make_flaky,
-            self._cut,
-            self._lose_messages,
-            self._restart_server,
-            self._delete_consumer,
-            self._stop,
-        ]
-        faults += [] if self.mode == "single" else [self._kill_one, self._kill_one]
-        chosen = self.draw.sample(faults, self.draw.randint(0, len(faults)))
-        pace = self.draw.choice([0.3, 2.0, 8.0])
-        while chosen and asyncio.get_running_loop().time() < FAULTS_END:
-            await asyncio.sleep(self.draw.expovariate(1.0) * pace)
-            await self.draw.choice(chosen)()
-        self.is_over = True
-        self.note("over")
-
-    async def _take_table_away(self) -> None:
-        self.note("table away")
-        self.table.is_away = True
-        await asyncio.sleep(self._a_while())
-        self.table.is_away = False
-
-    async def _make_flaky(self) -> None:
-        self.note("flaky")
-        self.table.is_flaky = self.keeping.is_flaky = True
-        await asyncio.sleep(self._a_while())
-        self.table.is_flaky = self.keeping.is_flaky = False
-
-    async def _cut(self) -> None:
-        self.note("cut")
-        self.is_cut = True
-        if self.processes:
-            process = self.draw.choice(list(self.processes.values()))
-            await process.connection.cut(self._a_while(), for_good=self.draw.random() < 0.2)
-
-    async def _lose_messages(self) -> None:
-        self.note("loss")
-        self.is_cut = True
-        self.server.lossy = self.draw.randint(1, 6)
-
-    async def _restart_server(self) -> None:
-        self.note("restart")
-        self.is_cut = True
-        self.server.is_up = False
-        self.consumer.restart("Server Shutdown")
-        cuts = [asyncio.create_task(each.connection.cut(0.0)) for each in self.processes.values()]
-        await asyncio.sleep(self._a_while())
-        self.server.is_up = True
-        await asyncio.gather(*cuts)
-
-    async def _delete_consumer(self) -> None:
-        self.note("delete consumer")
-        self.is_cut = True
-        self.consumer.delete()
-
-    async def _stop(self) -> None:
-        self.note("stop")
-        if self.processes:
-            await self.draw.choice(list(self.processes.values())).projector.stop()
-
-    async def _kill_one(self) -> None:
-        if self.processes:
-            self.kill(self.draw.choice(list(self.processes.values())))
-
-    def _a_while(self) -> float:
-        return self.draw.expovariate(1.0) * self.draw.choice([0.05, 1.0, 15.0])
 
     def note(self, what: str) -> None:
         """Add *what* to the timeline."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import ExitStack, suppress
 from random import Random
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 from unittest.mock import patch
 
 import msgspec
@@ -107,7 +107,7 @@ class PublisherRun:
                 async with asyncio.timeout(patience):
                     await self.sink.emit_batch(events)
             except (SinkUnavailable, TimeoutError) as exc:
-                self.note(f"again {len(events)} from {events[0].event_id}: {exc or 'cancelled'}")
+                self.note(f"again {len(events)} from {events[0].event_id}: {str(exc) or 'cancelled'}")
                 await asyncio.sleep(self.draw.random())
             except EventsRejected as exc:
                 self._refuse(events, exc.reasons)
