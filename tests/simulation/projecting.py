@@ -1,8 +1,8 @@
 """
 One simulated run of projectors: a consumer, a table, a graveyard, processes that die, and what may go wrong between.
 
-Safe:  what is acknowledged is in the table or buried; nothing is buried that need not be; an exclusive consumer, and one
-       projector that loses neither life nor connection, keep the order of the stream.
+Safe:  what is acknowledged is in the table or buried; nothing is buried that need not be; an exclusive consumer, and
+       one projector that loses neither life nor connection, keep the order of the stream.
 Live:  once nothing goes wrong any more, everything is acknowledged.
 """
 
