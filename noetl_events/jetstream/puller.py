@@ -194,6 +194,9 @@ class Puller:
         client = await self._connection.client()
         if self._broken or client is not self._inbox.client:
             await self._begin(client)
+        if self._stopping:
+            # Stopped meanwhile: what is asked for now would come to nobody.
+            return
         if not self.serves_us:
             # One message brings the pin.
             if not self._inbox.requests:

@@ -131,15 +131,15 @@ DAEMONS = (
     Mutation(
         "a verdict hides the next event that kills",
         "consumers/suspects.py",
-        "            if not note.is_verdict or any(_is_in(message, note) for message in part.messages):\n",
-        "            if note:\n",
+        "    return min(holding)[1] if holding else None\n",
+        "    return min(holding)[1] if holding else 0 if any(notes) else None\n",
         "tests/simulation/test_simulation.py::test_seed_that_once_failed",
     ),
     Mutation(
         "a verdict is overwritten by the next trial of its block",
         "consumers/suspects.py",
-        "            placed = part._replace(place=place)\n",
-        "            placed = part._replace(place=0)\n",
+        "note=note, place=free if place is None else place)",
+        "note=note, place=0)",
         "tests/simulation/test_simulation.py::test_seed_that_once_failed",
     ),
     Mutation(

@@ -162,7 +162,7 @@ class ProjectorRun:
                 if not process.connection.is_dead:
                     raise
             else:
-                if process.projector.in_hand:
+                if process.projector.in_hand and not self.is_cut:
                     raise Violation(f"stopped with {process.projector.in_hand} messages in hand")
 
     def kill_soon(self, process: Process) -> None:

@@ -3,7 +3,7 @@ Simulate many seeds, and print those that break a promise.
 
     python -m tests.simulation.simulate [SEEDS] [FIRST]
 
-Each seed is two interleavings, one of the publisher and one of projectors.  A seed that fails prints its timeline; add
+Each seed is two interleavings, one of the publisher and one of projectors.  A seed that fails prints the end of its timeline; add
 it to `regressions.py` once the bug is mended.  Exit code 1 if one failed.
 """
 
@@ -13,7 +13,6 @@ import os
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
-from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -30,6 +29,8 @@ SIMULATIONS: Final[dict[str, Callable[[int], list[str]]]] = {
 }
 _CHUNK: Final = 50
 _MOST_SHOWN: Final = 10
+_LINES: Final = 40
+_TELL_EVERY: Final = 10_000
 _DEBUG_ONLY: Final = 50
 
 
@@ -47,22 +48,38 @@ def failures(first: int) -> list[str]:
             try:
                 simulate(seed)
             except Exception as exc:  # noqa: BLE001  (whatever it is, it is a finding)
-                failed.append(f"{name} {seed}: {exc!r}\n" + "\n".join(getattr(exc, "__notes__", ())))
+                failed.append(f"{name} {seed}: {exc!r}\n" + _end_of(exc))
     return failed
+
+
+def _end_of(exc: Exception) -> str:
+    lines = "\n".join(getattr(exc, "__notes__", ())).splitlines()
+    return "\n".join(lines[:1] + lines[1:][-_LINES:])
 
 
 def main(seeds: int, first: int) -> int:
     """Simulate so many *seeds* from *first* up."""
     began = time.monotonic()
     with ProcessPoolExecutor(os.cpu_count()) as pool:
-        found = (each for chunk in pool.map(failures, range(first, first + seeds, _CHUNK)) for each in chunk)
-        failed = list(islice(found, _MOST_SHOWN))
-        pool.shutdown(cancel_futures=True)
-    minutes = (time.monotonic() - began) / 60
-    runs = seeds * len(SIMULATIONS)
-    sys.stdout.write("".join(f"{each}\n\n" for each in failed))
-    sys.stdout.write(f"{runs} interleavings from seed {first} in {minutes:.1f} min, {len(failed)} failed\n")
+        done, failed = 0, 0
+        for found in pool.map(failures, range(first, first + seeds, _CHUNK)):
+            done += _CHUNK * len(SIMULATIONS)
+            failed += len(found)
+            sys.stdout.write("".join(f"{each}\n\n" for each in found))
+            if failed >= _MOST_SHOWN:
+                pool.shutdown(cancel_futures=True)
+                break
+            if done % _TELL_EVERY == 0:
+                tell(done, first, began, failed)
+    tell(done, first, began, failed)
     return 1 if failed else 0
+
+
+def tell(done: int, first: int, began: float, failed: int) -> None:
+    """Say how far it is."""
+    minutes = (time.monotonic() - began) / 60
+    sys.stdout.write(f"{done} interleavings from seed {first} in {minutes:.1f} min, {failed} failed\n")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":
