@@ -112,7 +112,7 @@ DAEMONS = (
         "consumers/projector.py",
         "            except SinkUnavailable:\n                await self._trials.withdraw(part)\n",
         "            except SinkUnavailable:\n                await asyncio.sleep(0)\n",
-        "tests/projector/test_suspects.py::test_outage_during_a_trial_does_not_count",
+        "tests/projector/test_suspects.py::test_outage_leaves_no_note",
     ),
     Mutation(
         "being stopped counts against the event on trial",
@@ -169,7 +169,7 @@ DAEMONS = (
         '        refused = await self._hold.until_back("sink", attempt)\n',
         "        try:\n            refused = await attempt()\n"
         "        except SinkUnavailable:\n            refused = {}\n",
-        "tests/projector/test_projector.py::test_answer_lost_after_the_write_stores_nothing_twice",
+        "tests/projector/test_projector.py::test_outage_longer_than_the_ack_wait_loses_and_reorders_nothing",
     ),
     Mutation(
         "an outage of Postgres rejects rows",

@@ -276,6 +276,20 @@ async def test_outage_during_a_trial_does_not_count(bench: Bench) -> None:
     assert await notes(bench) == []
 
 
+async def test_outage_leaves_no_note(bench: Bench) -> None:
+    """While the destination is away nothing is on trial: a projector killed then has nothing against the event."""
+    await again(bench, 1)
+    away = FaultySink(MemorySink(), [SinkUnavailable("away", retry_after=60)])
+    projector = bench.projector(away, ack_wait=0.5)
+    running = asyncio.create_task(projector.run())
+    await eventually(lambda: projector.progress.holding == "sink")
+
+    assert await notes(bench) == []
+    running.cancel()
+    with suppress(asyncio.CancelledError):
+        await running
+
+
 async def test_being_stopped_during_a_trial_does_not_count(bench: Bench) -> None:
     """A projector stopped by force while its destination hangs leaves no note: three such stops bury nothing."""
     await again(bench, 1)
