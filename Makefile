@@ -8,6 +8,10 @@ ARGS ?=
 PYTEST_ARGS ?= -n 4
 FAULTS_ARGS ?=
 PINS_ARGS ?=
+SEEDS ?= 1000
+FIRST ?= 0
+MINUTES ?= 5
+SEED ?=
 
 VENV := .venv/$(shell $(PYTHON) -c 'import sys; print("py%d%d" % sys.version_info[:2])' 2>/dev/null || echo none)
 BIN := $(VENV)/bin
@@ -17,7 +21,7 @@ BIN := $(VENV)/bin
 PIP_INSTALL := -m pip install -qq --disable-pip-version-check --no-input --no-compile --no-deps
 
 .DEFAULT_GOAL := help
-.PHONY: help demo cluster test faults mutations bench check format reference docs demo-picture pins wheel wheel-test typing sbom audit release-check clean
+.PHONY: help demo cluster test faults mutations simulate fuzz bench check format reference docs demo-picture pins wheel wheel-test typing sbom audit release-check clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -36,6 +40,12 @@ faults: $(VENV)/.installed-dev ## Run the fault tests at full length; NOETL_SEED
 
 mutations: $(VENV)/.installed-dev ## Plant each bug of tests/mutations/table.py, and see its test fail
 	@$(BIN)/python -m tests.mutations.plant $(ARGS)
+
+simulate: $(VENV)/.installed-dev ## Simulate SEEDS seeds from FIRST up: two interleavings each, on a virtual clock
+	@$(BIN)/python -m tests.simulation.simulate $(SEEDS) $(FIRST)
+
+fuzz: $(VENV)/.installed-dev ## Fuzz decode and the ingest for MINUTES; SEED=n repeats a run
+	@$(BIN)/python -m tests.fuzz.fuzz $(MINUTES) $(SEED)
 
 bench: $(VENV)-bench/.installed-pins ## Measure us beside our peers, and write docs/benchmarks.md; a quarter of an hour
 	@$(VENV)-bench/bin/python $(PIP_INSTALL) --no-build-isolation -e .

@@ -5,7 +5,8 @@ A message that is delivered again was in hand when a process died, or a connecti
 thousands it was.  So what is delivered again is written in blocks, each on trial: a note in a stream of its own says
 which messages are about to be written, and is struck out once the process has survived that, whatever came of it.  A
 note that was never struck out holds the culprit: its messages are tried in parts of a twenty-fifth, and in the end one
-by one; the rest of the block is written without a note.  The one that was alone when the process died, twice, is it.
+by one.  The one that was alone when the process died, twice, is it.  What no note of the block holds is tried under one
+of its own, in another place, for it may hold another culprit; no trial strikes out what another one has found.
 
     block of 500 ─ died ─► parts of 20 ─ died ─► one by one ─ died ─► once more ─ died ─► buried
 """
@@ -66,14 +67,19 @@ class Part(NamedTuple):
         messages: at least one, in order.
         suspected: delivered again: they are on trial.
         note: that stands on their block, if one does.
-        noted: whether their trial is noted: not, if another part of the block holds the culprit.
+        place: of the note, among those of the block.
 
     """
 
     messages: list[Message]
     suspected: bool = False
     note: Note | None = None
-    noted: bool = True
+    place: int = 0
+
+    @property
+    def sequences(self) -> list[int]:
+        """Of the messages: what comes again does not always come in order."""
+        return [delivery_of(message).sequence for message in self.messages]
 
     @property
     def deaths(self) -> int:
@@ -123,18 +129,23 @@ class Trials:
             NatsUnavailable: the notes cannot be read.
 
         """
-        payload = await last_payload(self._connection, TRIALS_STREAM, _subject_of(part))
-        if not payload:
-            return [part]
-        note = _read_note(payload)
-        size = max((note.last - note.first + 1) // _SPLIT, 1)
+        notes = await self._notes(part)
+        free = next(place for place, note in enumerate([*notes, None]) if note is None)
         parts: list[Part] = []
-        for held, group in groupby(part.messages, lambda message: _is_in(message, note)):
-            messages = list(group)
-            step = size if held else len(messages)
-            slices = [messages[start : start + step] for start in range(0, len(messages), step)]
-            parts += [Part(some, suspected=True, note=note, noted=held) for some in slices]
+        for place, group in groupby(part.messages, lambda message: _narrowest(message, notes)):
+            note = None if place is None else notes[place]
+            parts += _slices(Part(list(group), suspected=True, note=note, place=free if place is None else place))
         return parts
+
+    async def _notes(self, part: Part) -> list[Note | None]:
+        """Return the notes on the block of *part* by their places, None where one was struck out."""
+        notes: list[Note | None] = []
+        while (payload := await self._payload(part._replace(place=len(notes)))) is not None:
+            notes.append(_read_note(payload) if payload else None)
+        return notes
+
+    async def _payload(self, part: Part) -> bytes | None:
+        return await last_payload(self._connection, TRIALS_STREAM, _subject_of(part))
 
     async def begin(self, part: Part) -> None:
         """
@@ -144,8 +155,8 @@ class Trials:
             NatsUnavailable: it may not be noted; do not write it.
 
         """
-        first, last = delivery_of(part.messages[0]), delivery_of(part.messages[-1])
-        note = Note(first=first.sequence, last=last.sequence)
+        first = delivery_of(part.messages[0])
+        note = Note(first=min(part.sequences), last=max(part.sequences))
         if len(part.messages) == 1:
             note = structs.replace(note, stored_ns=first.stored_ns, deaths=part.deaths + 1)
         await self._write(part, note)
@@ -158,7 +169,7 @@ class Trials:
             NatsUnavailable: it may still stand.
 
         """
-        await self._write(part, part.note and part.note.behind(delivery_of(part.messages[-1]).sequence))
+        await self._write(part, part.note and part.note.behind(max(part.sequences)))
 
     async def withdraw(self, part: Part) -> None:
         """
@@ -171,15 +182,27 @@ class Trials:
         await self._write(part, part.note)
 
     async def _write(self, part: Part, note: Note | None) -> None:
-        if part.noted:
-            payload = b"" if note is None else msgspec.json.encode(note)
-            await store(self._connection, _subject_of(part), payload, {})
+        payload = b"" if note is None else msgspec.json.encode(note)
+        await store(self._connection, _subject_of(part), payload, {})
+
+
+def _narrowest(message: Message, notes: Sequence[Note | None]) -> int | None:
+    """Return the place of the note with the fewest messages that holds *message*."""
+    holding = [(note.last - note.first, place) for place, note in enumerate(notes) if note and _is_in(message, note)]
+    return min(holding)[1] if holding else None
+
+
+def _slices(part: Part) -> Iterator[Part]:
+    note, messages = part.note, part.messages
+    step = len(messages) if note is None else max((note.last - note.first + 1) // _SPLIT, 1)
+    for start in range(0, len(messages), step):
+        yield part._replace(messages=messages[start : start + step])
 
 
 def _subject_of(part: Part) -> str:
     delivery = delivery_of(part.messages[0])
-    place = f"{delivery.stream}.{delivery.consumer}.{delivery.sequence // _BLOCK}"
-    return f"{TRIALS_SUBJECTS.removesuffix('>')}{place}"
+    block = f"{delivery.stream}.{delivery.consumer}.{delivery.sequence // _BLOCK}"
+    return f"{TRIALS_SUBJECTS.removesuffix('>')}{block}{f'-{part.place}' if part.place else ''}"
 
 
 def _block_of(message: Message, *, in_doubt: int) -> int | None:

@@ -55,8 +55,7 @@ class _NotJsonError(Exception):
         self.path: list[str] = []
 
     def __str__(self) -> str:
-        path = "".join(reversed(self.path))
-        return f"{path if len(path) <= _MAX_PATH else f'{path[:_MAX_PATH]}...'}: {self.args[0]}"
+        return f"{shortened(''.join(reversed(self.path)))}: {self.args[0]}"
 
 
 def require_json(field: str, value: Json) -> None:
@@ -102,10 +101,15 @@ def require_sound(field: str, raw: Raw) -> Json:
     try:
         value = decode_value(raw)
     except (ValueError, RecursionError, OverflowError) as exc:
-        raise MalformedEvent(f"{field}: {explain(exc)}") from None
+        raise MalformedEvent(f"{shortened(field)}: {explain(exc)}") from None
     if len(raw) > _SHORT and _may_be_extreme(bytes(raw)):
         require_json(field, value)
     return value
+
+
+def shortened(path: str) -> str:
+    """Return the name of a field, or a path to it, as it stands in a reason: a body may hold any."""
+    return path if len(path) <= _MAX_PATH else f"{path[:_MAX_PATH]}..."
 
 
 def explain(exc: Exception) -> str:

@@ -26,6 +26,7 @@ from noetl_events.json_values import (
     encode_value,
     explain,
     require_sound,
+    shortened,
 )
 
 _ALIASES: Final = {"context": "payload", "event_type": "name", "step": "node_name"}
@@ -101,7 +102,7 @@ def _name_surrogate(data: bytes) -> str | None:
         try:
             json.dumps([name, value], ensure_ascii=False).encode()
         except UnicodeEncodeError:
-            return f"{ascii(name)[1:-1]}: a lone surrogate, half a character"
+            return f"{shortened(ascii(name)[1:-1])}: a lone surrogate, half a character"
     return None
 
 

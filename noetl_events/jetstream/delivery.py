@@ -10,7 +10,7 @@ from msgspec import structs
 from noetl_events.envelope import ExecutorEvent, decode
 from noetl_events.ids import derived_id
 
-__all__ = ["Delivery", "Message", "attempt_of", "delivery_of", "event_of"]
+__all__ = ["Delivery", "Message", "attempt_of", "delivery_of", "event_of", "number_of"]
 
 _FIRST_FORM_TOKENS: Final = 9
 
@@ -97,3 +97,9 @@ def attempt_of(message: Message) -> int:
     """Return the *attempt* of `delivery_of` alone, for who looks at every message."""
     tokens = message.reply.split(".")
     return int(tokens[4 if len(tokens) <= _FIRST_FORM_TOKENS else 6])
+
+
+def number_of(message: Message) -> int:
+    """Return the *number* of `delivery_of` alone, likewise."""
+    tokens = message.reply.split(".")
+    return int(tokens[6 if len(tokens) <= _FIRST_FORM_TOKENS else 8])

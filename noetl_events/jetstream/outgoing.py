@@ -24,7 +24,8 @@ class Outgoing:
         subject: it is published to.
         event_id: its identity; the stream takes each once.
         body: its payload.
-        lane: messages of one lane (an execution, say) keep their order whatever goes wrong.
+        lane: messages of one lane (an execution, say) keep their order whatever goes wrong, on a stream that takes
+            batches; of plain publishes one may be lost and the next not.
         lines: more headers, each with its line end.
 
     Raises:

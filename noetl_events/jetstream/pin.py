@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from noetl_events.jetstream.delivery import delivery_of
+from noetl_events.jetstream.delivery import delivery_of, number_of
 
 if TYPE_CHECKING:
     from noetl_events.jetstream.delivery import Message
@@ -29,6 +29,7 @@ class Pin:
         """Whether the consumer has not started again for us yet."""
 
         self._brought_new = 0
+        self._next = 0
 
     def is_new_in(self, message: Message) -> bool:
         """Take the pin *message* brings; return whether we had another or none."""
@@ -43,6 +44,17 @@ class Pin:
     def before(self, delivered: int) -> int:
         """Return how far others had been served, given that by now the consumer has *delivered* up to a sequence."""
         return delivered - 1 if delivered == self._brought_new else delivered
+
+    def start_again(self) -> None:
+        """Note that the consumer has started again for us, and counts its deliveries from 1."""
+        self.is_fresh = False
+        self._next = 1
+
+    def misses_one_before(self, message: Message) -> bool:
+        """Take the count of *message*; return whether the delivery before it has not come."""
+        number, expected = number_of(message), self._next
+        self._next = number + 1
+        return number != expected
 
     def lose(self) -> None:
         """Note that it is somebody else's."""

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 _SILENCE: Final = 2 * HEARTBEAT
 _STARTING: Final = "starting"
 _PINNED: Final = "pinned"
+_GAP: Final = "a delivery was lost"
 # A pull request may end with these and the next one still be served.
 _ENDINGS: Final = ("404", "408")
 _ENDED_BY_SIZE: Final = ("Batch Completed", "Exceeds MaxBytes")
@@ -161,11 +162,13 @@ class Puller:
         if self._stopping:
             return
         self._stopping = True
-        with suppress(NatsError, NatsUnavailable, OSError, TimeoutError):
-            async with asyncio.timeout(HEARTBEAT):
-                await self._run_dry()
-        self._finished = True
-        self._arrived.set()
+        try:
+            with suppress(NatsError, NatsUnavailable, OSError, TimeoutError):
+                async with asyncio.timeout(HEARTBEAT):
+                    await self._run_dry()
+        finally:
+            self._finished = True
+            self._arrived.set()
 
     async def aclose(self) -> None:
         """Receive nothing more; what is in the buffer stays unacknowledged and is delivered again."""
@@ -191,6 +194,9 @@ class Puller:
         client = await self._connection.client()
         if self._broken or client is not self._inbox.client:
             await self._begin(client)
+        if self._stopping:
+            # Stopped meanwhile: what is asked for now would come to nobody.
+            return
         if not self.serves_us:
             # One message brings the pin.
             if not self._inbox.requests:
@@ -216,13 +222,17 @@ class Puller:
                 # The reset makes every delivery a first one: how far others were served can be seen only now.
                 self.in_doubt = max(self.in_doubt, self._pin.before(info.delivered.stream_seq))
             await reset_consumer(self._connection, self.consumer)
-            self._pin.is_fresh = False
+            self._pin.start_again()
         self._broken = ""
         self.heard = time.monotonic()
 
     async def _wait_for_arrival(self) -> None:
         self._arrived.clear()
         if self._buffer or self._finished or (self._broken and not self._stopping):
+            return
+        if self._stopping:
+            # `stop` ends this wait, however silent the server is.
+            await self._arrived.wait()
             return
         quiet = time.monotonic() - self.heard
         try:
@@ -242,6 +252,9 @@ class Puller:
             # It comes again with what was before it.
             self.in_doubt = 0
             self._break(_PINNED)
+        elif self.consumer.exclusive and (self._broken or self._pin.misses_one_before(message)):
+            # Lost on the way, it would come after younger ones: this one comes again behind it.
+            self._break(self._broken or _GAP)
         else:
             self._buffer.put(message)
             self._arrived.set()

@@ -35,7 +35,7 @@ LIVES = 9
 
 pytestmark = [
     pytest.mark.timeout(300),
-    pytest.mark.skipif(not LONG, reason="a dozen processes that die: make faults; test_suspects.py has them in one"),
+    pytest.mark.skipif(not LONG, reason="a dozen processes that die: make faults; test_trials.py has them in one"),
 ]
 
 

@@ -4,6 +4,7 @@ Plant each bug of the table in a copy of the tree, and demand that its test fail
     python -m tests.mutations.plant [WORDS...]
 
 With WORDS only the bugs that have one of them in their name.  Prints a line a bug; exit code 1 if one was not found.
+With --simulate it says instead which of them a hundred seeds of the simulator find, without any test of their own.
 """
 
 from __future__ import annotations
@@ -14,15 +15,22 @@ import signal
 import subprocess
 import sys
 import tempfile
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from tests.mutations.table import MUTATIONS, Mutation
+from tests.mutations.table import MUTATIONS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.mutations.mutation import Mutation
 
 ROOT = Path(__file__).parents[2]
 _PARTS = ("noetl_events", "consumers", "tests", "examples", "pyproject.toml")
 _FAILED, _PASSED = 1, 0
 _PATIENCE = 90
+_SEEDS = 100
 
 
 def copy_tree(folder: Path) -> None:
@@ -37,7 +45,12 @@ def copy_tree(folder: Path) -> None:
 def outcome(folder: Path, test: str) -> int:
     """Run *test* on the tree in *folder* and return pytest's exit code."""
     options = ["-x", "-q", "-n", "0", "-p", "no:cacheprovider", "--timeout=30", f"--basetemp={folder / 'tmp'}"]
-    command = [sys.executable, "-m", "pytest", *options, test]
+    return ran(folder, ["pytest", *options, test])
+
+
+def ran(folder: Path, module: list[str]) -> int:
+    """Run a module on the tree in *folder* and return its exit code."""
+    command = [sys.executable, "-m", *module]
     environment = os.environ | {"PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
     with subprocess.Popen(
         command,
@@ -59,18 +72,43 @@ def outcome(folder: Path, test: str) -> int:
 
 def is_found(folder: Path, mutation: Mutation) -> bool:
     """Plant *mutation*, run its test, and take it out again."""
+    with planted(folder, mutation):
+        return outcome(folder, mutation.test) == _FAILED
+
+
+@contextmanager
+def planted(folder: Path, mutation: Mutation) -> Iterator[None]:
+    """Have *mutation* in the tree in *folder*."""
     file = folder / mutation.file
     sound = file.read_text()
     file.write_text(sound.replace(mutation.code, mutation.planted))
     try:
-        return outcome(folder, mutation.test) == _FAILED
+        yield
     finally:
         file.write_text(sound)
 
 
+def simulate(chosen: list[Mutation]) -> int:
+    """Say what the simulator finds of *chosen*."""
+    found = 0
+    with tempfile.TemporaryDirectory() as scratch:
+        copy_tree(Path(scratch))
+        for mutation in chosen:
+            with planted(Path(scratch), mutation):
+                is_seen = ran(Path(scratch), ["tests.simulation.simulate", str(_SEEDS)]) != _PASSED
+            found += is_seen
+            sys.stdout.write(f"{'found    ' if is_seen else 'not found'}  {mutation.bug}\n")
+            sys.stdout.flush()
+    sys.stdout.write(f"{found} of {len(chosen)} found by {_SEEDS} seeds of the simulator\n")
+    return 0
+
+
 def main(words: list[str]) -> int:
     """Plant them all."""
-    chosen = [each for each in MUTATIONS if not words or any(word in each.bug for word in words)]
+    names = [word for word in words if word != "--simulate"]
+    chosen = [each for each in MUTATIONS if not names or any(word in each.bug for word in names)]
+    if names != words:
+        return simulate(chosen)
     missed = 0
     with tempfile.TemporaryDirectory() as scratch:
         copy_tree(Path(scratch))

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.mutations.table import MUTATIONS, Mutation
+from tests.mutations.table import MUTATIONS
+
+if TYPE_CHECKING:
+    from tests.mutations.mutation import Mutation
 
 ROOT = Path(__file__).parents[2]
 

@@ -82,6 +82,7 @@ CASES: Final[dict[str, tuple[bytes, bool]]] = {
     "lone surrogate in an unknown field": (_body(x="\ud800"), False),
     "invalid UTF-8": (_body(step="@").replace(b"@", b"\xff"), False),
     "invalid UTF-8 in an unknown field": (_body(x="@").replace(b"@", b"\xff"), False),
+    "invalid UTF-8 in the first of two": (_body(step="@").replace(b"@", b"\xff")[:-1] + b', "step": "t"}', True),
     "escaped name": (_body().replace(b"execution_id", b"execution_\\u0069d"), True),
     "array": (b"[1]", False),
     "positional": (b'[5,"a","b","c","2026-05-31T00:00:00Z",{},null,null,null]', False),
@@ -105,5 +106,6 @@ DIFFERENT: Final[dict[str, str]] = {
     "time: year 10000": "outside what a datetime holds",
     "lone surrogate in an unknown field": "the crate skips what it does not know; a sink may keep the body",
     "invalid UTF-8 in an unknown field": "likewise",
+    "invalid UTF-8 in the first of two": "the last wins here, and the first is not looked at",
     "positional": "serde reads a struct from an array too; nobody writes one",
 }

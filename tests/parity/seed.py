@@ -10,24 +10,26 @@ from __future__ import annotations
 
 import base64
 import json
+import lzma
 import subprocess
 import sys
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hypothesis import HealthCheck, Phase, given, seed, settings
-
-from noetl_events import ExecutorEvent, encode
-from noetl_events.testing import events
+from noetl_events import encode
+from tests.parity.made import made_events
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
 GOLDEN = Path(__file__).parent / "golden"
 WRITTEN = GOLDEN / "rust_written.jsonl"
 READS = GOLDEN / "reads.json"
-PYTHON_WRITTEN = GOLDEN / "python_written.jsonl"
-PYTHON_REREAD = GOLDEN / "python_written.reread.jsonl"
+MADE = GOLDEN / "rust_made.jsonl.xz"
+REREAD = GOLDEN / "python_made.reread.jsonl.xz"
+ASKED = GOLDEN / "python_made.sha256"
+COUNT = 10_000
 
 
 def ask(program: str, bodies: Sequence[bytes]) -> list[dict[str, Any]]:
@@ -36,25 +38,19 @@ def ask(program: str, bodies: Sequence[bytes]) -> list[dict[str, Any]]:
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-def made_bodies(count: int, *, start: int = 1) -> list[bytes]:
-    """Return the wire form of *count* events made by Hypothesis, the same ones for the same *start*."""
-    bodies: list[bytes] = []
-    quiet = settings(
-        max_examples=count,
-        database=None,
-        deadline=None,
-        phases=[Phase.generate],
-        suppress_health_check=list(HealthCheck),
-    )
+def written(count: int, seed: int = 1) -> list[bytes]:
+    """Return the wire form of *count* events made by chance, the same ones for the same *seed*."""
+    return [encode(event) for event in made_events(count, seed)]
 
-    @seed(start)
-    @quiet
-    @given(events())
-    def collect(event: ExecutorEvent) -> None:
-        bodies.append(encode(event))
 
-    collect()
-    return bodies
+def digest(bodies: Iterable[bytes]) -> str:
+    """Return what tells these *bodies* from all others."""
+    return sha256(b"\n".join(bodies)).hexdigest()
+
+
+def unpacked(path: Path) -> list[bytes]:
+    """Return the lines of a packed golden file."""
+    return lzma.decompress(path.read_bytes()).splitlines()
 
 
 def main(program: str) -> None:
@@ -68,9 +64,12 @@ def main(program: str) -> None:
         [answer] = ask(program, [body]) or [{"ok": False, "error": "empty"}]
         verdicts[name] = {"body": base64.b64encode(body).decode(), "ok": answer["ok"], "error": answer.get("error")}
     READS.write_text(json.dumps(verdicts, indent=1) + "\n")
-    bodies = made_bodies(300)
-    PYTHON_WRITTEN.write_bytes(b"\n".join(bodies) + b"\n")
-    PYTHON_REREAD.write_text("".join(json.dumps(answer) + "\n" for answer in ask(program, bodies)))
+    made = subprocess.run([program, "make", str(COUNT)], capture_output=True, check=True).stdout
+    MADE.write_bytes(lzma.compress(made, preset=9))
+    bodies = written(COUNT)
+    ASKED.write_text(digest(bodies) + "\n")
+    answers = subprocess.run([program, "read"], input=b"\n".join(bodies), capture_output=True, check=True).stdout
+    REREAD.write_bytes(lzma.compress(answers, preset=9))
 
 
 if __name__ == "__main__":

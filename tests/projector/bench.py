@@ -19,6 +19,7 @@ from noetl_events.jetstream.topology import (
     StreamDeclaration,
     jetstream,
 )
+from noetl_events.testing import eventually
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
@@ -53,10 +54,13 @@ class Bench:
 
     @asynccontextmanager
     async def projecting(
-        self, sink: EventSink, *, trials: Trials | None = None, **changes: Any
+        self, sink: EventSink, *, trials: Trials | None = None, received: int = 0, **changes: Any
     ) -> AsyncIterator[Projector]:
-        """Run a projector into *sink*, and stop it in the end."""
+        """Run a projector into *sink*, once it has *received* so many messages, and stop it in the end."""
         projector = self.projector(sink, trials=trials, **changes)
+        if received:
+            await projector.puller.ask()
+            await eventually(lambda: projector.in_hand == received)
         running = asyncio.create_task(projector.run())
         try:
             yield projector

@@ -34,7 +34,7 @@ async def test_refused_alike_is_held(bench: Bench) -> None:
     """Ten events refused for one and the same reason are held and not buried, and stored once the sink is mended."""
     sink = Refusing(lambda _: "no such column")
     await bench.publish(make_events(10))
-    async with bench.projecting(sink) as projector:
+    async with bench.projecting(sink, received=10) as projector:
         await eventually(lambda: projector.progress.holding == "sink")
         assert "refuses all of 10 events alike" in projector.progress.reason
         sink.mended = True
@@ -51,7 +51,7 @@ async def test_refused_alike_is_held(bench: Bench) -> None:
 async def test_otherwise_refused_is_buried(bench: Bench, count: int, reason: Callable[[int], str]) -> None:
     """Fewer than ten, or refused for reasons of their own, are the events' fault: all are dead letters."""
     await bench.publish(make_events(count))
-    async with bench.projecting(Refusing(reason)) as projector:
+    async with bench.projecting(Refusing(reason), received=count) as projector:
         await eventually(lambda: projector.progress.buried == count)
 
     assert [letter.headers["Noetl-Reason"] for letter in await bench.dead_letters()] == [

@@ -2,30 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
-from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
-from nats.js.errors import NotFoundError
 
 from consumers.suspects import Note, Part, Trials, parts_of
-from noetl_events import ExecutorEvent, SinkUnavailable
-from noetl_events.envelope import decode
-from noetl_events.jetstream.topology import TRIALS_STREAM, jetstream
-from noetl_events.sinks.memory import MemorySink
-from noetl_events.testing import FaultySink, eventually, make_events
-from tests.projector.bench import Bench, ids
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Sequence
 
-    from consumers.projector import Projector
     from noetl_events.jetstream.topology import StreamDeclaration
+    from tests.projector.bench import Bench
 
 STORED_NS = 1_700_000_000_000_000_000
-POISON = 77
-LIVES = 12
 
 
 class Delivered(NamedTuple):
@@ -116,7 +105,7 @@ async def test_a_note_struck_out_does_not_narrow(bench: Bench, stream: StreamDec
     [
         pytest.param((20, 25), (26, 39), id="what is behind it remains"),
         pytest.param((36, 39), None, id="nothing is left behind the last"),
-        pytest.param((1, 9), (20, 39), id="what is written without a note changes none"),
+        pytest.param((1, 9), (20, 39), id="what no note holds changes none"),
     ],
 )
 async def test_surviving_a_part_leaves_the_rest_in_doubt(
@@ -159,6 +148,20 @@ async def test_alone_when_the_process_died_twice_is_fatal(bench: Bench, stream: 
     assert deaths == [(0, False), (1, False), (2, True)]
 
 
+async def test_a_verdict_stands_while_others_are_tried(bench: Bench, stream: StreamDeclaration) -> None:
+    """Two culprits of one block that come in turns are both found: neither trial strikes out the other's verdict."""
+    trials = Trials(bench.connection)
+    deaths: dict[int, list[int]] = {7: [], 8: []}
+    for _ in range(3):
+        for sequence, counted in deaths.items():
+            [single] = await trials.narrow(part_of(sequence, sequence, stream=stream.name))
+            counted.append(single.deaths)
+            if not single.is_fatal:
+                await trials.begin(single)
+
+    assert deaths == {7: [0, 1, 2], 8: [0, 1, 2]}
+
+
 async def test_another_message_of_the_same_sequence_is_not_fatal(bench: Bench, stream: StreamDeclaration) -> None:
     """A stream created again starts its sequences again; the new message is not the one that killed."""
     trials = Trials(bench.connection)
@@ -168,132 +171,3 @@ async def test_another_message_of_the_same_sequence_is_not_fatal(bench: Bench, s
     [other] = await trials.narrow(part_of(7, 7, stream=stream.name, stored_ns=STORED_NS + 1))
 
     assert (same.is_fatal, other.deaths, other.is_fatal) == (True, 0, False)
-
-
-class Trap(MemorySink):
-    """A sink with a bug that one event brings out, before anything is stored."""
-
-    async def emit_batch(self, events: Sequence[ExecutorEvent]) -> None:
-        """Store, or fail."""
-        if any(event.event_id == POISON for event in events):
-            raise RuntimeError("a bug of the sink")
-        await super().emit_batch(events)
-
-
-@pytest.mark.parametrize("exclusive", [False, True], ids=["shared", "exclusive"])
-async def test_bug_of_the_sink_ends_with_one_dead_letter(bench: Bench, *, exclusive: bool) -> None:
-    """Restarted again and again, projectors bury exactly the event that ends them; the others are stored once."""
-    sink = Trap()
-    await bench.publish(make_events(200))
-
-    async def is_over() -> bool:
-        return len(sink.events) == 199 and await bench.dead_letters() != []
-
-    lives = 0
-    while not await is_over():
-        lives += 1
-        assert lives <= LIVES
-        await ends_or(bench.projector(sink, ack_wait=0.5, exclusive=exclusive), is_over)
-    [letter] = await bench.dead_letters()
-
-    assert ids(sink) == [number for number in range(1, 201) if number != POISON]
-    assert (decode(letter.data).event_id, letter.headers["Noetl-Kind"]) == (POISON, "fatal")
-
-
-async def ends_or(projector: Projector, is_over: Callable[[], Awaitable[bool]]) -> None:
-    """Run *projector* until a bug of its sink ends it, or until all *is_over*."""
-    running = asyncio.create_task(projector.run())
-
-    async def is_done() -> bool:
-        return running.done() or await is_over()
-
-    await eventually(is_done)
-    if not running.done():
-        await projector.stop()
-    with suppress(RuntimeError):
-        await running
-
-
-class Waiting(MemorySink):
-    """A sink that waits to be let go before it stores."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.asked = asyncio.Event()
-        self.go = asyncio.Event()
-
-    async def emit_batch(self, events: Sequence[ExecutorEvent]) -> None:
-        """Wait, then store."""
-        self.asked.set()
-        await self.go.wait()
-        await super().emit_batch(events)
-
-
-async def again(bench: Bench, count: int) -> None:
-    """Publish *count* events, and have them delivered to somebody who dies."""
-    await bench.publish(make_events(count))
-    sink = Waiting()
-    running = asyncio.create_task(bench.projector(sink, ack_wait=0.5).run())
-    await sink.asked.wait()
-    running.cancel()
-    with suppress(asyncio.CancelledError):
-        await running
-
-
-async def notes(bench: Bench) -> list[bytes]:
-    """Return the notes on the bench's stream that stand."""
-    js = await jetstream(bench.connection)
-    subject = f"noetl.trials.{bench.stream.name}.projector.0"
-    with suppress(NotFoundError):
-        return [note] if (note := (await js.get_last_msg(TRIALS_STREAM, subject)).data or b"") else []
-    return []
-
-
-async def test_outage_during_a_trial_does_not_count(bench: Bench) -> None:
-    """However often the destination is away while an event is tried, it is stored in the end, and no note stands."""
-    memory = MemorySink()
-    await again(bench, 1)
-    sink = FaultySink(memory, [SinkUnavailable("away")] * 8)
-    async with bench.projecting(sink, ack_wait=0.5):
-        await eventually(lambda: ids(memory) == [1])
-
-    assert sink.calls == 9
-    assert await bench.dead_letters() == []
-    assert await notes(bench) == []
-
-
-async def test_being_stopped_during_a_trial_does_not_count(bench: Bench) -> None:
-    """A projector stopped by force while its destination hangs leaves no note: three such stops bury nothing."""
-    await again(bench, 1)
-    for _ in range(3):
-        hanging = Waiting()
-        running = asyncio.create_task(bench.projector(hanging, ack_wait=0.5).run())
-        await hanging.asked.wait()
-        running.cancel()
-        with suppress(asyncio.CancelledError):
-            await running
-        assert await notes(bench) == []
-    sink = MemorySink()
-    async with bench.projecting(sink, ack_wait=0.5):
-        await eventually(lambda: ids(sink) == [1])
-
-    assert await bench.dead_letters() == []
-
-
-async def test_one_alone_is_tried_while_nothing_else_is_written(bench: Bench) -> None:
-    """
-    While one event is on trial alone, no other projector of the process writes.
-
-    Whoever kills the process is then known; else a neighbour's deaths would be counted for an innocent.
-    """
-    await again(bench, 1)
-    trials = Trials(bench.connection)
-    tried, neighbour = Waiting(), MemorySink()
-    async with bench.projecting(tried, trials=trials, ack_wait=0.5):
-        await tried.asked.wait()
-        async with bench.projecting(neighbour, trials=trials, name="neighbour") as other:
-            await eventually(lambda: other.in_hand == 1)
-            assert await notes(bench) != []
-            assert ids(neighbour) == []
-            tried.go.set()
-            await eventually(lambda: ids(neighbour) == [1] == ids(tried))

@@ -57,6 +57,20 @@ async def test_stream_created_again_is_read_from_its_start(bench: Bench) -> None
     assert ids(sink)[60:] == list(range(101, 151))
 
 
+async def test_stream_created_again_buries_its_own(bench: Bench) -> None:
+    """A message that is dead is buried whatever lay at its sequence before."""
+    js = await jetstream(bench.connection)
+    await bench.publish([b"{first"])
+    async with bench.projecting(MemorySink()) as projector:
+        await eventually(lambda: projector.progress.buried == 1)
+        await js.delete_stream(bench.stream.name)
+        await ensure_stream(bench.connection, bench.stream)
+        await bench.publish([b"{second"])
+        await eventually(lambda: projector.progress.buried == 2)
+
+    assert [letter.data for letter in await bench.dead_letters()] == [b"{first", b"{second"]
+
+
 async def test_missing_stream_is_waited_for(bench: Bench) -> None:
     """A projector started before its stream exists goes on once somebody has created it."""
     js = await jetstream(bench.connection)

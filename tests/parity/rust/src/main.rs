@@ -1,8 +1,11 @@
 //! What the Rust crate writes and what it reads, to hold the Python envelope against.
 //!
 //! `seed-parity write` prints a fixed list of events, one JSON text a line, as `serde_json::to_string` writes them.
+//! `seed-parity make COUNT` prints so many events made by chance, the same ones each time.
 //! `seed-parity read` reads one body a line from standard input and prints for each, on a line of its own,
 //! `{"ok": true, "event": <the event written again>}` or `{"ok": false, "error": "..."}`.
+
+mod made;
 
 use chrono::{DateTime, TimeZone, Utc};
 use serde_json::{json, Value};
@@ -37,8 +40,9 @@ fn main() -> io::Result<()> {
     let out = BufWriter::new(io::stdout().lock());
     match mode.as_deref() {
         Some("write") => write(out),
+        Some("make") => make(std::env::args().nth(2).and_then(|count| count.parse().ok()).unwrap_or(10_000), out),
         Some("read") => read(io::stdin().lock(), out),
-        _ => Err(io::Error::new(io::ErrorKind::InvalidInput, "usage: seed-parity write|read")),
+        _ => Err(io::Error::new(io::ErrorKind::InvalidInput, "usage: seed-parity write|make [COUNT]|read")),
     }
 }
 
@@ -46,6 +50,14 @@ fn write(mut out: impl Write) -> io::Result<()> {
     let lists = [times(), ids(), strings(), contexts(), numbers(), optionals(), deepest()];
     for event in lists.into_iter().flatten() {
         writeln!(out, "{}", serde_json::to_string(&event)?)?;
+    }
+    out.flush()
+}
+
+fn make(count: usize, mut out: impl Write) -> io::Result<()> {
+    let mut chance = made::Chance::new(1);
+    for _ in 0..count {
+        writeln!(out, "{}", serde_json::to_string(&chance.event())?)?;
     }
     out.flush()
 }

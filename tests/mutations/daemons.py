@@ -1,0 +1,188 @@
+"""Bugs planted in `consumers`."""
+
+from __future__ import annotations
+
+from tests.mutations.mutation import Mutation
+
+DAEMONS = (
+    Mutation(
+        "acknowledged before it is written",
+        "consumers/projector.py",
+        "            events, dead = self._decode(part.messages)\n",
+        "            await self._puller.ack(part.messages)\n            events, dead = self._decode(part.messages)\n",
+        "tests/projector/test_projector.py::test_bug_of_a_sink_stops_the_projector",
+    ),
+    Mutation(
+        "acknowledged before its dead letter is stored",
+        "consumers/projector.py",
+        "            await self._bury(dead)\n            await self._settle(",
+        "            await self._puller.ack(part.messages)\n"
+        "            await self._bury(dead)\n            await self._settle(",
+        "tests/projector/test_projector.py::test_nothing_is_acknowledged_before_its_dead_letter_is_stored",
+    ),
+    Mutation(
+        "a malformed message is dropped",
+        "consumers/projector.py",
+        '                dead.append((message, "malformed", str(exc)))\n',
+        "                log.debug(str(exc))\n",
+        "tests/projector/test_projector.py::test_malformed_is_buried_whole_and_its_neighbours_pass",
+    ),
+    Mutation(
+        "a rejected event is dropped",
+        "consumers/projector.py",
+        "            dead += await self._write(events, part)\n",
+        "            await self._write(events, part)\n",
+        "tests/projector/test_projector.py::test_rejected_is_buried_and_its_neighbours_pass",
+    ),
+    Mutation(
+        "in an outage messages are given back (nak)",
+        "consumers/projector.py",
+        "        async with self._trials.turns.together():\n            return await self._emit(batch)\n",
+        "        async with self._trials.turns.together():\n"
+        "            try:\n                return await self._emit(batch)\n"
+        "            except SinkUnavailable:\n"
+        "                await self._puller._answer(self._in_hand, b'-NAK')\n                raise\n",
+        "tests/projector/test_projector.py::test_outage_longer_than_the_ack_wait_loses_and_reorders_nothing",
+    ),
+    Mutation(
+        "a destination that takes nothing has everything buried",
+        "consumers/projector.py",
+        "    if len(reasons) == len(batch) >= _ALIKE and len(set(reasons.values())) == 1:\n",
+        "    if len(reasons) > len(batch):\n",
+        "tests/projector/test_refusals.py::test_refused_alike_is_held",
+    ),
+    Mutation(
+        "no heartbeats while holding",
+        "consumers/projector.py",
+        "            await self._puller.keep_alive(self._in_hand)\n",
+        "            await asyncio.sleep(0)\n",
+        "tests/projector/test_projector.py::test_outage_longer_than_the_ack_wait_loses_and_reorders_nothing",
+    ),
+    Mutation(
+        "stopping leaves the rest in hand",
+        "consumers/projector.py",
+        "            while await self.step():\n",
+        "            while await self.step() and not self._puller._stopping:\n",
+        "tests/faults/test_projector_faults.py::test_terminated_in_the_middle",
+    ),
+    Mutation(
+        "rows are inserted unsorted: two projectors lock each other up",
+        "consumers/sinks/postgres/rows.py",
+        '    rows.sort(key=attrgetter("event_id"))\n',
+        "    rows.sort(key=lambda _: 0)\n",
+        "tests/sinks/test_postgres.py::TestPostgresSink::test_same_rows_from_two_sinks_at_once",
+    ),
+    Mutation(
+        "any conflict drops a row in silence",
+        "consumers/sinks/postgres/table.py",
+        "f\"ON CONFLICT ({', '.join(_KEY)}) DO NOTHING\"",
+        'f"ON CONFLICT DO NOTHING"',
+        "tests/sinks/test_postgres.py::TestPostgresSink::test_double_of_another_index_is_not_swallowed",
+    ),
+    Mutation(
+        "a post is answered before it is stored",
+        "consumers/gateway/ingest.py",
+        "                await self._store([event])\n",
+        "                pass\n",
+        "tests/gateway/test_ingest.py::test_one_event",
+    ),
+    Mutation(
+        "a listener resumes one event too late",
+        "consumers/gateway/live.py",
+        "        self._position = behind or 0\n",
+        "        self._position = (behind or -1) + 1\n",
+        "tests/gateway/test_stream.py::test_gateway_restarts",
+    ),
+    Mutation(
+        "any token opens the gateway",
+        "consumers/gateway/guard.py",
+        "        if scheme.lower() != _SCHEME or not any(matches):\n",
+        "        if scheme.lower() != _SCHEME or not matches:\n",
+        "tests/gateway/test_ingest.py::test_token",
+    ),
+    Mutation(
+        "a trial is not noted before the write",
+        "consumers/projector.py",
+        "            await self._trials.begin(part)\n",
+        "            await asyncio.sleep(0)\n",
+        "tests/projector/test_trials.py::test_bug_of_the_sink_ends_with_one_dead_letter",
+    ),
+    Mutation(
+        "an outage counts against the event on trial",
+        "consumers/projector.py",
+        "            except SinkUnavailable:\n                await self._trials.withdraw(part)\n",
+        "            except SinkUnavailable:\n                await asyncio.sleep(0)\n",
+        "tests/projector/test_trials.py::test_outage_leaves_no_note",
+    ),
+    Mutation(
+        "being stopped counts against the event on trial",
+        "consumers/projector.py",
+        "                await self._leave(part)\n",
+        "                await asyncio.sleep(0)\n",
+        "tests/projector/test_trials.py::test_being_stopped_during_a_trial_does_not_count",
+    ),
+    Mutation(
+        "a survived trial stays noted",
+        "consumers/projector.py",
+        "            await self._trials.survive(part)\n",
+        "            await asyncio.sleep(0)\n",
+        "tests/projector/test_trials.py::test_outage_during_a_trial_does_not_count",
+    ),
+    Mutation(
+        "a verdict hides the next event that kills",
+        "consumers/suspects.py",
+        "    return min(holding)[1] if holding else None\n",
+        "    return min(holding)[1] if holding else 0 if any(notes) else None\n",
+        "tests/simulation/test_simulation.py::test_seed_that_once_failed",
+    ),
+    Mutation(
+        "a verdict is overwritten by the next trial of its block",
+        "consumers/suspects.py",
+        "note=note, place=free if place is None else place)",
+        "note=note, place=0)",
+        "tests/simulation/test_simulation.py::test_seed_that_once_failed",
+    ),
+    Mutation(
+        "the first death is a verdict",
+        "consumers/suspects.py",
+        "_FATAL_DEATHS: Final = 2\n",
+        "_FATAL_DEATHS: Final = 1\n",
+        "tests/projector/test_suspects.py::test_alone_when_the_process_died_twice_is_fatal",
+    ),
+    Mutation(
+        "cancellation is swallowed while holding",
+        "consumers/hold.py",
+        "            except (SinkUnavailable, NatsUnavailable) as exc:\n",
+        "            except (SinkUnavailable, NatsUnavailable, asyncio.CancelledError) as exc:\n",
+        "tests/projector/test_projector.py::test_death_between_write_and_ack_redelivers",
+    ),
+    Mutation(
+        "a dead letter is known by its sequence alone",
+        "consumers/dead_letters/burial.py",
+        'f"{consumer}:{stored.sequence}:{stored.stored_ns}"',
+        'f"{consumer}:{stored.sequence}"',
+        "tests/projector/test_topology_changes.py::test_stream_created_again_buries_its_own",
+    ),
+    Mutation(
+        "acknowledged in spite of an outage",
+        "consumers/projector.py",
+        '        refused = await self._hold.until_back("sink", attempt)\n',
+        "        try:\n            refused = await attempt()\n"
+        "        except SinkUnavailable:\n            refused = {}\n",
+        "tests/projector/test_projector.py::test_outage_longer_than_the_ack_wait_loses_and_reorders_nothing",
+    ),
+    Mutation(
+        "an outage of Postgres rejects rows",
+        "consumers/sinks/postgres/errors.py",
+        '    **dict.fromkeys(("22", "23", "54"), Meaning.ROW),\n',
+        '    **dict.fromkeys(("22", "23", "54", "53", "57"), Meaning.ROW),\n',
+        "tests/sinks/test_postgres_outages.py::test_outage_rejects_nothing",
+    ),
+    Mutation(
+        "a browser may take what events hold for a page",
+        "consumers/gateway/server.py",
+        '        headers=[("x-content-type-options", "nosniff")],\n',
+        "",
+        "tests/gateway/test_looking.py::test_hostile_letter_is_data",
+    ),
+)

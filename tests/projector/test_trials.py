@@ -1,0 +1,170 @@
+"""Projectors that meet a message on which their process dies, or in whose writing they are told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import pytest
+from nats.js.errors import NotFoundError
+
+from consumers.suspects import Trials
+from noetl_events import ExecutorEvent, SinkUnavailable
+from noetl_events.envelope import decode
+from noetl_events.jetstream.topology import TRIALS_STREAM, jetstream
+from noetl_events.sinks.memory import MemorySink
+from noetl_events.testing import FaultySink, eventually, make_events
+from tests.projector.bench import Bench, ids
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from consumers.projector import Projector
+
+
+POISON = 77
+LIVES = 12
+
+
+class Trap(MemorySink):
+    """A sink with a bug that one event brings out, before anything is stored."""
+
+    async def emit_batch(self, events: Sequence[ExecutorEvent]) -> None:
+        """Store, or fail."""
+        if any(event.event_id == POISON for event in events):
+            raise RuntimeError("a bug of the sink")
+        await super().emit_batch(events)
+
+
+@pytest.mark.parametrize("exclusive", [False, True], ids=["shared", "exclusive"])
+async def test_bug_of_the_sink_ends_with_one_dead_letter(bench: Bench, *, exclusive: bool) -> None:
+    """Restarted again and again, projectors bury exactly the event that ends them; the others are stored once."""
+    sink = Trap()
+    await bench.publish(make_events(200))
+
+    async def is_over() -> bool:
+        return len(sink.events) == 199 and await bench.dead_letters() != []
+
+    lives = 0
+    while not await is_over():
+        lives += 1
+        assert lives <= LIVES
+        await ends_or(bench.projector(sink, ack_wait=0.5, exclusive=exclusive), is_over)
+    [letter] = await bench.dead_letters()
+
+    assert ids(sink) == [number for number in range(1, 201) if number != POISON]
+    assert (decode(letter.data).event_id, letter.headers["Noetl-Kind"]) == (POISON, "fatal")
+
+
+async def ends_or(projector: Projector, is_over: Callable[[], Awaitable[bool]]) -> None:
+    """Run *projector* until a bug of its sink ends it, or until all *is_over*."""
+    running = asyncio.create_task(projector.run())
+
+    async def is_done() -> bool:
+        return running.done() or await is_over()
+
+    await eventually(is_done)
+    if not running.done():
+        await projector.stop()
+    with suppress(RuntimeError):
+        await running
+
+
+class Waiting(MemorySink):
+    """A sink that waits to be let go before it stores."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = asyncio.Event()
+        self.go = asyncio.Event()
+
+    async def emit_batch(self, events: Sequence[ExecutorEvent]) -> None:
+        """Wait, then store."""
+        self.asked.set()
+        await self.go.wait()
+        await super().emit_batch(events)
+
+
+async def again(bench: Bench, count: int) -> None:
+    """Publish *count* events, and have them delivered to somebody who dies."""
+    await bench.publish(make_events(count))
+    sink = Waiting()
+    running = asyncio.create_task(bench.projector(sink, ack_wait=0.5).run())
+    await sink.asked.wait()
+    running.cancel()
+    with suppress(asyncio.CancelledError):
+        await running
+
+
+async def notes(bench: Bench) -> list[bytes]:
+    """Return the notes on the bench's stream that stand."""
+    js = await jetstream(bench.connection)
+    subject = f"noetl.trials.{bench.stream.name}.projector.0"
+    with suppress(NotFoundError):
+        return [note] if (note := (await js.get_last_msg(TRIALS_STREAM, subject)).data or b"") else []
+    return []
+
+
+async def test_outage_during_a_trial_does_not_count(bench: Bench) -> None:
+    """However often the destination is away while an event is tried, it is stored in the end, and no note stands."""
+    memory = MemorySink()
+    await again(bench, 1)
+    sink = FaultySink(memory, [SinkUnavailable("away")] * 8)
+    async with bench.projecting(sink, ack_wait=0.5):
+        await eventually(lambda: ids(memory) == [1])
+
+    assert sink.calls == 9
+    assert await bench.dead_letters() == []
+    assert await notes(bench) == []
+
+
+async def test_outage_leaves_no_note(bench: Bench) -> None:
+    """While the destination is away nothing is on trial: a projector killed then has nothing against the event."""
+    await again(bench, 1)
+    away = FaultySink(MemorySink(), [SinkUnavailable("away", retry_after=60)])
+    projector = bench.projector(away, ack_wait=0.5)
+    running = asyncio.create_task(projector.run())
+    await eventually(lambda: projector.progress.holding == "sink")
+
+    assert await notes(bench) == []
+    running.cancel()
+    with suppress(asyncio.CancelledError):
+        await running
+
+
+async def test_being_stopped_during_a_trial_does_not_count(bench: Bench) -> None:
+    """A projector stopped by force while its destination hangs leaves no note: three such stops bury nothing."""
+    await again(bench, 1)
+    for _ in range(3):
+        hanging = Waiting()
+        running = asyncio.create_task(bench.projector(hanging, ack_wait=0.5).run())
+        await hanging.asked.wait()
+        running.cancel()
+        with suppress(asyncio.CancelledError):
+            await running
+        assert await notes(bench) == []
+    sink = MemorySink()
+    async with bench.projecting(sink, ack_wait=0.5):
+        await eventually(lambda: ids(sink) == [1])
+
+    assert await bench.dead_letters() == []
+
+
+async def test_one_alone_is_tried_while_nothing_else_is_written(bench: Bench) -> None:
+    """
+    While one event is on trial alone, no other projector of the process writes.
+
+    Whoever kills the process is then known; else a neighbour's deaths would be counted for an innocent.
+    """
+    await again(bench, 1)
+    trials = Trials(bench.connection)
+    tried, neighbour = Waiting(), MemorySink()
+    async with bench.projecting(tried, trials=trials, ack_wait=0.5):
+        await tried.asked.wait()
+        async with bench.projecting(neighbour, trials=trials, name="neighbour") as other:
+            await eventually(lambda: other.in_hand == 1)
+            assert await notes(bench) != []
+            assert ids(neighbour) == []
+            tried.go.set()
+            await eventually(lambda: ids(neighbour) == [1] == ids(tried))

@@ -1,0 +1,229 @@
+"""
+A simulated durable consumer: pull requests, deliveries, acknowledgements, redelivery, and the pin of an exclusive one.
+
+    $JS.API.CONSUMER.MSG.NEXT.<stream>.<name>     requests, with heartbeats and their ends
+    $JS.ACK.<stream>.<name>...                    +ACK and +WPI
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import deque
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from noetl_events.jetstream.declarations import ConsumerDeclaration
+    from tests.simulation.network import Command, Server, SimClient
+
+_TICK: Final = 0.2
+START_NS: Final = 1_780_000_000_000_000_000
+
+
+class _Request:
+    """A pull request that waits."""
+
+    def __init__(self, command: Command, now: float) -> None:
+        body = json.loads(command.data)
+        self.client: SimClient = command.client
+        self.epoch = command.client.epoch
+        self.reply = command.reply
+        self.left: int = body["batch"]
+        self.is_empty = body["max_bytes"] == 1
+        self.no_wait: bool = body.get("no_wait", False)
+        self.expires = now + body.get("expires", 0) / 1e9
+        self.heartbeat = body.get("idle_heartbeat", 0) / 1e9
+        self.spoke = now
+        self.pin: str = body.get("id", "")
+
+    @property
+    def is_known(self) -> bool:
+        """Whether the server believes that somebody listens to the answers."""
+        return self.client.is_known(self.epoch, self.reply)
+
+
+class Consumer:
+    """
+    One consumer.
+
+    Args:
+        server: that has it.
+        declared: as our code declares it.
+        messages: subject, headers and body of each in the stream, the first one at sequence 1.
+        on_ack: told of each sequence that is acknowledged.
+
+    """
+
+    def __init__(
+        self,
+        server: Server,
+        declared: ConsumerDeclaration,
+        messages: Sequence[bytes],
+        on_ack: Callable[[int], None],
+    ) -> None:
+        self.declared = declared
+        self.messages = messages
+        self.available = 0
+        """So many of the messages are in the stream by now."""
+        self.acked: set[int] = set()
+        self.attempts: dict[int, int] = {}
+        self.delivered = 0
+        self._on_ack = on_ack
+        self._number = 0
+        self._pending: dict[int, float] = {}
+        self._again: list[int] = []
+        self._requests: deque[_Request] = deque()
+        self._pin = ""
+        self._pins = 0
+        self._pin_until = 0.0
+        self._loop = asyncio.get_running_loop()
+        server.route(f"$JS.API.CONSUMER.MSG.NEXT.{declared.stream}.{declared.name}", self._ask)
+        server.route("$JS.ACK.", self._settle)
+
+    @property
+    def floor(self) -> int:
+        """Everything up to this sequence is acknowledged."""
+        floor = 0
+        while floor + 1 in self.acked:
+            floor += 1
+        return floor
+
+    @property
+    def is_done(self) -> bool:
+        """Whether everything there will ever be is acknowledged."""
+        return len(self.acked) == len(self.messages)
+
+    def info(self) -> Any:
+        """Return what `ensure_consumer` returns of it."""
+        return SimpleNamespace(delivered=SimpleNamespace(stream_seq=self.delivered))
+
+    def reset(self) -> None:
+        """Start again behind the last contiguous acknowledgement; every delivery is a first one then."""
+        self.delivered = self.floor
+        self._number = 0
+        self._pending.clear()
+        self._again.clear()
+        self.attempts.clear()
+
+    def delete(self) -> None:
+        """Be deleted, and created anew from the start of the stream."""
+        self.acked.clear()
+        self.reset()
+        self._pin = ""
+        self.restart("Consumer Deleted")
+
+    def unpin(self) -> None:
+        """Serve somebody else from now on."""
+        self._pin = ""
+        self.pump()
+
+    def restart(self, text: str) -> None:
+        """Forget every request, and say so to who asked: another leader, a server that stops."""
+        requests, self._requests = self._requests, deque()
+        for request in requests:
+            request.client.answer(request.reply, headers={"Status": f"409 {text}"})
+
+    async def run(self) -> None:
+        """Let time pass: redeliver, expire, beat; until cancelled."""
+        while True:
+            await asyncio.sleep(_TICK)
+            now = self._loop.time()
+            late = [sequence for sequence, when in self._pending.items() if when <= now]
+            for sequence in late:
+                del self._pending[sequence]
+            self._again = sorted({*self._again, *late})
+            if self._pin and now > self._pin_until:
+                self._pin = ""
+            self._expire(now)
+            self.pump()
+
+    def pump(self) -> None:
+        """Deliver what can be delivered."""
+        while (request := self._next_request()) is not None:
+            if (sequence := self._next_sequence()) is None:
+                if request.no_wait:
+                    self._end(request, "404 No Messages")
+                    continue
+                return
+            self._deliver(request, sequence)
+
+    def _next_request(self) -> _Request | None:
+        for request in self._requests:
+            if request.is_empty or not request.is_known:
+                continue
+            if not self.declared.exclusive or not self._pin or request.pin == self._pin:
+                return request
+        return None
+
+    def _next_sequence(self) -> int | None:
+        while self._again:
+            sequence = self._again.pop(0)
+            if sequence not in self.acked:
+                return sequence
+        while self.delivered < self.available and len(self._pending) < self.declared.max_ack_pending:
+            self.delivered += 1
+            if self.delivered not in self.acked:
+                return self.delivered
+        return None
+
+    def _deliver(self, request: _Request, sequence: int) -> None:
+        if self.declared.exclusive and not self._pin:
+            self._pins += 1
+            self._pin = f"pin{self._pins}"
+            self._pin_until = self._loop.time() + self.declared.pin_ttl
+        headers = {"Nats-Pin-Id": self._pin} if self.declared.exclusive else None
+        self._number += 1
+        attempt = self.attempts[sequence] = self.attempts.get(sequence, 0) + 1
+        self._pending[sequence] = self._loop.time() + self.declared.ack_wait
+        place = f"{self.declared.stream}.{self.declared.name}.{attempt}.{sequence}.{self._number}"
+        ack = f"$JS.ACK.{place}.{stored_ns(sequence)}.{self.available - self.delivered}"
+        request.client.answer(request.reply, self.messages[sequence - 1], headers, reply=ack, shown="noetl.events.x")
+        request.left -= 1
+        request.spoke = self._loop.time()
+        if not request.left:
+            self._requests.remove(request)
+
+    def _ask(self, command: Command) -> None:
+        request = _Request(command, self._loop.time())
+        if request.pin and request.pin != self._pin:
+            request.client.answer(request.reply, headers={"Status": "423 Nats-Wrong-Pin-Id"})
+            return
+        if request.pin:
+            self._pin_until = self._loop.time() + self.declared.pin_ttl
+        self._requests.append(request)
+        self.pump()
+
+    def _settle(self, command: Command) -> None:
+        sequence = int(command.subject.split(".")[5])
+        if command.data == b"+ACK":
+            self._on_ack(sequence)
+            self.acked.add(sequence)
+            self._pending.pop(sequence, None)
+        elif command.data == b"-NAK":
+            self._pending.pop(sequence, None)
+            self._again = sorted({*self._again, sequence} - self.acked)
+        elif sequence in self._pending:
+            self._pending[sequence] = self._loop.time() + self.declared.ack_wait
+        self.pump()
+
+    def _expire(self, now: float) -> None:
+        for request in list(self._requests):
+            if not request.is_known:
+                self._requests.remove(request)
+            elif now >= request.expires:
+                self._end(request, "408 Request Timeout")
+            elif now - request.spoke >= request.heartbeat:
+                request.spoke = now
+                request.client.answer(request.reply, headers={"Status": "100 Idle Heartbeat"})
+
+    def _end(self, request: _Request, status: str) -> None:
+        self._requests.remove(request)
+        request.client.answer(request.reply, headers={"Status": status})
+
+
+def stored_ns(sequence: int) -> int:
+    """Return when the message with this *sequence* was stored."""
+    return START_NS + sequence * 1_000_000

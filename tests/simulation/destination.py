@@ -1,0 +1,127 @@
+"""What a simulated projector writes to: a sink, a graveyard, and the notes of its trials, all of which may be away."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final
+
+from noetl_events import EventsRejected, SinkUnavailable
+from noetl_events.jetstream.errors import NatsUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from random import Random
+
+    from noetl_events import ExecutorEvent
+    from tests.simulation.network import SimConnection
+
+REJECTED: Final = "rejected"
+FATAL: Final = "fatal"
+
+
+class Table:
+    """
+    The destination: events by id, in the order in which they came first.
+
+    Args:
+        draw: every chance of this run.
+
+    """
+
+    def __init__(self, draw: Random) -> None:
+        self.stored: dict[int, ExecutorEvent] = {}
+        self.is_away = False
+        self.is_flaky = False
+        self.draw = draw
+
+    def store(self, events: Sequence[ExecutorEvent]) -> dict[int, str]:
+        """Store what can be, and return the reasons for what cannot."""
+        reasons = {}
+        for event in events:
+            assert event.event_id is not None
+            if event.event_type == REJECTED:
+                reasons[event.event_id] = f"reason {event.event_id % 3}"
+            else:
+                self.stored.setdefault(event.event_id, event)
+        return reasons
+
+
+class TableSink:
+    """
+    The sink of one process.
+
+    Args:
+        table: it writes to.
+        on_fatal: called when an event is written that kills the process.
+
+    """
+
+    def __init__(self, table: Table, on_fatal: Callable[[], None]) -> None:
+        self._table = table
+        self._on_fatal = on_fatal
+        self.is_dead = False
+
+    async def emit(self, event: ExecutorEvent) -> None:
+        """Emit *event*."""
+        await self.emit_batch([event])
+
+    async def emit_batch(self, events: Sequence[ExecutorEvent]) -> None:
+        """Emit *events*, or fail: before, half-way, or after all was stored."""
+        table, draw = self._table, self._table.draw
+        try:
+            await asyncio.sleep(draw.expovariate(20))
+            if any(event.event_type == FATAL for event in events):
+                self._on_fatal()
+                await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            # What was on its way may still arrive, whoever waits for the answer.
+            if draw.random() < 0.5 and not any(event.event_type == FATAL for event in events):
+                table.store(events[: draw.randrange(len(events) + 1)])
+            raise
+        if table.is_away:
+            raise SinkUnavailable("away", draw.choice([None, 0.1]))
+        if table.is_flaky and draw.random() < 0.3:
+            table.store(events[: draw.randrange(len(events) + 1)])
+            raise SinkUnavailable("the answer was lost")
+        if reasons := table.store(events):
+            raise EventsRejected(reasons)
+
+    async def aclose(self) -> None:
+        """Do nothing."""
+
+
+class Keeping:
+    """
+    The streams of dead letters and of notes, by the calls our code makes to `noetl_events.jetstream.store`.
+
+    Args:
+        draw: every chance of this run.
+
+    """
+
+    def __init__(self, draw: Random) -> None:
+        self.letters: dict[str, dict[str, str]] = {}
+        """The headers of each letter, by its id."""
+        self.notes: dict[str, bytes] = {}
+        self.is_flaky = False
+        self._draw = draw
+
+    async def store(self, connection: SimConnection, subject: str, payload: bytes, headers: dict[str, str]) -> int:
+        """Store a letter or a note, or fail before or after that."""
+        await self._travel(connection)
+        if headers:
+            self.letters.setdefault(headers["Nats-Msg-Id"], headers)
+        else:
+            self.notes[subject] = payload
+        await self._travel(connection)
+        return 1
+
+    async def last_payload(self, connection: SimConnection, _stream: str, subject: str) -> bytes | None:
+        """Return the note on *subject*."""
+        await self._travel(connection)
+        return self.notes.get(subject)
+
+    async def _travel(self, connection: SimConnection) -> None:
+        await asyncio.sleep(self._draw.expovariate(300))
+        if not connection.is_connected or (self.is_flaky and self._draw.random() < 0.2):
+            raise NatsUnavailable("no answer")

@@ -1,0 +1,270 @@
+"""
+A simulated NATS server and its clients, with the surface of nats-py that our code uses.
+
+A client's bytes go through two pipes in order, each write with a latency of its own, and are lost with the connection:
+of what was under way a prefix still arrives.  `Server` hands each command to whoever owns its subject.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from noetl_events.jetstream.direct_client import Arrival
+from noetl_events.jetstream.errors import NatsUnavailable
+from tests.simulation.pipe import Pipe
+from tests.simulation.protocol import parsed
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from random import Random
+
+MAX_PAYLOAD: Final = 4_000
+
+
+class Command(NamedTuple):
+    """One publish, as the server reads it."""
+
+    client: SimClient
+    subject: str
+    reply: str
+    headers: dict[str, str]
+    data: bytes
+
+
+class Server:
+    """
+    Where the pipes meet.
+
+    Args:
+        draw: every chance of this run.
+
+    """
+
+    def __init__(self, draw: Random) -> None:
+        self.draw = draw
+        self.routes: list[tuple[str, Callable[[Command], None]]] = []
+        self.is_up = True
+        self.clients: list[SimClient] = []
+        self.lossy = 0
+        """So many of the next messages through the server are lost on the way."""
+
+    def route(self, prefix: str, take: Callable[[Command], None]) -> None:
+        """Have *take* called with what is published to subjects that begin with *prefix*."""
+        self.routes.append((prefix, take))
+
+    def take(self, command: Command) -> None:
+        """Take one command from a client."""
+        if self.loses():
+            return
+        for prefix, take in self.routes:
+            if command.subject.startswith(prefix):
+                take(command)
+                return
+
+    def loses(self) -> bool:
+        """Whether the next message is one that is lost."""
+        self.lossy -= self.lossy > 0
+        return self.lossy > 0 and self.draw.random() < 0.5
+
+
+class SimClient:
+    """A client as nats-py's: connected or not, and closed for good when its connection is replaced."""
+
+    max_payload = MAX_PAYLOAD
+
+    def __init__(self, server: Server, name: str) -> None:
+        self.is_connected = server.is_up
+        self.is_closed = False
+        self.epoch = 0
+        self._ghost_until = 0.0
+        self._server = server
+        self._name = name
+        self._inboxes = 0
+        self._takers: dict[str, Callable[[Arrival], Awaitable[None] | None]] = {}
+        self._up = Pipe(server.draw)
+        self._down = Pipe(server.draw)
+        self._pending: list[Command] = []
+        server.clients.append(self)
+
+    def new_inbox(self) -> str:
+        """Return the subject of a new inbox."""
+        self._inboxes += 1
+        return f"_INBOX.{self._name}.{self._inboxes:010}"
+
+    async def subscribe(self, subject: str, *, cb: Callable[[Any], Awaitable[None]], **_: Any) -> Subscription:
+        """Have *cb* called with what comes to *subject*."""
+        return self._listen(subject, cb)
+
+    async def subscribe_direct(self, subject: str, take: Callable[[Any], None]) -> Subscription:
+        """Have *take* called with what comes to *subject*."""
+        return self._listen(subject, take)
+
+    async def publish(self, subject: str, payload: bytes = b"", reply: str = "") -> None:
+        """Send a message; nats-py keeps it while it reconnects, this one drops it, which is less than that."""
+        if self.is_connected:
+            self._pending.append(Command(self, subject, reply, {}, payload))
+            self._write()
+
+    async def flush(self, timeout: float = 5) -> None:  # noqa: ASYNC109  (as nats-py has it)
+        """Return once the server has everything sent so far."""
+        arrived = asyncio.get_running_loop().create_future()
+        self._up.send([partial(arrived.cancel, "arrived")])
+        await asyncio.wait([arrived], timeout=timeout)
+
+    async def _send_command(self, encoded: bytes) -> None:
+        self._pending += [Command(self, *words) for words in parsed(encoded)]
+
+    async def _flush_pending(self) -> None:
+        self._write()
+        await asyncio.sleep(0)
+
+    def _write(self) -> None:
+        commands, self._pending = self._pending, []
+        self._up.send([partial(self._server.take, command) for command in commands])
+
+    def _listen(self, subject: str, take: Callable[[Any], Any]) -> Subscription:
+        prefix = subject.rstrip(">*")
+        self._takers[prefix] = take
+        return Subscription(self, prefix)
+
+    def is_known(self, epoch: int, inbox: str) -> bool:
+        """Whether the server believes that *inbox*, of *epoch*, is listened to: it notices a lost connection late."""
+        if self.epoch != epoch:
+            return asyncio.get_running_loop().time() < self._ghost_until
+        return any(inbox.startswith(prefix) for prefix in self._takers)
+
+    def answer(
+        self,
+        subject: str,
+        data: bytes = b"",
+        headers: dict[str, str] | None = None,
+        *,
+        reply: str = "",
+        shown: str = "",
+    ) -> None:
+        """Send a message to the inbox *subject*, *shown* as its subject; it comes later or not at all."""
+        if self.is_connected and not self._server.loses():
+            head = "".join(f"{name}: {value}\r\n" for name, value in (headers or {}).items() if name != "Status")
+            first = f"NATS/1.0 {headers['Status']}" if headers and "Status" in headers else "NATS/1.0"
+            raw = f"{first}\r\n{head}\r\n".encode() if headers else None
+            message = Arrival(shown or subject, reply, data, raw)
+            self._down.send([lambda: self._receive(subject, message)])
+
+    def _receive(self, inbox: str, message: Arrival) -> None:
+        for prefix, take in self._takers.items():
+            if inbox.startswith(prefix):
+                if (waiting := take(message)) is not None:
+                    _run_now(waiting)
+                return
+
+    def lose(self, *, keep_prefix: bool = True) -> None:
+        """Lose the connection, with what is under way."""
+        self.is_connected = False
+        self.epoch += 1
+        if self._server.draw.random() < 0.5:
+            self._ghost_until = asyncio.get_running_loop().time() + self._server.draw.expovariate(1.0)
+        self._up.cut(keep_prefix=keep_prefix)
+        self._down.cut(keep_prefix=False)
+
+    def close(self) -> None:
+        """End it for good."""
+        self.lose()
+        self.is_closed = True
+        self._takers.clear()
+
+
+class Subscription:
+    """What `subscribe` returns."""
+
+    def __init__(self, client: SimClient, prefix: str) -> None:
+        self._client = client
+        self._prefix = prefix
+
+    async def unsubscribe(self) -> None:
+        """Hear nothing more."""
+        self._client._takers.pop(self._prefix, None)
+
+
+class SimConnection:
+    """A `Connection` to the simulated server."""
+
+    def __init__(self, server: Server, name: str) -> None:
+        self.last_error = ""
+        self._server = server
+        self._name = name
+        self._made = 0
+        self._reconnected: list[Callable[[], None]] = []
+        self.current = self._new_client()
+        self.is_dead = False
+        if not server.is_up:
+            self.current.close()
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the client is connected."""
+        return self.current.is_connected
+
+    async def client(self) -> SimClient:
+        """Return the client as it is now."""
+        if self.current.is_closed:
+            if not self._server.is_up or self.is_dead:
+                await asyncio.sleep(0.1)
+                raise NatsUnavailable("cannot connect")
+            self.current = self._new_client()
+            self.announce()
+        return self.current
+
+    def denial(self, _subject: str) -> str | None:
+        """Return nothing: nobody is denied anything here."""
+        return None
+
+    def on_reconnect(self, callback: Callable[[], None]) -> None:
+        """Have *callback* called after each reconnection."""
+        self._reconnected.append(callback)
+
+    def off_reconnect(self, callback: Callable[[], None]) -> None:
+        """Undo `on_reconnect`."""
+        self._reconnected.remove(callback)
+
+    def announce(self) -> None:
+        """Tell that it has reconnected."""
+        if not self.is_dead:
+            for callback in tuple(self._reconnected):
+                callback()
+
+    async def cut(self, seconds: float, *, for_good: bool = False) -> None:
+        """Lose the connection, and have it back after so many *seconds*."""
+        client = self.current
+        if client.is_closed or not client.is_connected:
+            return
+        client.lose()
+        await asyncio.sleep(seconds)
+        while not self._server.is_up:  # noqa: ASYNC110  (as a client does)
+            await asyncio.sleep(0.05)
+        if self.is_dead:
+            return
+        if for_good:
+            client.close()
+        else:
+            client.is_connected = True
+        self.announce()
+
+    def die(self) -> None:
+        """Go with the process: nothing is sent or heard any more."""
+        self.is_dead = True
+        self.current.close()
+
+    def _new_client(self) -> SimClient:
+        self._made += 1
+        return SimClient(self._server, f"{self._name}{self._made}")
+
+
+def _run_now(waiting: Awaitable[None]) -> None:
+    """Run a callback that awaits nothing, as nats-py would in a task of the subscription."""
+    try:
+        waiting.__await__().send(None)
+    except StopIteration:
+        return
+    raise AssertionError("the callback awaits something")

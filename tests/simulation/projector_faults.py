@@ -1,0 +1,98 @@
+"""What goes wrong around simulated projectors."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from tests.simulation.projecting import ProjectorRun
+
+FAULTS_END: Final = 60.0
+"""Virtual seconds after which no fault begins."""
+
+
+class ProjectorFaults:
+    """
+    The faults of one run.
+
+    Args:
+        run: they happen to.
+
+    """
+
+    def __init__(self, run: ProjectorRun) -> None:
+        self._run = run
+
+    async def run(self) -> None:
+        """Cause some of them, until it is time to stop."""
+        faults: list[Callable[[], Awaitable[None]]] = [
+            self._take_table_away,
+            self._make_flaky,
+            self._cut,
+            self._lose_messages,
+            self._restart_server,
+            self._delete_consumer,
+            self._stop,
+        ]
+        faults += [] if self._run.mode == "single" else [self._kill_one, self._kill_one]
+        chosen = self._run.draw.sample(faults, self._run.draw.randint(0, len(faults)))
+        pace = self._run.draw.choice([0.3, 2.0, 8.0])
+        while chosen and asyncio.get_running_loop().time() < FAULTS_END:
+            await asyncio.sleep(self._run.draw.expovariate(1.0) * pace)
+            await self._run.draw.choice(chosen)()
+        self._run.is_over = True
+        self._run.note("over")
+
+    async def _take_table_away(self) -> None:
+        self._run.note("table away")
+        self._run.table.is_away = True
+        await asyncio.sleep(self._a_while())
+        self._run.table.is_away = False
+
+    async def _make_flaky(self) -> None:
+        self._run.note("flaky")
+        self._run.table.is_flaky = self._run.keeping.is_flaky = True
+        await asyncio.sleep(self._a_while())
+        self._run.table.is_flaky = self._run.keeping.is_flaky = False
+
+    async def _cut(self) -> None:
+        self._run.note("cut")
+        self._run.is_cut = True
+        if self._run.processes:
+            process = self._run.draw.choice(list(self._run.processes.values()))
+            await process.connection.cut(self._a_while(), for_good=self._run.draw.random() < 0.2)
+
+    async def _lose_messages(self) -> None:
+        self._run.note("loss")
+        self._run.is_cut = True
+        self._run.server.lossy = self._run.draw.randint(1, 6)
+
+    async def _restart_server(self) -> None:
+        self._run.note("restart")
+        self._run.is_cut = True
+        self._run.server.is_up = False
+        self._run.consumer.restart("Server Shutdown")
+        cuts = [asyncio.create_task(each.connection.cut(0.0)) for each in self._run.processes.values()]
+        await asyncio.sleep(self._a_while())
+        self._run.server.is_up = True
+        await asyncio.gather(*cuts)
+
+    async def _delete_consumer(self) -> None:
+        self._run.note("delete consumer")
+        self._run.is_cut = True
+        self._run.consumer.delete()
+
+    async def _stop(self) -> None:
+        self._run.note("stop")
+        if self._run.processes:
+            await self._run.draw.choice(list(self._run.processes.values())).projector.stop()
+
+    async def _kill_one(self) -> None:
+        if self._run.processes:
+            self._run.kill(self._run.draw.choice(list(self._run.processes.values())))
+
+    def _a_while(self) -> float:
+        return self._run.draw.expovariate(1.0) * self._run.draw.choice([0.05, 1.0, 15.0])

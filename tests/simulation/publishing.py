@@ -1,0 +1,247 @@
+"""
+One simulated run of the publisher: emitters, a `NatsSink`, a stream, and what may go wrong between them.
+
+Safe:  what is acknowledged is in the stream once, what is refused is not; a lane keeps its order on a stream that
+       takes batches.
+Live:  once nothing goes wrong any more, every emitter comes to its end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import ExitStack, suppress
+from random import Random
+from typing import TYPE_CHECKING, Final
+from unittest.mock import patch
+
+import msgspec
+
+from noetl_events import EventsRejected, SinkUnavailable
+from noetl_events.jetstream import atomic_batch, fast_batch, publisher
+from noetl_events.sinks.nats import NatsSink
+from noetl_events.testing import make_event
+from tests.simulation.clock import run_virtual
+from tests.simulation.network import MAX_PAYLOAD, Server, SimConnection
+from tests.simulation.stream import Stream
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from noetl_events import ExecutorEvent
+
+# Everything that takes thousands of messages happens with a few.
+SMALL: Final = [
+    (fast_batch, "BURST", 4),
+    (fast_batch, "_FLOW", 6),
+    (fast_batch, "_WINDOW", 20),
+    (atomic_batch, "MOST", 6),
+    (publisher, "_LONG_TURN", 5),
+]
+FAULTS_END: Final = 20.0
+PATIENCE: Final = 300.0
+
+
+class Violation(AssertionError):
+    """What must never happen has happened."""
+
+
+class PublisherRun:
+    """
+    One run.
+
+    Args:
+        seed: every chance in it.
+
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.draw = draw = Random(seed)
+        self.timeline: list[str] = []
+        self.server = Server(draw)
+        self.stream = Stream(self.server, "noetl.", batches=draw.choice(["new"] * 6 + ["disabled", "old"]))
+        self.connection = SimConnection(self.server, "pub")
+        durable = draw.choice(["stored", "stored", "stored", "fsync"])
+        timeout = draw.choice([2.0, 8.0, 30.0])
+        self.sink = NatsSink(self.connection, timeout=timeout, durable=durable)  # type: ignore[arg-type]
+        self.sink._publisher._outbox.room._max_messages = draw.choice([8, 30, 20_000])
+        self.is_over = False
+        self.acknowledged: set[int] = set()
+        self.refused: set[int] = set()
+        self.emitted: dict[int, list[int]] = {}
+        self._ids = 0
+
+    async def run(self) -> None:
+        """Run to the end, and look at what is there then."""
+        nemesis = asyncio.create_task(self._nemesis())
+        lanes = [asyncio.create_task(self._emit_lanes(lane)) for lane in range(self.draw.randint(1, 4))]
+        try:
+            async with asyncio.timeout(PATIENCE):
+                await asyncio.gather(*lanes)
+                await self.sink.aclose()
+        except TimeoutError:
+            raise Violation(f"not done {PATIENCE - FAULTS_END:g} s after the last fault") from None
+        finally:
+            nemesis.cancel()
+            with suppress(asyncio.CancelledError):
+                await nemesis
+        self.require_end()
+
+    async def _emit_lanes(self, emitter: int) -> None:
+        """Emit batches one after another, each until it is stored; two executions share an emitter."""
+        draw = self.draw
+        for _ in range(draw.randint(1, 6)):
+            await asyncio.sleep(draw.expovariate(1.0) * draw.choice([0.0, 0.05, 4.0]))
+            await self._insist([self._event(10 * emitter + draw.randrange(2)) for _ in range(draw.randint(1, 14))])
+
+    def _event(self, lane: int) -> ExecutorEvent:
+        self._ids += 1
+        chance = self.draw.random()
+        size = MAX_PAYLOAD if chance < 0.01 else MAX_PAYLOAD * 3 // 4 if chance < 0.02 else 1
+        self.emitted.setdefault(lane, []).append(self._ids)
+        return make_event(self._ids, execution_id=lane, context="x" * size)
+
+    async def _insist(self, events: list[ExecutorEvent]) -> None:
+        while events:
+            patience = self.draw.choice([0.05, 1.0]) if not self.is_over and self.draw.random() < 0.1 else PATIENCE
+            try:
+                async with asyncio.timeout(patience):
+                    await self.sink.emit_batch(events)
+            except (SinkUnavailable, TimeoutError) as exc:
+                self.note(f"again {len(events)} from {events[0].event_id}: {str(exc) or 'cancelled'}")
+                await asyncio.sleep(self.draw.random())
+            except EventsRejected as exc:
+                self._refuse(events, exc.reasons)
+                return
+            else:
+                self._acknowledge(events)
+                return
+
+    def _refuse(self, events: list[ExecutorEvent], reasons: dict[int, str]) -> None:
+        self.refused |= reasons.keys()
+        if any(len(event.context) < MAX_PAYLOAD // 2 for event in events if event.event_id in reasons):
+            raise Violation(f"refused without need: {reasons}")
+        self._acknowledge([event for event in events if event.event_id not in reasons])
+
+    def _acknowledge(self, events: list[ExecutorEvent]) -> None:
+        ids = {event.event_id for event in events if event.event_id}
+        self.acknowledged |= ids
+        if missing := ids - set(self.stored_ids()):
+            raise Violation(f"acknowledged and not stored: {sorted(missing)}")
+
+    def stored_ids(self) -> list[int]:
+        """Return the ids in the stream, in its order."""
+        return [_id_of(message.data) for message in self.stream.stored]
+
+    def require_end(self) -> None:
+        """Fail unless all is where it should be."""
+        stored = self.stored_ids()
+        everything = {event_id for ids in self.emitted.values() for event_id in ids}
+        if len(set(stored)) < len(stored):
+            raise Violation(f"stored twice: {sorted(each for each in set(stored) if stored.count(each) > 1)}")
+        if lost := everything - self.refused - set(stored):
+            raise Violation(f"lost: {sorted(lost)}")
+        if both := self.refused & set(stored):
+            raise Violation(f"refused and stored: {sorted(both)}")
+        if self.stream.batches == "new":
+            # Of a window of plain publishes one may be lost and the next not.
+            self._require_order(stored)
+
+    def _require_order(self, stored: list[int]) -> None:
+        place = {event_id: index for index, event_id in enumerate(stored)}
+        for lane, ids in self.emitted.items():
+            places = [place[event_id] for event_id in ids if event_id in place]
+            if places != sorted(places):
+                kept = sorted(ids, key=lambda event_id: place.get(event_id, 0))
+                raise Violation(f"lane {lane} out of order: {kept}")
+
+    async def _nemesis(self) -> None:
+        faults: list[Callable[[], Awaitable[None]]] = [
+            self._cut,
+            self._change_leader,
+            self._lose_quorum,
+            self._lose_messages,
+            self._fill,
+            self._restart,
+        ]
+        chosen = self.draw.sample(faults, self.draw.randint(0, len(faults)))
+        loop = asyncio.get_running_loop()
+        pace = self.draw.choice([0.05, 0.5, 3.0])
+        while chosen and loop.time() < FAULTS_END:
+            await asyncio.sleep(self.draw.expovariate(1.0) * pace)
+            await self.draw.choice(chosen)()
+        self.is_over = True
+
+    async def _cut(self) -> None:
+        self.note("cut")
+        await self.connection.cut(self._a_while(), for_good=self.draw.random() < 0.2)
+
+    async def _restart(self) -> None:
+        self.note("restart")
+        self.stream.change_leader(keep_staged=True)
+        self.server.is_up = False
+        cutting = asyncio.create_task(self.connection.cut(0.0))
+        await asyncio.sleep(self._a_while())
+        self.server.is_up = True
+        await cutting
+
+    async def _change_leader(self) -> None:
+        self.note("leader")
+        self.stream.has_leader = False
+        await asyncio.sleep(self._a_while())
+        self.stream.change_leader(keep_staged=self.draw.random() < 0.5)
+
+    async def _lose_quorum(self) -> None:
+        self.note("quorum")
+        self.stream.has_quorum = False
+        await asyncio.sleep(self._a_while() * 4)
+        if self.draw.random() < 0.5:
+            self.stream.regain_quorum()
+        else:
+            self.stream.change_leader(keep_staged=self.draw.random() < 0.5)
+
+    async def _lose_messages(self) -> None:
+        self.note("loss")
+        self.server.lossy = self.draw.randint(1, 12)
+
+    async def _fill(self) -> None:
+        self.note("full")
+        self.stream.is_full = True
+        await asyncio.sleep(self._a_while())
+        self.stream.is_full = False
+
+    def _a_while(self) -> float:
+        return self.draw.expovariate(1.0) * self.draw.choice([0.01, 0.2, 2.0])
+
+    def note(self, what: str) -> None:
+        """Add *what* to the timeline."""
+        self.timeline.append(f"{asyncio.get_running_loop().time():9.4f} {what}")
+
+
+def _id_of(data: bytes) -> int:
+    event_id: int = msgspec.json.decode(data)["event_id"]
+    return event_id
+
+
+def simulate_publisher(seed: int) -> list[str]:
+    """
+    Run *seed*, and return its timeline.
+
+    Raises:
+        Violation: with the timeline as a note.
+
+    """
+    made: list[PublisherRun] = []
+
+    async def run() -> None:
+        made.append(PublisherRun(seed))
+        await made[0].run()
+
+    with ExitStack() as stack:
+        for module, name, value in SMALL:
+            stack.enter_context(patch.object(module, name, value))
+        try:
+            run_virtual(run(), seed)
+        except AssertionError as exc:
+            exc.add_note("\n".join(made[0].timeline))
+            raise
+    return [*made[0].timeline, f"stored {made[0].stored_ids()}"]

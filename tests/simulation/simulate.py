@@ -1,0 +1,86 @@
+"""
+Simulate many seeds, and print those that break a promise.
+
+    python -m tests.simulation.simulate [SEEDS] [FIRST]
+
+Each seed is two interleavings, one of the publisher and one of projectors.  A seed that fails prints the end of its
+timeline; add it to `regressions.py` once the bug is mended.  Exit code 1 if one failed.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor
+from typing import TYPE_CHECKING, Final
+
+import structlog
+
+from tests.simulation.projecting import simulate_projector
+from tests.simulation.publishing import simulate_publisher
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+SIMULATIONS: Final[dict[str, Callable[[int], list[str]]]] = {
+    "publisher": simulate_publisher,
+    "projector": simulate_projector,
+}
+_CHUNK: Final = 50
+_MOST_SHOWN: Final = 10
+_LINES: Final = 40
+_TELL_EVERY: Final = 10_000
+_DEBUG_ONLY: Final = 50
+
+
+def quiet() -> None:
+    """Log nothing: what is simulated warns of every fault."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(_DEBUG_ONLY))
+
+
+def failures(first: int) -> list[str]:
+    """Simulate the seeds of one chunk, and return what failed of it in words."""
+    quiet()
+    failed = []
+    for seed in range(first, first + _CHUNK):
+        for name, simulate in SIMULATIONS.items():
+            try:
+                simulate(seed)
+            except Exception as exc:  # noqa: BLE001  (whatever it is, it is a finding)
+                failed.append(f"{name} {seed}: {exc!r}\n" + _end_of(exc))
+    return failed
+
+
+def _end_of(exc: Exception) -> str:
+    lines = "\n".join(getattr(exc, "__notes__", ())).splitlines()
+    return "\n".join(lines[:1] + lines[1:][-_LINES:])
+
+
+def main(seeds: int, first: int) -> int:
+    """Simulate so many *seeds* from *first* up."""
+    began = time.monotonic()
+    with ProcessPoolExecutor(os.cpu_count()) as pool:
+        done, failed = 0, 0
+        for found in pool.map(failures, range(first, first + seeds, _CHUNK)):
+            done += _CHUNK * len(SIMULATIONS)
+            failed += len(found)
+            sys.stdout.write("".join(f"{each}\n\n" for each in found))
+            if failed >= _MOST_SHOWN:
+                pool.shutdown(cancel_futures=True)
+                break
+            if done % _TELL_EVERY == 0:
+                tell(done, first, began, failed)
+    tell(done, first, began, failed)
+    return 1 if failed else 0
+
+
+def tell(done: int, first: int, began: float, failed: int) -> None:
+    """Say how far it is."""
+    minutes = (time.monotonic() - began) / 60
+    sys.stdout.write(f"{done} interleavings from seed {first} in {minutes:.1f} min, {failed} failed\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main(*([int(word) for word in sys.argv[1:]] + [1_000, 0][len(sys.argv) - 1 :])))
