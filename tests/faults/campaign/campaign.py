@@ -1,0 +1,159 @@
+"""One campaign: start everything, let the nemesis loose, heal, and judge."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from contextlib import aclosing
+from typing import TYPE_CHECKING
+
+import msgspec
+import structlog
+
+from consumers.dead_letters.graveyard import Graveyard, Wanted
+from consumers.verification.checksum import checksum
+from consumers.verification.readback import read_back
+from tests.faults.campaign.events import expected_checksum
+from tests.faults.campaign.nemesis import Happened, Nemesis, Planned
+from tests.faults.campaign.system import Shape, System, running
+from tests.faults.campaign.verdict import Evidence, Verdict, is_unprotected, judge
+from tests.faults.campaign.worker import REPLAY_WINDOW
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from tests.faults.campaign.arrivals import Arrival
+    from tests.faults.campaign.journal import Story
+
+log = structlog.get_logger()
+
+# Until a publisher has noticed a stream that was created anew, and handed over what it lost.
+_NOTICED = 15.0
+_CAUGHT_UP = 120.0
+
+
+class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+    """
+    What a campaign was and has shown.
+
+    Args:
+        began: monotonic second, with *began_at* in Unix seconds.
+        caught_up: seconds from the last healing until everything acknowledged before it was a row; None if never.
+        deaths: exit codes of processes of ours that ended by themselves, by name.
+        starts: how often each of them was started.
+
+    """
+
+    seed: int
+    began: float
+    began_at: float
+    ended: float
+    happened: list[Happened]
+    story: Story
+    arrivals: Sequence[Arrival]
+    verdict: Verdict
+    caught_up: float | None
+    deaths: dict[str, list[int]]
+    starts: dict[str, int]
+
+    @property
+    def holds(self) -> bool:
+        """Whether every promise was kept, and every process."""
+        return self.verdict.holds and self.caught_up is not None and not self.deaths
+
+    @property
+    def kinds(self) -> Counter[str]:
+        """How many faults of each kind there were."""
+        return Counter(each.kind for each in self.happened)
+
+
+async def wage(folder: Path, plan: Sequence[Planned], *, seed: int, shape: Shape, calm: float = 2.0) -> Outcome:
+    """Run everything in *folder*, carry out *plan* after *calm* seconds, and return what it has shown."""
+    async with running(folder, shape) as system:
+        began, began_at = time.monotonic(), time.time()
+        await asyncio.sleep(calm)
+        nemesis = Nemesis(system, plan)
+        await nemesis.run()
+        caught_up = await _catch_up(system, nemesis.happened)
+        log.info("campaign.caught_up", seconds=caught_up)
+        for member in system.members.values():
+            await asyncio.to_thread(member.revive)
+        await _settle(system)
+        ended = time.monotonic()
+        evidence = await _gather(system, nemesis.happened)
+        return Outcome(
+            seed=seed,
+            began=began,
+            began_at=began_at,
+            ended=ended,
+            happened=sorted(nemesis.happened, key=lambda each: each.began),
+            story=system.story,
+            arrivals=evidence.arrivals,
+            verdict=await asyncio.to_thread(judge, evidence),
+            caught_up=caught_up,
+            deaths={member.name: member.died for member in system.members.values() if member.died},
+            starts={member.name: member.starts for member in system.members.values()},
+        )
+
+
+def _unkept(happened: Sequence[Happened]) -> tuple[tuple[float, float], ...]:
+    """Return from when to when the order of what was attempted, or itself without a spool, was in a deleted stream."""
+    recreated = [each for each in happened if each.kind == "stream created anew"]
+    return tuple((each.began - REPLAY_WINDOW, each.healed + _NOTICED) for each in recreated)
+
+
+async def _catch_up(system: System, happened: Sequence[Happened]) -> float | None:
+    """Return the seconds since the last healing once what was acknowledged by then is stored."""
+    healed = max(each.healed for each in happened)
+    await asyncio.to_thread(system.story.read, system.folder)
+    missing = await system.arrivals.missing(_promised(system, happened, healed))
+    while missing and time.monotonic() < healed + _CAUGHT_UP:
+        await asyncio.sleep(0.1)
+        missing = await system.arrivals.missing(missing)
+    return None if missing else round(time.monotonic() - healed, 1)
+
+
+async def _settle(system: System) -> None:
+    """Let the workers end, and wait until all they were promised is there, or nothing comes any more."""
+    await system.stop_workers()
+    await asyncio.to_thread(system.story.read, system.folder)
+    deadline = time.monotonic() + _CAUGHT_UP
+    missing = await system.arrivals.missing(system.story.acknowledged)
+    while missing and time.monotonic() < deadline:
+        if await system.broker.lag() == 0:
+            break
+        await asyncio.sleep(0.2)
+        missing = await system.arrivals.missing(missing)
+    await system.stop_daemons()
+
+
+def _promised(system: System, happened: Sequence[Happened], until: float) -> list[int]:
+    story, unkept = system.story, _unkept(happened)
+    return [
+        event_id
+        for event_id, at in story.acknowledged.items()
+        if at <= until and not is_unprotected(story.attempted[event_id], unkept)
+    ]
+
+
+async def _gather(system: System, happened: Sequence[Happened]) -> Evidence:
+    sums: dict[int, int] = {}
+    async with aclosing(read_back(system.postgres.url)) as batches:
+        async for rows in batches:
+            sums |= {row.event_id or 0: checksum(row) for row in rows}
+    attempted = system.story.attempted
+    return Evidence(
+        story=system.story,
+        arrivals=await system.arrivals.all(),
+        sums=sums,
+        expected={each: expected_checksum(each, attempted[each].execution_id) for each in sums if each in attempted},
+        dead=await _dead(system),
+        unkept=_unkept(happened),
+    )
+
+
+async def _dead(system: System) -> frozenset[int]:
+    async with system.broker.operator() as connection, aclosing(Graveyard(connection).letters(Wanted())) as letters:
+        return frozenset([letter.derived_id or letter.sequence async for letter in letters])
