@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
@@ -14,18 +15,17 @@ import structlog
 from consumers.dead_letters.graveyard import Graveyard, Wanted
 from consumers.verification.checksum import checksum
 from consumers.verification.readback import read_back
+from tests.faults.campaign.arrivals import Arrival
 from tests.faults.campaign.events import expected_checksum
+from tests.faults.campaign.journal import Story
 from tests.faults.campaign.nemesis import Happened, Nemesis, Planned
 from tests.faults.campaign.system import Shape, System, running
 from tests.faults.campaign.verdict import Evidence, Verdict, is_unprotected, judge
 from tests.faults.campaign.worker import REPLAY_WINDOW
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from pathlib import Path
 
-    from tests.faults.campaign.arrivals import Arrival
-    from tests.faults.campaign.journal import Story
 
 log = structlog.get_logger()
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import msgspec
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+from tests.faults.campaign.arrivals import Arrival
+from tests.faults.campaign.journal import Story
 
-    from tests.faults.campaign.arrivals import Arrival
-    from tests.faults.campaign.journal import Attempt, Story
+if TYPE_CHECKING:
+
+    from tests.faults.campaign.journal import Attempt
 
 Place: TypeAlias = Literal["prefix", "middle", "tail"]
 
