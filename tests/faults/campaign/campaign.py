@@ -12,9 +12,12 @@ from typing import TYPE_CHECKING
 import msgspec
 import structlog
 
-from consumers.dead_letters.graveyard import Graveyard, Wanted
+from consumers.dead_letters.letter import read_letter
 from consumers.verification.checksum import checksum
 from consumers.verification.readback import read_back
+from noetl_events import decode
+from noetl_events.jetstream.stored import read_stored
+from noetl_events.jetstream.topology import DEAD_STREAM
 from tests.faults.campaign.arrivals import Arrival
 from tests.faults.campaign.events import expected_checksum
 from tests.faults.campaign.journal import Story
@@ -155,5 +158,8 @@ async def _gather(system: System, happened: Sequence[Happened]) -> Evidence:
 
 
 async def _dead(system: System) -> frozenset[int]:
-    async with system.broker.operator() as connection, aclosing(Graveyard(connection).letters(Wanted())) as letters:
-        return frozenset([letter.derived_id or letter.sequence async for letter in letters])
+    async with (
+        system.broker.operator() as connection,
+        aclosing(read_stored(connection, DEAD_STREAM)) as letters,
+    ):
+        return frozenset([decode(read_letter(letter).body).event_id or 0 async for letter in letters])

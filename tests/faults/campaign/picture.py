@@ -30,8 +30,10 @@ def draw(outcome: Outcome) -> str:
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" width="{_WIDTH}">',
             f'<rect width="{_WIDTH}" height="{height}" fill="#fff"/>',
             f'<text x="{_LEFT}" y="18" font-weight="bold" {_TEXT}>{title}</text>',
-            (f'<text x="{_LEFT}" y="34" {_TEXT}><tspan fill="{_ACKNOWLEDGED}">acknowledged</tspan>, '
-            f'<tspan fill="{_STORED}">stored in Postgres</tspan>; at most {highest:,} a second</text>'),
+            (
+                f'<text x="{_LEFT}" y="34" {_TEXT}><tspan fill="{_ACKNOWLEDGED}">acknowledged</tspan>, '
+                f'<tspan fill="{_STORED}">stored in Postgres</tspan>; at most {highest:,} a second</text>'
+            ),
             _curve(stored, highest, seconds, _STORED),
             _curve(acknowledged, highest, seconds, _ACKNOWLEDGED),
             *_minutes(seconds),

@@ -32,7 +32,8 @@ def summary(outcome: Outcome) -> str:
         f"{len(outcome.kinds)} kinds in {outcome.ended - outcome.began:.0f} s; attempted {verdict.attempted:,}, "
         f"acknowledged {verdict.acknowledged:,}, stored {verdict.stored:,}, lost {len(verdict.lost)}, "
         f"invented {len(verdict.invented)}, doubled {len(verdict.doubled)}, reordered {len(verdict.reordered)}, "
-        f"changed {len(verdict.changed)}, dead {len(verdict.dead)}, ended by themselves {sum(map(len, outcome.deaths.values()))}; "
+        f"changed {len(verdict.changed)}, dead {len(verdict.dead)}; "
+        f"{sum(map(len, outcome.deaths.values()))} ended by themselves; "
         f"caught up {'never' if caught_up is None else f'{caught_up:.1f} s after the last fault'}"
     )
 

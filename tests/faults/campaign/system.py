@@ -70,8 +70,7 @@ class System:
 
 @asynccontextmanager
 async def running(folder: Path, shape: Shape) -> AsyncIterator[System]:
-    """Run everything with its files in *folder*, until the end."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Run everything with its files in *folder*, which is there, until the end."""
     async with AsyncExitStack() as stack:
         postgres = PostgresServer(data_dir=folder / "postgres", fsync=shape.fsync)
         stack.callback(postgres.terminate)

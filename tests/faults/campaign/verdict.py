@@ -12,7 +12,6 @@ from tests.faults.campaign.arrivals import Arrival
 from tests.faults.campaign.journal import Story
 
 if TYPE_CHECKING:
-
     from tests.faults.campaign.journal import Attempt
 
 Place: TypeAlias = Literal["prefix", "middle", "tail"]
