@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from hashlib import blake2b
 
-from msgspec import Raw
+from msgspec import Raw, structs
 
 from consumers.verification.checksum import checksum
 from noetl_events import ExecutorEvent
@@ -35,5 +35,5 @@ def event_of(event_id: int, execution_id: int) -> ExecutorEvent:
 def expected_checksum(event_id: int, execution_id: int) -> int:
     """Return the checksum of the event with these ids."""
     event = event_of(event_id, execution_id)
-    event.context, event.meta = Raw(encode_value(event.context)), Raw(encode_value(event.meta))
-    return checksum(event)
+    context, meta = Raw(encode_value(event.context)), Raw(encode_value(event.meta))
+    return checksum(structs.replace(event, context=context, meta=meta))

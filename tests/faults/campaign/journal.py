@@ -58,8 +58,8 @@ class Story:
                 self._take(line.split(), path.name)
 
     def _take(self, words: list[str], journal: str) -> None:
-        match words:
-            case ["a", event_id, execution_id, at]:
-                self.attempted[int(event_id)] = Attempt(int(execution_id), journal, float(at))
-            case ["k", event_id, at]:
-                self.acknowledged[int(event_id)] = float(at)
+        kind, event_id, *rest = words
+        if kind == "a":
+            self.attempted[int(event_id)] = Attempt(int(rest[0]), journal, float(rest[1]))
+        else:
+            self.acknowledged[int(event_id)] = float(rest[0])

@@ -45,7 +45,7 @@ def text_of(outcome: Outcome) -> str:
         "attempted": verdict.attempted,
         "acknowledged": verdict.acknowledged,
         "stored": verdict.stored,
-        "lost": _shown(list(verdict.lost.items())),
+        "lost": _shown([f"{event_id} ({place})" for event_id, place in verdict.lost.items()]),
         "invented": _shown(verdict.invented),
         "doubled": _shown(verdict.doubled),
         "reordered": _shown(verdict.reordered),
@@ -75,7 +75,7 @@ def _table(left: str, right: str, rows: dict[str, object] | dict[str, int]) -> l
     return [f"| {left} | {right} |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items()), ""]
 
 
-def _shown(found: list[int] | list[tuple[int, str]]) -> str:
+def _shown(found: list[int] | list[str]) -> str:
     return f"{len(found)}: {found[:20]}" if found else "0"
 
 
