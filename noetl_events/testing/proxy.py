@@ -24,8 +24,9 @@ class FaultyProxy:
     """
     Pass the bytes of every connection on to *target_host*:*target_port*, until told otherwise.
 
-    `cut`, `black_hole`, `refuse`, `drop`, `delay` and `heal` take effect at once and may follow each other in any order.
-    The port stays the same throughout.  On exit all connections are reset; what a predicate raised is raised then.
+    `cut`, `black_hole`, `refuse`, `drop`, `delay` and `heal` take effect at once and may follow each other in any
+    order.  The port stays the same throughout.  On exit all connections are reset; what a predicate raised is raised
+    then.
     """
 
     def __init__(self, target_host: str, target_port: int) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from tests.faults.campaign.arrivals import Arrival
 from tests.faults.campaign.events import event_of
 from tests.faults.campaign.journal import Journal, Story
-from tests.faults.campaign.verdict import Evidence, judge
+from tests.faults.campaign.verdict import Deletion, Evidence, judge
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -93,16 +93,28 @@ def test_changed(tmp_path: Path) -> None:
 
 def test_deleted_stream_excuses_only_who_had_no_spool(tmp_path: Path) -> None:
     """Posted without a spool, it is gone with the stream; a publisher with one has to hand it over again."""
-    deleted = ((0.0, float("inf")),)
+    deleted = (Deletion(0.0, 0.0, float("inf")),)
     spooled, posted = tmp_path / "spooled", tmp_path / "posted"
     for folder in (spooled, posted):
         folder.mkdir()
 
-    of_publisher = verdict(story(spooled, attempted=(1,), acknowledged=(1,)), [], unkept=deleted)
-    of_poster = verdict(story(posted, attempted=(1,), acknowledged=(1,), worker="poster"), [], unkept=deleted)
+    of_publisher = verdict(story(spooled, attempted=(1,), acknowledged=(1,)), [], deletions=deleted)
+    of_poster = verdict(story(posted, attempted=(1,), acknowledged=(1,), worker="poster"), [], deletions=deleted)
 
     assert list(of_publisher.lost) == [1]
     assert (of_poster.lost, of_poster.unprotected) == ({}, 1)
+
+
+def test_order_is_judged_where_the_stream_was_kept(tmp_path: Path) -> None:
+    """What was all stored before the stream was deleted is judged; what was not, or came soon after, is not."""
+    told = story(tmp_path, attempted=(1, 2), acknowledged=(1, 2))
+    noticed = told.attempted[2].at + 15
+
+    before = verdict(told, arrived(2, 1), deletions=(Deletion(0.0, 1.0, noticed),))
+    after = verdict(told, arrived(2, 1), deletions=(Deletion(-2.0, -1.0, noticed),))
+
+    assert (before.reordered, before.unordered) == ([1], 0)
+    assert (after.reordered, after.unordered) == ([], 1)
 
 
 def test_cut_line(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, NamedTuple
 
 import asyncpg
@@ -24,7 +25,7 @@ CREATE TRIGGER arrived AFTER INSERT ON noetl.event FOR EACH ROW EXECUTE FUNCTION
 
 
 class Arrival(NamedTuple):
-    """A row that came: Unix seconds, and its two ids."""
+    """A row that came: the monotonic second, and its two ids."""
 
     at: float
     event_id: int
@@ -59,9 +60,10 @@ class Arrivals:
 
     async def all(self) -> list[Arrival]:
         """Return every arrival, in order."""
+        offset = time.time() - time.monotonic()
         connection = await asyncpg.connect(self._url)
         try:
             select = "SELECT extract(epoch FROM at)::float8, event_id, execution_id FROM arrival ORDER BY number"
-            return [Arrival(*row) for row in await connection.fetch(select)]
+            return [Arrival(at - offset, *ids) for at, *ids in await connection.fetch(select)]
         finally:
             await connection.close()

@@ -23,7 +23,7 @@ from tests.faults.campaign.events import expected_checksum
 from tests.faults.campaign.journal import Story
 from tests.faults.campaign.nemesis import Happened, Nemesis, Planned
 from tests.faults.campaign.system import Shape, System, running
-from tests.faults.campaign.verdict import Evidence, Verdict, is_unprotected, judge
+from tests.faults.campaign.verdict import Deletion, Evidence, Verdict, is_unprotected, judge
 from tests.faults.campaign.worker import REPLAY_WINDOW
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     What a campaign was and has shown.
 
     Args:
-        began: monotonic second, with *began_at* in Unix seconds.
+        began: monotonic second, as *ended* is.
         caught_up: seconds from the last healing until everything acknowledged before it was a row; None if never.
         deaths: exit codes of processes of ours that ended by themselves, by name.
         starts: how often each of them was started.
@@ -51,7 +51,6 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
 
     seed: int
     began: float
-    began_at: float
     ended: float
     happened: list[Happened]
     story: Story
@@ -75,7 +74,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
 async def wage(folder: Path, plan: Sequence[Planned], *, seed: int, shape: Shape, calm: float = 2.0) -> Outcome:
     """Run everything in *folder*, carry out *plan* after *calm* seconds, and return what it has shown."""
     async with running(folder, shape) as system:
-        began, began_at = time.monotonic(), time.time()
+        began = time.monotonic()
         await asyncio.sleep(calm)
         nemesis = Nemesis(system, plan)
         await nemesis.run()
@@ -89,7 +88,6 @@ async def wage(folder: Path, plan: Sequence[Planned], *, seed: int, shape: Shape
         return Outcome(
             seed=seed,
             began=began,
-            began_at=began_at,
             ended=ended,
             happened=sorted(nemesis.happened, key=lambda each: each.began),
             story=system.story,
@@ -101,10 +99,9 @@ async def wage(folder: Path, plan: Sequence[Planned], *, seed: int, shape: Shape
         )
 
 
-def _unkept(happened: Sequence[Happened]) -> tuple[tuple[float, float], ...]:
-    """Return from when to when the order of what was attempted, or itself without a spool, was in a deleted stream."""
+def _deletions(happened: Sequence[Happened]) -> tuple[Deletion, ...]:
     recreated = [each for each in happened if each.kind == "stream created anew"]
-    return tuple((each.began - REPLAY_WINDOW, each.healed + _NOTICED) for each in recreated)
+    return tuple(Deletion(each.began - REPLAY_WINDOW, each.began, each.healed + _NOTICED) for each in recreated)
 
 
 async def _catch_up(system: System, happened: Sequence[Happened]) -> float | None:
@@ -133,11 +130,11 @@ async def _settle(system: System) -> None:
 
 
 def _promised(system: System, happened: Sequence[Happened], until: float) -> list[int]:
-    story, unkept = system.story, _unkept(happened)
+    story, deletions = system.story, _deletions(happened)
     return [
         event_id
         for event_id, at in story.acknowledged.items()
-        if at <= until and not is_unprotected(story.attempted[event_id], unkept)
+        if at <= until and not is_unprotected(story.attempted[event_id], deletions)
     ]
 
 
@@ -153,7 +150,7 @@ async def _gather(system: System, happened: Sequence[Happened]) -> Evidence:
         sums=sums,
         expected={each: expected_checksum(each, attempted[each].execution_id) for each in sums if each in attempted},
         dead=await _dead(system),
-        unkept=_unkept(happened),
+        deletions=_deletions(happened),
     )
 
 

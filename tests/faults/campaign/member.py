@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from multiprocessing.context import ForkServerProcess
 
 _processes = multiprocessing.get_context("forkserver")
-_processes.set_forkserver_preload([command.__name__, "tests.faults.campaign.worker"])
+_processes.set_forkserver_preload([command.__name__, "tests.faults.campaign.system"])
 _PARENT_DEATH = 1
 _LEAVING = 60.0
 

@@ -31,16 +31,24 @@ _SETTINGS = {
     "NATS_USER": USER,
     "NATS_PASSWORD": PASSWORD,
     "NOETL_EVENT_STREAM_PARTITIONS": str(PARTITIONS),
-    "NOETL_ACK_WAIT_SECS": "2",
-    "NOETL_PIN_SECS": "2",
 }
 
 
 class Shape(NamedTuple):
-    """How large a campaign is: servers in the cluster, events a second of each worker, whether Postgres syncs."""
+    """
+    How large a campaign is.
+
+    Args:
+        nodes: NATS servers, 1 or 3.
+        rate: events a second of each worker.
+        takeover: seconds until what a dead projector had in hand is another's.
+        fsync: whether Postgres syncs.
+
+    """
 
     nodes: int = 3
     rate: float = 100.0
+    takeover: float = 2.0
     fsync: bool = True
 
 
@@ -96,16 +104,20 @@ async def running(folder: Path, shape: Shape) -> AsyncIterator[System]:
 def _members(system: System, shape: Shape, port: int) -> dict[str, Member]:
     [database] = system.links["postgres"]
     project = ("project", "--listen", "off", "--to", database.through(system.postgres.url))
-    members = {name: _daemon(system, name, project) for name in PROJECTORS}
-    members[GATEWAY] = _daemon(system, GATEWAY, ("serve", "--listen", f"127.0.0.1:{port}"))
+    members = {name: _daemon(system, name, project, shape) for name in PROJECTORS}
+    members[GATEWAY] = _daemon(system, GATEWAY, ("serve", "--listen", f"127.0.0.1:{port}"), shape)
     for place, name in enumerate(PUBLISHERS):
         members[name] = Member(name, work, partial(_job, system, place, shape.rate))
     return members
 
 
-def _daemon(system: System, name: str, arguments: tuple[str, ...]) -> Member:
-    replicas = system.broker.declared.replicas
-    settings = _SETTINGS | {"NATS_URL": system.broker.url, "NOETL_EVENT_STREAM_REPLICAS": str(replicas)}
+def _daemon(system: System, name: str, arguments: tuple[str, ...], shape: Shape) -> Member:
+    settings = _SETTINGS | {
+        "NATS_URL": system.broker.url,
+        "NOETL_EVENT_STREAM_REPLICAS": str(shape.nodes),
+        "NOETL_ACK_WAIT_SECS": str(shape.takeover),
+        "NOETL_PIN_SECS": str(shape.takeover),
+    }
     return Member(name, _serve, lambda _: (arguments, settings, str(system.folder / f"{name}.log")))
 
 

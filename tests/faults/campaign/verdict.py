@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 import msgspec
 
@@ -17,6 +17,18 @@ if TYPE_CHECKING:
 Place: TypeAlias = Literal["prefix", "middle", "tail"]
 
 
+class Deletion(NamedTuple):
+    """
+    A stream that was deleted and created anew, in monotonic seconds.
+
+    What was attempted since *since* may have been in it alone; by *noticed* every publisher has seen that it is new.
+    """
+
+    since: float
+    began: float
+    noticed: float
+
+
 class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     """
     What is known when all is over.
@@ -27,7 +39,7 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
         sums: the checksum of each row as it is read back, by event id.
         expected: the checksum of each of them as it was emitted.
         dead: ids of the events in the dead-letter stream.
-        unkept: from when to when, monotonic, what was attempted was in a stream that was deleted afterwards.
+        deletions: of the stream.
 
     """
 
@@ -36,7 +48,7 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     sums: Mapping[int, int]
     expected: Mapping[int, int]
     dead: frozenset[int] = frozenset()
-    unkept: tuple[tuple[float, float], ...] = ()
+    deletions: tuple[Deletion, ...] = ()
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,7 +89,7 @@ def judge(evidence: Evidence) -> Verdict:
     """Return the verdict on *evidence*."""
     story, stored = evidence.story, Counter(arrival.event_id for arrival in evidence.arrivals)
     gone = [each for each in story.acknowledged if each not in stored and each not in evidence.dead]
-    excused = {each for each in gone if is_unprotected(story.attempted[each], evidence.unkept)}
+    excused = {each for each in gone if is_unprotected(story.attempted[each], evidence.deletions)}
     places = _places(
         sorted(story.acknowledged, key=story.acknowledged.__getitem__),
         stored,
@@ -99,9 +111,11 @@ def judge(evidence: Evidence) -> Verdict:
     )
 
 
-def is_unprotected(attempt: Attempt, unkept: Sequence[tuple[float, float]]) -> bool:
+def is_unprotected(attempt: Attempt, deletions: Sequence[Deletion]) -> bool:
     """Return whether nobody but a stream that was deleted had this event: it came over HTTP, without a spool."""
-    return attempt.journal.startswith("poster") and any(since <= attempt.at <= until for since, until in unkept)
+    return attempt.journal.startswith("poster") and any(
+        deletion.since <= attempt.at <= deletion.noticed for deletion in deletions
+    )
 
 
 def _invented(evidence: Evidence) -> set[int]:
@@ -126,11 +140,7 @@ def _places(acknowledged: Sequence[int], stored: Mapping[int, int], lost: Sequen
 
 def _reordered(evidence: Evidence) -> tuple[list[int], int]:
     """Return the events that came after a later one of their execution, and how many executions were not judged."""
-    exempt = {
-        attempt.execution_id
-        for attempt in evidence.story.attempted.values()
-        if any(since <= attempt.at <= until for since, until in evidence.unkept)
-    }
+    exempt = _cut_off(evidence)
     highest: dict[int, int] = defaultdict(int)
     late: list[int] = []
     for arrival in evidence.arrivals:
@@ -138,3 +148,16 @@ def _reordered(evidence: Evidence) -> tuple[list[int], int]:
             late.append(arrival.event_id)
         highest[arrival.execution_id] = max(highest[arrival.execution_id], arrival.event_id)
     return late, len(exempt)
+
+
+def _cut_off(evidence: Evidence) -> set[int]:
+    """Return the executions whose stream was deleted: begun before everybody had noticed, and not all stored before."""
+    last: dict[int, float] = defaultdict(float)
+    for arrival in evidence.arrivals:
+        last[arrival.execution_id] = max(last[arrival.execution_id], arrival.at)
+    return {
+        attempt.execution_id
+        for attempt in evidence.story.attempted.values()
+        for deletion in evidence.deletions
+        if attempt.at <= deletion.noticed and last[attempt.execution_id] >= deletion.began
+    }
