@@ -42,9 +42,7 @@ async def test_campaign(tmp_path: Path) -> None:
     """A few faults of a random seed at a time under load: nothing lost, invented, doubled, reordered or changed."""
     seed = int(os.environ.get("NOETL_SEED", random.SystemRandom().randrange(10**6)))
     plan = draw(seed, 1.5, kinds=KINDS, pace=PACE)
-    outcome = await wage(
-        tmp_path, plan, seed=seed, shape=Shape(nodes=1, rate=200.0, takeover=1.0, fsync=False), calm=0.5
-    )
+    outcome = await wage(tmp_path, plan, seed=seed, shape=Shape(nodes=1, rate=200.0, takeover=1.0, fsync=False))
     write(outcome, tmp_path / "report")
 
     assert outcome.holds, summary(outcome)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from nats.js import JetStreamContext
-    from nats.js.api import StreamInfo
+    from nats.js.api import ConsumerInfo, StreamInfo
 
 USER, PASSWORD = "app", "of-the-app"
 _ADMIN, _SECRET = "admin", "of-the-admin"
@@ -80,8 +80,12 @@ class Broker:
 
     async def lag(self) -> int:
         """Return how many events no projector has settled."""
+        return sum((info.num_pending or 0) + (info.num_ack_pending or 0) for info in await self.projectors())
+
+    async def projectors(self) -> list[ConsumerInfo]:
+        """Return the consumers of the projectors; a gateway has some of its own."""
         consumers = await self.ask(lambda js: js.consumers_info(self.declared.name))
-        return sum((info.num_pending or 0) + (info.num_ack_pending or 0) for info in consumers)
+        return [info for info in consumers if info.name.startswith("noetl_projector")]
 
     def revoke(self) -> None:
         """Know the applications' user no longer."""

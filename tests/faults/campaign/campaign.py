@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import aclosing
+from functools import partial
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -18,11 +19,12 @@ from consumers.verification.readback import read_back
 from noetl_events import decode
 from noetl_events.jetstream.stored import read_stored
 from noetl_events.jetstream.topology import DEAD_STREAM
+from noetl_events.testing import eventually
 from tests.faults.campaign.arrivals import Arrival
 from tests.faults.campaign.events import expected_checksum
 from tests.faults.campaign.journal import Story
 from tests.faults.campaign.nemesis import Happened, Nemesis, Planned
-from tests.faults.campaign.system import Shape, System, running
+from tests.faults.campaign.system import PUBLISHERS, Shape, System, running
 from tests.faults.campaign.verdict import Deletion, Evidence, Verdict, is_unprotected, judge
 from tests.faults.campaign.worker import REPLAY_WINDOW
 
@@ -71,11 +73,11 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
         return Counter(each.kind for each in self.happened)
 
 
-async def wage(folder: Path, plan: Sequence[Planned], *, seed: int, shape: Shape, calm: float = 2.0) -> Outcome:
-    """Run everything in *folder*, carry out *plan* after *calm* seconds, and return what it has shown."""
+async def wage(folder: Path, plan: Sequence[Planned], *, seed: int, shape: Shape) -> Outcome:
+    """Run everything in *folder*, carry out *plan* once events flow, and return what it has shown."""
     async with running(folder, shape) as system:
         began = time.monotonic()
-        await asyncio.sleep(calm)
+        await eventually(partial(_flows, system), timeout=30, what="rows of every worker")
         nemesis = Nemesis(system, plan)
         await nemesis.run()
         caught_up = await _catch_up(system, nemesis.happened)
@@ -102,6 +104,14 @@ async def wage(folder: Path, plan: Sequence[Planned], *, seed: int, shape: Shape
 def _deletions(happened: Sequence[Happened]) -> tuple[Deletion, ...]:
     recreated = [each for each in happened if each.kind == "stream created anew"]
     return tuple(Deletion(each.began - REPLAY_WINDOW, each.began, each.healed + _NOTICED) for each in recreated)
+
+
+async def _flows(system: System) -> bool:
+    """Return whether there are rows of every worker."""
+    await asyncio.to_thread(system.story.read, system.folder)
+    acknowledged = system.story.acknowledged
+    there = acknowledged.keys() - await system.arrivals.missing(acknowledged)
+    return len({system.story.attempted[each].journal for each in there}) == len(PUBLISHERS)
 
 
 async def _catch_up(system: System, happened: Sequence[Happened]) -> float | None:

@@ -147,8 +147,10 @@ async def _limit(js: JetStreamContext, *, name: str, full: bool) -> None:
 
 async def _consumer_deleted(system: System, turn: Turn) -> str:
     stream = system.broker.declared.name
-    consumers = await system.broker.ask(lambda js: js.consumers_info(stream))
-    name = str(turn.of(sorted(info.name for info in consumers))) if consumers else "none there"
+    names = sorted(info.name for info in await system.broker.projectors())
+    if not names:
+        return "none there"
+    name = str(turn.of(names))
     with suppress(NotFoundError):
         await system.broker.ask(lambda js: js.delete_consumer(stream, name))
     return name
