@@ -5,10 +5,10 @@ killed is back soon.
 
 from __future__ import annotations
 
-import ctypes
 import multiprocessing
 import os
 import signal
+import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 _processes = multiprocessing.get_context("forkserver")
 _processes.set_forkserver_preload([command.__name__, "tests.faults.campaign.system"])
-_PARENT_DEATH = 1
 _LEAVING = 60.0
 
 
@@ -95,6 +94,13 @@ class Member:
 
 
 def _live(target: Callable[..., None], arguments: tuple[Any, ...]) -> None:
-    # Whatever ends the campaign ends its processes: the server of forks goes with it, and they with that.
-    ctypes.CDLL(None).prctl(_PARENT_DEATH, signal.SIGKILL)
+    threading.Thread(target=_die_with_parent, daemon=True).start()
     target(*arguments)
+
+
+def _die_with_parent() -> None:
+    """Die as the campaign dies, however it does; its server of forks lives as long as we do."""
+    campaign = multiprocessing.parent_process()
+    assert campaign is not None
+    campaign.join()
+    os.kill(os.getpid(), signal.SIGKILL)
