@@ -233,4 +233,25 @@ MUTATIONS = (
         "        if scheme.lower() != _SCHEME or not matches:\n",
         "tests/gateway/test_ingest.py::test_token",
     ),
+    Mutation(
+        "a browser may take what events hold for a page",
+        "consumers/gateway/server.py",
+        '        headers=[("x-content-type-options", "nosniff")],\n',
+        "",
+        "tests/gateway/test_looking.py::test_hostile_letter_is_data",
+    ),
+    Mutation(
+        "events go to the address a name leads to, whatever it is",
+        "noetl_events/sinks/http/client.py",
+        "                socket_factory=open_socket,\n",
+        "",
+        "tests/sinks/test_http.py::test_name_that_leads_to_a_metadata_service_holds",
+    ),
+    Mutation(
+        "a segment never gets too old",
+        "noetl_events/sinks/recording.py",
+        "        if file.length and self._is_old():\n",
+        "        if False:\n",
+        "tests/sinks/test_recording.py::test_segment_ends_at_its_age",
+    ),
 )
