@@ -26,7 +26,6 @@ from tests.faults.campaign.journal import Story
 from tests.faults.campaign.nemesis import Happened, Nemesis, Planned
 from tests.faults.campaign.system import PUBLISHERS, Shape, System, running
 from tests.faults.campaign.verdict import Deletion, Evidence, Verdict, is_unprotected, judge
-from tests.faults.campaign.worker import REPLAY_WINDOW
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,6 +33,8 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
+# Within this what is acknowledged is a row, for all that the faults can do: what is not was in the stream alone.
+_LAG = 20.0
 # Until a publisher has noticed a stream that was created anew, and handed over what it lost.
 _NOTICED = 15.0
 _CAUGHT_UP = 120.0
@@ -103,7 +104,7 @@ async def wage(folder: Path, plan: Sequence[Planned], *, seed: int, shape: Shape
 
 def _deletions(happened: Sequence[Happened]) -> tuple[Deletion, ...]:
     recreated = [each for each in happened if each.kind == "stream created anew"]
-    return tuple(Deletion(each.began - REPLAY_WINDOW, each.began, each.healed + _NOTICED) for each in recreated)
+    return tuple(Deletion(each.began - _LAG, each.began, each.healed, each.healed + _NOTICED) for each in recreated)
 
 
 async def _flows(system: System) -> bool:

@@ -52,7 +52,8 @@ def text_of(outcome: Outcome) -> str:
         "changed": _shown(verdict.changed),
         "dead letters": _shown(verdict.dead),
         "posted without a spool into a stream that was deleted, and not stored": verdict.unprotected,
-        "executions whose order was not judged: their stream was deleted": verdict.unordered,
+        "executions": verdict.executions,
+        "of these, not judged for order: their stream was deleted": verdict.unordered,
         "processes that ended by themselves": outcome.deaths or 0,
         "caught up, seconds after the last healing": outcome.caught_up,
     }

@@ -21,11 +21,12 @@ class Deletion(NamedTuple):
     """
     A stream that was deleted and created anew, in monotonic seconds.
 
-    What was attempted since *since* may have been in it alone; by *noticed* every publisher has seen that it is new.
+    What was attempted from *since* on may have been in it alone; by *noticed* every publisher has seen that it is new.
     """
 
     since: float
     began: float
+    healed: float
     noticed: float
 
 
@@ -61,7 +62,8 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
         invented: stored, and never attempted.
         doubled: stored more than once.
         reordered: stored after a later event of their execution.
-        unordered: executions whose order was not judged, for the stream was deleted while they ran.
+        executions: there were.
+        unordered: of these, those whose order was not judged, for the stream was deleted while they ran.
         changed: stored otherwise than emitted.
         dead: given up; no fault is a reason to.
 
@@ -75,6 +77,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     invented: list[int]
     doubled: list[int]
     reordered: list[int]
+    executions: int
     unordered: int
     changed: list[int]
     dead: list[int]
@@ -105,6 +108,7 @@ def judge(evidence: Evidence) -> Verdict:
         invented=sorted(_invented(evidence)),
         doubled=sorted(each for each, times in stored.items() if times > 1),
         reordered=reordered,
+        executions=len({attempt.execution_id for attempt in story.attempted.values()}),
         unordered=unordered,
         changed=sorted(each for each, total in evidence.sums.items() if evidence.expected.get(each, total) != total),
         dead=sorted(evidence.dead),
@@ -114,7 +118,7 @@ def judge(evidence: Evidence) -> Verdict:
 def is_unprotected(attempt: Attempt, deletions: Sequence[Deletion]) -> bool:
     """Return whether nobody but a stream that was deleted had this event: it came over HTTP, without a spool."""
     return attempt.journal.startswith("poster") and any(
-        deletion.since <= attempt.at <= deletion.noticed for deletion in deletions
+        deletion.since <= attempt.at <= deletion.healed for deletion in deletions
     )
 
 
