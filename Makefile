@@ -10,7 +10,7 @@ FAULTS_ARGS ?=
 PINS_ARGS ?=
 SEEDS ?= 1000
 FIRST ?= 0
-MINUTES ?= 5
+MINUTES ?=
 SEED ?=
 
 VENV := .venv/$(shell $(PYTHON) -c 'import sys; print("py%d%d" % sys.version_info[:2])' 2>/dev/null || echo none)
@@ -21,7 +21,7 @@ BIN := $(VENV)/bin
 PIP_INSTALL := -m pip install -qq --disable-pip-version-check --no-input --no-compile --no-deps
 
 .DEFAULT_GOAL := help
-.PHONY: help demo cluster test faults mutations simulate fuzz bench check format reference docs demo-picture pins wheel wheel-test typing sbom audit release-check clean
+.PHONY: help demo cluster test faults faults-tests mutations simulate fuzz bench check format reference docs demo-picture pins wheel wheel-test typing sbom audit release-check clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -35,7 +35,10 @@ cluster: $(VENV)/.installed-demo ## Run a three-node NATS cluster on loopback un
 test: $(VENV)/.installed-dev ## Run the tests; PYTEST_ARGS='-n 0 -k name' chooses
 	@$(BIN)/pytest $(PYTEST_ARGS)
 
-faults: $(VENV)/.installed-dev ## Run the fault tests at full length; NOETL_SEED=n repeats a run
+faults: $(VENV)/.installed-dev ## Harm everything for MINUTES (10), drawn from SEED, and see that no event is lost
+	@$(BIN)/python -m tests.faults.campaign $(if $(SEED),--seed $(SEED)) $(if $(MINUTES),--minutes $(MINUTES)) $(ARGS)
+
+faults-tests: $(VENV)/.installed-dev ## Run the fault tests at full length; NOETL_SEED=n repeats a run
 	@NOETL_FAULTS=long $(BIN)/pytest -n 0 tests/faults $(FAULTS_ARGS)
 
 mutations: $(VENV)/.installed-dev ## Plant each bug of tests/mutations/table.py, and see its test fail
@@ -44,8 +47,8 @@ mutations: $(VENV)/.installed-dev ## Plant each bug of tests/mutations/table.py,
 simulate: $(VENV)/.installed-dev ## Simulate SEEDS seeds from FIRST up: two interleavings each, on a virtual clock
 	@$(BIN)/python -m tests.simulation.simulate $(SEEDS) $(FIRST)
 
-fuzz: $(VENV)/.installed-dev ## Fuzz decode and the ingest for MINUTES; SEED=n repeats a run
-	@$(BIN)/python -m tests.fuzz.fuzz $(MINUTES) $(SEED)
+fuzz: $(VENV)/.installed-dev ## Fuzz decode and the ingest for MINUTES (5); SEED=n repeats a run
+	@$(BIN)/python -m tests.fuzz.fuzz $(or $(MINUTES),5) $(SEED)
 
 bench: $(VENV)-bench/.installed-pins ## Measure us beside our peers, and write docs/benchmarks.md; a quarter of an hour
 	@$(VENV)-bench/bin/python $(PIP_INSTALL) --no-build-isolation -e .

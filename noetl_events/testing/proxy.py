@@ -24,8 +24,9 @@ class FaultyProxy:
     """
     Pass the bytes of every connection on to *target_host*:*target_port*, until told otherwise.
 
-    `cut`, `black_hole`, `refuse`, `drop` and `heal` take effect at once and may follow each other in any order.  The
-    port stays the same throughout.  On exit all connections are reset; what a predicate raised is raised then.
+    `cut`, `black_hole`, `refuse`, `drop`, `delay` and `heal` take effect at once and may follow each other in any
+    order.  The port stays the same throughout.  On exit all connections are reset; what a predicate raised is raised
+    then.
     """
 
     def __init__(self, target_host: str, target_port: int) -> None:
@@ -36,6 +37,7 @@ class FaultyProxy:
         self._listener: socket.socket | None = None
         self._swallows_all = False
         self._predicate: Callable[[Direction, bytes], bool] = _keep
+        self._delays: dict[Direction, float] = {}
 
     async def __aenter__(self) -> Self:
         self._listen()
@@ -80,6 +82,10 @@ class FaultyProxy:
         """Swallow each chunk for which *predicate* returns true, in place of an earlier predicate."""
         self._predicate = predicate
 
+    def delay(self, direction: Direction, seconds: float) -> None:
+        """Hold each chunk in *direction* for so many seconds, one after the other."""
+        self._delays[direction] = seconds
+
     def heal(self) -> None:
         """
         Pass everything on again.
@@ -88,6 +94,7 @@ class FaultyProxy:
         """
         self._swallows_all = False
         self._predicate = _keep
+        self._delays.clear()
         for link in self._links:
             if link.torn:
                 link.reset()
@@ -130,6 +137,8 @@ class FaultyProxy:
     ) -> None:
         try:
             while chunk := await reader.read(_CHUNK):
+                if seconds := self._delays.get(direction):
+                    await asyncio.sleep(seconds)
                 if not self._swallows(link, direction, chunk):
                     writer.write(chunk)
                     await writer.drain()

@@ -47,12 +47,12 @@ def run(*arguments: str, nats: str = "nats://127.0.0.1:1", stdin: bytes = b"") -
 
 def start(arguments: Sequence[str], nats: str, files: Sequence[Path]) -> ForkServerProcess:
     """Start `noetl-events` with *arguments*, and *files* for its standard input, output and error."""
-    process = _processes.Process(target=_become, args=(arguments, environment(nats), files))
+    process = _processes.Process(target=become, args=(arguments, environment(nats), files))
     process.start()
     return process
 
 
-def _become(arguments: Sequence[str], variables: dict[str, str], files: Sequence[Path]) -> None:
+def become(arguments: Sequence[str], variables: dict[str, str], files: Sequence[Path]) -> None:
     """Be `noetl-events` from here on: its arguments, its environment and its three files."""
     for descriptor, file in enumerate(files):
         opened = os.open(file, os.O_RDONLY if descriptor == 0 else os.O_WRONLY | os.O_CREAT | os.O_APPEND)

@@ -1,8 +1,8 @@
 """
 What the whole path over HTTP promises while its gateway dies: every event that was taken is a row, once.
 
-A worker with `HttpSink`, a gateway, the stream, a projector and a Postgres, each a process of its own.  `make faults`
-has 100,000 events and five kills; `NOETL_SEED` repeats their moments.
+A worker with `HttpSink`, a gateway, the stream, a projector and a Postgres, each a process of its own.  With
+`make faults-tests` there are 100,000 events and five kills; `NOETL_SEED` repeats their moments.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """
 How much memory a projector takes: as much while it drains, and while its destination is away, as while it idles.
 
-Short by default: 100,000 events and seconds of an outage.  `make faults` sets `NOETL_FAULTS=long`: 1,000,000 events,
-two minutes.
+Short by default: 100,000 events and seconds of an outage.  `make faults-tests` sets `NOETL_FAULTS=long`:
+1,000,000 events, two minutes.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ log = structlog.get_logger()
 
 pytestmark = [
     pytest.mark.timeout(900),
-    pytest.mark.skipif(not LONG, reason="takes a core for a quarter of a minute: make faults"),
+    pytest.mark.skipif(not LONG, reason="takes a core for a quarter of a minute: make faults-tests"),
 ]
 
 

@@ -1,8 +1,8 @@
 """
 Everything dies, one after the other and while the others recover: projectors, nats-server and Postgres.
 
-Short by default: 6,000 events and 3 kills.  `make faults` sets `NOETL_FAULTS=long`: 200,000 events and 30 kills, three
-minutes.  `NOETL_SEED` repeats who is killed when.
+Short by default: 6,000 events and 3 kills.  `make faults-tests` sets `NOETL_FAULTS=long`: 200,000 events and 30 kills,
+three minutes.  `NOETL_SEED` repeats who is killed when.
 """
 
 from __future__ import annotations

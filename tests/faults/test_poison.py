@@ -1,7 +1,7 @@
 """
 An event that ends whoever writes it: found while projectors die of it, and buried alone.
 
-Short by default; `make faults` sets `NOETL_FAULTS=long`.
+Short by default; `make faults-tests` sets `NOETL_FAULTS=long`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ LIVES = 9
 
 pytestmark = [
     pytest.mark.timeout(300),
-    pytest.mark.skipif(not LONG, reason="a dozen processes that die: make faults; test_trials.py has them in one"),
+    pytest.mark.skipif(not LONG, reason="a dozen processes: make faults-tests; test_trials.py has them in one"),
 ]
 
 

@@ -1,7 +1,7 @@
 """
 Rows that Postgres refuses, through the whole projector: they are found, buried, and hold nobody up.
 
-Short by default; `make faults` sets `NOETL_FAULTS=long`.
+Short by default; `make faults-tests` sets `NOETL_FAULTS=long`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """
 What the projector promises while processes and servers die: every event once, in order, and no dead letter.
 
-Short by default.  `make faults` sets `NOETL_FAULTS=long` for the full lengths: 50,000 events and 10 kills, a minute of
-outage.  `NOETL_SEED` repeats the moments of the kills.
+Short by default.  `make faults-tests` sets `NOETL_FAULTS=long` for the full lengths: 50,000 events and 10 kills, a
+minute of outage.  `NOETL_SEED` repeats the moments of the kills.
 """
 
 from __future__ import annotations

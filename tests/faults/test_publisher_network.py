@@ -1,7 +1,8 @@
 """
 What the publisher makes of a network and a cluster that fail under load: acknowledged is stored, once, in order.
 
-Short by default; `make faults` runs the full lengths: 300,000 events with 10 kills and 50 cuts, 6 leaders in a minute.
+Short by default; `make faults-tests` runs the full lengths: 300,000 events with 10 kills and 50 cuts, 6 leaders in
+a minute.
 """
 
 from __future__ import annotations

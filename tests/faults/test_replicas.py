@@ -1,7 +1,7 @@
 """
 Projectors as processes side by side: lanes shared and taken over, a standby that steps in, several destinations.
 
-Short by default; `make faults` sets `NOETL_FAULTS=long`.
+Short by default; `make faults-tests` sets `NOETL_FAULTS=long`.
 """
 
 from __future__ import annotations

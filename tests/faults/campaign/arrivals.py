@@ -1,0 +1,69 @@
+"""The table of a campaign: when each row came, and in which order, noted by Postgres itself."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, NamedTuple
+
+import asyncpg
+
+from consumers.sinks.postgres import create_schema
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+# In the transaction of the row: it is there exactly if the row is, and numbered in the order of the inserts.
+_NOTED = """
+CREATE TABLE arrival (
+    number bigint GENERATED ALWAYS AS IDENTITY, at timestamptz DEFAULT clock_timestamp(),
+    event_id bigint, execution_id bigint);
+CREATE INDEX ON arrival (event_id);
+CREATE FUNCTION note_arrival() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN INSERT INTO arrival (event_id, execution_id) VALUES (NEW.event_id, NEW.execution_id); RETURN NULL; END $$;
+CREATE TRIGGER arrived AFTER INSERT ON noetl.event FOR EACH ROW EXECUTE FUNCTION note_arrival();
+"""
+
+
+class Arrival(NamedTuple):
+    """A row that came: the monotonic second, and its two ids."""
+
+    at: float
+    event_id: int
+    execution_id: int
+
+
+class Arrivals:
+    """The rows of the Postgres at *url*."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+
+    async def prepare(self) -> None:
+        """Create the table, and what notes the arrivals."""
+        await create_schema(self._url)
+        connection = await asyncpg.connect(self._url)
+        await connection.execute(_NOTED)
+        await connection.close()
+
+    async def missing(self, event_ids: Collection[int]) -> set[int]:
+        """Return those of *event_ids* that are no rows; all of them while nobody answers."""
+        wanted = set(event_ids)
+        try:
+            connection = await asyncpg.connect(self._url, timeout=5)
+            try:
+                rows = await connection.fetch("SELECT event_id FROM arrival WHERE event_id = ANY($1)", list(wanted))
+            finally:
+                await connection.close(timeout=5)
+        except (TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            return wanted
+        return wanted - {row[0] for row in rows}
+
+    async def all(self) -> list[Arrival]:
+        """Return every arrival, in order."""
+        offset = time.time() - time.monotonic()
+        connection = await asyncpg.connect(self._url)
+        try:
+            select = "SELECT extract(epoch FROM at)::float8, event_id, execution_id FROM arrival ORDER BY number"
+            return [Arrival(at - offset, *ids) for at, *ids in await connection.fetch(select)]
+        finally:
+            await connection.close()

@@ -1,0 +1,135 @@
+"""The NATS of a campaign: one server or three, each behind a proxy of its own, and what only its operator may do."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, TypeVar
+
+import nats
+import nats.errors
+from nats.js.errors import APIError, NotFoundError
+from nats.js.errors import Error as JetStreamError
+
+from noetl_events.jetstream.connection import Connection
+from noetl_events.jetstream.options import ConnectOptions
+from noetl_events.jetstream.topology import DEAD_LETTERS, TRIALS, StreamDeclaration, ensure_stream
+from noetl_events.testing.nats_server import NatsServer, nats_cluster
+from noetl_events.testing.proxy import FaultyProxy
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+    from contextlib import AsyncExitStack
+    from pathlib import Path
+
+    from nats.js import JetStreamContext
+    from nats.js.api import ConsumerInfo, StreamInfo
+
+USER, PASSWORD = "app", "of-the-app"
+_ADMIN, _SECRET = "admin", "of-the-admin"
+_APP = f'{{user: "{USER}", password: "{PASSWORD}"}}'
+_CONFIG = f'authorization {{ users: [{{user: "{_ADMIN}", password: "{_SECRET}"}}, {_APP}] }}\n'
+_PATIENCE = 30.0
+
+Answer = TypeVar("Answer")
+
+
+class Broker:
+    """Servers and their proxies; clients know the proxies only."""
+
+    def __init__(self, servers: list[NatsServer], links: list[FaultyProxy], partitions: int) -> None:
+        self.servers = servers
+        self.links = links
+        self.url = ",".join(link.url("nats") for link in links)
+        self.declared = StreamDeclaration(replicas=len(servers), partitions=partitions)
+
+    async def create_streams(self) -> None:
+        """Create what is missing."""
+        own = ",".join(server.url for server in self.servers)
+        async with Connection(ConnectOptions(servers=own, user=_ADMIN, password=_SECRET)) as connection:
+            for declared in (self.declared, DEAD_LETTERS, TRIALS):
+                await ensure_stream(connection, declared)
+
+    @asynccontextmanager
+    async def operator(self) -> AsyncIterator[Connection]:
+        """Return a connection that is not of the applications, and goes through no proxy."""
+        running = [server.url for server in self.servers if server.running]
+        options = ConnectOptions(servers=",".join(running), user=_ADMIN, password=_SECRET)
+        async with Connection(options) as connection:
+            yield connection
+
+    async def ask(self, question: Callable[[JetStreamContext], Awaitable[Answer]]) -> Answer:
+        """Return what JetStream answers the operator, asked again for half a minute while there is no leader."""
+        deadline = time.monotonic() + _PATIENCE
+        while True:
+            try:
+                return await self._asked_once(question)
+            except NotFoundError:
+                raise
+            except (nats.errors.Error, JetStreamError, APIError, OSError, TimeoutError):
+                if time.monotonic() > deadline:
+                    raise
+            await asyncio.sleep(0.2)
+
+    async def leader(self) -> NatsServer:
+        """Return the server that leads the stream of events."""
+        info = await self.ask(self._stream)
+        name = info.cluster.leader if info.cluster else self.servers[0].name
+        return next(server for server in self.servers if server.name == name)
+
+    async def lag(self) -> int:
+        """Return how many events no projector has settled."""
+        return sum((info.num_pending or 0) + (info.num_ack_pending or 0) for info in await self.projectors())
+
+    async def projectors(self) -> list[ConsumerInfo]:
+        """Return the consumers of the projectors; a gateway has some of its own."""
+        consumers = await self.ask(lambda js: js.consumers_info(self.declared.name))
+        return [info for info in consumers if info.name.startswith("noetl_projector")]
+
+    def revoke(self) -> None:
+        """Know the applications' user no longer."""
+        for server in self.servers:
+            server.reload(server.config.replace(_APP, ""))
+
+    def restore(self) -> None:
+        """Know the applications' user again."""
+        secured = f'password: "{_SECRET}"}}, '
+        for server in self.servers:
+            if _APP not in server.config:
+                server.reload(server.config.replace(secured, secured + _APP))
+
+    async def _stream(self, js: JetStreamContext) -> StreamInfo:
+        return await js.stream_info(self.declared.name)
+
+    async def _asked_once(self, question: Callable[[JetStreamContext], Awaitable[Answer]]) -> Answer:
+        running = [server.url for server in self.servers if server.running]
+        options = {"allow_reconnect": False, "connect_timeout": 2, "error_cb": _keep_quiet}
+        async with asyncio.timeout(8):
+            client = await nats.connect(running, user=_ADMIN, password=_SECRET, **options)
+            try:
+                return await question(client.jetstream(timeout=4))
+            finally:
+                await client.close()
+
+
+async def open_broker(root: Path, *, nodes: int, partitions: int, stack: AsyncExitStack) -> Broker:
+    """Return a broker of so many servers with its streams in it; *stack* ends it."""
+    servers = await asyncio.to_thread(_start, root, nodes, stack)
+    links = [await stack.enter_async_context(FaultyProxy("127.0.0.1", server.port)) for server in servers]
+    for server, link in zip(servers, links, strict=True):
+        # Otherwise a client learns of the others' own ports, and goes around the proxies.
+        await asyncio.to_thread(server.reload, f'{server.config}client_advertise: "127.0.0.1:{link.port}"\n')
+    broker = Broker(servers, links, partitions)
+    await broker.create_streams()
+    return broker
+
+
+def _start(root: Path, nodes: int, stack: AsyncExitStack) -> list[NatsServer]:
+    if nodes == 1:
+        return [stack.enter_context(NatsServer(store_dir=root / "nats", config=_CONFIG))]
+    return stack.enter_context(nats_cluster(root / "nats", nodes, config=_CONFIG))
+
+
+async def _keep_quiet(_: Exception) -> None:
+    """Say nothing: what the operator asks fails often while servers die, and is asked again."""

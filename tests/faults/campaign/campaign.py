@@ -1,0 +1,173 @@
+"""One campaign: start everything, let the nemesis loose, heal, and judge."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import aclosing
+from functools import partial
+from typing import TYPE_CHECKING
+
+import msgspec
+import structlog
+
+from consumers.dead_letters.letter import read_letter
+from consumers.verification.checksum import checksum
+from consumers.verification.readback import read_back
+from noetl_events import decode
+from noetl_events.jetstream.stored import read_stored
+from noetl_events.jetstream.topology import DEAD_STREAM
+from noetl_events.testing import eventually
+from tests.faults.campaign.arrivals import Arrival
+from tests.faults.campaign.events import expected_checksum
+from tests.faults.campaign.journal import Story
+from tests.faults.campaign.nemesis import Happened, Nemesis, Planned
+from tests.faults.campaign.system import PUBLISHERS, Shape, System, running
+from tests.faults.campaign.verdict import Deletion, Evidence, Verdict, is_unprotected, judge
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+log = structlog.get_logger()
+
+# Within this what is acknowledged is a row, for all that the faults can do: what is not was in the stream alone.
+_LAG = 20.0
+# Until a publisher has noticed a stream that was created anew, and handed over what it lost.
+_NOTICED = 15.0
+_CAUGHT_UP = 120.0
+
+
+class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+    """
+    What a campaign was and has shown.
+
+    Args:
+        began: monotonic second, as *ended* is.
+        caught_up: seconds from the last healing until everything acknowledged before it was a row; None if never.
+        deaths: exit codes of processes of ours that ended by themselves, by name.
+        starts: how often each of them was started.
+
+    """
+
+    seed: int
+    began: float
+    ended: float
+    happened: list[Happened]
+    story: Story
+    arrivals: Sequence[Arrival]
+    verdict: Verdict
+    caught_up: float | None
+    deaths: dict[str, list[int]]
+    starts: dict[str, int]
+
+    @property
+    def holds(self) -> bool:
+        """Whether every promise was kept, and every process."""
+        return self.verdict.holds and self.caught_up is not None and not self.deaths
+
+    @property
+    def kinds(self) -> Counter[str]:
+        """How many faults of each kind there were."""
+        return Counter(each.kind for each in self.happened)
+
+
+async def wage(folder: Path, plan: Sequence[Planned], *, seed: int, shape: Shape) -> Outcome:
+    """Run everything in *folder*, carry out *plan* once events flow, and return what it has shown."""
+    async with running(folder, shape) as system:
+        began = time.monotonic()
+        await eventually(partial(_flows, system), timeout=30, what="rows of every worker")
+        nemesis = Nemesis(system, plan)
+        await nemesis.run()
+        caught_up = await _catch_up(system, nemesis.happened)
+        log.info("campaign.caught_up", seconds=caught_up)
+        for member in system.members.values():
+            await asyncio.to_thread(member.revive)
+        await _settle(system)
+        ended = time.monotonic()
+        evidence = await _gather(system, nemesis.happened)
+        return Outcome(
+            seed=seed,
+            began=began,
+            ended=ended,
+            happened=sorted(nemesis.happened, key=lambda each: each.began),
+            story=system.story,
+            arrivals=evidence.arrivals,
+            verdict=await asyncio.to_thread(judge, evidence),
+            caught_up=caught_up,
+            deaths={member.name: member.died for member in system.members.values() if member.died},
+            starts={member.name: member.starts for member in system.members.values()},
+        )
+
+
+def _deletions(happened: Sequence[Happened]) -> tuple[Deletion, ...]:
+    recreated = [each for each in happened if each.kind == "stream created anew"]
+    return tuple(Deletion(each.began - _LAG, each.began, each.healed, each.healed + _NOTICED) for each in recreated)
+
+
+async def _flows(system: System) -> bool:
+    """Return whether there are rows of every worker."""
+    await asyncio.to_thread(system.story.read, system.folder)
+    acknowledged = system.story.acknowledged
+    there = acknowledged.keys() - await system.arrivals.missing(acknowledged)
+    return len({system.story.attempted[each].journal for each in there}) == len(PUBLISHERS)
+
+
+async def _catch_up(system: System, happened: Sequence[Happened]) -> float | None:
+    """Return the seconds since the last healing once what was acknowledged by then is stored."""
+    healed = max(each.healed for each in happened)
+    await asyncio.to_thread(system.story.read, system.folder)
+    missing = await system.arrivals.missing(_promised(system, happened, healed))
+    while missing and time.monotonic() < healed + _CAUGHT_UP:
+        await asyncio.sleep(0.1)
+        missing = await system.arrivals.missing(missing)
+    return None if missing else round(time.monotonic() - healed, 1)
+
+
+async def _settle(system: System) -> None:
+    """Let the workers end, and wait until all they were promised is there, or nothing comes any more."""
+    await system.stop_workers()
+    await asyncio.to_thread(system.story.read, system.folder)
+    deadline = time.monotonic() + _CAUGHT_UP
+    missing = await system.arrivals.missing(system.story.acknowledged)
+    while missing and time.monotonic() < deadline:
+        if await system.broker.lag() == 0:
+            break
+        await asyncio.sleep(0.2)
+        missing = await system.arrivals.missing(missing)
+    await system.stop_daemons()
+
+
+def _promised(system: System, happened: Sequence[Happened], until: float) -> list[int]:
+    story, deletions = system.story, _deletions(happened)
+    return [
+        event_id
+        for event_id, at in story.acknowledged.items()
+        if at <= until and not is_unprotected(story.attempted[event_id], deletions)
+    ]
+
+
+async def _gather(system: System, happened: Sequence[Happened]) -> Evidence:
+    sums: dict[int, int] = {}
+    async with aclosing(read_back(system.postgres.url)) as batches:
+        async for rows in batches:
+            sums |= {row.event_id or 0: checksum(row) for row in rows}
+    attempted = system.story.attempted
+    return Evidence(
+        story=system.story,
+        arrivals=await system.arrivals.all(),
+        sums=sums,
+        expected={each: expected_checksum(each, attempted[each].execution_id) for each in sums if each in attempted},
+        dead=await _dead(system),
+        deletions=_deletions(happened),
+    )
+
+
+async def _dead(system: System) -> frozenset[int]:
+    async with (
+        system.broker.operator() as connection,
+        aclosing(read_stored(connection, DEAD_STREAM)) as letters,
+    ):
+        return frozenset([decode(read_letter(letter).body).event_id or 0 async for letter in letters])

@@ -1,0 +1,36 @@
+"""A clock that somebody else can set: the wall clock, and an offset in a file that the nemesis writes."""
+
+from __future__ import annotations
+
+import mmap
+import struct
+import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_OFFSET = struct.Struct("d")
+
+
+class ShiftedClock:
+    """The wall clock, shifted by the seconds in *path*; whoever has it open sees a change at once."""
+
+    def __init__(self, path: Path) -> None:
+        if not path.exists():
+            path.write_bytes(_OFFSET.pack(0.0))
+        with path.open("r+b") as file:
+            self._memory = mmap.mmap(file.fileno(), _OFFSET.size)
+
+    def seconds(self) -> float:
+        """Return Unix seconds."""
+        [offset] = _OFFSET.unpack(self._memory)
+        return time.time() + float(offset)
+
+    def milliseconds(self) -> int:
+        """Return Unix milliseconds."""
+        return int(self.seconds() * 1_000)
+
+    def shift(self, seconds: float) -> None:
+        """Be so many seconds off from now on."""
+        self._memory[:] = _OFFSET.pack(seconds)

@@ -1,0 +1,219 @@
+"""
+What the nemesis can do.  Each fault is done to a part of the system, lasts, and is healed by the one who did it; two
+faults of one part never overlap, faults of different parts do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from nats.js.api import DiscardPolicy
+from nats.js.errors import NotFoundError
+
+from tests.faults.campaign.system import GATEWAY, PROJECTORS, PUBLISHERS
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from nats.js import JetStreamContext
+
+    from noetl_events.testing.proxy import FaultyProxy
+    from tests.faults.campaign.system import System
+
+
+class Turn(NamedTuple):
+    """How long a fault lasts, in seconds, and a number from 0 to 1 that chooses its victim."""
+
+    seconds: float
+    chance: float
+
+    def of(self, victims: Sequence[Any]) -> Any:
+        """Return the victim."""
+        return victims[int(self.chance * len(victims))]
+
+
+class Server(Protocol):
+    """What can be killed and halted."""
+
+    def start(self) -> None:
+        """Start it."""
+
+    def kill(self) -> None:
+        """Kill it (-9)."""
+
+    def pause(self) -> None:
+        """Halt it."""
+
+    def resume(self) -> None:
+        """Let it go on."""
+
+
+class Fault(NamedTuple):
+    """The part of the system it is done to, and what is done; it returns who the victim was once all is healed."""
+
+    part: str
+    inflict: Callable[[System, Turn], Awaitable[str]]
+
+
+async def _killed(victim: Server, seconds: float) -> None:
+    await asyncio.to_thread(victim.kill)
+    try:
+        await asyncio.sleep(seconds)
+    finally:
+        await asyncio.to_thread(victim.start)
+
+
+async def _halted(victim: Server, seconds: float) -> None:
+    await asyncio.to_thread(victim.pause)
+    try:
+        await asyncio.sleep(seconds)
+    finally:
+        victim.resume()
+
+
+async def _member(system: System, turn: Turn, *, names: Sequence[str], harm: Callable[..., Awaitable[None]]) -> str:
+    member = system.members[turn.of(names)]
+    await harm(member, turn.seconds)
+    return member.name
+
+
+async def _server(system: System, turn: Turn, *, harm: Callable[..., Awaitable[None]]) -> str:
+    server = turn.of(system.broker.servers)
+    await harm(server, turn.seconds)
+    return str(server.name)
+
+
+async def _leader(system: System, turn: Turn, *, harm: Callable[..., Awaitable[None]]) -> str:
+    server = await system.broker.leader()
+    await harm(server, turn.seconds)
+    return server.name
+
+
+async def _all_servers(system: System, turn: Turn) -> str:
+    await asyncio.gather(*(_killed(server, turn.seconds) for server in system.broker.servers))
+    return "every server"
+
+
+async def _postgres(system: System, turn: Turn, *, harm: Callable[..., Awaitable[None]]) -> str:
+    await harm(system.postgres, turn.seconds)
+    return "postgres"
+
+
+async def _link(system: System, turn: Turn, *, to: str, harm: Callable[[FaultyProxy], None]) -> str:
+    links = system.links[to]
+    for link in links:
+        harm(link)
+    try:
+        await asyncio.sleep(turn.seconds)
+    finally:
+        for link in links:
+            link.heal()
+            # What lost bytes on one way only is torn too; TCP delivers a stream without holes or none.
+            link.cut()
+    return to
+
+
+def _refuse(link: FaultyProxy) -> None:
+    link.refuse()
+    link.cut()
+
+
+def _lose_answers(link: FaultyProxy) -> None:
+    link.drop(lambda direction, _: direction == "down")
+
+
+def _delay_answers(link: FaultyProxy) -> None:
+    link.delay("down", 0.4)
+
+
+async def _stream_full(system: System, turn: Turn) -> str:
+    await system.broker.ask(partial(_limit, name=system.broker.declared.name, full=True))
+    try:
+        await asyncio.sleep(turn.seconds)
+    finally:
+        await system.broker.ask(partial(_limit, name=system.broker.declared.name, full=False))
+    return system.broker.declared.name
+
+
+async def _limit(js: JetStreamContext, *, name: str, full: bool) -> None:
+    info = await js.stream_info(name)
+    info.config.max_msgs = max(info.state.messages, 1) if full else -1
+    info.config.discard = DiscardPolicy.NEW if full else DiscardPolicy.OLD
+    await js.update_stream(info.config)
+
+
+async def _consumer_deleted(system: System, turn: Turn) -> str:
+    stream = system.broker.declared.name
+    names = sorted(info.name for info in await system.broker.projectors())
+    if not names:
+        return "none there"
+    name = str(turn.of(names))
+    with suppress(NotFoundError):
+        await system.broker.ask(lambda js: js.delete_consumer(stream, name))
+    return name
+
+
+async def _stream_recreated(system: System, _: Turn) -> str:
+    with suppress(NotFoundError):
+        await system.broker.ask(lambda js: js.delete_stream(system.broker.declared.name))
+    await system.broker.create_streams()
+    return system.broker.declared.name
+
+
+async def _credentials_revoked(system: System, turn: Turn) -> str:
+    await asyncio.to_thread(system.broker.revoke)
+    try:
+        await asyncio.sleep(turn.seconds)
+    finally:
+        await asyncio.to_thread(system.broker.restore)
+    return "user app"
+
+
+async def _clock_jump(system: System, turn: Turn) -> str:
+    seconds = round((turn.chance - 0.5) * 600, 1)
+    system.clock.shift(seconds)
+    await asyncio.sleep(turn.seconds)
+    system.clock.shift(0.0)
+    return f"{seconds:+} s"
+
+
+def _links(to: str) -> dict[str, Fault]:
+    part = f"link to {to}"
+    return {
+        f"{part} cut": Fault(part, partial(_link, to=to, harm=_refuse)),
+        f"{part} is a black hole": Fault(part, partial(_link, to=to, harm=lambda link: link.black_hole())),
+        f"{part} loses answers": Fault(part, partial(_link, to=to, harm=_lose_answers)),
+        f"{part} delays answers": Fault(part, partial(_link, to=to, harm=_delay_answers)),
+    }
+
+
+def _processes(part: str, names: Sequence[str]) -> dict[str, Fault]:
+    return {
+        f"{part} killed": Fault(part, partial(_member, names=names, harm=_killed)),
+        f"{part} halted": Fault(part, partial(_member, names=names, harm=_halted)),
+    }
+
+
+FAULTS: dict[str, Fault] = {
+    **_processes("publisher", PUBLISHERS),
+    **_processes("projector", PROJECTORS),
+    **_processes("gateway", [GATEWAY]),
+    "nats-server killed": Fault("broker", partial(_server, harm=_killed)),
+    "nats-server halted": Fault("broker", partial(_server, harm=_halted)),
+    "leader killed": Fault("broker", partial(_leader, harm=_killed)),
+    "leader halted": Fault("broker", partial(_leader, harm=_halted)),
+    "every nats-server killed": Fault("broker", _all_servers),
+    "postgres killed": Fault("postgres", partial(_postgres, harm=_killed)),
+    "postgres halted": Fault("postgres", partial(_postgres, harm=_halted)),
+    **_links("nats"),
+    **_links("postgres"),
+    **_links("http"),
+    "stream full": Fault("broker", _stream_full),
+    "consumer deleted": Fault("broker", _consumer_deleted),
+    "stream created anew": Fault("broker", _stream_recreated),
+    "credentials revoked": Fault("broker", _credentials_revoked),
+    "clock jumps": Fault("clock", _clock_jump),
+}

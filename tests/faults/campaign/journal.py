@@ -1,0 +1,65 @@
+"""What a worker says it has tried, and what was acknowledged: a file that outlives the worker's death by SIGKILL."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
+
+    from noetl_events import ExecutorEvent
+
+
+class Attempt(NamedTuple):
+    """An event that somebody wanted stored: its execution, the file that says so, and the monotonic second."""
+
+    execution_id: int
+    journal: str
+    at: float
+
+
+class Journal:
+    """Lines appended to *path*, each in the kernel before the next thing happens."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+
+    def attempt(self, events: Sequence[ExecutorEvent]) -> None:
+        """Note that *events* are about to be emitted."""
+        self._write(f"a {event.event_id} {event.execution_id} {time.monotonic():.3f}\n" for event in events)
+
+    def acknowledge(self, events: Sequence[ExecutorEvent]) -> None:
+        """Note that the emit of *events* returned."""
+        self._write(f"k {event.event_id} {time.monotonic():.3f}\n" for event in events)
+
+    def _write(self, lines: Iterable[str]) -> None:
+        os.write(self._file, "".join(lines).encode())
+
+
+class Story:
+    """All journals of a campaign together, read as far as they go."""
+
+    def __init__(self) -> None:
+        self.attempted: dict[int, Attempt] = {}
+        self.acknowledged: dict[int, float] = {}
+        self._offsets: dict[Path, int] = {}
+
+    def read(self, folder: Path) -> None:
+        """Take up what is new in *folder*; a last line that a kill has cut is left."""
+        for path in sorted(folder.glob("*.journal")):
+            with path.open("rb") as file:
+                file.seek(self._offsets.get(path, 0))
+                whole, _, _ = file.read().rpartition(b"\n")
+            self._offsets[path] = self._offsets.get(path, 0) + (len(whole) + 1 if whole else 0)
+            for line in whole.decode().splitlines():
+                self._take(line.split(), path.name)
+
+    def _take(self, words: list[str], journal: str) -> None:
+        kind, event_id, *rest = words
+        if kind == "a":
+            self.attempted[int(event_id)] = Attempt(int(rest[0]), journal, float(rest[1]))
+        else:
+            self.acknowledged[int(event_id)] = float(rest[0])

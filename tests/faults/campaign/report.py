@@ -1,0 +1,85 @@
+"""What a campaign leaves behind: report.md, timeline.jsonl and campaign.svg."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from tests.faults.campaign.picture import draw
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.faults.campaign.campaign import Outcome
+    from tests.faults.campaign.nemesis import Happened
+
+
+def write(outcome: Outcome, folder: Path) -> None:
+    """Write the report of *outcome* into *folder*."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = [msgspec.json.encode(_relative(outcome, each)).decode() for each in outcome.happened]
+    (folder / "timeline.jsonl").write_text("\n".join(lines) + "\n")
+    (folder / "campaign.svg").write_text(draw(outcome))
+    (folder / "report.md").write_text(text_of(outcome))
+
+
+def summary(outcome: Outcome) -> str:
+    """Return the verdict in one line."""
+    verdict, caught_up = outcome.verdict, outcome.caught_up
+    return (
+        f"seed {outcome.seed}: {'HOLDS' if outcome.holds else 'BROKEN'}: {len(outcome.happened)} faults of "
+        f"{len(outcome.kinds)} kinds in {outcome.ended - outcome.began:.0f} s; attempted {verdict.attempted:,}, "
+        f"acknowledged {verdict.acknowledged:,}, stored {verdict.stored:,}, lost {len(verdict.lost)}, "
+        f"invented {len(verdict.invented)}, doubled {len(verdict.doubled)}, reordered {len(verdict.reordered)}, "
+        f"changed {len(verdict.changed)}, dead {len(verdict.dead)}; "
+        f"{sum(map(len, outcome.deaths.values()))} ended by themselves; "
+        f"caught up {'never' if caught_up is None else f'{caught_up:.1f} s after the last fault'}"
+    )
+
+
+def text_of(outcome: Outcome) -> str:
+    """Return the report as Markdown."""
+    verdict = outcome.verdict
+    rows = {
+        "attempted": verdict.attempted,
+        "acknowledged": verdict.acknowledged,
+        "stored": verdict.stored,
+        "lost": _shown([f"{event_id} ({place})" for event_id, place in verdict.lost.items()]),
+        "invented": _shown(verdict.invented),
+        "doubled": _shown(verdict.doubled),
+        "reordered": _shown(verdict.reordered),
+        "changed": _shown(verdict.changed),
+        "dead letters": _shown(verdict.dead),
+        "posted without a spool into a stream that was deleted, and not stored": verdict.unprotected,
+        "executions": verdict.executions,
+        "of these, not judged for order: their stream was deleted": verdict.unordered,
+        "processes that ended by themselves": outcome.deaths or 0,
+        "caught up, seconds after the last healing": outcome.caught_up,
+    }
+    return "\n".join(
+        [
+            f"# Fault campaign, seed {outcome.seed}",
+            "",
+            summary(outcome),
+            "",
+            "![Throughput and faults](campaign.svg)",
+            "",
+            *_table("what", "value", rows),
+            *_table("kind of fault", "times", dict(sorted(outcome.kinds.items()))),
+            *_table("process", "starts", outcome.starts),
+        ]
+    )
+
+
+def _table(left: str, right: str, rows: dict[str, object] | dict[str, int]) -> list[str]:
+    return [f"| {left} | {right} |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items()), ""]
+
+
+def _shown(found: list[int] | list[str]) -> str:
+    return f"{len(found)}: {found[:20]}" if found else "0"
+
+
+def _relative(outcome: Outcome, each: Happened) -> Happened:
+    began, healed = round(each.began - outcome.began, 2), round(each.healed - outcome.began, 2)
+    return msgspec.structs.replace(each, began=began, healed=healed)

@@ -1,0 +1,145 @@
+"""Everything a campaign runs: servers, proxies, and our own processes between them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from noetl_events.testing.postgres_server import PostgresServer
+from noetl_events.testing.proxy import FaultyProxy
+from noetl_events.testing.server_process import free_port
+from tests.cli import command
+from tests.faults.campaign.arrivals import Arrivals
+from tests.faults.campaign.broker import PASSWORD, USER, Broker, open_broker
+from tests.faults.campaign.clock import ShiftedClock
+from tests.faults.campaign.journal import Story
+from tests.faults.campaign.member import Member
+from tests.faults.campaign.worker import Job, work
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+PARTITIONS = 4
+PUBLISHERS = ("publisher 0", "publisher 1", "poster")
+PROJECTORS = ("projector 0", "projector 1")
+GATEWAY = "gateway"
+_SETTINGS = {
+    "NATS_USER": USER,
+    "NATS_PASSWORD": PASSWORD,
+    "NOETL_EVENT_STREAM_PARTITIONS": str(PARTITIONS),
+}
+
+
+class Shape(NamedTuple):
+    """
+    How large a campaign is.
+
+    Args:
+        nodes: NATS servers, 1 or 3.
+        rate: events a second of each worker.
+        takeover: seconds until what a dead projector had in hand is another's.
+        fsync: whether Postgres syncs.
+
+    """
+
+    nodes: int = 3
+    rate: float = 100.0
+    takeover: float = 2.0
+    fsync: bool = True
+
+
+class System:
+    """What the nemesis may harm."""
+
+    def __init__(
+        self, folder: Path, broker: Broker, postgres: PostgresServer, links: dict[str, list[FaultyProxy]]
+    ) -> None:
+        self.folder = folder
+        self.broker = broker
+        self.postgres = postgres
+        self.links = links
+        self.arrivals = Arrivals(postgres.url)
+        self.clock = ShiftedClock(folder / "clock")
+        self.story = Story()
+        self.members: dict[str, Member] = {}
+
+    async def stop_workers(self) -> None:
+        """Let the workers hand over what they have, and end."""
+        await asyncio.gather(*(asyncio.to_thread(self.members[name].leave) for name in PUBLISHERS))
+
+    async def stop_daemons(self) -> None:
+        """Let the others end."""
+        await asyncio.gather(*(asyncio.to_thread(self.members[name].leave) for name in (*PROJECTORS, GATEWAY)))
+
+
+@asynccontextmanager
+async def running(folder: Path, shape: Shape) -> AsyncIterator[System]:
+    """Run everything with its files in *folder*, which is there, until the end."""
+    async with AsyncExitStack() as stack:
+        postgres = PostgresServer(data_dir=folder / "postgres", fsync=shape.fsync)
+        stack.callback(postgres.terminate)
+        broker, _ = await asyncio.gather(
+            open_broker(folder, nodes=shape.nodes, partitions=PARTITIONS, stack=stack),
+            asyncio.to_thread(postgres.start),
+        )
+        port = free_port()
+        links = {
+            "nats": broker.links,
+            "postgres": [await stack.enter_async_context(FaultyProxy("127.0.0.1", postgres.port))],
+            "http": [await stack.enter_async_context(FaultyProxy("127.0.0.1", port))],
+        }
+        system = System(folder, broker, postgres, links)
+        await system.arrivals.prepare()
+        system.members = _members(system, shape, port)
+        for member in system.members.values():
+            stack.callback(member.end)
+            member.start()
+        yield system
+
+
+def _members(system: System, shape: Shape, port: int) -> dict[str, Member]:
+    [database] = system.links["postgres"]
+    project = ("project", "--listen", "off", "--to", database.through(system.postgres.url))
+    members = {name: _daemon(system, name, project, shape) for name in PROJECTORS}
+    members[GATEWAY] = _daemon(system, GATEWAY, ("serve", "--listen", f"127.0.0.1:{port}"), shape)
+    for place, name in enumerate(PUBLISHERS):
+        members[name] = Member(name, work, partial(_job, system, place, shape.rate))
+    return members
+
+
+def _daemon(system: System, name: str, arguments: tuple[str, ...], shape: Shape) -> Member:
+    settings = _SETTINGS | {
+        "NATS_URL": system.broker.url,
+        "NOETL_EVENT_STREAM_REPLICAS": str(shape.nodes),
+        "NOETL_ACK_WAIT_SECS": str(shape.takeover),
+        "NOETL_PIN_SECS": str(shape.takeover),
+    }
+    return Member(name, _serve, lambda _: (arguments, settings, str(system.folder / f"{name}.log")))
+
+
+def _job(system: System, place: int, rate: float, start: int) -> tuple[Job]:
+    name, [gateway] = PUBLISHERS[place], system.links["http"]
+    posts = name == "poster"
+    return (
+        Job(
+            target=f"{gateway.url('http')}/api/events" if posts else system.broker.url,
+            user=USER,
+            password=PASSWORD,
+            spool="" if posts else str(system.folder / f"spool-{place}"),
+            journal=str(system.folder / f"{name}.{start}.journal"),
+            clock=str(system.folder / "clock"),
+            # A worker that comes back is another pod: its clock may be behind that of the one before.
+            node=(place + start * len(PUBLISHERS)) % 1024,
+            rate=rate,
+            log=str(system.folder / f"{name}.log"),
+        ),
+    )
+
+
+def _serve(arguments: Sequence[str], settings: dict[str, str], log: str) -> None:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("NATS_", "NOETL_"))}
+    command.become(arguments, kept | settings, [Path("/dev/null"), Path(log), Path(log)])

@@ -1,0 +1,167 @@
+"""What a campaign has shown: sets compared, in the manner of Jepsen."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
+
+import msgspec
+
+from tests.faults.campaign.arrivals import Arrival
+from tests.faults.campaign.journal import Story
+
+if TYPE_CHECKING:
+    from tests.faults.campaign.journal import Attempt
+
+Place: TypeAlias = Literal["prefix", "middle", "tail"]
+
+
+class Deletion(NamedTuple):
+    """
+    A stream that was deleted and created anew, in monotonic seconds.
+
+    What was attempted from *since* on may have been in it alone; by *noticed* every publisher has seen that it is new.
+    """
+
+    since: float
+    began: float
+    healed: float
+    noticed: float
+
+
+class Evidence(msgspec.Struct, frozen=True, kw_only=True):
+    """
+    What is known when all is over.
+
+    Args:
+        story: of the workers: attempted, and acknowledged.
+        arrivals: rows, in the order of their inserts.
+        sums: the checksum of each row as it is read back, by event id.
+        expected: the checksum of each of them as it was emitted.
+        dead: ids of the events in the dead-letter stream.
+        deletions: of the stream.
+
+    """
+
+    story: Story
+    arrivals: Sequence[Arrival]
+    sums: Mapping[int, int]
+    expected: Mapping[int, int]
+    dead: frozenset[int] = frozenset()
+    deletions: tuple[Deletion, ...] = ()
+
+
+class Verdict(msgspec.Struct, frozen=True, kw_only=True):
+    """
+    Sizes of the sets, and ids of what should not be.
+
+    Args:
+        lost: acknowledged, and neither stored nor dead, with their place in the order of the acknowledgements.
+        unprotected: likewise, but posted without a spool into a stream that was then deleted: nobody promised them.
+        invented: stored, and never attempted.
+        doubled: stored more than once.
+        reordered: stored after a later event of their execution.
+        executions: there were.
+        unordered: of these, those whose order was not judged, for the stream was deleted while they ran.
+        changed: stored otherwise than emitted.
+        dead: given up; no fault is a reason to.
+
+    """
+
+    attempted: int
+    acknowledged: int
+    stored: int
+    lost: dict[int, Place]
+    unprotected: int
+    invented: list[int]
+    doubled: list[int]
+    reordered: list[int]
+    executions: int
+    unordered: int
+    changed: list[int]
+    dead: list[int]
+
+    @property
+    def holds(self) -> bool:
+        """Whether every promise was kept."""
+        return not (self.lost or self.invented or self.doubled or self.reordered or self.changed or self.dead)
+
+
+def judge(evidence: Evidence) -> Verdict:
+    """Return the verdict on *evidence*."""
+    story, stored = evidence.story, Counter(arrival.event_id for arrival in evidence.arrivals)
+    gone = [each for each in story.acknowledged if each not in stored and each not in evidence.dead]
+    excused = {each for each in gone if is_unprotected(story.attempted[each], evidence.deletions)}
+    places = _places(
+        sorted(story.acknowledged, key=story.acknowledged.__getitem__),
+        stored,
+        [each for each in gone if each not in excused],
+    )
+    reordered, unordered = _reordered(evidence)
+    return Verdict(
+        attempted=len(story.attempted),
+        acknowledged=len(story.acknowledged),
+        stored=len(stored),
+        lost=places,
+        unprotected=len(excused),
+        invented=sorted(_invented(evidence)),
+        doubled=sorted(each for each, times in stored.items() if times > 1),
+        reordered=reordered,
+        executions=len({attempt.execution_id for attempt in story.attempted.values()}),
+        unordered=unordered,
+        changed=sorted(each for each, total in evidence.sums.items() if evidence.expected.get(each, total) != total),
+        dead=sorted(evidence.dead),
+    )
+
+
+def is_unprotected(attempt: Attempt, deletions: Sequence[Deletion]) -> bool:
+    """Return whether nobody but a stream that was deleted had this event: it came over HTTP, without a spool."""
+    return attempt.journal.startswith("poster") and any(
+        deletion.since <= attempt.at <= deletion.healed for deletion in deletions
+    )
+
+
+def _invented(evidence: Evidence) -> set[int]:
+    attempted = evidence.story.attempted
+    return {
+        arrival.event_id
+        for arrival in evidence.arrivals
+        if arrival.event_id not in attempted or attempted[arrival.event_id].execution_id != arrival.execution_id
+    }
+
+
+def _places(acknowledged: Sequence[int], stored: Mapping[int, int], lost: Sequence[int]) -> dict[int, Place]:
+    if not lost:
+        return {}
+    place = {each: number for number, each in enumerate(acknowledged)}
+    there = [place[each] for each in stored if each in place]
+    first, last = min(there, default=len(place)), max(there, default=-1)
+    return {
+        each: "prefix" if place[each] < first else "tail" if place[each] > last else "middle" for each in sorted(lost)
+    }
+
+
+def _reordered(evidence: Evidence) -> tuple[list[int], int]:
+    """Return the events that came after a later one of their execution, and how many executions were not judged."""
+    exempt = _cut_off(evidence)
+    highest: dict[int, int] = defaultdict(int)
+    late: list[int] = []
+    for arrival in evidence.arrivals:
+        if arrival.event_id < highest[arrival.execution_id] and arrival.execution_id not in exempt:
+            late.append(arrival.event_id)
+        highest[arrival.execution_id] = max(highest[arrival.execution_id], arrival.event_id)
+    return late, len(exempt)
+
+
+def _cut_off(evidence: Evidence) -> set[int]:
+    """Return the executions whose stream was deleted: begun before everybody had noticed, and not all stored before."""
+    last: dict[int, float] = defaultdict(float)
+    for arrival in evidence.arrivals:
+        last[arrival.execution_id] = max(last[arrival.execution_id], arrival.at)
+    return {
+        attempt.execution_id
+        for attempt in evidence.story.attempted.values()
+        for deletion in evidence.deletions
+        if attempt.at <= deletion.noticed and last[attempt.execution_id] >= deletion.began
+    }

@@ -1,0 +1,141 @@
+"""What the checker of a campaign finds: each kind of damage, and no damage where there is none."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tests.faults.campaign.arrivals import Arrival
+from tests.faults.campaign.events import event_of
+from tests.faults.campaign.journal import Journal, Story
+from tests.faults.campaign.verdict import Deletion, Evidence, judge
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from tests.faults.campaign.verdict import Verdict
+
+EXECUTION = 7
+
+
+def story(folder: Path, *, attempted: Sequence[int], acknowledged: Sequence[int], worker: str = "publisher 0") -> Story:
+    """Return what a worker says that tried and had acknowledged these."""
+    journal = Journal(folder / f"{worker}.0.journal")
+    journal.attempt([event_of(each, EXECUTION) for each in attempted])
+    for each in acknowledged:
+        journal.acknowledge([event_of(each, EXECUTION)])
+    told = Story()
+    told.read(folder)
+    return told
+
+
+def arrived(*event_ids: int) -> list[Arrival]:
+    """Return the arrivals of these, in this order."""
+    return [Arrival(0.0, each, EXECUTION) for each in event_ids]
+
+
+def verdict(told: Story, arrivals: list[Arrival], **more: object) -> Verdict:
+    """Return the verdict, where nothing else is wrong."""
+    return judge(Evidence(story=told, arrivals=arrivals, **{"sums": {}, "expected": {}} | more))  # type: ignore[arg-type]
+
+
+def test_nothing_wrong(tmp_path: Path) -> None:
+    """What was attempted and not acknowledged may be stored or not."""
+    found = verdict(story(tmp_path, attempted=range(1, 7), acknowledged=(1, 2, 3)), arrived(1, 2, 3, 4))
+
+    assert found.holds
+    assert (found.attempted, found.acknowledged, found.stored) == (6, 3, 4)
+
+
+def test_lost(tmp_path: Path) -> None:
+    """A loss has its place: before everything stored, between, or after."""
+    told = story(tmp_path, attempted=range(1, 6), acknowledged=(1, 2, 3, 4, 5))
+
+    found = verdict(told, arrived(2, 4))
+
+    assert found.lost == {1: "prefix", 3: "middle", 5: "tail"}
+    assert not found.holds
+
+
+def test_dead_is_not_lost(tmp_path: Path) -> None:
+    """A dead letter is no loss, and no fault is a reason for one."""
+    found = verdict(story(tmp_path, attempted=(1,), acknowledged=(1,)), [], dead=frozenset({1}))
+
+    assert found.lost == {}
+    assert not found.holds
+
+
+def test_invented(tmp_path: Path) -> None:
+    """Nobody attempted it, or not in this execution."""
+    told = story(tmp_path, attempted=(1, 2), acknowledged=(1, 2))
+
+    assert verdict(told, [*arrived(1, 3), Arrival(0.0, 2, EXECUTION + 1)]).invented == [2, 3]
+
+
+def test_doubled(tmp_path: Path) -> None:
+    """Stored twice."""
+    assert verdict(story(tmp_path, attempted=(1,), acknowledged=(1,)), arrived(1, 1)).doubled == [1]
+
+
+def test_reordered(tmp_path: Path) -> None:
+    """Stored after a later one of its execution."""
+    told = story(tmp_path, attempted=(1, 2, 3), acknowledged=(1, 2, 3))
+
+    assert verdict(told, arrived(1, 3, 2)).reordered == [2]
+
+
+def test_changed(tmp_path: Path) -> None:
+    """Read back as another event than was emitted."""
+    told = story(tmp_path, attempted=(1, 2), acknowledged=(1, 2))
+
+    assert verdict(told, arrived(1, 2), sums={1: 10, 2: 20}, expected={1: 10, 2: 21}).changed == [2]
+
+
+def test_deleted_stream_excuses_only_who_had_no_spool(tmp_path: Path) -> None:
+    """Posted without a spool, it is gone with the stream; a publisher with one has to hand it over again."""
+    deleted = (Deletion(0.0, 0.0, float("inf"), float("inf")),)
+    spooled, posted = tmp_path / "spooled", tmp_path / "posted"
+    for folder in (spooled, posted):
+        folder.mkdir()
+
+    of_publisher = verdict(story(spooled, attempted=(1,), acknowledged=(1,)), [], deletions=deleted)
+    of_poster = verdict(story(posted, attempted=(1,), acknowledged=(1,), worker="poster"), [], deletions=deleted)
+
+    assert list(of_publisher.lost) == [1]
+    assert (of_poster.lost, of_poster.unprotected) == ({}, 1)
+
+
+def test_deleted_stream_excuses_no_later_loss(tmp_path: Path) -> None:
+    """What was posted once the stream was there again is lost when it is gone, spool or not."""
+    told = story(tmp_path, attempted=(1,), acknowledged=(1,), worker="poster")
+    healed = told.attempted[1].at - 1
+
+    found = verdict(told, [], deletions=(Deletion(0.0, healed - 1, healed, healed + 15),))
+
+    assert list(found.lost) == [1]
+
+
+def test_order_is_judged_where_the_stream_was_kept(tmp_path: Path) -> None:
+    """What was all stored before the stream was deleted is judged; what was not, or came soon after, is not."""
+    told = story(tmp_path, attempted=(1, 2), acknowledged=(1, 2))
+    noticed = told.attempted[2].at + 15
+
+    before = verdict(told, arrived(2, 1), deletions=(Deletion(0.0, 1.0, 1.0, noticed),))
+    after = verdict(told, arrived(2, 1), deletions=(Deletion(-2.0, -1.0, -1.0, noticed),))
+
+    assert (before.reordered, before.unordered) == ([1], 0)
+    assert (after.reordered, after.unordered) == ([], 1)
+
+
+def test_cut_line(tmp_path: Path) -> None:
+    """A line that a kill has cut counts once it is whole."""
+    path, told = tmp_path / "publisher 0.0.journal", Story()
+    path.write_text("a 1 7 0.5\nk 1 0.")
+    told.read(tmp_path)
+    assert told.acknowledged == {}
+
+    with path.open("a") as file:
+        file.write("75\n")
+    told.read(tmp_path)
+
+    assert told.acknowledged == {1: 0.75}
