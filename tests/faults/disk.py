@@ -1,0 +1,100 @@
+"""A small disk of its own, a file mounted through a loop device, which fills up and loses power; needs root."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import shutil
+import struct
+import subprocess
+import time
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+# EXT4_IOC_SHUTDOWN and its EXT4_GOING_FLAGS_NOLOGFLUSH (fs/ext4/ext4.h): from here on nothing reaches the disk, neither
+# what waits in the page cache nor the file system's own log.  What was not synced is gone, as in a power cut.
+_SHUTDOWN, _WITHOUT_LOG = 0x8004587D, struct.pack("=I", 2)
+_PATIENCE = 10.0
+
+
+def can_mount() -> bool:
+    """Return whether this process may mount a file."""
+    tools = all(shutil.which(tool) for tool in ("mkfs.ext4", "mount", "umount"))
+    return tools and os.geteuid() == 0 and os.access("/dev/loop-control", os.W_OK)
+
+
+class Disk:
+    """
+    An ext4 file system of so many *megabytes* at *folder*, which is made.
+
+    Raises:
+        subprocess.CalledProcessError: it cannot be made or mounted.
+
+    """
+
+    def __init__(self, folder: Path, *, megabytes: int = 128) -> None:
+        self.folder = folder
+        self._image = folder.with_suffix(".ext4")
+        self._megabytes = megabytes
+        self._ballast = folder / "ballast"
+
+    def __enter__(self) -> Self:
+        self.folder.mkdir()
+        with self._image.open("wb") as image:
+            image.truncate(self._megabytes * 2**20)
+        _call("mkfs.ext4", "-q", "-F", self._image)
+        self.mount()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.unmount()
+        self._image.unlink()
+
+    def mount(self) -> None:
+        """Be there, with what was synced."""
+        _call("mount", "-o", "loop", self._image, self.folder)
+
+    def unmount(self) -> None:
+        """Be gone; whoever had files open must have ended, and gets ten seconds for it."""
+        deadline = time.monotonic() + _PATIENCE
+        while True:
+            try:
+                return _call("umount", self.folder)
+            except subprocess.CalledProcessError:
+                if time.monotonic() > deadline:
+                    raise
+            time.sleep(0.05)
+
+    def cut_power(self) -> None:
+        """Lose what was not synced; every later call fails with EIO until `unmount` and `mount`."""
+        descriptor = os.open(self.folder, os.O_RDONLY)
+        try:
+            fcntl.ioctl(descriptor, _SHUTDOWN, _WITHOUT_LOG)
+        finally:
+            os.close(descriptor)
+
+    def fill(self) -> None:
+        """Have no byte left."""
+        with self._ballast.open("ab", buffering=0) as ballast:
+            for size in (2**20, 2**12, 1):
+                _fill(ballast.fileno(), bytes(size))
+
+    def free(self) -> None:
+        """Have room again."""
+        self._ballast.unlink()
+
+
+def _fill(descriptor: int, chunk: bytes) -> None:
+    try:
+        while os.write(descriptor, chunk):
+            pass
+    except OSError as exc:
+        if exc.errno != errno.ENOSPC:
+            raise
+
+
+def _call(*command: str | Path) -> None:
+    subprocess.run(command, check=True, capture_output=True)

@@ -1,0 +1,166 @@
+"""Power cuts and full disks, on small disks of their own: what was acknowledged as on disk is there afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+import pytest
+
+from noetl_events import SinkUnavailable, open_sink
+from noetl_events.jetstream.connection import Connection
+from noetl_events.jetstream.options import ConnectOptions
+from noetl_events.jetstream.topology import ensure_stream
+from noetl_events.sinks.nats import NatsSink
+from noetl_events.testing import eventually, make_events
+from noetl_events.testing.nats_server import NatsServer
+from tests.faults.disk import Disk, can_mount
+from tests.faults.load import STREAM, Load, read_all, require_exactly_once
+from tests.faults.test_spool_faults import noted, working
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+    from noetl_events import EventSink, ExecutorEvent
+
+LONG = os.environ.get("NOETL_FAULTS") == "long"
+CUTS = 5
+SYNCED = "jetstream { sync_interval: always }"
+
+pytestmark = [
+    pytest.mark.timeout(300),
+    pytest.mark.skipif(not LONG, reason="mounts disks: make faults-tests"),
+    pytest.mark.skipif(not can_mount(), reason="needs root, ext4 and loop devices"),
+]
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Disk]:
+    """Return a disk of 128 MB."""
+    with Disk(tmp_path / "disk") as mounted:
+        yield mounted
+
+
+@contextmanager
+def power_cut(disk: Disk) -> Iterator[None]:
+    """Cut the power of *disk*; who has files there has to end in the meantime."""
+    disk.cut_power()
+    yield
+    disk.unmount()
+    disk.mount()
+
+
+async def drain(spool: Path, url: str) -> None:
+    """Hand over what is in *spool*."""
+    command = [sys.executable, "-m", "consumers", "spool", "drain", str(spool), "--to", url]
+    drained = await asyncio.to_thread(subprocess.run, command, check=False, capture_output=True)
+    assert drained.returncode == 0, drained.stderr
+
+
+async def emit_each(sink: EventSink, batches: Iterable[list[ExecutorEvent]]) -> None:
+    """Emit batch after batch."""
+    for batch in batches:
+        await sink.emit_batch(batch)
+
+
+async def test_unsynced_bytes_are_lost(disk: Disk) -> None:
+    """The cut is one: what was written and not synced is gone, what was synced is there."""
+    kept, lost = disk.folder / "kept", disk.folder / "lost"
+    with kept.open("wb") as file:
+        file.write(b"synced")
+        file.flush()
+        os.fsync(file.fileno())
+    lost.write_bytes(b"not synced")
+    with power_cut(disk):
+        pass
+
+    assert kept.read_bytes() == b"synced"
+    assert not lost.exists() or lost.read_bytes() != b"not synced"
+
+
+@pytest.mark.usefixtures("own_connection")
+async def test_power_cut_of_the_spool(disk: Disk, own_server: NatsServer, tmp_path: Path) -> None:
+    """The pod's disk loses power again and again while NATS is away: each emit that returned arrives, once."""
+    spool, note = disk.folder / "spool", tmp_path / "note"
+    url = f"spool://{spool}?to={quote(own_server.url, safe='')}"
+    own_server.kill()
+    for lane in range(CUTS):
+        before = len(noted(note))
+        with working(url, lane, note) as process:
+            await eventually(lambda before=before: len(noted(note)) >= before + 200, timeout=30)  # type: ignore[misc]
+            with power_cut(disk):
+                process.kill()
+                process.wait()
+    own_server.start()
+    await drain(spool, own_server.url)
+
+    assert len(noted(note)) >= CUTS * 200
+    await require_exactly_once(own_server.url, noted(note))
+
+
+async def test_power_cut_of_a_broker_that_syncs(disk: Disk) -> None:
+    """The only server loses power under load: what was acknowledged with durable="fsync" is in the stream, once."""
+    with NatsServer(store_dir=disk.folder / "nats", config=SYNCED) as server:
+        async with Connection(ConnectOptions(servers=server.url)) as connection:
+            await ensure_stream(connection, STREAM)
+            sink = NatsSink(connection, durable="fsync", timeout=3.0)
+            load = Load(sink)
+            load.start(size=7)
+            for _ in range(CUTS):
+                await load.progress(200)
+                with power_cut(disk):
+                    server.kill()
+                server.start()
+            await load.progress(200)
+            await load.stop()
+            await sink.aclose()
+        await require_exactly_once(server.url, load.acknowledged)
+
+
+@pytest.mark.usefixtures("own_connection")
+async def test_full_disk_of_the_spool(disk: Disk, own_server: NatsServer) -> None:
+    """Without room an emit is refused, not half done; with room it goes on, and all that was taken arrives once."""
+    spool, events = disk.folder / "spool", make_events(300)
+    own_server.kill()
+    sink = open_sink(f"spool://{spool}?to={quote(own_server.url, safe='')}")
+    await sink.emit_batch(events[:100])
+    disk.fill()
+    with pytest.raises(SinkUnavailable, match="No space left"):
+        await emit_each(sink, [[event] for event in events[100:]])
+    disk.free()
+    await sink.emit_batch(events)
+    own_server.start()
+    await sink.aclose()
+    await drain(spool, own_server.url)
+
+    await require_exactly_once(own_server.url, [event.event_id or 0 for event in events])
+
+
+async def test_full_disk_of_the_broker(disk: Disk) -> None:
+    """A server out of room takes nothing more, and says so; with room, and started again, it has all it took."""
+    with NatsServer(store_dir=disk.folder / "nats", config=SYNCED) as server:
+        async with Connection(ConnectOptions(servers=server.url)) as connection:
+            await ensure_stream(connection, STREAM)
+            sink = NatsSink(connection, durable="fsync", timeout=3.0)
+            load = Load(sink)
+            load.start(size=7)
+            await load.progress(200)
+            disk.fill()
+            with pytest.raises(SinkUnavailable):
+                await emit_each(sink, (make_events(20, start=10**9 + number * 20) for number in range(10_000)))
+            disk.free()
+            server.kill()
+            server.start()
+            await load.progress(200)
+            await load.stop()
+            await sink.aclose()
+        stored = [event.event_id for event in await read_all(server.url, STREAM.name)]
+
+    assert len(set(stored)) == len(stored)
+    assert set(load.acknowledged) <= set(stored)
