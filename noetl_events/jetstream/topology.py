@@ -217,9 +217,7 @@ async def reset_consumer(connection: Connection, declared: ConsumerDeclaration) 
     if version < _RESET_SINCE:
         raise TopologyDrift("consumer", declared.name, [("exclusive: server version", "2.14 or newer", version)])
     subject = f"$JS.API.CONSUMER.RESET.{declared.stream}.{declared.name}"
-    answer = await _request(connection, subject)
-    if error := answer.get("error"):
-        raise NatsUnavailable(f"{subject}: {error.get('description')}")
+    await _request(connection, subject)
 
 
 async def unpin_consumer(connection: Connection, declared: ConsumerDeclaration, pin: dict[str, str]) -> None:
@@ -263,7 +261,13 @@ async def _require_lanes(connection: Connection, declared: ConsumerDeclaration) 
 
 
 async def _pinning(connection: Connection, declared: ConsumerDeclaration) -> dict[str, Any]:
-    """Return what nats-py 2.16 drops of a consumer's configuration."""
+    """
+    Return what nats-py 2.16 drops of a consumer's configuration.
+
+    Raises:
+        NatsUnavailable: the consumer was deleted meanwhile, or nobody answered: no difference to tell of.
+
+    """
     info = await _request(connection, f"$JS.API.CONSUMER.INFO.{declared.stream}.{declared.name}")
     return {name: value for name, value in info.get("config", {}).items() if name.startswith("priority_")}
 
@@ -273,6 +277,8 @@ async def _request(connection: Connection, subject: str) -> dict[str, Any]:
         answer: dict[str, Any] = json.loads((await (await connection.client()).request(subject, timeout=5)).data)
     except NatsError as exc:
         raise unavailable(connection, subject, exc) from exc
+    if error := answer.get("error"):
+        raise NatsUnavailable(f"{subject}: {error.get('description')}")
     return answer
 
 

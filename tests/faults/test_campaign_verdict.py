@@ -93,7 +93,7 @@ def test_changed(tmp_path: Path) -> None:
 
 def test_deleted_stream_excuses_only_who_had_no_spool(tmp_path: Path) -> None:
     """Posted without a spool, it is gone with the stream; a publisher with one has to hand it over again."""
-    deleted = (Deletion(0.0, 0.0, float("inf"), float("inf")),)
+    deleted = (Deletion(frozenset({1}), 0.0, 0.0, 0.0),)
     spooled, posted = tmp_path / "spooled", tmp_path / "posted"
     for folder in (spooled, posted):
         folder.mkdir()
@@ -105,14 +105,18 @@ def test_deleted_stream_excuses_only_who_had_no_spool(tmp_path: Path) -> None:
     assert (of_poster.lost, of_poster.unprotected) == ({}, 1)
 
 
-def test_deleted_stream_excuses_no_later_loss(tmp_path: Path) -> None:
-    """What was posted once the stream was there again is lost when it is gone, spool or not."""
-    told = story(tmp_path, attempted=(1,), acknowledged=(1,), worker="poster")
-    healed = told.attempted[1].at - 1
+def test_deleted_stream_excuses_what_was_in_it(tmp_path: Path) -> None:
+    """Of what is gone, only what no projector had settled, or what was acknowledged while it was being deleted."""
+    told = story(tmp_path, attempted=(1, 2), acknowledged=(1, 2), worker="poster")
+    now = told.acknowledged[2]
 
-    found = verdict(told, [], deletions=(Deletion(0.0, healed - 1, healed, healed + 15),))
+    settled = verdict(told, [], deletions=(Deletion(frozenset({2}), now + 1, now + 2, now + 2),))
+    meanwhile = verdict(told, [], deletions=(Deletion(frozenset(), now - 1, now + 1, now + 1),))
+    later = verdict(told, [], deletions=(Deletion(frozenset(), now - 2, now - 1, now - 1),))
 
-    assert list(found.lost) == [1]
+    assert list(settled.lost) == [1]
+    assert (meanwhile.lost, meanwhile.unprotected) == ({}, 2)
+    assert list(later.lost) == [1, 2]
 
 
 def test_order_is_judged_where_the_stream_was_kept(tmp_path: Path) -> None:
@@ -120,8 +124,8 @@ def test_order_is_judged_where_the_stream_was_kept(tmp_path: Path) -> None:
     told = story(tmp_path, attempted=(1, 2), acknowledged=(1, 2))
     noticed = told.attempted[2].at + 15
 
-    before = verdict(told, arrived(2, 1), deletions=(Deletion(0.0, 1.0, 1.0, noticed),))
-    after = verdict(told, arrived(2, 1), deletions=(Deletion(-2.0, -1.0, -1.0, noticed),))
+    before = verdict(told, arrived(2, 1), deletions=(Deletion(frozenset(), 1.0, 1.0, noticed),))
+    after = verdict(told, arrived(2, 1), deletions=(Deletion(frozenset(), -1.0, -1.0, noticed),))
 
     assert (before.reordered, before.unordered) == ([1], 0)
     assert (after.reordered, after.unordered) == ([], 1)

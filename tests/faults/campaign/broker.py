@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from typing import TYPE_CHECKING, TypeVar
 
 import nats
@@ -13,7 +13,10 @@ from nats.js.errors import APIError, NotFoundError
 from nats.js.errors import Error as JetStreamError
 
 from noetl_events.jetstream.connection import Connection
+from noetl_events.jetstream.errors import NatsUnavailable
 from noetl_events.jetstream.options import ConnectOptions
+from noetl_events.jetstream.outgoing import ID_HEADER
+from noetl_events.jetstream.stored import read_stored
 from noetl_events.jetstream.topology import DEAD_LETTERS, TRIALS, StreamDeclaration, ensure_stream
 from noetl_events.testing.nats_server import NatsServer, nats_cluster
 from noetl_events.testing.proxy import FaultyProxy
@@ -31,6 +34,8 @@ _ADMIN, _SECRET = "admin", "of-the-admin"
 _APP = f'{{user: "{USER}", password: "{PASSWORD}"}}'
 _CONFIG = f'authorization {{ users: [{{user: "{_ADMIN}", password: "{_SECRET}"}}, {_APP}] }}\n'
 _PATIENCE = 30.0
+# The durable name of a projector, before the number of its lane.
+CONSUMER = "noetl_projector"
 
 Answer = TypeVar("Answer")
 
@@ -85,7 +90,18 @@ class Broker:
     async def projectors(self) -> list[ConsumerInfo]:
         """Return the consumers of the projectors; a gateway has some of its own."""
         consumers = await self.ask(lambda js: js.consumers_info(self.declared.name))
-        return [info for info in consumers if info.name.startswith("noetl_projector")]
+        return [info for info in consumers if info.name.startswith(CONSUMER)]
+
+    async def unsettled(self) -> frozenset[int]:
+        """Return the ids of the events in the stream that no projector has settled, whatever its lane."""
+        deadline = time.monotonic() + _PATIENCE
+        while True:
+            try:
+                return await self._unsettled_once()
+            except NatsUnavailable:
+                if time.monotonic() > deadline:
+                    raise
+            await asyncio.sleep(0.2)
 
     def revoke(self) -> None:
         """Know the applications' user no longer."""
@@ -98,6 +114,20 @@ class Broker:
         for server in self.servers:
             if _APP not in server.config:
                 server.reload(server.config.replace(secured, secured + _APP))
+
+    async def _unsettled_once(self) -> frozenset[int]:
+        floors = {info.name: info.ack_floor.stream_seq for info in await self.projectors() if info.ack_floor}
+        async with (
+            self.operator() as connection,
+            aclosing(read_stored(connection, self.declared.name, headers_only=True)) as stored,
+        ):
+            return frozenset(
+                [
+                    int(message.headers[ID_HEADER])
+                    async for message in stored
+                    if message.sequence > floors.get(f"{CONSUMER}_{_lane_of(message.subject)}", 0)
+                ]
+            )
 
     async def _stream(self, js: JetStreamContext) -> StreamInfo:
         return await js.stream_info(self.declared.name)
@@ -123,6 +153,11 @@ async def open_broker(root: Path, *, nodes: int, partitions: int, stack: AsyncEx
     broker = Broker(servers, links, partitions)
     await broker.create_streams()
     return broker
+
+
+def _lane_of(subject: str) -> str:
+    """Return the token that the stream has put behind `noetl.events`."""
+    return subject.split(".")[2]
 
 
 def _start(root: Path, nodes: int, stack: AsyncExitStack) -> list[NatsServer]:

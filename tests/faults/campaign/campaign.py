@@ -25,7 +25,7 @@ from tests.faults.campaign.events import expected_checksum
 from tests.faults.campaign.journal import Story
 from tests.faults.campaign.nemesis import Happened, Nemesis, Planned
 from tests.faults.campaign.system import PUBLISHERS, Shape, System, running
-from tests.faults.campaign.verdict import Deletion, Evidence, Verdict, is_unprotected, judge
+from tests.faults.campaign.verdict import Evidence, Verdict, is_unprotected, judge
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,10 +33,6 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-# Within this what is acknowledged is a row, for all that the faults can do: what is not was in the stream alone.
-_LAG = 20.0
-# Until a publisher has noticed a stream that was created anew, and handed over what it lost.
-_NOTICED = 15.0
 _CAUGHT_UP = 120.0
 
 
@@ -81,13 +77,13 @@ async def wage(folder: Path, plan: Sequence[Planned], *, seed: int, shape: Shape
         await eventually(partial(_flows, system), timeout=30, what="rows of every worker")
         nemesis = Nemesis(system, plan)
         await nemesis.run()
-        caught_up = await _catch_up(system, nemesis.happened)
+        caught_up = await _catch_up(system, max(each.healed for each in nemesis.happened))
         log.info("campaign.caught_up", seconds=caught_up)
         for member in system.members.values():
             await asyncio.to_thread(member.revive)
         await _settle(system)
         ended = time.monotonic()
-        evidence = await _gather(system, nemesis.happened)
+        evidence = await _gather(system)
         return Outcome(
             seed=seed,
             began=began,
@@ -102,11 +98,6 @@ async def wage(folder: Path, plan: Sequence[Planned], *, seed: int, shape: Shape
         )
 
 
-def _deletions(happened: Sequence[Happened]) -> tuple[Deletion, ...]:
-    recreated = [each for each in happened if each.kind == "stream created anew"]
-    return tuple(Deletion(each.began - _LAG, each.began, each.healed, each.healed + _NOTICED) for each in recreated)
-
-
 async def _flows(system: System) -> bool:
     """Return whether there are rows of every worker."""
     await asyncio.to_thread(system.story.read, system.folder)
@@ -115,11 +106,10 @@ async def _flows(system: System) -> bool:
     return len({system.story.attempted[each].journal for each in there}) == len(PUBLISHERS)
 
 
-async def _catch_up(system: System, happened: Sequence[Happened]) -> float | None:
-    """Return the seconds since the last healing once what was acknowledged by then is stored."""
-    healed = max(each.healed for each in happened)
+async def _catch_up(system: System, healed: float) -> float | None:
+    """Return the seconds since *healed*, the last healing, once what was acknowledged by then is stored."""
     await asyncio.to_thread(system.story.read, system.folder)
-    missing = await system.arrivals.missing(_promised(system, happened, healed))
+    missing = await system.arrivals.missing(_promised(system, healed))
     while missing and time.monotonic() < healed + _CAUGHT_UP:
         await asyncio.sleep(0.1)
         missing = await system.arrivals.missing(missing)
@@ -140,16 +130,16 @@ async def _settle(system: System) -> None:
     await system.stop_daemons()
 
 
-def _promised(system: System, happened: Sequence[Happened], until: float) -> list[int]:
-    story, deletions = system.story, _deletions(happened)
+def _promised(system: System, until: float) -> list[int]:
+    story = system.story
     return [
         event_id
         for event_id, at in story.acknowledged.items()
-        if at <= until and not is_unprotected(story.attempted[event_id], deletions)
+        if at <= until and not is_unprotected(event_id, story, system.deletions)
     ]
 
 
-async def _gather(system: System, happened: Sequence[Happened]) -> Evidence:
+async def _gather(system: System) -> Evidence:
     sums: dict[int, int] = {}
     async with aclosing(read_back(system.postgres.url)) as batches:
         async for rows in batches:
@@ -161,7 +151,7 @@ async def _gather(system: System, happened: Sequence[Happened]) -> Evidence:
         sums=sums,
         expected={each: expected_checksum(each, attempted[each].execution_id) for each in sums if each in attempted},
         dead=await _dead(system),
-        deletions=_deletions(happened),
+        deletions=tuple(system.deletions),
     )
 
 

@@ -6,6 +6,7 @@ faults of one part never overlap, faults of different parts do.
 from __future__ import annotations
 
 import asyncio
+import time
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -14,6 +15,7 @@ from nats.js.api import DiscardPolicy
 from nats.js.errors import NotFoundError
 
 from tests.faults.campaign.system import GATEWAY, PROJECTORS, PUBLISHERS
+from tests.faults.campaign.verdict import Deletion
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -22,6 +24,9 @@ if TYPE_CHECKING:
 
     from noetl_events.testing.proxy import FaultyProxy
     from tests.faults.campaign.system import System
+
+# Seconds until a publisher has noticed a stream that was created anew, and handed over what it lost.
+_NOTICED = 15.0
 
 
 class Turn(NamedTuple):
@@ -157,9 +162,13 @@ async def _consumer_deleted(system: System, turn: Turn) -> str:
 
 
 async def _stream_recreated(system: System, _: Turn) -> str:
+    began = time.monotonic()
+    unsettled = await system.broker.unsettled()
     with suppress(NotFoundError):
         await system.broker.ask(lambda js: js.delete_stream(system.broker.declared.name))
     await system.broker.create_streams()
+    healed = time.monotonic()
+    system.deletions.append(Deletion(unsettled, began, healed, healed + _NOTICED))
     return system.broker.declared.name
 
 

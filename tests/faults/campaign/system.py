@@ -23,6 +23,8 @@ from tests.faults.campaign.worker import Job, work
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
+    from tests.faults.campaign.verdict import Deletion
+
 PARTITIONS = 4
 PUBLISHERS = ("publisher 0", "publisher 1", "poster")
 PROJECTORS = ("projector 0", "projector 1")
@@ -66,6 +68,7 @@ class System:
         self.clock = ShiftedClock(folder / "clock")
         self.story = Story()
         self.members: dict[str, Member] = {}
+        self.deletions: list[Deletion] = []
 
     async def stop_workers(self) -> None:
         """Let the workers hand over what they have, and end."""

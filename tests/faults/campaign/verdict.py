@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 import msgspec
 
 from tests.faults.campaign.arrivals import Arrival
 from tests.faults.campaign.journal import Story
-
-if TYPE_CHECKING:
-    from tests.faults.campaign.journal import Attempt
 
 Place: TypeAlias = Literal["prefix", "middle", "tail"]
 
@@ -21,10 +18,15 @@ class Deletion(NamedTuple):
     """
     A stream that was deleted and created anew, in monotonic seconds.
 
-    What was attempted from *since* on may have been in it alone; by *noticed* every publisher has seen that it is new.
+    Args:
+        unsettled: ids of the events that were in it and settled by no projector, read at *began*.
+        began: what was acknowledged from here on may have been in it too.
+        healed: from here on there is a new one.
+        noticed: by then every publisher has seen that it is new.
+
     """
 
-    since: float
+    unsettled: frozenset[int]
     began: float
     healed: float
     noticed: float
@@ -92,7 +94,7 @@ def judge(evidence: Evidence) -> Verdict:
     """Return the verdict on *evidence*."""
     story, stored = evidence.story, Counter(arrival.event_id for arrival in evidence.arrivals)
     gone = [each for each in story.acknowledged if each not in stored and each not in evidence.dead]
-    excused = {each for each in gone if is_unprotected(story.attempted[each], evidence.deletions)}
+    excused = {each for each in gone if is_unprotected(each, story, evidence.deletions)}
     places = _places(
         sorted(story.acknowledged, key=story.acknowledged.__getitem__),
         stored,
@@ -115,10 +117,12 @@ def judge(evidence: Evidence) -> Verdict:
     )
 
 
-def is_unprotected(attempt: Attempt, deletions: Sequence[Deletion]) -> bool:
+def is_unprotected(event_id: int, story: Story, deletions: Sequence[Deletion]) -> bool:
     """Return whether nobody but a stream that was deleted had this event: it came over HTTP, without a spool."""
+    attempt, acknowledged = story.attempted[event_id], story.acknowledged[event_id]
     return attempt.journal.startswith("poster") and any(
-        deletion.since <= attempt.at <= deletion.healed for deletion in deletions
+        event_id in deletion.unsettled or (acknowledged >= deletion.began and attempt.at <= deletion.healed)
+        for deletion in deletions
     )
 
 
