@@ -75,7 +75,7 @@ async def test_consumer_deleted_while_it_is_looked_at(
         await ensure_consumer(connection, declared)
     monkeypatch.undo()
 
-    assert await ensure_consumer(connection, declared)
+    assert (await ensure_consumer(connection, declared)).name == declared.name
 
 
 async def test_consumer_is_made_as_declared(connection: Connection, stream: StreamDeclaration) -> None:
