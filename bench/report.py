@@ -95,6 +95,13 @@ CHAPTERS = (
         ("--seconds", "2"),
         "Client, gateway and NATS share the machine.",
     ),
+    Chapter(
+        "What bounds us",
+        "profiles",
+        (),
+        ("--seconds", "2"),
+        "Ours alone.  Being watched slows the process down, so the rates are lower than above.",
+    ),
 )
 
 

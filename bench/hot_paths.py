@@ -1,0 +1,129 @@
+"""
+One of our three hot paths, over and over for a while: what `bench.profiles` watches.
+
+    python -m bench.hot_paths publish|drain|pipeline [--seconds 10]
+
+Says when it is warm; and then, as JSON, how many events it carried in how many seconds, and what CPU seconds each
+process has used meanwhile.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import tempfile
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
+import structlog
+
+from bench.carriers import projector_into_postgres
+from bench.drains import projector_into_noop
+from bench.envelopes import make_envelopes
+from bench.publishers import emit_all
+from bench.streams import STREAM, delete_consumers, fill_stream
+from bench.tables import clear, make_target
+from noetl_events.jetstream.connection import Connection
+from noetl_events.jetstream.options import ConnectOptions
+from noetl_events.jetstream.topology import ensure_stream, jetstream
+from noetl_events.testing.nats_server import NatsServer
+from noetl_events.testing.postgres_server import PostgresServer
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from bench.tables import Target
+    from noetl_events import ExecutorEvent
+
+EVENTS = 50_000
+READY = "ready\n"
+_TICKS = os.sysconf("SC_CLK_TCK")
+
+
+class Servers(NamedTuple):
+    """Where the path begins and ends."""
+
+    nats: NatsServer
+    postgres: PostgresServer
+    target: Target
+
+
+async def publish(servers: Servers, events: list[ExecutorEvent]) -> None:
+    """Store them in a stream that has never seen them."""
+    async with Connection(ConnectOptions(servers=servers.nats.url)) as connection:
+        await ensure_stream(connection, STREAM)
+        await (await jetstream(connection)).delete_stream(STREAM.name)
+        await ensure_stream(connection, STREAM)
+    async with emit_all(servers.nats.url, events) as emit:
+        await emit()
+
+
+async def drain(servers: Servers, events: list[ExecutorEvent]) -> None:
+    """Read the stream into a sink that keeps nothing."""
+    async with projector_into_noop(servers.nats.url, len(events)) as carry:
+        await carry()
+    await delete_consumers(servers.nats.url)
+
+
+async def pipeline(servers: Servers, events: list[ExecutorEvent]) -> None:
+    """Read the stream into an empty table."""
+    await clear(servers.target.dsn)
+    async with projector_into_postgres(servers.nats.url, servers.target, len(events)) as carry:
+        await carry()
+    await delete_consumers(servers.nats.url)
+
+
+PATHS: dict[str, Callable[[Servers, list[ExecutorEvent]], Awaitable[None]]] = {
+    "publish": publish,
+    "drain": drain,
+    "pipeline": pipeline,
+}
+
+
+def cpu_seconds(pid: int) -> float:
+    """Return what a process and its children have used; Linux only."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    # User, system, and both of the children that have ended: proc_pid_stat(5).
+    return sum(map(int, fields[11:15])) / _TICKS + sum(cpu_seconds(int(child)) for child in children)
+
+
+async def run(path: str, servers: Servers, seconds: float) -> None:
+    """Walk the path until the time is over, and print what it took."""
+    events = make_envelopes(EVENTS)
+    await fill_stream(servers.nats.url, events)
+    walk, pids = PATHS[path], {"nats-server": servers.nats.pid, "Postgres": servers.postgres.pid}
+    await walk(servers, events)
+    print(READY, end="", flush=True)
+    before = {name: cpu_seconds(pid) for name, pid in pids.items()}
+    began, ours, walks = time.perf_counter(), time.process_time(), 0
+    while time.perf_counter() - began < seconds:
+        await walk(servers, events)
+        walks += 1
+    took = time.perf_counter() - began
+    cpu = {"we": time.process_time() - ours} | {name: cpu_seconds(pid) - before[name] for name, pid in pids.items()}
+    print(msgspec.json.encode({"events": walks * EVENTS, "seconds": took, "cpu": cpu}).decode())
+
+
+def main() -> None:
+    """Read the arguments, start the servers, walk."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("path", choices=PATHS)
+    parser.add_argument("--seconds", type=float, default=10.0)
+    arguments = parser.parse_args()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        nats = stack.enter_context(NatsServer(store_dir=folder / "nats"))
+        postgres = stack.enter_context(PostgresServer(data_dir=folder / "postgres"))
+        target = asyncio.run(make_target(postgres.url, "plain"))
+        asyncio.run(run(arguments.path, Servers(nats, postgres, target), arguments.seconds))
+
+
+if __name__ == "__main__":
+    main()
