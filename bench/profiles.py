@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import argparse
 import re
-import shutil
 import subprocess
 import sys
+import sysconfig
 import tempfile
 from collections import Counter
 from pathlib import Path
@@ -24,6 +24,7 @@ import msgspec
 
 from bench.hot_paths import PATHS, READY
 
+_PY_SPY = Path(sysconfig.get_path("scripts")) / "py-spy"
 _SHOWN = 10
 # py-spy halts the process to look at its stacks: more often than that, it is what it measures.
 _RATE = 50
@@ -50,7 +51,7 @@ def watch(path: str, seconds: float, samples: Path) -> dict[str, Any]:
 
     """
     walk = [sys.executable, "-m", "bench.hot_paths", path, "--seconds", str(seconds)]
-    spy = [shutil.which("py-spy") or "py-spy", "record", "--native", "--rate", str(_RATE), "--duration", "9999"]
+    spy = [_PY_SPY, "record", "--native", "--rate", str(_RATE), "--duration", "9999"]
     with subprocess.Popen(walk, stdout=subprocess.PIPE, text=True) as walking:
         output = iter(walking.stdout or ())
         if next(output, "") != READY:

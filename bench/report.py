@@ -100,7 +100,7 @@ CHAPTERS = (
         "profiles",
         (),
         ("--seconds", "2"),
-        "Ours alone.  Being watched slows the process down, so the rates are lower than above.",
+        "Ours alone; the busiest process bounds a path.  Being watched slows it down: the rates above are higher.",
     ),
 )
 
@@ -117,7 +117,7 @@ def machine() -> str:
 def section(chapter: Chapter, *, quick: bool) -> str:
     """Run the benchmark of *chapter* and return its part of the page; what it says when it fails belongs there too."""
     arguments = [*(chapter.quick if quick else chapter.arguments)]
-    command = f"python -m bench.{chapter.module} {' '.join(arguments)}"
+    command = " ".join(["python", "-m", f"bench.{chapter.module}", *arguments])
     print(command, flush=True)
     plot = ["--plot", str(IMAGES / chapter.plot)] if chapter.plot else []
     done = subprocess.run(

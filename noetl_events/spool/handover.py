@@ -33,9 +33,12 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-_BATCH: Final = 500
+_BATCH: Final = 2_000
 _LOOK_ROUND: Final = 5.0
 """Seconds between two looks at the stream while there is nothing to hand over."""
+
+_SAVE_ROUND: Final = 0.25
+"""Seconds between two notes of the progress on disk while there is more: a crash has this much handed over again."""
 
 _MARKS: Final = 60
 
@@ -78,6 +81,7 @@ class Handover:
         self._appended = asyncio.Event()
         self._caught_up = asyncio.Event()
         self._watched = isinstance(inner, HasWatermark)
+        self._save_at = 0.0
 
     def notice(self) -> None:
         """Look for records: some were appended."""
@@ -97,8 +101,11 @@ class Handover:
             if bodies:
                 await self._hand_over(bodies)
                 await self._look(end)
+                if asyncio.get_running_loop().time() >= self._save_at:
+                    await self._save()
             else:
                 self.position = end
+                await self._save()
                 await self._rest()
 
     async def _rest(self) -> None:
@@ -163,9 +170,12 @@ class Handover:
         else:
             self.position = acknowledged
             self._progress.record(Mark(acknowledged, self._clock(), now), apart=self._replay_window / _MARKS)
-        await self._in_thread(self._save)
 
-    def _save(self) -> None:
+    async def _save(self) -> None:
+        await self._in_thread(self._write_progress)
+        self._save_at = asyncio.get_running_loop().time() + _SAVE_ROUND
+
+    def _write_progress(self) -> None:
         kept = self._replay_window if self._watched else 0.0
         unneeded = self._progress.forget(self._clock() - kept)
         self._progress.save(self._path / "progress.json")
