@@ -152,3 +152,13 @@ def run(source: str, page: Path) -> dict[str, Any]:
     names: dict[str, Any] = {"__name__": "__main__"}
     exec(compile(source, str(page), "exec"), names)  # noqa: S102  (our own pages)
     return names
+
+
+def test_what_the_readme_claims_was_measured() -> None:
+    """Each figure of the README's table is one of the report; a new report that says otherwise is noticed."""
+    table = (ROOT / "README.md").read_text().partition("## Measured")[2].partition("\n## ")[0]
+    claimed = {*re.findall(r"\d[\d,]*\.\d+|\d+,\d{3}(?= \|)", table)}
+    report = {*re.findall(r"\d[\d,.]*\d|\d", (DOCS / "benchmarks.md").read_text())}
+
+    assert len(claimed) > 10
+    assert claimed - report == set()
