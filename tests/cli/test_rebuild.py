@@ -30,7 +30,7 @@ COUNT = 5_000
 # Milliseconds for each row, so that nobody is at the end before somebody else has looked.
 DAWDLE = """
 CREATE TRIGGER dawdle BEFORE INSERT ON event BEGIN
-    SELECT max(n) FROM (WITH RECURSIVE counting(n) AS (VALUES(1) UNION ALL SELECT n + 1 FROM counting LIMIT 20000)
+    SELECT max(n) FROM (WITH RECURSIVE counting(n) AS (VALUES(1) UNION ALL SELECT n + 1 FROM counting LIMIT 2000)
                         SELECT n FROM counting);
 END
 """
@@ -97,7 +97,7 @@ def test_interrupted_says_where_to_go_on(filled: NatsServer, tmp_path: Path) -> 
     with subprocess.Popen(command, env=variables, stderr=subprocess.PIPE) as process:
         wait_for_rows(path, 30, process)
         process.send_signal(signal.SIGINT)
-        _, stderr = process.communicate(timeout=20)
+        _, stderr = process.communicate(timeout=60)
     said = re.search(rb"go on with --from-sequence (\d+)", stderr)
     assert said, stderr.decode()
     execute(path, "DROP TRIGGER dawdle")
