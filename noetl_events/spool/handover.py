@@ -33,7 +33,9 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-_BATCH: Final = 2_000
+# What is in doubt is sent again one by one in each execution, to keep its order: more would not be through within the
+# sink's timeout while a cluster is slow.
+_BATCH: Final = 500
 _LOOK_ROUND: Final = 5.0
 """Seconds between two looks at the stream while there is nothing to hand over."""
 
