@@ -200,11 +200,17 @@ class Puller:
         if not self.serves_us:
             # One message brings the pin.
             if not self._inbox.requests:
-                await self._inbox.ask(1)
+                await self._ask(1)
             return
         room = self._max_messages - len(self._buffer) - self._inbox.requests.outstanding
         if room >= self._max_messages // 2 and self._buffer.bytes <= self._max_bytes // 2:
-            await self._inbox.ask(room)
+            await self._ask(room)
+
+    async def _ask(self, batch: int) -> None:
+        if not self._inbox.requests:
+            # While nothing is asked for, a server owes no sign of life, however long a batch was held.
+            self.heard = time.monotonic()
+        await self._inbox.ask(batch)
 
     async def _begin(self, client: DirectClient) -> None:
         if self._broken == _PINNED:

@@ -125,6 +125,13 @@ LIBRARY = (
         "tests/simulation/test_simulation.py::test_seed_that_once_failed",
     ),
     Mutation(
+        "a batch held for long is taken for a silent server",
+        "noetl_events/jetstream/puller.py",
+        "            self.heard = time.monotonic()\n        await self._inbox.ask(batch)",
+        "            pass\n        await self._inbox.ask(batch)",
+        "tests/simulation/test_simulation.py::test_seed_that_once_failed",
+    ),
+    Mutation(
         "room is never given back",
         "noetl_events/jetstream/sender.py",
         "            self._outbox.release(self._outbox.out)\n",

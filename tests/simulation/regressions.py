@@ -13,4 +13,9 @@ REGRESSIONS: Final = (
     ("projector", 1391, "the note on one such event kept another, which came first each time, from being found"),
     ("projector", 6240, "a note on messages that came again out of order held none of them"),
     ("projector", 484, "deliveries to a connection that was gone, likewise"),
+    (
+        "projector",
+        110239,
+        "a batch held for long was taken for silence: what was asked for next came late",
+    ),
 )
