@@ -140,7 +140,9 @@ async def test_default_taken(server: NatsServer, tmp_path: Path) -> None:
     """Two projectors on one machine both run: the second says that it has no endpoint."""
     log, other = tmp_path / "log", tmp_path / "other"
     with projecting(server, log) as first, projecting(server, other, "--durable", "other") as second:
-        await eventually(lambda: (log.read_bytes() + other.read_bytes()).count(b"endpoint.missing") >= 1)
+        # Whoever else has the port: at least one of these has not, and each must be there before it is told to leave.
+        await eventually(lambda: b"endpoint.missing" in log.read_bytes() + other.read_bytes())
+        await eventually(lambda: run("stream", "show", "--json", nats=server.url).stdout.count(b'"consumers":2'))
         for process in (first, second):
             process.terminate()
             assert process.wait(10) == 0

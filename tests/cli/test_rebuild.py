@@ -30,7 +30,7 @@ COUNT = 5_000
 # Milliseconds for each row, so that nobody is at the end before somebody else has looked.
 DAWDLE = """
 CREATE TRIGGER dawdle BEFORE INSERT ON event BEGIN
-    SELECT max(n) FROM (WITH RECURSIVE counting(n) AS (VALUES(1) UNION ALL SELECT n + 1 FROM counting LIMIT 2000)
+    SELECT max(n) FROM (WITH RECURSIVE counting(n) AS (VALUES(1) UNION ALL SELECT n + 1 FROM counting LIMIT 20000)
                         SELECT n FROM counting);
 END
 """
