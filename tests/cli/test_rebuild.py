@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import re
 import signal
 import sqlite3
@@ -87,9 +86,6 @@ def execute(path: Path, statement: str) -> None:
         database.execute(statement)
 
 
-@pytest.mark.skipif(
-    os.environ.get("NOETL_FAULTS") != "long", reason="open: of five loaded runs one did not end a minute after Ctrl-C"
-)
 def test_interrupted_says_where_to_go_on(filled: NatsServer, tmp_path: Path) -> None:
     """Ctrl-C ends with 130 and a sequence; continued from there, every event is a row."""
     path = tmp_path / "rows.db"
