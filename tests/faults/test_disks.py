@@ -6,7 +6,7 @@ import asyncio
 import os
 import subprocess
 import sys
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
@@ -24,7 +24,7 @@ from tests.faults.load import STREAM, Load, read_all, require_exactly_once
 from tests.faults.test_spool_faults import noted, working
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import AsyncIterator, Iterable, Iterator
     from pathlib import Path
 
     from noetl_events import EventSink, ExecutorEvent
@@ -54,6 +54,20 @@ def power_cut(disk: Disk) -> Iterator[None]:
     yield
     disk.unmount()
     disk.mount()
+
+
+@asynccontextmanager
+async def loaded(server: NatsServer) -> AsyncIterator[tuple[NatsSink, Load]]:
+    """Have a sink that waits for the disk of *server* under load; in the end it still gets events through."""
+    async with Connection(ConnectOptions(servers=server.url)) as connection:
+        await ensure_stream(connection, STREAM)
+        sink = NatsSink(connection, durable="fsync", timeout=3.0)
+        load = Load(sink)
+        load.start(size=7)
+        yield sink, load
+        await load.progress(200)
+        await load.stop()
+        await sink.aclose()
 
 
 async def drain(spool: Path, url: str) -> None:
@@ -107,19 +121,12 @@ async def test_power_cut_of_the_spool(disk: Disk, own_server: NatsServer, tmp_pa
 async def test_power_cut_of_a_broker_that_syncs(disk: Disk) -> None:
     """The only server loses power under load: what was acknowledged with durable="fsync" is in the stream, once."""
     with NatsServer(store_dir=disk.folder / "nats", config=SYNCED) as server:
-        async with Connection(ConnectOptions(servers=server.url)) as connection:
-            await ensure_stream(connection, STREAM)
-            sink = NatsSink(connection, durable="fsync", timeout=3.0)
-            load = Load(sink)
-            load.start(size=7)
+        async with loaded(server) as (_, load):
             for _ in range(CUTS):
                 await load.progress(200)
                 with power_cut(disk):
                     server.kill()
                 server.start()
-            await load.progress(200)
-            await load.stop()
-            await sink.aclose()
         await require_exactly_once(server.url, load.acknowledged)
 
 
@@ -145,11 +152,7 @@ async def test_full_disk_of_the_spool(disk: Disk, own_server: NatsServer) -> Non
 async def test_full_disk_of_the_broker(disk: Disk) -> None:
     """A server out of room takes nothing more, and says so; with room, and started again, it has all it took."""
     with NatsServer(store_dir=disk.folder / "nats", config=SYNCED) as server:
-        async with Connection(ConnectOptions(servers=server.url)) as connection:
-            await ensure_stream(connection, STREAM)
-            sink = NatsSink(connection, durable="fsync", timeout=3.0)
-            load = Load(sink)
-            load.start(size=7)
+        async with loaded(server) as (sink, load):
             await load.progress(200)
             disk.fill()
             with pytest.raises(SinkUnavailable):
@@ -157,9 +160,6 @@ async def test_full_disk_of_the_broker(disk: Disk) -> None:
             disk.free()
             server.kill()
             server.start()
-            await load.progress(200)
-            await load.stop()
-            await sink.aclose()
         stored = [event.event_id for event in await read_all(server.url, STREAM.name)]
 
     assert len(set(stored)) == len(stored)

@@ -86,15 +86,20 @@ class Waiting(MemorySink):
         await super().emit_batch(events)
 
 
-async def again(bench: Bench, count: int) -> None:
-    """Publish *count* events, and have them delivered to somebody who dies."""
-    await bench.publish(make_events(count))
-    sink = Waiting()
-    running = asyncio.create_task(bench.projector(sink, ack_wait=0.5).run())
-    await sink.asked.wait()
+async def leave_at_once(bench: Bench) -> None:
+    """Run a projector until its sink is asked for something, and stop it by force."""
+    hanging = Waiting()
+    running = asyncio.create_task(bench.projector(hanging, ack_wait=0.5).run())
+    await hanging.asked.wait()
     running.cancel()
     with suppress(asyncio.CancelledError):
         await running
+
+
+async def again(bench: Bench, count: int) -> None:
+    """Publish *count* events, and have them delivered to somebody who dies."""
+    await bench.publish(make_events(count))
+    await leave_at_once(bench)
 
 
 async def notes(bench: Bench) -> list[bytes]:
@@ -137,12 +142,7 @@ async def test_being_stopped_during_a_trial_does_not_count(bench: Bench) -> None
     """A projector stopped by force while its destination hangs leaves no note: three such stops bury nothing."""
     await again(bench, 1)
     for _ in range(3):
-        hanging = Waiting()
-        running = asyncio.create_task(bench.projector(hanging, ack_wait=0.5).run())
-        await hanging.asked.wait()
-        running.cancel()
-        with suppress(asyncio.CancelledError):
-            await running
+        await leave_at_once(bench)
         assert await notes(bench) == []
     sink = MemorySink()
     async with bench.projecting(sink, ack_wait=0.5):
