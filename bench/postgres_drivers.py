@@ -94,7 +94,7 @@ async def asyncpg_json(url: str) -> AsyncIterator[Write]:
 @asynccontextmanager
 async def psycopg_staged(url: str) -> AsyncIterator[Write]:
     """Copy into a staging table with psycopg, and insert from there."""
-    import psycopg  # noqa: PLC0415  (no dependency: compared where it is installed)
+    import psycopg
 
     async def write(events: list[ExecutorEvent]) -> None:
         async with connection.transaction(), connection.cursor() as cursor:

@@ -24,6 +24,9 @@ from noetl_events.testing import eventually, make_event
 from noetl_events.testing.nats_server import NatsServer
 from noetl_events.testing.server_process import free_port
 
+# Seconds between two batches: fifty a second, each of what is due by then.
+_TICK = 0.02
+
 
 class _Counter(asyncio.Protocol):
     """Counts events as they come: only so is a thousand clients less work than the gateway itself."""
@@ -99,7 +102,7 @@ async def _publish(connection: Connection, rate: int, seconds: float) -> None:
         if due > sent:
             await sink.emit_batch([make_event(number) for number in range(sent + 1, due + 1)])
             sent = due
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(_TICK)
     await sink.aclose()
 
 

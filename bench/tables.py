@@ -55,7 +55,7 @@ async def make_target(dsn: str, table: str) -> Target:
         )
     elif _NOETL_DDL.exists():
         await _execute(dsn, _NOETL_DDL.read_text())
-        await _execute(dsn, f"INSERT INTO noetl.catalog VALUES ({CATALOG_ID}, 'bench')")  # noqa: S608  (ours)
+        await _execute(dsn, "INSERT INTO noetl.catalog VALUES ($1, 'bench')", CATALOG_ID)
     else:
         raise SystemExit(f"--table noetl: {_NOETL_DDL} is missing")
     return Target(dsn, table)
@@ -92,9 +92,9 @@ async def settings(dsn: str) -> str:
         await connection.close()
 
 
-async def _execute(dsn: str, statement: str) -> None:
+async def _execute(dsn: str, statement: str, *values: object) -> None:
     connection = await asyncpg.connect(dsn)
     try:
-        await connection.execute(statement)
+        await connection.execute(statement, *values)
     finally:
         await connection.close()

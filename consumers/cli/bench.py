@@ -52,7 +52,7 @@ async def publish(
 
 
 def _embedded(stack: ExitStack) -> str:
-    from noetl_events.testing.nats_server import NatsServer  # noqa: PLC0415  (an extra)
+    from noetl_events.testing.nats_server import NatsServer
 
     folder = stack.enter_context(TemporaryDirectory(prefix="noetl-events-"))
     return stack.enter_context(NatsServer(store_dir=Path(folder))).url

@@ -34,8 +34,8 @@ async def demo(
 
     Example: `noetl-events demo --events 100000 --postgres`
     """
-    from consumers.demo.run import Demo, DemoFailed  # noqa: PLC0415  (an extra; the other commands do without)
-    from consumers.demo.view import live_view  # noqa: PLC0415  (see above)
+    from consumers.demo.run import Demo, DemoFailed
+    from consumers.demo.view import live_view
 
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="noetl-events-")))
@@ -61,8 +61,8 @@ async def _destination(stack: ExitStack, folder: Path, to: str | None, *, postgr
         await read_back(to).aclose()
     if not postgres:
         return to or f"sqlite:///{folder / 'events.db'}"
-    from consumers.sinks.postgres import create_schema  # noqa: PLC0415  (an extra)
-    from noetl_events.testing.postgres_server import PostgresServer  # noqa: PLC0415  (an extra)
+    from consumers.sinks.postgres import create_schema
+    from noetl_events.testing.postgres_server import PostgresServer
 
     server = stack.enter_context(PostgresServer(data_dir=folder / "postgres"))
     await create_schema(server.url)

@@ -25,7 +25,7 @@ async def schema(
 
     Example: `noetl-events schema postgresql://localhost/noetl`
     """
-    from consumers.sinks.postgres import PostgresSink  # noqa: PLC0415  (an extra; the other commands do without)
+    from consumers.sinks.postgres import PostgresSink
 
     sink = PostgresSink.from_url(url)
     try:

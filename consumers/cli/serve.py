@@ -39,7 +39,7 @@ async def serve(
 
     Example: `noetl-events serve --listen 0.0.0.0:8080 --token-file /run/secrets/token`
     """
-    from consumers.gateway.service import Gateway  # noqa: PLC0415  (an extra; the other commands do without)
+    from consumers.gateway.service import Gateway
 
     ignore_hangup()
     live = live_settings(
@@ -63,7 +63,7 @@ async def serve(
 
 
 def _rule(listener: socket.socket, token_file: str) -> TokenFile | LocalOnly:
-    from consumers.gateway.guard import LocalOnly, TokenFile  # noqa: PLC0415  (see above)
+    from consumers.gateway.guard import LocalOnly, TokenFile
 
     if token_file:
         return TokenFile(Path(token_file))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from consumers.doctor.destinations import opened_postgres
 from consumers.doctor.finding import Finding
@@ -29,9 +29,8 @@ async def check_clock(patient: Patient) -> list[Finding]:
         findings.append(Finding(check=_NAME, severity="unknown", found=f"NATS: {exc}"))
     async for where, _, connection in opened_postgres(patient.to):
 
-        async def ask(connection: object = connection) -> float:
-            told = await connection.fetchval("SELECT extract(epoch FROM clock_timestamp())::float8")  # type: ignore[attr-defined]
-            return float(told)
+        async def ask(connection: Any = connection) -> float:
+            return float(await connection.fetchval("SELECT extract(epoch FROM clock_timestamp())::float8"))
 
         findings.append(await _compare(patient, where, ask))
     return findings
