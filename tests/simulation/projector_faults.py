@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final
 
+from tests.simulation.nemesis import inflict
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
@@ -38,11 +40,7 @@ class ProjectorFaults:
             self._stop,
         ]
         faults += [] if self._run.mode == "single" else [self._kill_one, self._kill_one]
-        chosen = self._run.draw.sample(faults, self._run.draw.randint(0, len(faults)))
-        pace = self._run.draw.choice([0.3, 2.0, 8.0])
-        while chosen and asyncio.get_running_loop().time() < FAULTS_END:
-            await asyncio.sleep(self._run.draw.expovariate(1.0) * pace)
-            await self._run.draw.choice(chosen)()
+        await inflict(self._run.draw, faults, paces=[0.3, 2.0, 8.0], until=FAULTS_END)
         self._run.is_over = True
         self._run.note("over")
 

@@ -21,6 +21,7 @@ from noetl_events.jetstream import atomic_batch, fast_batch, publisher
 from noetl_events.sinks.nats import NatsSink
 from noetl_events.testing import make_event
 from tests.simulation.clock import run_virtual
+from tests.simulation.nemesis import inflict
 from tests.simulation.network import MAX_PAYLOAD, Server, SimConnection
 from tests.simulation.stream import Stream
 
@@ -163,12 +164,7 @@ class PublisherRun:
             self._fill,
             self._restart,
         ]
-        chosen = self.draw.sample(faults, self.draw.randint(0, len(faults)))
-        loop = asyncio.get_running_loop()
-        pace = self.draw.choice([0.05, 0.5, 3.0])
-        while chosen and loop.time() < FAULTS_END:
-            await asyncio.sleep(self.draw.expovariate(1.0) * pace)
-            await self.draw.choice(chosen)()
+        await inflict(self.draw, faults, paces=[0.05, 0.5, 3.0], until=FAULTS_END)
         self.is_over = True
 
     async def _cut(self) -> None:
