@@ -131,7 +131,7 @@ def _int64(name: str, values: dict[str, Json]) -> int:
     if isinstance(value, str) and _DECIMAL.fullmatch(value):
         value = int(value)
     if type(value) is not int:
-        raise MalformedEvent(f"{name}: {_show(value)} is not an integer or a string of decimal digits")
+        raise MalformedEvent(f"{name}: {_show(value)} is not an integer or a string of up to 20 decimal digits")
     if not MIN_INT64 <= value <= MAX_INT64:
         raise MalformedEvent(f"{name}: {_show(value)} is outside signed 64 bits")
     return value
