@@ -51,9 +51,11 @@ class Away(MemorySink):
     def __init__(self) -> None:
         super().__init__()
         self.away = True
+        self.asked = asyncio.Event()
 
     async def emit_batch(self, events: Sequence[ExecutorEvent]) -> None:
         """Store, once it is back."""
+        self.asked.set()
         if self.away:
             raise SinkUnavailable("away")
         await super().emit_batch(events)
@@ -98,6 +100,7 @@ async def test_emit_needs_no_destination(tmp_path: Path) -> None:
     await sink.emit_batch(make_events(50))
     await sink.emit(make_event(51))
     assert spooled(tmp_path) == list(range(1, 52))
+    await inner.asked.wait()
     assert inner.events == []
     inner.away = False
     await sink.drained()
