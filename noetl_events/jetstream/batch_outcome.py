@@ -29,4 +29,6 @@ def batch_failure(reply: Reply, expected: int) -> BatchFailed | None:
         return BatchesUnsupported("the server takes each message of a batch by itself")
     if reply.count != expected:
         return BatchFailed(f"{reply.count} of {expected} messages acknowledged")
+    if not reply.seq:
+        return BatchFailed("every id was known before, stored or not")
     return None

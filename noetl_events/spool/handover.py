@@ -33,9 +33,10 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-# What is in doubt is sent again one by one in each execution, to keep its order: more would not be through within the
-# sink's timeout while a cluster is slow.
 _BATCH: Final = 500
+_SMALLEST: Final = 50
+"""Events handed over at a time, and after many failures."""
+
 _LOOK_ROUND: Final = 5.0
 """Seconds between two looks at the stream while there is nothing to hand over."""
 
@@ -120,20 +121,28 @@ class Handover:
             await self._look(self.position)
 
     async def _hand_over(self, bodies: list[bytes]) -> None:
-        events = await self._readable(bodies)
-        holding = False
+        left = await self._readable(bodies)
+        size, holding = len(left), False
         for wait in self._backoff.waits():
             try:
-                await self._emit(events)
+                await self._emit_in_parts(left, size)
             except SinkUnavailable as exc:
                 if not holding:
-                    log.warning("spool.holding", events=len(events), reason=exc.reason)
+                    log.warning("spool.holding", events=len(left), reason=exc.reason)
                 holding = True
+                # What is in doubt is sent again slowly, to keep its order: of less, some is through in time.
+                size = max(size // 2, _SMALLEST)
                 await asyncio.sleep(wait if exc.retry_after is None else exc.retry_after)
             else:
                 if holding:
-                    log.info("spool.went_on", events=len(events))
+                    log.info("spool.went_on", events=len(bodies))
                 return
+
+    async def _emit_in_parts(self, left: list[ExecutorEvent], size: int) -> None:
+        """Emit *left*, so many at a time, and take from it what is through."""
+        while left:
+            await self._emit(left[:size])
+            del left[:size]
 
     async def _emit(self, events: list[ExecutorEvent]) -> None:
         try:

@@ -93,7 +93,7 @@ def test_changed(tmp_path: Path) -> None:
 
 def test_deleted_stream_excuses_only_who_had_no_spool(tmp_path: Path) -> None:
     """Posted without a spool, it is gone with the stream; a publisher with one has to hand it over again."""
-    deleted = (Deletion(frozenset({1}), 0.0, 0.0, 0.0),)
+    deleted = (Deletion(frozenset({1}), 0.0, 0.0),)
     spooled, posted = tmp_path / "spooled", tmp_path / "posted"
     for folder in (spooled, posted):
         folder.mkdir()
@@ -110,25 +110,28 @@ def test_deleted_stream_excuses_what_was_in_it(tmp_path: Path) -> None:
     told = story(tmp_path, attempted=(1, 2), acknowledged=(1, 2), worker="poster")
     now = told.acknowledged[2]
 
-    settled = verdict(told, [], deletions=(Deletion(frozenset({2}), now + 1, now + 2, now + 2),))
-    meanwhile = verdict(told, [], deletions=(Deletion(frozenset(), now - 1, now + 1, now + 1),))
-    later = verdict(told, [], deletions=(Deletion(frozenset(), now - 2, now - 1, now - 1),))
+    settled = verdict(told, [], deletions=(Deletion(frozenset({2}), now + 1, now + 2),))
+    meanwhile = verdict(told, [], deletions=(Deletion(frozenset(), now - 1, now + 1),))
+    later = verdict(told, [], deletions=(Deletion(frozenset(), now - 2, now - 1),))
 
     assert list(settled.lost) == [1]
     assert (meanwhile.lost, meanwhile.unprotected) == ({}, 2)
     assert list(later.lost) == [1, 2]
 
 
-def test_order_is_judged_where_the_stream_was_kept(tmp_path: Path) -> None:
-    """What was all stored before the stream was deleted is judged; what was not, or came soon after, is not."""
+def test_deleted_stream_excuses_only_what_it_may_have_had(tmp_path: Path) -> None:
+    """What was stored before, or attempted after, comes in its order; what was lost between is handed over again."""
     told = story(tmp_path, attempted=(1, 2), acknowledged=(1, 2))
-    noticed = told.attempted[2].at + 15
+    attempted = told.attempted[1].at
+    late = [Arrival(attempted + 5, each, EXECUTION) for each in (2, 1)]
 
-    before = verdict(told, arrived(2, 1), deletions=(Deletion(frozenset(), 1.0, 1.0, noticed),))
-    after = verdict(told, arrived(2, 1), deletions=(Deletion(frozenset(), -1.0, -1.0, noticed),))
+    stored = verdict(told, late, deletions=(Deletion(frozenset(), attempted + 6, attempted + 7),))
+    lost = verdict(told, late, deletions=(Deletion(frozenset(), attempted + 1, attempted + 2),))
+    after = verdict(told, late, deletions=(Deletion(frozenset(), attempted - 2, attempted - 1),))
 
-    assert (before.reordered, before.unordered) == ([1], 0)
-    assert (after.reordered, after.unordered) == ([], 1)
+    assert (stored.reordered, stored.displaced) == ([1], 0)
+    assert (lost.reordered, lost.displaced) == ([], 1)
+    assert (after.reordered, after.displaced) == ([1], 0)
 
 
 def test_cut_line(tmp_path: Path) -> None:

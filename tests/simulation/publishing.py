@@ -1,5 +1,5 @@
 """
-One simulated run of the publisher: emitters, a `NatsSink`, a stream, and what may go wrong between them.
+One simulated run of the publisher: emitters, two `NatsSink`s, a stream, and what may go wrong between them.
 
 Safe:  what is acknowledged is in the stream once, what is refused is not; a lane keeps its order on a stream that
        takes batches.
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 SMALL: Final = [
     (fast_batch, "BURST", 4),
     (fast_batch, "_FLOW", 6),
-    (fast_batch, "_WINDOW", 20),
+    (fast_batch, "_LONGEST", 20),
     (atomic_batch, "MOST", 6),
     (publisher, "_LONG_TURN", 5),
 ]
@@ -60,11 +60,13 @@ class PublisherRun:
         self.timeline: list[str] = []
         self.server = Server(draw)
         self.stream = Stream(self.server, "noetl.", batches=draw.choice(["new"] * 6 + ["disabled", "old"]))
-        self.connection = SimConnection(self.server, "pub")
+        self.connections = [SimConnection(self.server, name) for name in ("pub", "other")]
         durable = draw.choice(["stored", "stored", "stored", "fsync"])
         timeout = draw.choice([2.0, 8.0, 30.0])
-        self.sink = NatsSink(self.connection, timeout=timeout, durable=durable)  # type: ignore[arg-type]
-        self.sink._publisher._outbox.room._max_messages = draw.choice([8, 30, 20_000])
+        self.sinks = [NatsSink(each, timeout=timeout, durable=durable) for each in self.connections]  # type: ignore[arg-type]
+        room = draw.choice([8, 30, 20_000])
+        for sink in self.sinks:
+            sink._publisher._outbox.room._max_messages = room
         self.is_over = False
         self.acknowledged: set[int] = set()
         self.refused: set[int] = set()
@@ -78,7 +80,8 @@ class PublisherRun:
         try:
             async with asyncio.timeout(PATIENCE):
                 await asyncio.gather(*lanes)
-                await self.sink.aclose()
+                for sink in self.sinks:
+                    await sink.aclose()
         except TimeoutError:
             raise Violation(f"not done {PATIENCE - FAULTS_END:g} s after the last fault") from None
         finally:
@@ -102,14 +105,17 @@ class PublisherRun:
         return make_event(self._ids, execution_id=lane, context="x" * size)
 
     async def _insist(self, events: list[ExecutorEvent]) -> None:
+        sink = self.sinks[0]
         while events:
             patience = self.draw.choice([0.05, 1.0]) if not self.is_over and self.draw.random() < 0.1 else PATIENCE
             try:
                 async with asyncio.timeout(patience):
-                    await self.sink.emit_batch(events)
+                    await sink.emit_batch(events)
             except (SinkUnavailable, TimeoutError) as exc:
                 self.note(f"again {len(events)} from {events[0].event_id}: {str(exc) or 'cancelled'}")
                 await asyncio.sleep(self.draw.random())
+                # Whoever emits it again need not be who did before: another process knows of no doubt.
+                sink = self.draw.choice(self.sinks)
             except EventsRejected as exc:
                 self._refuse(events, exc.reasons)
                 return
@@ -169,13 +175,13 @@ class PublisherRun:
 
     async def _cut(self) -> None:
         self.note("cut")
-        await self.connection.cut(self._a_while(), for_good=self.draw.random() < 0.2)
+        await self.draw.choice(self.connections).cut(self._a_while(), for_good=self.draw.random() < 0.2)
 
     async def _restart(self) -> None:
         self.note("restart")
         self.stream.change_leader(keep_staged=True)
         self.server.is_up = False
-        cutting = asyncio.create_task(self.connection.cut(0.0))
+        cutting = asyncio.gather(*(connection.cut(0.0) for connection in self.connections))
         await asyncio.sleep(self._a_while())
         self.server.is_up = True
         await cutting

@@ -134,7 +134,8 @@ class Stream:
 
     def _end_fast(self, command: Command, token: str) -> None:
         batch = self._fast.pop(token)
-        answer = {"stream": "S", "seq": len(self.stored), "batch": token, "count": batch.count}
+        sequence = len(self.stored) if batch.ids else 0
+        answer = {"stream": "S", "seq": sequence, "batch": token, "count": batch.count}
         self._answer_when_stored(command, batch.ids, answer)
 
     def _take_atomic(self, command: Command) -> None:

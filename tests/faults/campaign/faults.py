@@ -25,9 +25,6 @@ if TYPE_CHECKING:
     from noetl_events.testing.proxy import FaultyProxy
     from tests.faults.campaign.system import System
 
-# Seconds until a publisher has noticed a stream that was created anew, and handed over what it lost.
-_NOTICED = 15.0
-
 
 class Turn(NamedTuple):
     """How long a fault lasts, in seconds, and a number from 0 to 1 that chooses its victim."""
@@ -102,6 +99,23 @@ async def _all_servers(system: System, turn: Turn) -> str:
     return "every server"
 
 
+async def _lone_leader(system: System, turn: Turn) -> str:
+    """Leave the leader without its followers, and kill it before they are back: what it alone had may be gone."""
+    leader = await system.broker.leader()
+    followers = [server for server in system.broker.servers if server is not leader]
+    try:
+        for follower in followers:
+            await asyncio.to_thread(follower.pause)
+        await asyncio.sleep(turn.seconds)
+        await asyncio.to_thread(leader.kill)
+    finally:
+        for follower in followers:
+            follower.resume()
+    # Back at once it would be elected again, with what it alone has.
+    await _killed(leader, turn.seconds)
+    return leader.name
+
+
 async def _postgres(system: System, turn: Turn, *, harm: Callable[..., Awaitable[None]]) -> str:
     await harm(system.postgres, turn.seconds)
     return "postgres"
@@ -168,7 +182,7 @@ async def _stream_recreated(system: System, _: Turn) -> str:
         await system.broker.ask(lambda js: js.delete_stream(system.broker.declared.name))
     await system.broker.create_streams()
     healed = time.monotonic()
-    system.deletions.append(Deletion(unsettled, began, healed, healed + _NOTICED))
+    system.deletions.append(Deletion(unsettled, began, healed))
     return system.broker.declared.name
 
 
@@ -214,6 +228,7 @@ FAULTS: dict[str, Fault] = {
     "nats-server halted": Fault("broker", partial(_server, harm=_halted)),
     "leader killed": Fault("broker", partial(_leader, harm=_killed)),
     "leader halted": Fault("broker", partial(_leader, harm=_halted)),
+    "leader left alone and killed": Fault("broker", _lone_leader),
     "every nats-server killed": Fault("broker", _all_servers),
     "postgres killed": Fault("postgres", partial(_postgres, harm=_killed)),
     "postgres halted": Fault("postgres", partial(_postgres, harm=_halted)),

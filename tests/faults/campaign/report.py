@@ -53,7 +53,7 @@ def text_of(outcome: Outcome) -> str:
         "dead letters": _shown(verdict.dead),
         "posted without a spool into a stream that was deleted, and not stored": verdict.unprotected,
         "executions": verdict.executions,
-        "of these, not judged for order: their stream was deleted": verdict.unordered,
+        "handed over again, and so after later ones, for the stream that had them was deleted": verdict.displaced,
         "processes that ended by themselves": outcome.deaths or 0,
         "caught up, seconds after the last healing": outcome.caught_up,
     }

@@ -22,14 +22,12 @@ class Deletion(NamedTuple):
         unsettled: ids of the events that were in it and settled by no projector, read at *began*.
         began: what was acknowledged from here on may have been in it too.
         healed: from here on there is a new one.
-        noticed: by then every publisher has seen that it is new.
 
     """
 
     unsettled: frozenset[int]
     began: float
     healed: float
-    noticed: float
 
 
 class Evidence(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,8 +62,8 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
         invented: stored, and never attempted.
         doubled: stored more than once.
         reordered: stored after a later event of their execution.
+        displaced: likewise, but the stream that may have had them was deleted: a spool handed them over again.
         executions: there were.
-        unordered: of these, those whose order was not judged, for the stream was deleted while they ran.
         changed: stored otherwise than emitted.
         dead: given up; no fault is a reason to.
 
@@ -79,8 +77,8 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     invented: list[int]
     doubled: list[int]
     reordered: list[int]
+    displaced: int
     executions: int
-    unordered: int
     changed: list[int]
     dead: list[int]
 
@@ -100,7 +98,8 @@ def judge(evidence: Evidence) -> Verdict:
         stored,
         [each for each in gone if each not in excused],
     )
-    reordered, unordered = _reordered(evidence)
+    late = _late(evidence)
+    displaced = {arrival.event_id for arrival in late if _is_displaced(arrival, evidence)}
     return Verdict(
         attempted=len(story.attempted),
         acknowledged=len(story.acknowledged),
@@ -109,9 +108,9 @@ def judge(evidence: Evidence) -> Verdict:
         unprotected=len(excused),
         invented=sorted(_invented(evidence)),
         doubled=sorted(each for each, times in stored.items() if times > 1),
-        reordered=reordered,
+        reordered=[arrival.event_id for arrival in late if arrival.event_id not in displaced],
+        displaced=len(displaced),
         executions=len({attempt.execution_id for attempt in story.attempted.values()}),
-        unordered=unordered,
         changed=sorted(each for each, total in evidence.sums.items() if evidence.expected.get(each, total) != total),
         dead=sorted(evidence.dead),
     )
@@ -146,26 +145,20 @@ def _places(acknowledged: Sequence[int], stored: Mapping[int, int], lost: Sequen
     }
 
 
-def _reordered(evidence: Evidence) -> tuple[list[int], int]:
-    """Return the events that came after a later one of their execution, and how many executions were not judged."""
-    exempt = _cut_off(evidence)
+def _late(evidence: Evidence) -> list[Arrival]:
+    """Return the arrivals after a later one of their execution."""
     highest: dict[int, int] = defaultdict(int)
-    late: list[int] = []
+    late: list[Arrival] = []
     for arrival in evidence.arrivals:
-        if arrival.event_id < highest[arrival.execution_id] and arrival.execution_id not in exempt:
-            late.append(arrival.event_id)
+        if arrival.event_id < highest[arrival.execution_id]:
+            late.append(arrival)
         highest[arrival.execution_id] = max(highest[arrival.execution_id], arrival.event_id)
-    return late, len(exempt)
+    return late
 
 
-def _cut_off(evidence: Evidence) -> set[int]:
-    """Return the executions whose stream was deleted: begun before everybody had noticed, and not all stored before."""
-    last: dict[int, float] = defaultdict(float)
-    for arrival in evidence.arrivals:
-        last[arrival.execution_id] = max(last[arrival.execution_id], arrival.at)
-    return {
-        attempt.execution_id
-        for attempt in evidence.story.attempted.values()
-        for deletion in evidence.deletions
-        if attempt.at <= deletion.noticed and last[attempt.execution_id] >= deletion.began
-    }
+def _is_displaced(arrival: Arrival, evidence: Evidence) -> bool:
+    """Return whether a deleted stream may have had this event: attempted before there was another, and not stored."""
+    attempt = evidence.story.attempted.get(arrival.event_id)
+    return attempt is not None and any(
+        attempt.at <= deletion.healed and arrival.at >= deletion.began for deletion in evidence.deletions
+    )
