@@ -19,6 +19,7 @@ from noetl_events.jetstream.connection import Connection
 from noetl_events.jetstream.errors import NatsUnavailable
 from noetl_events.jetstream.options import ConnectOptions
 from noetl_events.jetstream.topology import StreamDeclaration, ensure_stream, show_stream
+from noetl_events.sink import SinkUnavailable
 from noetl_events.sinks.nats import NatsSink
 from noetl_events.testing import eventually, make_event, make_events
 from noetl_events.testing.nats_server import NatsServer, nats_cluster
@@ -170,6 +171,33 @@ async def test_cluster_that_loses_its_leaders(tmp_path: Path) -> None:
             await load.stop()
 
         await require_exactly_once(members[0].url, load.acknowledged)
+
+
+@pytest.mark.skipif(not LONG, reason="the simulator has it too; this shows that nats-server is as it says")
+async def test_leader_without_followers_convinces_nobody(tmp_path: Path) -> None:
+    """What one process has sent to a leader that is alone is not acknowledged to the next one, which sends it again."""
+    events = [make_event(number, execution_id=number % 100) for number in range(600)]
+    with nats_cluster(tmp_path) as members:
+        async with Connection(ConnectOptions(servers=",".join(member.url for member in members))) as connection:
+            await eventually(lambda: is_made(connection, StreamDeclaration(replicas=3)))
+            leader = await find_leader(connection, members)
+            followers = [member for member in members if member is not leader]
+            for follower in followers:
+                await asyncio.to_thread(follower.pause)
+            for _ in range(2):
+                async with Connection(ConnectOptions(servers=leader.url)) as alone:
+                    sink = NatsSink(alone, timeout=2.0)
+                    with pytest.raises(SinkUnavailable):
+                        await sink.emit_batch(events)
+                    await sink.aclose()
+            await asyncio.to_thread(leader.kill)
+            for follower in followers:
+                follower.resume()
+            sink = NatsSink(connection)
+            await sink.emit_batch(events)
+            await sink.aclose()
+
+        await require_exactly_once(followers[0].url, [event.event_id or 0 for event in events])
 
 
 async def find_leader(connection: Connection, members: list[NatsServer]) -> NatsServer:
