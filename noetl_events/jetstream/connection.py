@@ -173,8 +173,10 @@ class Connection:
 
     async def _on_disconnected(self) -> None:
         # Closing a client that never connected calls this too.
-        if self._client is not None and not self._closed:
-            log.warning("connection.lost", reason=self._last_error)
+        if self._client is not None:
+            self._client.lose_requests()
+            if not self._closed:
+                log.warning("connection.lost", reason=self._last_error)
 
     async def _on_reconnected(self) -> None:
         log.info("connection.restored")

@@ -1,21 +1,25 @@
 """
-Messages handed over as they are parsed, for a subscription that takes a hundred thousand a second.
+nats-py's client, where it is too slow: messages go straight from its parser, and requests end with the connection.
 
 nats-py 2.16 reads the headers of each message into a dictionary, puts the message into a queue and wakes a task to take
-it out: a third of what it costs to receive one, for headers nobody looks at and a queue that is emptied at once.  There
-is no public way around that, so this file, and no other, steps in where nats-py has parsed a message.  Where it cannot,
-messages come the long way; `tests/jetstream/test_direct_client.py` says which.
+it out: a third of what it costs to receive one, for headers nobody looks at and a queue that is emptied at once.  For a
+subscription that takes a hundred thousand a second there is no public way around that, so this file, and no other,
+steps in where nats-py has parsed a message.  Where it cannot, messages come the long way;
+`tests/jetstream/test_direct_client.py` says which.
 """
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 from nats.aio.client import Client
+from nats.errors import ConnectionReconnectingError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from nats.aio.msg import Msg
     from nats.aio.subscription import Subscription
 
     from noetl_events.jetstream.delivery import Message
@@ -55,11 +59,37 @@ def read_headers(head: bytes) -> dict[str, str]:
 
 
 class DirectClient(Client):
-    """nats-py's client, with subscriptions that are served without a queue."""
+    """nats-py's client with subscriptions that need no queue, and requests that do not outlive the connection."""
 
     def __init__(self) -> None:
         super().__init__()
         self._takers: dict[int, Take] = {}
+        self._lost: asyncio.Future[None] | None = None
+
+    def lose_requests(self) -> None:
+        """End the requests under way: the connection is lost, and their answers with it."""
+        if self._lost is not None:
+            self._lost.set_result(None)
+            self._lost = None
+
+    async def request(self, subject: str, *arguments: Any, **options: Any) -> Msg:
+        """
+        Return the answer, as nats-py does; all of its JetStream asks by this.
+
+        Raises:
+            ConnectionReconnectingError: the connection was lost meanwhile; nats-py would wait out the timeout.
+            nats.errors.Error: as nats-py.
+
+        """
+        lost = self._lost = self._lost or asyncio.get_running_loop().create_future()
+        asked = asyncio.ensure_future(super().request(subject, *arguments, **options))
+        try:
+            await asyncio.wait([asked, lost], return_when=asyncio.FIRST_COMPLETED)
+            if not asked.done():
+                raise ConnectionReconnectingError
+            return asked.result()
+        finally:
+            asked.cancel()
 
     async def subscribe_direct(self, subject: str, take: Take) -> Subscription:
         """

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Self
 
 import msgspec
 import structlog
+from msgspec import structs
 
 from noetl_events.spool.journal import Position
 from noetl_events.spool.watermark import Watermark
@@ -96,8 +97,11 @@ class Progress(msgspec.Struct):
 
     def rewind(self, now: Watermark) -> Position | None:
         """Forget what the stream may have lost; return from where to hand over again, None for the oldest record."""
+        oldest = self.marks[:1]
         while self.marks and not (self.marks[-1].watermark and now.has_kept(self.marks[-1].watermark)):
             self.marks.pop()
+        # Of a stream that has nothing any more: what came before was acknowledged longer ago than the window.
+        self.marks = self.marks or [structs.replace(mark, watermark=now) for mark in oldest]
         return self.position
 
     def _can_replace_last(self, mark: Mark, apart: float) -> bool:

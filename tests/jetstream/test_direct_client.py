@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 import pytest
+from nats.errors import ConnectionReconnectingError
 
 from noetl_events.jetstream.connection import Connection
 from noetl_events.jetstream.direct_client import Arrival, DirectClient
@@ -94,3 +95,19 @@ async def test_reconnection_keeps_the_subscription(own_server: NatsServer) -> No
 
         assert isinstance(client, DirectClient)
         assert heard[0].data == b"again"
+
+
+async def test_request_ends_with_the_connection(own_server: NatsServer) -> None:
+    """Who waits for an answer when the connection is lost is told so then, not when its time is up."""
+    async with Connection(ConnectOptions(servers=own_server.url)) as connection:
+        client = await connection.client()
+        own_server.pause()
+        asking = asyncio.ensure_future(client.request("$JS.API.INFO", timeout=600))
+        await asyncio.sleep(0)
+        own_server.kill()
+        with pytest.raises(ConnectionReconnectingError):
+            await asking
+        own_server.start()
+        await eventually(lambda: connection.is_connected)
+
+        assert (await client.request("$JS.API.INFO", timeout=5)).data
