@@ -4,7 +4,8 @@ Plant each bug of the table in a copy of the tree, and demand that its test fail
     python -m tests.mutations.plant [WORDS...]
 
 With WORDS only the bugs that have one of them in their name.  Prints a line a bug; exit code 1 if one was not found.
-With --simulate it says instead which of them a hundred seeds of the simulator find, without any test of their own.
+It says instead what finds them without any test of their own: with --simulate a hundred seeds of the simulator, with
+--campaign a fault campaign of a minute.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import sys
 import tempfile
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from tests.mutations.table import MUTATIONS
 
@@ -30,7 +31,20 @@ ROOT = Path(__file__).parents[2]
 _PARTS = ("noetl_events", "consumers", "tests", "examples", "pyproject.toml")
 _FAILED, _PASSED = 1, 0
 _PATIENCE = 90
-_SEEDS = 100
+
+
+class Search(NamedTuple):
+    """What may find a bug by itself, as `python -m` runs it, in words, and the seconds it may take."""
+
+    module: list[str]
+    words: str
+    patience: float
+
+
+SEARCHES: Final = {
+    "--simulate": Search(["tests.simulation.simulate", "100"], "100 seeds of the simulator", 90.0),
+    "--campaign": Search(["tests.faults.campaign", "--seed", "1", "--minutes", "1"], "a campaign of a minute", 420.0),
+}
 
 
 def copy_tree(folder: Path) -> None:
@@ -48,8 +62,8 @@ def outcome(folder: Path, test: str) -> int:
     return ran(folder, ["pytest", *options, test])
 
 
-def ran(folder: Path, module: list[str]) -> int:
-    """Run a module on the tree in *folder* and return its exit code."""
+def ran(folder: Path, module: list[str], patience: float = _PATIENCE) -> int:
+    """Run a module on the tree in *folder* for at most *patience* seconds, and return its exit code."""
     command = [sys.executable, "-m", *module]
     environment = os.environ | {"PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
     with subprocess.Popen(
@@ -61,7 +75,7 @@ def ran(folder: Path, module: list[str]) -> int:
         start_new_session=True,
     ) as process:
         try:
-            return process.wait(_PATIENCE)
+            return process.wait(patience)
         except subprocess.TimeoutExpired:
             # A bug that hangs the test and what comes after it is found as well.
             return _FAILED
@@ -88,27 +102,27 @@ def planted(folder: Path, mutation: Mutation) -> Iterator[None]:
         file.write_text(sound)
 
 
-def simulate(chosen: list[Mutation]) -> int:
-    """Say what the simulator finds of *chosen*."""
+def survey(chosen: list[Mutation], search: Search) -> int:
+    """Say what *search* finds of *chosen*."""
     found = 0
     with tempfile.TemporaryDirectory() as scratch:
         copy_tree(Path(scratch))
         for mutation in chosen:
             with planted(Path(scratch), mutation):
-                is_seen = ran(Path(scratch), ["tests.simulation.simulate", str(_SEEDS)]) != _PASSED
+                is_seen = ran(Path(scratch), search.module, search.patience) != _PASSED
             found += is_seen
             sys.stdout.write(f"{'found    ' if is_seen else 'not found'}  {mutation.bug}\n")
             sys.stdout.flush()
-    sys.stdout.write(f"{found} of {len(chosen)} found by {_SEEDS} seeds of the simulator\n")
+    sys.stdout.write(f"{found} of {len(chosen)} found by {search.words}\n")
     return 0
 
 
 def main(words: list[str]) -> int:
     """Plant them all."""
-    names = [word for word in words if word != "--simulate"]
+    names = [word for word in words if word not in SEARCHES]
     chosen = [each for each in MUTATIONS if not names or any(word in each.bug for word in names)]
     if names != words:
-        return simulate(chosen)
+        return survey(chosen, SEARCHES[next(word for word in words if word in SEARCHES)])
     missed = 0
     with tempfile.TemporaryDirectory() as scratch:
         copy_tree(Path(scratch))
