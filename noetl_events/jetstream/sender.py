@@ -4,16 +4,19 @@ What is sent how, and what is sent again.
     first attempt                      outcome                         then
     ---------------------------------  ------------------------------  ---------------------------------
     batch, fast-ingest or atomic       acknowledged                    stored
-                                       anything else                   the rest again, by plain publish
+                                       anything else                   the rest again, as an atomic batch
                                        batches unsupported             plain publish, now and ever after
+    atomic batch, again                acknowledged                    stored, whole
+                                       anything else                   plain publish, lane by lane
     plain publish                      sequence above 0                stored
                                        too large for the stream        rejected
                                        id in process, election,
                                        no answer, connection lost      again, until the deadline
                                        stream full, denied, missing    the call fails: emit again, later
 
-An id whose outcome was ever unknown is never part of a batch again (see `fast_batch`).  A second attempt keeps at
-most one message of each lane under way, so that none overtakes the one before it.
+An id whose outcome was ever unknown is never part of a fast-ingest batch again (see `fast_batch`).  An atomic batch
+stores nothing if it has such an id, and says so.  Of plain publishes at most one message of each lane is under way, so
+that none overtakes the one before it.
 """
 
 from __future__ import annotations
@@ -95,7 +98,7 @@ class Sender:
 
     async def _send(self, burst: Sequence[Outgoing]) -> None:
         if self._outbox.is_uncertain(burst[0]):
-            await self._settle_in_lanes(burst)
+            await self._settle_again(burst)
         elif self.mode == "plain" or (len(burst) == 1 and self._outbox.is_drained):
             await self._settle_window(burst)
         elif (client := await self._reach(burst)) and (burst := self._still_wanted(burst)):
@@ -121,7 +124,7 @@ class Sender:
             if left := tuple(batch.unsettled):
                 log.warning("publisher.sending_again", events=len(left), reason=str(exc))
                 self._doubt(left)
-                await self._settle_in_lanes(left)
+                await self._settle_again(left)
         else:
             self.counts.batches += 1
 
@@ -146,17 +149,33 @@ class Sender:
         """Send all at once; what is not settled then goes in lanes."""
         if (client := await self._reach(batch)) and (batch := self._still_wanted(batch)):
             again = await self._send_window(client, batch, self._patience(batch))
-            await self._settle_in_lanes(again)
+            await self._settle_again(again)
 
-    async def _settle_in_lanes(self, batch: Sequence[Outgoing]) -> None:
-        for wave in _waves(batch):
-            await self._settle_wave(wave)
+    async def _settle_again(self, batch: Sequence[Outgoing]) -> None:
+        for start in range(0, len(batch), atomic_batch.MOST):
+            part = batch[start : start + atomic_batch.MOST]
+            waves = _waves(part)
+            if len(waves) == 1 or not await self._settle_at_once(part):
+                for wave in waves:
+                    await self._settle_wave(wave)
+
+    async def _settle_at_once(self, batch: Sequence[Outgoing]) -> bool:
+        """Send *batch* as one that is stored whole or not at all; return False if nothing is known but that."""
+        client = await self._reach(batch) if self.mode == "fast" else None
+        batch = self._still_wanted(batch)
+        if client is None or not batch or not AtomicBatch.fits(batch, client.max_payload):
+            return False
+        try:
+            await AtomicBatch(self._inbox, client, on_stored=self._store, patience=_deadline).send(batch)
+        except BatchFailed:
+            return False
+        return True
 
     async def _settle_wave(self, wave: Sequence[Outgoing]) -> None:
         pause = _FIRST_PAUSE
         while client := await self._reach(wave):
             wave = self._still_wanted(wave)
-            wave = await self._send_window(client, wave, min((message.deadline for message in wave), default=0.0))
+            wave = await self._send_window(client, wave, _deadline(wave))
             if not wave:
                 return
             await asyncio.sleep(random.uniform(pause / 2, pause))
@@ -241,12 +260,16 @@ class Sender:
 
     def _patience(self, batch: Sequence[Outgoing]) -> float:
         """Return until when a first attempt may take: one that waited long for its turn still gets a fair try."""
-        return max(time.monotonic() + self._first_patience, min(message.deadline for message in batch))
+        return max(time.monotonic() + self._first_patience, _deadline(batch))
 
     def _fall_back(self, reason: str) -> None:
         self.mode = "plain"
         self.counts.fell_back += 1
         log.warning("publisher.fell_back", mode=self.mode, reason=reason)
+
+
+def _deadline(batch: Sequence[Outgoing]) -> float:
+    return min((message.deadline for message in batch), default=0.0)
 
 
 def _is_denied(message: Outgoing, denial: str) -> bool:

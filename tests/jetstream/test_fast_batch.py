@@ -28,12 +28,23 @@ if TYPE_CHECKING:
 async def test_anything_but_a_full_count_is_sent_again_plainly(
     publisher: Publisher, scripted: ScriptedStream, ending: dict[str, Any]
 ) -> None:
-    """A batch that is not acknowledged to its last message is sent again whole, in order, by plain publish."""
+    """A batch that is not acknowledged to its last message is sent again whole, in order, at last by plain publish."""
     scripted.answer = ends_batches_with(ending)
     await publisher.publish(scripted.outgoing([1, 2, 3]))
 
-    assert scripted.log == "1:fast 1/0 2:fast 2/1 3:fast 3/2 1:plain 2:plain 3:plain"
+    assert scripted.log == "1:fast 1/0 2:fast 2/1 3:fast 3/2 1:atomic 1 2:atomic 2 3:atomic 3 1:plain 2:plain 3:plain"
     assert publisher.mode == "fast"
+
+
+async def test_second_attempt_is_whole_or_nothing(publisher: Publisher, scripted: ScriptedStream) -> None:
+    """What is sent again goes as an atomic batch first: where nothing of it was stored, one answer is enough."""
+    scripted.answer = lambda received: (
+        {"stream": "S", "seq": 3, "batch": "b", "count": 3} if received.atomic else error(10208)
+    )
+    await publisher.publish(scripted.outgoing([1, 2, 3]))
+
+    assert scripted.log == "1:fast 1/0 2:fast 2/1 3:fast 3/2 1:atomic 1 2:atomic 2 3:atomic 3"
+    assert publisher.counts.stored == 3
 
 
 async def test_ack_under_way_proves_nothing(publisher: Publisher, scripted: ScriptedStream) -> None:
@@ -41,7 +52,7 @@ async def test_ack_under_way_proves_nothing(publisher: Publisher, scripted: Scri
     scripted.answer = acks_every(2, then={"stream": "S", "seq": 0, "batch": "b", "count": 3})
     await publisher.publish(scripted.outgoing([1, 2, 3]))
 
-    assert scripted.log == "1:fast 1/0 2:fast 2/1 3:fast 3/2 1:plain 2:plain 3:plain"
+    assert scripted.log == "1:fast 1/0 2:fast 2/1 3:fast 3/2 1:atomic 1 2:atomic 2 3:atomic 3 1:plain 2:plain 3:plain"
     assert publisher.counts.stored == 3
 
 
@@ -50,7 +61,7 @@ async def test_batch_given_up_half_way_is_sent_again_whole(publisher: Publisher,
     scripted.answer = acks_every(250, then=error(10208))
     await publisher.publish(scripted.outgoing(range(1, 301)))
 
-    again = [received.id for received in scripted.received if not received.is_fast]
+    again = [received.id for received in scripted.received if not received.is_fast and not received.atomic]
     assert again == list(range(1, 301))
     assert publisher.counts.stored == 300
 

@@ -84,7 +84,7 @@ async def test_unknown_outcome_never_goes_by_batch_again(connection: Connection,
     scripted.answer = stores
     await publisher.publish(scripted.outgoing([1, 2, 3, 4, 5]))
 
-    assert scripted.log == "1:plain 2:plain 3:plain 4:fast 1/0 5:fast 2/2"
+    assert scripted.log == "1:atomic 1 2:atomic 2 3:atomic 3 1:plain 2:plain 3:plain 4:fast 1/0 5:fast 2/2"
     await publisher.aclose()
 
 
@@ -102,7 +102,7 @@ async def test_second_attempt_keeps_the_order_of_a_lane(publisher: Publisher, sc
     )
     messages = scripted.outgoing([1, 2, 3], lane=1) + scripted.outgoing([7, 8], lane=2)
     call = asyncio.ensure_future(publisher.publish(messages))
-    await scripted.wait_for(5 + 2)
+    await scripted.wait_for(5 + 5 + 2)
     assert scripted.log.endswith("1:plain 7:plain")
     scripted.answer = stores
     await scripted.send(scripted.received[-2], {"seq": 1})
@@ -131,7 +131,7 @@ async def test_refusal_of_the_stream_ends_the_call(publisher: Publisher, scripte
     with pytest.raises(NatsUnavailable, match="maximum messages exceeded"):
         await publisher.publish(scripted.outgoing([1, 2, 3]))
 
-    assert scripted.log.endswith("3:fast 3/2 1:plain")
+    assert scripted.log.endswith("3:atomic 3 1:plain")
 
 
 async def test_cancelled_call_disturbs_no_other(publisher: Publisher, scripted: ScriptedStream) -> None:

@@ -29,7 +29,7 @@ LIBRARY = (
     Mutation(
         "what a batch leaves unknown counts as stored",
         "noetl_events/jetstream/sender.py",
-        "                self._doubt(left)\n                await self._settle_in_lanes(left)\n",
+        "                self._doubt(left)\n                await self._settle_again(left)\n",
         "                self._store(left)\n",
         "tests/jetstream/test_fast_batch.py::test_batch_given_up_half_way_is_sent_again_whole",
     ),
@@ -43,8 +43,8 @@ LIBRARY = (
     Mutation(
         "sent again without lanes: a message overtakes the one before it",
         "noetl_events/jetstream/sender.py",
-        "        for wave in _waves(batch):\n",
-        "        for wave in [list(batch)]:\n",
+        "            waves = _waves(part)\n",
+        "            waves = [list(part)]\n",
         "tests/jetstream/test_publisher.py::test_second_attempt_keeps_the_order_of_a_lane",
     ),
     Mutation(
@@ -141,7 +141,7 @@ LIBRARY = (
     Mutation(
         "a batch of unknown outcome is not sent again",
         "noetl_events/jetstream/sender.py",
-        "                await self._settle_in_lanes(left)\n",
+        "                await self._settle_again(left)\n",
         "                await asyncio.sleep(0)\n",
         "tests/jetstream/test_fast_batch.py::test_batch_given_up_half_way_is_sent_again_whole",
     ),
