@@ -181,10 +181,10 @@ class PublisherRun:
         self.note("restart")
         self.stream.change_leader(keep_staged=True)
         self.server.is_up = False
-        cutting = asyncio.gather(*(connection.cut(0.0) for connection in self.connections))
+        cuts = [asyncio.create_task(connection.cut(0.0)) for connection in self.connections]
         await asyncio.sleep(self._a_while())
         self.server.is_up = True
-        await cutting
+        await asyncio.gather(*cuts)
 
     async def _change_leader(self) -> None:
         self.note("leader")
