@@ -43,7 +43,7 @@ class AtomicBatch:
     Args:
         inbox: for the answer.
         client: connected.
-        on_stored: takes the messages once they are.
+        on_stored: takes the messages once they are, and the sequence of the last.
         patience: gives the time, of `time.monotonic`, until which they may wait for the answer.
 
     """
@@ -53,7 +53,7 @@ class AtomicBatch:
         inbox: ReplyInbox,
         client: Client,
         *,
-        on_stored: Callable[[Sequence[Outgoing]], None],
+        on_stored: Callable[[Sequence[Outgoing], int], None],
         patience: Callable[[Sequence[Outgoing]], float],
     ) -> None:
         self.unsettled: Sequence[Outgoing] = ()
@@ -84,7 +84,7 @@ class AtomicBatch:
         if failure := batch_failure(self._answers[0], len(messages)):
             raise failure
         self.unsettled = ()
-        self._on_stored(messages)
+        self._on_stored(messages, self._answers[0].seq)
 
     @staticmethod
     def fits(messages: Sequence[Outgoing], limit: int) -> bool:

@@ -57,7 +57,7 @@ class FastBatch:
         client: connected.
         outbox: where there may be more.
         admit: gives what of a burst may be sent.
-        on_stored: takes the messages that are stored, in order, each once.
+        on_stored: takes the messages that are stored, in order, each once, and the sequence of the last.
         patience: gives the time, of `time.monotonic`, until which a burst may wait for its answers.
 
     """
@@ -69,7 +69,7 @@ class FastBatch:
         outbox: Outbox,
         *,
         admit: Callable[[Client, list[Outgoing]], list[Outgoing]],
-        on_stored: Callable[[Sequence[Outgoing]], None],
+        on_stored: Callable[[Sequence[Outgoing], int], None],
         patience: Callable[[Sequence[Outgoing]], float],
     ) -> None:
         self.unsettled: list[Outgoing] = []
@@ -104,7 +104,7 @@ class FastBatch:
         if failure := batch_failure(answer, len(self.unsettled)):
             raise failure
         stored, self.unsettled = self.unsettled, []
-        self._on_stored(stored)
+        self._on_stored(stored, answer.seq)
 
     async def _exchange_all(self, burst: Sequence[Outgoing]) -> Reply:
         await self._append(burst)

@@ -24,11 +24,11 @@ class Window:
 
     Args:
         messages: to send, in order.
-        on_stored: takes each message that is stored, as soon as that is known.
+        on_stored: takes each message that is stored, as soon as that is known, and its sequence.
 
     """
 
-    def __init__(self, messages: Sequence[Outgoing], on_stored: Callable[[Sequence[Outgoing]], None]) -> None:
+    def __init__(self, messages: Sequence[Outgoing], on_stored: Callable[[Sequence[Outgoing], int], None]) -> None:
         self.messages = messages
         self.silence = "no answer"
         """Why answers are missing, when they are."""
@@ -61,7 +61,7 @@ class Window:
             self._replies[int(index)] = reply
             self._missing -= 1
             if judge(reply) is Verdict.STORED:
-                self._on_stored((self.messages[int(index)],))
+                self._on_stored((self.messages[int(index)],), reply.seq)
 
     def _is_answered(self) -> bool:
         return not self._missing

@@ -74,6 +74,11 @@ class Publisher:
         """What was done so far."""
         return self._sender.counts
 
+    @property
+    def last_sequence(self) -> int:
+        """In the stream, of what was acknowledged last; 0 before."""
+        return self._sender.last_sequence
+
     async def publish(self, messages: Iterable[Outgoing]) -> None:
         """
         Return when every one of *messages* is stored; they are taken from the iterable as there is room for them.

@@ -76,6 +76,9 @@ class Sender:
         self._first_patience = min(SILENCE, timeout)
         self.mode = mode
         self.counts = PublishCounts()
+        self.last_sequence = 0
+        """In the stream, of what was acknowledged last."""
+
         self._inbox = ReplyInbox(connection)
         self._untaken_since: float | None = None
 
@@ -138,8 +141,9 @@ class Sender:
         self._outbox.release([message for message in burst if message.is_over()])
         return self._still_wanted(burst)
 
-    def _store(self, messages: Sequence[Outgoing]) -> None:
+    def _store(self, messages: Sequence[Outgoing], sequence: int) -> None:
         self._untaken_since = None
+        self.last_sequence = sequence
         self.counts.stored += len(messages)
         for message in messages:
             message.store()

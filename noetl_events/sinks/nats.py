@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from functools import lru_cache
 from string import Formatter
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -21,6 +22,7 @@ from noetl_events.jetstream.topology import watermark
 from noetl_events.json_values import MalformedEvent
 from noetl_events.sink import EventsRejected, SinkUnavailable
 from noetl_events.sinks.url_options import read_options
+from noetl_events.spool.watermark import Watermark
 from noetl_events.trace_context import trace_lines
 
 if TYPE_CHECKING:
@@ -29,7 +31,6 @@ if TYPE_CHECKING:
     from noetl_events.envelope import ExecutorEvent
     from noetl_events.jetstream.publish_counts import PublishCounts
     from noetl_events.jetstream.publisher import Durability
-    from noetl_events.spool.watermark import Watermark
 
 SUBJECT: Final = "noetl.events.{event_type}"
 SUBJECT_BY_EXECUTION: Final = "noetl.events.{execution_id}.{event_type}"
@@ -38,6 +39,7 @@ SUBJECT_BY_EXECUTION: Final = "noetl.events.{execution_id}.{event_type}"
 _FIELDS: Final = ("event_type", "execution_id")
 _CONNECTION_OPTIONS: Final = ("credentials", "inbox_prefix", "name", "nkey_seed", "tls_ca", "tls_cert", "tls_key")
 _OPTIONS: Final = ("durable", "subject", *_CONNECTION_OPTIONS)
+_ASK_ROUND: Final = 5.0
 # Longer would break the server's limit for a line, and with it the connection.
 _MAX_NAME: Final = 200
 _UNSAFE: Final = re.compile(r"[^!-~]|[*>$]")
@@ -85,6 +87,8 @@ class NatsSink:
         self._subject = subject
         self._by_execution = "{execution_id" in subject
         self._new_id = new_id or process_ids()
+        self._known: Watermark | None = None
+        self._ask_at = 0.0
         self._closed = False
 
     @classmethod
@@ -134,11 +138,19 @@ class NatsSink:
             raise EventsRejected(malformed)
 
     async def watermark(self) -> Watermark:
-        """Return how far the stream has come; raises `SinkUnavailable` where it cannot be asked."""
-        try:
-            return await watermark(self._connection, self._subject.format(event_type="_", execution_id=0))
-        except NatsUnavailable as exc:
-            raise SinkUnavailable(str(exc)) from exc
+        """
+        Return how far the stream has come; raises `SinkUnavailable` where it cannot be asked.
+
+        It is asked every five seconds, or when its last acknowledgement is none of a stream that grows; else the
+        acknowledgements say it: thousands of workers would ask for nothing, and be in each other's way.
+        """
+        heard, known = self._publisher.last_sequence, self._known
+        if known is not None and heard > known.last_seq and time.monotonic() < self._ask_at:
+            self._known = Watermark(known.created, heard)
+        else:
+            self._known = await self._ask()
+            self._ask_at = time.monotonic() + _ASK_ROUND
+        return self._known
 
     async def aclose(self) -> None:
         """Finish what was accepted; a connection of our own is closed."""
@@ -146,6 +158,12 @@ class NatsSink:
         await self._publisher.aclose()
         if self._owns_connection:
             await self._connection.aclose()
+
+    async def _ask(self) -> Watermark:
+        try:
+            return await watermark(self._connection, self._subject.format(event_type="_", execution_id=0))
+        except NatsUnavailable as exc:
+            raise SinkUnavailable(str(exc)) from exc
 
     def _outgoing(self, events: Sequence[ExecutorEvent], malformed: dict[int, str]) -> Iterator[Outgoing]:
         lines = trace_lines()

@@ -219,3 +219,36 @@ async def test_url_says_who_we_are() -> None:
     assert options.server_list == ["tls://one:4222", "tls://two:4223"]
     assert (options.user, options.password) == ("us@er", "p:w")
     assert ConnectOptions(servers="nats://h", token="t") == NatsSink.from_url("nats://t@h")._connection.options
+
+
+async def test_acknowledgements_tell_how_far_the_stream_has_come(connection: Connection, subject: str) -> None:
+    """While a stream grows as it should, a spool learns of it without a question."""
+    sink = NatsSink(connection, subject=subject)
+    await sink.emit_batch(make_events(3))
+    asked = await sink.watermark()
+    await sink.emit_batch(make_events(3, start=4))
+    client = await connection.client()
+    sent = client.stats["out_msgs"]
+    told = await sink.watermark()
+
+    assert (told.created, told.last_seq) == (asked.created, 6)
+    assert client.stats["out_msgs"] == sent
+    await sink.aclose()
+
+
+async def test_stream_that_does_not_grow_is_asked(
+    connection: Connection, stream: StreamDeclaration, outside: JetStreamContext, subject: str
+) -> None:
+    """An acknowledgement that another stream gave shows that it is another one, at once."""
+    sink = NatsSink(connection, subject=subject)
+    await sink.emit_batch(make_events(3))
+    before = await sink.watermark()
+    config = (await outside.stream_info(stream.name)).config
+    await outside.delete_stream(stream.name)
+    await outside.add_stream(config)
+    await sink.emit(make_event(4))
+    now = await sink.watermark()
+
+    assert now.created != before.created
+    assert now.last_seq == 1
+    await sink.aclose()
