@@ -4,7 +4,7 @@ Plant each bug of the table in a copy of the tree, and demand that its test fail
     python -m tests.mutations.plant [WORDS...]
 
 With WORDS only the bugs that have one of them in their name.  Prints a line a bug; exit code 1 if one was not found.
-It says instead what finds them without any test of their own: with --simulate a hundred seeds of the simulator, with
+It says instead what finds them without any test of their own: with --simulate a thousand seeds of the simulator, with
 --campaign a fault campaign of a minute.
 """
 
@@ -42,7 +42,7 @@ class Search(NamedTuple):
 
 
 SEARCHES: Final = {
-    "--simulate": Search(["tests.simulation.simulate", "100"], "100 seeds of the simulator", 90.0),
+    "--simulate": Search(["tests.simulation.simulate", "1000"], "1,000 seeds of the simulator", 600.0),
     "--campaign": Search(["tests.faults.campaign", "--seed", "1", "--minutes", "1"], "a campaign of a minute", 420.0),
 }
 
