@@ -56,21 +56,36 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def __init__(self) -> None:
         self._jump = _Jump()
         super().__init__(self._jump)
+        self.broken: list[BaseException] = []
+        """What callbacks have raised: a loop only tells its log of that, and goes on."""
+
+        self.set_exception_handler(self._on_exception)
 
     def time(self) -> float:
         """Return the virtual seconds since the loop was made."""
         return self._jump.now
 
+    def _on_exception(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        if "handle" in context:
+            self.broken.append(context["exception"])
+
 
 def run_virtual(main: Coroutine[Any, Any, T], seed: int) -> T:
-    """Run *main* on a virtual clock; with the same *seed* everything happens in the same order at the same times."""
+    """
+    Run *main* on a virtual clock; with the same *seed* everything happens in the same order at the same times.
+
+    What a callback raises is raised here too, once *main* is over.
+    """
     loop = VirtualLoop()
     state = random.getstate()
     random.seed(seed)
     try:
         # The code under test asks for monotonic time, and draws the jitter of its waits.
         with patch("time.monotonic", loop.time):
-            return loop.run_until_complete(main)
+            outcome = loop.run_until_complete(main)
+        if loop.broken:
+            raise loop.broken[0]
+        return outcome
     finally:
         random.setstate(state)
         _end(loop)

@@ -42,6 +42,17 @@ def test_a_seed_replays_exactly(name: str) -> None:
     assert first != SIMULATIONS[name](FIRST + 6)
 
 
+def test_what_a_callback_finds_is_told() -> None:
+    """A check that fails while nobody waits for it fails the run."""
+
+    async def find() -> None:
+        asyncio.get_running_loop().call_soon(divmod, 1, 0)
+        await asyncio.sleep(1)
+
+    with pytest.raises(ZeroDivisionError):
+        run_virtual(find(), 1)
+
+
 def test_time_is_virtual() -> None:
     """An hour is over at once, and who waits for nothing, or spins, is told."""
 
