@@ -174,12 +174,12 @@ class ProjectorRun:
         if process.connection.is_dead:
             return
         self.note("kill")
-        self._blame(process)
+        self.blame(process)
         process.connection.die()
         process.task.cancel()
 
-    def _blame(self, process: Process) -> None:
-        """Note whom this death looks like: a message alone on trial is blamed whoever kills the process."""
+    def blame(self, process: Process) -> None:
+        """Note whom this death looks like: a message alone on trial is blamed for a kill, and for a cut that looks like one."""
         hand = {int(message.reply.split(".")[5]) for message in process.projector._in_hand}
         for payload in self.keeping.notes.values():
             note = suspects._read_note(payload) if payload else None

@@ -61,6 +61,7 @@ class ProjectorFaults:
         self._run.is_cut = True
         if self._run.processes:
             process = self._run.draw.choice(list(self._run.processes.values()))
+            self._run.blame(process)
             await process.connection.cut(self._a_while(), for_good=self._run.draw.random() < 0.2)
 
     async def _lose_messages(self) -> None:
@@ -73,6 +74,8 @@ class ProjectorFaults:
         self._run.is_cut = True
         self._run.server.is_up = False
         self._run.consumer.restart("Server Shutdown")
+        for process in self._run.processes.values():
+            self._run.blame(process)
         cuts = [asyncio.create_task(each.connection.cut(0.0)) for each in self._run.processes.values()]
         await asyncio.sleep(self._a_while())
         self._run.server.is_up = True
