@@ -179,7 +179,7 @@ class ProjectorRun:
         process.task.cancel()
 
     def blame(self, process: Process) -> None:
-        """Note whom a death looks like: a message alone on trial is blamed for a kill, and for a cut, which looks like one."""
+        """Note whom a death looks like: a message alone on trial, whoever kills the process; a cut looks like one."""
         hand = {int(message.reply.split(".")[5]) for message in process.projector._in_hand}
         for payload in self.keeping.notes.values():
             note = suspects._read_note(payload) if payload else None
