@@ -10,8 +10,8 @@ SUBJECT = "noetl.events.command.completed"
 EXECUTIONS = 50
 
 
-def make_envelopes(count: int) -> list[ExecutorEvent]:
-    """Return *count* events of 400 bytes each, of fifty executions."""
+def make_envelopes(count: int, *, first: int = 0) -> list[ExecutorEvent]:
+    """Return *count* events of 400 bytes each, of fifty executions, from number *first* up."""
     now = datetime.now(UTC)
     return [
         ExecutorEvent(
@@ -25,5 +25,5 @@ def make_envelopes(count: int) -> list[ExecutorEvent]:
             worker_id="worker-7",
             meta={"attempts": 0},
         )
-        for number in range(count)
+        for number in range(first, first + count)
     ]
