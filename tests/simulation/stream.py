@@ -171,7 +171,7 @@ class Stream:
         if message.id in self._ids:
             return {"stream": "S", "seq": self._ids[message.id], "duplicate": True}
         if message.id in self._staged:
-            return _error(10158)
+            return _error(10158) if self.batches == "new" else {"stream": "S", "seq": 0, "duplicate": True}
         if len(message.data) > MAX_PAYLOAD * 3 // 4:
             return _error(10054)
         return _error(10077) if self.is_full else None
