@@ -10,7 +10,8 @@ import nats
 from nats.js.errors import ServiceUnavailableError
 
 from noetl_events.envelope import decode
-from noetl_events.jetstream.topology import StreamDeclaration, jetstream
+from noetl_events.jetstream.errors import NatsUnavailable
+from noetl_events.jetstream.topology import StreamDeclaration, ensure_stream, jetstream
 from noetl_events.sink import SinkUnavailable
 from noetl_events.testing.events import make_event
 
@@ -126,3 +127,12 @@ async def emit_until_taken(sink: NatsSink, events: list[Any]) -> None:
                 return await sink.emit_batch(events)
             except SinkUnavailable:
                 await asyncio.sleep(0.05)
+
+
+async def is_made(connection: Connection, declared: StreamDeclaration) -> bool:
+    """Return whether the stream is there; a cluster has a leader before it has peers to place a stream on."""
+    try:
+        await ensure_stream(connection, declared)
+    except NatsUnavailable:
+        return False
+    return True

@@ -24,7 +24,7 @@ from noetl_events.sinks.nats import NatsSink
 from noetl_events.testing import eventually, make_event, make_events
 from noetl_events.testing.nats_server import NatsServer, nats_cluster
 from noetl_events.testing.proxy import FaultyProxy
-from tests.faults.load import EMITTERS, STREAM, Load, require_exactly_once
+from tests.faults.load import EMITTERS, STREAM, Load, is_made, require_exactly_once
 from tests.jetstream.credentials import Operator
 
 if TYPE_CHECKING:
@@ -141,15 +141,6 @@ async def test_credentials_expire_and_are_restored(tmp_path: Path) -> None:
             await load.stop()
 
         await require_exactly_once(server.url, load.acknowledged, user_credentials=str(credentials))
-
-
-async def is_made(connection: Connection, declared: StreamDeclaration) -> bool:
-    """Return whether the stream is there; a cluster has a leader before it has peers to place a stream on."""
-    try:
-        await ensure_stream(connection, declared)
-    except NatsUnavailable:
-        return False
-    return True
 
 
 async def test_cluster_that_loses_its_leaders(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from noetl_events.jetstream.topology import StreamDeclaration, ensure_stream, je
 from noetl_events.testing import eventually
 from noetl_events.testing.nats_server import nats_cluster
 from noetl_events.testing.proxy import FaultyProxy
+from tests.faults.load import is_made
 from tests.jetstream.past import consumers, fill, read_all, sequences
 
 if TYPE_CHECKING:
@@ -156,7 +157,8 @@ async def test_leaders_change(tmp_path: Path) -> None:
     with nats_cluster(tmp_path) as members:
         urls = ",".join(member.url for member in members)
         async with Connection(ConnectOptions(servers=urls)) as connection:
-            await ensure_stream(connection, StreamDeclaration(name="events", subjects=("events.>",), replicas=3))
+            declared = StreamDeclaration(name="events", subjects=("events.>",), replicas=3)
+            await eventually(lambda: is_made(connection, declared))
             await fill(connection, "events", COUNT)
             found: list[int] = []
             async with History(connection, Span(stream="events"), max_messages=200, heartbeat=1.0) as history:

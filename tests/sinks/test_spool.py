@@ -109,28 +109,6 @@ async def test_emit_needs_no_destination(tmp_path: Path) -> None:
     assert [event.event_id for event in inner.events] == list(range(1, 52))
 
 
-async def test_what_gets_through_is_not_begun_again(tmp_path: Path) -> None:
-    """A sink too slow for a whole batch within its timeout is given less at a time, and no part of it twice."""
-
-    class Slow(MemorySink):
-        def __init__(self) -> None:
-            super().__init__()
-            self.received: list[int | None] = []
-
-        async def emit_batch(self, events: Sequence[ExecutorEvent]) -> None:
-            if len(events) > 60:
-                raise SinkUnavailable("only some of them in time")
-            self.received += [event.event_id for event in events]
-            await super().emit_batch(events)
-
-    sink = spool(slow := Slow(), tmp_path)
-    await sink.emit_batch(make_events(300))
-    await sink.drained()
-
-    assert slow.received == list(range(1, 301))
-    await sink.aclose()
-
-
 async def test_next_process_takes_up_what_is_left(tmp_path: Path) -> None:
     """A spool closed while the sink behind is away leaves its events to the next one."""
     away = Away()
