@@ -47,6 +47,7 @@ class Server:
         self.routes: list[tuple[str, Callable[[Command], None]]] = []
         self.is_up = True
         self.clients: list[SimClient] = []
+        self.inboxes = 0
         self.lossy = 0
         """So many of the next messages through the server are lost on the way."""
 
@@ -81,7 +82,6 @@ class SimClient:
         self._ghost_until = 0.0
         self._server = server
         self._name = name
-        self._inboxes = 0
         self._takers: dict[str, Callable[[Arrival], Awaitable[None] | None]] = {}
         self._up = Pipe(server.draw)
         self._down = Pipe(server.draw)
@@ -90,8 +90,9 @@ class SimClient:
 
     def new_inbox(self) -> str:
         """Return the subject of a new inbox."""
-        self._inboxes += 1
-        return f"_INBOX.{self._name}.{self._inboxes:010}"
+        # As with a real one, no two clients share the end of it, which names their batches.
+        self._server.inboxes += 1
+        return f"_INBOX.{self._name}.{self._server.inboxes:010}"
 
     async def subscribe(self, subject: str, *, cb: Callable[[Any], Awaitable[None]], **_: Any) -> Subscription:
         """Have *cb* called with what comes to *subject*."""
