@@ -40,6 +40,9 @@ class PullRequests:
         self.outstanding = 0
         """Messages asked for and not received."""
 
+        self.received = 0
+        """Messages that came."""
+
     def __len__(self) -> int:
         return len(self._open)
 
@@ -52,6 +55,7 @@ class PullRequests:
 
     def receive(self) -> None:
         """Note that a message came."""
+        self.received += 1
         if self._open:
             self.outstanding -= 1
             self._open[0][1] -= 1

@@ -184,10 +184,14 @@ class Puller:
     async def _run_dry(self) -> None:
         # The server may have taken a message for a request it knows: it would stay unacknowledged if we left now.  A
         # request that does not wait is answered at once if there is nothing left for those before it.
-        while self._inbox.requests.outstanding:
-            self._arrived.clear()
+        requests = self._inbox.requests
+        while requests.outstanding:
+            received = requests.received
             await self._inbox.ask(1, expires=0)
-            await self._arrived.wait()
+            # Asked again for each answer, there would always be one under way.
+            while requests.outstanding and requests.received == received:
+                self._arrived.clear()
+                await self._arrived.wait()
         await self._inbox.close()
 
     async def _keep_asking(self) -> None:

@@ -132,6 +132,13 @@ LIBRARY = (
         "tests/simulation/test_simulation.py::test_seed_that_once_failed",
     ),
     Mutation(
+        "who stops asks again for each answer, and never comes to an end",
+        "noetl_events/jetstream/puller.py",
+        "            while requests.outstanding and requests.received == received:\n",
+        "            for _ in range(1):\n",
+        "tests/simulation/test_simulation.py::test_seed_that_once_failed",
+    ),
+    Mutation(
         "room is never given back",
         "noetl_events/jetstream/sender.py",
         "            self._outbox.release(self._outbox.out)\n",

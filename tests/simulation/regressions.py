@@ -18,4 +18,5 @@ REGRESSIONS: Final = (
         110239,
         "a batch held for long was taken for silence: what was asked for next came late",
     ),
+    ("projector", 536026, "stopping asked again for each answer, never came to an end, and left a message in hand"),
 )
