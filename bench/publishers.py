@@ -15,6 +15,7 @@ import nats
 
 from bench.envelopes import SUBJECT
 from noetl_events import encode
+from noetl_events.jetstream.commands import publish_all
 from noetl_events.jetstream.connection import Connection
 from noetl_events.jetstream.options import ConnectOptions
 from noetl_events.sinks.nats import NatsSink
@@ -93,8 +94,7 @@ async def blob(url: str, events: list[ExecutorEvent]) -> AsyncIterator[Publish]:
 
     async def publish() -> None:
         for block in blocks:
-            await client._send_command(block)  # noqa: SLF001  (public calls take one message at a time)
-        await client._flush_pending()  # noqa: SLF001  (likewise)
+            await publish_all(client, (), [block])
         for _ in blocks:
             while b'"count":' not in (await answers.next_msg(timeout=30)).data:
                 pass

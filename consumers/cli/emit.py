@@ -67,7 +67,7 @@ def _readable(lines: BinaryIO, source: str, malformed: list[str]) -> Iterator[Ex
                 yield decode(line)
         except MalformedEvent as exc:
             malformed.append(f"{source}:{number}: {exc}")
-            log.error("event.malformed", reason=malformed[-1])  # noqa: TRY400  (no bug of ours)
+            log.error("event.malformed", reason=malformed[-1])
 
 
 @contextmanager

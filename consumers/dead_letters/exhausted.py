@@ -89,6 +89,6 @@ class ExhaustedWatch:
             await self._dead_letters.bury_stored(stored, "exhausted", reason, consumer=given_up.consumer)
         except MessageTooLarge as exc:
             # Only an operator can help, and those behind it need not wait for that.
-            log.error("exhausted.too_large", **place, reason=str(exc))  # noqa: TRY400  (no bug of ours)
+            log.error("exhausted.too_large", **place, reason=str(exc))
         else:
             log.error("exhausted.buried", **place, deliveries=given_up.deliveries)

@@ -20,7 +20,7 @@ def postgres_sinks(urls: Iterable[str]) -> Iterator[tuple[str, PostgresSink]]:
     """Yield each that is a Postgres, by its redacted URL; raises ValueError if a URL is refused."""
     for url in urls:
         if url.partition(":")[0] in _SCHEMES:
-            from consumers.sinks.postgres import PostgresSink  # noqa: PLC0415  (an extra)
+            from consumers.sinks.postgres import PostgresSink
 
             yield redacted(url), PostgresSink.from_url(url)
 

@@ -29,7 +29,7 @@ _LIMIT: Final = 10.0
 
 
 async def _check_postgres(patient: Patient) -> list[Finding]:
-    from consumers.doctor.postgres import check_postgres  # noqa: PLC0415  (its driver is an extra)
+    from consumers.doctor.postgres import check_postgres
 
     return await check_postgres(patient)
 

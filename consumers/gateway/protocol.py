@@ -72,7 +72,7 @@ class GatewayProtocol(HttpToolsProtocol):
         super().on_message_complete()
         self._begun, self._head = False, 0
 
-    def eof_received(self) -> bool | None:  # type: ignore[override]
+    def eof_received(self) -> bool | None:  # type: ignore[override]  # uvicorn has it say None, asyncio take a bool
         """Keep the connection for an answer that has not begun; a reader that goes away in the midst of one is gone."""
         cycle: Any = self.cycle
         self._half_closed = not self._begun and cycle is not None and not cycle.response_started

@@ -12,6 +12,7 @@ What the gateway says when it does not do what it was asked, and what the client
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -77,7 +78,7 @@ class Refused(Exception):
     def response(self) -> Response:
         """Return it as an answer."""
         headers = {} if self.retry_after is None else {"retry-after": str(self.retry_after)}
-        if self.status == 401:  # noqa: PLR2004  (the number is its name)
+        if self.status == HTTPStatus.UNAUTHORIZED:
             headers["www-authenticate"] = "Bearer"
         body = _Body(code=self.code, message=str(self), errors=self.errors)
         return Response(msgspec.json.encode(body), self.status, headers, media_type="application/json")

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from consumers.gateway.past import Past
 
 _INTERVAL: Final = 15.0
+# Of the longest number of 64 bits: Python reads no endless digits, and says so in another way.
+_LONGEST: Final = len(str(MIN_INT64))
 _HEADERS: Final = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-store"),
@@ -97,7 +99,7 @@ def read_number(name: str, text: str, least: int) -> int:
         Refused: it is none, or below *least* or beyond 64 bits.
 
     """
-    if text.lstrip("-").isdecimal() and text.isascii() and len(text) < 21 and least <= int(text) <= MAX_INT64:  # noqa: PLR2004
+    if text.lstrip("-").isdecimal() and text.isascii() and len(text) <= _LONGEST and least <= int(text) <= MAX_INT64:
         return int(text)
     reason = f"{name}: {text[:80]!r} is no whole number from {least} up"
     raise Refused(422, "query", reason, errors=(Fault(field=name, reason=reason),))

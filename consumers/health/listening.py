@@ -42,7 +42,7 @@ def open_endpoint(service: Service, listen: str = "") -> Endpoint | None:
 
 
 def _endpoint(service: Service, listen: str) -> Endpoint:
-    from consumers.health.endpoint import Endpoint  # noqa: PLC0415  (an extra; the projector does without)
+    from consumers.health.endpoint import Endpoint
 
     return Endpoint(service, bound(listen))
 

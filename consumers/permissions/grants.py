@@ -54,7 +54,7 @@ def _admin(who: str, database: str, query: dict[str, str]) -> Iterator[str]:
 
 
 def _table(query: dict[str, str]) -> tuple[str, str]:
-    from consumers.sinks.postgres.table import DEFAULT_TABLE, quoted  # noqa: PLC0415  (its package needs a driver)
+    from consumers.sinks.postgres.table import DEFAULT_TABLE, quoted
 
     table = quoted(query.get("table", DEFAULT_TABLE))
     return table.partition(".")[0], table

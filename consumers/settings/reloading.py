@@ -60,7 +60,7 @@ class LiveSettings:
         try:
             fresh = self._load()
         except SettingsError as exc:
-            log.error("settings.refused", reason=str(exc), consequence="the settings stay as they were")  # noqa: TRY400  (a wrong file is no bug of ours)
+            log.error("settings.refused", reason=str(exc), consequence="the settings stay as they were")
             return
         changed = [setting for setting in declared_settings() if fresh.value(setting) != self._loaded.value(setting)]
         if waiting := [setting.key for setting in changed if not setting.reloadable]:

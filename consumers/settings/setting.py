@@ -24,6 +24,7 @@ _WORDS: Final = {
 _LIMITS: Final = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
 _NEXT_URL: Final = re.compile(r",(?=\s*[a-z]+://)")
 _LONGEST: Final = 80
+_MOST: Final = 8
 
 
 class Setting(msgspec.Struct, frozen=True, kw_only=True):
@@ -145,7 +146,7 @@ def _without_secrets(value: object, *, urls: bool) -> object:
         text = ",".join(redacted(url.strip()) for url in _NEXT_URL.split(value)) if urls else value
         return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
     if isinstance(value, list | tuple):
-        return [_without_secrets(part, urls=urls) for part in value[:8]] + (["..."] if len(value) > 8 else [])  # noqa: PLR2004
+        return [_without_secrets(part, urls=urls) for part in value[:_MOST]] + ["..."] * (len(value) > _MOST)
     if isinstance(value, dict):
         # Whatever is in there was not asked for.
         return {"...": "..."}

@@ -127,9 +127,10 @@ def path_of(url: str) -> str:
 
     """
     parts = urlsplit(url)
-    if parts.netloc or parts.query or len(parts.path) < 2:  # noqa: PLR2004  (a slash, and a name)
+    path = parts.path.removeprefix("/")
+    if parts.netloc or parts.query or not path:
         raise ValueError(f"sink URL: {redacted(url)!r} is not sqlite:///relative.db or sqlite:////absolute.db")
-    return unquote(parts.path[1:])
+    return unquote(path)
 
 
 def _rows(events: Sequence[ExecutorEvent]) -> tuple[list[tuple[Any, ...]], dict[int, str]]:

@@ -113,5 +113,5 @@ class Advisories:
         try:
             self._waiting.append(_decode(message.data))
         except ValueError as exc:
-            log.error("advisories.unreadable", subject=message.subject, reason=str(exc))  # noqa: TRY400  (not our bug)
+            log.error("advisories.unreadable", subject=message.subject, reason=str(exc))
         self._arrived.set()

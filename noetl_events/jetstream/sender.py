@@ -150,7 +150,7 @@ class Sender:
         self._outbox.release(messages)
 
     async def _settle_window(self, batch: Sequence[Outgoing]) -> None:
-        """Send all at once; what is not settled then goes in lanes."""
+        """Send all at once, one by one for the server; what is not settled then is sent again."""
         if (client := await self._reach(batch)) and (batch := self._still_wanted(batch)):
             again = await self._send_window(client, batch, self._patience(batch))
             await self._settle_again(again)

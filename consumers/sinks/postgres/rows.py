@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import struct
 from datetime import UTC
 from operator import attrgetter
-from struct import error as StructError  # noqa: N812  (an exception, whatever its own module calls it)
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from msgspec import Raw
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from noetl_events.envelope import ExecutorEvent
 
 # What writing an event raises when one of its fields is not what the envelope declares.
-_MISTYPED: Final = (TypeError, AttributeError, StructError, UnicodeEncodeError)
+_MISTYPED: Final = (TypeError, AttributeError, struct.error, UnicodeEncodeError)
 
 
 class Row(NamedTuple):

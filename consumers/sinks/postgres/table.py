@@ -151,7 +151,7 @@ def quoted(table: str) -> str:
         ValueError: it is no such name.
 
     """
-    parts = table.split(".")
-    if len(parts) != 2 or not all(_NAME.fullmatch(part) for part in parts):  # noqa: PLR2004  (schema and table)
+    schema, _, name = table.partition(".")
+    if not (_NAME.fullmatch(schema) and _NAME.fullmatch(name)):
         raise ValueError(f"table: {table!r} is not schema.table, of letters, digits and underscores")
-    return ".".join(f'"{part}"' for part in parts)
+    return f'"{schema}"."{name}"'
