@@ -20,6 +20,7 @@ from nats.js.errors import APIError, NotFoundError
 
 from noetl_events.jetstream.delivery import delivery_of
 from noetl_events.jetstream.errors import ConsumerMissing, NatsUnavailable, PermissionDenied
+from noetl_events.jetstream.pull_requests import is_an_ending
 from noetl_events.jetstream.topology import jetstream, unavailable
 
 if TYPE_CHECKING:
@@ -36,7 +37,6 @@ _HEADER_ROOM: Final = 65_536
 # A sink that is away for minutes shall not cost us the consumer each time.
 _FORGOTTEN_AFTER: Final = 300.0
 _FAREWELL: Final = 2.0
-_ENDED_BY_SIZE: Final = ("Batch Completed", "Exceeds MaxBytes")
 
 
 class EphemeralConsumer:
@@ -238,7 +238,7 @@ class EphemeralConsumer:
         status, text = headers.get("Status", ""), headers.get("Description", "")
         if status == "100":
             self._idle = True
-        elif status == "408" or any(ending in text for ending in _ENDED_BY_SIZE):
+        elif is_an_ending(status, text):
             self._outstanding -= int(headers.get("Nats-Pending-Messages", 0))
             self._oversized = "Exceeds" in text
         else:

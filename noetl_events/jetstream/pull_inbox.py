@@ -74,7 +74,7 @@ class PullInbox:
             with suppress(NatsError, OSError):
                 await subscription.unsubscribe()
 
-    async def ask(self, batch: int, *, expires: float = EXPIRES, max_bytes: int = 0) -> None:
+    async def ask(self, batch: int, *, max_bytes: int = 0) -> None:
         """
         Ask for up to *batch* messages, of *max_bytes* together if that is given.
 
@@ -88,7 +88,7 @@ class PullInbox:
         request = pull_request(
             batch=batch,
             max_bytes=max_bytes or max(self._request_bytes, self.client.max_payload + _HEADER_ROOM),
-            expires=min(expires, consumer.pin_ttl / 2) if self._pin.id else expires,
+            expires=min(EXPIRES, consumer.pin_ttl / 2) if self._pin.id else EXPIRES,
             **(self._pin.arguments() if consumer.exclusive else {}),
         )
         subject = f"$JS.API.CONSUMER.MSG.NEXT.{consumer.stream}.{consumer.name}"

@@ -7,23 +7,21 @@ from collections import deque
 from itertools import count
 from typing import Any, Final
 
-EXPIRES: Final = 30.0
-"""Seconds a request waits for messages, unless it has to come more often."""
+EXPIRES: Final = 1.0
+"""Seconds a request waits for messages: its end is the sign of life of a quiet server, and who stops waits for it."""
 
-HEARTBEAT: Final = 5.0
-"""Seconds between two signs of life of the server while a request waits, at most."""
+_TIMED_OUT: Final = "408"
+_ENDED_BY_SIZE: Final = ("Batch Completed", "Exceeds MaxBytes")
 
 
 def pull_request(*, batch: int, max_bytes: int, expires: float, **more: Any) -> bytes:
-    """Return the body of a request for up to *batch* messages; one that expires after 0 seconds does not wait."""
-    waiting = {"expires": _ns(expires), "idle_heartbeat": _ns(min(HEARTBEAT, expires / 3))}
-    return json.dumps(
-        {"batch": batch, "max_bytes": max_bytes} | (waiting if expires else {"no_wait": True}) | more
-    ).encode()
+    """Return the body of a request for up to *batch* messages that ends after so many seconds."""
+    return json.dumps({"batch": batch, "max_bytes": max_bytes, "expires": int(expires * 1e9)} | more).encode()
 
 
-def _ns(seconds: float) -> int:
-    return int(seconds * 1e9)
+def is_an_ending(status: str, text: str) -> bool:
+    """Return whether this is how a request ends after which the next one is still served."""
+    return status == _TIMED_OUT or any(ending in text for ending in _ENDED_BY_SIZE)
 
 
 class PullRequests:
@@ -40,9 +38,6 @@ class PullRequests:
         self.outstanding = 0
         """Messages asked for and not received."""
 
-        self.received = 0
-        """Messages that came."""
-
     def __len__(self) -> int:
         return len(self._open)
 
@@ -55,7 +50,6 @@ class PullRequests:
 
     def receive(self) -> None:
         """Note that a message came."""
-        self.received += 1
         if self._open:
             self.outstanding -= 1
             self._open[0][1] -= 1

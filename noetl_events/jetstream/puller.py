@@ -2,9 +2,8 @@
 A continuous pull: messages are received while those before them are written.
 
 nats-py's `fetch` makes a task for each message and sleeps through a server's restart.  Here each message goes from the
-parser into a bounded buffer, requests go out before it is empty, the server's heartbeats prove that a request is
-alive, and two of them missed mean that it is not: then, and after a reconnection, the consumer is looked up again and
-asked again.
+parser into a bounded buffer, and requests go out before it is empty.  One that brings nothing ends after a second: the
+server is alive.  When nothing comes for ten, and after a reconnection, the consumer is looked up again and asked again.
 
 An exclusive consumer serves one puller at a time, the pinned one (see `pin`).  Whoever gets the pin, and whoever comes
 back with it, has the consumer start again behind its last acknowledgement: what another had in hand comes first, in the
@@ -26,7 +25,7 @@ from noetl_events.jetstream.errors import NatsUnavailable
 from noetl_events.jetstream.pin import LOST, Pin
 from noetl_events.jetstream.pull_buffer import PullBuffer
 from noetl_events.jetstream.pull_inbox import PullInbox
-from noetl_events.jetstream.pull_requests import HEARTBEAT
+from noetl_events.jetstream.pull_requests import is_an_ending
 from noetl_events.jetstream.topology import ensure_consumer, reset_consumer, unpin_consumer
 
 if TYPE_CHECKING:
@@ -37,14 +36,11 @@ if TYPE_CHECKING:
     from noetl_events.jetstream.delivery import Message
     from noetl_events.jetstream.direct_client import DirectClient
 
-_SILENCE: Final = 2 * HEARTBEAT
+_SILENCE: Final = 10.0
+_FAREWELL: Final = 5.0
 _STARTING: Final = "starting"
 _PINNED: Final = "pinned"
 _GAP: Final = "a delivery was lost"
-# A pull request may end with these and the next one still be served.
-_ENDINGS: Final = ("404", "408")
-_ENDED_BY_SIZE: Final = ("Batch Completed", "Exceeds MaxBytes")
-_OTHERS_FIRST: Final = "Requests Pending"
 
 log = structlog.get_logger()
 
@@ -163,9 +159,10 @@ class Puller:
             return
         self._stopping = True
         try:
-            with suppress(NatsError, NatsUnavailable, OSError, TimeoutError):
-                async with asyncio.timeout(HEARTBEAT):
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_FAREWELL):
                     await self._run_dry()
+            await self._inbox.close()
         finally:
             self._finished = True
             self._arrived.set()
@@ -182,17 +179,10 @@ class Puller:
             self._pin.lose()
 
     async def _run_dry(self) -> None:
-        # The server may have taken a message for a request it knows: it would stay unacknowledged if we left now.  A
-        # request that does not wait is answered at once if there is nothing left for those before it.
-        requests = self._inbox.requests
-        while requests.outstanding:
-            received = requests.received
-            await self._inbox.ask(1, expires=0)
-            # Asked again for each answer, there would always be one under way.
-            while requests.outstanding and requests.received == received:
-                self._arrived.clear()
-                await self._arrived.wait()
-        await self._inbox.close()
+        # A request cannot be taken back: who stops listening sooner leaves what the server has just taken for it.
+        while self._inbox.requests.outstanding:
+            self._arrived.clear()
+            await self._arrived.wait()
 
     async def _keep_asking(self) -> None:
         client = await self._connection.client()
@@ -250,7 +240,7 @@ class Puller:
                 await self._arrived.wait()
         except TimeoutError:
             if time.monotonic() - self.heard >= _SILENCE:
-                self._break(f"no heartbeat for {_SILENCE:.0f} s")
+                self._break(f"no sign of life for {_SILENCE:.0f} s")
 
     def _on_message(self, message: Message) -> None:
         self.heard = time.monotonic()
@@ -272,15 +262,12 @@ class Puller:
     def _on_status(self, message: Message) -> None:
         headers = message.headers or {}
         status, text = headers.get("Status", ""), headers.get("Description", "")
-        if status == "100":
-            return
         if status == LOST:
             self._pin.lose()
             self._buffer.clear()
             self._break("pinned to another")
-        elif status in _ENDINGS or any(ending in text for ending in _ENDED_BY_SIZE):
-            if text != _OTHERS_FIRST:
-                self._inbox.requests.end(int(message.subject.rpartition(".")[2]))
+        elif is_an_ending(status, text):
+            self._inbox.requests.end(int(message.subject.rpartition(".")[2]))
             self._arrived.set()
         else:
             self._break(f"{status} {text}".strip())

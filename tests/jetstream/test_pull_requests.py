@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from noetl_events.jetstream.pull_requests import PullRequests, pull_request
+from noetl_events.jetstream.pull_requests import PullRequests, is_an_ending, pull_request
 
 
 def test_messages_count_for_the_oldest() -> None:
@@ -53,16 +53,27 @@ def test_unasked_message_counts_for_nothing() -> None:
     assert requests.outstanding == 0
 
 
+def test_body_of_a_request() -> None:
+    """Times are nanoseconds."""
+    body = json.loads(pull_request(batch=7, max_bytes=9, expires=1.5, group="g"))
+
+    assert body == {"batch": 7, "max_bytes": 9, "expires": 1_500_000_000, "group": "g"}
+
+
 @pytest.mark.parametrize(
-    ("expires", "waiting"),
+    ("status", "text"),
     [
-        pytest.param(30.0, {"expires": 30 * 10**9, "idle_heartbeat": 5 * 10**9}, id="long"),
-        pytest.param(3.0, {"expires": 3 * 10**9, "idle_heartbeat": 10**9}, id="short: a heartbeat each third of it"),
-        pytest.param(0, {"no_wait": True}, id="none"),
+        pytest.param("408", "Request Timeout", id="nothing came"),
+        pytest.param("409", "Batch Completed", id="its bytes are full"),
+        pytest.param("409", "Message Size Exceeds MaxBytes", id="the next one is larger"),
     ],
 )
-def test_body_of_a_request(expires: float, waiting: dict[str, object]) -> None:
-    """Times are nanoseconds, and the server refuses a heartbeat longer than half the time a request waits."""
-    body = json.loads(pull_request(batch=7, max_bytes=9, expires=expires, group="g"))
+def test_ordinary_end(status: str, text: str) -> None:
+    """After these the consumer goes on to serve the next request."""
+    assert is_an_ending(status, text)
 
-    assert body == {"batch": 7, "max_bytes": 9, "group": "g"} | waiting
+
+@pytest.mark.parametrize(("status", "text"), [("409", "Leadership Change"), ("409", "Consumer Deleted"), ("503", "")])
+def test_end_of_more_than_a_request(status: str, text: str) -> None:
+    """After these nobody serves the next request before the consumer was looked up."""
+    assert not is_an_ending(status, text)

@@ -56,7 +56,7 @@ DAEMONS = (
         "consumers/projector.py",
         "            await self._puller.keep_alive(self._in_hand)\n",
         "            await asyncio.sleep(0)\n",
-        "tests/projector/test_projector.py::test_outage_longer_than_the_ack_wait_loses_and_reorders_nothing",
+        "tests/projector/test_projector.py::test_what_one_holds_comes_to_no_other",
     ),
     Mutation(
         "stopping leaves the rest in hand",

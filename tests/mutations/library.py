@@ -132,11 +132,11 @@ LIBRARY = (
         "tests/simulation/test_simulation.py::test_seed_that_once_failed",
     ),
     Mutation(
-        "who stops asks again for each answer, and never comes to an end",
+        "who stops does not wait for what the server has taken for it",
         "noetl_events/jetstream/puller.py",
-        "            while requests.outstanding and requests.received == received:\n",
-        "            for _ in range(1):\n",
-        "tests/simulation/test_simulation.py::test_seed_that_once_failed",
+        "                    await self._run_dry()\n",
+        "                    await asyncio.sleep(0)\n",
+        "tests/projector/test_projector.py::test_stopped_while_the_stream_is_written_to",
     ),
     Mutation(
         "room is never given back",

@@ -81,6 +81,11 @@ class Bench:
         """Return whether `unsettled` is *expected*."""
         return await self.unsettled() == expected
 
+    async def unacknowledged_is(self, expected: int, name: str) -> bool:
+        """Return whether so many messages are delivered to the consumer *name* and not acknowledged."""
+        info = await (await jetstream(self.connection)).consumer_info(self.stream.name, name)
+        return bool(info.num_ack_pending == expected)
+
     async def redelivered(self) -> int:
         """Return how many messages were delivered more than once and are not settled."""
         info = await (await jetstream(self.connection)).consumer_info(self.stream.name, self.consumer.name)

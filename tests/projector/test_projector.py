@@ -177,16 +177,50 @@ async def test_stop_finishes_what_is_in_hand(bench: Bench) -> None:
     assert await bench.redelivered() == 0
 
 
-async def test_slow_write_is_not_delivered_again(bench: Bench) -> None:
+async def test_stopped_while_the_stream_is_written_to(bench: Bench) -> None:
+    """What the server had taken for a projector before it knew of its end is stored, and comes to nobody again."""
+    publishing = asyncio.create_task(bench.publish(make_events(20_000)))
+    names = [f"projector{number}" for number in range(20)]
+
+    async def start_and_stop(name: str) -> None:
+        sink = MemorySink()
+        async with bench.projecting(sink, name=name):
+            await eventually(lambda: len(sink.events) >= 20)
+        await eventually(lambda: bench.unacknowledged_is(0, name))
+
+    await asyncio.gather(*(start_and_stop(name) for name in names))
+    publishing.cancel()
+    with suppress(asyncio.CancelledError):
+        await publishing
+
+
+async def test_what_one_holds_comes_to_no_other(bench: Bench) -> None:
+    """While its sink is away for longer than the ack wait, another projector of the consumer is not given its batch."""
+    memory, other = MemorySink(), MemorySink()
+    sink = FaultySink(memory, [SinkUnavailable("maintenance", retry_after=0.1)] * 20)
+    await bench.publish(make_events(10))
+    async with bench.projecting(sink, ack_wait=0.6) as projector:
+        await eventually(lambda: projector.progress.received == 10)
+        async with bench.projecting(other, ack_wait=0.6):
+            await eventually(lambda: len(memory.events) == 10)
+
+    assert projector.progress.held_seconds > 1.2
+    assert other.events == []
+
+
+async def test_slow_write_comes_to_no_other(bench: Bench) -> None:
     """A write longer than the ack wait keeps its messages by heartbeats."""
-    sink = Blocking()
+    sink, other = Blocking(), MemorySink()
     await bench.publish(make_events(10))
     async with bench.projecting(sink, ack_wait=0.6) as projector:
         await sink.stored.wait()
-        await asyncio.sleep(1.5)
-        sink.go.set()
-        await eventually(lambda: projector.progress.stored == 10)
-        assert projector.progress.received == 10
+        async with bench.projecting(other, ack_wait=0.6):
+            await asyncio.sleep(1.5)
+            sink.go.set()
+            await eventually(lambda: projector.progress.stored == 10)
+
+    assert projector.progress.received == 10
+    assert other.events == []
 
 
 async def test_event_without_id_gets_one_from_its_message(bench: Bench) -> None:

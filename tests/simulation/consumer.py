@@ -1,7 +1,7 @@
 """
 A simulated durable consumer: pull requests, deliveries, acknowledgements, redelivery, and the pin of an exclusive one.
 
-    $JS.API.CONSUMER.MSG.NEXT.<stream>.<name>     requests, with heartbeats and their ends
+    $JS.API.CONSUMER.MSG.NEXT.<stream>.<name>     requests, and their ends
     $JS.ACK.<stream>.<name>...                    +ACK and +WPI
 """
 
@@ -33,10 +33,7 @@ class _Request:
         self.reply = command.reply
         self.left: int = body["batch"]
         self.is_empty = body["max_bytes"] == 1
-        self.no_wait: bool = body.get("no_wait", False)
-        self.expires = now + body.get("expires", 0) / 1e9
-        self.heartbeat = body.get("idle_heartbeat", 0) / 1e9
-        self.spoke = now
+        self.expires = now + body["expires"] / 1e9
         self.pin: str = body.get("id", "")
 
     @property
@@ -127,7 +124,7 @@ class Consumer:
             request.client.answer(request.reply, headers={"Status": f"409 {text}"})
 
     async def run(self) -> None:
-        """Let time pass: redeliver, expire, beat; until cancelled."""
+        """Let time pass: redeliver and expire; until cancelled."""
         while True:
             await asyncio.sleep(_TICK)
             now = self._loop.time()
@@ -144,9 +141,6 @@ class Consumer:
         """Deliver what can be delivered."""
         while (request := self._next_request()) is not None:
             if (sequence := self._next_sequence()) is None:
-                if request.no_wait:
-                    self._end(request, "404 No Messages")
-                    continue
                 return
             self._deliver(request, sequence)
 
@@ -182,7 +176,6 @@ class Consumer:
         ack = f"$JS.ACK.{place}.{stored_ns(sequence)}.{self.available - self.delivered}"
         request.client.answer(request.reply, self.messages[sequence - 1], headers, reply=ack, shown="noetl.events.x")
         request.left -= 1
-        request.spoke = self._loop.time()
         if not request.left:
             self._requests.remove(request)
 
@@ -215,9 +208,6 @@ class Consumer:
                 self._requests.remove(request)
             elif now >= request.expires:
                 self._end(request, "408 Request Timeout")
-            elif now - request.spoke >= request.heartbeat:
-                request.spoke = now
-                request.client.answer(request.reply, headers={"Status": "100 Idle Heartbeat"})
 
     def _end(self, request: _Request, status: str) -> None:
         self._requests.remove(request)

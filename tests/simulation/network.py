@@ -83,6 +83,7 @@ class SimClient:
         self._server = server
         self._name = name
         self._takers: dict[str, Callable[[Arrival], Awaitable[None] | None]] = {}
+        self._interest: set[str] = set()
         self._up = Pipe(server.draw)
         self._down = Pipe(server.draw)
         self._pending: list[Command] = []
@@ -109,10 +110,10 @@ class SimClient:
             self._write()
 
     async def flush(self, timeout: float = 5) -> None:  # noqa: ASYNC109  (as nats-py has it)
-        """Return once the server has everything sent so far."""
-        arrived = asyncio.get_running_loop().create_future()
-        self._up.send([partial(arrived.cancel, "arrived")])
-        await asyncio.wait([arrived], timeout=timeout)
+        """Return once the server has everything sent so far, and its answer has come behind what it had sent."""
+        answered = asyncio.get_running_loop().create_future()
+        self._up.send([lambda: self._down.send([partial(answered.cancel, "pong")])])
+        await asyncio.wait([answered], timeout=timeout)
 
     async def _send_command(self, encoded: bytes) -> None:
         self._pending += [Command(self, *words) for words in parsed(encoded)]
@@ -128,13 +129,18 @@ class SimClient:
     def _listen(self, subject: str, take: Callable[[Any], Any]) -> Subscription:
         prefix = subject.rstrip(">*")
         self._takers[prefix] = take
+        self._interest.add(prefix)
         return Subscription(self, prefix)
+
+    def unsubscribe(self, prefix: str) -> None:
+        """Have nothing more sent to *prefix*, once the server knows."""
+        self._up.send([partial(self._interest.discard, prefix)])
 
     def is_known(self, epoch: int, inbox: str) -> bool:
         """Whether the server believes that *inbox*, of *epoch*, is listened to: it notices a lost connection late."""
         if self.epoch != epoch:
             return asyncio.get_running_loop().time() < self._ghost_until
-        return any(inbox.startswith(prefix) for prefix in self._takers)
+        return any(inbox.startswith(prefix) for prefix in self._interest)
 
     def answer(
         self,
@@ -168,6 +174,7 @@ class SimClient:
             self._ghost_until = asyncio.get_running_loop().time() + self._server.draw.expovariate(1.0)
         self._up.cut(keep_prefix=keep_prefix)
         self._down.cut(keep_prefix=False)
+        self._interest = set(self._takers)
 
     def close(self) -> None:
         """End it for good."""
@@ -185,6 +192,7 @@ class Subscription:
 
     async def unsubscribe(self) -> None:
         """Hear nothing more."""
+        self._client.unsubscribe(self._prefix)
         self._client._takers.pop(self._prefix, None)
 
 
