@@ -22,6 +22,7 @@ from nats.errors import Error as NatsError
 
 from noetl_events.jetstream.commands import publish_to_all
 from noetl_events.jetstream.errors import NatsUnavailable
+from noetl_events.jetstream.origin import Origin
 from noetl_events.jetstream.pin import LOST, Pin
 from noetl_events.jetstream.pull_buffer import PullBuffer
 from noetl_events.jetstream.pull_inbox import PullInbox
@@ -76,6 +77,7 @@ class Puller:
         self._max_messages = max_messages
         self._max_bytes = max_bytes
         self._buffer = PullBuffer()
+        self._origin = Origin(connection, consumer)
         self._pin = Pin()
         # Two requests under way and half a buffer are all of it.
         self._inbox = PullInbox(consumer, self._pin, self._on_message, request_bytes=max_bytes // 4)
@@ -138,11 +140,12 @@ class Puller:
 
     async def ack(self, messages: Iterable[Message]) -> None:
         """Tell the server that *messages* are settled; an answer lost on the way means one more delivery."""
-        await self._answer(messages, b"+ACK")
+        await self._answer(messages, b"+ACK", in_doubt=bool(self._broken))
 
     async def keep_alive(self, messages: Iterable[Message]) -> None:
         """Start the ack wait of *messages* and of what is buffered anew; keep the pin while nothing is pulled."""
-        await self._answer([*messages, *self._buffer.messages], b"+WPI")
+        if held := [*messages, *self._buffer.messages]:
+            await self._answer(held, b"+WPI", in_doubt=True)
         if self._pin.id and not self._inbox.requests:
             with suppress(NatsUnavailable):
                 # No message is as small as one byte: the server notes that we are there, and sends none.
@@ -212,6 +215,7 @@ class Puller:
         elif self._broken != _STARTING:
             log.warning("puller.restarting", consumer=self.consumer.name, reason=self._broken)
         info = await ensure_consumer(self._connection, self.consumer)
+        self._origin.begin(info.created, self._buffer.messages)
         if not self._is_told:
             self._connection.on_reconnect(self._on_reconnect)
             self._is_told = True
@@ -280,9 +284,12 @@ class Puller:
         self._inbox.requests.forget()
         self._arrived.set()
 
-    async def _answer(self, messages: Iterable[Message], answer: bytes) -> None:
+    async def _answer(self, messages: Iterable[Message], answer: bytes, *, in_doubt: bool) -> None:
         try:
-            await publish_to_all(await self._connection.client(), [message.reply for message in messages], answer)
+            if in_doubt and await self._origin.is_lost():
+                self._break("another consumer of this name")
+            replies = [message.reply for message in self._origin.own(messages)]
+            await publish_to_all(await self._connection.client(), replies, answer)
         except NatsUnavailable as exc:
             # What was not settled is delivered again, and every sink takes it twice.
             log.warning("puller.answer_lost", answer=answer.decode(), reason=str(exc))

@@ -132,6 +132,20 @@ LIBRARY = (
         "tests/simulation/test_simulation.py::test_seed_that_once_failed",
     ),
     Mutation(
+        "what came from a deleted stream is acknowledged to the next one",
+        "noetl_events/jetstream/origin.py",
+        "            self._is_gone = self._is_gone or info.created != self._created\n",
+        "            self._is_gone = False\n",
+        "tests/projector/test_topology_changes.py::test_stream_created_again_is_not_settled_by_what_came_before",
+    ),
+    Mutation(
+        "what is buffered from a deleted stream is acknowledged to the next one",
+        "noetl_events/jetstream/origin.py",
+        "            self._orphans = set(buffered)\n",
+        "            self._orphans = set()\n",
+        "tests/projector/test_topology_changes.py::test_stream_created_again_is_not_settled_by_what_came_before",
+    ),
+    Mutation(
         "who stops does not wait for what the server has taken for it",
         "noetl_events/jetstream/puller.py",
         "                    await self._run_dry()\n",

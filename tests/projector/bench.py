@@ -19,16 +19,31 @@ from noetl_events.jetstream.topology import (
     StreamDeclaration,
     jetstream,
 )
+from noetl_events.sinks.memory import MemorySink
 from noetl_events.testing import eventually
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable
+    from collections.abc import AsyncIterator, Iterable, Sequence
 
     from noetl_events import EventSink
     from noetl_events.jetstream.connection import Connection
-    from noetl_events.sinks.memory import MemorySink
 
 QUICK = Backoff(initial=0.02, maximum=0.05)
+
+
+class Blocking(MemorySink):
+    """A sink whose writes wait to be let go after they stored."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stored = asyncio.Event()
+        self.go = asyncio.Event()
+
+    async def emit_batch(self, events: Sequence[ExecutorEvent]) -> None:
+        """Store, then wait."""
+        await super().emit_batch(events)
+        self.stored.set()
+        await self.go.wait()
 
 
 class Bench:

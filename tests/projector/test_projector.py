@@ -21,7 +21,7 @@ from noetl_events.jetstream.topology import (
 )
 from noetl_events.sinks.memory import MemorySink
 from noetl_events.testing import FaultySink, eventually, make_event, make_events
-from tests.projector.bench import QUICK, Bench, ids
+from tests.projector.bench import QUICK, Bench, Blocking, ids
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -124,21 +124,6 @@ async def test_nothing_is_acknowledged_before_its_dead_letter_is_stored(bench: B
         await eventually(lambda: projector.progress.buried == 1)
 
     assert len(await bench.dead_letters()) == 1
-
-
-class Blocking(MemorySink):
-    """A sink whose writes wait to be let go after they stored."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stored = asyncio.Event()
-        self.go = asyncio.Event()
-
-    async def emit_batch(self, events: Sequence[ExecutorEvent]) -> None:
-        """Store, then wait."""
-        await super().emit_batch(events)
-        self.stored.set()
-        await self.go.wait()
 
 
 async def test_death_between_write_and_ack_redelivers(bench: Bench) -> None:

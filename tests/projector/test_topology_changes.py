@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
@@ -23,7 +24,7 @@ from noetl_events.jetstream.topology import (
 )
 from noetl_events.sinks.memory import MemorySink
 from noetl_events.testing import eventually, make_events
-from tests.projector.bench import QUICK, Bench, ids
+from tests.projector.bench import QUICK, Bench, Blocking, ids
 
 if TYPE_CHECKING:
     from noetl_events.testing.nats_server import NatsServer
@@ -69,6 +70,29 @@ async def test_stream_created_again_buries_its_own(bench: Bench) -> None:
         await eventually(lambda: projector.progress.buried == 2)
 
     assert [letter.data for letter in await bench.dead_letters()] == [b"{first", b"{second"]
+
+
+@pytest.mark.parametrize("in_hand", [pytest.param(10, id="all in hand"), pytest.param(4, id="some still buffered")])
+async def test_stream_created_again_is_not_settled_by_what_came_before(bench: Bench, in_hand: int) -> None:
+    """What was delivered from a deleted stream, written and acknowledged, settles nothing of the new one."""
+    held, other, last = Blocking(), Blocking(), MemorySink()
+    js = await jetstream(bench.connection)
+    await bench.publish(make_events(10))
+    async with bench.projecting(held, received=10, ack_wait=1.0) as projector:
+        projector.batch_size = in_hand
+        await held.stored.wait()
+        await js.delete_stream(bench.stream.name)
+        await ensure_stream(bench.connection, bench.stream)
+        await bench.publish(make_events(10, start=101))
+        dying = asyncio.create_task(bench.projector(other, ack_wait=1.0).run())
+        await other.stored.wait()
+        held.go.set()
+        await eventually(lambda: len(held.events) == 10)
+        dying.cancel()
+        with suppress(asyncio.CancelledError):
+            await dying
+    async with bench.projecting(last, ack_wait=1.0):
+        await eventually(lambda: {*ids(held), *ids(last)} >= {*range(1, 11), *range(101, 111)})
 
 
 async def test_missing_stream_is_waited_for(bench: Bench) -> None:
