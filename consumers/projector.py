@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
+from collections import Counter, deque
 from contextlib import suppress
 from functools import partial
 from itertools import chain
@@ -270,9 +270,10 @@ class Projector:
 
 
 def _require_some_taken(batch: list[ExecutorEvent], reasons: dict[int, str]) -> None:
-    """Refuse to bury a whole batch for one and the same reason: that is the destination, not the events."""
-    if len(reasons) == len(batch) >= _ALIKE and len(set(reasons.values())) == 1:
+    """Refuse to bury a whole batch, most of it for one reason: that is the destination, not the events."""
+    reason, times = Counter(reasons.values()).most_common(1)[0]
+    if len(reasons) == len(batch) and times >= _ALIKE:
         raise SinkUnavailable(
-            f"it refuses all of {len(batch)} events alike, so that none is buried: {next(iter(reasons.values()))}; "
+            f"it refuses all of {len(batch)} events, {times} of them alike, so that none is buried: {reason}; "
             f"mend the destination, or bury them with batches below {_ALIKE}"
         )

@@ -49,8 +49,9 @@ class Consumer:
     Args:
         server: that has it.
         declared: as our code declares it.
-        messages: subject, headers and body of each in the stream, the first one at sequence 1.
-        on_ack: told of each sequence that is acknowledged.
+        messages: the body of each that there will ever be.  They are counted from 1 up, which is their place; a stream
+            created anew begins behind the last one that was in the old, and counts its sequences from 1 again.
+        on_ack: told of each place that is acknowledged.
 
     """
 
@@ -66,7 +67,12 @@ class Consumer:
         self.available = 0
         """So many of the messages are in the stream by now."""
         self.acked: set[int] = set()
+        self.gone: set[int] = set()
+        """What was not acknowledged when its stream was deleted."""
         self.attempts: dict[int, int] = {}
+        self.bases = [0]
+        """The last place before each stream there was."""
+        self.created = 0
         self.delivered = 0
         self._on_ack = on_ack
         self._number = 0
@@ -82,8 +88,8 @@ class Consumer:
 
     @property
     def floor(self) -> int:
-        """Everything up to this sequence is acknowledged."""
-        floor = 0
+        """Everything of this stream up to this place is acknowledged."""
+        floor = self.bases[-1]
         while floor + 1 in self.acked:
             floor += 1
         return floor
@@ -91,11 +97,21 @@ class Consumer:
     @property
     def is_done(self) -> bool:
         """Whether everything there will ever be is acknowledged."""
-        return len(self.acked) == len(self.messages)
+        return not self.left
+
+    @property
+    def left(self) -> list[int]:
+        """What is still to be acknowledged, or will be."""
+        return [place for place in range(1, len(self.messages) + 1) if place not in self.acked | self.gone]
+
+    def sequence_of(self, place: int) -> int:
+        """Return the sequence of a message in its stream."""
+        return place - max(base for base in self.bases if base < place)
 
     def info(self) -> Any:
         """Return what `ensure_consumer` returns of it."""
-        return SimpleNamespace(delivered=SimpleNamespace(stream_seq=self.delivered))
+        delivered = SimpleNamespace(stream_seq=self.delivered - self.bases[-1])
+        return SimpleNamespace(delivered=delivered, created=self.created)
 
     def reset(self) -> None:
         """Start again behind the last contiguous acknowledgement; every delivery is a first one then."""
@@ -107,10 +123,17 @@ class Consumer:
 
     def delete(self) -> None:
         """Be deleted, and created anew from the start of the stream."""
-        self.acked.clear()
+        self.acked = {place for place in self.acked if place <= self.bases[-1]}
         self.reset()
+        self.created += 1
         self._pin = ""
         self.restart("Consumer Deleted")
+
+    def delete_stream(self) -> None:
+        """Be deleted with the stream and all it has, and created anew with an empty one."""
+        self.gone |= set(range(1, self.available + 1)) - self.acked
+        self.bases += [self.available] if self.available > self.bases[-1] else []
+        self.delete()
 
     def unpin(self) -> None:
         """Serve somebody else from now on."""
@@ -128,9 +151,9 @@ class Consumer:
         while True:
             await asyncio.sleep(_TICK)
             now = self._loop.time()
-            late = [sequence for sequence, when in self._pending.items() if when <= now]
-            for sequence in late:
-                del self._pending[sequence]
+            late = [place for place, when in self._pending.items() if when <= now]
+            for place in late:
+                del self._pending[place]
             self._again = sorted({*self._again, *late})
             if self._pin and now > self._pin_until:
                 self._pin = ""
@@ -140,9 +163,9 @@ class Consumer:
     def pump(self) -> None:
         """Deliver what can be delivered."""
         while (request := self._next_request()) is not None:
-            if (sequence := self._next_sequence()) is None:
+            if (place := self._next_place()) is None:
                 return
-            self._deliver(request, sequence)
+            self._deliver(request, place)
 
     def _next_request(self) -> _Request | None:
         for request in self._requests:
@@ -152,29 +175,29 @@ class Consumer:
                 return request
         return None
 
-    def _next_sequence(self) -> int | None:
+    def _next_place(self) -> int | None:
         while self._again:
-            sequence = self._again.pop(0)
-            if sequence not in self.acked:
-                return sequence
+            place = self._again.pop(0)
+            if place not in self.acked:
+                return place
         while self.delivered < self.available and len(self._pending) < self.declared.max_ack_pending:
             self.delivered += 1
             if self.delivered not in self.acked:
                 return self.delivered
         return None
 
-    def _deliver(self, request: _Request, sequence: int) -> None:
+    def _deliver(self, request: _Request, place: int) -> None:
         if self.declared.exclusive and not self._pin:
             self._pins += 1
             self._pin = f"pin{self._pins}"
             self._pin_until = self._loop.time() + self.declared.pin_ttl
         headers = {"Nats-Pin-Id": self._pin} if self.declared.exclusive else None
         self._number += 1
-        attempt = self.attempts[sequence] = self.attempts.get(sequence, 0) + 1
-        self._pending[sequence] = self._loop.time() + self.declared.ack_wait
-        place = f"{self.declared.stream}.{self.declared.name}.{attempt}.{sequence}.{self._number}"
-        ack = f"$JS.ACK.{place}.{stored_ns(sequence)}.{self.available - self.delivered}"
-        request.client.answer(request.reply, self.messages[sequence - 1], headers, reply=ack, shown="noetl.events.x")
+        attempt = self.attempts[place] = self.attempts.get(place, 0) + 1
+        self._pending[place] = self._loop.time() + self.declared.ack_wait
+        words = (self.declared.stream, self.declared.name, attempt, self.sequence_of(place), self._number)
+        ack = f"$JS.ACK.{'.'.join(map(str, words))}.{stored_ns(place)}.{self.available - self.delivered}"
+        request.client.answer(request.reply, self.messages[place - 1], headers, reply=ack, shown="noetl.events.x")
         request.left -= 1
         if not request.left:
             self._requests.remove(request)
@@ -190,16 +213,19 @@ class Consumer:
         self.pump()
 
     def _settle(self, command: Command) -> None:
-        sequence = int(command.subject.split(".")[5])
+        # The server reads nothing but the sequence of it, whichever stream it was once.
+        place = int(command.subject.split(".")[5]) + self.bases[-1]
+        if place not in self._pending and place not in self._again:
+            return
         if command.data == b"+ACK":
-            self._on_ack(sequence)
-            self.acked.add(sequence)
-            self._pending.pop(sequence, None)
+            self._on_ack(place)
+            self.acked.add(place)
+            self._pending.pop(place, None)
         elif command.data == b"-NAK":
-            self._pending.pop(sequence, None)
-            self._again = sorted({*self._again, sequence} - self.acked)
-        elif sequence in self._pending:
-            self._pending[sequence] = self._loop.time() + self.declared.ack_wait
+            self._pending.pop(place, None)
+            self._again = sorted({*self._again, place} - self.acked)
+        elif place in self._pending:
+            self._pending[place] = self._loop.time() + self.declared.ack_wait
         self.pump()
 
     def _expire(self, now: float) -> None:
@@ -214,6 +240,11 @@ class Consumer:
         request.client.answer(request.reply, headers={"Status": status})
 
 
-def stored_ns(sequence: int) -> int:
-    """Return when the message with this *sequence* was stored."""
-    return START_NS + sequence * 1_000_000
+def stored_ns(place: int) -> int:
+    """Return when the message at this *place* was stored."""
+    return START_NS + place * 1_000_000
+
+
+def place_of(stored: int) -> int:
+    """Return the place of the message that was stored then, in Unix nanoseconds."""
+    return (stored - START_NS) // 1_000_000

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from noetl_events import ExecutorEvent
     from tests.simulation.network import SimConnection
 
+ALIKE: Final = 2
+"""Events refused for one and the same reason, from which on the projector holds and buries none."""
+
 REJECTED: Final = "rejected"
 FATAL: Final = "fatal"
 
@@ -32,7 +35,19 @@ class Table:
         self.stored: dict[int, ExecutorEvent] = {}
         self.is_away = False
         self.is_flaky = False
+        self.is_broken = False
+        """Whether it refuses every event for one and the same reason."""
+
+        self.refused: set[int] = set()
+        """Sound events it refused, too few at a time to tell it from a fault of theirs."""
+
         self.draw = draw
+
+    def refuse(self, events: Sequence[ExecutorEvent]) -> dict[int, str]:
+        """Refuse *events*, all for one reason."""
+        ids = [event.event_id for event in events if event.event_id is not None]
+        self.refused |= set(ids) if len(ids) < ALIKE else set()
+        return dict.fromkeys(ids, "no such column")
 
     def store(self, events: Sequence[ExecutorEvent]) -> dict[int, str]:
         """Store what can be, and return the reasons for what cannot."""
@@ -40,7 +55,7 @@ class Table:
         for event in events:
             assert event.event_id is not None
             if event.event_type == REJECTED:
-                reasons[event.event_id] = f"reason {event.event_id % 3}"
+                reasons[event.event_id] = f"reason {event.event_id}"
             else:
                 self.stored.setdefault(event.event_id, event)
         return reasons
@@ -59,7 +74,9 @@ class TableSink:
     def __init__(self, table: Table, on_fatal: Callable[[], None]) -> None:
         self._table = table
         self._on_fatal = on_fatal
-        self.is_dead = False
+        self.is_writing = False
+        self.given_back_at = 0.0
+        """When it was last away."""
 
     async def emit(self, event: ExecutorEvent) -> None:
         """Emit *event*."""
@@ -67,6 +84,27 @@ class TableSink:
 
     async def emit_batch(self, events: Sequence[ExecutorEvent]) -> None:
         """Emit *events*, or fail: before, half-way, or after all was stored."""
+        self.is_writing = True
+        try:
+            await self._write(events)
+        except SinkUnavailable:
+            self.given_back_at = asyncio.get_running_loop().time()
+            raise
+        finally:
+            self.is_writing = False
+
+    async def _write(self, events: Sequence[ExecutorEvent]) -> None:
+        await self._travel(events)
+        table, draw = self._table, self._table.draw
+        if table.is_away:
+            raise SinkUnavailable("away", draw.choice([None, 0.1]))
+        if table.is_flaky and draw.random() < 0.3:
+            table.store(events[: draw.randrange(len(events) + 1)])
+            raise SinkUnavailable("the answer was lost")
+        if reasons := table.refuse(events) if table.is_broken else table.store(events):
+            raise EventsRejected(reasons)
+
+    async def _travel(self, events: Sequence[ExecutorEvent]) -> None:
         table, draw = self._table, self._table.draw
         try:
             await asyncio.sleep(draw.expovariate(20))
@@ -78,13 +116,6 @@ class TableSink:
             if draw.random() < 0.5 and not any(event.event_type == FATAL for event in events):
                 table.store(events[: draw.randrange(len(events) + 1)])
             raise
-        if table.is_away:
-            raise SinkUnavailable("away", draw.choice([None, 0.1]))
-        if table.is_flaky and draw.random() < 0.3:
-            table.store(events[: draw.randrange(len(events) + 1)])
-            raise SinkUnavailable("the answer was lost")
-        if reasons := table.store(events):
-            raise EventsRejected(reasons)
 
     async def aclose(self) -> None:
         """Do nothing."""
@@ -104,6 +135,9 @@ class Keeping:
         """The headers of each letter, by its id."""
         self.notes: dict[str, bytes] = {}
         self.is_flaky = False
+        self.failed_at = 0.0
+        """When it last did not answer."""
+
         self._draw = draw
 
     async def store(self, connection: SimConnection, subject: str, payload: bytes, headers: dict[str, str]) -> int:
@@ -122,6 +156,9 @@ class Keeping:
         return self.notes.get(subject)
 
     async def _travel(self, connection: SimConnection) -> None:
+        # Who asks has a connection that was closed for good replaced.
+        await connection.client()
         await asyncio.sleep(self._draw.expovariate(300))
         if not connection.is_connected or (self.is_flaky and self._draw.random() < 0.2):
+            self.failed_at = asyncio.get_running_loop().time()
             raise NatsUnavailable("no answer")

@@ -1,8 +1,9 @@
 """
 One simulated run of projectors: a consumer, a table, a graveyard, processes that die, and what may go wrong between.
 
-Safe:  what is acknowledged is in the table or buried; nothing is buried that need not be; an exclusive consumer, and
-       one projector that loses neither life nor connection, keep the order of the stream.
+Safe:  what is acknowledged is in every table or buried; nothing is buried that need not be; an exclusive consumer, and
+       one projector that loses neither life nor connection, keep the order of the stream, and to the latter nothing
+       is delivered twice.
 Live:  once nothing goes wrong any more, everything is acknowledged.
 """
 
@@ -10,58 +11,29 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import ExitStack, suppress
-from functools import partial
 from random import Random
 from typing import Any, Final
 from unittest.mock import patch
 
-from consumers import suspects
-from consumers.dead_letters import DeadLetters, burial
-from consumers.projector import Projector
-from consumers.suspects import Trials
+from consumers import projector, suspects
+from consumers.dead_letters import burial
 from noetl_events import encode
-from noetl_events.backoff import Backoff
 from noetl_events.ids import derived_id
-from noetl_events.jetstream import puller
+from noetl_events.jetstream import origin, puller
 from noetl_events.jetstream.declarations import ConsumerDeclaration
-from noetl_events.jetstream.errors import NatsUnavailable
-from noetl_events.jetstream.puller import Puller
+from noetl_events.jetstream.instants import unix_nanoseconds
 from noetl_events.testing import make_event
 from tests.simulation.clock import run_virtual
-from tests.simulation.consumer import Consumer, stored_ns
-from tests.simulation.destination import FATAL, REJECTED, Keeping, Table, TableSink
-from tests.simulation.network import Server, SimConnection
+from tests.simulation.consumer import Consumer, place_of, stored_ns
+from tests.simulation.consumer_api import ConsumerApi
+from tests.simulation.destination import ALIKE, FATAL, REJECTED, Keeping, Table
+from tests.simulation.network import Server
+from tests.simulation.process import Process
 from tests.simulation.projector_faults import FAULTS_END, ProjectorFaults
 from tests.simulation.publishing import Violation
 
 PATIENCE: Final = 900.0
 GOOD, MALFORMED = "good", "malformed"
-
-
-class Process:
-    """
-    One life of a projector.
-
-    Args:
-        run: it belongs to.
-        name: of this life.
-
-    """
-
-    def __init__(self, run: ProjectorRun, name: str) -> None:
-        self.connection = SimConnection(run.server, name)
-        self.sink = TableSink(run.table, partial(run.kill_soon, self))
-        draw = run.draw
-        reader = Puller(self.connection, run.consumer.declared, max_messages=draw.choice([4, 16, 60]))  # type: ignore[arg-type]
-        self.projector = Projector(
-            reader,
-            self.sink,
-            DeadLetters(self.connection),  # type: ignore[arg-type]
-            Trials(self.connection),  # type: ignore[arg-type]
-            batch_size=draw.choice([1, 5, 12, 40]),
-            backoff=Backoff(initial=0.1, maximum=2.0),
-        )
-        self.task = asyncio.create_task(self.projector.run())
 
 
 class ProjectorRun:
@@ -77,12 +49,11 @@ class ProjectorRun:
         self.draw = draw = Random(seed)
         self.timeline: list[str] = []
         self.server = Server(draw)
-        self.table = Table(draw)
+        self.tables = [Table(draw) for _ in range(draw.choice([1, 1, 1, 2]))]
         self.keeping = Keeping(draw)
         self.mode = draw.choice(["single", "dying", "shared", "standby", "standby"])
         self.kinds = self._draw_kinds()
-        self.ids = [self._id_at(sequence) for sequence in range(1, len(self.kinds) + 1)]
-        bodies = [self._body(sequence) for sequence in range(1, len(self.kinds) + 1)]
+        bodies = [self._body(place) for place in range(1, len(self.kinds) + 1)]
         declared = ConsumerDeclaration(
             name="p",
             stream="s",
@@ -92,6 +63,7 @@ class ProjectorRun:
             pin_ttl=4.0,
         )
         self.consumer = Consumer(self.server, declared, bodies, self._on_ack)
+        self.api = ConsumerApi(self.consumer, draw)
         self.processes: dict[int, Process] = {}
         self.blamed: dict[int, int] = {}
         self.is_over = False
@@ -105,15 +77,14 @@ class ProjectorRun:
         weights = [1 - bad - fatal, bad / 2, bad / 2, fatal]
         return draw.choices([GOOD, MALFORMED, REJECTED, FATAL], weights, k=draw.randint(1, 60))
 
-    def _id_at(self, sequence: int) -> int:
-        own = derived_id(stored_ns(sequence) // 1_000_000, sequence)
-        return own if sequence % 5 == 0 else sequence
+    def id_at(self, place: int) -> int:
+        """Return the id of the event at this *place*: every fifth has none of its own."""
+        derived = derived_id(stored_ns(place) // 1_000_000, self.consumer.sequence_of(place))
+        return place if place % 5 else derived
 
-    def _body(self, sequence: int) -> bytes:
-        kind = self.kinds[sequence - 1]
-        if kind == MALFORMED:
-            return b"{"
-        return encode(make_event(None if sequence % 5 == 0 else sequence, event_type=kind))
+    def _body(self, place: int) -> bytes:
+        kind = self.kinds[place - 1]
+        return b"{" if kind == MALFORMED else encode(make_event(place if place % 5 else None, event_type=kind))
 
     async def run(self) -> None:
         """Run to the end, and look at what is there then."""
@@ -126,7 +97,7 @@ class ProjectorRun:
             async with asyncio.timeout(PATIENCE):
                 await self._until_done(lives)
         except TimeoutError:
-            left = sorted(set(range(1, len(self.kinds) + 1)) - self.consumer.acked)
+            left = self.consumer.left
             raise Violation(f"not acknowledged {PATIENCE - FAULTS_END:g} s after the last fault: {left}") from None
         finally:
             for task in (*beside, *lives, *(process.task for process in self.processes.values())):
@@ -154,16 +125,16 @@ class ProjectorRun:
         while True:
             await asyncio.sleep(self.draw.expovariate(1.0))
             self._lives += 1
-            process = self.processes[slot] = Process(self, f"p{slot}x{self._lives}y")
+            process = self.processes[slot] = self._start(f"p{slot}x{self._lives}y")
             self.note(f"start {slot}")
-            try:
-                await process.task
-            except asyncio.CancelledError:
-                if not process.connection.is_dead:
-                    raise
-            else:
+            await asyncio.wait([process.task])
+            if not process.task.cancelled():
+                process.task.result()
                 if process.projector.in_hand and not self.is_cut:
                     raise Violation(f"stopped with {process.projector.in_hand} messages in hand")
+
+    def _start(self, name: str) -> Process:
+        return Process(name, self.server, self.consumer.declared, self.tables, self.draw, self.kill_soon)
 
     def kill_soon(self, process: Process) -> None:
         """Kill *process* when it waits next."""
@@ -180,74 +151,63 @@ class ProjectorRun:
 
     def blame(self, process: Process) -> None:
         """Note whom a death looks like: a message alone on trial, whoever kills the process; a cut looks like one."""
-        hand = {int(message.reply.split(".")[5]) for message in process.projector._in_hand}
+        if process.has_given_back(self.keeping.failed_at):
+            return
         for payload in self.keeping.notes.values():
             note = suspects._read_note(payload) if payload else None
-            if note is not None and note.first == note.last and note.first in hand:
-                self.blamed[note.first] = self.blamed.get(note.first, 0) + 1
+            if note is not None and note.stored_ns in process.stored_ns:
+                place = place_of(note.stored_ns)
+                self.blamed[place] = self.blamed.get(place, 0) + 1
 
-    def _on_ack(self, sequence: int) -> None:
-        kind = self.kinds[sequence - 1]
-        is_stored, is_buried = self.ids[sequence - 1] in self.table.stored, sequence in self.buried()
-        if not (is_stored or is_buried):
-            raise Violation(f"acknowledged, neither stored nor buried: {sequence} ({kind})")
+    def _on_ack(self, place: int) -> None:
+        is_stored = all(self.id_at(place) in table.stored for table in self.tables)
+        if not (is_stored or place in self.buried()):
+            raise Violation(f"acknowledged, neither stored nor buried: {place} ({self.kinds[place - 1]})")
 
     def buried(self) -> dict[int, str]:
-        """Return the kind of each letter, by its sequence."""
-        return {int(head["Noetl-Sequence"]): head["Noetl-Kind"] for head in self.keeping.letters.values()}
+        """Return the kind of each letter, by its place."""
+        heads = self.keeping.letters.values()
+        return {place_of(unix_nanoseconds(head["Noetl-Time"])): head["Noetl-Kind"] for head in heads}
 
     def require_end(self) -> None:
         """Fail unless all is where it should be."""
         buried = self.buried()
         if len(buried) < len(self.keeping.letters):
             raise Violation(f"buried twice: {sorted(self.keeping.letters)}")
-        wrong = {sequence: kind for sequence, kind in buried.items() if not self._is_due(sequence, kind)}
+        wrong = {place: kind for place, kind in buried.items() if not self._is_due(place, kind)}
         if wrong:
             raise Violation(f"buried without need: {wrong}")
-        good = {self.ids[index] for index, kind in enumerate(self.kinds) if kind == GOOD and index + 1 not in buried}
-        if lost := good - self.table.stored.keys():
+        for table in self.tables:
+            self._require_rows(table, buried)
+        if self.mode == "single" and not self.is_cut:
+            self._require_one_delivery()
+
+    def _is_due(self, place: int, kind: str) -> bool:
+        is_blamed = kind == "fatal" and self.blamed.get(place, 0) > 1
+        is_refused = kind == "rejected" and any(self.id_at(place) in table.refused for table in self.tables)
+        return kind == self.kinds[place - 1] or is_blamed or is_refused
+
+    def _require_rows(self, table: Table, buried: dict[int, str]) -> None:
+        ids = [self.id_at(place) for place in range(1, len(self.kinds) + 1)]
+        excused = buried.keys() | self.consumer.gone
+        wanted = {ids[index] for index, kind in enumerate(self.kinds) if kind == GOOD and index + 1 not in excused}
+        if lost := wanted - table.stored.keys():
             raise Violation(f"lost: {sorted(lost)}")
-        if invented := self.table.stored.keys() - set(self.ids):
+        if invented := table.stored.keys() - set(ids):
             raise Violation(f"invented: {sorted(invented)}")
-        if self.mode == "standby" or (self.mode == "single" and not self.is_cut):
-            self._require_order()
+        is_ordered = self.mode == "standby" or (self.mode == "single" and not self.is_cut)
+        # What was refused, and buried for it, may be delivered once more and taken then.
+        rows = [event_id for event_id in table.stored if event_id not in table.refused]
+        if is_ordered and rows != [event_id for event_id in ids if event_id in set(rows)]:
+            raise Violation(f"out of order: {rows}")
 
-    def _is_due(self, sequence: int, kind: str) -> bool:
-        is_blamed = kind == "fatal" and self.blamed.get(sequence, 0) > 1
-        return kind == self.kinds[sequence - 1] or is_blamed
-
-    def _require_order(self) -> None:
-        order = list(self.table.stored)
-        wanted = [event_id for event_id in self.ids if event_id in self.table.stored]
-        if order != wanted:
-            raise Violation(f"out of order: {order}")
+    def _require_one_delivery(self) -> None:
+        if again := [place for place, attempts in self.consumer.attempts.items() if attempts > 1]:
+            raise Violation(f"delivered again without need: {again}")
 
     def note(self, what: str) -> None:
         """Add *what* to the timeline."""
         self.timeline.append(f"{asyncio.get_running_loop().time():9.4f} {what}")
-
-    # What the consumer API answers.
-
-    async def ensure_consumer(self, connection: SimConnection, _declared: ConsumerDeclaration) -> Any:
-        """Return the consumer, or fail as a request does."""
-        await self._travel(connection)
-        return self.consumer.info()
-
-    async def reset_consumer(self, connection: SimConnection, _declared: ConsumerDeclaration) -> None:
-        """Have it start again."""
-        await self._travel(connection)
-        self.consumer.reset()
-        await self._travel(connection)
-
-    async def unpin_consumer(self, connection: SimConnection, _declared: ConsumerDeclaration, _pin: Any) -> None:
-        """Have it serve another."""
-        if connection.is_connected:
-            self.consumer.unpin()
-
-    async def _travel(self, connection: SimConnection) -> None:
-        await asyncio.sleep(self.draw.expovariate(300))
-        if not connection.is_connected:
-            raise NatsUnavailable("no answer")
 
 
 def simulate_projector(seed: int) -> list[str]:
@@ -260,7 +220,7 @@ def simulate_projector(seed: int) -> list[str]:
     """
     made: list[ProjectorRun] = []
 
-    async def run() -> None:
+    async def simulate() -> None:
         made.append(ProjectorRun(seed))
         with ExitStack() as stack:
             for module, name, value in _replaced(made[0]):
@@ -268,22 +228,25 @@ def simulate_projector(seed: int) -> list[str]:
             await made[0].run()
 
     try:
-        run_virtual(run(), seed)
+        run_virtual(simulate(), seed)
     except AssertionError as exc:
         exc.add_note("\n".join([made[0].mode, *made[0].timeline]))
         raise
-    return [*made[0].timeline, f"stored {list(made[0].table.stored)}", f"buried {made[0].buried()}"]
+    run = made[0]
+    return [*run.timeline, *(f"stored {list(table.stored)}" for table in run.tables), f"buried {run.buried()}"]
 
 
 def _replaced(run: ProjectorRun) -> list[tuple[Any, str, Any]]:
     return [
-        (puller, "ensure_consumer", run.ensure_consumer),
-        (puller, "reset_consumer", run.reset_consumer),
-        (puller, "unpin_consumer", run.unpin_consumer),
+        (puller, "ensure_consumer", run.api.info),
+        (puller, "reset_consumer", run.api.reset),
+        (puller, "unpin_consumer", run.api.unpin),
+        (origin, "show_consumer", run.api.info),
         (burial, "store", run.keeping.store),
         (suspects, "store", run.keeping.store),
         (suspects, "last_payload", run.keeping.last_payload),
         # What takes hundreds of messages happens with a few.
         (suspects, "_BLOCK", 20),
         (suspects, "_SPLIT", 4),
+        (projector, "_ALIKE", ALIKE),
     ]

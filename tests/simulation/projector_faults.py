@@ -38,23 +38,36 @@ class ProjectorFaults:
             self._restart_server,
             self._delete_consumer,
             self._stop,
+            self._leave,
+            self._break_table,
         ]
         faults += [] if self._run.mode == "single" else [self._kill_one, self._kill_one]
+        # The order of a stream that is gone, in the hands of one who was paused, is nobody's to keep.
+        faults += [] if self._run.mode == "standby" else [self._delete_stream]
         await inflict(self._run.draw, faults, paces=[0.3, 2.0, 8.0], until=FAULTS_END)
         self._run.is_over = True
         self._run.note("over")
 
     async def _take_table_away(self) -> None:
         self._run.note("table away")
-        self._run.table.is_away = True
+        table = self._run.draw.choice(self._run.tables)
+        table.is_away = True
         await asyncio.sleep(self._a_while())
-        self._run.table.is_away = False
+        table.is_away = False
+
+    async def _break_table(self) -> None:
+        self._run.note("table broken")
+        table = self._run.draw.choice(self._run.tables)
+        table.is_broken = True
+        await asyncio.sleep(self._a_while())
+        table.is_broken = False
 
     async def _make_flaky(self) -> None:
         self._run.note("flaky")
-        self._run.table.is_flaky = self._run.keeping.is_flaky = True
+        table = self._run.draw.choice(self._run.tables)
+        table.is_flaky = self._run.keeping.is_flaky = True
         await asyncio.sleep(self._a_while())
-        self._run.table.is_flaky = self._run.keeping.is_flaky = False
+        table.is_flaky = self._run.keeping.is_flaky = False
 
     async def _cut(self) -> None:
         self._run.note("cut")
@@ -90,6 +103,20 @@ class ProjectorFaults:
         self._run.note("stop")
         if self._run.processes:
             await self._run.draw.choice(list(self._run.processes.values())).projector.stop()
+
+    async def _delete_stream(self) -> None:
+        self._run.note("delete stream")
+        self._run.is_cut = True
+        self._run.consumer.delete_stream()
+
+    async def _leave(self) -> None:
+        self._run.note("leave")
+        self._run.is_cut = True
+        if self._run.processes:
+            process = self._run.draw.choice(list(self._run.processes.values()))
+            if not process.connection.is_connected or self._run.keeping.is_flaky:
+                self._run.blame(process)
+            process.leave()
 
     async def _kill_one(self) -> None:
         if self._run.processes:

@@ -1,0 +1,82 @@
+"""One life of a simulated projector."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final
+
+from consumers.dead_letters import DeadLetters
+from consumers.projector import Projector
+from consumers.suspects import Trials
+from noetl_events.backoff import Backoff
+from noetl_events.jetstream.delivery import delivery_of
+from noetl_events.jetstream.puller import Puller
+from noetl_events.sinks.fanout import FanoutSink
+from tests.simulation.destination import TableSink
+from tests.simulation.network import SimConnection
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from random import Random
+
+    from noetl_events.jetstream.declarations import ConsumerDeclaration
+    from tests.simulation.destination import Table
+    from tests.simulation.network import Server
+
+_GIVEN_BACK: Final = 1.0
+"""Seconds after which the note of a trial that came to nothing is struck out, if the notes can be written."""
+
+
+class Process:
+    """
+    A projector from its start to its end.
+
+    Args:
+        name: of this life.
+        server: to connect to.
+        declared: the consumer it reads.
+        tables: it writes to.
+        draw: every chance of this run.
+        on_fatal: told of the process when an event is written that kills it.
+
+    """
+
+    def __init__(
+        self,
+        name: str,
+        server: Server,
+        declared: ConsumerDeclaration,
+        tables: Sequence[Table],
+        draw: Random,
+        on_fatal: Callable[[Process], None],
+    ) -> None:
+        self.connection = SimConnection(server, name)
+        self.sinks = [TableSink(table, lambda: on_fatal(self)) for table in tables]
+        self.projector = Projector(
+            Puller(self.connection, declared, max_messages=draw.choice([4, 16, 60])),  # type: ignore[arg-type]
+            FanoutSink(self.sinks) if len(self.sinks) > 1 else self.sinks[0],
+            DeadLetters(self.connection),  # type: ignore[arg-type]
+            Trials(self.connection),  # type: ignore[arg-type]
+            batch_size=draw.choice([1, 5, 12, 40]),
+            backoff=Backoff(initial=0.1, maximum=2.0),
+        )
+        self.is_told = False
+        """Whether it was told to leave at once."""
+
+        self.task = asyncio.create_task(self.projector.run())
+
+    def leave(self) -> None:
+        """Leave at once, as at a second signal."""
+        self.is_told = True
+        self.task.cancel()
+
+    @property
+    def stored_ns(self) -> set[int]:
+        """When the stream stored each message in hand."""
+        return {delivery_of(message).stored_ns for message in self.projector._in_hand}
+
+    def has_given_back(self, notes_failed_at: float) -> bool:
+        """Whether what it tried last was refused for now, long enough ago to have struck the trial out."""
+        given_back = max(sink.given_back_at for sink in self.sinks)
+        is_idle = not any(sink.is_writing for sink in self.sinks)
+        return is_idle and notes_failed_at < given_back < asyncio.get_running_loop().time() - _GIVEN_BACK
