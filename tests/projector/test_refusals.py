@@ -30,17 +30,19 @@ class Refusing(MemorySink):
         await super().emit_batch(events)
 
 
-async def test_refused_alike_is_held(bench: Bench) -> None:
-    """Ten events refused for one and the same reason are held and not buried, and stored once the sink is mended."""
-    sink = Refusing(lambda _: "no such column")
-    await bench.publish(make_events(10))
-    async with bench.projecting(sink, received=10) as projector:
+@pytest.mark.parametrize("others", [0, 2])
+async def test_refused_alike_is_held(bench: Bench, others: int) -> None:
+    """Where all are refused, ten of them for one and the same reason, none is buried, and all are stored in the end."""
+    count = 10 + others
+    sink = Refusing(lambda event_id: f"no such column {event_id if event_id <= others else ''}")
+    await bench.publish(make_events(count))
+    async with bench.projecting(sink, received=count) as projector:
         await eventually(lambda: projector.progress.holding == "sink")
-        assert "refuses all of 10 events alike" in projector.progress.reason
+        assert f"refuses all of {count} events, 10 of them alike" in projector.progress.reason
         sink.mended = True
-        await eventually(lambda: len(sink.events) == 10)
+        await eventually(lambda: len(sink.events) == count)
 
-    assert ids(sink) == list(range(1, 11))
+    assert ids(sink) == list(range(1, count + 1))
     assert await bench.dead_letters() == []
 
 
