@@ -46,7 +46,9 @@ class Table:
     def refuse(self, events: Sequence[ExecutorEvent]) -> dict[int, str]:
         """Refuse *events*, all for one reason."""
         ids = [event.event_id for event in events if event.event_id is not None]
-        self.refused |= set(ids) if len(ids) < ALIKE else set()
+        # Another table has reasons of its own for the others.
+        sound = sum(event.event_type != REJECTED for event in events)
+        self.refused |= set(ids) if sound < ALIKE else set()
         return dict.fromkeys(ids, "no such column")
 
     def store(self, events: Sequence[ExecutorEvent]) -> dict[int, str]:
