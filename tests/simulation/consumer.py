@@ -73,6 +73,7 @@ class Consumer:
         self.bases = [0]
         """The last place before each stream there was."""
         self.created = 0
+        self.has_stream = True
         self.delivered = 0
         self._on_ack = on_ack
         self._number = 0
@@ -129,11 +130,16 @@ class Consumer:
         self._pin = ""
         self.restart("Consumer Deleted")
 
-    def delete_stream(self) -> None:
-        """Be deleted with the stream and all it has, and created anew with an empty one."""
+    def lose_stream(self) -> None:
+        """Be deleted with the stream and all it has."""
         self.gone |= set(range(1, self.available + 1)) - self.acked
         self.bases += [self.available] if self.available > self.bases[-1] else []
+        self.has_stream = False
         self.delete()
+
+    def have_stream(self) -> None:
+        """Be created anew, with an empty stream."""
+        self.has_stream = True
 
     def unpin(self) -> None:
         """Serve somebody else from now on."""
@@ -204,6 +210,9 @@ class Consumer:
 
     def _ask(self, command: Command) -> None:
         request = _Request(command, self._loop.time())
+        if not self.has_stream:
+            request.client.answer(request.reply, headers={"Status": "503"})
+            return
         if request.pin and request.pin != self._pin:
             request.client.answer(request.reply, headers={"Status": "423 Nats-Wrong-Pin-Id"})
             return

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-from noetl_events.jetstream.errors import NatsUnavailable
+from noetl_events.jetstream.errors import ConsumerMissing, NatsUnavailable, StreamMissing
 
 if TYPE_CHECKING:
     from random import Random
@@ -29,9 +29,18 @@ class ConsumerApi:
         self._consumer = consumer
         self._draw = draw
 
-    async def info(self, connection: SimConnection, _declared: ConsumerDeclaration) -> Any:
+    async def ensure(self, connection: SimConnection, _declared: ConsumerDeclaration) -> Any:
         """Return the consumer."""
         await self._travel(connection)
+        if not self._consumer.has_stream:
+            raise StreamMissing("no stream")
+        return self._consumer.info()
+
+    async def show(self, connection: SimConnection, _declared: ConsumerDeclaration) -> Any:
+        """Return the consumer if it is there."""
+        await self._travel(connection)
+        if not self._consumer.has_stream:
+            raise ConsumerMissing("no consumer")
         return self._consumer.info()
 
     async def reset(self, connection: SimConnection, _declared: ConsumerDeclaration) -> None:

@@ -115,9 +115,10 @@ class ProjectorRun:
 
     async def _publish(self) -> None:
         while self.consumer.available < len(self.kinds):
-            self.consumer.available += self.draw.randint(1, 20)
-            self.consumer.available = min(self.consumer.available, len(self.kinds))
-            self.consumer.pump()
+            if self.consumer.has_stream:
+                self.consumer.available += self.draw.randint(1, 20)
+                self.consumer.available = min(self.consumer.available, len(self.kinds))
+                self.consumer.pump()
             await asyncio.sleep(self.draw.expovariate(1.0) * self.draw.choice([0.0, 0.2, 5.0]))
 
     async def _live(self, slot: int) -> None:
@@ -238,10 +239,10 @@ def simulate_projector(seed: int) -> list[str]:
 
 def _replaced(run: ProjectorRun) -> list[tuple[Any, str, Any]]:
     return [
-        (puller, "ensure_consumer", run.api.info),
+        (puller, "ensure_consumer", run.api.ensure),
         (puller, "reset_consumer", run.api.reset),
         (puller, "unpin_consumer", run.api.unpin),
-        (origin, "show_consumer", run.api.info),
+        (origin, "show_consumer", run.api.show),
         (burial, "store", run.keeping.store),
         (suspects, "store", run.keeping.store),
         (suspects, "last_payload", run.keeping.last_payload),

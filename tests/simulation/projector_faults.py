@@ -107,7 +107,10 @@ class ProjectorFaults:
     async def _delete_stream(self) -> None:
         self._run.note("delete stream")
         self._run.is_cut = True
-        self._run.consumer.delete_stream()
+        self._run.consumer.lose_stream()
+        # Within less another projector cannot be told from ourselves: it is not promised.
+        await asyncio.sleep(self._run.consumer.declared.ack_wait / 3 + 1.0)
+        self._run.consumer.have_stream()
 
     async def _leave(self) -> None:
         self._run.note("leave")
