@@ -226,16 +226,16 @@ class Projector:
         turns = self._trials.turns
         # Only a death in solitude is a verdict: any projector of this process may be the one that kills it.
         async with turns.alone() if len(part.messages) == 1 else turns.together():
-            await self._trials.begin(part)
             try:
+                await self._trials.begin(part)
                 refused = await self._emit(batch)
+                await self._trials.survive(part)
             except SinkUnavailable:
                 await self._trials.withdraw(part)
                 raise
             except asyncio.CancelledError:
                 await self._leave(part)
                 raise
-            await self._trials.survive(part)
             return refused
 
     async def _leave(self, part: Part) -> None:

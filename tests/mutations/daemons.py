@@ -103,8 +103,8 @@ DAEMONS = (
     Mutation(
         "a trial is not noted before the write",
         "consumers/projector.py",
-        "            await self._trials.begin(part)\n",
-        "            await asyncio.sleep(0)\n",
+        "                await self._trials.begin(part)\n",
+        "                await asyncio.sleep(0)\n",
         "tests/projector/test_trials.py::test_bug_of_the_sink_ends_with_one_dead_letter",
     ),
     Mutation(
@@ -124,8 +124,8 @@ DAEMONS = (
     Mutation(
         "a survived trial stays noted",
         "consumers/projector.py",
-        "            await self._trials.survive(part)\n",
-        "            await asyncio.sleep(0)\n",
+        "                await self._trials.survive(part)\n",
+        "                await asyncio.sleep(0)\n",
         "tests/projector/test_trials.py::test_outage_during_a_trial_does_not_count",
     ),
     Mutation(

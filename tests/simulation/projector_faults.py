@@ -64,6 +64,10 @@ class ProjectorFaults:
 
     async def _make_flaky(self) -> None:
         self._run.note("flaky")
+        for process in self._run.processes.values():
+            if process.is_told:
+                # It may not get around to striking its trial out.
+                self._run.blame(process)
         table = self._run.draw.choice(self._run.tables)
         table.is_flaky = self._run.keeping.is_flaky = True
         await asyncio.sleep(self._a_while())
@@ -115,8 +119,8 @@ class ProjectorFaults:
     async def _leave(self) -> None:
         self._run.note("leave")
         self._run.is_cut = True
-        if self._run.processes:
-            process = self._run.draw.choice(list(self._run.processes.values()))
+        if staying := [process for process in self._run.processes.values() if not process.is_told]:
+            process = self._run.draw.choice(staying)
             if not process.connection.is_connected or self._run.keeping.is_flaky:
                 self._run.blame(process)
             process.leave()
