@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+from contextlib import closing
 from typing import TYPE_CHECKING, Any, Final
 
 import structlog
@@ -18,6 +19,7 @@ import structlog
 from noetl_events.envelope import decode, encode
 from noetl_events.json_values import MalformedEvent
 from noetl_events.sink import EventsRejected, SinkUnavailable
+from noetl_events.sinks.append_file import AppendFile
 from noetl_events.spool.progress import Mark, Progress
 from noetl_events.spool.watermark import HasWatermark
 
@@ -100,7 +102,7 @@ class Handover:
         await self._look(self.position)
         while True:
             self._appended.clear()
-            bodies, end = await self._in_thread(self._journal.read, self.position, _BATCH)
+            bodies, end = await self._insist(self._journal.read, self.position, _BATCH)
             if bodies:
                 await self._hand_over(bodies)
                 await self._look(end)
@@ -163,14 +165,24 @@ class Handover:
     async def _keep(self, rejected: list[tuple[str, str]]) -> None:
         """Write to `rejected.jsonl` what the destination will never take."""
         lines = [json.dumps({"reason": reason, "event": text}) + "\n" for text, reason in rejected]
-        await self._in_thread(self._append_rejected, "".join(lines))
+        await self._insist(self._append_rejected, "".join(lines).encode())
         log.error("spool.rejected", events=len(rejected), reason=rejected[0][1])
 
-    def _append_rejected(self, lines: str) -> None:
-        with (self._path / "rejected.jsonl").open("a") as file:
-            file.write(lines)
-            file.flush()
-            os.fsync(file.fileno())
+    def _append_rejected(self, lines: bytes) -> None:
+        with closing(AppendFile(self._path / "rejected.jsonl", os.fsync)) as file:
+            # A power cut may have left half a line, which must not swallow the next one.
+            is_torn = file.length and file.read(file.length - 1, 1) != b"\n"
+            file.append(b"\n" + lines if is_torn else lines)
+
+    async def _insist(self, call: Callable[..., Any], *args: Any) -> Any:
+        """Return what the blocking *call* returns, once the disk lets it."""
+        for wait in self._backoff.waits():
+            try:
+                return await self._in_thread(call, *args)
+            except OSError as exc:
+                log.warning("spool.disk_refuses", reason=exc.strerror or str(exc))
+                await asyncio.sleep(wait)
+        raise AssertionError("waits never end")
 
     async def _look(self, acknowledged: Position) -> None:
         """Note that everything before *acknowledged* was stored, or go back if the stream has lost some of it."""
@@ -183,15 +195,22 @@ class Handover:
             self._progress.record(Mark(acknowledged, self._clock(), now), apart=self._replay_window / _MARKS)
 
     async def _save(self) -> None:
-        await self._in_thread(self._write_progress)
+        try:
+            await self._in_thread(self._write_progress)
+        except OSError as exc:
+            # Without the note more is handed over again after a crash; that is no reason to hand over less now.
+            log.warning("spool.progress_not_saved", reason=exc.strerror or str(exc))
         self._save_at = asyncio.get_running_loop().time() + _SAVE_ROUND
 
     def _write_progress(self) -> None:
         kept = self._replay_window if self._watched else 0.0
         unneeded = self._progress.forget(self._clock() - kept)
-        self._progress.save(self._path / "progress.json")
-        if unneeded is not None:
-            self._journal.trim(unneeded)
+        try:
+            self._progress.save(self._path / "progress.json")
+        finally:
+            # Even if it cannot be saved: what a full disk lacks is room.
+            if unneeded is not None:
+                self._journal.trim(unneeded)
 
     async def _ask(self) -> Watermark | None:
         if not isinstance(self._inner, HasWatermark):
