@@ -86,6 +86,7 @@ class Handover:
         self._appended = asyncio.Event()
         self._caught_up = asyncio.Event()
         self._watched = isinstance(inner, HasWatermark)
+        self._size = _BATCH
         self._save_at = 0.0
 
     def notice(self) -> None:
@@ -104,8 +105,8 @@ class Handover:
             self._appended.clear()
             bodies, end = await self._insist(self._journal.read, self.position, _BATCH)
             if bodies:
-                await self._hand_over(bodies)
-                await self._look(end)
+                if await self._hand_over(bodies):
+                    await self._look(end)
                 if asyncio.get_running_loop().time() >= self._save_at:
                     await self._save()
             else:
@@ -122,29 +123,38 @@ class Handover:
         except TimeoutError:
             await self._look(self.position)
 
-    async def _hand_over(self, bodies: list[bytes]) -> None:
-        left = await self._readable(bodies)
-        size, holding = len(left), False
+    async def _hand_over(self, bodies: list[bytes]) -> bool:
+        """Return whether *bodies* are through; else the stream has lost something, and `position` went back."""
+        left, holding = await self._readable(bodies), False
         for wait in self._backoff.waits():
             try:
-                await self._emit_in_parts(left, size)
+                is_kept = await self._emit_in_parts(left)
             except SinkUnavailable as exc:
                 if not holding:
                     log.warning("spool.holding", events=len(left), reason=exc.reason)
                 holding = True
                 # What is in doubt is sent again slowly, to keep its order: of less, some is through in time.
-                size = max(size // 2, _SMALLEST)
+                self._size = max(min(self._size, len(bodies)) // 2, _SMALLEST)
                 await asyncio.sleep(wait if exc.retry_after is None else exc.retry_after)
+                # What it has lost while it was away would be hidden by what it stores next.
+                if self._watched and not await self._look(self.position):
+                    return False
             else:
                 if holding:
                     log.info("spool.went_on", events=len(bodies))
-                return
+                if is_kept:
+                    self._size = _BATCH
+                return is_kept
+        raise AssertionError("waits never end")
 
-    async def _emit_in_parts(self, left: list[ExecutorEvent], size: int) -> None:
-        """Emit *left*, so many at a time, and take from it what is through."""
+    async def _emit_in_parts(self, left: list[ExecutorEvent]) -> bool:
+        """Emit *left*, so many at a time, and take from it what is through; return whether the stream has kept it."""
         while left:
-            await self._emit(left[:size])
-            del left[:size]
+            await self._emit(left[: self._size])
+            del left[: self._size]
+            if left and self._watched and not await self._look(self.position):
+                return False
+        return True
 
     async def _emit(self, events: list[ExecutorEvent]) -> None:
         try:
@@ -184,15 +194,29 @@ class Handover:
                 await asyncio.sleep(wait)
         raise AssertionError("waits never end")
 
-    async def _look(self, acknowledged: Position) -> None:
-        """Note that everything before *acknowledged* was stored, or go back if the stream has lost some of it."""
-        now = await self._ask()
+    async def _look(self, acknowledged: Position) -> bool:
+        """
+        Note that everything before *acknowledged* was stored, or go back if the stream may have lost some of it.
+
+        Returns:
+            Whether it has it all.
+
+        """
+        sure = True
+        for wait in self._backoff.waits():
+            now = await self._ask()
+            if now is not None or not self._progress.is_watched:
+                break
+            # It may have lost what it has just acknowledged, and what it would store next could hide that.
+            acknowledged, sure = self.position, False
+            await asyncio.sleep(wait)
         if now is not None and self._progress.is_contradicted(now):
             self.position = self._progress.rewind(now) or self._journal.start
             log.warning("spool.replaying", segment=self.position.segment, offset=self.position.offset)
-        else:
-            self.position = acknowledged
-            self._progress.record(Mark(acknowledged, self._clock(), now), apart=self._replay_window / _MARKS)
+            return False
+        self.position = acknowledged
+        self._progress.record(Mark(acknowledged, self._clock(), now), apart=self._replay_window / _MARKS)
+        return sure
 
     async def _save(self) -> None:
         try:

@@ -87,6 +87,11 @@ class Progress(msgspec.Struct):
         del self.marks[: len(old) - 1]
         return old[-1].position
 
+    @property
+    def is_watched(self) -> bool:
+        """Whether the stream could ever be asked."""
+        return any(mark.watermark is not None for mark in self.marks)
+
     def is_contradicted(self, now: Watermark) -> bool:
         """Whether the stream has lost something it had acknowledged."""
         known = [mark.watermark for mark in self.marks if mark.watermark is not None]

@@ -41,6 +41,7 @@ SMALL: Final = [
     (spool, "_SMALLEST", 1),
     (handover, "_BATCH", 8),
     (handover, "_SMALLEST", 2),
+    (handover, "_LOOK_ROUND", 1.0),
 ]
 # In memory where it can be: thousands of runs need not wear out a disk.
 _MEMORY: Final = "/dev/shm"

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from noetl_events import ExecutorEvent
 
 REJECTED: Final = "rejected"
-_SHORTEST_LOSS: Final = 1.0
-"""Seconds for which a stream that loses something is away at least: a server has to start again for that."""
+_SHORTEST_LOSS: Final = 1.5
+"""Seconds for which a stream that loses something is away at least: longer than from one look at it to the next."""
 
 
 class WatchedStream:
