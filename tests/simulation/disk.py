@@ -49,12 +49,11 @@ class Disk:
         """Make durable what was written to *descriptor*, or the names in a folder."""
         self._suffer()
         status = os.fstat(descriptor)
-        path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
         if not stat.S_ISDIR(status.st_mode):
             self._synced[status.st_ino] = _content(descriptor)
-            if path.name in self._flips:
-                self._spoil(path.name)
-        elif path == self.folder:
+            if self._flips and (name := _path_of(descriptor).readlink().name) in self._flips:
+                self._spoil(name)
+        elif os.path.samestat(status, self.folder.stat()):
             self._names = self._listed()
         else:
             self._is_in_parent = True
@@ -71,13 +70,10 @@ class Disk:
     def cut_power(self) -> None:
         """Lose what was not synced, or some of it; who has files open must be dead."""
         left = self._left()
-        if self.folder.exists():
-            shutil.rmtree(self.folder)
-        if not self._is_in_parent and self._draw.random() < 0.5:
-            left = None
+        shutil.rmtree(self.folder, ignore_errors=True)
         self._synced, self._names = {}, {}
-        self._is_in_parent = left is not None
-        if left is not None:
+        self._is_in_parent = self._is_in_parent or self._draw.random() < 0.5
+        if self._is_in_parent:
             self._put(left)
 
     def flip(self, name: str, start: int, end: int) -> int:
@@ -153,4 +149,8 @@ class Disk:
 
 def _content(descriptor: int) -> bytes:
     # By its path: the descriptor itself may be one to write only.
-    return Path(f"/proc/self/fd/{descriptor}").read_bytes()
+    return _path_of(descriptor).read_bytes()
+
+
+def _path_of(descriptor: int) -> Path:
+    return Path(f"/proc/self/fd/{descriptor}")

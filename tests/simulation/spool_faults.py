@@ -104,8 +104,8 @@ class SpoolFaults:
 
     async def _flip(self) -> None:
         """Flip a byte of a record that is durable, and whose event nobody else has yet."""
-        places = [place for path in sorted(self._run.disk.folder.glob("*.segment")) for place in self._unread(path.name)]
-        if places:
+        names = sorted(path.name for path in self._run.disk.folder.glob("*.segment"))
+        if places := [place for name in names for place in self._unread(name)]:
             event_id, name, start, end = self._run.draw.choice(places)
             at = self._run.disk.flip(name, start, end)
             self._run.flipped.add(event_id)

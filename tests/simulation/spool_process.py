@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from noetl_events.backoff import Backoff
@@ -71,11 +70,12 @@ class SpoolProcess:
         opening = self.sink._opening
         if opening is not None and opening.done() and not opening.cancelled() and not opening.exception():
             opening.result().journal._active.close()
-        lock = str(self._run.disk.folder / "lock")
-        for descriptor in os.listdir("/proc/self/fd"):
-            with suppress(OSError):
-                if Path(f"/proc/self/fd/{descriptor}").readlink() == Path(lock):
-                    os.close(int(descriptor))
+        with suppress(FileNotFoundError):
+            lock = (self._run.disk.folder / "lock").stat()
+            with os.scandir("/proc/self/fd") as entries:
+                held = [int(entry.name) for entry in entries if os.path.samestat(entry.stat(), lock)]
+            for descriptor in held:
+                os.close(descriptor)
 
     async def _in_thread(self, call: Callable[..., Any], *args: Any) -> Any:
         await self._disk.acquire()
@@ -86,15 +86,19 @@ class SpoolProcess:
         try:
             await self._linger()
             self._require_life()
-            outcome = call(*args)
+            outcome = self._outcome(call, args)
             await self._linger()
             self._require_life()
-            return outcome
+        finally:
+            self._disk.release()
+        return outcome
+
+    def _outcome(self, call: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+        try:
+            return call(*args)
         except Death:
             self._run.on_death(self)
             raise asyncio.CancelledError from None
-        finally:
-            self._disk.release()
 
     async def _linger(self) -> None:
         if self._run.draw.random() < 0.4:

@@ -44,7 +44,7 @@ SMALL: Final = [
     (handover, "_LOOK_ROUND", 1.0),
 ]
 # In memory where it can be: thousands of runs need not wear out a disk.
-_MEMORY: Final = "/dev/shm"
+_MEMORY: Final = Path("/dev/shm")  # noqa: S108  (a folder of our own is made in it)
 _IDS: Final = re.compile(rb'"event_id":(\d+)')
 
 
@@ -100,7 +100,7 @@ class SpoolRun:
     async def _until_done(self, beside: list[asyncio.Task[None]], emitters: list[asyncio.Task[None]]) -> None:
         await asyncio.gather(*emitters)
         await beside[0]
-        while not await self._drain() or self.missing():
+        while not await self._drain() or self.missing():  # noqa: ASYNC110  (what arrives is told by nobody)
             await asyncio.sleep(1.0)
         await self.stop()
 
@@ -267,7 +267,7 @@ def simulate_spool(seed: int) -> list[str]:
             _replace(made[0], stack)
             await made[0].run()
 
-    with tempfile.TemporaryDirectory(dir=_MEMORY if Path(_MEMORY).is_dir() else None) as folder:
+    with tempfile.TemporaryDirectory(dir=_MEMORY if _MEMORY.is_dir() else None) as folder:
         try:
             run_virtual(run(Path(folder)), seed)
         except AssertionError as exc:
