@@ -3,8 +3,8 @@ Simulate many seeds, and print those that break a promise.
 
     python -m tests.simulation.simulate [SEEDS] [FIRST]
 
-Each seed is three interleavings, one of the publisher, one of projectors, and one of a spool.  A seed that fails prints the end of its
-timeline; add it to `regressions.py` once the bug is mended.  Exit code 1 if one failed.
+Each seed is three interleavings, one of the publisher, one of projectors, and one of a spool.  A seed that fails
+prints the end of its timeline; add it to `regressions.py` once the bug is mended.  Exit code 1 if one failed.
 """
 
 from __future__ import annotations

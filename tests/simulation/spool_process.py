@@ -67,9 +67,9 @@ class SpoolProcess:
 
     def _release(self) -> None:
         """Close what the kernel closes for a process that is gone."""
-        opening = self.sink._opening
-        if opening is not None and opening.done() and not opening.cancelled() and not opening.exception():
-            opening.result().journal._active.close()
+        for file in self._run.files:
+            file.close()
+        self._run.files.clear()
         with suppress(FileNotFoundError):
             lock = (self._run.disk.folder / "lock").stat()
             with os.scandir("/proc/self/fd") as entries:

@@ -9,6 +9,7 @@ Live:  once nothing goes wrong any more, everything acknowledged is through.
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import re
 import tempfile
@@ -33,6 +34,8 @@ from tests.simulation.spool_process import SpoolProcess
 from tests.simulation.watched_stream import REJECTED, WatchedStream
 
 if TYPE_CHECKING:
+    from typing import BinaryIO
+
     from noetl_events import ExecutorEvent
 
 PATIENCE: Final = 400.0
@@ -75,6 +78,9 @@ class SpoolRun:
         self.emitted: dict[int, ExecutorEvent] = {}
         self.acknowledged: set[int] = set()
         self.flipped: set[int] = set()
+        self.files: list[BinaryIO] = []
+        """What its process has opened to append to."""
+
         self.process: SpoolProcess
         self._lanes: dict[int, list[int]] = {}
 
@@ -282,8 +288,16 @@ def _replace(run: SpoolRun, stack: ExitStack) -> None:
     def write(file: Any, data: bytes) -> None:
         run.disk.write(file._file, data)
 
+    def note_file(descriptor: Any, operation: int) -> None:
+        if hasattr(descriptor, "close") and operation != fcntl.LOCK_UN:
+            run.files.append(descriptor)
+        flock(descriptor, operation)
+
+    flock = fcntl.flock
     for module, name, value in (*SMALL, (spool, "SEGMENT_BYTES", run.segment_bytes)):
         stack.enter_context(patch.object(module, name, value))
     stack.enter_context(patch.object(AppendFile, "_write", write))
+    # It locks what it appends to, and nothing else that closes itself.
+    stack.enter_context(patch("fcntl.flock", note_file))
     stack.enter_context(patch("os.fsync", run.disk.sync))
     stack.enter_context(patch.dict(Journal.__init__.__kwdefaults__, sync=run.disk.sync))
