@@ -100,11 +100,7 @@ class AppendFile:
     def _sync_found(self) -> None:
         # What a writer that was killed had written can be read, and still be lost with the machine's power.
         self._sync(self._file.fileno())
-        directory = os.open(self._path.parent, os.O_RDONLY)
-        try:
-            self._sync(directory)
-        finally:
-            os.close(directory)
+        sync_file(self._path.parent, self._sync)
 
     def _write(self, data: bytes) -> None:
         # One call but for a disk that fills up, which answers with a short count first and with its reason next.
@@ -116,3 +112,12 @@ class AppendFile:
         if self._owed_length is not None:
             self.truncate(min(self._owed_length, self.length))
             self._owed_length = None
+
+
+def sync_file(path: Path, sync: Callable[[int], None]) -> None:
+    """Make the file or the directory at *path* durable by *sync*; of a directory that is the names in it."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        sync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+from contextlib import closing
 from typing import TYPE_CHECKING, Any, Final
 
 import structlog
@@ -18,6 +19,7 @@ import structlog
 from noetl_events.envelope import decode, encode
 from noetl_events.json_values import MalformedEvent
 from noetl_events.sink import EventsRejected, SinkUnavailable
+from noetl_events.sinks.append_file import AppendFile
 from noetl_events.spool.progress import Mark, Progress
 from noetl_events.spool.watermark import HasWatermark
 
@@ -84,6 +86,7 @@ class Handover:
         self._appended = asyncio.Event()
         self._caught_up = asyncio.Event()
         self._watched = isinstance(inner, HasWatermark)
+        self._size = _BATCH
         self._save_at = 0.0
 
     def notice(self) -> None:
@@ -100,10 +103,10 @@ class Handover:
         await self._look(self.position)
         while True:
             self._appended.clear()
-            bodies, end = await self._in_thread(self._journal.read, self.position, _BATCH)
+            bodies, end = await self._insist(self._journal.read, self.position, _BATCH)
             if bodies:
-                await self._hand_over(bodies)
-                await self._look(end)
+                if await self._hand_over(bodies):
+                    await self._look(end)
                 if asyncio.get_running_loop().time() >= self._save_at:
                     await self._save()
             else:
@@ -120,29 +123,38 @@ class Handover:
         except TimeoutError:
             await self._look(self.position)
 
-    async def _hand_over(self, bodies: list[bytes]) -> None:
-        left = await self._readable(bodies)
-        size, holding = len(left), False
+    async def _hand_over(self, bodies: list[bytes]) -> bool:
+        """Return whether *bodies* are through; else the stream has lost something, and `position` went back."""
+        left, holding = await self._readable(bodies), False
         for wait in self._backoff.waits():
             try:
-                await self._emit_in_parts(left, size)
+                is_kept = await self._emit_in_parts(left)
             except SinkUnavailable as exc:
                 if not holding:
                     log.warning("spool.holding", events=len(left), reason=exc.reason)
                 holding = True
                 # What is in doubt is sent again slowly, to keep its order: of less, some is through in time.
-                size = max(size // 2, _SMALLEST)
+                self._size = max(min(self._size, len(bodies)) // 2, _SMALLEST)
                 await asyncio.sleep(wait if exc.retry_after is None else exc.retry_after)
+                # What it has lost while it was away would be hidden by what it stores next.
+                if self._watched and not await self._look(self.position):
+                    return False
             else:
                 if holding:
                     log.info("spool.went_on", events=len(bodies))
-                return
+                if is_kept:
+                    self._size = _BATCH
+                return is_kept
+        raise AssertionError("waits never end")
 
-    async def _emit_in_parts(self, left: list[ExecutorEvent], size: int) -> None:
-        """Emit *left*, so many at a time, and take from it what is through."""
+    async def _emit_in_parts(self, left: list[ExecutorEvent]) -> bool:
+        """Emit *left*, so many at a time, and take from it what is through; return whether the stream has kept it."""
         while left:
-            await self._emit(left[:size])
-            del left[:size]
+            await self._emit(left[: self._size])
+            del left[: self._size]
+            if left and self._watched and not await self._look(self.position):
+                return False
+        return True
 
     async def _emit(self, events: list[ExecutorEvent]) -> None:
         try:
@@ -163,35 +175,66 @@ class Handover:
     async def _keep(self, rejected: list[tuple[str, str]]) -> None:
         """Write to `rejected.jsonl` what the destination will never take."""
         lines = [json.dumps({"reason": reason, "event": text}) + "\n" for text, reason in rejected]
-        await self._in_thread(self._append_rejected, "".join(lines))
+        await self._insist(self._append_rejected, "".join(lines).encode())
         log.error("spool.rejected", events=len(rejected), reason=rejected[0][1])
 
-    def _append_rejected(self, lines: str) -> None:
-        with (self._path / "rejected.jsonl").open("a") as file:
-            file.write(lines)
-            file.flush()
-            os.fsync(file.fileno())
+    def _append_rejected(self, lines: bytes) -> None:
+        with closing(AppendFile(self._path / "rejected.jsonl", os.fsync)) as file:
+            # A power cut may have left half a line, which must not swallow the next one.
+            is_torn = file.length and file.read(file.length - 1, 1) != b"\n"
+            file.append(b"\n" + lines if is_torn else lines)
 
-    async def _look(self, acknowledged: Position) -> None:
-        """Note that everything before *acknowledged* was stored, or go back if the stream has lost some of it."""
-        now = await self._ask()
+    async def _insist(self, call: Callable[..., Any], *args: Any) -> Any:
+        """Return what the blocking *call* returns, once the disk lets it."""
+        for wait in self._backoff.waits():
+            try:
+                return await self._in_thread(call, *args)
+            except OSError as exc:
+                log.warning("spool.disk_refuses", reason=exc.strerror or str(exc))
+                await asyncio.sleep(wait)
+        raise AssertionError("waits never end")
+
+    async def _look(self, acknowledged: Position) -> bool:
+        """
+        Note that everything before *acknowledged* was stored, or go back if the stream may have lost some of it.
+
+        Returns:
+            Whether it has it all.
+
+        """
+        sure = True
+        for wait in self._backoff.waits():
+            now = await self._ask()
+            if now is not None or not self._progress.is_watched:
+                break
+            # It may have lost what it has just acknowledged, and what it would store next could hide that.
+            acknowledged, sure = self.position, False
+            await asyncio.sleep(wait)
         if now is not None and self._progress.is_contradicted(now):
             self.position = self._progress.rewind(now) or self._journal.start
             log.warning("spool.replaying", segment=self.position.segment, offset=self.position.offset)
-        else:
-            self.position = acknowledged
-            self._progress.record(Mark(acknowledged, self._clock(), now), apart=self._replay_window / _MARKS)
+            return False
+        self.position = acknowledged
+        self._progress.record(Mark(acknowledged, self._clock(), now), apart=self._replay_window / _MARKS)
+        return sure
 
     async def _save(self) -> None:
-        await self._in_thread(self._write_progress)
+        try:
+            await self._in_thread(self._write_progress)
+        except OSError as exc:
+            # Without the note more is handed over again after a crash; that is no reason to hand over less now.
+            log.warning("spool.progress_not_saved", reason=exc.strerror or str(exc))
         self._save_at = asyncio.get_running_loop().time() + _SAVE_ROUND
 
     def _write_progress(self) -> None:
         kept = self._replay_window if self._watched else 0.0
         unneeded = self._progress.forget(self._clock() - kept)
-        self._progress.save(self._path / "progress.json")
-        if unneeded is not None:
-            self._journal.trim(unneeded)
+        try:
+            self._progress.save(self._path / "progress.json")
+        finally:
+            # Even if it cannot be saved: what a full disk lacks is room.
+            if unneeded is not None:
+                self._journal.trim(unneeded)
 
     async def _ask(self) -> Watermark | None:
         if not isinstance(self._inner, HasWatermark):

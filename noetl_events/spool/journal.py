@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import structlog
 
 from noetl_events.sink import SinkUnavailable
-from noetl_events.sinks.append_file import AppendFile
+from noetl_events.sinks.append_file import AppendFile, sync_file
 from noetl_events.spool.segment import is_torn, missing, unpack
 
 if TYPE_CHECKING:
@@ -81,10 +81,14 @@ class Journal:
         self._segment_bytes = segment_bytes
         self._sync = sync
         try:
-            self._lock = _take_lock(path)
-            self._numbers = [number for number, _ in segments(path)]
-            self._sizes = {number: file.stat().st_size for number, file in segments(path)}
-            self._active = self._begin((self._numbers or [0])[-1] + 1)
+            self._lock = _take_lock(path, sync)
+            try:
+                self._numbers = [number for number, _ in segments(path)]
+                self._sizes = {number: file.stat().st_size for number, file in segments(path)}
+                self._active = self._begin((self._numbers or [0])[-1] + 1)
+            except OSError:
+                os.close(self._lock)
+                raise
         except BlockingIOError:
             raise SinkUnavailable(f"spool: {path}: another process has it open") from None
         except OSError as exc:
@@ -138,23 +142,34 @@ class Journal:
             found = list(islice(unpack(data), limit))
             if found:
                 return [body for _, body in found], Position(position.segment, position.offset + found[-1][0])
-            if position.segment == self._numbers[-1]:
+            if position >= self.end:
                 return [], position
+            if position.segment == self._numbers[-1]:
+                # What is appended from now on must not stand behind the damage.
+                self._roll()
             self._pass_over(position)
             position = Position(self._numbers[self._numbers.index(position.segment) + 1], 0)
 
     def trim(self, position: Position) -> None:
         """Delete the segments that end at or before *position*, but the one that is appended to."""
         while len(self._numbers) > 1 and (self._numbers[0], self._sizes[self._numbers[0]]) <= position:
-            number = self._numbers.pop(0)
-            self._file(number).unlink(missing_ok=True)
-            del self._sizes[number]
+            self._file(self._numbers[0]).unlink(missing_ok=True)
+            del self._sizes[self._numbers.pop(0)]
 
     def make_room(self, position: Position) -> None:
-        """Delete whatever can be of what stands before *position*."""
-        if position == self.end and position.offset:
-            self._roll()
-        self.trim(position)
+        """
+        Delete whatever can be of what stands before *position*.
+
+        Raises:
+            SinkUnavailable: the disk refuses to.
+
+        """
+        try:
+            if position == self.end and position.offset:
+                self._roll()
+            self.trim(position)
+        except OSError as exc:
+            raise SinkUnavailable(f"spool: {self._path}: {exc.strerror or exc}") from exc
 
     def close(self) -> None:
         """Release the folder; safe twice."""
@@ -193,7 +208,11 @@ class Journal:
         if is_torn(rest):
             log.warning("spool.tail_healed", path=str(self._file(position.segment)), bytes=len(rest))
             return
-        self._file(position.segment).with_suffix(".damaged").write_bytes(rest)
+        damaged = self._file(position.segment).with_suffix(".damaged")
+        damaged.write_bytes(rest)
+        # Before the segment may be deleted: it is the only other copy.
+        sync_file(damaged, self._sync)
+        sync_file(self._path, self._sync)
         log.error("spool.damaged", path=str(self._file(position.segment)), offset=position.offset, bytes=len(rest))
 
 
@@ -210,8 +229,10 @@ def bodies(path: Path, start: Position) -> Iterator[bytes]:
             yield from (body for _, body in unpack(data))
 
 
-def _take_lock(path: Path) -> int:
+def _take_lock(path: Path, sync: Callable[[int], None]) -> int:
     path.mkdir(exist_ok=True)
+    # A folder whose name is not durable is lost with all that was synced in it.
+    sync_file(path.parent, sync)
     descriptor = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -9,6 +9,7 @@ import msgspec
 import structlog
 from msgspec import structs
 
+from noetl_events.sinks.append_file import sync_file
 from noetl_events.spool.journal import Position
 from noetl_events.spool.watermark import Watermark
 
@@ -52,7 +53,7 @@ class Progress(msgspec.Struct):
             return msgspec.json.decode(file.read_bytes(), type=cls)
         except FileNotFoundError:
             return cls()
-        except msgspec.MsgspecError as exc:
+        except (OSError, msgspec.MsgspecError) as exc:
             log.warning("spool.progress_lost", path=str(file), reason=str(exc))
             return cls()
 
@@ -64,11 +65,7 @@ class Progress(msgspec.Struct):
             opened.flush()
             os.fsync(opened.fileno())
         fresh.replace(file)
-        folder = os.open(file.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync_file(file.parent, os.fsync)
 
     @property
     def position(self) -> Position | None:
@@ -89,6 +86,11 @@ class Progress(msgspec.Struct):
             return None
         del self.marks[: len(old) - 1]
         return old[-1].position
+
+    @property
+    def is_watched(self) -> bool:
+        """Whether the stream could ever be asked."""
+        return any(mark.watermark is not None for mark in self.marks)
 
     def is_contradicted(self, now: Watermark) -> bool:
         """Whether the stream has lost something it had acknowledged."""

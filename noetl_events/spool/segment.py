@@ -8,6 +8,7 @@ No length is 0: blocks a file system never wrote read as zeros, and must not rea
 
 from __future__ import annotations
 
+import re
 import struct
 from typing import TYPE_CHECKING, Final
 from zlib import crc32
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _HEAD: Final = struct.Struct("<II")
+_HEADS: Final = re.compile(rb"(?s)(?=(?!\0\0\0)...\0)")
+"""Where a record below 16 MiB may begin."""
 
 
 def pack(body: bytes) -> bytes:
@@ -41,12 +44,16 @@ def missing(data: bytes) -> int:
 
 def is_torn(rest: bytes) -> bool:
     """Return whether *rest*, which begins with no whole record, is what a write cut short leaves behind."""
-    return missing(rest) > 0 or not rest.strip(b"\0")
+    # A record that is longer than the rest was cut off, unless whole ones follow: then its length is what is damaged.
+    is_cut = missing(rest) > 0 and not any(_body_at(rest, head.start()) for head in _HEADS.finditer(rest, 1))
+    return is_cut or not rest.strip(b"\0")
 
 
 def _body_at(data: bytes, start: int) -> bytes:
     if start + _HEAD.size > len(data):
         return b""
     length, checksum = _HEAD.unpack_from(data, start)
+    if length > len(data) - start - _HEAD.size:
+        return b""
     body = data[start + _HEAD.size : start + _HEAD.size + length]
     return body if len(body) == length and crc32(body) == checksum else b""

@@ -3,8 +3,8 @@ Simulate many seeds, and print those that break a promise.
 
     python -m tests.simulation.simulate [SEEDS] [FIRST]
 
-Each seed is two interleavings, one of the publisher and one of projectors.  A seed that fails prints the end of its
-timeline; add it to `regressions.py` once the bug is mended.  Exit code 1 if one failed.
+Each seed is three interleavings, one of the publisher, one of projectors, and one of a spool.  A seed that fails
+prints the end of its timeline; add it to `regressions.py` once the bug is mended.  Exit code 1 if one failed.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import structlog
 
 from tests.simulation.projecting import simulate_projector
 from tests.simulation.publishing import simulate_publisher
+from tests.simulation.spooling import simulate_spool
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 SIMULATIONS: Final[dict[str, Callable[[int], list[str]]]] = {
     "publisher": simulate_publisher,
     "projector": simulate_projector,
+    "spool": simulate_spool,
 }
 _CHUNK: Final = 50
 _MOST_SHOWN: Final = 10

@@ -1,0 +1,156 @@
+"""A simulated disk: what was written and not synced may be gone, or read as something else, once the power was cut."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import stat
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from random import Random
+    from typing import BinaryIO
+
+
+class Death(BaseException):
+    """The process ended here, in the middle of a call: no handler of errors runs any more."""
+
+
+class Disk:
+    """
+    The disk below one folder, which is real; syncing is only noted.
+
+    Args:
+        draw: every chance of this run.
+        folder: whose files it keeps; whoever uses it creates it.
+
+    """
+
+    def __init__(self, draw: Random, folder: Path) -> None:
+        self.folder = folder
+        self.refuses = 0.0
+        """The chance that a write or a sync fails."""
+
+        self.calls_to_live = 0
+        """So many writes and syncs from now the process dies in one; 0 for none."""
+
+        self.spoilt: dict[str, list[bytes]] = {}
+        """What stood on disk from a flipped byte on, by the name of the file."""
+
+        self._draw = draw
+        self._synced: dict[int, bytes] = {}
+        self._names: dict[str, int] = {}
+        self._is_in_parent = False
+        self._flips: dict[str, int] = {}
+
+    def sync(self, descriptor: int) -> None:
+        """Make durable what was written to *descriptor*, or the names in a folder."""
+        self._suffer()
+        status = os.fstat(descriptor)
+        if not stat.S_ISDIR(status.st_mode):
+            self._synced[status.st_ino] = _content(descriptor)
+            if self._flips and (name := _path_of(descriptor).readlink().name) in self._flips:
+                self._spoil(name)
+        elif os.path.samestat(status, self.folder.stat()):
+            self._names = self._listed()
+        else:
+            self._is_in_parent = True
+
+    def write(self, file: BinaryIO, data: bytes) -> None:
+        """Append *data*, or a part of it and fail."""
+        try:
+            self._suffer()
+        except BaseException:
+            file.write(data[: self._draw.randint(0, len(data))])
+            raise
+        file.write(data)
+
+    def cut_power(self) -> None:
+        """Lose what was not synced, or some of it; who has files open must be dead."""
+        left = self._left()
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self._synced, self._names = {}, {}
+        self._is_in_parent = self._is_in_parent or self._draw.random() < 0.5
+        if self._is_in_parent:
+            self._put(left)
+
+    def flip(self, name: str, start: int, end: int) -> int:
+        """Change one byte between two offsets of a file, and return where."""
+        path, at = self.folder / name, self._draw.randrange(start, end)
+        self._flips[name] = min(start, self._flips.get(name, start))
+        self._spoil(name)
+        content = bytearray(path.read_bytes())
+        content[at] ^= self._draw.randint(1, 255)
+        with path.open("r+b") as file:
+            file.write(content)
+            self._synced[os.fstat(file.fileno()).st_ino] = bytes(content)
+        return at
+
+    def synced(self, name: str) -> bytes:
+        """Return what is durable of a file."""
+        return self._synced.get((self.folder / name).stat().st_ino, b"")
+
+    def _suffer(self) -> None:
+        if self.calls_to_live:
+            self.calls_to_live -= 1
+            if not self.calls_to_live:
+                raise Death
+        if self._draw.random() < self.refuses:
+            raise OSError(self._draw.choice([errno.ENOSPC, errno.EIO]), "the disk refuses")
+
+    def _spoil(self, name: str) -> None:
+        self.spoilt.setdefault(name, []).append((self.folder / name).read_bytes()[self._flips[name] :])
+
+    def _listed(self) -> dict[str, int]:
+        if not self.folder.exists():
+            return {}
+        with os.scandir(self.folder) as entries:
+            return {entry.name: entry.inode() for entry in sorted(entries, key=lambda entry: entry.name)}
+
+    def _left(self) -> dict[str, bytes]:
+        """Return what a power cut leaves of each file that it leaves."""
+        now = self._listed()
+        left = {}
+        for name in sorted(now.keys() | self._names.keys()):
+            # What was created, renamed or deleted since the folder was synced may not have been.
+            inode = self._draw.choice([now.get(name), self._names.get(name)])
+            if inode is not None:
+                is_here = inode == now.get(name)
+                left[name] = self._left_of(inode, (self.folder / name).read_bytes() if is_here else None)
+        return left
+
+    def _left_of(self, inode: int, content: bytes | None) -> bytes:
+        durable = self._synced.get(inode, b"")
+        if content is None or content == durable:
+            return durable
+        if content.startswith(durable):
+            return durable + self._torn(content[len(durable) :])
+        return self._draw.choice([durable, content])
+
+    def _torn(self, written: bytes) -> bytes:
+        torn = bytearray(written[: self._draw.randint(0, len(written))])
+        start, end = sorted(self._draw.randint(0, len(torn)) for _ in range(2))
+        kind = self._draw.choice(["cut", "cut", "zeros", "garbage"])
+        if kind == "zeros":
+            torn[start:end] = bytes(end - start)
+        elif kind == "garbage":
+            torn[start:end] = self._draw.randbytes(end - start)
+        return bytes(torn)
+
+    def _put(self, files: dict[str, bytes]) -> None:
+        self.folder.mkdir()
+        for name, content in files.items():
+            (self.folder / name).write_bytes(content)
+            self._synced[(self.folder / name).stat().st_ino] = content
+        self._names = self._listed()
+
+
+def _content(descriptor: int) -> bytes:
+    # By its path: the descriptor itself may be one to write only.
+    return _path_of(descriptor).read_bytes()
+
+
+def _path_of(descriptor: int) -> Path:
+    return Path(f"/proc/self/fd/{descriptor}")

@@ -1,0 +1,123 @@
+"""What goes wrong around a simulated spool."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final
+
+from noetl_events import decode
+from noetl_events.spool.segment import unpack
+from tests.simulation.nemesis import inflict
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from tests.simulation.spooling import SpoolRun
+
+FAULTS_END: Final = 60.0
+"""Virtual seconds after which no fault begins."""
+
+_HEAD: Final = 8
+
+
+class SpoolFaults:
+    """
+    The faults of one run.
+
+    Args:
+        run: they happen to.
+
+    """
+
+    def __init__(self, run: SpoolRun) -> None:
+        self._run = run
+
+    async def run(self) -> None:
+        """Cause some of them, until it is time to stop."""
+        faults: list[Callable[[], Awaitable[None]]] = [
+            self._take_away,
+            self._make_flaky,
+            self._make_slow,
+            self._kill,
+            self._cut_power,
+            self._die_in_a_call,
+            self._stop,
+            self._fill_disk,
+        ]
+        if self._run.is_losing:
+            faults += [self._lose_end, self._lose_end, self._create_again]
+        if self._run.is_rotting:
+            faults += [self._flip, self._flip]
+        await inflict(self._run.draw, faults, paces=[0.2, 1.0, 8.0], until=FAULTS_END)
+        self._run.disk.calls_to_live = 0
+        self._run.is_over = True
+        self._run.note("over")
+
+    async def _take_away(self) -> None:
+        self._run.note("away")
+        self._run.stream.is_away = True
+        await asyncio.sleep(self._a_while())
+        self._run.stream.is_away = False
+
+    async def _make_flaky(self) -> None:
+        self._run.note("flaky")
+        self._run.stream.is_flaky = True
+        await asyncio.sleep(self._a_while())
+        self._run.stream.is_flaky = False
+
+    async def _make_slow(self) -> None:
+        self._run.note("slow")
+        self._run.stream.is_slow = True
+        await asyncio.sleep(self._a_while())
+        self._run.stream.is_slow = False
+
+    async def _lose_end(self) -> None:
+        self._run.note("loss")
+        gone = await self._run.stream.lose_end(self._a_while())
+        self._run.note(f"back without {gone}")
+
+    async def _create_again(self) -> None:
+        self._run.note("created again")
+        await self._run.stream.create_again(self._a_while())
+
+    async def _kill(self) -> None:
+        if not self._run.process.is_dead:
+            self._run.note("kill")
+            self._run.process.die()
+
+    async def _cut_power(self) -> None:
+        self._run.note("power cut")
+        self._run.process.die()
+        self._run.disk.cut_power()
+
+    async def _die_in_a_call(self) -> None:
+        self._run.disk.calls_to_live = self._run.draw.randint(1, 8)
+
+    async def _stop(self) -> None:
+        await self._run.stop()
+
+    async def _fill_disk(self) -> None:
+        self._run.note("disk refuses")
+        self._run.disk.refuses = self._run.draw.choice([0.1, 0.5, 1.0])
+        await asyncio.sleep(self._a_while())
+        self._run.disk.refuses = 0.0
+
+    async def _flip(self) -> None:
+        """Flip a byte of a record that is durable, and whose event nobody else has yet."""
+        names = sorted(path.name for path in self._run.disk.folder.glob("*.segment"))
+        if places := [place for name in names for place in self._unread(name)]:
+            event_id, name, start, end = self._run.draw.choice(places)
+            at = self._run.disk.flip(name, start, end)
+            self._run.flipped.add(event_id)
+            self._run.note(f"flipped {event_id} of {name} at {at - start}")
+
+    def _unread(self, name: str) -> list[tuple[int, str, int, int]]:
+        places = []
+        for end, body in unpack(self._run.disk.synced(name)):
+            event_id = decode(body).event_id or 0
+            if event_id not in self._run.stream.stored:
+                places.append((event_id, name, end - len(body) - _HEAD, end))
+        return places
+
+    def _a_while(self) -> float:
+        return self._run.draw.expovariate(1.0) * self._run.draw.choice([0.05, 1.0, 10.0])

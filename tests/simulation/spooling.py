@@ -1,0 +1,303 @@
+"""
+One simulated run of a spool: emitters, processes that die, a disk that loses power, and a stream that loses things.
+
+Safe:  what is acknowledged is in the stream or in `rejected.jsonl`, as it was emitted, but for what stood behind a
+       damaged record, which is kept aside; nothing is invented; an emitter's events keep their order.
+Live:  once nothing goes wrong any more, everything acknowledged is through.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import json
+import re
+import tempfile
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from random import Random
+from typing import TYPE_CHECKING, Any, Final
+from unittest.mock import patch
+
+from noetl_events import SinkUnavailable, decode, encode
+from noetl_events.json_values import MalformedEvent
+from noetl_events.sinks import spool
+from noetl_events.sinks.append_file import AppendFile
+from noetl_events.spool import handover
+from noetl_events.spool.journal import Journal
+from noetl_events.testing import make_event
+from tests.simulation.clock import run_virtual
+from tests.simulation.disk import Disk
+from tests.simulation.publishing import Violation
+from tests.simulation.spool_faults import FAULTS_END, SpoolFaults
+from tests.simulation.spool_process import SpoolProcess
+from tests.simulation.watched_stream import REJECTED, WatchedStream
+
+if TYPE_CHECKING:
+    from typing import BinaryIO
+
+    from noetl_events import ExecutorEvent
+
+PATIENCE: Final = 400.0
+# Everything that takes thousands of events happens with a few.
+SMALL: Final = [
+    (spool, "_SMALLEST", 1),
+    (handover, "_BATCH", 8),
+    (handover, "_SMALLEST", 2),
+    (handover, "_LOOK_ROUND", 1.0),
+]
+# In memory where it can be: thousands of runs need not wear out a disk.
+_MEMORY: Final = Path("/dev/shm")  # noqa: S108  (a folder of our own is made in it)
+_IDS: Final = re.compile(rb'"event_id":(\d+)')
+
+
+class SpoolRun:
+    """
+    One run.
+
+    Args:
+        seed: every chance in it.
+        folder: where the disk is.
+
+    """
+
+    def __init__(self, seed: int, folder: Path) -> None:
+        self.draw = draw = Random(seed)
+        self.timeline: list[str] = []
+        self.disk = Disk(draw, folder / "spool")
+        self.window = draw.choice([10.0, 60.0, 600.0])
+        self.stream = WatchedStream(draw, self.window)
+        self.kind = draw.choice(["plain", "losing", "losing", "rotting", "small"])
+        self.is_losing = self.kind == "losing"
+        self.is_rotting = self.kind == "rotting"
+        self.is_watched = self.is_losing or draw.random() < 0.7
+        # A spool that is full deletes what a stream may still lose.
+        self.max_bytes = draw.choice([4_000, 12_000]) if self.kind == "small" else 2**30
+        self.segment_bytes = draw.choice([300, 2_000, 10_000])
+        self.is_over = False
+        self.emitted: dict[int, ExecutorEvent] = {}
+        self.acknowledged: set[int] = set()
+        self.flipped: set[int] = set()
+        self.files: list[BinaryIO] = []
+        """What its process has opened to append to."""
+
+        self.process: SpoolProcess
+        self._lanes: dict[int, list[int]] = {}
+
+    async def run(self) -> None:
+        """Run to the end, and look at what is there then."""
+        self.process = SpoolProcess(self)
+        beside = [asyncio.create_task(each) for each in (SpoolFaults(self).run(), self._live())]
+        emitters = [asyncio.create_task(self._emit_lane(lane)) for lane in range(self.draw.randint(1, 4))]
+        try:
+            async with asyncio.timeout(PATIENCE):
+                await self._until_done(beside, emitters)
+        except TimeoutError:
+            left = sorted(self.missing()) or "some emitters"
+            raise Violation(f"not through {PATIENCE - FAULTS_END:g} s after the last fault: {left}") from None
+        finally:
+            self.process.die()
+            for task in (*beside, *emitters):
+                task.cancel()
+                with suppress(asyncio.CancelledError):
+                    await task
+        self.require_end()
+
+    async def _until_done(self, beside: list[asyncio.Task[None]], emitters: list[asyncio.Task[None]]) -> None:
+        await asyncio.gather(*emitters)
+        await beside[0]
+        while not await self._drain() or self.missing():  # noqa: ASYNC110  (what arrives is told by nobody)
+            await asyncio.sleep(1.0)
+        await self.stop()
+
+    async def _drain(self) -> bool:
+        """Wait until everything is handed over, and return whether that could be told."""
+        process, before = self.process, set(self.acknowledged)
+        task = process.begin(process.sink.drained())
+        await asyncio.wait([task])
+        if task.cancelled() or isinstance(task.exception(), SinkUnavailable):
+            return False
+        self._require_sound(task)
+        if not self.is_losing and (missing := self.missing() & before):
+            raise Violation(f"said to be through, and not: {sorted(missing)}")
+        return True
+
+    async def _live(self) -> None:
+        """Be started again whenever it has ended."""
+        while True:
+            if self.draw.random() < 0.5:
+                self.process.begin(self._take_up())
+            await self.process.ended.wait()
+            await asyncio.sleep(self.draw.expovariate(1.0))
+            self.note("start")
+            self.process = SpoolProcess(self)
+
+    async def _take_up(self) -> None:
+        """Open the folder without an emit."""
+        with suppress(SinkUnavailable):
+            await self.process.sink.drained()
+
+    async def stop(self) -> None:
+        """Close the spool; another one is started then."""
+        process = self.process
+        if process.ended.is_set():
+            return
+        self.note("stop")
+        task = process.begin(process.sink.aclose())
+        await asyncio.wait([task])
+        self._require_sound(task, process)
+        process.ended.set()
+
+    async def _emit_lane(self, lane: int) -> None:
+        """Emit batches one after another."""
+        draw = self.draw
+        for _ in range(draw.randint(1, 8)):
+            await asyncio.sleep(draw.expovariate(1.0) * draw.choice([0.0, 0.5, 10.0]))
+            await self._insist([self._event(lane) for _ in range(draw.randint(1, 6))])
+
+    def _event(self, lane: int) -> ExecutorEvent:
+        event_id = len(self.emitted) + 1
+        kind = REJECTED if self.draw.random() < 0.05 else "good"
+        self._lanes.setdefault(lane, []).append(event_id)
+        event = make_event(event_id, execution_id=lane, event_type=kind)
+        # As it is on the wire: what arrives was decoded from there.
+        self.emitted[event_id] = decode(encode(event))
+        return event
+
+    async def _insist(self, events: list[ExecutorEvent]) -> None:
+        """Emit *events* until they are acknowledged, or give up."""
+        while not await self._emit(events):
+            self.note(f"again {len(events)} from {events[0].event_id}")
+            await asyncio.sleep(self.draw.random())
+            if not self.is_over and self.draw.random() < 0.1:
+                self.note("given up")
+                return
+        self.acknowledged |= {event.event_id or 0 for event in events}
+
+    async def _emit(self, events: list[ExecutorEvent]) -> bool:
+        process = self.process
+        if process.ended.is_set() or process.sink._closed:
+            return False
+        task = process.begin(process.sink.emit_batch(events))
+        patience = self.draw.choice([0.005, 1.0]) if not self.is_over and self.draw.random() < 0.1 else None
+        await asyncio.wait([task], timeout=patience)
+        if not task.done():
+            task.cancel()
+            await asyncio.wait([task])
+        elif task.cancelled() or not isinstance(task.exception(), SinkUnavailable):
+            self._require_sound(task, process)
+        return not task.cancelled() and task.exception() is None
+
+    def _require_sound(self, task: asyncio.Task[None], process: SpoolProcess | None = None) -> None:
+        """Fail if *task* raised what no contract knows, or was cancelled while the process lived."""
+        if (process or self.process).is_dead:
+            return
+        if task.cancelled():
+            raise Violation("cancelled by nobody")
+        if task.exception() is not None:
+            raise Violation(f"raised {task.exception()!r}")
+
+    def on_death(self, process: SpoolProcess) -> None:
+        """Be told that *process* ended in the middle of a call; the power may have gone as well."""
+        is_cut = self.draw.random() < 0.7
+        self.note("power cut in a call" if is_cut else "killed in a call")
+        process.die()
+        if is_cut:
+            self.disk.cut_power()
+
+    def missing(self) -> set[int]:
+        """Return what was acknowledged, and is neither through nor excused."""
+        through = self.stream.stored.keys() | self.stream.too_old | self.rejected().keys()
+        return self.acknowledged - through - self.behind_damage()
+
+    def behind_damage(self) -> set[int]:
+        """Return the ids that stood on disk behind a flipped byte."""
+        return {int(found) for runs in self.disk.spoilt.values() for run in runs for found in _IDS.findall(run)}
+
+    def rejected(self) -> dict[int, ExecutorEvent]:
+        """Return the events that stand in `rejected.jsonl`; half a line of a power cut is none."""
+        path = self.disk.folder / "rejected.jsonl"
+        found: dict[int, ExecutorEvent] = {}
+        for line in path.read_bytes().splitlines() if path.exists() else ():
+            with suppress(ValueError, MalformedEvent):
+                event = decode(json.loads(line)["event"].encode())
+                found[event.event_id or 0] = event
+        return found
+
+    def require_end(self) -> None:
+        """Fail unless all is where it should be."""
+        rejected, stored = self.rejected(), self.stream.stored
+        for event_id, event in [*rejected.items(), *stored.items()]:
+            if event != self.emitted.get(event_id):
+                raise Violation(f"invented or changed: {event}")
+        if wrong := {each for each in rejected if self.emitted[each].event_type != REJECTED}:
+            raise Violation(f"rejected without need: {sorted(wrong)}")
+        if lost := self.missing():
+            raise Violation(f"lost: {sorted(lost)}")
+        self._require_kept_aside()
+        if not self.is_losing:
+            self._require_order()
+
+    def _require_kept_aside(self) -> None:
+        kept = b"".join(path.read_bytes() for path in self.disk.folder.glob("*.damaged"))
+        aside = {int(found) for found in _IDS.findall(kept)} | self.flipped
+        gone = self.acknowledged - self.stream.stored.keys() - self.rejected().keys() - self.stream.too_old - aside
+        if gone:
+            raise Violation(f"behind damage, and not kept aside: {sorted(gone)}")
+
+    def _require_order(self) -> None:
+        place = {event_id: index for index, event_id in enumerate(self.stream.stored)}
+        for lane, ids in self._lanes.items():
+            places = [place[event_id] for event_id in ids if event_id in place]
+            if places != sorted(places):
+                raise Violation(f"lane {lane} out of order: {sorted(ids, key=lambda each: place.get(each, 0))}")
+
+    def note(self, what: str) -> None:
+        """Add *what* to the timeline."""
+        self.timeline.append(f"{asyncio.get_running_loop().time():9.4f} {what}")
+
+
+def simulate_spool(seed: int) -> list[str]:
+    """
+    Run *seed*, and return its timeline.
+
+    Raises:
+        Violation: with the timeline as a note.
+
+    """
+    made: list[SpoolRun] = []
+
+    async def run(folder: Path) -> None:
+        made.append(SpoolRun(seed, folder))
+        with ExitStack() as stack:
+            _replace(made[0], stack)
+            await made[0].run()
+
+    with tempfile.TemporaryDirectory(dir=_MEMORY if _MEMORY.is_dir() else None) as folder:
+        try:
+            run_virtual(run(Path(folder)), seed)
+        except AssertionError as exc:
+            exc.add_note("\n".join([made[0].kind, *made[0].timeline]))
+            raise
+    return [*made[0].timeline, f"stored {list(made[0].stream.stored)}"]
+
+
+def _replace(run: SpoolRun, stack: ExitStack) -> None:
+    """Have the spool use the simulated disk, and little of everything."""
+
+    def write(file: Any, data: bytes) -> None:
+        run.disk.write(file._file, data)
+
+    def note_file(descriptor: Any, operation: int) -> None:
+        if hasattr(descriptor, "close") and operation != fcntl.LOCK_UN:
+            run.files.append(descriptor)
+        flock(descriptor, operation)
+
+    flock = fcntl.flock
+    for module, name, value in (*SMALL, (spool, "SEGMENT_BYTES", run.segment_bytes)):
+        stack.enter_context(patch.object(module, name, value))
+    stack.enter_context(patch.object(AppendFile, "_write", write))
+    # It locks what it appends to, and nothing else that closes itself.
+    stack.enter_context(patch("fcntl.flock", note_file))
+    stack.enter_context(patch("os.fsync", run.disk.sync))
+    stack.enter_context(patch.dict(Journal.__init__.__kwdefaults__, sync=run.disk.sync))

@@ -1,0 +1,148 @@
+"""What a simulated spool hands over to: a stream that may be away, and may lose what it had acknowledged."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final
+
+from noetl_events import EventsRejected, SinkUnavailable
+from noetl_events.spool.watermark import Watermark
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from random import Random
+
+    from noetl_events import ExecutorEvent
+
+REJECTED: Final = "rejected"
+_SHORTEST_LOSS: Final = 1.5
+"""Seconds for which a stream that loses something is away at least: longer than from one look at it to the next."""
+
+
+class WatchedStream:
+    """
+    The stream: events by id, in the order in which they came first.
+
+    Args:
+        draw: every chance of this run.
+        window: seconds for which a spool keeps what was acknowledged.
+
+    """
+
+    def __init__(self, draw: Random, window: float) -> None:
+        self.stored: dict[int, ExecutorEvent] = {}
+        self.is_away = False
+        self.is_flaky = False
+        self.is_slow = False
+        self.too_old: set[int] = set()
+        """Lost, and noticed only when no spool need have them any more."""
+
+        self.draw = draw
+        self.losses = 0
+        self._window = window
+        self._created = 1
+        self._others = 0
+        self._stored_at: dict[int, float] = {}
+
+    def store(self, events: Sequence[ExecutorEvent]) -> dict[int, str]:
+        """Store what can be, and return the reasons for what cannot."""
+        reasons = {}
+        for event in events:
+            assert event.event_id is not None
+            if event.event_type == REJECTED:
+                reasons[event.event_id] = f"reason {event.event_id % 3}"
+            elif event.event_id not in self.stored:
+                self.stored[event.event_id] = event
+                self._stored_at[event.event_id] = _now()
+        return reasons
+
+    def watermark(self) -> Watermark:
+        """Return how far it has come."""
+        lost = self._stored_at.keys() - self.stored.keys()
+        self.too_old |= {each for each in lost if self._stored_at[each] + self._window <= _now()}
+        return Watermark(f"stream {self._created}", len(self.stored) + self._others)
+
+    async def lose_end(self, seconds: float) -> int:
+        """Be away for some *seconds*, and return how many events are gone then."""
+        kept = self.draw.randint(0, len(self.stored))
+        gone = list(self.stored)[kept:]
+        for event_id in gone:
+            del self.stored[event_id]
+        await self._start_again(seconds)
+        return len(gone)
+
+    async def create_again(self, seconds: float) -> None:
+        """Be deleted, and created anew; others may have filled it by then."""
+        self._others += len(self.stored) + self.draw.choice([-self._others - len(self.stored), 5])
+        self.stored.clear()
+        self._created += 1
+        await self._start_again(seconds)
+
+    async def _start_again(self, seconds: float) -> None:
+        self.losses += 1
+        self.is_away = True
+        await asyncio.sleep(_SHORTEST_LOSS + seconds)
+        self.is_away = False
+
+
+class StreamSink:
+    """
+    The connection of one process to it.
+
+    Args:
+        stream: it leads to.
+
+    """
+
+    def __init__(self, stream: WatchedStream) -> None:
+        self._stream = stream
+        self.is_dead = False
+
+    async def emit(self, event: ExecutorEvent) -> None:
+        """Emit *event*."""
+        await self.emit_batch([event])
+
+    async def emit_batch(self, events: Sequence[ExecutorEvent]) -> None:
+        """Emit *events*, or fail: before, half-way, or after all was stored."""
+        stream, draw, losses = self._stream, self._stream.draw, self._stream.losses
+        try:
+            await self._travel()
+        except asyncio.CancelledError:
+            # What was on its way may still arrive, whoever waits for the answer.
+            if draw.random() < 0.5 and not stream.is_away and losses == stream.losses:
+                stream.store(events[: draw.randrange(len(events) + 1)])
+            raise
+        if stream.is_away or losses < stream.losses:
+            raise SinkUnavailable("away", draw.choice([None, 0.1]))
+        if stream.is_flaky and draw.random() < 0.3:
+            stream.store(events[: draw.randrange(len(events) + 1)])
+            raise SinkUnavailable("the answer was lost")
+        if reasons := stream.store(events):
+            raise EventsRejected(reasons)
+
+    async def aclose(self) -> None:
+        """Do nothing."""
+
+    async def _travel(self) -> None:
+        draw = self._stream.draw
+        if not self.is_dead:
+            await asyncio.sleep(draw.expovariate(0.3 if self._stream.is_slow else 20.0))
+        if self.is_dead:
+            raise asyncio.CancelledError
+
+
+class WatchedSink(StreamSink):
+    """One that says how far the stream has come."""
+
+    async def watermark(self) -> Watermark:
+        """Return that, or fail as a request does."""
+        losses = self._stream.losses
+        await self._travel()
+        is_lost = self._stream.is_flaky and self._stream.draw.random() < 0.3
+        if self._stream.is_away or losses < self._stream.losses or is_lost:
+            raise SinkUnavailable("no answer")
+        return self._stream.watermark()
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
