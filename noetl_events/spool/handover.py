@@ -207,6 +207,8 @@ class Handover:
             now = await self._ask()
             if now is not None or not self._progress.is_watched:
                 break
+            if sure:
+                log.warning("spool.waiting_to_watch")
             # It may have lost what it has just acknowledged, and what it would store next could hide that.
             acknowledged, sure = self.position, False
             await asyncio.sleep(wait)
