@@ -86,7 +86,7 @@ LIBRARY = (
         "a spool forgets its records before the sink behind has them",
         "noetl_events/spool/handover.py",
         "                holding = True\n",
-        "                return\n",
+        "                return True\n",
         "tests/sinks/test_spool.py::test_emit_needs_no_destination",
     ),
     Mutation(

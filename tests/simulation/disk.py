@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 import stat
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from random import Random
     from typing import BinaryIO
+
+_IDS: Final = re.compile(rb'"event_id":(\d+)')
 
 
 class Death(BaseException):
@@ -145,6 +148,11 @@ class Disk:
             (self.folder / name).write_bytes(content)
             self._synced[(self.folder / name).stat().st_ino] = content
         self._names = self._listed()
+
+
+def ids_in(content: bytes) -> list[int]:
+    """Return the id of each event that stands in *content*, readable or not."""
+    return [int(found) for found in _IDS.findall(content)]
 
 
 def _content(descriptor: int) -> bytes:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final
 
-from noetl_events import decode
 from noetl_events.spool.segment import unpack
+from tests.simulation.disk import ids_in
 from tests.simulation.nemesis import inflict
 
 if TYPE_CHECKING:
@@ -104,6 +104,13 @@ class SpoolFaults:
 
     async def _flip(self) -> None:
         """Flip a byte of a record that is durable, and whose event nobody else has yet."""
+        self._run.stream.is_away = True
+        await asyncio.sleep(self._a_while())
+        self._flip_one()
+        await asyncio.sleep(self._a_while())
+        self._run.stream.is_away = False
+
+    def _flip_one(self) -> None:
         names = sorted(path.name for path in self._run.disk.folder.glob("*.segment"))
         if places := [place for name in names for place in self._unread(name)]:
             event_id, name, start, end = self._run.draw.choice(places)
@@ -114,9 +121,10 @@ class SpoolFaults:
     def _unread(self, name: str) -> list[tuple[int, str, int, int]]:
         places = []
         for end, body in unpack(self._run.disk.synced(name)):
-            event_id = decode(body).event_id or 0
-            if event_id not in self._run.stream.stored:
-                places.append((event_id, name, end - len(body) - _HEAD, end))
+            # By its text: what is damaged already need not be an event.
+            found = ids_in(body)
+            if found and found[0] not in self._run.stream.stored:
+                places.append((found[0], name, end - len(body) - _HEAD, end))
         return places
 
     def _a_while(self) -> float:

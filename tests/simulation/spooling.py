@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
-import json
-import re
 import tempfile
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -20,7 +18,6 @@ from typing import TYPE_CHECKING, Any, Final
 from unittest.mock import patch
 
 from noetl_events import SinkUnavailable, decode, encode
-from noetl_events.json_values import MalformedEvent
 from noetl_events.sinks import spool
 from noetl_events.sinks.append_file import AppendFile
 from noetl_events.spool import handover
@@ -31,6 +28,7 @@ from tests.simulation.disk import Disk
 from tests.simulation.publishing import Violation
 from tests.simulation.spool_faults import FAULTS_END, SpoolFaults
 from tests.simulation.spool_process import SpoolProcess
+from tests.simulation.spool_verdict import SpoolVerdict
 from tests.simulation.watched_stream import REJECTED, WatchedStream
 
 if TYPE_CHECKING:
@@ -48,7 +46,6 @@ SMALL: Final = [
 ]
 # In memory where it can be: thousands of runs need not wear out a disk.
 _MEMORY: Final = Path("/dev/shm")  # noqa: S108  (a folder of our own is made in it)
-_IDS: Final = re.compile(rb'"event_id":(\d+)')
 
 
 class SpoolRun:
@@ -72,17 +69,18 @@ class SpoolRun:
         self.is_rotting = self.kind == "rotting"
         self.is_watched = self.is_losing or draw.random() < 0.7
         # A spool that is full deletes what a stream may still lose.
-        self.max_bytes = draw.choice([4_000, 12_000]) if self.kind == "small" else 2**30
+        self.max_bytes = draw.choice([2_500, 6_000]) if self.kind == "small" else 2**30
         self.segment_bytes = draw.choice([300, 2_000, 10_000])
         self.is_over = False
         self.emitted: dict[int, ExecutorEvent] = {}
         self.acknowledged: set[int] = set()
         self.flipped: set[int] = set()
+        self.verdict = SpoolVerdict(self)
         self.files: list[BinaryIO] = []
         """What its process has opened to append to."""
 
         self.process: SpoolProcess
-        self._lanes: dict[int, list[int]] = {}
+        self.lanes: dict[int, list[int]] = {}
 
     async def run(self) -> None:
         """Run to the end, and look at what is there then."""
@@ -93,7 +91,7 @@ class SpoolRun:
             async with asyncio.timeout(PATIENCE):
                 await self._until_done(beside, emitters)
         except TimeoutError:
-            left = sorted(self.missing()) or "some emitters"
+            left = sorted(self.verdict.missing()) or "some emitters"
             raise Violation(f"not through {PATIENCE - FAULTS_END:g} s after the last fault: {left}") from None
         finally:
             self.process.die()
@@ -101,12 +99,12 @@ class SpoolRun:
                 task.cancel()
                 with suppress(asyncio.CancelledError):
                     await task
-        self.require_end()
+        self.verdict.require_end()
 
     async def _until_done(self, beside: list[asyncio.Task[None]], emitters: list[asyncio.Task[None]]) -> None:
         await asyncio.gather(*emitters)
         await beside[0]
-        while not await self._drain() or self.missing():  # noqa: ASYNC110  (what arrives is told by nobody)
+        while not await self._drain() or self.verdict.missing():  # noqa: ASYNC110  (what arrives is told by nobody)
             await asyncio.sleep(1.0)
         await self.stop()
 
@@ -118,7 +116,7 @@ class SpoolRun:
         if task.cancelled() or isinstance(task.exception(), SinkUnavailable):
             return False
         self._require_sound(task)
-        if not self.is_losing and (missing := self.missing() & before):
+        if not self.is_losing and (missing := self.verdict.missing() & before):
             raise Violation(f"said to be through, and not: {sorted(missing)}")
         return True
 
@@ -158,7 +156,7 @@ class SpoolRun:
     def _event(self, lane: int) -> ExecutorEvent:
         event_id = len(self.emitted) + 1
         kind = REJECTED if self.draw.random() < 0.05 else "good"
-        self._lanes.setdefault(lane, []).append(event_id)
+        self.lanes.setdefault(lane, []).append(event_id)
         event = make_event(event_id, execution_id=lane, event_type=kind)
         # As it is on the wire: what arrives was decoded from there.
         self.emitted[event_id] = decode(encode(event))
@@ -204,53 +202,6 @@ class SpoolRun:
         process.die()
         if is_cut:
             self.disk.cut_power()
-
-    def missing(self) -> set[int]:
-        """Return what was acknowledged, and is neither through nor excused."""
-        through = self.stream.stored.keys() | self.stream.too_old | self.rejected().keys()
-        return self.acknowledged - through - self.behind_damage()
-
-    def behind_damage(self) -> set[int]:
-        """Return the ids that stood on disk behind a flipped byte."""
-        return {int(found) for runs in self.disk.spoilt.values() for run in runs for found in _IDS.findall(run)}
-
-    def rejected(self) -> dict[int, ExecutorEvent]:
-        """Return the events that stand in `rejected.jsonl`; half a line of a power cut is none."""
-        path = self.disk.folder / "rejected.jsonl"
-        found: dict[int, ExecutorEvent] = {}
-        for line in path.read_bytes().splitlines() if path.exists() else ():
-            with suppress(ValueError, MalformedEvent):
-                event = decode(json.loads(line)["event"].encode())
-                found[event.event_id or 0] = event
-        return found
-
-    def require_end(self) -> None:
-        """Fail unless all is where it should be."""
-        rejected, stored = self.rejected(), self.stream.stored
-        for event_id, event in [*rejected.items(), *stored.items()]:
-            if event != self.emitted.get(event_id):
-                raise Violation(f"invented or changed: {event}")
-        if wrong := {each for each in rejected if self.emitted[each].event_type != REJECTED}:
-            raise Violation(f"rejected without need: {sorted(wrong)}")
-        if lost := self.missing():
-            raise Violation(f"lost: {sorted(lost)}")
-        self._require_kept_aside()
-        if not self.is_losing:
-            self._require_order()
-
-    def _require_kept_aside(self) -> None:
-        kept = b"".join(path.read_bytes() for path in self.disk.folder.glob("*.damaged"))
-        aside = {int(found) for found in _IDS.findall(kept)} | self.flipped
-        gone = self.acknowledged - self.stream.stored.keys() - self.rejected().keys() - self.stream.too_old - aside
-        if gone:
-            raise Violation(f"behind damage, and not kept aside: {sorted(gone)}")
-
-    def _require_order(self) -> None:
-        place = {event_id: index for index, event_id in enumerate(self.stream.stored)}
-        for lane, ids in self._lanes.items():
-            places = [place[event_id] for event_id in ids if event_id in place]
-            if places != sorted(places):
-                raise Violation(f"lane {lane} out of order: {sorted(ids, key=lambda each: place.get(each, 0))}")
 
     def note(self, what: str) -> None:
         """Add *what* to the timeline."""
