@@ -96,8 +96,8 @@ class FaultyProxy:
         """
         Pass everything on again.
 
-        Connections that lost bytes in a black hole are reset: TCP delivers a stream without holes or none.  So are those
-        to somebody else.
+        Connections that lost bytes in a black hole are reset: TCP delivers a stream without holes or none.  Those to
+        somebody else are reset too.
         """
         self._swallows_all = False
         self._answer = None

@@ -30,6 +30,8 @@ KINDS = (
     "link to nats cut",
     "link to postgres cut",
     "link to http cut",
+    "link to http leads to somebody else",
+    "sessions of postgres ended",
     "stream full",
     "consumer deleted",
     "credentials revoked",

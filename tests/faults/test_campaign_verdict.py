@@ -91,6 +91,22 @@ def test_changed(tmp_path: Path) -> None:
     assert verdict(told, arrived(1, 2), sums={1: 10, 2: 20}, expected={1: 10, 2: 21}).changed == [2]
 
 
+def test_ids_that_went_back(tmp_path: Path) -> None:
+    """An id not above the one before, in one life; another life has another clock."""
+    (tmp_path / "poster.0.journal").write_text("a 5 7 0.1\na 4 7 0.2\na 6 7 0.3\na 6 7 0.4\n")
+    (tmp_path / "poster.1.journal").write_text("a 1 7 0.5\n")
+    told = Story()
+    told.read(tmp_path)
+
+    assert verdict(told, []).went_back == [4, 6]
+    assert not verdict(told, []).holds
+
+
+def test_deadlock(tmp_path: Path) -> None:
+    """One is one too many."""
+    assert not verdict(story(tmp_path, attempted=(), acknowledged=()), [], deadlocks=1).holds
+
+
 def test_deleted_stream_excuses_only_who_had_no_spool(tmp_path: Path) -> None:
     """Posted without a spool, it is gone with the stream; a publisher with one has to hand it over again."""
     deleted = (Deletion(frozenset({1}), 0.0, 0.0),)

@@ -152,6 +152,8 @@ async def _gather(system: System) -> Evidence:
         expected={each: expected_checksum(each, attempted[each].execution_id) for each in sums if each in attempted},
         dead=await _dead(system),
         deletions=tuple(system.deletions),
+        # Its own counters are gone with a crash, its log is not.
+        deadlocks=system.postgres.log.count("deadlock detected"),
     )
 
 

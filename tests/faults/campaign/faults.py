@@ -11,6 +11,7 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+import asyncpg
 from nats.js.api import DiscardPolicy
 from nats.js.errors import NotFoundError
 
@@ -22,8 +23,22 @@ if TYPE_CHECKING:
 
     from nats.js import JetStreamContext
 
+    from noetl_events.testing.postgres_server import PostgresServer
     from noetl_events.testing.proxy import FaultyProxy
     from tests.faults.campaign.system import System
+
+
+# In the midst of a transaction: who is idle only finds a connection that is closed.
+_END_SESSIONS = """
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+WHERE backend_type = 'client backend' AND state <> 'idle' AND pid <> pg_backend_pid()
+"""
+_PAGE = b"<!doctype html><title>Sign in</title><p>Sign in to use this network."
+# As a portal, or the wrong backend of a load balancer, says to whatever is asked.
+_PORTAL = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%b" % (
+    len(_PAGE),
+    _PAGE,
+)
 
 
 class Turn(NamedTuple):
@@ -66,6 +81,26 @@ async def _killed(victim: Server, seconds: float) -> None:
         await asyncio.sleep(seconds)
     finally:
         await asyncio.to_thread(victim.start)
+
+
+async def _stopped(victim: PostgresServer, seconds: float) -> None:
+    await asyncio.to_thread(victim.terminate)
+    try:
+        await asyncio.sleep(seconds)
+    finally:
+        await asyncio.to_thread(victim.start)
+
+
+async def _sessions_ended(victim: PostgresServer, seconds: float) -> None:
+    """End whoever is at work, again and again."""
+    healed = time.monotonic() + seconds
+    connection = await asyncpg.connect(victim.url)
+    try:
+        while time.monotonic() < healed:
+            await connection.execute(_END_SESSIONS)
+            await asyncio.sleep(0.02)
+    finally:
+        await connection.close()
 
 
 async def _halted(victim: Server, seconds: float) -> None:
@@ -142,6 +177,10 @@ def _refuse(link: FaultyProxy) -> None:
 
 def _lose_answers(link: FaultyProxy) -> None:
     link.drop(lambda direction, _: direction == "down")
+
+
+def _answer_as_portal(link: FaultyProxy) -> None:
+    link.impersonate(_PORTAL)
 
 
 def _delay_answers(link: FaultyProxy) -> None:
@@ -232,9 +271,12 @@ FAULTS: dict[str, Fault] = {
     "every nats-server killed": Fault("broker", _all_servers),
     "postgres killed": Fault("postgres", partial(_postgres, harm=_killed)),
     "postgres halted": Fault("postgres", partial(_postgres, harm=_halted)),
+    "postgres stopped in order": Fault("postgres", partial(_postgres, harm=_stopped)),
+    "sessions of postgres ended": Fault("postgres", partial(_postgres, harm=_sessions_ended)),
     **_links("nats"),
     **_links("postgres"),
     **_links("http"),
+    "link to http leads to somebody else": Fault("link to http", partial(_link, to="http", harm=_answer_as_portal)),
     "stream full": Fault("broker", _stream_full),
     "consumer deleted": Fault("broker", _consumer_deleted),
     "stream created anew": Fault("broker", _stream_recreated),

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
-from typing import Literal, NamedTuple, TypeAlias
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import msgspec
 
@@ -41,6 +41,7 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
         expected: the checksum of each of them as it was emitted.
         dead: ids of the events in the dead-letter stream.
         deletions: of the stream.
+        deadlocks: Postgres has found.
 
     """
 
@@ -50,6 +51,7 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     expected: Mapping[int, int]
     dead: frozenset[int] = frozenset()
     deletions: tuple[Deletion, ...] = ()
+    deadlocks: int = 0
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,6 +68,8 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
         executions: there were.
         changed: stored otherwise than emitted.
         dead: given up; no fault is a reason to.
+        went_back: ids that were not above the one before, of the same life of a worker.
+        deadlocks: found by Postgres; who inserts in one order locks nobody up.
 
     """
 
@@ -81,11 +85,27 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     executions: int
     changed: list[int]
     dead: list[int]
+    went_back: list[int]
+    deadlocks: int
+
+    @property
+    def broken(self) -> dict[str, Collection[Any] | int]:
+        """What must be nothing, by its name."""
+        return {
+            "lost": self.lost,
+            "invented": self.invented,
+            "doubled": self.doubled,
+            "reordered": self.reordered,
+            "changed": self.changed,
+            "dead": self.dead,
+            "ids that went back": self.went_back,
+            "deadlocks": self.deadlocks,
+        }
 
     @property
     def holds(self) -> bool:
         """Whether every promise was kept."""
-        return not (self.lost or self.invented or self.doubled or self.reordered or self.changed or self.dead)
+        return not any(self.broken.values())
 
 
 def judge(evidence: Evidence) -> Verdict:
@@ -113,6 +133,8 @@ def judge(evidence: Evidence) -> Verdict:
         executions=len({attempt.execution_id for attempt in story.attempted.values()}),
         changed=sorted(each for each, total in evidence.sums.items() if evidence.expected.get(each, total) != total),
         dead=sorted(evidence.dead),
+        went_back=story.went_back,
+        deadlocks=evidence.deadlocks,
     )
 
 
