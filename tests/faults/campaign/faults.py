@@ -15,6 +15,7 @@ import asyncpg
 from nats.js.api import DiscardPolicy
 from nats.js.errors import NotFoundError
 
+from tests.faults.campaign.broker import order_of
 from tests.faults.campaign.system import GATEWAY, PROJECTORS, PUBLISHERS
 from tests.faults.campaign.verdict import Deletion
 
@@ -216,12 +217,14 @@ async def _consumer_deleted(system: System, turn: Turn) -> str:
 
 async def _stream_recreated(system: System, _: Turn) -> str:
     began = time.monotonic()
-    unsettled = await system.broker.unsettled()
+    contents = await system.broker.contents()
     with suppress(NotFoundError):
         await system.broker.ask(lambda js: js.delete_stream(system.broker.declared.name))
     await system.broker.create_streams()
     healed = time.monotonic()
+    unsettled = frozenset(each.event_id for each in contents.values() if not each.settled)
     system.deletions.append(Deletion(unsettled, began, healed))
+    system.orders.append(order_of(contents))
     return system.broker.declared.name
 
 

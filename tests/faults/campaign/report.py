@@ -48,6 +48,8 @@ def text_of(outcome: Outcome) -> str:
         **{name: _shown(found) for name, found in verdict.broken.items()},
         "posted without a spool into a stream that was deleted, and not stored": verdict.unprotected,
         "executions": verdict.executions,
+        "messages of poison that the stream acknowledged": verdict.poisoned,
+        "events that the reader of the live stream has seen": verdict.read,
         "handed over again, and so after later ones, for the stream that had them was deleted": verdict.displaced,
         "processes that ended by themselves": outcome.deaths or 0,
         "caught up, seconds after the last healing": outcome.caught_up,
