@@ -24,9 +24,9 @@ class FaultyProxy:
     """
     Pass the bytes of every connection on to *target_host*:*target_port*, until told otherwise.
 
-    `cut`, `black_hole`, `refuse`, `drop`, `delay` and `heal` take effect at once and may follow each other in any
-    order.  The port stays the same throughout.  On exit all connections are reset; what a predicate raised is raised
-    then.
+    `cut`, `black_hole`, `refuse`, `impersonate`, `drop`, `delay` and `heal` take effect at once and may follow each
+    other in any order.  The port stays the same throughout.  On exit all connections are reset; what a predicate raised
+    is raised then.
     """
 
     def __init__(self, target_host: str, target_port: int) -> None:
@@ -36,6 +36,7 @@ class FaultyProxy:
         self._links: list[_Link] = []
         self._listener: socket.socket | None = None
         self._swallows_all = False
+        self._answer: bytes | None = None
         self._predicate: Callable[[Direction, bytes], bool] = _keep
         self._delays: dict[Direction, float] = {}
 
@@ -78,6 +79,11 @@ class FaultyProxy:
             self._listener.close()
             self._listener = None
 
+    def impersonate(self, answer: bytes) -> None:
+        """Reset all connections, and answer with *answer* and an end whoever says something on a new one."""
+        self._answer = answer
+        self.cut()
+
     def drop(self, predicate: Callable[[Direction, bytes], bool]) -> None:
         """Swallow each chunk for which *predicate* returns true, in place of an earlier predicate."""
         self._predicate = predicate
@@ -90,9 +96,11 @@ class FaultyProxy:
         """
         Pass everything on again.
 
-        Connections that lost bytes in a black hole are reset: TCP delivers a stream without holes or none.
+        Connections that lost bytes in a black hole are reset: TCP delivers a stream without holes or none.  Those to
+        somebody else are reset too.
         """
         self._swallows_all = False
+        self._answer = None
         self._predicate = _keep
         self._delays.clear()
         for link in self._links:
@@ -120,6 +128,9 @@ class FaultyProxy:
                 if self._swallows_all:
                     await self._swallow(link, near[0])
                     return
+                if self._answer is not None:
+                    await self._impersonate(link, *near, self._answer)
+                    return
                 async with _connection(host=self._host, port=self._port) as far, asyncio.TaskGroup() as pumps:
                     pumps.create_task(self._pump(link, "up", near[0], far[1]))
                     pumps.create_task(self._pump(link, "down", far[0], near[1]))
@@ -131,6 +142,16 @@ class FaultyProxy:
         link.torn = True
         while await reader.read(_CHUNK):
             pass
+
+    async def _impersonate(
+        self, link: _Link, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, answer: bytes
+    ) -> None:
+        link.torn = True
+        if await reader.read(_CHUNK):
+            writer.write(answer)
+        writer.write_eof()
+        # To close with bytes unread is a reset, which may overtake the answer.
+        await self._swallow(link, reader)
 
     async def _pump(
         self, link: _Link, direction: Direction, reader: asyncio.StreamReader, writer: asyncio.StreamWriter

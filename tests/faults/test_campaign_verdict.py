@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from tests.faults.campaign.arrivals import Arrival
 from tests.faults.campaign.events import event_of
 from tests.faults.campaign.journal import Journal, Story
+from tests.faults.campaign.poisoner import Poison
 from tests.faults.campaign.verdict import Deletion, Evidence, judge
 
 if TYPE_CHECKING:
@@ -59,10 +60,48 @@ def test_lost(tmp_path: Path) -> None:
 
 def test_dead_is_not_lost(tmp_path: Path) -> None:
     """A dead letter is no loss, and no fault is a reason for one."""
-    found = verdict(story(tmp_path, attempted=(1,), acknowledged=(1,)), [], dead=frozenset({1}))
+    found = verdict(story(tmp_path, attempted=(1,), acknowledged=(1,)), [], dead={1: 1})
 
     assert found.lost == {}
     assert not found.holds
+
+
+def test_poison(tmp_path: Path) -> None:
+    """What the stream acknowledged is a dead letter, once; what it did not may be one; nobody else is."""
+    told = story(tmp_path, attempted=(), acknowledged=())
+    poison = {1: Poison(0.1, 0.2), 2: Poison(0.1, 0.2), 3: Poison(0.1, 0.2), 4: Poison(0.1), 5: Poison(0.1)}
+
+    found = verdict(told, arrived(6), poison=poison, dead={1: 1, 2: 2, 4: 1, 7: 1})
+
+    assert (found.dead, found.unburied, found.invented) == ([2, 7], [3], [6])
+    assert not found.holds
+    assert verdict(told, [], poison={1: Poison(0.1, 0.2)}, dead={1: 1}).holds
+
+
+def test_deleted_stream_excuses_poison(tmp_path: Path) -> None:
+    """A stream that was deleted takes the poison that only it had."""
+    told, deletions = story(tmp_path, attempted=(), acknowledged=()), (Deletion(frozenset({1}), 1.0, 2.0),)
+    poison = {1: Poison(0.1, 0.2), 2: Poison(1.4, 1.5), 3: Poison(0.1, 0.2), 4: Poison(2.1, 2.2)}
+
+    assert verdict(told, [], poison=poison, deletions=deletions).unburied == [3, 4]
+
+
+def test_missed_by_a_reader(tmp_path: Path) -> None:
+    """In each stream there was, nothing is missing between the first and the last that the reader has seen."""
+    told = story(tmp_path, attempted=(), acknowledged=())
+    orders = ({1: 10, 2: 20, 3: 30, 4: 40, 5: 50, 6: 60}, {1: 70, 2: 80, 3: 90}, {1: 95})
+    seen = {(2, 20), (4, 40), (5, 50), (2, 80), (3, 90)}
+
+    found = verdict(told, [], orders=orders, seen=seen)
+
+    assert found.missed == [30]
+    assert not found.holds
+    assert verdict(told, [], orders=orders, seen=seen, poison={30: Poison(0.1)}).holds
+
+
+def test_wrong_answer(tmp_path: Path) -> None:
+    """A stranger who was let in is one too many."""
+    assert not verdict(story(tmp_path, attempted=(), acknowledged=()), [], complaints={"GET /": 1}).holds
 
 
 def test_invented(tmp_path: Path) -> None:
@@ -89,6 +128,22 @@ def test_changed(tmp_path: Path) -> None:
     told = story(tmp_path, attempted=(1, 2), acknowledged=(1, 2))
 
     assert verdict(told, arrived(1, 2), sums={1: 10, 2: 20}, expected={1: 10, 2: 21}).changed == [2]
+
+
+def test_ids_that_went_back(tmp_path: Path) -> None:
+    """An id not above the one before, in one life; another life has another clock."""
+    (tmp_path / "poster.0.journal").write_text("a 5 7 0.1\na 4 7 0.2\na 6 7 0.3\na 6 7 0.4\n")
+    (tmp_path / "poster.1.journal").write_text("a 1 7 0.5\n")
+    told = Story()
+    told.read(tmp_path)
+
+    assert verdict(told, []).went_back == [4, 6]
+    assert not verdict(told, []).holds
+
+
+def test_deadlock(tmp_path: Path) -> None:
+    """One is one too many."""
+    assert not verdict(story(tmp_path, attempted=(), acknowledged=()), [], deadlocks=1).holds
 
 
 def test_deleted_stream_excuses_only_who_had_no_spool(tmp_path: Path) -> None:

@@ -109,6 +109,28 @@ async def test_connection_idle_in_a_black_hole_goes_on(proxy: FaultyProxy) -> No
         assert await client.echo(b"2") == b"2"
 
 
+async def test_somebody_else_answers(server: EchoServer, proxy: FaultyProxy) -> None:
+    """Somebody else resets who is connected, and answers who comes; healed, the server is back for everybody."""
+    async with connected(proxy.port) as before:
+        await before.echo(b"1")
+
+        proxy.impersonate(b"hello, stranger")
+
+        with pytest.raises(ConnectionResetError):
+            await before.receive()
+        await server.ends.acquire()
+    async with connected(proxy.port) as during, connected(proxy.port) as idle:
+        assert await during.echo(b"2") == b"hello, stranger"
+        assert await during.receive() == b""
+
+        proxy.heal()
+
+        with pytest.raises(ConnectionResetError):
+            await idle.receive()
+    async with connected(proxy.port) as after:
+        assert await after.echo(b"3") == b"3"
+
+
 async def test_refusing_spares_open_connections(proxy: FaultyProxy) -> None:
     """Refused are new connections only, until the proxy heals at the same port."""
     async with connected(proxy.port) as client:

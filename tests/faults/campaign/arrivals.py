@@ -8,12 +8,18 @@ from typing import TYPE_CHECKING, NamedTuple
 import asyncpg
 
 from consumers.sinks.postgres import create_schema
+from tests.faults.campaign.poison import CLAIM, TAKEN
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-# In the transaction of the row: it is there exactly if the row is, and numbered in the order of the inserts.
-_NOTED = """
+# A row that is no event, and so is not noted, has what a poisoned one claims.
+# What is noted is in the transaction of the row: it is there exactly if the row is, and numbered in the order of the
+# inserts.
+_NOTED = f"""
+CREATE UNIQUE INDEX ON noetl.event ((meta ->> '{CLAIM}'));
+INSERT INTO noetl.event (execution_id, event_id, event_type, step, status, created_at, context, meta)
+VALUES (0, 0, '', '', '', now(), 'null', '{{"{CLAIM}": "{TAKEN}"}}');
 CREATE TABLE arrival (
     number bigint GENERATED ALWAYS AS IDENTITY, at timestamptz DEFAULT clock_timestamp(),
     event_id bigint, execution_id bigint);

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from contextlib import aclosing, asynccontextmanager
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import nats
 import nats.errors
@@ -22,7 +22,7 @@ from noetl_events.testing.nats_server import NatsServer, nats_cluster
 from noetl_events.testing.proxy import FaultyProxy
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
     from contextlib import AsyncExitStack
     from pathlib import Path
 
@@ -38,6 +38,13 @@ _PATIENCE = 30.0
 CONSUMER = "noetl_projector"
 
 Answer = TypeVar("Answer")
+
+
+class Kept(NamedTuple):
+    """A message in the stream: its id, and whether a projector has settled it, whatever its lane."""
+
+    event_id: int
+    settled: bool
 
 
 class Broker:
@@ -92,12 +99,12 @@ class Broker:
         consumers = await self.ask(lambda js: js.consumers_info(self.declared.name))
         return [info for info in consumers if info.name.startswith(CONSUMER)]
 
-    async def unsettled(self) -> frozenset[int]:
-        """Return the ids of the events in the stream that no projector has settled, whatever its lane."""
+    async def contents(self) -> dict[int, Kept]:
+        """Return what is in the stream, by its sequence."""
         deadline = time.monotonic() + _PATIENCE
         while True:
             try:
-                return await self._unsettled_once()
+                return await self._contents_once()
             except NatsUnavailable:
                 if time.monotonic() > deadline:
                     raise
@@ -115,19 +122,19 @@ class Broker:
             if _APP not in server.config:
                 server.reload(server.config.replace(secured, secured + _APP))
 
-    async def _unsettled_once(self) -> frozenset[int]:
+    async def _contents_once(self) -> dict[int, Kept]:
         floors = {info.name: info.ack_floor.stream_seq for info in await self.projectors() if info.ack_floor}
         async with (
             self.operator() as connection,
             aclosing(read_stored(connection, self.declared.name, headers_only=True)) as stored,
         ):
-            return frozenset(
-                [
-                    int(message.headers[ID_HEADER])
-                    async for message in stored
-                    if message.sequence > floors.get(f"{CONSUMER}_{_lane_of(message.subject)}", 0)
-                ]
-            )
+            return {
+                message.sequence: Kept(
+                    int(message.headers[ID_HEADER]),
+                    message.sequence <= floors.get(f"{CONSUMER}_{_lane_of(message.subject)}", 0),
+                )
+                async for message in stored
+            }
 
     async def _stream(self, js: JetStreamContext) -> StreamInfo:
         return await js.stream_info(self.declared.name)
@@ -153,6 +160,11 @@ async def open_broker(root: Path, *, nodes: int, partitions: int, stack: AsyncEx
     broker = Broker(servers, links, partitions)
     await broker.create_streams()
     return broker
+
+
+def order_of(contents: Mapping[int, Kept]) -> dict[int, int]:
+    """Return the id of each message, by its sequence."""
+    return {sequence: kept.event_id for sequence, kept in contents.items()}
 
 
 def _lane_of(subject: str) -> str:

@@ -16,12 +16,14 @@ import structlog
 from consumers.dead_letters.letter import read_letter
 from consumers.verification.checksum import checksum
 from consumers.verification.readback import read_back
-from noetl_events import decode
+from noetl_events.jetstream.outgoing import ID_HEADER
 from noetl_events.jetstream.stored import read_stored
 from noetl_events.jetstream.topology import DEAD_STREAM
 from noetl_events.testing import eventually
 from tests.faults.campaign.arrivals import Arrival
+from tests.faults.campaign.broker import order_of
 from tests.faults.campaign.events import expected_checksum
+from tests.faults.campaign.guests import Guests, visiting
 from tests.faults.campaign.journal import Story
 from tests.faults.campaign.nemesis import Happened, Nemesis, Planned
 from tests.faults.campaign.system import PUBLISHERS, Shape, System, running
@@ -76,14 +78,15 @@ async def wage(folder: Path, plan: Sequence[Planned], *, seed: int, shape: Shape
         began = time.monotonic()
         await eventually(partial(_flows, system), timeout=30, what="rows of every worker")
         nemesis = Nemesis(system, plan)
-        await nemesis.run()
-        caught_up = await _catch_up(system, max(each.healed for each in nemesis.happened))
-        log.info("campaign.caught_up", seconds=caught_up)
-        for member in system.members.values():
-            await asyncio.to_thread(member.revive)
+        async with visiting(system) as guests:
+            await nemesis.run()
+            caught_up = await _catch_up(system, max(each.healed for each in nemesis.happened))
+            log.info("campaign.caught_up", seconds=caught_up)
+            for member in system.members.values():
+                await asyncio.to_thread(member.revive)
         await _settle(system)
         ended = time.monotonic()
-        evidence = await _gather(system)
+        evidence = await _gather(system, guests)
         return Outcome(
             seed=seed,
             began=began,
@@ -117,16 +120,14 @@ async def _catch_up(system: System, healed: float) -> float | None:
 
 
 async def _settle(system: System) -> None:
-    """Let the workers end, and wait until all they were promised is there, or nothing comes any more."""
+    """Let the workers end, and wait until everything in the stream is settled: a row, or a dead letter."""
     await system.stop_workers()
     await asyncio.to_thread(system.story.read, system.folder)
     deadline = time.monotonic() + _CAUGHT_UP
-    missing = await system.arrivals.missing(system.story.acknowledged)
-    while missing and time.monotonic() < deadline:
+    while time.monotonic() < deadline:
         if await system.broker.lag() == 0:
             break
         await asyncio.sleep(0.2)
-        missing = await system.arrivals.missing(missing)
     await system.stop_daemons()
 
 
@@ -139,7 +140,7 @@ def _promised(system: System, until: float) -> list[int]:
     ]
 
 
-async def _gather(system: System) -> Evidence:
+async def _gather(system: System, guests: Guests) -> Evidence:
     sums: dict[int, int] = {}
     async with aclosing(read_back(system.postgres.url)) as batches:
         async for rows in batches:
@@ -151,13 +152,21 @@ async def _gather(system: System) -> Evidence:
         sums=sums,
         expected={each: expected_checksum(each, attempted[each].execution_id) for each in sums if each in attempted},
         dead=await _dead(system),
+        poison=guests.poisoner.sent,
         deletions=tuple(system.deletions),
+        orders=(*system.orders, order_of(await system.broker.contents())),
+        seen=guests.reader.seen,
+        complaints=guests.complaints,
+        # Its own counters are gone with a crash, its log is not.
+        deadlocks=system.postgres.log.count("deadlock detected"),
     )
 
 
-async def _dead(system: System) -> frozenset[int]:
+async def _dead(system: System) -> Counter[int]:
+    """Return how many messages of each id were buried; one that was buried twice is one letter to its readers."""
     async with (
         system.broker.operator() as connection,
         aclosing(read_stored(connection, DEAD_STREAM)) as letters,
     ):
-        return frozenset([decode(read_letter(letter).body).event_id or 0 async for letter in letters])
+        buried = [read_letter(letter) async for letter in letters]
+    return Counter({letter.identity: int(letter.headers[ID_HEADER]) for letter in buried}.values())

@@ -1,8 +1,13 @@
-"""A clock that somebody else can set: the wall clock, and an offset in a file that the nemesis writes."""
+"""
+A clock that somebody else can set: the wall clock, and an offset in a file that the nemesis writes.
+
+It trembles besides: a machine's clock is set all the time, and not always forwards.
+"""
 
 from __future__ import annotations
 
 import mmap
+import random
 import struct
 import time
 from typing import TYPE_CHECKING
@@ -11,6 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _OFFSET = struct.Struct("d")
+_TREMBLING_MS = 20
 
 
 class ShiftedClock:
@@ -28,8 +34,8 @@ class ShiftedClock:
         return time.time() + float(offset)
 
     def milliseconds(self) -> int:
-        """Return Unix milliseconds."""
-        return int(self.seconds() * 1_000)
+        """Return Unix milliseconds, up to so many too few."""
+        return int(self.seconds() * 1_000) - random.randrange(_TREMBLING_MS)
 
     def shift(self, seconds: float) -> None:
         """Be so many seconds off from now on."""

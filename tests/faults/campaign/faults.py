@@ -11,9 +11,11 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+import asyncpg
 from nats.js.api import DiscardPolicy
 from nats.js.errors import NotFoundError
 
+from tests.faults.campaign.broker import order_of
 from tests.faults.campaign.system import GATEWAY, PROJECTORS, PUBLISHERS
 from tests.faults.campaign.verdict import Deletion
 
@@ -22,8 +24,22 @@ if TYPE_CHECKING:
 
     from nats.js import JetStreamContext
 
+    from noetl_events.testing.postgres_server import PostgresServer
     from noetl_events.testing.proxy import FaultyProxy
     from tests.faults.campaign.system import System
+
+
+# In the midst of a transaction: who is idle only finds a connection that is closed.
+_END_SESSIONS = """
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+WHERE backend_type = 'client backend' AND state <> 'idle' AND pid <> pg_backend_pid()
+"""
+_PAGE = b"<!doctype html><title>Sign in</title><p>Sign in to use this network."
+# As a portal, or the wrong backend of a load balancer, says to whatever is asked.
+_PORTAL = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%b" % (
+    len(_PAGE),
+    _PAGE,
+)
 
 
 class Turn(NamedTuple):
@@ -66,6 +82,26 @@ async def _killed(victim: Server, seconds: float) -> None:
         await asyncio.sleep(seconds)
     finally:
         await asyncio.to_thread(victim.start)
+
+
+async def _stopped(victim: PostgresServer, seconds: float) -> None:
+    await asyncio.to_thread(victim.terminate)
+    try:
+        await asyncio.sleep(seconds)
+    finally:
+        await asyncio.to_thread(victim.start)
+
+
+async def _sessions_ended(victim: PostgresServer, seconds: float) -> None:
+    """End whoever is at work, again and again."""
+    healed = time.monotonic() + seconds
+    connection = await asyncpg.connect(victim.url)
+    try:
+        while time.monotonic() < healed:
+            await connection.execute(_END_SESSIONS)
+            await asyncio.sleep(0.02)
+    finally:
+        await connection.close()
 
 
 async def _halted(victim: Server, seconds: float) -> None:
@@ -144,6 +180,10 @@ def _lose_answers(link: FaultyProxy) -> None:
     link.drop(lambda direction, _: direction == "down")
 
 
+def _answer_as_portal(link: FaultyProxy) -> None:
+    link.impersonate(_PORTAL)
+
+
 def _delay_answers(link: FaultyProxy) -> None:
     link.delay("down", 0.4)
 
@@ -177,12 +217,14 @@ async def _consumer_deleted(system: System, turn: Turn) -> str:
 
 async def _stream_recreated(system: System, _: Turn) -> str:
     began = time.monotonic()
-    unsettled = await system.broker.unsettled()
+    contents = await system.broker.contents()
     with suppress(NotFoundError):
         await system.broker.ask(lambda js: js.delete_stream(system.broker.declared.name))
     await system.broker.create_streams()
     healed = time.monotonic()
+    unsettled = frozenset(each.event_id for each in contents.values() if not each.settled)
     system.deletions.append(Deletion(unsettled, began, healed))
+    system.orders.append(order_of(contents))
     return system.broker.declared.name
 
 
@@ -232,9 +274,12 @@ FAULTS: dict[str, Fault] = {
     "every nats-server killed": Fault("broker", _all_servers),
     "postgres killed": Fault("postgres", partial(_postgres, harm=_killed)),
     "postgres halted": Fault("postgres", partial(_postgres, harm=_halted)),
+    "postgres stopped in order": Fault("postgres", partial(_postgres, harm=_stopped)),
+    "sessions of postgres ended": Fault("postgres", partial(_postgres, harm=_sessions_ended)),
     **_links("nats"),
     **_links("postgres"),
     **_links("http"),
+    "link to http leads to somebody else": Fault("link to http", partial(_link, to="http", harm=_answer_as_portal)),
     "stream full": Fault("broker", _stream_full),
     "consumer deleted": Fault("broker", _consumer_deleted),
     "stream created anew": Fault("broker", _stream_recreated),

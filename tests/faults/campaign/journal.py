@@ -40,11 +40,15 @@ class Journal:
 
 
 class Story:
-    """All journals of a campaign together, read as far as they go."""
+    """All journals of a campaign together, read as far as they go; each is one life of a worker."""
 
     def __init__(self) -> None:
         self.attempted: dict[int, Attempt] = {}
         self.acknowledged: dict[int, float] = {}
+        self.went_back: list[int] = []
+        """Ids that were not above the one before, in one life of a process."""
+
+        self._last: dict[str, int] = {}
         self._offsets: dict[Path, int] = {}
 
     def read(self, folder: Path) -> None:
@@ -60,6 +64,12 @@ class Story:
     def _take(self, words: list[str], journal: str) -> None:
         kind, event_id, *rest = words
         if kind == "a":
+            self._require_above(int(event_id), journal)
             self.attempted[int(event_id)] = Attempt(int(rest[0]), journal, float(rest[1]))
         else:
             self.acknowledged[int(event_id)] = float(rest[0])
+
+    def _require_above(self, event_id: int, journal: str) -> None:
+        if event_id <= self._last.get(journal, -1):
+            self.went_back.append(event_id)
+        self._last[journal] = event_id

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from tests.faults.campaign.picture import draw
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
     from pathlib import Path
 
     from tests.faults.campaign.campaign import Outcome
@@ -30,9 +31,8 @@ def summary(outcome: Outcome) -> str:
     return (
         f"seed {outcome.seed}: {'HOLDS' if outcome.holds else 'BROKEN'}: {len(outcome.happened)} faults of "
         f"{len(outcome.kinds)} kinds in {outcome.ended - outcome.began:.0f} s; attempted {verdict.attempted:,}, "
-        f"acknowledged {verdict.acknowledged:,}, stored {verdict.stored:,}, lost {len(verdict.lost)}, "
-        f"invented {len(verdict.invented)}, doubled {len(verdict.doubled)}, reordered {len(verdict.reordered)}, "
-        f"changed {len(verdict.changed)}, dead {len(verdict.dead)}; "
+        f"acknowledged {verdict.acknowledged:,}, stored {verdict.stored:,}, "
+        f"{', '.join(f'{name} {_count(found)}' for name, found in verdict.broken.items())}; "
         f"{sum(map(len, outcome.deaths.values()))} ended by themselves; "
         f"caught up {'never' if caught_up is None else f'{caught_up:.1f} s after the last fault'}"
     )
@@ -45,14 +45,11 @@ def text_of(outcome: Outcome) -> str:
         "attempted": verdict.attempted,
         "acknowledged": verdict.acknowledged,
         "stored": verdict.stored,
-        "lost": _shown([f"{event_id} ({place})" for event_id, place in verdict.lost.items()]),
-        "invented": _shown(verdict.invented),
-        "doubled": _shown(verdict.doubled),
-        "reordered": _shown(verdict.reordered),
-        "changed": _shown(verdict.changed),
-        "dead letters": _shown(verdict.dead),
+        **{name: _shown(found) for name, found in verdict.broken.items()},
         "posted without a spool into a stream that was deleted, and not stored": verdict.unprotected,
         "executions": verdict.executions,
+        "messages of poison that the stream acknowledged": verdict.poisoned,
+        "events that the reader of the live stream has seen": verdict.read,
         "handed over again, and so after later ones, for the stream that had them was deleted": verdict.displaced,
         "processes that ended by themselves": outcome.deaths or 0,
         "caught up, seconds after the last healing": outcome.caught_up,
@@ -72,12 +69,20 @@ def text_of(outcome: Outcome) -> str:
     )
 
 
-def _table(left: str, right: str, rows: dict[str, object] | dict[str, int]) -> list[str]:
+def _table(left: str, right: str, rows: Mapping[str, object]) -> list[str]:
     return [f"| {left} | {right} |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items()), ""]
 
 
-def _shown(found: list[int] | list[str]) -> str:
-    return f"{len(found)}: {found[:20]}" if found else "0"
+def _count(found: Collection[Any] | int) -> int:
+    return found if isinstance(found, int) else len(found)
+
+
+def _shown(found: Collection[Any] | int) -> str:
+    """Return how many, and the first of them; of those that have a place or a number, with it."""
+    if isinstance(found, int) or not found:
+        return str(_count(found))
+    some = [f"{name} ({more})" for name, more in found.items()] if isinstance(found, dict) else list(found)
+    return f"{len(found)}: {some[:20]}"
 
 
 def _relative(outcome: Outcome, each: Happened) -> Happened:

@@ -29,6 +29,7 @@ PARTITIONS = 4
 PUBLISHERS = ("publisher 0", "publisher 1", "poster")
 PROJECTORS = ("projector 0", "projector 1")
 GATEWAY = "gateway"
+TOKEN = "of-the-gateway"
 _SETTINGS = {
     "NATS_USER": USER,
     "NATS_PASSWORD": PASSWORD,
@@ -58,9 +59,12 @@ class System:
     """What the nemesis may harm."""
 
     def __init__(
-        self, folder: Path, broker: Broker, postgres: PostgresServer, links: dict[str, list[FaultyProxy]]
+        self, folder: Path, port: int, broker: Broker, postgres: PostgresServer, links: dict[str, list[FaultyProxy]]
     ) -> None:
         self.folder = folder
+        self.gateway = f"http://127.0.0.1:{port}"
+        """Where it listens itself, behind no proxy."""
+
         self.broker = broker
         self.postgres = postgres
         self.links = links
@@ -69,6 +73,8 @@ class System:
         self.story = Story()
         self.members: dict[str, Member] = {}
         self.deletions: list[Deletion] = []
+        self.orders: list[dict[int, int]] = []
+        """Of each stream that was deleted: the ids of its events, by their sequences."""
 
     async def stop_workers(self) -> None:
         """Let the workers hand over what they have, and end."""
@@ -95,7 +101,8 @@ async def running(folder: Path, shape: Shape) -> AsyncIterator[System]:
             "postgres": [await stack.enter_async_context(FaultyProxy("127.0.0.1", postgres.port))],
             "http": [await stack.enter_async_context(FaultyProxy("127.0.0.1", port))],
         }
-        system = System(folder, broker, postgres, links)
+        system = System(folder, port, broker, postgres, links)
+        (folder / "token").write_text(TOKEN)
         await system.arrivals.prepare()
         system.members = _members(system, shape, port)
         for member in system.members.values():
@@ -108,7 +115,8 @@ def _members(system: System, shape: Shape, port: int) -> dict[str, Member]:
     [database] = system.links["postgres"]
     project = ("project", "--listen", "off", "--to", database.through(system.postgres.url))
     members = {name: _daemon(system, name, project, shape) for name in PROJECTORS}
-    members[GATEWAY] = _daemon(system, GATEWAY, ("serve", "--listen", f"127.0.0.1:{port}"), shape)
+    serve = ("serve", "--listen", f"127.0.0.1:{port}", "--token-file", str(system.folder / "token"))
+    members[GATEWAY] = _daemon(system, GATEWAY, serve, shape)
     for place, name in enumerate(PUBLISHERS):
         members[name] = Member(name, work, partial(_job, system, place, shape.rate))
     return members
@@ -131,7 +139,7 @@ def _job(system: System, place: int, rate: float, start: int) -> tuple[Job]:
         Job(
             target=f"{gateway.url('http')}/api/events" if posts else system.broker.url,
             user=USER,
-            password=PASSWORD,
+            password=TOKEN if posts else PASSWORD,
             spool="" if posts else str(system.folder / f"spool-{place}"),
             journal=str(system.folder / f"{name}.{start}.journal"),
             clock=str(system.folder / "clock"),

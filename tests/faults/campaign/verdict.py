@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
-from typing import Literal, NamedTuple, TypeAlias
+from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import msgspec
 
 from tests.faults.campaign.arrivals import Arrival
 from tests.faults.campaign.journal import Story
+from tests.faults.campaign.poisoner import Poison
 
 Place: TypeAlias = Literal["prefix", "middle", "tail"]
 
@@ -39,8 +41,13 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
         arrivals: rows, in the order of their inserts.
         sums: the checksum of each row as it is read back, by event id.
         expected: the checksum of each of them as it was emitted.
-        dead: ids of the events in the dead-letter stream.
+        dead: how many messages of each id were buried.
+        poison: what must be, by its id, if the stream had it.
         deletions: of the stream.
+        orders: the ids in each stream there was, by their sequences.
+        seen: sequences and ids that a reader of the live stream has seen.
+        complaints: answers that guests should not have been given.
+        deadlocks: Postgres has found.
 
     """
 
@@ -48,8 +55,13 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     arrivals: Sequence[Arrival]
     sums: Mapping[int, int]
     expected: Mapping[int, int]
-    dead: frozenset[int] = frozenset()
+    dead: Mapping[int, int] = {}
+    poison: Mapping[int, Poison] = {}
     deletions: tuple[Deletion, ...] = ()
+    orders: tuple[Mapping[int, int], ...] = ()
+    seen: AbstractSet[tuple[int, int]] = frozenset()
+    complaints: Mapping[str, int] = {}
+    deadlocks: int = 0
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,7 +77,14 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
         displaced: likewise, but the stream that may have had them was deleted: a spool handed them over again.
         executions: there were.
         changed: stored otherwise than emitted.
-        dead: given up; no fault is a reason to.
+        dead: given up without being poison, no fault is a reason to; or buried more than once.
+        unburied: poison that the stream had, and that is no dead letter.
+        poisoned: messages of poison that the stream has acknowledged.
+        read: events that a reader of the live stream has seen.
+        missed: by it, between the first event it has seen of a stream and the last.
+        complaints: answers that guests should not have been given, and how often they were.
+        went_back: ids that were not above the one before, of the same life of a worker.
+        deadlocks: found by Postgres; who inserts in one order locks nobody up.
 
     """
 
@@ -81,11 +100,35 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     executions: int
     changed: list[int]
     dead: list[int]
+    unburied: list[int]
+    poisoned: int
+    read: int
+    missed: list[int]
+    complaints: Mapping[str, int]
+    went_back: list[int]
+    deadlocks: int
+
+    @property
+    def broken(self) -> dict[str, Collection[Any] | int]:
+        """What must be nothing, by its name."""
+        return {
+            "lost": self.lost,
+            "invented": self.invented,
+            "doubled": self.doubled,
+            "reordered": self.reordered,
+            "changed": self.changed,
+            "dead": self.dead,
+            "unburied": self.unburied,
+            "missed by a reader": self.missed,
+            "wrong answers": self.complaints,
+            "ids that went back": self.went_back,
+            "deadlocks": self.deadlocks,
+        }
 
     @property
     def holds(self) -> bool:
         """Whether every promise was kept."""
-        return not (self.lost or self.invented or self.doubled or self.reordered or self.changed or self.dead)
+        return not any(self.broken.values())
 
 
 def judge(evidence: Evidence) -> Verdict:
@@ -112,17 +155,48 @@ def judge(evidence: Evidence) -> Verdict:
         displaced=len(displaced),
         executions=len({attempt.execution_id for attempt in story.attempted.values()}),
         changed=sorted(each for each, total in evidence.sums.items() if evidence.expected.get(each, total) != total),
-        dead=sorted(evidence.dead),
+        dead=sorted(each for each, times in evidence.dead.items() if times > 1 or each not in evidence.poison),
+        unburied=sorted(_unburied(evidence)),
+        poisoned=sum(each.acknowledged is not None for each in evidence.poison.values()),
+        read=len(evidence.seen),
+        missed=sorted(_missed(evidence)),
+        complaints=evidence.complaints,
+        went_back=story.went_back,
+        deadlocks=evidence.deadlocks,
     )
 
 
 def is_unprotected(event_id: int, story: Story, deletions: Sequence[Deletion]) -> bool:
     """Return whether nobody but a stream that was deleted had this event: it came over HTTP, without a spool."""
     attempt, acknowledged = story.attempted[event_id], story.acknowledged[event_id]
-    return attempt.journal.startswith("poster") and any(
-        event_id in deletion.unsettled or (acknowledged >= deletion.began and attempt.at <= deletion.healed)
+    return attempt.journal.startswith("poster") and _may_be_gone(event_id, attempt.at, acknowledged, deletions)
+
+
+def _may_be_gone(event_id: int, sent: float, acknowledged: float, deletions: Sequence[Deletion]) -> bool:
+    return any(
+        event_id in deletion.unsettled or (acknowledged >= deletion.began and sent <= deletion.healed)
         for deletion in deletions
     )
+
+
+def _unburied(evidence: Evidence) -> set[int]:
+    return {
+        event_id
+        for event_id, poison in evidence.poison.items()
+        if poison.acknowledged is not None
+        and event_id not in evidence.dead
+        and not _may_be_gone(event_id, poison.at, poison.acknowledged, evidence.deletions)
+    }
+
+
+def _missed(evidence: Evidence) -> set[int]:
+    """Return what no reader has seen; poison may be no event, and then nobody is shown it."""
+    missed: set[int] = set()
+    for order in evidence.orders:
+        seen = [sequence for sequence, event_id in order.items() if (sequence, event_id) in evidence.seen]
+        between = range(min(seen, default=0), max(seen, default=0))
+        missed |= {order[each] for each in between if each in order and (each, order[each]) not in evidence.seen}
+    return missed - evidence.poison.keys()
 
 
 def _invented(evidence: Evidence) -> set[int]:

@@ -36,7 +36,11 @@ SUBJECT = "noetl.events.{execution_id}.{event_type}"
 
 
 class Job(NamedTuple):
-    """Where to emit to, under whose name, and how many events a second; *spool* is empty for a gateway's URL."""
+    """
+    Where to emit to, under whose name, and how many events a second.
+
+    For a gateway's URL *spool* is empty, and *password* is its token.
+    """
 
     target: str
     user: str
@@ -68,7 +72,7 @@ async def _work(job: Job) -> None:
 
 def _sink_of(job: Job) -> EventSink:
     if not job.spool:
-        return HttpSink(job.target, timeout=3.0)
+        return HttpSink(job.target, token=job.password, timeout=3.0)
     options = ConnectOptions(servers=job.target, user=job.user, password=job.password, connect_timeout=2.0)
     inner = NatsSink(Connection(options), subject=SUBJECT, timeout=3.0, owns_connection=True)
     return SpoolSink(inner, job.spool, replay_window=REPLAY_WINDOW, patience=PATIENCE, owns_inner=True)

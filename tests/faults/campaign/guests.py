@@ -1,0 +1,48 @@
+"""Who comes to the system uninvited, or to look: a poisoner, a stranger and a reader, and what they have seen."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+from noetl_events.jetstream.connection import Connection
+from noetl_events.jetstream.options import ConnectOptions
+from tests.faults.campaign.broker import PASSWORD, USER
+from tests.faults.campaign.poisoner import Poisoner
+from tests.faults.campaign.reader import Reader
+from tests.faults.campaign.stranger import Stranger
+from tests.faults.campaign.system import TOKEN
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from tests.faults.campaign.system import System
+
+
+class Guests:
+    """The three of them; they die with nobody, and are nobody's victims."""
+
+    def __init__(self, system: System, connection: Connection) -> None:
+        self.complaints: Counter[str] = Counter()
+        """Answers they should not have been given, by what was asked."""
+
+        known = {"authorization": f"Bearer {TOKEN}"}
+        [link] = system.links["http"]
+        # Somebody else on the way must not be taken for the gateway: only the reader can tell.
+        self.poisoner = Poisoner(connection, system.gateway, known, self.complaints)
+        self.stranger = Stranger(system.gateway, self.complaints)
+        self.reader = Reader(link.url("http"), known, self.complaints)
+
+
+@asynccontextmanager
+async def visiting(system: System) -> AsyncIterator[Guests]:
+    """Have guests meanwhile; a bug of theirs ends it."""
+    options = ConnectOptions(servers=system.broker.url, user=USER, password=PASSWORD, connect_timeout=2.0)
+    async with Connection(options) as connection, asyncio.TaskGroup() as tasks:
+        guests = Guests(system, connection)
+        running = [tasks.create_task(each.run()) for each in (guests.poisoner, guests.stranger, guests.reader)]
+        yield guests
+        for task in running:
+            task.cancel()

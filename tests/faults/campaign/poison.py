@@ -1,0 +1,63 @@
+"""What must become a dead letter and nothing else: each kind makes the body of one out of an event that is sound."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from msgspec import Raw, structs
+
+from noetl_events import encode
+from noetl_events.json_values import MAX_DEPTH
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from noetl_events import ExecutorEvent
+
+# Of a unique index of the campaign's own, on what `meta` holds under this name; a row that is no event has it.
+CLAIM: Final = "claim"
+TAKEN: Final = "taken"
+
+
+def _torn(event: ExecutorEvent) -> bytes:
+    return encode(event)[:-1]
+
+
+def _floating(event: ExecutorEvent) -> bytes:
+    whole = b'"event_id":%d' % (event.event_id or 0)
+    return encode(event).replace(whole, whole + b".0")
+
+
+def _twice(event: ExecutorEvent) -> bytes:
+    return b'{"payload":{},' + encode(event).removeprefix(b"{")
+
+
+def _deep(event: ExecutorEvent) -> bytes:
+    return _with(event, context=Raw(b"[" * MAX_DEPTH + b"]" * MAX_DEPTH))
+
+
+def _nul(event: ExecutorEvent) -> bytes:
+    return _with(event, context={"text": "a\0b"})
+
+
+def _claiming(event: ExecutorEvent) -> bytes:
+    return _with(event, meta={CLAIM: TAKEN})
+
+
+def _with(event: ExecutorEvent, **fields: Any) -> bytes:
+    return encode(structs.replace(event, **fields))
+
+
+MALFORMED: Final[dict[str, Callable[[ExecutorEvent], bytes]]] = {
+    "a torn body": _torn,
+    "a floating number as id": _floating,
+    "`context` and `payload`": _twice,
+    "one level too many": _deep,
+}
+"""No event to any reader."""
+
+REFUSED: Final[dict[str, Callable[[ExecutorEvent], bytes]]] = {
+    "a NUL": _nul,
+    "a double in another index": _claiming,
+}
+"""An event that Postgres refuses as a row."""
