@@ -2,17 +2,76 @@
 
 from __future__ import annotations
 
+import errno
+import json
 from typing import TYPE_CHECKING
+from unittest.mock import patch
 
-from noetl_events import ExecutorEvent, SinkUnavailable
+from noetl_events import EventsRejected, ExecutorEvent, SinkUnavailable
 from noetl_events.backoff import Backoff
+from noetl_events.sinks.append_file import AppendFile
 from noetl_events.sinks.memory import MemorySink
 from noetl_events.sinks.spool import SpoolSink
-from noetl_events.testing import make_events
+from noetl_events.spool import handover
+from noetl_events.spool.progress import Progress
+from noetl_events.spool.watermark import Watermark
+from noetl_events.testing import FaultySink, eventually, make_event, make_events
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
+
+    from noetl_events import EventSink
+
+QUICK = Backoff(initial=0.01, maximum=0.02)
+
+
+class Losing:
+    """
+    A stream that stores each event once, and loses its end when it is told to.
+
+    Args:
+        plan: of each emit in turn: None stores it, a number is what is left of all when it fails.
+
+    """
+
+    def __init__(self, plan: Sequence[int | None] = ()) -> None:
+        self.stored: list[ExecutorEvent] = []
+        self.plan = list(plan)
+        self.unasked = 0
+
+    async def emit(self, event: ExecutorEvent) -> None:
+        """Store, or lose."""
+        await self.emit_batch([event])
+
+    async def emit_batch(self, events: Sequence[ExecutorEvent]) -> None:
+        """Store, or lose."""
+        left = self.plan.pop(0) if self.plan else None
+        if left is not None:
+            del self.stored[left:]
+            raise SinkUnavailable("away")
+        known = {event.event_id for event in self.stored}
+        self.stored += [event for event in events if event.event_id not in known]
+
+    async def watermark(self) -> Watermark:
+        """Return its length, unless nobody can ask."""
+        if self.unasked:
+            self.unasked -= 1
+            raise SinkUnavailable("no answer")
+        return Watermark("created", len(self.stored))
+
+    async def aclose(self) -> None:
+        """Do nothing."""
+
+
+def spool(inner: EventSink, path: Path) -> SpoolSink:
+    """Return one that does not wait long."""
+    return SpoolSink(inner, path / "spool", backoff=QUICK)
+
+
+def ids(events: Sequence[ExecutorEvent]) -> list[int]:
+    """Return the ids, sorted."""
+    return sorted(event.event_id or 0 for event in events)
 
 
 async def test_what_gets_through_is_not_begun_again(tmp_path: Path) -> None:
@@ -30,9 +89,90 @@ async def test_what_gets_through_is_not_begun_again(tmp_path: Path) -> None:
             await super().emit_batch(events)
 
     slow = Slow()
-    sink = SpoolSink(slow, tmp_path / "spool", backoff=Backoff(initial=0.01, maximum=0.02))
+    sink = spool(slow, tmp_path)
     await sink.emit_batch(make_events(300))
     await sink.drained()
 
     assert slow.received == list(range(1, 301))
     await sink.aclose()
+
+
+async def test_what_was_lost_in_an_outage_is_not_hidden_by_what_comes_next(tmp_path: Path) -> None:
+    """A stream that comes back shorter is looked at before it is given anything that would fill it again."""
+    stream = Losing([None, 2])
+    sink = spool(stream, tmp_path)
+    await sink.emit_batch(make_events(5))
+    await sink.drained()
+    await sink.emit_batch(make_events(10, start=6))
+    await eventually(lambda: ids(stream.stored) == list(range(1, 16)))
+    await sink.aclose()
+
+
+async def test_what_was_lost_between_two_parts_is_noticed(tmp_path: Path) -> None:
+    """Of a batch that goes in parts, one that was through can be lost before the next one is."""
+    with patch.object(handover, "_SMALLEST", 2):
+        stream = Losing([0, None, 0])
+        sink = spool(stream, tmp_path)
+        await sink.emit_batch(make_events(4))
+        await eventually(lambda: ids(stream.stored) == [1, 2, 3, 4])
+        await sink.aclose()
+
+
+async def test_stream_that_cannot_be_asked_gets_nothing_until_it_can(tmp_path: Path) -> None:
+    """What it had acknowledged just before, and what it would store meanwhile, is handed over when it answers."""
+    stream = Losing()
+    sink = spool(stream, tmp_path)
+    await sink.emit_batch(make_events(5))
+    await sink.drained()
+    stream.unasked = 3
+    await sink.emit_batch(make_events(5, start=6))
+    await eventually(lambda: stream.unasked < 3)
+    del stream.stored[7:]
+    await sink.emit_batch(make_events(5, start=11))
+    await eventually(lambda: ids(stream.stored) == list(range(1, 16)))
+    await sink.aclose()
+
+
+async def test_full_disk_does_not_end_the_handing_over(tmp_path: Path) -> None:
+    """Progress that cannot be saved costs a replay after a crash, and nothing now."""
+    inner = MemorySink()
+    sink = spool(inner, tmp_path)
+    with patch.object(Progress, "save", side_effect=OSError(errno.ENOSPC, "No space left on device")):
+        for start in (1, 6):
+            await sink.emit_batch(make_events(5, start=start))
+            await sink.drained()
+    await sink.aclose()
+
+    assert ids(inner.events) == list(range(1, 11))
+
+
+async def test_rejected_waits_for_a_disk_that_refuses(tmp_path: Path) -> None:
+    """What the sink behind will never take is written down before anything goes on."""
+    inner = MemorySink()
+    sink = spool(FaultySink(inner, [EventsRejected({1: "too large"})], after=True), tmp_path)
+    await sink.emit(make_event(1))
+    refusal = OSError(errno.ENOSPC, "No space left on device")
+    with patch.object(handover, "AppendFile", side_effect=[refusal, refusal, _opened(tmp_path)]):
+        await sink.drained()
+    await sink.aclose()
+
+    assert len((tmp_path / "spool" / "rejected.jsonl").read_text().splitlines()) == 1
+
+
+def _opened(path: Path) -> AppendFile:
+    (path / "spool").mkdir(exist_ok=True)
+    return AppendFile(path / "spool" / "rejected.jsonl", lambda _: None)
+
+
+async def test_half_a_line_swallows_no_other(tmp_path: Path) -> None:
+    """What a power cut left of a line of rejected events stays apart from the next one."""
+    rejected = tmp_path / "spool" / "rejected.jsonl"
+    rejected.parent.mkdir()
+    rejected.write_text('{"reason": "too')
+    sink = spool(FaultySink(MemorySink(), [EventsRejected({1: "too large"})], after=True), tmp_path)
+    await sink.emit(make_event(1))
+    await sink.drained()
+    await sink.aclose()
+    [_, line] = rejected.read_text().splitlines()
+
+    assert json.loads(line)["reason"] == "too large"

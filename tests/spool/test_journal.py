@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,7 +18,6 @@ from noetl_events.spool.segment import is_torn, pack, unpack
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 LARGE = 2**30
 
@@ -117,6 +118,82 @@ def test_damage_is_kept_aside_and_passed_over(tmp_path: Path) -> None:
     assert read_all(journal) == [b"first", b"fourth"]
     [damaged] = tmp_path.glob("*.damaged")
     assert damaged.read_bytes().endswith(pack(b"third"))
+    journal.close()
+
+
+def test_damaged_length_is_no_torn_tail(tmp_path: Path) -> None:
+    """A length that reads as more than there is looks like a write cut short, but for what stands behind it."""
+    journal = reopen(tmp_path)
+    journal.append(pack(b"first") + pack(b"second") + pack(b"third"))
+    journal.close()
+    [segment] = tmp_path.glob("*.segment")
+    content = bytearray(segment.read_bytes())
+    content[len(pack(b"first")) + 3] ^= 1
+    segment.write_bytes(content)
+    journal = reopen(tmp_path)
+
+    assert read_all(journal) == [b"first"]
+    [damaged] = tmp_path.glob("*.damaged")
+    assert damaged.read_bytes().endswith(pack(b"third"))
+    journal.close()
+
+
+def test_nothing_is_appended_behind_damage(tmp_path: Path) -> None:
+    """A damaged record in the segment that is appended to does not hide what comes after it was noticed."""
+    synced: list[str] = []
+    journal = Journal(tmp_path, max_bytes=LARGE, sync=lambda descriptor: synced.append(_path_of(descriptor)))
+    journal.append(pack(b"first") + pack(b"second") + pack(b"third"))
+    [segment] = tmp_path.glob("*.segment")
+    segment.write_bytes(segment.read_bytes().replace(b"second", b"sec0nd"))
+    found = read_all(journal)
+    journal.append(pack(b"fourth"))
+
+    assert found == [b"first"]
+    assert read_all(journal, journal.start) == [b"first", b"fourth"]
+    assert str(segment.with_suffix(".damaged")) in synced
+    journal.close()
+
+
+def test_folder_is_durable(tmp_path: Path) -> None:
+    """The name of a folder just created is synced too: without it all is lost that was synced in there."""
+    synced: list[str] = []
+    journal = Journal(tmp_path / "spool", max_bytes=LARGE, sync=lambda each: synced.append(_path_of(each)))
+
+    assert str(tmp_path) in synced
+    journal.close()
+
+
+def _path_of(descriptor: int) -> str:
+    return str(Path(f"/proc/self/fd/{descriptor}").readlink())
+
+
+def test_refused_opening_is_no_lock(tmp_path: Path) -> None:
+    """A folder that could not be opened, for its disk was full, can be as soon as there is room."""
+
+    def refuse(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(SinkUnavailable, match="No space left"):
+        Journal(tmp_path, max_bytes=LARGE, sync=refuse)
+    reopen(tmp_path).close()
+
+
+def test_refused_room_is_told(tmp_path: Path) -> None:
+    """A disk that refuses a new segment refuses the append that needs the room, and nothing is lost."""
+    refusing = False
+
+    def sync(_: int) -> None:
+        if refusing:
+            raise OSError(errno.EIO, "Input/output error")
+
+    journal = Journal(tmp_path, max_bytes=LARGE, sync=sync)
+    journal.append(pack(b"here"))
+    refusing = True
+    with pytest.raises(SinkUnavailable, match="Input/output error"):
+        journal.make_room(journal.end)
+    refusing = False
+
+    assert read_all(journal) == [b"here"]
     journal.close()
 
 
