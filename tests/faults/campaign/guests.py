@@ -7,9 +7,6 @@ from collections import Counter
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from noetl_events.jetstream.connection import Connection
-from noetl_events.jetstream.options import ConnectOptions
-from tests.faults.campaign.broker import PASSWORD, USER
 from tests.faults.campaign.poisoner import Poisoner
 from tests.faults.campaign.reader import Reader
 from tests.faults.campaign.stranger import Stranger
@@ -18,6 +15,7 @@ from tests.faults.campaign.system import TOKEN
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from noetl_events.jetstream.connection import Connection
     from tests.faults.campaign.system import System
 
 
@@ -39,8 +37,8 @@ class Guests:
 @asynccontextmanager
 async def visiting(system: System) -> AsyncIterator[Guests]:
     """Have guests meanwhile; a bug of theirs ends it."""
-    options = ConnectOptions(servers=system.broker.url, user=USER, password=PASSWORD, connect_timeout=2.0)
-    async with Connection(options) as connection, asyncio.TaskGroup() as tasks:
+    # As an operator: a client that is turned away again and again leaves sockets open, which this process looks for.
+    async with system.broker.operator() as connection, asyncio.TaskGroup() as tasks:
         guests = Guests(system, connection)
         running = [tasks.create_task(each.run()) for each in (guests.poisoner, guests.stranger, guests.reader)]
         yield guests

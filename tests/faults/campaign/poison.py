@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, Final
 from msgspec import Raw, structs
 
 from noetl_events import encode
-from noetl_events.json_values import MAX_DEPTH
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,6 +16,9 @@ if TYPE_CHECKING:
 # Of a unique index of the campaign's own, on what `meta` holds under this name; a row that is no event has it.
 CLAIM: Final = "claim"
 TAKEN: Final = "taken"
+
+# The envelope included; serde reads one less.
+_TOO_DEEP: Final = 128
 
 
 def _torn(event: ExecutorEvent) -> bytes:
@@ -33,7 +35,8 @@ def _twice(event: ExecutorEvent) -> bytes:
 
 
 def _deep(event: ExecutorEvent) -> bytes:
-    return _with(event, context=Raw(b"[" * MAX_DEPTH + b"]" * MAX_DEPTH))
+    levels = _TOO_DEEP - 1
+    return _with(event, context=Raw(b"[" * levels + b"]" * levels))
 
 
 def _nul(event: ExecutorEvent) -> bytes:

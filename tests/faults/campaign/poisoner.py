@@ -45,7 +45,7 @@ class Poisoner:
     Sends poison, each time another one: what the stream did not acknowledge may be there or not.
 
     Args:
-        connection: to NATS, as an application has it.
+        connection: to NATS; it stays open.
         gateway: where it listens itself.
         headers: that it wants.
         complaints: takes what should have been refused, and was not.

@@ -21,7 +21,8 @@ _LONGEST = 3.0
 
 
 class _Seen(msgspec.Struct):
-    event_id: int
+    # Whatever somebody took for one.
+    event_id: int | float | str | None = None
 
 
 class Reader:
@@ -36,7 +37,7 @@ class Reader:
     """
 
     def __init__(self, gateway: str, headers: dict[str, str], complaints: Counter[str]) -> None:
-        self.seen: set[tuple[int, int]] = set()
+        self.seen: set[tuple[int, object]] = set()
         """Sequences in the stream, each with the id of its event."""
 
         self._url = f"{gateway}/api/events/stream"

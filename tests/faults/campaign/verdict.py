@@ -59,7 +59,7 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     poison: Mapping[int, Poison] = {}
     deletions: tuple[Deletion, ...] = ()
     orders: tuple[Mapping[int, int], ...] = ()
-    seen: AbstractSet[tuple[int, int]] = frozenset()
+    seen: AbstractSet[tuple[int, object]] = frozenset()
     complaints: Mapping[str, int] = {}
     deadlocks: int = 0
 
