@@ -131,6 +131,8 @@ class NatsSink:
         try:
             await self._publisher.publish(self._outgoing(events, malformed))
         except NatsUnavailable as exc:
+            # What the stream has lost while it was away, no acknowledgement from before that tells.
+            self._ask_at = 0.0
             raise SinkUnavailable(str(exc)) from exc
         except EventsRejected as exc:
             raise EventsRejected(malformed | exc.reasons) from None

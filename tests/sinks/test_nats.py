@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+from unittest.mock import patch
 
 import nats
 import pytest
 
 from noetl_events.envelope import ExecutorEvent, decode
+from noetl_events.jetstream.errors import NatsUnavailable
 from noetl_events.jetstream.options import ConnectOptions
 from noetl_events.jetstream.topology import StreamDeclaration, jetstream
-from noetl_events.sink import EventsRejected
+from noetl_events.sink import EventsRejected, SinkUnavailable
 from noetl_events.sinks.nats import NatsSink, subject_tokens
 from noetl_events.testing.contract import SinkContract
 from noetl_events.testing.events import make_event, make_events
@@ -233,6 +235,23 @@ async def test_acknowledgements_tell_how_far_the_stream_has_come(connection: Con
 
     assert (told.created, told.last_seq) == (asked.created, 6)
     assert client.stats["out_msgs"] == sent
+    await sink.aclose()
+
+
+async def test_stream_that_was_away_is_asked(connection: Connection, subject: str) -> None:
+    """After a failure the acknowledgements from before it do not stand for the stream any more."""
+    sink = NatsSink(connection, subject=subject)
+    await sink.emit_batch(make_events(3))
+    await sink.watermark()
+    await sink.emit_batch(make_events(3, start=4))
+    away = patch.object(sink._publisher, "publish", side_effect=NatsUnavailable("away"))
+    with away, pytest.raises(SinkUnavailable, match="away"):
+        await sink.emit(make_event(7))
+    client = await connection.client()
+    sent = client.stats["out_msgs"]
+    await sink.watermark()
+
+    assert client.stats["out_msgs"] > sent
     await sink.aclose()
 
 

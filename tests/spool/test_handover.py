@@ -38,7 +38,8 @@ class Losing:
     def __init__(self, plan: Sequence[int | None] = ()) -> None:
         self.stored: list[ExecutorEvent] = []
         self.plan = list(plan)
-        self.unasked = 0
+        self.is_silent = False
+        self.unanswered = 0
 
     async def emit(self, event: ExecutorEvent) -> None:
         """Store, or lose."""
@@ -54,9 +55,9 @@ class Losing:
         self.stored += [event for event in events if event.event_id not in known]
 
     async def watermark(self) -> Watermark:
-        """Return its length, unless nobody can ask."""
-        if self.unasked:
-            self.unasked -= 1
+        """Return its length, unless it does not answer."""
+        if self.is_silent:
+            self.unanswered += 1
             raise SinkUnavailable("no answer")
         return Watermark("created", len(self.stored))
 
@@ -124,11 +125,12 @@ async def test_stream_that_cannot_be_asked_gets_nothing_until_it_can(tmp_path: P
     sink = spool(stream, tmp_path)
     await sink.emit_batch(make_events(5))
     await sink.drained()
-    stream.unasked = 3
+    stream.is_silent = True
     await sink.emit_batch(make_events(5, start=6))
-    await eventually(lambda: stream.unasked < 3)
+    await eventually(lambda: stream.unanswered > 0)
     del stream.stored[7:]
     await sink.emit_batch(make_events(5, start=11))
+    stream.is_silent = False
     await eventually(lambda: ids(stream.stored) == list(range(1, 16)))
     await sink.aclose()
 
