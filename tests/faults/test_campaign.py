@@ -32,6 +32,7 @@ KINDS = (
     "link to http cut",
     "link to http leads to somebody else",
     "sessions of postgres ended",
+    "disk of postgres full",
     "stream full",
     "consumer deleted",
     "credentials revoked",

@@ -41,9 +41,14 @@ class Search(NamedTuple):
     patience: float
 
 
+# One whose minute has a bit of everything that is done to us.
+SEED: Final = 316
+
 SEARCHES: Final = {
     "--simulate": Search(["tests.simulation.simulate", "1000"], "1,000 seeds of the simulator", 600.0),
-    "--campaign": Search(["tests.faults.campaign", "--seed", "1", "--minutes", "1"], "a campaign of a minute", 420.0),
+    "--campaign": Search(
+        ["tests.faults.campaign", "--seed", str(SEED), "--minutes", "1"], "a campaign of a minute", 420.0
+    ),
 }
 
 

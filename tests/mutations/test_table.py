@@ -7,12 +7,26 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.faults.campaign.nemesis import draw
+from tests.mutations.plant import SEED
 from tests.mutations.table import MUTATIONS
 
 if TYPE_CHECKING:
     from tests.mutations.mutation import Mutation
 
 ROOT = Path(__file__).parents[2]
+# Each is what some bug needs to be found.
+NEEDED = {
+    "publisher killed",
+    "projector killed",
+    "gateway killed",
+    "postgres stopped in order",
+    "sessions of postgres ended",
+    "disk of postgres full",
+    "link to http leads to somebody else",
+    "stream created anew",
+    "clock jumps",
+}
 
 
 @pytest.mark.parametrize("mutation", [pytest.param(each, id=each.bug) for each in MUTATIONS])
@@ -22,3 +36,8 @@ def test_bug_can_be_planted(mutation: Mutation) -> None:
 
     assert (ROOT / mutation.file).read_text().count(mutation.code) == 1
     assert all(f" {name}(" in (ROOT / file).read_text() or f" {name}:" in (ROOT / file).read_text() for name in names)
+
+
+def test_campaign_of_a_minute_has_what_bugs_need() -> None:
+    """A kind of fault that is new changes the plan of every seed: draw until one has them all."""
+    assert {planned.kind for planned in draw(SEED, 60)} >= NEEDED

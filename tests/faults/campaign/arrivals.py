@@ -16,6 +16,15 @@ if TYPE_CHECKING:
 # A row that is no event, and so is not noted, has what a poisoned one claims.
 # What is noted is in the transaction of the row: it is there exactly if the row is, and numbered in the order of the
 # inserts.
+_NOTE = """
+CREATE OR REPLACE FUNCTION note_arrival() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN INSERT INTO arrival (event_id, execution_id) VALUES (NEW.event_id, NEW.execution_id); RETURN NULL; END $$;
+"""
+# As the server says it when it cannot make a file longer; the session goes on.
+_FULL = """
+CREATE OR REPLACE FUNCTION note_arrival() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN RAISE 'could not extend file: No space left on device' USING ERRCODE = 'disk_full'; END $$;
+"""
 _NOTED = f"""
 CREATE UNIQUE INDEX ON noetl.event ((meta ->> '{CLAIM}'));
 INSERT INTO noetl.event (execution_id, event_id, event_type, step, status, created_at, context, meta)
@@ -24,8 +33,7 @@ CREATE TABLE arrival (
     number bigint GENERATED ALWAYS AS IDENTITY, at timestamptz DEFAULT clock_timestamp(),
     event_id bigint, execution_id bigint);
 CREATE INDEX ON arrival (event_id);
-CREATE FUNCTION note_arrival() RETURNS trigger LANGUAGE plpgsql AS $$
-BEGIN INSERT INTO arrival (event_id, execution_id) VALUES (NEW.event_id, NEW.execution_id); RETURN NULL; END $$;
+{_NOTE}
 CREATE TRIGGER arrived AFTER INSERT ON noetl.event FOR EACH ROW EXECUTE FUNCTION note_arrival();
 """
 
@@ -47,9 +55,15 @@ class Arrivals:
     async def prepare(self) -> None:
         """Create the table, and what notes the arrivals."""
         await create_schema(self._url)
-        connection = await asyncpg.connect(self._url)
-        await connection.execute(_NOTED)
-        await connection.close()
+        await self._execute(_NOTED)
+
+    async def fill_disk(self) -> None:
+        """Have no room for another row."""
+        await self._execute(_FULL)
+
+    async def free_disk(self) -> None:
+        """Have room again."""
+        await self._execute(_NOTE)
 
     async def missing(self, event_ids: Collection[int]) -> set[int]:
         """Return those of *event_ids* that are no rows; all of them while nobody answers."""
@@ -73,3 +87,8 @@ class Arrivals:
             return [Arrival(at - offset, *ids) for at, *ids in await connection.fetch(select)]
         finally:
             await connection.close()
+
+    async def _execute(self, statements: str) -> None:
+        connection = await asyncpg.connect(self._url)
+        await connection.execute(statements)
+        await connection.close()

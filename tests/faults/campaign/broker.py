@@ -101,14 +101,7 @@ class Broker:
 
     async def contents(self) -> dict[int, Kept]:
         """Return what is in the stream, by its sequence."""
-        deadline = time.monotonic() + _PATIENCE
-        while True:
-            try:
-                return await self._contents_once()
-            except NatsUnavailable:
-                if time.monotonic() > deadline:
-                    raise
-            await asyncio.sleep(0.2)
+        return await patiently(self._contents_once)
 
     def revoke(self) -> None:
         """Know the applications' user no longer."""
@@ -160,6 +153,18 @@ async def open_broker(root: Path, *, nodes: int, partitions: int, stack: AsyncEx
     broker = Broker(servers, links, partitions)
     await broker.create_streams()
     return broker
+
+
+async def patiently(read: Callable[[], Awaitable[Answer]]) -> Answer:
+    """Return what *read* does, called again for half a minute while NATS does not answer."""
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            return await read()
+        except NatsUnavailable:
+            if time.monotonic() > deadline:
+                raise
+        await asyncio.sleep(0.2)
 
 
 def order_of(contents: Mapping[int, Kept]) -> dict[int, int]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import structlog
 
-from consumers.dead_letters.letter import read_letter
+from consumers.dead_letters.letter import Letter, read_letter
 from consumers.verification.checksum import checksum
 from consumers.verification.readback import read_back
 from noetl_events.jetstream.outgoing import ID_HEADER
@@ -21,7 +21,7 @@ from noetl_events.jetstream.stored import read_stored
 from noetl_events.jetstream.topology import DEAD_STREAM
 from noetl_events.testing import eventually
 from tests.faults.campaign.arrivals import Arrival
-from tests.faults.campaign.broker import order_of
+from tests.faults.campaign.broker import order_of, patiently
 from tests.faults.campaign.events import expected_checksum
 from tests.faults.campaign.guests import Guests, visiting
 from tests.faults.campaign.journal import Story
@@ -164,9 +164,13 @@ async def _gather(system: System, guests: Guests) -> Evidence:
 
 async def _dead(system: System) -> Counter[int]:
     """Return how many messages of each id were buried; one that was buried twice is one letter to its readers."""
+    buried = await patiently(partial(_letters, system))
+    return Counter({letter.identity: int(letter.headers[ID_HEADER]) for letter in buried}.values())
+
+
+async def _letters(system: System) -> list[Letter]:
     async with (
         system.broker.operator() as connection,
         aclosing(read_stored(connection, DEAD_STREAM)) as letters,
     ):
-        buried = [read_letter(letter) async for letter in letters]
-    return Counter({letter.identity: int(letter.headers[ID_HEADER]) for letter in buried}.values())
+        return [read_letter(letter) async for letter in letters]

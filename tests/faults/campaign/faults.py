@@ -157,6 +157,15 @@ async def _postgres(system: System, turn: Turn, *, harm: Callable[..., Awaitable
     return "postgres"
 
 
+async def _disk_full(system: System, turn: Turn) -> str:
+    await system.arrivals.fill_disk()
+    try:
+        await asyncio.sleep(turn.seconds)
+    finally:
+        await system.arrivals.free_disk()
+    return "postgres"
+
+
 async def _link(system: System, turn: Turn, *, to: str, harm: Callable[[FaultyProxy], None]) -> str:
     links = system.links[to]
     for link in links:
@@ -275,6 +284,7 @@ FAULTS: dict[str, Fault] = {
     "postgres killed": Fault("postgres", partial(_postgres, harm=_killed)),
     "postgres halted": Fault("postgres", partial(_postgres, harm=_halted)),
     "postgres stopped in order": Fault("postgres", partial(_postgres, harm=_stopped)),
+    "disk of postgres full": Fault("postgres", _disk_full),
     "sessions of postgres ended": Fault("postgres", partial(_postgres, harm=_sessions_ended)),
     **_links("nats"),
     **_links("postgres"),
