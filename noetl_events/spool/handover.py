@@ -124,7 +124,7 @@ class Handover:
             await self._look(self.position)
 
     async def _hand_over(self, bodies: list[bytes]) -> bool:
-        """Return whether *bodies* are through; else the stream has lost something, and `position` went back."""
+        """Return whether *bodies* are through; else the stream may have lost some, and they are read again."""
         left, holding = await self._readable(bodies), False
         for wait in self._backoff.waits():
             try:
@@ -208,7 +208,7 @@ class Handover:
             if now is not None or not self._progress.is_watched:
                 break
             if sure:
-                log.warning("spool.waiting_to_watch")
+                log.warning("spool.unanswered", segment=self.position.segment, offset=self.position.offset)
             # It may have lost what it has just acknowledged, and what it would store next could hide that.
             acknowledged, sure = self.position, False
             await asyncio.sleep(wait)
