@@ -39,7 +39,7 @@ def batch_span(consumer: ConsumerDeclaration, messages: Sequence[Message]) -> It
     if tracer is None:
         yield BatchSpan()
         return
-    from opentelemetry.trace import SpanKind  # noqa: PLC0415  (an extra)
+    from opentelemetry.trace import SpanKind
 
     with tracer.start_as_current_span(
         f"process {consumer.stream}",
@@ -53,13 +53,14 @@ def batch_span(consumer: ConsumerDeclaration, messages: Sequence[Message]) -> It
         try:
             yield BatchSpan(span)
         except BaseException as exc:
+            # A batch that was cancelled is not settled either.
             _fail(span, exc)
             raise
 
 
 def links_of(messages: Sequence[Message]) -> list[Link]:
     """Return a link to each span that *messages* were emitted in, once, the first `MAX_LINKS` of them."""
-    from opentelemetry.trace import Link  # noqa: PLC0415  (an extra)
+    from opentelemetry.trace import Link
 
     found: dict[tuple[int, int], Link] = {}
     for message in messages:
@@ -76,8 +77,8 @@ def _context_of(message: Message) -> SpanContext | None:
     said = {name.lower(): value for name, value in (message.headers or {}).items()}
     if "traceparent" not in said:
         return None
-    from opentelemetry.trace import get_current_span  # noqa: PLC0415  (an extra)
-    from opentelemetry.trace.propagation.tracecontext import (  # noqa: PLC0415  (an extra)
+    from opentelemetry.trace import get_current_span
+    from opentelemetry.trace.propagation.tracecontext import (
         TraceContextTextMapPropagator,
     )
 
@@ -87,7 +88,7 @@ def _context_of(message: Message) -> SpanContext | None:
 
 
 def _no_context() -> Any:
-    from opentelemetry.context import Context  # noqa: PLC0415  (an extra)
+    from opentelemetry.context import Context
 
     return Context()
 
@@ -104,7 +105,7 @@ def _attributes(consumer: ConsumerDeclaration, messages: Sequence[Message]) -> d
 
 
 def _fail(span: Any, exc: BaseException) -> None:
-    from opentelemetry.trace import Status, StatusCode  # noqa: PLC0415  (an extra)
+    from opentelemetry.trace import Status, StatusCode
 
     span.set_attribute("error.type", type(exc).__qualname__)
     span.set_status(Status(StatusCode.ERROR))

@@ -43,7 +43,7 @@ def exported_traces(service: str) -> Iterator[None]:
     if provider is None:
         yield
         return
-    from opentelemetry import trace  # noqa: PLC0415  (an extra)
+    from opentelemetry import trace
 
     trace.set_tracer_provider(provider)
     try:
@@ -65,9 +65,9 @@ def _provider(service: str, environ: Mapping[str, str]) -> TracerProvider | None
     if not names:
         return None
     try:
-        from opentelemetry.sdk.resources import Resource  # noqa: PLC0415  (an extra)
-        from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415  (an extra)
-        from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415  (an extra)
+        from opentelemetry.sdk.resources import Resource
+        from opentelemetry.sdk.trace import TracerProvider
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor
     except ModuleNotFoundError:
         log.warning("tracing.missing", reason="OTEL_ asks for traces; pip install 'noetl-events[otel-sdk]'")
         return None

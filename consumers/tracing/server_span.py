@@ -16,7 +16,7 @@ _SERVER_ERROR: Final = 500
 def traced(app: ASGIApp, *, routes: frozenset[str]) -> ASGIApp:
     """Return *app* with spans for posts to *routes*, or *app* itself where OpenTelemetry is not installed."""
     try:
-        import opentelemetry.trace  # noqa: F401, PLC0415  (an extra)
+        import opentelemetry.trace  # noqa: F401  (to see whether it is there)
     except ModuleNotFoundError:
         return app
     return ServerSpans(app, routes)
@@ -38,7 +38,7 @@ class ServerSpans:
         if scope["type"] != "http" or scope["method"] != "POST" or scope["path"] not in self._routes:
             await self._app(scope, receive, send)
             return
-        from opentelemetry.trace import SpanKind, get_tracer  # noqa: PLC0415  (an extra)
+        from opentelemetry.trace import SpanKind, get_tracer
 
         route = scope["path"]
         with get_tracer(_SCOPE).start_as_current_span(
@@ -53,8 +53,8 @@ class ServerSpans:
 
 
 def _context_of(scope: Scope) -> Any:
-    from opentelemetry.context import Context  # noqa: PLC0415  (an extra)
-    from opentelemetry.trace.propagation.tracecontext import (  # noqa: PLC0415  (an extra)
+    from opentelemetry.context import Context
+    from opentelemetry.trace.propagation.tracecontext import (
         TraceContextTextMapPropagator,
     )
 
@@ -64,7 +64,7 @@ def _context_of(scope: Scope) -> Any:
 
 
 def _noting_status(send: Send, span: Any) -> Send:
-    from opentelemetry.trace import Status, StatusCode  # noqa: PLC0415  (an extra)
+    from opentelemetry.trace import Status, StatusCode
 
     async def noting(message: Message) -> None:
         if message["type"] == "http.response.start":

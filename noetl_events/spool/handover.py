@@ -137,7 +137,7 @@ class Handover:
                 self._size = max(min(self._size, len(bodies)) // 2, _SMALLEST)
                 await asyncio.sleep(wait if exc.retry_after is None else exc.retry_after)
                 # What it has lost while it was away would be hidden by what it stores next.
-                if self._watched and not await self._look(self.position):
+                if not await self._look(self.position):
                     return False
             else:
                 if holding:
@@ -152,7 +152,7 @@ class Handover:
         while left:
             await self._emit(left[: self._size])
             del left[: self._size]
-            if left and self._watched and not await self._look(self.position):
+            if left and not await self._look(self.position):
                 return False
         return True
 

@@ -122,6 +122,13 @@ DAEMONS = (
         "tests/projector/test_trials.py::test_being_stopped_during_a_trial_does_not_count",
     ),
     Mutation(
+        "being stopped while a trial is noted counts against the event",
+        "consumers/projector.py",
+        "            try:\n                await self._trials.begin(part)\n",
+        "            await self._trials.begin(part)\n            try:\n",
+        "tests/projector/test_trials.py::test_being_stopped_while_a_trial_is_noted_does_not_count",
+    ),
+    Mutation(
         "a survived trial stays noted",
         "consumers/projector.py",
         "                await self._trials.survive(part)\n",

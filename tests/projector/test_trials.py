@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from consumers.projector import Projector
+    from consumers.suspects import Part
+    from noetl_events.jetstream.connection import Connection
 
 
 POISON = 77
@@ -151,6 +153,44 @@ async def test_being_stopped_during_a_trial_does_not_count(bench: Bench) -> None
         await eventually(lambda: ids(sink) == [1])
 
     assert await bench.dead_letters() == []
+
+
+class Slow(Trials):
+    """Notes that are stored, and whose answer takes its time."""
+
+    def __init__(self, connection: Connection, slow: str) -> None:
+        super().__init__(connection)
+        self._slow = slow
+        self.stored = asyncio.Event()
+
+    async def begin(self, part: Part) -> None:
+        """Note it."""
+        await super().begin(part)
+        await self._linger("begin")
+
+    async def survive(self, part: Part) -> None:
+        """Be told to leave just before."""
+        await self._linger("survive")
+        await super().survive(part)
+
+    async def _linger(self, where: str) -> None:
+        if where == self._slow:
+            self.stored.set()
+            await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize("where", ["begin", "survive"])
+async def test_being_stopped_while_a_trial_is_noted_does_not_count(bench: Bench, where: str) -> None:
+    """A projector stopped by force while it notes a trial, or strikes it out, leaves no note."""
+    await again(bench, 1)
+    trials = Slow(bench.connection, where)
+    running = asyncio.create_task(bench.projector(MemorySink(), trials=trials, ack_wait=0.5).run())
+    await trials.stored.wait()
+    running.cancel()
+    with suppress(asyncio.CancelledError):
+        await running
+
+    assert await notes(bench) == []
 
 
 async def test_one_alone_is_tried_while_nothing_else_is_written(bench: Bench) -> None:

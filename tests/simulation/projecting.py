@@ -30,7 +30,7 @@ from tests.simulation.destination import ALIKE, FATAL, REJECTED, Keeping, Table
 from tests.simulation.network import Server
 from tests.simulation.process import Process
 from tests.simulation.projector_faults import FAULTS_END, ProjectorFaults
-from tests.simulation.publishing import Violation
+from tests.simulation.violation import Violation, telling
 
 PATIENCE: Final = 900.0
 GOOD, MALFORMED = "good", "malformed"
@@ -228,11 +228,8 @@ def simulate_projector(seed: int) -> list[str]:
                 stack.enter_context(patch.object(module, name, value))
             await made[0].run()
 
-    try:
+    with telling(lambda: [made[0].mode, *made[0].timeline]):
         run_virtual(simulate(), seed)
-    except AssertionError as exc:
-        exc.add_note("\n".join([made[0].mode, *made[0].timeline]))
-        raise
     run = made[0]
     return [*run.timeline, *(f"stored {list(table.stored)}" for table in run.tables), f"buried {run.buried()}"]
 

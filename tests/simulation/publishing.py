@@ -24,6 +24,7 @@ from tests.simulation.clock import run_virtual
 from tests.simulation.nemesis import inflict
 from tests.simulation.network import MAX_PAYLOAD, Server, SimConnection
 from tests.simulation.stream import Stream
+from tests.simulation.violation import Violation, telling
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -40,10 +41,6 @@ SMALL: Final = [
 ]
 FAULTS_END: Final = 20.0
 PATIENCE: Final = 300.0
-
-
-class Violation(AssertionError):
-    """What must never happen has happened."""
 
 
 class PublisherRun:
@@ -241,9 +238,6 @@ def simulate_publisher(seed: int) -> list[str]:
     with ExitStack() as stack:
         for module, name, value in SMALL:
             stack.enter_context(patch.object(module, name, value))
-        try:
+        with telling(lambda: made[0].timeline):
             run_virtual(run(), seed)
-        except AssertionError as exc:
-            exc.add_note("\n".join(made[0].timeline))
-            raise
     return [*made[0].timeline, f"stored {made[0].stored_ids()}"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from noetl_events.spool.segment import unpack
@@ -35,9 +36,9 @@ class SpoolFaults:
     async def run(self) -> None:
         """Cause some of them, until it is time to stop."""
         faults: list[Callable[[], Awaitable[None]]] = [
-            self._take_away,
-            self._make_flaky,
-            self._make_slow,
+            partial(self._trouble, "away"),
+            partial(self._trouble, "flaky"),
+            partial(self._trouble, "slow"),
             self._kill,
             self._cut_power,
             self._die_in_a_call,
@@ -53,23 +54,12 @@ class SpoolFaults:
         self._run.is_over = True
         self._run.note("over")
 
-    async def _take_away(self) -> None:
-        self._run.note("away")
-        self._run.stream.is_away = True
+    async def _trouble(self, state: str) -> None:
+        """Have the stream be `is_<state>` for a while."""
+        self._run.note(state)
+        setattr(self._run.stream, f"is_{state}", True)
         await asyncio.sleep(self._a_while())
-        self._run.stream.is_away = False
-
-    async def _make_flaky(self) -> None:
-        self._run.note("flaky")
-        self._run.stream.is_flaky = True
-        await asyncio.sleep(self._a_while())
-        self._run.stream.is_flaky = False
-
-    async def _make_slow(self) -> None:
-        self._run.note("slow")
-        self._run.stream.is_slow = True
-        await asyncio.sleep(self._a_while())
-        self._run.stream.is_slow = False
+        setattr(self._run.stream, f"is_{state}", False)
 
     async def _lose_end(self) -> None:
         self._run.note("loss")

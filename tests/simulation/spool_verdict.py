@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from noetl_events import decode
 from noetl_events.json_values import MalformedEvent
 from tests.simulation.disk import ids_in
-from tests.simulation.publishing import Violation
+from tests.simulation.violation import Violation
 from tests.simulation.watched_stream import REJECTED
 
 if TYPE_CHECKING:

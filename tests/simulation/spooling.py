@@ -25,10 +25,10 @@ from noetl_events.spool.journal import Journal
 from noetl_events.testing import make_event
 from tests.simulation.clock import run_virtual
 from tests.simulation.disk import Disk
-from tests.simulation.publishing import Violation
 from tests.simulation.spool_faults import FAULTS_END, SpoolFaults
 from tests.simulation.spool_process import SpoolProcess
 from tests.simulation.spool_verdict import SpoolVerdict
+from tests.simulation.violation import Violation, telling
 from tests.simulation.watched_stream import REJECTED, WatchedStream
 
 if TYPE_CHECKING:
@@ -224,12 +224,11 @@ def simulate_spool(seed: int) -> list[str]:
             _replace(made[0], stack)
             await made[0].run()
 
-    with tempfile.TemporaryDirectory(dir=_MEMORY if _MEMORY.is_dir() else None) as folder:
-        try:
-            run_virtual(run(Path(folder)), seed)
-        except AssertionError as exc:
-            exc.add_note("\n".join([made[0].kind, *made[0].timeline]))
-            raise
+    with (
+        tempfile.TemporaryDirectory(dir=_MEMORY if _MEMORY.is_dir() else None) as folder,
+        telling(lambda: [made[0].kind, *made[0].timeline]),
+    ):
+        run_virtual(run(Path(folder)), seed)
     return [*made[0].timeline, f"stored {list(made[0].stream.stored)}"]
 
 

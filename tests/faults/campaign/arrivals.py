@@ -13,9 +13,7 @@ from tests.faults.campaign.poison import CLAIM, TAKEN
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-# A row that is no event, and so is not noted, has what a poisoned one claims.
-# What is noted is in the transaction of the row: it is there exactly if the row is, and numbered in the order of the
-# inserts.
+# In the transaction of the row: what is noted is there exactly if the row is, and numbered in the order of the inserts.
 _NOTE = """
 CREATE OR REPLACE FUNCTION note_arrival() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN INSERT INTO arrival (event_id, execution_id) VALUES (NEW.event_id, NEW.execution_id); RETURN NULL; END $$;
@@ -25,6 +23,7 @@ _FULL = """
 CREATE OR REPLACE FUNCTION note_arrival() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN RAISE 'could not extend file: No space left on device' USING ERRCODE = 'disk_full'; END $$;
 """
+# A row that is no event, and so is not noted, has what a poisoned one claims.
 _NOTED = f"""
 CREATE UNIQUE INDEX ON noetl.event ((meta ->> '{CLAIM}'));
 INSERT INTO noetl.event (execution_id, event_id, event_type, step, status, created_at, context, meta)

@@ -76,20 +76,20 @@ class Fault(NamedTuple):
     inflict: Callable[[System, Turn], Awaitable[str]]
 
 
-async def _killed(victim: Server, seconds: float) -> None:
-    await asyncio.to_thread(victim.kill)
+async def _down(victim: Server, seconds: float, end: Callable[[], None]) -> None:
+    await asyncio.to_thread(end)
     try:
         await asyncio.sleep(seconds)
     finally:
         await asyncio.to_thread(victim.start)
+
+
+async def _killed(victim: Server, seconds: float) -> None:
+    await _down(victim, seconds, victim.kill)
 
 
 async def _stopped(victim: PostgresServer, seconds: float) -> None:
-    await asyncio.to_thread(victim.terminate)
-    try:
-        await asyncio.sleep(seconds)
-    finally:
-        await asyncio.to_thread(victim.start)
+    await _down(victim, seconds, victim.terminate)
 
 
 async def _sessions_ended(victim: PostgresServer, seconds: float) -> None:
