@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 import asyncpg
 import nats
 
-from bench.projecting import project
+from bench.projecting import projecting
 from bench.streams import CONSUMER, STREAM, create_consumer
 from consumers.sinks.postgres import PostgresSink
 from noetl_events import decode
@@ -66,14 +66,11 @@ def row_of(body: bytes) -> tuple[Any, ...]:
 
 @asynccontextmanager
 async def projector_into_postgres(url: str, target: Target, count: int) -> AsyncIterator[Carry]:
-    """Our projector and `PostgresSink` as the daemon runs them, with connecting and stopping."""
+    """Our projector and `PostgresSink` as the daemon runs them, with connecting."""
     await create_consumer(url)
     sink = PostgresSink.from_url(target.sink_url)
-
-    async def carry() -> None:
-        await project(url, sink, count)
-
-    yield carry
+    async with projecting(url, sink, count) as carry:
+        yield carry
     await sink.aclose()
 
 

@@ -18,7 +18,6 @@ import gc
 import logging
 import platform
 import tempfile
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -29,7 +28,7 @@ from bench.drains import fetch_and_ack, fetch_decode_and_ack, projector_into_noo
 from bench.envelopes import make_envelopes
 from bench.installed import installed
 from bench.plot import draw_bars, svg_path
-from bench.rounds import medians, print_rates, take_turns
+from bench.rounds import medians, print_rates, seconds_of, take_turns
 from bench.streams import acknowledged, delete_consumers, fill_stream
 from noetl_events import encode
 from noetl_events.testing.nats_server import NatsServer
@@ -46,9 +45,7 @@ async def measure(url: str, way: Way, count: int) -> float:
     """Return messages a second."""
     async with way(url, count) as drain:
         gc.collect()
-        began = time.perf_counter()
-        await drain()
-        took = time.perf_counter() - began
+        took = await seconds_of(drain)
     await acknowledged(url, count)
     await delete_consumers(url)
     return count / took

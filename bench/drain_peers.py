@@ -130,13 +130,14 @@ async def nats_sinks(url: str, count: int) -> AsyncIterator[Drain]:
             delivery=DeliveryConfig(batch_size=BATCH),
         )
 
-        async def drain() -> None:
-            running = asyncio.create_task(runner.run())
-            await acknowledged(url, count)
-            runner.request_stop()
-            await running
+        async with asyncio.TaskGroup() as group:
 
-        yield drain
+            async def drain() -> None:
+                group.create_task(runner.run())
+                await acknowledged(url, count)
+
+            yield drain
+            runner.request_stop()
 
 
 PEERS: Final[dict[str, tuple[str, Way]]] = {

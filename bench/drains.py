@@ -8,12 +8,11 @@ are acknowledged and the server has the acks.
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
-from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import nats
 
-from bench.projecting import project
+from bench.projecting import projecting
 from bench.streams import CONSUMER, STREAM, create_consumer
 from noetl_events import decode
 from noetl_events.sinks.noop import NoopSink
@@ -30,9 +29,10 @@ BATCH: Final = 500
 
 @asynccontextmanager
 async def projector_into_noop(url: str, count: int) -> AsyncIterator[Drain]:
-    """Our projector as the daemon runs it, with connecting and stopping: every message decoded, checked, and acked."""
+    """Our projector as the daemon runs it, with connecting: every message decoded, checked, and acked."""
     await create_consumer(url)
-    yield partial(project, url, NoopSink(), count)
+    async with projecting(url, NoopSink(), count) as drain:
+        yield drain
 
 
 @asynccontextmanager

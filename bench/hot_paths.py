@@ -26,6 +26,7 @@ from bench.carriers import projector_into_postgres
 from bench.drains import projector_into_noop
 from bench.envelopes import make_envelopes
 from bench.publishers import emit_all
+from bench.rounds import seconds_of
 from bench.streams import STREAM, delete_consumers, fill_stream
 from bench.tables import clear, make_target
 from noetl_events.jetstream.connection import Connection
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     from bench.tables import Target
     from noetl_events import ExecutorEvent
 
-EVENTS = 50_000
+EVENTS = 100_000
 READY = "ready\n"
 _TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -53,32 +54,34 @@ class Servers(NamedTuple):
     target: Target
 
 
-async def publish(servers: Servers, events: list[ExecutorEvent]) -> None:
+async def publish(servers: Servers, events: list[ExecutorEvent]) -> float:
     """Store them in a stream that has never seen them."""
     async with Connection(ConnectOptions(servers=servers.nats.url)) as connection:
         await ensure_stream(connection, STREAM)
         await (await jetstream(connection)).delete_stream(STREAM.name)
         await ensure_stream(connection, STREAM)
     async with emit_all(servers.nats.url, events) as emit:
-        await emit()
+        return await seconds_of(emit)
 
 
-async def drain(servers: Servers, events: list[ExecutorEvent]) -> None:
+async def drain(servers: Servers, events: list[ExecutorEvent]) -> float:
     """Read the stream into a sink that keeps nothing."""
     async with projector_into_noop(servers.nats.url, len(events)) as carry:
-        await carry()
+        took = await seconds_of(carry)
     await delete_consumers(servers.nats.url)
+    return took
 
 
-async def pipeline(servers: Servers, events: list[ExecutorEvent]) -> None:
+async def pipeline(servers: Servers, events: list[ExecutorEvent]) -> float:
     """Read the stream into an empty table."""
     await clear(servers.target.dsn)
     async with projector_into_postgres(servers.nats.url, servers.target, len(events)) as carry:
-        await carry()
+        took = await seconds_of(carry)
     await delete_consumers(servers.nats.url)
+    return took
 
 
-PATHS: dict[str, Callable[[Servers, list[ExecutorEvent]], Awaitable[None]]] = {
+PATHS: dict[str, Callable[[Servers, list[ExecutorEvent]], Awaitable[float]]] = {
     "publish": publish,
     "drain": drain,
     "pipeline": pipeline,
@@ -101,11 +104,10 @@ async def run(path: str, servers: Servers, seconds: float) -> None:
     await walk(servers, events)
     print(READY, end="", flush=True)
     before = {name: cpu_seconds(pid) for name, pid in pids.items()}
-    began, ours, walks = time.perf_counter(), time.process_time(), 0
-    while time.perf_counter() - began < seconds:
-        await walk(servers, events)
+    took, ours, walks = 0.0, time.process_time(), 0
+    while took < seconds:
+        took += await walk(servers, events)
         walks += 1
-    took = time.perf_counter() - began
     cpu = {"we": time.process_time() - ours} | {name: cpu_seconds(pid) - before[name] for name, pid in pids.items()}
     print(msgspec.json.encode({"events": walks * EVENTS, "seconds": took, "cpu": cpu}).decode())
 

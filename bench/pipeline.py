@@ -19,7 +19,6 @@ import gc
 import logging
 import platform
 import tempfile
-import time
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -31,7 +30,7 @@ from bench.carriers import fetch_and_executemany, projector_into_postgres
 from bench.envelopes import make_envelopes
 from bench.installed import installed
 from bench.plot import draw_bars, svg_path
-from bench.rounds import medians, print_rates, take_turns
+from bench.rounds import medians, print_rates, seconds_of, take_turns
 from bench.streams import acknowledged, delete_consumers, fill_stream
 from bench.tables import clear, count_rows, for_table, make_target, settings
 from noetl_events import encode
@@ -57,9 +56,7 @@ async def measure(url: str, target: Target, way: Way, count: int) -> float:
     await clear(target.dsn)
     async with way(url, target, count) as carry:
         gc.collect()
-        began = time.perf_counter()
-        await carry()
-        took = time.perf_counter() - began
+        took = await seconds_of(carry)
     await acknowledged(url, count)
     await delete_consumers(url)
     if (rows := await count_rows(target.dsn)) != count:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from bench.streams import CONSUMER
+from bench.streams import CONSUMER, acknowledged
 from consumers.dead_letters import DeadLetters
 from consumers.projector import Projector
 from consumers.suspects import Trials
@@ -14,7 +15,7 @@ from noetl_events.jetstream.options import ConnectOptions
 from noetl_events.jetstream.puller import Puller
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
     from noetl_events import ExecutorEvent
     from noetl_events.sink import EventSink
@@ -49,12 +50,17 @@ def make_projector(connection: Connection, sink: EventSink) -> Projector:
     return Projector(Puller(connection, CONSUMER), sink, DeadLetters(connection), Trials(connection))
 
 
-async def project(url: str, sink: EventSink, events: int) -> None:
-    """Return once a projector has stored *events* in *sink*, stopped, and flushed its acks."""
+@asynccontextmanager
+async def projecting(url: str, sink: EventSink, events: int) -> AsyncIterator[Callable[[], Awaitable[None]]]:
+    """Give what runs a projector until *events* are stored in *sink* and acknowledged; stop it on leaving."""
     counted = CountedSink(sink, events)
     async with Connection(ConnectOptions(servers=url)) as connection, asyncio.TaskGroup() as group:
         projector = make_projector(connection, counted)
-        running = group.create_task(projector.run())
-        await counted.complete.wait()
+
+        async def carry() -> None:
+            group.create_task(projector.run())
+            await counted.complete.wait()
+            await acknowledged(url, events)
+
+        yield carry
         await projector.stop()
-        await running

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from operator import itemgetter, truediv
 from statistics import median
 from typing import TYPE_CHECKING, TypeVar
@@ -21,6 +22,13 @@ async def take_turns(
         for name, way in ways.items():
             rates[name].append(await measure(name, way))
     return rates
+
+
+async def seconds_of(way: Callable[[], Awaitable[None]]) -> float:
+    """Return how long *way* takes."""
+    began = time.perf_counter()
+    await way()
+    return time.perf_counter() - began
 
 
 def medians(rates: dict[str, list[float]]) -> dict[str, float]:

@@ -91,7 +91,8 @@ async def test_connection_black_holed(behind: Bench, proxy: FaultyProxy, own_con
         proxy.heal()
         await eventually(partial(has, sink, 2 * ROUND), timeout=RECOVERY)
 
-    assert ids(sink) == list(range(1, 2 * ROUND + 1))
+    # A shared consumer promises no order: what was on its way into the hole comes after the ack wait.
+    assert sorted(map(int, filter(None, ids(sink)))) == list(range(1, 2 * ROUND + 1))
 
 
 async def test_deliveries_lost(behind: Bench, proxy: FaultyProxy, own_connection: Connection) -> None:
