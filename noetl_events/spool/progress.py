@@ -93,9 +93,9 @@ class Progress(msgspec.Struct):
         return any(mark.watermark is not None for mark in self.marks)
 
     def is_contradicted(self, now: Watermark) -> bool:
-        """Whether the stream has lost something it had acknowledged."""
+        """Whether the stream may have lost something it had acknowledged: of before its first answer nobody knows."""
         known = [mark.watermark for mark in self.marks if mark.watermark is not None]
-        return bool(known) and not now.has_kept(known[-1])
+        return not now.has_kept(known[-1]) if known else bool(self.marks)
 
     def rewind(self, now: Watermark) -> Position | None:
         """Forget what the stream may have lost; return from where to hand over again, None for the oldest record."""

@@ -111,6 +111,13 @@ LIBRARY = (
         "tests/spool/test_watermark.py::test_what_was_lost_is_noticed",
     ),
     Mutation(
+        "what a stream took before its first answer counts as kept",
+        "noetl_events/spool/progress.py",
+        "if known else bool(self.marks)\n",
+        "if known else False\n",
+        "tests/spool/test_handover.py::test_what_was_lost_before_the_first_answer_comes_again",
+    ),
+    Mutation(
         "ids go back with the clock",
         "noetl_events/ids.py",
         "            if ms > self._last_ms:\n",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import re
 import shutil
@@ -11,8 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
     from random import Random
-    from typing import BinaryIO
+    from typing import Any, BinaryIO
+
+# In memory where it can be: thousands of runs need not wear out a disk.
+MEMORY: Final = Path("/dev/shm") if Path("/dev/shm").is_dir() else None  # noqa: S108  (a folder of our own is made in it)
 
 _IDS: Final = re.compile(rb'"event_id":(\d+)')
 
@@ -28,10 +33,13 @@ class Disk:
     Args:
         draw: every chance of this run.
         folder: whose files it keeps; whoever uses it creates it.
+        tears: what a power cut does to what was being written, of cut, zeros and garbage.
 
     """
 
-    def __init__(self, draw: Random, folder: Path) -> None:
+    def __init__(
+        self, draw: Random, folder: Path, *, tears: Sequence[str] = ("cut", "cut", "zeros", "garbage")
+    ) -> None:
         self.folder = folder
         self.refuses = 0.0
         """The chance that a write or a sync fails."""
@@ -43,10 +51,20 @@ class Disk:
         """What stood on disk from a flipped byte on, by the name of the file."""
 
         self._draw = draw
+        self._tears = tears
         self._synced: dict[int, bytes] = {}
         self._names: dict[str, int] = {}
         self._is_in_parent = False
         self._flips: dict[str, int] = {}
+
+    def create(self) -> None:
+        """Create the folder, durably."""
+        self.folder.mkdir()
+        self._is_in_parent = True
+
+    def heal(self) -> None:
+        """Take everything from now on."""
+        self.refuses, self.calls_to_live = 0.0, 0
 
     def sync(self, descriptor: int) -> None:
         """Make durable what was written to *descriptor*, or the names in a folder."""
@@ -114,15 +132,22 @@ class Disk:
 
     def _left(self) -> dict[str, bytes]:
         """Return what a power cut leaves of each file that it leaves."""
-        now = self._listed()
-        left = {}
-        for name in sorted(now.keys() | self._names.keys()):
-            # What was created, renamed or deleted since the folder was synced may not have been.
-            inode = self._draw.choice([now.get(name), self._names.get(name)])
-            if inode is not None:
-                is_here = inode == now.get(name)
-                left[name] = self._left_of(inode, (self.folder / name).read_bytes() if is_here else None)
+        now, left = self._listed(), {}
+        here = {inode: name for name, inode in now.items()}
+        for name, inode in self._names_left(now).items():
+            left[name] = self._left_of(inode, (self.folder / here[inode]).read_bytes() if inode in here else None)
         return left
+
+    def _names_left(self, now: dict[str, int]) -> dict[str, int]:
+        # What was created or deleted since the folder was synced may not have been.
+        names = sorted(now.keys() | self._names.keys())
+        left = {name: self._draw.choice([now.get(name), self._names.get(name)]) for name in names}
+        for name, inode in now.items():
+            if inode in self._names.values() and self._names.get(name) != inode:
+                # Renamed, in one step: it has the old name or the new one.
+                left[name] = None
+                left[name] = None if inode in left.values() else inode
+        return {name: inode for name, inode in left.items() if inode is not None}
 
     def _left_of(self, inode: int, content: bytes | None) -> bytes:
         durable = self._synced.get(inode, b"")
@@ -135,7 +160,7 @@ class Disk:
     def _torn(self, written: bytes) -> bytes:
         torn = bytearray(written[: self._draw.randint(0, len(written))])
         start, end = sorted(self._draw.randint(0, len(torn)) for _ in range(2))
-        kind = self._draw.choice(["cut", "cut", "zeros", "garbage"])
+        kind = self._draw.choice(self._tears)
         if kind == "zeros":
             torn[start:end] = bytes(end - start)
         elif kind == "garbage":
@@ -148,6 +173,18 @@ class Disk:
             (self.folder / name).write_bytes(content)
             self._synced[(self.folder / name).stat().st_ino] = content
         self._names = self._listed()
+
+
+def noting(files: list[BinaryIO]) -> Callable[[Any, int], None]:
+    """Return a `flock` that adds to *files* what is locked and can be closed."""
+
+    def flock(descriptor: Any, operation: int) -> None:
+        if hasattr(descriptor, "close") and operation != fcntl.LOCK_UN:
+            files.append(descriptor)
+        lock(descriptor, operation)
+
+    lock = fcntl.flock
+    return flock
 
 
 def ids_in(content: bytes) -> list[int]:

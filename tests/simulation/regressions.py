@@ -29,4 +29,5 @@ REGRESSIONS: Final = (
     ("spool", 82, "a damaged length was taken for a torn tail, and what stood behind it thrown away"),
     ("spool", 120, "half a line of rejected events swallowed the next one; a power cut took the whole file"),
     ("spool", 62, "what a stream had lost in an outage was hidden by what the spool itself handed over next"),
+    ("spool", 2008552, "what a stream lost before it had answered once was never noticed"),
 )

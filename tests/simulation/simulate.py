@@ -3,8 +3,8 @@ Simulate many seeds, and print those that break a promise.
 
     python -m tests.simulation.simulate [SEEDS] [FIRST]
 
-Each seed is three interleavings, one of the publisher, one of projectors, and one of a spool.  A seed that fails
-prints the end of its timeline; add it to `regressions.py` once the bug is mended.  Exit code 1 if one failed.
+Each seed is four interleavings, one each of the publisher, of projectors, of a spool and of a record.  A seed that
+fails prints the end of its timeline; add it to `regressions.py` once the bug is mended.  Exit code 1 if one failed.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import structlog
 
 from tests.simulation.projecting import simulate_projector
 from tests.simulation.publishing import simulate_publisher
+from tests.simulation.recording import simulate_recording
 from tests.simulation.spooling import simulate_spool
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ SIMULATIONS: Final[dict[str, Callable[[int], list[str]]]] = {
     "publisher": simulate_publisher,
     "projector": simulate_projector,
     "spool": simulate_spool,
+    "recording": simulate_recording,
 }
 _CHUNK: Final = 50
 _MOST_SHOWN: Final = 10

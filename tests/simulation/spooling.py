@@ -9,7 +9,6 @@ Live:  once nothing goes wrong any more, everything acknowledged is through.
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import tempfile
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -24,7 +23,7 @@ from noetl_events.spool import handover
 from noetl_events.spool.journal import Journal
 from noetl_events.testing import make_event
 from tests.simulation.clock import run_virtual
-from tests.simulation.disk import Disk
+from tests.simulation.disk import MEMORY, Disk, noting
 from tests.simulation.spool_faults import FAULTS_END, SpoolFaults
 from tests.simulation.spool_process import SpoolProcess
 from tests.simulation.spool_verdict import SpoolVerdict
@@ -44,8 +43,6 @@ SMALL: Final = [
     (handover, "_SMALLEST", 2),
     (handover, "_LOOK_ROUND", 1.0),
 ]
-# In memory where it can be: thousands of runs need not wear out a disk.
-_MEMORY: Final = Path("/dev/shm")  # noqa: S108  (a folder of our own is made in it)
 
 
 class SpoolRun:
@@ -225,7 +222,7 @@ def simulate_spool(seed: int) -> list[str]:
             await made[0].run()
 
     with (
-        tempfile.TemporaryDirectory(dir=_MEMORY if _MEMORY.is_dir() else None) as folder,
+        tempfile.TemporaryDirectory(dir=MEMORY) as folder,
         telling(lambda: [made[0].kind, *made[0].timeline]),
     ):
         run_virtual(run(Path(folder)), seed)
@@ -238,16 +235,10 @@ def _replace(run: SpoolRun, stack: ExitStack) -> None:
     def write(file: Any, data: bytes) -> None:
         run.disk.write(file._file, data)
 
-    def note_file(descriptor: Any, operation: int) -> None:
-        if hasattr(descriptor, "close") and operation != fcntl.LOCK_UN:
-            run.files.append(descriptor)
-        flock(descriptor, operation)
-
-    flock = fcntl.flock
     for module, name, value in (*SMALL, (spool, "SEGMENT_BYTES", run.segment_bytes)):
         stack.enter_context(patch.object(module, name, value))
     stack.enter_context(patch.object(AppendFile, "_write", write))
     # It locks what it appends to, and nothing else that closes itself.
-    stack.enter_context(patch("fcntl.flock", note_file))
+    stack.enter_context(patch("fcntl.flock", noting(run.files)))
     stack.enter_context(patch("os.fsync", run.disk.sync))
     stack.enter_context(patch.dict(Journal.__init__.__kwdefaults__, sync=run.disk.sync))

@@ -119,6 +119,20 @@ async def test_what_was_lost_between_two_parts_is_noticed(tmp_path: Path) -> Non
         await sink.aclose()
 
 
+async def test_what_was_lost_before_the_first_answer_comes_again(tmp_path: Path) -> None:
+    """What a stream took before it could be asked at all is handed over once more when it can: it may be gone."""
+    stream = Losing()
+    stream.is_silent = True
+    sink = spool(stream, tmp_path)
+    await sink.emit_batch(make_events(5))
+    await sink.drained()
+    del stream.stored[3:]
+    stream.is_silent = False
+    await sink.emit_batch(make_events(5, start=6))
+    await eventually(lambda: ids(stream.stored) == list(range(1, 11)))
+    await sink.aclose()
+
+
 async def test_stream_that_cannot_be_asked_gets_nothing_until_it_can(tmp_path: Path) -> None:
     """What it had acknowledged just before, and what it would store meanwhile, is handed over when it answers."""
     stream = Losing()

@@ -1,4 +1,4 @@
-"""Who comes to the system uninvited, or to look: a poisoner, a stranger and a reader, and what they have seen."""
+"""Who comes to the system uninvited, or to look, and what they have seen."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from tests.faults.campaign.poisoner import Poisoner
 from tests.faults.campaign.reader import Reader
+from tests.faults.campaign.rivals import Rivals
 from tests.faults.campaign.stranger import Stranger
 from tests.faults.campaign.system import TOKEN
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Guests:
-    """The three of them; they die with nobody, and are nobody's victims."""
+    """All of them; they die with nobody, and are nobody's victims."""
 
     def __init__(self, system: System, connection: Connection) -> None:
         self.complaints: Counter[str] = Counter()
@@ -32,6 +33,7 @@ class Guests:
         self.poisoner = Poisoner(connection, system.gateway, known, self.complaints)
         self.stranger = Stranger(system.gateway, self.complaints)
         self.reader = Reader(link.url("http"), known, self.complaints)
+        self.rivals = Rivals(system.postgres.url)
 
 
 @asynccontextmanager
@@ -40,7 +42,9 @@ async def visiting(system: System) -> AsyncIterator[Guests]:
     # As an operator: a client that is turned away again and again leaves sockets open, which this process looks for.
     async with system.broker.operator() as connection, asyncio.TaskGroup() as tasks:
         guests = Guests(system, connection)
-        running = [tasks.create_task(each.run()) for each in (guests.poisoner, guests.stranger, guests.reader)]
+        await guests.rivals.prepare()
+        callers = (guests.poisoner, guests.stranger, guests.reader, guests.rivals)
+        running = [tasks.create_task(each.run()) for each in callers]
         yield guests
         for task in running:
             task.cancel()

@@ -1,0 +1,272 @@
+"""
+One simulated run of a record: one who emits into a file or a folder of segments, on a disk that loses power.
+
+Safe:  what is acknowledged stands in it, as it was emitted, and nothing twice; every line is an event once it was
+       opened again; a segment ends at its age and at its size.
+Live:  once nothing goes wrong any more, it takes what comes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import tempfile
+from concurrent.futures import Executor, Future
+from contextlib import ExitStack
+from pathlib import Path
+from random import Random
+from typing import TYPE_CHECKING, Any, Final
+from unittest.mock import patch
+
+from noetl_events import SinkUnavailable, decode, encode
+from noetl_events.json_values import MalformedEvent
+from noetl_events.sinks import jsonl
+from noetl_events.sinks.append_file import AppendFile
+from noetl_events.sinks.jsonl import JsonlSink
+from noetl_events.sinks.recording import RecordingSink
+from noetl_events.sinks.rotation import Rotation
+from noetl_events.sinks.segments import CURRENT, next_segment, read_recording
+from noetl_events.testing import make_event
+from tests.simulation.clock import run_virtual
+from tests.simulation.disk import MEMORY, Death, Disk, noting
+from tests.simulation.violation import Violation, telling
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import BinaryIO
+
+    from noetl_events import ExecutorEvent
+
+# A file system keeps the time of a change in whole nanoseconds.
+_TICK: Final = 1e-6
+
+
+class RecordingRun:
+    """
+    One run.
+
+    Args:
+        seed: every chance in it.
+        folder: where the disk is.
+
+    """
+
+    def __init__(self, seed: int, folder: Path) -> None:
+        self.draw = draw = Random(seed)
+        self.timeline: list[str] = []
+        # Whatever a block may hold that was never written is told apart by nobody but a reader.
+        self.disk = Disk(draw, folder / "record", tears=("cut",))
+        self.is_synced = draw.random() < 0.7
+        self.is_plain = draw.random() < 0.3
+        self.rotation = Rotation(size=draw.choice([None, 400, 3_000]), age=draw.choice([None, 5.0, 60.0]))
+        self.is_compressed = draw.random() < 0.3
+        self.faults = self._draw_faults()
+        self.pace = draw.choice([0.1, 1.0, 10.0])
+        self.emitted: dict[int, ExecutorEvent] = {}
+        self.acknowledged: set[int] = set()
+        self.files: list[BinaryIO] = []
+        """What its process has locked."""
+
+        self.segment = ""
+        """The current segment, by the name it will have."""
+
+        self.begun = 0.0
+        """When it was begun."""
+
+        self.sink: JsonlSink
+
+    def _draw_faults(self) -> list[Callable[[], None]]:
+        faults = [self._kill, self._die_in_a_call, self._stop, self._fill_disk]
+        if self.is_synced:
+            faults += [self._cut_power, self._cut_power]
+        return self.draw.sample(faults, self.draw.randint(0, len(faults)))
+
+    @property
+    def path(self) -> Path:
+        """Return the file, or the folder."""
+        return self.disk.folder / "record.jsonl" if self.is_plain else self.disk.folder
+
+    async def run(self) -> None:
+        """Run to the end, and look at what is there then."""
+        self.disk.create()
+        self._start()
+        for _ in range(self.draw.randint(3, 40)):
+            await asyncio.sleep(self.draw.expovariate(1.0) * self.pace)
+            if self.faults and self.draw.random() < 0.4:
+                self.draw.choice(self.faults)()
+            await self._insist([self._event() for _ in range(self.draw.randint(1, 6))])
+        self.disk.heal()
+        self._stop()
+        if not await self._emit([last := self._event()]):
+            raise Violation("takes nothing, though nothing goes wrong any more")
+        self.acknowledged.add(last.event_id or 0)
+        self._stop()
+        self.require_end()
+
+    def _start(self) -> None:
+        self.note("start")
+        if self.is_plain:
+            self.sink = JsonlSink(self.path, fsync=self.is_synced)
+        else:
+            self.sink = RecordingSink(
+                self.path, rotate=self.rotation, compress_finished=self.is_compressed, fsync=self.is_synced
+            )
+
+    def _event(self) -> ExecutorEvent:
+        event_id = len(self.emitted) + 1
+        event = make_event(event_id)
+        # As it is on the wire: what is read was decoded from there.
+        self.emitted[event_id] = decode(encode(event))
+        return event
+
+    async def _insist(self, events: list[ExecutorEvent]) -> None:
+        """Emit *events* until they are acknowledged, or give up."""
+        while not await self._emit(events):
+            await asyncio.sleep(self.draw.random())
+            self.disk.refuses *= self.draw.choice([0.0, 1.0])
+            if self.draw.random() < 0.1:
+                self.note("given up")
+                return
+        self.acknowledged |= {event.event_id or 0 for event in events}
+
+    async def _emit(self, events: list[ExecutorEvent]) -> bool:
+        now = asyncio.get_running_loop().time()
+        try:
+            await self.sink.emit_batch(events)
+        except SinkUnavailable as exc:
+            # Of what it says, not where: each run has a folder of its own.
+            self.note(f"not {len(events)} from {events[0].event_id}: {exc.reason.rpartition(': ')[2]}")
+            return False
+        except Death:
+            self.note("died in a call")
+            self._end()
+            return False
+        else:
+            self._require_end_of_segment(now)
+            return True
+        finally:
+            self._note_segment(now)
+
+    def _current(self) -> str:
+        """Return the name that the current segment will have; none while it has no event."""
+        current = self.disk.folder / CURRENT
+        return next_segment(self.disk.folder).name if current.exists() and b"\n" in current.read_bytes() else ""
+
+    def _note_segment(self, now: float) -> None:
+        if (current := self._current()) != self.segment:
+            self.segment, self.begun = current, now
+
+    def _require_end_of_segment(self, now: float) -> None:
+        """Fail if a segment has taken more, or for longer, than it should."""
+        current = self._current()
+        if current and current == self.segment and now - self.begun >= (self.rotation.age or now) + _TICK:
+            raise Violation(f"a segment begun at {self.begun:.4f} was written to at {now:.4f}")
+        if current and (self.disk.folder / CURRENT).stat().st_size >= (self.rotation.size or 2**30):
+            raise Violation("a segment is longer than it should be")
+
+    def _kill(self) -> None:
+        self.note("kill")
+        self._end(is_cut=False)
+
+    def _cut_power(self) -> None:
+        self.note("power cut")
+        self._end(is_cut=True)
+
+    def _die_in_a_call(self) -> None:
+        self.disk.calls_to_live = self.draw.randint(1, 8)
+
+    def _stop(self) -> None:
+        self.note("stop")
+        self.sink._finish()
+        self.files.clear()
+        self._start()
+
+    def _fill_disk(self) -> None:
+        self.note("disk refuses")
+        self.disk.refuses = self.draw.choice([0.1, 0.5, 1.0])
+
+    def _end(self, *, is_cut: bool | None = None) -> None:
+        """End the process, and perhaps the machine; start it again."""
+        for file in self.files:
+            file.close()
+        self.files.clear()
+        if self.is_synced and (self.draw.random() < 0.5 if is_cut is None else is_cut):
+            self.note("without power")
+            self.disk.cut_power()
+            self._lose_times()
+        self._start()
+
+    def _lose_times(self) -> None:
+        """Have the current segment be as old as the new life of the machine."""
+        self.segment, self.begun = self._current(), asyncio.get_running_loop().time()
+        if not self.is_plain:
+            (self.path / ".lock").touch()
+
+    def require_end(self) -> None:
+        """Fail unless all is where it should be."""
+        try:
+            recorded = list(read_recording(self.path)) if self.path.exists() else []
+        except MalformedEvent as exc:
+            raise Violation(f"cannot be read: {exc}") from None
+        ids = [event.event_id or 0 for event in recorded]
+        if lost := self.acknowledged - set(ids):
+            raise Violation(f"lost: {sorted(lost)}")
+        if ids != sorted(set(ids)):
+            raise Violation(f"twice, or out of order: {ids}")
+        if wrong := [event for event in recorded if event != self.emitted[event.event_id or 0]]:
+            raise Violation(f"changed: {wrong}")
+
+    def note(self, what: str) -> None:
+        """Add *what* to the timeline."""
+        self.timeline.append(f"{asyncio.get_running_loop().time():9.4f} {what}")
+
+
+class _Inline(Executor):
+    """Runs what it is given at once: a write is not interrupted by whoever waits for it."""
+
+    def __init__(self, *_: Any, **__: Any) -> None: ...
+
+    def submit(self, call: Callable[..., Any], /, *args: Any, **_: Any) -> Future[Any]:
+        """Return the outcome of *call*."""
+        future: Future[Any] = Future()
+        try:
+            future.set_result(call(*args))
+        except BaseException as exc:  # noqa: BLE001  (whoever waits for it is told, of a death too)
+            future.set_exception(exc)
+        return future
+
+
+def simulate_recording(seed: int) -> list[str]:
+    """
+    Run *seed*, and return its timeline.
+
+    Raises:
+        Violation: with the timeline as a note.
+
+    """
+    made: list[RecordingRun] = []
+
+    async def run(folder: Path) -> None:
+        made.append(RecordingRun(seed, folder))
+        with ExitStack() as stack:
+            _replace(made[0], stack, asyncio.get_running_loop().time)
+            await made[0].run()
+
+    with tempfile.TemporaryDirectory(dir=MEMORY) as folder, telling(lambda: made[0].timeline):
+        run_virtual(run(Path(folder)), seed)
+    return [*made[0].timeline, f"acknowledged {len(made[0].acknowledged)}"]
+
+
+def _replace(run: RecordingRun, stack: ExitStack, now: Callable[[], float]) -> None:
+    """Have the record use the simulated disk and clock, and no thread."""
+    set_times = os.utime
+    for target, value in (
+        ("fcntl.flock", noting(run.files)),
+        ("os.fsync", run.disk.sync),
+        ("os.utime", lambda path, _=None: set_times(path, (now(), now()))),
+        ("time.time", now),
+    ):
+        stack.enter_context(patch(target, value))
+    stack.enter_context(patch.object(jsonl, "ThreadPoolExecutor", _Inline))
+    stack.enter_context(patch.object(jsonl, "_fdatasync", run.disk.sync))
+    stack.enter_context(patch.object(AppendFile, "_write", lambda file, data: run.disk.write(file._file, data)))
