@@ -7,6 +7,7 @@ from collections import Counter
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
+from tests.faults.campaign.misled import Misled
 from tests.faults.campaign.poisoner import Poisoner
 from tests.faults.campaign.reader import Reader
 from tests.faults.campaign.rivals import Rivals
@@ -33,6 +34,7 @@ class Guests:
         self.poisoner = Poisoner(connection, system.gateway, known, self.complaints)
         self.stranger = Stranger(system.gateway, self.complaints)
         self.reader = Reader(link.url("http"), known, self.complaints)
+        self.misled = Misled(self.complaints)
         self.rivals = Rivals(system.postgres.url)
 
 
@@ -43,7 +45,7 @@ async def visiting(system: System) -> AsyncIterator[Guests]:
     async with system.broker.operator() as connection, asyncio.TaskGroup() as tasks:
         guests = Guests(system, connection)
         await guests.rivals.prepare()
-        callers = (guests.poisoner, guests.stranger, guests.reader, guests.rivals)
+        callers = (guests.poisoner, guests.stranger, guests.reader, guests.misled, guests.rivals)
         running = [tasks.create_task(each.run()) for each in callers]
         yield guests
         for task in running:
