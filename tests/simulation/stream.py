@@ -140,6 +140,10 @@ class Stream:
 
     def _take_atomic(self, command: Command) -> None:
         token, seq = command.headers["Nats-Batch-Id"], int(command.headers["Nats-Batch-Sequence"])
+        if _is_too_large(command.data):
+            self._atomic.pop(token, None)
+            self._answer(command, _error(10054))
+            return
         batch = self._atomic.setdefault(token, []) if seq == 1 else self._atomic.get(token)
         if batch is not None and len(batch) == seq - 1:
             batch.append(command)
@@ -172,7 +176,7 @@ class Stream:
             return {"stream": "S", "seq": self._ids[message.id], "duplicate": True}
         if message.id in self._staged:
             return _error(10158) if self.batches == "new" else {"stream": "S", "seq": 0, "duplicate": True}
-        if len(message.data) > MAX_PAYLOAD * 3 // 4:
+        if _is_too_large(message.data):
             return _error(10054)
         return _error(10077) if self.is_full else None
 
@@ -202,6 +206,10 @@ class Stream:
     def _answer(self, command: Command, answer: dict[str, Any]) -> None:
         if command.reply:
             command.client.answer(command.reply, json.dumps(answer).encode())
+
+
+def _is_too_large(data: bytes) -> bool:
+    return len(data) > MAX_PAYLOAD * 3 // 4
 
 
 def _error(code: int) -> dict[str, Any]:
