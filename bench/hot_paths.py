@@ -90,8 +90,12 @@ PATHS: dict[str, Callable[[Servers, list[ExecutorEvent]], Awaitable[float]]] = {
 
 def cpu_seconds(pid: int) -> float:
     """Return what a process and its children have used; Linux only."""
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        # A child that has ended meanwhile: its parent has its seconds.
+        return 0.0
     # User, system, and both of the children that have ended: proc_pid_stat(5).
     return sum(map(int, fields[11:15])) / _TICKS + sum(cpu_seconds(int(child)) for child in children)
 
