@@ -30,7 +30,7 @@ LIBRARY = (
         "what a batch leaves unknown counts as stored",
         "noetl_events/jetstream/sender.py",
         "                self._doubt(left)\n                await self._settle_again(left)\n",
-        "                self._store(left)\n",
+        "                self._store(left, 1)\n",
         "tests/jetstream/test_fast_batch.py::test_batch_given_up_half_way_is_sent_again_whole",
     ),
     Mutation(

@@ -102,7 +102,7 @@ class PublisherRun:
         return make_event(self._ids, execution_id=lane, context="x" * size)
 
     async def _insist(self, events: list[ExecutorEvent]) -> None:
-        sink = self.sinks[0]
+        sink, is_first = self.sinks[0], True
         while events:
             patience = self.draw.choice([0.05, 1.0]) if not self.is_over and self.draw.random() < 0.1 else PATIENCE
             try:
@@ -110,6 +110,9 @@ class PublisherRun:
                     await sink.emit_batch(events)
             except (SinkUnavailable, TimeoutError) as exc:
                 self.note(f"again {len(events)} from {events[0].event_id}: {str(exc) or 'cancelled'}")
+                if is_first and len(events) == 1:
+                    self._require_truth(events[0].event_id, str(exc))
+                is_first = False
                 await asyncio.sleep(self.draw.random())
                 # Whoever emits it again need not be who did before: another process knows of no doubt.
                 sink = self.draw.choice(self.sinks)
@@ -125,6 +128,10 @@ class PublisherRun:
         if any(len(event.context) < MAX_PAYLOAD // 2 for event in events if event.event_id in reasons):
             raise Violation(f"refused without need: {reasons}")
         self._acknowledge([event for event in events if event.event_id not in reasons])
+
+    def _require_truth(self, event_id: int | None, reason: str) -> None:
+        if reason.startswith("not sent") and event_id in self.stored_ids():
+            raise Violation(f"said not to be sent, and stored: {event_id}")
 
     def _acknowledge(self, events: list[ExecutorEvent]) -> None:
         ids = {event.event_id for event in events if event.event_id}
