@@ -64,8 +64,8 @@ def _require_connection(client: Client) -> None:
 
 async def _write(client: Client, encoded: bytes) -> None:
     try:
-        await client._send_command(encoded)  # noqa: SLF001  (see above)
-        await client._flush_pending()  # noqa: SLF001  (see above)
+        await client._send_command(encoded)  # noqa: SLF001  (its publish writes one message a call; decision 6)
+        await client._flush_pending()  # noqa: SLF001  (wakes its writer, as its own publish does)
     except (NatsError, OSError) as exc:
         raise NatsUnavailable(f"cannot send: {str(exc) or type(exc).__name__}") from exc
 

@@ -106,7 +106,7 @@ class DirectClient(Client):
         # Whoever asks for no more than it has room for needs no limit here, which would drop messages in silence.
         subscription = await self.subscribe(subject, cb=take_from_queue, pending_msgs_limit=0, pending_bytes_limit=0)
         self._takers = {sid: taker for sid, taker in self._takers.items() if sid in self._subs}
-        self._takers[subscription._id] = take  # noqa: SLF001  (see above)
+        self._takers[subscription._id] = take  # noqa: SLF001  (the number the parser calls us with)
         return subscription
 
     async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:  # noqa: PLR0917  (as nats-py has it)

@@ -99,6 +99,7 @@ class History:
         try:
             await self._hold(self._ready)
         except BaseException:
+            # Cancelled or not: who never got in is never told to leave.
             await self._leave()
             raise
         return self

@@ -91,6 +91,7 @@ class Sender:
                 for message in self._still_wanted(self._outbox.out):
                     message.fail(type(exc), str(exc))
             except BaseException:
+                # Cancelled in the middle of a send: some of it may be stored.
                 self._doubt(self._outbox.out)
                 raise
             self._outbox.release(self._outbox.out)

@@ -10,10 +10,9 @@ Live:  once nothing goes wrong any more, everything is acknowledged.
 from __future__ import annotations
 
 import asyncio
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from random import Random
 from typing import Any, Final
-from unittest.mock import patch
 
 from consumers import projector, suspects
 from consumers.dead_letters import burial
@@ -23,14 +22,14 @@ from noetl_events.jetstream import origin, puller
 from noetl_events.jetstream.declarations import ConsumerDeclaration
 from noetl_events.jetstream.instants import unix_nanoseconds
 from noetl_events.testing import make_event
-from tests.simulation.clock import run_virtual
 from tests.simulation.consumer import Consumer, place_of, stored_ns
 from tests.simulation.consumer_api import ConsumerApi
 from tests.simulation.destination import ALIKE, FATAL, REJECTED, Keeping, Table
 from tests.simulation.network import Server
 from tests.simulation.process import Process
 from tests.simulation.projector_faults import FAULTS_END, ProjectorFaults
-from tests.simulation.violation import Violation, telling
+from tests.simulation.replay import Timeline, replay
+from tests.simulation.violation import Violation
 
 PATIENCE: Final = 900.0
 GOOD, MALFORMED = "good", "malformed"
@@ -47,11 +46,13 @@ class ProjectorRun:
 
     def __init__(self, seed: int) -> None:
         self.draw = draw = Random(seed)
-        self.timeline: list[str] = []
+        self.timeline = Timeline()
+        self.note = self.timeline.note
         self.server = Server(draw)
         self.tables = [Table(draw) for _ in range(draw.choice([1, 1, 1, 2]))]
         self.keeping = Keeping(draw)
         self.mode = draw.choice(["single", "dying", "shared", "standby", "standby"])
+        self.timeline.append(self.mode)
         self.kinds = self._draw_kinds()
         bodies = [self._body(place) for place in range(1, len(self.kinds) + 1)]
         declared = ConsumerDeclaration(
@@ -206,10 +207,6 @@ class ProjectorRun:
         if again := [place for place, attempts in self.consumer.attempts.items() if attempts > 1]:
             raise Violation(f"delivered again without need: {again}")
 
-    def note(self, what: str) -> None:
-        """Add *what* to the timeline."""
-        self.timeline.append(f"{asyncio.get_running_loop().time():9.4f} {what}")
-
 
 def simulate_projector(seed: int) -> list[str]:
     """
@@ -219,18 +216,7 @@ def simulate_projector(seed: int) -> list[str]:
         Violation: with the timeline as a note.
 
     """
-    made: list[ProjectorRun] = []
-
-    async def simulate() -> None:
-        made.append(ProjectorRun(seed))
-        with ExitStack() as stack:
-            for module, name, value in _replaced(made[0]):
-                stack.enter_context(patch.object(module, name, value))
-            await made[0].run()
-
-    with telling(lambda: [made[0].mode, *made[0].timeline]):
-        run_virtual(simulate(), seed)
-    run = made[0]
+    run = replay(seed, ProjectorRun, _replaced)
     return [*run.timeline, *(f"stored {list(table.stored)}" for table in run.tables), f"buried {run.buried()}"]
 
 

@@ -9,10 +9,9 @@ Live:  once nothing goes wrong any more, every emitter comes to its end.
 from __future__ import annotations
 
 import asyncio
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from random import Random
 from typing import TYPE_CHECKING, Final
-from unittest.mock import patch
 
 import msgspec
 
@@ -20,11 +19,11 @@ from noetl_events import EventsRejected, SinkUnavailable
 from noetl_events.jetstream import atomic_batch, fast_batch, publisher
 from noetl_events.sinks.nats import NatsSink
 from noetl_events.testing import make_event
-from tests.simulation.clock import run_virtual
 from tests.simulation.nemesis import inflict
 from tests.simulation.network import MAX_PAYLOAD, Server, SimConnection
+from tests.simulation.replay import Timeline, replay
 from tests.simulation.stream import Stream
-from tests.simulation.violation import Violation, telling
+from tests.simulation.violation import Violation
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -54,7 +53,8 @@ class PublisherRun:
 
     def __init__(self, seed: int) -> None:
         self.draw = draw = Random(seed)
-        self.timeline: list[str] = []
+        self.timeline = Timeline()
+        self.note = self.timeline.note
         self.server = Server(draw)
         self.stream = Stream(self.server, "noetl.", batches=draw.choice(["new"] * 6 + ["disabled", "old"]))
         self.connections = [SimConnection(self.server, name) for name in ("pub", "other")]
@@ -218,10 +218,6 @@ class PublisherRun:
     def _a_while(self) -> float:
         return self.draw.expovariate(1.0) * self.draw.choice([0.01, 0.2, 2.0])
 
-    def note(self, what: str) -> None:
-        """Add *what* to the timeline."""
-        self.timeline.append(f"{asyncio.get_running_loop().time():9.4f} {what}")
-
 
 def _id_of(data: bytes) -> int:
     event_id: int = msgspec.json.decode(data)["event_id"]
@@ -236,15 +232,5 @@ def simulate_publisher(seed: int) -> list[str]:
         Violation: with the timeline as a note.
 
     """
-    made: list[PublisherRun] = []
-
-    async def run() -> None:
-        made.append(PublisherRun(seed))
-        await made[0].run()
-
-    with ExitStack() as stack:
-        for module, name, value in SMALL:
-            stack.enter_context(patch.object(module, name, value))
-        with telling(lambda: made[0].timeline):
-            run_virtual(run(), seed)
-    return [*made[0].timeline, f"stored {made[0].stored_ids()}"]
+    run = replay(seed, PublisherRun, lambda _: SMALL)
+    return [*run.timeline, f"stored {run.stored_ids()}"]

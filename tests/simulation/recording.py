@@ -9,14 +9,15 @@ Live:  once nothing goes wrong any more, it takes what comes.
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import tempfile
+import time
 from concurrent.futures import Executor, Future
-from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any, Final
-from unittest.mock import patch
 
 from noetl_events import SinkUnavailable, decode, encode
 from noetl_events.json_values import MalformedEvent
@@ -27,9 +28,9 @@ from noetl_events.sinks.recording import RecordingSink
 from noetl_events.sinks.rotation import Rotation
 from noetl_events.sinks.segments import CURRENT, next_segment, read_recording
 from noetl_events.testing import make_event
-from tests.simulation.clock import run_virtual
 from tests.simulation.disk import MEMORY, Death, Disk, noting
-from tests.simulation.violation import Violation, telling
+from tests.simulation.replay import Timeline, replay
+from tests.simulation.violation import Violation
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,7 +54,8 @@ class RecordingRun:
 
     def __init__(self, seed: int, folder: Path) -> None:
         self.draw = draw = Random(seed)
-        self.timeline: list[str] = []
+        self.timeline = Timeline()
+        self.note = self.timeline.note
         # Whatever a block may hold that was never written is told apart by nobody but a reader.
         self.disk = Disk(draw, folder / "record", tears=("cut",))
         self.is_synced = draw.random() < 0.7
@@ -216,10 +218,6 @@ class RecordingRun:
         if wrong := [event for event in recorded if event != self.emitted[event.event_id or 0]]:
             raise Violation(f"changed: {wrong}")
 
-    def note(self, what: str) -> None:
-        """Add *what* to the timeline."""
-        self.timeline.append(f"{asyncio.get_running_loop().time():9.4f} {what}")
-
 
 class _Inline(Executor):
     """Runs what it is given at once: a write is not interrupted by whoever waits for it."""
@@ -244,29 +242,20 @@ def simulate_recording(seed: int) -> list[str]:
         Violation: with the timeline as a note.
 
     """
-    made: list[RecordingRun] = []
-
-    async def run(folder: Path) -> None:
-        made.append(RecordingRun(seed, folder))
-        with ExitStack() as stack:
-            _replace(made[0], stack, asyncio.get_running_loop().time)
-            await made[0].run()
-
-    with tempfile.TemporaryDirectory(dir=MEMORY) as folder, telling(lambda: made[0].timeline):
-        run_virtual(run(Path(folder)), seed)
-    return [*made[0].timeline, f"acknowledged {len(made[0].acknowledged)}"]
+    with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
+        run = replay(seed, partial(RecordingRun, folder=Path(folder)), _replaced)
+    return [*run.timeline, f"acknowledged {len(run.acknowledged)}"]
 
 
-def _replace(run: RecordingRun, stack: ExitStack, now: Callable[[], float]) -> None:
+def _replaced(run: RecordingRun) -> list[tuple[Any, str, Any]]:
     """Have the record use the simulated disk and clock, and no thread."""
-    set_times = os.utime
-    for target, value in (
-        ("fcntl.flock", noting(run.files)),
-        ("os.fsync", run.disk.sync),
-        ("os.utime", lambda path, _=None: set_times(path, (now(), now()))),
-        ("time.time", now),
-    ):
-        stack.enter_context(patch(target, value))
-    stack.enter_context(patch.object(jsonl, "ThreadPoolExecutor", _Inline))
-    stack.enter_context(patch.object(jsonl, "_fdatasync", run.disk.sync))
-    stack.enter_context(patch.object(AppendFile, "_write", lambda file, data: run.disk.write(file._file, data)))
+    now, set_times = asyncio.get_running_loop().time, os.utime
+    return [
+        (fcntl, "flock", noting(run.files)),
+        (os, "fsync", run.disk.sync),
+        (os, "utime", lambda path, _=None: set_times(path, (now(), now()))),
+        (time, "time", now),
+        (jsonl, "ThreadPoolExecutor", _Inline),
+        (jsonl, "_fdatasync", run.disk.sync),
+        (AppendFile, "_write", lambda file, data: run.disk.write(file._file, data)),
+    ]

@@ -50,7 +50,7 @@ class SpoolFaults:
         if self._run.is_rotting:
             faults += [self._flip, self._flip]
         await inflict(self._run.draw, faults, paces=[0.2, 1.0, 8.0], until=FAULTS_END)
-        self._run.disk.calls_to_live = 0
+        self._run.disk.heal()
         self._run.is_over = True
         self._run.note("over")
 

@@ -9,12 +9,14 @@ Live:  once nothing goes wrong any more, everything acknowledged is through.
 from __future__ import annotations
 
 import asyncio
+import fcntl
+import os
 import tempfile
-from contextlib import ExitStack, suppress
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any, Final
-from unittest.mock import patch
 
 from noetl_events import SinkUnavailable, decode, encode
 from noetl_events.sinks import spool
@@ -22,12 +24,12 @@ from noetl_events.sinks.append_file import AppendFile
 from noetl_events.spool import handover
 from noetl_events.spool.journal import Journal
 from noetl_events.testing import make_event
-from tests.simulation.clock import run_virtual
 from tests.simulation.disk import MEMORY, Disk, noting
+from tests.simulation.replay import Timeline, replay
 from tests.simulation.spool_faults import FAULTS_END, SpoolFaults
 from tests.simulation.spool_process import SpoolProcess
 from tests.simulation.spool_verdict import SpoolVerdict
-from tests.simulation.violation import Violation, telling
+from tests.simulation.violation import Violation
 from tests.simulation.watched_stream import REJECTED, WatchedStream
 
 if TYPE_CHECKING:
@@ -57,11 +59,13 @@ class SpoolRun:
 
     def __init__(self, seed: int, folder: Path) -> None:
         self.draw = draw = Random(seed)
-        self.timeline: list[str] = []
+        self.timeline = Timeline()
+        self.note = self.timeline.note
         self.disk = Disk(draw, folder / "spool")
         self.window = draw.choice([10.0, 60.0, 600.0])
         self.stream = WatchedStream(draw, self.window)
         self.kind = draw.choice(["plain", "losing", "losing", "rotting", "small"])
+        self.timeline.append(self.kind)
         self.is_losing = self.kind == "losing"
         self.is_rotting = self.kind == "rotting"
         self.is_watched = self.is_losing or draw.random() < 0.7
@@ -200,10 +204,6 @@ class SpoolRun:
         if is_cut:
             self.disk.cut_power()
 
-    def note(self, what: str) -> None:
-        """Add *what* to the timeline."""
-        self.timeline.append(f"{asyncio.get_running_loop().time():9.4f} {what}")
-
 
 def simulate_spool(seed: int) -> list[str]:
     """
@@ -213,32 +213,20 @@ def simulate_spool(seed: int) -> list[str]:
         Violation: with the timeline as a note.
 
     """
-    made: list[SpoolRun] = []
-
-    async def run(folder: Path) -> None:
-        made.append(SpoolRun(seed, folder))
-        with ExitStack() as stack:
-            _replace(made[0], stack)
-            await made[0].run()
-
-    with (
-        tempfile.TemporaryDirectory(dir=MEMORY) as folder,
-        telling(lambda: [made[0].kind, *made[0].timeline]),
-    ):
-        run_virtual(run(Path(folder)), seed)
-    return [*made[0].timeline, f"stored {list(made[0].stream.stored)}"]
+    with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
+        run = replay(seed, partial(SpoolRun, folder=Path(folder)), _replaced)
+    return [*run.timeline, f"stored {list(run.stream.stored)}"]
 
 
-def _replace(run: SpoolRun, stack: ExitStack) -> None:
+def _replaced(run: SpoolRun) -> list[tuple[Any, str, Any]]:
     """Have the spool use the simulated disk, and little of everything."""
-
-    def write(file: Any, data: bytes) -> None:
-        run.disk.write(file._file, data)
-
-    for module, name, value in (*SMALL, (spool, "SEGMENT_BYTES", run.segment_bytes)):
-        stack.enter_context(patch.object(module, name, value))
-    stack.enter_context(patch.object(AppendFile, "_write", write))
-    # It locks what it appends to, and nothing else that closes itself.
-    stack.enter_context(patch("fcntl.flock", noting(run.files)))
-    stack.enter_context(patch("os.fsync", run.disk.sync))
-    stack.enter_context(patch.dict(Journal.__init__.__kwdefaults__, sync=run.disk.sync))
+    defaults = dict(Journal.__init__.__kwdefaults__ or {}, sync=run.disk.sync)
+    return [
+        *SMALL,
+        (spool, "SEGMENT_BYTES", run.segment_bytes),
+        (AppendFile, "_write", lambda file, data: run.disk.write(file._file, data)),
+        # It locks what it appends to, and nothing else that closes itself.
+        (fcntl, "flock", noting(run.files)),
+        (os, "fsync", run.disk.sync),
+        (Journal.__init__, "__kwdefaults__", defaults),
+    ]
