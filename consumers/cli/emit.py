@@ -31,7 +31,9 @@ log = structlog.get_logger()
 
 
 async def emit(
-    file: Annotated[str, Parameter(help="NDJSON, one event a line; `-` reads standard input.")] = "-",
+    file: Annotated[
+        str, Parameter(help="NDJSON, one event a line; `-` reads standard input.", allow_leading_hyphen=True)
+    ] = "-",
     *,
     partitions: Partitions = None,
     nats: Nats = None,
@@ -75,5 +77,8 @@ def _opened(file: str) -> Iterator[BinaryIO]:
     if file == "-":
         yield sys.stdin.buffer
         return
+    if file.startswith("-"):
+        # So that `-` can be said, everything with a hyphen in front comes here.
+        raise ValueError(f"unknown option {file}; `noetl-events emit --help` has those there are, ./{file} is a file")
     with Path(file).open("rb") as lines:
         yield lines

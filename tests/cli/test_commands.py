@@ -100,10 +100,12 @@ def test_real_run_in_row_shape_becomes_rows(own_server: NatsServer, tmp_path: Pa
     assert first[3:] == ("start", "PENDING", "2026-01-20T11:56:27.000000Z", "null", None, '{"node_type":"http"}')
 
 
-def test_emit_reads_a_pipe_and_names_what_is_no_event(server: NatsServer) -> None:
+@pytest.mark.parametrize("named", [[], ["-"]], ids=["unsaid", "said"])
+def test_emit_reads_a_pipe_and_names_what_is_no_event(server: NatsServer, named: list[str]) -> None:
     """A bad line is named with its reason, its neighbours are stored, and the exit code says so."""
     lines = [encode(event) for event in make_events(3)]
-    done = run("emit", "--json", nats=server.url, stdin=b"\n".join([lines[0], b'{"execution_id": 1}', *lines[1:]]))
+    piped = b"\n".join([lines[0], b'{"execution_id": 1}', *lines[1:]])
+    done = run("emit", *named, "--json", nats=server.url, stdin=piped)
 
     assert done.returncode == 1
     assert result(done) == {"stored": 3, "rejected": 0, "malformed": 1}
@@ -172,6 +174,7 @@ def test_stream_show_says_what_is_missing(own_server: NatsServer) -> None:
         pytest.param(["project", "--to", "sqlite://x"], b"sqlite:///relative.db", id="wrong sqlite URL"),
         pytest.param(["replay", "/nowhere.jsonl", "--to", "noop:"], b"/nowhere.jsonl", id="missing file"),
         pytest.param(["emit", "/nowhere.ndjson"], b"/nowhere.ndjson", id="missing input"),
+        pytest.param(["emit", "--frobnicate"], b"unknown option --frobnicate", id="unknown option of emit"),
         pytest.param(["emit", "--nats", "http://x"], b"is not a NATS URL", id="wrong NATS URL"),
         pytest.param(["demo", "--to", "nats://x"], b"cannot be read back", id="demo destination"),
         pytest.param(["demo", "--events", "0"], b"Must be >= 1", id="no events"),
