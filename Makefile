@@ -44,7 +44,7 @@ faults-tests: $(VENV)/.installed-dev ## Run the fault tests at full length; NOET
 mutations: $(VENV)/.installed-dev ## Plant each bug of tests/mutations/table.py, and see its test fail
 	@$(BIN)/python -m tests.mutations.plant $(ARGS)
 
-simulate: $(VENV)/.installed-dev ## Simulate SEEDS seeds from FIRST up: four interleavings each, on a virtual clock
+simulate: $(VENV)/.installed-dev ## Simulate SEEDS seeds from FIRST up: seven interleavings each, on a virtual clock
 	@$(BIN)/python -m tests.simulation.simulate $(SEEDS) $(FIRST)
 
 fuzz: $(VENV)/.installed-dev ## Fuzz decode and the ingest for MINUTES (5); SEED=n repeats a run

@@ -134,8 +134,10 @@ class Puller:
                 await self._keep_asking()
             await self._wait_for_arrival()
         batch = self._buffer.take(limit)
-        if not self._stopping and not self._broken:
-            await self._keep_asking()
+        if not self._stopping and self.is_reading:
+            # It is in nobody's hand yet: nothing here may begin anew, or drop it.
+            with suppress(NatsUnavailable):
+                await self._fill()
         return batch
 
     async def ack(self, messages: Iterable[Message]) -> None:
@@ -191,9 +193,11 @@ class Puller:
         client = await self._connection.client()
         if self._broken or client is not self._inbox.client:
             await self._begin(client)
-        if self._stopping:
-            # Stopped meanwhile: what is asked for now would come to nobody.
-            return
+        if not self._stopping:
+            # Stopped meanwhile, what is asked for now would come to nobody.
+            await self._fill()
+
+    async def _fill(self) -> None:
         if not self.serves_us:
             # One message brings the pin.
             if not self._inbox.requests:

@@ -16,7 +16,7 @@ from noetl_events.backoff import Backoff
 from noetl_events.envelope import encode
 from noetl_events.ids import process_ids
 from noetl_events.json_values import MalformedEvent
-from noetl_events.sink import EventsRejected, open_sink
+from noetl_events.sink import EventsRejected, SinkUnavailable, open_sink
 from noetl_events.sinks.url_options import read_options
 from noetl_events.spool.group_commit import GroupCommit
 from noetl_events.spool.handover import Handover
@@ -93,6 +93,7 @@ class SpoolSink:
         self._calls = 0
         self._idle = asyncio.Event()
         self._closed = False
+        self._closing = asyncio.Lock()
 
     @classmethod
     def from_url(cls, url: str) -> Self:
@@ -132,7 +133,7 @@ class SpoolSink:
         Return when *inner* has acknowledged everything spooled so far.
 
         Raises:
-            SinkUnavailable: the folder cannot be opened.
+            SinkUnavailable: the folder cannot be opened, or was closed before *inner* had all of it.
 
         """
         await (await self._open()).drained()
@@ -143,6 +144,10 @@ class SpoolSink:
         while self._calls:
             self._idle.clear()
             await self._idle.wait()
+        async with self._closing:
+            await self._release()
+
+    async def _release(self) -> None:
         try:
             if self._opening is not None and (folder := await _opened(self._opening)):
                 await folder.close(self._patience)
@@ -222,7 +227,9 @@ class _Folder:
         self.require_health()
 
     def require_health(self) -> None:
-        """Raise what ended the handing over, which only a bug of the sink behind it does."""
+        """Raise what ended the handing over: a bug of the sink behind it, or that the folder was closed."""
+        if self._handing_over.cancelled():
+            raise SinkUnavailable("spool: closed; what is left is handed over by the next one to open the folder")
         if self._handing_over.done():
             self._handing_over.result()
 

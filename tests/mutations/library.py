@@ -146,6 +146,13 @@ LIBRARY = (
         "tests/projector/test_topology_changes.py::test_stream_created_again_is_not_settled_by_what_came_before",
     ),
     Mutation(
+        "who closes a spool that is being closed is cancelled",
+        "noetl_events/sinks/spool.py",
+        "        async with self._closing:\n            await self._release()\n",
+        "        await self._release()\n",
+        "tests/spool/test_handover.py::test_closed_twice_at_once",
+    ),
+    Mutation(
         "what is buffered from a deleted stream is acknowledged to the next one",
         "noetl_events/jetstream/origin.py",
         "            self._orphans = set(buffered)\n",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 from typing import TYPE_CHECKING
+from unittest.mock import patch
 
 import pytest
 from msgspec import structs
@@ -13,7 +14,8 @@ from consumers.dead_letters import DeadLetters
 from consumers.projector import Projector
 from consumers.suspects import Trials
 from noetl_events.jetstream.connection import Connection
-from noetl_events.jetstream.errors import TopologyDrift
+from noetl_events.jetstream.delivery import delivery_of
+from noetl_events.jetstream.errors import NatsUnavailable, TopologyDrift
 from noetl_events.jetstream.options import ConnectOptions
 from noetl_events.jetstream.puller import Puller
 from noetl_events.jetstream.topology import (
@@ -114,6 +116,20 @@ async def test_consumer_that_differs_is_refused(bench: Bench) -> None:
     projector = Projector(puller, MemorySink(), DeadLetters(bench.connection), Trials(bench.connection))
     with pytest.raises(TopologyDrift, match=r"ack_wait: declared 7.0, on the server 30.0"):
         await projector.run()
+
+
+async def test_what_is_taken_is_not_dropped(bench: Bench) -> None:
+    """A batch that is taken while nothing more can be asked for is handed out all the same."""
+    await bench.publish(make_events(3))
+    puller = bench.projector(MemorySink()).puller
+    await puller.ask()
+    await eventually(lambda: len(puller.buffered) == 3)
+    with patch.object(bench.connection, "client", side_effect=NatsUnavailable("closed for good")):
+        taken = await puller.pull(2)
+
+    assert [delivery_of(message).sequence for message in taken] == [1, 2]
+    assert len(puller.buffered) == 1
+    await puller.aclose()
 
 
 async def test_server_killed_and_restarted(own_server: NatsServer) -> None:

@@ -140,6 +140,9 @@ class Keeping:
         self.failed_at = 0.0
         """When it last did not answer."""
 
+        self.on_note: Callable[[SimConnection], None] | None = None
+        """Told, once, who is in the midst of noting something."""
+
         self._draw = draw
 
     async def store(self, connection: SimConnection, subject: str, payload: bytes, headers: dict[str, str]) -> int:
@@ -149,6 +152,9 @@ class Keeping:
             self.letters.setdefault(headers["Nats-Msg-Id"], headers)
         else:
             self.notes[subject] = payload
+            on_note, self.on_note = self.on_note, None
+            if on_note is not None:
+                on_note(connection)
         await self._travel(connection)
         return 1
 

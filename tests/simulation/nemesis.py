@@ -11,11 +11,25 @@ if TYPE_CHECKING:
 
 
 async def inflict(
-    draw: Random, faults: Sequence[Callable[[], Awaitable[None]]], *, paces: Sequence[float], until: float
+    draw: Random,
+    faults: Sequence[Callable[[], Awaitable[None]]],
+    *,
+    paces: Sequence[float],
+    until: float,
+    at_once: int = 1,
 ) -> None:
-    """Cause some of *faults*, at one of the *paces* in seconds; after the virtual second *until* none begins."""
+    """Cause some of *faults*, so many *at_once*, at one of the *paces* in seconds; after *until* none begins."""
     chosen = draw.sample(faults, draw.randint(0, len(faults)))
     pace = draw.choice(paces)
-    while chosen and asyncio.get_running_loop().time() < until:
+    async with asyncio.TaskGroup() as others:
+        for _ in range(at_once - 1):
+            others.create_task(_inflict_one_by_one(draw, chosen, pace, until))
+        await _inflict_one_by_one(draw, chosen, pace, until)
+
+
+async def _inflict_one_by_one(
+    draw: Random, faults: Sequence[Callable[[], Awaitable[None]]], pace: float, until: float
+) -> None:
+    while faults and asyncio.get_running_loop().time() < until:
         await asyncio.sleep(draw.expovariate(1.0) * pace)
-        await draw.choice(chosen)()
+        await draw.choice(faults)()

@@ -51,6 +51,9 @@ class Server:
         self.lossy = 0
         """So many of the next messages through the server are lost on the way."""
 
+        self.on_send: Callable[[Command], None] = lambda _: None
+        """Told of each command as its client sends it."""
+
     def route(self, prefix: str, take: Callable[[Command], None]) -> None:
         """Have *take* called with what is published to subjects that begin with *prefix*."""
         self.routes.append((prefix, take))
@@ -124,6 +127,8 @@ class SimClient:
 
     def _write(self) -> None:
         commands, self._pending = self._pending, []
+        for command in commands:
+            self._server.on_send(command)
         self._up.send([partial(self._server.take, command) for command in commands])
 
     def _listen(self, subject: str, take: Callable[[Any], Any]) -> Subscription:

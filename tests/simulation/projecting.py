@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from functools import partial
 from random import Random
 from typing import Any, Final
 
@@ -41,11 +42,13 @@ class ProjectorRun:
 
     Args:
         seed: every chance in it.
+        faults_at_once: how many may overlap.
 
     """
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, *, faults_at_once: int) -> None:
         self.draw = draw = Random(seed)
+        self.faults_at_once = faults_at_once
         self.timeline = Timeline()
         self.note = self.timeline.note
         self.server = Server(draw)
@@ -76,7 +79,9 @@ class ProjectorRun:
         bad = draw.choice([0.0, 0.0, 0.1])
         fatal = draw.choice([0.0, 0.0, 0.04]) if self.mode != "single" else 0.0
         weights = [1 - bad - fatal, bad / 2, bad / 2, fatal]
-        return draw.choices([GOOD, MALFORMED, REJECTED, FATAL], weights, k=draw.randint(1, 60))
+        # A storm lasts as long as its faults.
+        most = 60 if self.faults_at_once == 1 else 200
+        return draw.choices([GOOD, MALFORMED, REJECTED, FATAL], weights, k=draw.randint(1, most))
 
     def id_at(self, place: int) -> int:
         """Return the id of the event at this *place*: every fifth has none of its own."""
@@ -208,15 +213,15 @@ class ProjectorRun:
             raise Violation(f"delivered again without need: {again}")
 
 
-def simulate_projector(seed: int) -> list[str]:
+def simulate_projector(seed: int, *, faults_at_once: int = 1) -> list[str]:
     """
-    Run *seed*, and return its timeline.
+    Run *seed*, so many *faults_at_once*, and return its timeline.
 
     Raises:
         Violation: with the timeline as a note.
 
     """
-    run = replay(seed, ProjectorRun, _replaced)
+    run = replay(seed, partial(ProjectorRun, faults_at_once=faults_at_once), _replaced)
     return [*run.timeline, *(f"stored {list(table.stored)}" for table in run.tables), f"buried {run.buried()}"]
 
 

@@ -10,6 +10,8 @@ from tests.simulation.nemesis import inflict
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from tests.simulation.network import SimConnection
+    from tests.simulation.process import Process
     from tests.simulation.projecting import ProjectorRun
 
 FAULTS_END: Final = 60.0
@@ -44,7 +46,9 @@ class ProjectorFaults:
         faults += [] if self._run.mode == "single" else [self._kill_one, self._kill_one]
         # The order of a stream that is gone, in the hands of one who was paused, is nobody's to keep.
         faults += [] if self._run.mode == "standby" else [self._delete_stream]
-        await inflict(self._run.draw, faults, paces=[0.3, 2.0, 8.0], until=FAULTS_END)
+        # A seed that was kept means what it did: what came later is part of the storms.
+        faults += [self._leave_while_noting] if self._run.faults_at_once > 1 else []
+        await inflict(self._run.draw, faults, paces=[0.3, 2.0, 8.0], until=FAULTS_END, at_once=self._run.faults_at_once)
         self._run.is_over = True
         self._run.note("over")
 
@@ -117,13 +121,23 @@ class ProjectorFaults:
         self._run.consumer.have_stream()
 
     async def _leave(self) -> None:
+        if staying := [process for process in self._run.processes.values() if not process.is_told]:
+            self._tell_to_leave(self._run.draw.choice(staying))
+
+    async def _leave_while_noting(self) -> None:
+        self._run.keeping.on_note = self._leave_by
+
+    def _leave_by(self, connection: SimConnection) -> None:
+        for process in self._run.processes.values():
+            if process.connection is connection and not process.is_told:
+                self._tell_to_leave(process)
+
+    def _tell_to_leave(self, process: Process) -> None:
         self._run.note("leave")
         self._run.is_cut = True
-        if staying := [process for process in self._run.processes.values() if not process.is_told]:
-            process = self._run.draw.choice(staying)
-            if not process.connection.is_connected or self._run.keeping.is_flaky:
-                self._run.blame(process)
-            process.leave()
+        if not process.connection.is_connected or self._run.keeping.is_flaky:
+            self._run.blame(process)
+        process.leave()
 
     async def _kill_one(self) -> None:
         if self._run.processes:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from functools import partial
 from random import Random
 from typing import TYPE_CHECKING, Final
 
@@ -19,6 +20,7 @@ from noetl_events import EventsRejected, SinkUnavailable
 from noetl_events.jetstream import atomic_batch, fast_batch, publisher
 from noetl_events.sinks.nats import NatsSink
 from noetl_events.testing import make_event
+from tests.simulation.doubts import Doubts
 from tests.simulation.nemesis import inflict
 from tests.simulation.network import MAX_PAYLOAD, Server, SimConnection
 from tests.simulation.replay import Timeline, replay
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from noetl_events import ExecutorEvent
+    from tests.simulation.network import Command
 
 # Everything that takes thousands of messages happens with a few.
 SMALL: Final = [
@@ -48,11 +51,13 @@ class PublisherRun:
 
     Args:
         seed: every chance in it.
+        faults_at_once: how many may overlap.
 
     """
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, *, faults_at_once: int) -> None:
         self.draw = draw = Random(seed)
+        self.faults_at_once = faults_at_once
         self.timeline = Timeline()
         self.note = self.timeline.note
         self.server = Server(draw)
@@ -62,8 +67,11 @@ class PublisherRun:
         timeout = draw.choice([2.0, 8.0, 30.0])
         self.sinks = [NatsSink(each, timeout=timeout, durable=durable) for each in self.connections]  # type: ignore[arg-type]
         room = draw.choice([8, 30, 20_000])
-        for sink in self.sinks:
-            sink._publisher._outbox.room._max_messages = room
+        outboxes = [sink._publisher._outbox for sink in self.sinks]
+        for outbox in outboxes:
+            outbox.room._max_messages = room
+        self.doubts = [Doubts(outbox) for outbox in outboxes]
+        self.server.on_send = self._look_at
         self.is_over = False
         self.acknowledged: set[int] = set()
         self.refused: set[int] = set()
@@ -139,6 +147,11 @@ class PublisherRun:
         if missing := ids - set(self.stored_ids()):
             raise Violation(f"acknowledged and not stored: {sorted(missing)}")
 
+    def _look_at(self, command: Command) -> None:
+        for connection, doubts in zip(self.connections, self.doubts, strict=True):
+            if command.client is connection.current:
+                doubts.look_at(command)
+
     def stored_ids(self) -> list[int]:
         """Return the ids in the stream, in its order."""
         return [_id_of(message.data) for message in self.stream.stored]
@@ -153,6 +166,8 @@ class PublisherRun:
             raise Violation(f"lost: {sorted(lost)}")
         if both := self.refused & set(stored):
             raise Violation(f"refused and stored: {sorted(both)}")
+        if batched := [sorted(doubts.batched_again) for doubts in self.doubts if doubts.batched_again]:
+            raise Violation(f"in doubt, and by batch again: {batched}")
         if self.stream.batches == "new":
             # Of a window of plain publishes one may be lost and the next not.
             self._require_order(stored)
@@ -174,7 +189,8 @@ class PublisherRun:
             self._fill,
             self._restart,
         ]
-        await inflict(self.draw, faults, paces=[0.05, 0.5, 3.0], until=FAULTS_END)
+        at_once = self.faults_at_once
+        await inflict(self.draw, faults, paces=[0.05, 0.5, 3.0], until=FAULTS_END, at_once=at_once)
         self.is_over = True
 
     async def _cut(self) -> None:
@@ -224,13 +240,13 @@ def _id_of(data: bytes) -> int:
     return event_id
 
 
-def simulate_publisher(seed: int) -> list[str]:
+def simulate_publisher(seed: int, *, faults_at_once: int = 1) -> list[str]:
     """
-    Run *seed*, and return its timeline.
+    Run *seed*, so many *faults_at_once*, and return its timeline.
 
     Raises:
         Violation: with the timeline as a note.
 
     """
-    run = replay(seed, PublisherRun, lambda _: SMALL)
+    run = replay(seed, partial(PublisherRun, faults_at_once=faults_at_once), lambda _: SMALL)
     return [*run.timeline, f"stored {run.stored_ids()}"]

@@ -3,8 +3,9 @@ Simulate many seeds, and print those that break a promise.
 
     python -m tests.simulation.simulate [SEEDS] [FIRST]
 
-Each seed is four interleavings, one each of the publisher, of projectors, of a spool and of a record.  A seed that
-fails prints the end of its timeline; add it to `regressions.py` once the bug is mended.  Exit code 1 if one failed.
+Each seed is seven interleavings: one each of the publisher, of projectors and of a spool, where one thing goes wrong at
+a time; likewise in a storm, where three do; and one of a record.  A seed that fails prints the end of its timeline; add
+it to `regressions.py` once the bug is mended.  Exit code 1 if one failed.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import os
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -25,10 +27,16 @@ from tests.simulation.spooling import simulate_spool
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+_STORM: Final = 3
+"""So many faults may overlap in one."""
+
 SIMULATIONS: Final[dict[str, Callable[[int], list[str]]]] = {
     "publisher": simulate_publisher,
+    "publisher in a storm": partial(simulate_publisher, faults_at_once=_STORM),
     "projector": simulate_projector,
+    "projector in a storm": partial(simulate_projector, faults_at_once=_STORM),
     "spool": simulate_spool,
+    "spool in a storm": partial(simulate_spool, faults_at_once=_STORM),
     "recording": simulate_recording,
 }
 _CHUNK: Final = 50
@@ -73,7 +81,7 @@ def main(seeds: int, first: int) -> int:
             if failed >= _MOST_SHOWN:
                 pool.shutdown(cancel_futures=True)
                 break
-            if done % _TELL_EVERY == 0:
+            if done % _TELL_EVERY < _CHUNK * len(SIMULATIONS):
                 tell(done, first, began, failed)
     tell(done, first, began, failed)
     return 1 if failed else 0

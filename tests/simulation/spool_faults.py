@@ -36,7 +36,7 @@ class SpoolFaults:
     async def run(self) -> None:
         """Cause some of them, until it is time to stop."""
         faults: list[Callable[[], Awaitable[None]]] = [
-            partial(self._trouble, "away"),
+            self._take_stream_away,
             partial(self._trouble, "flaky"),
             partial(self._trouble, "slow"),
             self._kill,
@@ -49,10 +49,16 @@ class SpoolFaults:
             faults += [self._lose_end, self._lose_end, self._create_again]
         if self._run.is_rotting:
             faults += [self._flip, self._flip]
-        await inflict(self._run.draw, faults, paces=[0.2, 1.0, 8.0], until=FAULTS_END)
+        at_once = self._run.faults_at_once
+        await inflict(self._run.draw, faults, paces=[0.2, 1.0, 8.0], until=FAULTS_END, at_once=at_once)
         self._run.disk.heal()
         self._run.is_over = True
         self._run.note("over")
+
+    async def _take_stream_away(self) -> None:
+        self._run.note("away")
+        with self._run.stream.away():
+            await asyncio.sleep(self._a_while())
 
     async def _trouble(self, state: str) -> None:
         """Have the stream be `is_<state>` for a while."""
@@ -94,11 +100,10 @@ class SpoolFaults:
 
     async def _flip(self) -> None:
         """Flip a byte of a record that is durable, and whose event nobody else has yet."""
-        self._run.stream.is_away = True
-        await asyncio.sleep(self._a_while())
-        self._flip_one()
-        await asyncio.sleep(self._a_while())
-        self._run.stream.is_away = False
+        with self._run.stream.away():
+            await asyncio.sleep(self._a_while())
+            self._flip_one()
+            await asyncio.sleep(self._a_while())
 
     def _flip_one(self) -> None:
         names = sorted(path.name for path in self._run.disk.folder.glob("*.segment"))

@@ -54,11 +54,13 @@ class SpoolRun:
     Args:
         seed: every chance in it.
         folder: where the disk is.
+        faults_at_once: how many may overlap.
 
     """
 
-    def __init__(self, seed: int, folder: Path) -> None:
+    def __init__(self, seed: int, folder: Path, faults_at_once: int) -> None:
         self.draw = draw = Random(seed)
+        self.faults_at_once = faults_at_once
         self.timeline = Timeline()
         self.note = self.timeline.note
         self.disk = Disk(draw, folder / "spool")
@@ -114,9 +116,10 @@ class SpoolRun:
         process, before = self.process, set(self.acknowledged)
         task = process.begin(process.sink.drained())
         await asyncio.wait([task])
-        if task.cancelled() or isinstance(task.exception(), SinkUnavailable):
+        if task.cancelled() or not isinstance(task.exception(), SinkUnavailable):
+            self._require_sound(task, process)
+        if task.cancelled() or task.exception() is not None:
             return False
-        self._require_sound(task)
         if not self.is_losing and (missing := self.verdict.missing() & before):
             raise Violation(f"said to be through, and not: {sorted(missing)}")
         return True
@@ -187,9 +190,9 @@ class SpoolRun:
             self._require_sound(task, process)
         return not task.cancelled() and task.exception() is None
 
-    def _require_sound(self, task: asyncio.Task[None], process: SpoolProcess | None = None) -> None:
-        """Fail if *task* raised what no contract knows, or was cancelled while the process lived."""
-        if (process or self.process).is_dead:
+    def _require_sound(self, task: asyncio.Task[None], process: SpoolProcess) -> None:
+        """Fail if *task* raised what no contract knows, or was cancelled while its *process* lived."""
+        if process.is_dead:
             return
         if task.cancelled():
             raise Violation("cancelled by nobody")
@@ -205,16 +208,16 @@ class SpoolRun:
             self.disk.cut_power()
 
 
-def simulate_spool(seed: int) -> list[str]:
+def simulate_spool(seed: int, *, faults_at_once: int = 1) -> list[str]:
     """
-    Run *seed*, and return its timeline.
+    Run *seed*, so many *faults_at_once*, and return its timeline.
 
     Raises:
         Violation: with the timeline as a note.
 
     """
     with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
-        run = replay(seed, partial(SpoolRun, folder=Path(folder)), _replaced)
+        run = replay(seed, partial(SpoolRun, folder=Path(folder), faults_at_once=faults_at_once), _replaced)
     return [*run.timeline, f"stored {list(run.stream.stored)}"]
 
 

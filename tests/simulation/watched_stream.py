@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from noetl_events import EventsRejected, SinkUnavailable
 from noetl_events.spool.watermark import Watermark
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from random import Random
 
     from noetl_events import ExecutorEvent
@@ -31,7 +32,6 @@ class WatchedStream:
 
     def __init__(self, draw: Random, window: float) -> None:
         self.stored: dict[int, ExecutorEvent] = {}
-        self.is_away = False
         self.is_flaky = False
         self.is_slow = False
         self.too_old: set[int] = set()
@@ -39,10 +39,23 @@ class WatchedStream:
 
         self.draw = draw
         self.losses = 0
+        self._absences = 0
         self._window = window
         self._created = 1
         self._others = 0
         self._stored_at: dict[int, float] = {}
+
+    @property
+    def is_away(self) -> bool:
+        """Whether nobody reaches it."""
+        return self._absences > 0
+
+    @contextmanager
+    def away(self) -> Iterator[None]:
+        """Be away meanwhile; absences may overlap."""
+        self._absences += 1
+        yield
+        self._absences -= 1
 
     def store(self, events: Sequence[ExecutorEvent]) -> dict[int, str]:
         """Store what can be, and return the reasons for what cannot."""
@@ -80,9 +93,8 @@ class WatchedStream:
 
     async def _start_again(self, seconds: float) -> None:
         self.losses += 1
-        self.is_away = True
-        await asyncio.sleep(_SHORTEST_LOSS + seconds)
-        self.is_away = False
+        with self.away():
+            await asyncio.sleep(_SHORTEST_LOSS + seconds)
 
 
 class StreamSink:

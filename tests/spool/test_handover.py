@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import json
 from typing import TYPE_CHECKING
 from unittest.mock import patch
+
+import pytest
 
 from noetl_events import EventsRejected, ExecutorEvent, SinkUnavailable
 from noetl_events.backoff import Backoff
@@ -117,6 +120,22 @@ async def test_what_was_lost_between_two_parts_is_noticed(tmp_path: Path) -> Non
         await sink.emit_batch(make_events(4))
         await eventually(lambda: ids(stream.stored) == [1, 2, 3, 4])
         await sink.aclose()
+
+
+async def test_closed_twice_at_once(tmp_path: Path) -> None:
+    """Who closes a spool that is being closed waits for that; who waits for the rest to be through is told."""
+    away = FaultySink(MemorySink(), [SinkUnavailable("away")] * 1_000)
+    sink = SpoolSink(away, tmp_path, backoff=QUICK, patience=0.3)
+    await sink.emit_batch(make_events(3))
+    waiting, closing = asyncio.create_task(sink.drained()), asyncio.create_task(sink.aclose())
+    calls = away.calls
+    await eventually(lambda: away.calls > calls + 2)
+    await sink.aclose()
+
+    assert closing.done()
+    await closing
+    with pytest.raises(SinkUnavailable, match="closed"):
+        await waiting
 
 
 async def test_what_was_lost_before_the_first_answer_comes_again(tmp_path: Path) -> None:

@@ -1,0 +1,40 @@
+"""What a simulated publisher ever was in doubt of, and whether it sent any of that by fast-ingest batch again."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from noetl_events.jetstream.outbox import Outbox
+    from noetl_events.jetstream.outgoing import Outgoing
+    from tests.simulation.network import Command
+
+
+class Doubts:
+    """
+    The ids whose outcome a publisher said to be unknown.
+
+    Args:
+        outbox: of the publisher, which is watched from now on.
+
+    """
+
+    def __init__(self, outbox: Outbox) -> None:
+        self.batched_again: set[int] = set()
+        """Of them, what was part of a fast-ingest batch afterwards."""
+
+        self._ids: set[int] = set()
+        self._doubt = outbox.doubt
+        outbox.doubt = self._note  # type: ignore[method-assign]
+
+    def look_at(self, command: Command) -> None:
+        """Look at what the publisher sends."""
+        if command.reply.endswith(".$FI") and (event_id := int(command.headers.get("Nats-Msg-Id", 0))) in self._ids:
+            self.batched_again.add(event_id)
+
+    def _note(self, messages: Iterable[Outgoing]) -> None:
+        doubted = list(messages)
+        self._ids |= {message.event_id for message in doubted}
+        self._doubt(doubted)
