@@ -45,7 +45,7 @@ class Search(NamedTuple):
 SEED: Final = 316
 
 SEARCHES: Final = {
-    "--simulate": Search(["tests.simulation.simulate", "1000"], "1,000 seeds of the simulator", 600.0),
+    "--simulate": Search(["tests.simulation.simulate", "1000", "0", "1"], "1,000 seeds of the simulator", 600.0),
     "--campaign": Search(
         ["tests.faults.campaign", "--seed", str(SEED), "--minutes", "1"], "a campaign of a minute", 420.0
     ),

@@ -1,11 +1,11 @@
 """
 Simulate many seeds, and print those that break a promise.
 
-    python -m tests.simulation.simulate [SEEDS] [FIRST]
+    python -m tests.simulation.simulate [SEEDS] [FIRST] [ENOUGH]
 
 Each seed is seven interleavings: one each of the publisher, of projectors and of a spool, where one thing goes wrong at
 a time; likewise in a storm, where three do; and one of a record.  A seed that fails prints the end of its timeline; add
-it to `regressions.py` once the bug is mended.  Exit code 1 if one failed.
+it to `regressions.py` once the bug is mended.  ENOUGH failures, ten by default, end it.  Exit code 1 if one failed.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ SIMULATIONS: Final[dict[str, Callable[[int], list[str]]]] = {
     "recording": simulate_recording,
 }
 _CHUNK: Final = 50
-_MOST_SHOWN: Final = 10
+_DEFAULTS: Final = (1_000, 0, 10)
 _LINES: Final = 40
 _TELL_EVERY: Final = 10_000
 _DEBUG_ONLY: Final = 50
@@ -69,8 +69,8 @@ def _end_of(exc: Exception) -> str:
     return "\n".join(lines[:1] + lines[1:][-_LINES:])
 
 
-def main(seeds: int, first: int) -> int:
-    """Simulate so many *seeds* from *first* up."""
+def main(seeds: int, first: int, enough: int) -> int:
+    """Simulate so many *seeds* from *first* up, until *enough* have failed."""
     began = time.monotonic()
     with ProcessPoolExecutor(os.cpu_count()) as pool:
         done, failed = 0, 0
@@ -78,7 +78,7 @@ def main(seeds: int, first: int) -> int:
             done += _CHUNK * len(SIMULATIONS)
             failed += len(found)
             sys.stdout.write("".join(f"{each}\n\n" for each in found))
-            if failed >= _MOST_SHOWN:
+            if failed >= enough:
                 pool.shutdown(cancel_futures=True)
                 break
             if done % _TELL_EVERY < _CHUNK * len(SIMULATIONS):
@@ -95,4 +95,5 @@ def tell(done: int, first: int, began: float, failed: int) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(*([int(word) for word in sys.argv[1:]] + [1_000, 0][len(sys.argv) - 1 :])))
+    words = tuple(int(word) for word in sys.argv[1:])
+    sys.exit(main(*words, *_DEFAULTS[len(words) :]))
