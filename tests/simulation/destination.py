@@ -140,23 +140,33 @@ class Keeping:
         self.failed_at = 0.0
         """When it last did not answer."""
 
+        self.noting: set[SimConnection] = set()
+        """Who is in the midst of noting something."""
+
         self.on_note: Callable[[SimConnection], None] | None = None
-        """Told, once, who is in the midst of noting something."""
+        """Told, once, who is in the midst of it."""
 
         self._draw = draw
 
     async def store(self, connection: SimConnection, subject: str, payload: bytes, headers: dict[str, str]) -> int:
         """Store a letter or a note, or fail before or after that."""
-        await self._travel(connection)
-        if headers:
-            self.letters.setdefault(headers["Nats-Msg-Id"], headers)
-        else:
-            self.notes[subject] = payload
-            on_note, self.on_note = self.on_note, None
-            if on_note is not None:
-                on_note(connection)
-        await self._travel(connection)
+        self.noting.add(connection)
+        try:
+            await self._travel(connection)
+            if headers:
+                self.letters.setdefault(headers["Nats-Msg-Id"], headers)
+            else:
+                self._note(connection, subject, payload)
+            await self._travel(connection)
+        finally:
+            self.noting.discard(connection)
         return 1
+
+    def _note(self, connection: SimConnection, subject: str, payload: bytes) -> None:
+        self.notes[subject] = payload
+        on_note, self.on_note = self.on_note, None
+        if on_note is not None:
+            on_note(connection)
 
     async def last_payload(self, connection: SimConnection, _stream: str, subject: str) -> bytes | None:
         """Return the note on *subject*."""

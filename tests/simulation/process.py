@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from random import Random
 
     from noetl_events.jetstream.declarations import ConsumerDeclaration
-    from tests.simulation.destination import Table
+    from tests.simulation.destination import Keeping, Table
     from tests.simulation.network import Server
 
 _GIVEN_BACK: Final = 1.0
@@ -75,8 +75,8 @@ class Process:
         """When the stream stored each message in hand."""
         return {delivery_of(message).stored_ns for message in self.projector._in_hand}
 
-    def has_given_back(self, notes_failed_at: float) -> bool:
+    def has_given_back(self, keeping: Keeping) -> bool:
         """Whether what it tried last was refused for now, long enough ago to have struck the trial out."""
         given_back = max(sink.given_back_at for sink in self.sinks)
-        is_idle = not any(sink.is_writing for sink in self.sinks)
-        return is_idle and notes_failed_at < given_back < asyncio.get_running_loop().time() - _GIVEN_BACK
+        is_idle = not any(sink.is_writing for sink in self.sinks) and self.connection not in keeping.noting
+        return is_idle and keeping.failed_at < given_back < asyncio.get_running_loop().time() - _GIVEN_BACK

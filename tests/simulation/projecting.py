@@ -158,7 +158,7 @@ class ProjectorRun:
 
     def blame(self, process: Process) -> None:
         """Note whom a death looks like: a message alone on trial, whoever kills the process; a cut looks like one."""
-        if process.has_given_back(self.keeping.failed_at):
+        if process.has_given_back(self.keeping):
             return
         for payload in self.keeping.notes.values():
             note = suspects._read_note(payload) if payload else None
