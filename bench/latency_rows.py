@@ -3,8 +3,9 @@ How long it takes from `emit` until the row can be read, at a steady rate.
 
     python -m bench.latency_rows [--rate 1000] [--seconds 10] [--rounds 3]
 
-Events of 400 bytes go through `NatsSink`, a stream, `noetl-events project` as a process of its own, and Postgres, with
-fsync and its own defaults.  The clock of an event runs from when it was due to be emitted, so that a stall counts for
+Events of 400 bytes go through `NatsSink`, a stream, `noetl-events project` as a process of its own, and Postgres with
+its own defaults; then through another Postgres that does not wait for its disk (fsync off), which shows what the disk
+of this machine adds.  The clock of an event runs from when it was due to be emitted, so that a stall counts for
 all it held up, until a reader with a connection of its own has seen the row.  The reader asks again a millisecond after
 each answer: what that adds is part of the figures.
 """
@@ -170,7 +171,7 @@ async def run(url: str, dsn: str, arguments: argparse.Namespace) -> None:
                 rounds.append(print_round(moments))
         await sink.aclose()
     p50, p99 = (median(figures) for figures in zip(*rounds, strict=True))
-    print(f"\n  medians: p50 {p50:.2f} ms (bar {P50_BAR:.0f}), p99 {p99:.2f} ms (bar {P99_BAR:.0f})")
+    print(f"\n  medians: p50 {p50:.2f} ms (bar {P50_BAR:.0f}), p99 {p99:.2f} ms (bar {P99_BAR:.0f})\n")
 
 
 def main() -> None:
@@ -181,11 +182,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        server = stack.enter_context(NatsServer(store_dir=folder / "nats"))
-        database = stack.enter_context(PostgresServer(data_dir=folder / "postgres"))
-        asyncio.run(run(server.url, database.url, arguments))
+    for fsync in (True, False):
+        with ExitStack() as stack:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            server = stack.enter_context(NatsServer(store_dir=folder / "nats"))
+            database = stack.enter_context(PostgresServer(data_dir=folder / "postgres", fsync=fsync))
+            asyncio.run(run(server.url, database.url, arguments))
 
 
 if __name__ == "__main__":
