@@ -86,8 +86,8 @@ CHAPTERS = (
         "latency_rows",
         ("--rounds", "5"),
         ("--seconds", "2", "--rounds", "1"),
-        "The clock of an event runs from when it was due, so that a stall counts for all it held up.  The second Postgres "
-        "does not wait for the disk: a stall that only the first one has is this machine's.",
+        "The clock of an event runs from when it was due, so that a stall counts for all it held up.  The second "
+        "Postgres does not wait for the disk: a stall that only the first one has is the disk's.",
     ),
     Chapter(
         "Posts to the gateway",
