@@ -87,7 +87,7 @@ CHAPTERS = (
         ("--rounds", "5"),
         ("--seconds", "2", "--rounds", "1"),
         "The clock of an event runs from when it was due, so that a stall counts for all it held up.  The second "
-        "Postgres does not wait for the disk: a stall that only the first one has is the disk's.",
+        "Postgres does not wait for the disk: a stall that only the first one has is this machine's.",
     ),
     Chapter(
         "Posts to the gateway",
