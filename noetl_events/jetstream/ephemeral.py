@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,6 +19,7 @@ from nats.js.errors import APIError, NotFoundError
 
 from noetl_events.jetstream.delivery import delivery_of
 from noetl_events.jetstream.errors import ConsumerMissing, NatsUnavailable, PermissionDenied
+from noetl_events.jetstream.pull_buffer import PullBuffer
 from noetl_events.jetstream.pull_requests import is_an_ending
 from noetl_events.jetstream.topology import jetstream, unavailable
 
@@ -47,7 +47,7 @@ class EphemeralConsumer:
         connection: to NATS; it stays open.
         stream: to read.
         max_messages: received and not yet taken, or asked for, at most.
-        max_bytes: likewise, of their payloads; but one message of any size always passes.
+        max_bytes: likewise; but one message of any size always passes.
         heartbeat: seconds between two signs of life of a quiet server; after twice as long it counts as gone.
         follows: wait at the end of the stream for what is stored next.
 
@@ -76,8 +76,7 @@ class EphemeralConsumer:
         self._inbox = ""
         self._client: Client | None = None
         self._subscription: Subscription | None = None
-        self._buffer: deque[Msg] = deque()
-        self._buffered_bytes = 0
+        self._buffer: PullBuffer[Msg] = PullBuffer()
         self._outstanding = 0
         self._taken = 0
         self._oversized = False
@@ -117,9 +116,8 @@ class EphemeralConsumer:
         while (self.pending or self._follows) and not self._buffer:
             await self._keep_asking()
             await self._wait_for_arrival()
-        batch = [self._buffer.popleft() for _ in range(min(limit, len(self._buffer)))]
-        if batch:
-            self._take(batch)
+        if batch := self._buffer.take(limit):
+            self._count(batch)
             await self._keep_asking()
         return batch
 
@@ -149,7 +147,7 @@ class EphemeralConsumer:
         room = self._max_messages - len(self._buffer) - self._outstanding
         if not (self.pending or self._follows) or self._broken or self._client is None:
             return
-        if room >= self._max_messages // 2 and self._buffered_bytes <= self._max_bytes // 2:
+        if room >= self._max_messages // 2 and self._buffer.bytes <= self._max_bytes // 2:
             await self._ask(self._client, room)
 
     async def _ask(self, client: Client, room: int) -> None:
@@ -214,12 +212,11 @@ class EphemeralConsumer:
             raise NatsUnavailable("the server is alive, and messages it has do not come")
         self.pending = 0
 
-    def _take(self, batch: list[Msg]) -> None:
+    def _count(self, batch: list[Msg]) -> None:
         first, last = delivery_of(batch[0]), delivery_of(batch[-1])
         if (first.number, last.number) != (self._taken + 1, self._taken + len(batch)):
             raise NatsUnavailable(f"messages were lost on the way, before sequence {last.sequence}")
         self._taken += len(batch)
-        self._buffered_bytes -= sum(len(message.data) for message in batch)
         self.pending = last.pending
 
     async def _on_message(self, message: Msg) -> None:
@@ -227,8 +224,7 @@ class EphemeralConsumer:
         if message.reply:
             self._idle = False
             self._outstanding -= 1
-            self._buffered_bytes += len(message.data)
-            self._buffer.append(message)
+            self._buffer.put(message)
         else:
             self._on_status(message)
         self._arrived.set()

@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import Generic, TypeVar
 
-if TYPE_CHECKING:
-    from noetl_events.jetstream.delivery import Message
+from noetl_events.jetstream.delivery import Message
+
+M = TypeVar("M", bound=Message)
 
 
-class PullBuffer:
+class PullBuffer(Generic[M]):
     """Messages in the order of their delivery, and how many bytes they are."""
 
     def __init__(self) -> None:
-        self.messages: deque[Message] = deque()
+        self.messages: deque[M] = deque()
         self.bytes = 0
 
     def __len__(self) -> int:
         return len(self.messages)
 
-    def put(self, message: Message) -> None:
+    def put(self, message: M) -> None:
         """Add *message*."""
         self.messages.append(message)
         self.bytes += _size(message)
 
-    def take(self, limit: int) -> list[Message]:
+    def take(self, limit: int) -> list[M]:
         """Return the first *limit* messages, or all there are."""
         taken = [self.messages.popleft() for _ in range(min(limit, len(self.messages)))]
         self.bytes -= sum(map(_size, taken))

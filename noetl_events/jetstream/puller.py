@@ -76,7 +76,7 @@ class Puller:
         self._connection = connection
         self._max_messages = max_messages
         self._max_bytes = max_bytes
-        self._buffer = PullBuffer()
+        self._buffer: PullBuffer[Message] = PullBuffer()
         self._origin = Origin(connection, consumer)
         self._pin = Pin()
         # Two requests under way and half a buffer are all of it.

@@ -137,7 +137,7 @@ async def test_memory_is_bounded(connection: Connection, stream: StreamDeclarati
         await history.read(1)
         consumer = history._consumer
         assert consumer is not None
-        await eventually(lambda: consumer._outstanding == 0 or consumer._buffered_bytes > 2_000_000)
+        await eventually(lambda: consumer._outstanding == 0 or consumer._buffer.bytes > 2_000_000)
         await (await connection.client()).flush()
         assert len(consumer._buffer) <= 40
         assert await read_all(history) == [*range(2, 201)]

@@ -68,7 +68,7 @@ async def test_message_lost_on_the_way(connection: Connection, stream: StreamDec
         consumer = history._consumer
         assert consumer is not None
         await eventually(lambda: len(consumer._buffer) == 99)
-        del consumer._buffer[place]
+        del consumer._buffer.messages[place]
         rest = await read_all(history, 30)
 
     assert sequences(first) + rest == [*range(1, 101)]
