@@ -31,8 +31,7 @@ class SpoolVerdict:
 
     def missing(self) -> set[int]:
         """Return what was acknowledged, and is neither through nor excused: damage takes what stands behind it too."""
-        behind_damage = {each for runs in self._run.disk.spoilt.values() for run in runs for each in ids_in(run)}
-        return self._not_through() - behind_damage
+        return self._not_through() - self._behind_damage()
 
     def require_end(self) -> None:
         """Fail unless all is where it should be."""
@@ -49,6 +48,9 @@ class SpoolVerdict:
     def _not_through(self) -> set[int]:
         stream = self._run.stream
         return self._run.acknowledged - stream.stored.keys() - stream.too_old - self._rejected().keys()
+
+    def _behind_damage(self) -> set[int]:
+        return {each for runs in self._run.disk.spoilt.values() for run in runs for each in ids_in(run)}
 
     def _rejected(self) -> dict[int, ExecutorEvent]:
         """Return the events that stand in `rejected.jsonl`; a line cut off by a power cut is none."""
@@ -69,7 +71,10 @@ class SpoolVerdict:
             raise Violation(f"rejected without need: {wrong}")
 
     def _require_order(self) -> None:
-        place = {event_id: index for index, event_id in enumerate(self._run.stream.stored)}
+        # What a process that died had under way may come after what its successor reads behind the damage.
+        behind_damage = self._behind_damage()
+        judged = [event_id for event_id in self._run.stream.stored if event_id not in behind_damage]
+        place = {event_id: index for index, event_id in enumerate(judged)}
         for lane, ids in self._run.lanes.items():
             places = [place[event_id] for event_id in ids if event_id in place]
             if places != sorted(places):
