@@ -1,4 +1,4 @@
-"""Publisher, projector, spool and record in some interleavings; `make simulate SEEDS=20000` runs 140,000."""
+"""Publisher, projector, spool and record in some interleavings; `make simulate SEEDS=15000` runs 105,000."""
 
 from __future__ import annotations
 
