@@ -40,7 +40,10 @@ _SMALLEST: Final = 50
 """Events handed over at a time, and after many failures."""
 
 _LOOK_ROUND: Final = 5.0
-"""Seconds between two looks at the stream while there is nothing to hand over."""
+"""
+Seconds between two looks at the stream while there is nothing to hand over.  Nobody loses something and is back sooner;
+after a longer time in which we did not look it may have, and what it stores next would hide that.
+"""
 
 _SAVE_ROUND: Final = 0.25
 """Seconds between two notes of the progress on disk while there is more: a crash has this much handed over again."""
@@ -88,6 +91,8 @@ class Handover:
         self._watched = isinstance(inner, HasWatermark)
         self._size = _BATCH
         self._save_at = 0.0
+        self._looked_at = 0.0
+        self._acknowledged_at = 0.0
 
     def notice(self) -> None:
         """Look for records: some were appended."""
@@ -107,7 +112,7 @@ class Handover:
             if bodies:
                 if await self._hand_over(bodies):
                     await self._look(end)
-                if asyncio.get_running_loop().time() >= self._save_at:
+                if _now() >= self._save_at:
                     await self._save()
             else:
                 self.position = end
@@ -150,6 +155,8 @@ class Handover:
     async def _emit_in_parts(self, left: list[ExecutorEvent]) -> bool:
         """Emit *left*, so many at a time, and take from it what is through; return whether the stream has kept it."""
         while left:
+            if _is_long_ago(self._looked_at) and not await self._look(self.position):
+                return False
             await self._emit(left[: self._size])
             del left[: self._size]
             if left and not await self._look(self.position):
@@ -160,8 +167,11 @@ class Handover:
         try:
             await self._inner.emit_batch(events)
         except EventsRejected as exc:
+            self._acknowledged_at = _now()
             refused = [(event, exc.reasons.get(event.event_id or 0)) for event in events]
             await self._keep([(_text(event), reason) for event, reason in refused if reason is not None])
+        else:
+            self._acknowledged_at = _now()
 
     async def _readable(self, bodies: list[bytes]) -> list[ExecutorEvent]:
         events: list[ExecutorEvent] = []
@@ -202,23 +212,29 @@ class Handover:
             Whether it has it all.
 
         """
-        sure = True
+        sure = not self._is_stale()
         for wait in self._backoff.waits():
+            self._looked_at = _now()
             now = await self._ask()
             if now is not None or not self._progress.is_watched:
                 break
             if sure:
                 log.warning("spool.unanswered", segment=self.position.segment, offset=self.position.offset)
-            # It may have lost what it has just acknowledged, and what it would store next could hide that.
-            acknowledged, sure = self.position, False
+            sure = False
             await asyncio.sleep(wait)
         if now is not None and self._progress.is_contradicted(now):
             self.position = self._progress.rewind(now) or self._journal.start
             log.warning("spool.replaying", segment=self.position.segment, offset=self.position.offset)
             return False
-        self.position = acknowledged
-        self._progress.record(Mark(acknowledged, self._clock(), now), apart=self._replay_window / _MARKS)
+        if sure:
+            self.position = acknowledged
+        # Else it may have lost what it has just acknowledged, and what it would store next could hide that.
+        self._progress.record(Mark(self.position, self._clock(), now), apart=self._replay_window / _MARKS)
         return sure
+
+    def _is_stale(self) -> bool:
+        """Whether it was acknowledged so long ago that it may be lost again, and we have not looked since."""
+        return self._watched and self._looked_at < self._acknowledged_at and _is_long_ago(self._acknowledged_at)
 
     async def _save(self) -> None:
         try:
@@ -226,7 +242,7 @@ class Handover:
         except OSError as exc:
             # Without the note more is handed over again after a crash; that is no reason to hand over less now.
             log.warning("spool.progress_not_saved", reason=exc.strerror or str(exc))
-        self._save_at = asyncio.get_running_loop().time() + _SAVE_ROUND
+        self._save_at = _now() + _SAVE_ROUND
 
     def _write_progress(self) -> None:
         kept = self._replay_window if self._watched else 0.0
@@ -246,6 +262,14 @@ class Handover:
         except SinkUnavailable as exc:
             log.debug("spool.cannot_watch", reason=exc.reason)
             return None
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def _is_long_ago(moment: float) -> bool:
+    return _now() - moment > _LOOK_ROUND
 
 
 def _text(event: ExecutorEvent) -> str:
