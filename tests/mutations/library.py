@@ -153,6 +153,20 @@ LIBRARY = (
         "tests/spool/test_handover.py::test_closed_twice_at_once",
     ),
     Mutation(
+        "what was acknowledged long ago is taken for kept",
+        "noetl_events/spool/handover.py",
+        "        sure = not self._is_stale()\n",
+        "        sure = True\n",
+        "tests/spool/test_handover.py::test_what_was_lost_before_we_could_look_comes_again",
+    ),
+    Mutation(
+        "a spool stores before it looks, however long ago it did",
+        "noetl_events/spool/handover.py",
+        "            if _is_long_ago(self._looked_at) and not await self._look(self.position):\n",
+        "            if self._size < 0:\n",
+        "tests/spool/test_handover.py::test_what_was_lost_while_we_were_halted_comes_again",
+    ),
+    Mutation(
         "what is buffered from a deleted stream is acknowledged to the next one",
         "noetl_events/jetstream/origin.py",
         "            self._orphans = set(buffered)\n",

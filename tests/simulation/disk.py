@@ -44,6 +44,9 @@ class Disk:
         self.refuses = 0.0
         """The chance that a write or a sync fails."""
 
+        self.is_slow = False
+        """Whether a call takes seconds."""
+
         self.calls_to_live = 0
         """So many writes and syncs from now the process dies in one; 0 for none."""
 

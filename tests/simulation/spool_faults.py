@@ -50,6 +50,8 @@ class SpoolFaults:
         if self._run.is_rotting:
             faults += [self._flip, self._flip]
         at_once = self._run.faults_at_once
+        # A seed that was kept means what it did: what came later is part of the storms.
+        faults += [self._slow_disk] if at_once > 1 else []
         await inflict(self._run.draw, faults, paces=[0.2, 1.0, 8.0], until=FAULTS_END, at_once=at_once)
         self._run.disk.heal()
         self._run.is_over = True
@@ -97,6 +99,12 @@ class SpoolFaults:
         self._run.disk.refuses = self._run.draw.choice([0.1, 0.5, 1.0])
         await asyncio.sleep(self._a_while())
         self._run.disk.refuses = 0.0
+
+    async def _slow_disk(self) -> None:
+        self._run.note("disk slow")
+        self._run.disk.is_slow = True
+        await asyncio.sleep(self._a_while())
+        self._run.disk.is_slow = False
 
     async def _flip(self) -> None:
         """Flip a byte of a record that is durable, and whose event nobody else has yet."""

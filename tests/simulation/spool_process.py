@@ -102,7 +102,7 @@ class SpoolProcess:
 
     async def _linger(self) -> None:
         if self._run.draw.random() < 0.4:
-            await asyncio.sleep(self._run.draw.expovariate(200.0))
+            await asyncio.sleep(self._run.draw.expovariate(0.5 if self._run.disk.is_slow else 200.0))
 
     def _require_life(self) -> None:
         if self.is_dead:

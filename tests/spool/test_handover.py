@@ -21,7 +21,7 @@ from noetl_events.spool.watermark import Watermark
 from noetl_events.testing import FaultySink, eventually, make_event, make_events
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from noetl_events import EventSink
@@ -66,6 +66,28 @@ class Losing:
 
     async def aclose(self) -> None:
         """Do nothing."""
+
+
+class Rejecting(Losing):
+    """One that stores all but the last of its first batch, and rejects that."""
+
+    async def emit_batch(self, events: Sequence[ExecutorEvent]) -> None:
+        """Store, or reject."""
+        is_first = not self.stored
+        await super().emit_batch(events[:-1] if is_first else events)
+        if is_first:
+            raise EventsRejected({events[-1].event_id or 0: "too large"})
+
+
+class Halt:
+    """A clock of a process that was halted for some seconds."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def now(self) -> float:
+        """Return the time."""
+        return asyncio.get_running_loop().time() + self.seconds
 
 
 def spool(inner: EventSink, path: Path) -> SpoolSink:
@@ -150,6 +172,36 @@ async def test_what_was_lost_before_the_first_answer_comes_again(tmp_path: Path)
     await sink.emit_batch(make_events(5, start=6))
     await eventually(lambda: ids(stream.stored) == list(range(1, 11)))
     await sink.aclose()
+
+
+async def test_what_was_lost_while_we_were_halted_comes_again(tmp_path: Path) -> None:
+    """After a time without a look we look before we store: that would hide what was lost in it."""
+    stream, halt = Losing(), Halt()
+    with patch.object(handover, "_now", halt.now):
+        sink = spool(stream, tmp_path)
+        await sink.emit_batch(make_events(5))
+        await sink.drained()
+        halt.seconds += 60.0
+        del stream.stored[3:]
+        await sink.emit_batch(make_events(5, start=6))
+        await eventually(lambda: ids(stream.stored) == list(range(1, 11)))
+        await sink.aclose()
+
+
+async def test_what_was_lost_before_we_could_look_comes_again(tmp_path: Path) -> None:
+    """What is lost while a rejected event is written down, which a disk may delay for long, is not taken for kept."""
+    stream, halt = Rejecting(), Halt()
+
+    def write_late(path: Path, sync: Callable[[int], None]) -> AppendFile:
+        halt.seconds += 60.0
+        del stream.stored[3:]
+        return AppendFile(path, sync)
+
+    with patch.object(handover, "_now", halt.now), patch.object(handover, "AppendFile", write_late):
+        sink = spool(stream, tmp_path)
+        await sink.emit_batch(make_events(6))
+        await eventually(lambda: ids(stream.stored) == list(range(1, 7)))
+        await sink.aclose()
 
 
 async def test_stream_that_cannot_be_asked_gets_nothing_until_it_can(tmp_path: Path) -> None:
