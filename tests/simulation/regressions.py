@@ -30,10 +30,15 @@ REGRESSIONS: Final = (
     ("spool", 120, "half a line of rejected events swallowed the next one; a power cut took the whole file"),
     ("spool", 62, "what a stream had lost in an outage was hidden by what the spool itself handed over next"),
     ("spool", 2008552, "what a stream lost before it had answered once was never noticed"),
-    ("spool in a storm", 1, "who closed a spool that was being closed was cancelled, by nobody"),
+    ("spool in a storm", 39, "who closed a spool that was being closed was cancelled, by nobody"),
     (
         "spool in a storm",
-        4013879,
-        "what was lost while a disk refused a rejected event was hidden by the look after that",
+        2267,
+        "what was lost while a disk delayed the note of a rejected event was hidden by the look after",
+    ),
+    (
+        "spool in a storm",
+        4605,
+        "what was lost while a slow disk kept us from looking was hidden by what was stored next",
     ),
 )

@@ -45,13 +45,14 @@ class SpoolFaults:
             self._stop,
             self._fill_disk,
         ]
+        # A seed that was kept means what it did: what came later is part of the storms.
         if self._run.is_losing:
             faults += [self._lose_end, self._lose_end, self._create_again]
+            faults += [self._lose_a_few] if self._run.faults_at_once > 1 else []
         if self._run.is_rotting:
             faults += [self._flip, self._flip]
         at_once = self._run.faults_at_once
-        # A seed that was kept means what it did: what came later is part of the storms.
-        faults += [self._slow_disk] if at_once > 1 else []
+        faults += [self._slow_disk, self._slow_disk] if at_once > 1 else []
         await inflict(self._run.draw, faults, paces=[0.2, 1.0, 8.0], until=FAULTS_END, at_once=at_once)
         self._run.disk.heal()
         self._run.is_over = True
@@ -72,6 +73,12 @@ class SpoolFaults:
     async def _lose_end(self) -> None:
         self._run.note("loss")
         gone = await self._run.stream.lose_end(self._a_while())
+        self._run.note(f"back without {gone}")
+
+    async def _lose_a_few(self) -> None:
+        """Lose so little that what comes next makes up for it, and shortly."""
+        self._run.note("small loss")
+        gone = await self._run.stream.lose_end(0.0, most=3)
         self._run.note(f"back without {gone}")
 
     async def _create_again(self) -> None:
@@ -103,7 +110,7 @@ class SpoolFaults:
     async def _slow_disk(self) -> None:
         self._run.note("disk slow")
         self._run.disk.is_slow = True
-        await asyncio.sleep(self._a_while())
+        await asyncio.sleep(10.0 + self._a_while())
         self._run.disk.is_slow = False
 
     async def _flip(self) -> None:

@@ -101,8 +101,10 @@ class SpoolProcess:
             raise asyncio.CancelledError from None
 
     async def _linger(self) -> None:
-        if self._run.draw.random() < 0.4:
-            await asyncio.sleep(self._run.draw.expovariate(0.5 if self._run.disk.is_slow else 200.0))
+        if self._run.disk.is_slow:
+            await asyncio.sleep(self._run.draw.expovariate(0.5))
+        elif self._run.draw.random() < 0.4:
+            await asyncio.sleep(self._run.draw.expovariate(200.0))
 
     def _require_life(self) -> None:
         if self.is_dead:

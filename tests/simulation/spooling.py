@@ -74,6 +74,9 @@ class SpoolRun:
         # A spool that is full deletes what a stream may still lose.
         self.max_bytes = draw.choice([2_500, 6_000]) if self.kind == "small" else 2**30
         self.segment_bytes = draw.choice([300, 2_000, 10_000])
+        self.rejects = 0.05 if faults_at_once == 1 else 0.25
+        """The chance that an event is one the stream never takes."""
+
         self.is_over = False
         self.emitted: dict[int, ExecutorEvent] = {}
         self.acknowledged: set[int] = set()
@@ -159,7 +162,7 @@ class SpoolRun:
 
     def _event(self, lane: int) -> ExecutorEvent:
         event_id = len(self.emitted) + 1
-        kind = REJECTED if self.draw.random() < 0.05 else "good"
+        kind = REJECTED if self.draw.random() < self.rejects else "good"
         self.lanes.setdefault(lane, []).append(event_id)
         event = make_event(event_id, execution_id=lane, event_type=kind)
         # As it is on the wire: what arrives was decoded from there.

@@ -75,9 +75,9 @@ class WatchedStream:
         self.too_old |= {each for each in lost if self._stored_at[each] + self._window <= _now()}
         return Watermark(f"stream {self._created}", len(self.stored) + self._others)
 
-    async def lose_end(self, seconds: float) -> int:
-        """Be away for some *seconds*, and return how many events are gone then."""
-        kept = self.draw.randint(0, len(self.stored))
+    async def lose_end(self, seconds: float, *, most: int | None = None) -> int:
+        """Be away for some *seconds*, and return how many events are gone then, at *most*."""
+        kept = self.draw.randint(0 if most is None else max(len(self.stored) - most, 0), len(self.stored))
         gone = list(self.stored)[kept:]
         for event_id in gone:
             del self.stored[event_id]
