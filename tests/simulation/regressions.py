@@ -7,6 +7,11 @@ from typing import Final
 REGRESSIONS: Final = (
     ("projector", 71, "two events of one block that kill the process: the second one was never found"),
     ("projector", 107, "two such events that come in turns: each one's verdict was overwritten by the other's trial"),
+    (
+        "projector",
+        196,
+        "a verdict, or the next trial over it, kept the next event of its block that kills from being found",
+    ),
     ("projector", 191, "a delivery lost on the way to the holder of a pin was written after younger ones"),
     ("projector", 676, "what was asked for while stopping came to nobody, and again after younger ones"),
     ("projector", 1327, "a note that nothing will strike out any more kept an event that kills from being found"),
