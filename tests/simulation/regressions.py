@@ -15,6 +15,7 @@ REGRESSIONS: Final = (
     ("projector", 191, "a delivery lost on the way to the holder of a pin was written after younger ones"),
     ("projector", 676, "what was asked for while stopping came to nobody, and again after younger ones"),
     ("projector", 1327, "a note that nothing will strike out any more kept an event that kills from being found"),
+    ("projector", 1771, "a batch held for long was taken for silence: what was asked for next came late"),
     ("projector", 1391, "the note on one such event kept another, which came first each time, from being found"),
     ("projector", 6240, "a note on messages that came again out of order held none of them"),
     ("projector", 484, "deliveries to a connection that was gone, likewise"),
