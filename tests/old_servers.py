@@ -1,0 +1,24 @@
+"""The nats-servers that people still run: `make test` installs them beside the one of the environment."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+OLD_VERSIONS: Final = ("2.10", "2.11", "2.12", "2.14")
+
+_FOLDER: Final = Path(__file__).parents[1] / ".venv" / "servers"
+
+
+def old_server(version: str) -> Path:
+    """
+    Return the path of the nats-server of *version*, one of `OLD_VERSIONS`.
+
+    Raises:
+        FileNotFoundError: it is not installed; a test that were skipped instead would be a hole.
+
+    """
+    binary = _FOLDER / version / "bin" / "nats-server"
+    if not binary.exists():
+        raise FileNotFoundError(f"{binary}: run `make .venv/servers/{version}/.installed`; `make test` does it too")
+    return binary
