@@ -51,6 +51,7 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
         durable: the name they begin with.
         inbox_prefix: of the client; one that no other role has keeps replies private.
         spool: whether the publisher watches the stream for a `SpoolSink`.
+        api: subject that requests to JetStream begin with.
 
     """
 
@@ -59,6 +60,7 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
     durable: str = "noetl_projector"
     inbox_prefix: str = ConnectOptions().inbox_prefix
     spool: bool = False
+    api: str = ConnectOptions().api
 
     @classmethod
     def of(cls, settings: Settings, *, spool: bool = False) -> Self:
@@ -83,4 +85,5 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
             durable=projector.durable,
             inbox_prefix=settings.connect.inbox_prefix,
             spool=spool,
+            api=settings.connect.api,
         )

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from consumers.permissions.rights import Role, Work
     from noetl_events.jetstream.declarations import ConsumerDeclaration
 
-_API: Final = "$JS.API"
 _EXHAUSTED_GROUP: Final = "noetl_exhausted"
 
 
@@ -29,8 +28,8 @@ def rights_of(role: Role, work: Work) -> Rights:
 
 def _publisher(work: Work) -> Rights:
     spool = (
-        Right(f"{_API}.STREAM.NAMES", "a spool finds the stream it watches"),
-        Right(f"{_API}.STREAM.INFO.{work.stream.name}", "a spool sees whether the stream lost its end"),
+        Right(f"{work.api}.STREAM.NAMES", "a spool finds the stream it watches"),
+        Right(f"{work.api}.STREAM.INFO.{work.stream.name}", "a spool sees whether the stream lost its end"),
     )
     return Rights((*_events(work), *(spool if work.spool else ())), _replies(work))
 
@@ -38,9 +37,9 @@ def _publisher(work: Work) -> Rights:
 def _projector(work: Work) -> Rights:
     stream = work.stream.name
     publish = [
-        *(right for consumer in work.consumers for right in _consumer(consumer)),
-        Right(f"{_API}.STREAM.INFO.{stream}", "to see that the stream is still the same"),
-        Right(f"{_API}.STREAM.MSG.GET.{stream}", "to bury what a consumer of somebody else gave up on"),
+        *(right for consumer in work.consumers for right in _consumer(work, consumer)),
+        Right(f"{work.api}.STREAM.INFO.{stream}", "to see that the stream is still the same"),
+        Right(f"{work.api}.STREAM.MSG.GET.{stream}", "to bury what a consumer of somebody else gave up on"),
         Right(DEAD_SUBJECTS.replace(">", "*"), "to bury what the destination will never take"),
     ]
     advisories = f"$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.{stream}.*"
@@ -52,41 +51,41 @@ def _projector(work: Work) -> Rights:
     return Rights(tuple(publish), tuple(subscribe))
 
 
-def _consumer(consumer: ConsumerDeclaration) -> Iterator[Right]:
+def _consumer(work: Work, consumer: ConsumerDeclaration) -> Iterator[Right]:
     place = f"{consumer.stream}.{consumer.name}"
     trials = f"{TRIALS_SUBJECTS.removesuffix('>')}{place}.*"
-    yield Right(f"{_API}.CONSUMER.INFO.{place}", "to compare the consumer, and see how far it is")
-    yield Right(f"{_API}.CONSUMER.DURABLE.CREATE.{place}", "to create the consumer, also after it was deleted")
-    yield Right(f"{_API}.CONSUMER.MSG.NEXT.{place}", "to ask for messages")
+    yield Right(f"{work.api}.CONSUMER.INFO.{place}", "to compare the consumer, and see how far it is")
+    yield Right(f"{work.api}.CONSUMER.DURABLE.CREATE.{place}", "to create the consumer, also after it was deleted")
+    yield Right(f"{work.api}.CONSUMER.MSG.NEXT.{place}", "to ask for messages")
     yield Right(f"$JS.ACK.{place}.>", "to acknowledge them")
     yield Right(f"$JS.ACK.*.*.{place}.>", "to acknowledge them where the server uses acks of version 2")
     if consumer.exclusive:
-        yield Right(f"{_API}.CONSUMER.RESET.{place}", "who takes over begins behind the last acknowledgement")
-        yield Right(f"{_API}.CONSUMER.UNPIN.{place}", "who stops lets another take over at once")
+        yield Right(f"{work.api}.CONSUMER.RESET.{place}", "who takes over begins behind the last acknowledgement")
+        yield Right(f"{work.api}.CONSUMER.UNPIN.{place}", "who stops lets another take over at once")
     yield Right(trials, "to note what may kill the process")
-    yield Right(f"{_API}.DIRECT.GET.{TRIALS_STREAM}.{trials}", "to read those notes")
+    yield Right(f"{work.api}.DIRECT.GET.{TRIALS_STREAM}.{trials}", "to read those notes")
 
 
 def _gateway(work: Work) -> Rights:
     stream = work.stream.name
     publish = (
         *_events(work),
-        *_reading(stream),
-        *_reading(DEAD_STREAM),
-        Right(f"{_API}.CONSUMER.LIST.{stream}", "to show who reads the stream"),
+        *_reading(work, stream),
+        *_reading(work, DEAD_STREAM),
+        Right(f"{work.api}.CONSUMER.LIST.{stream}", "to show who reads the stream"),
     )
     return Rights(publish, _replies(work))
 
 
 def _admin(work: Work) -> Rights:
-    stream = work.stream.name
+    stream, api = work.stream.name, work.api
     publish = (
-        *(Right(f"{_API}.STREAM.CREATE.{name}", "`stream ensure`") for name in (stream, DEAD_STREAM, TRIALS_STREAM)),
-        Right(f"{_API}.STREAM.INFO.{TRIALS_STREAM}", "`stream show`"),
-        *_reading(stream),
-        *_reading(DEAD_STREAM),
-        Right(f"{_API}.STREAM.MSG.GET.{DEAD_STREAM}", "`dead show`"),
-        Right(f"{_API}.STREAM.MSG.DELETE.{DEAD_STREAM}", "`dead purge`, and `dead retry` once a letter is sent"),
+        *(Right(f"{api}.STREAM.CREATE.{name}", "`stream ensure`") for name in (stream, DEAD_STREAM, TRIALS_STREAM)),
+        Right(f"{api}.STREAM.INFO.{TRIALS_STREAM}", "`stream show`"),
+        *_reading(work, stream),
+        *_reading(work, DEAD_STREAM),
+        Right(f"{api}.STREAM.MSG.GET.{DEAD_STREAM}", "`dead show`"),
+        Right(f"{api}.STREAM.MSG.DELETE.{DEAD_STREAM}", "`dead purge`, and `dead retry` once a letter is sent"),
         *_events(work),
     )
     return Rights(publish, _replies(work))
@@ -96,14 +95,14 @@ def _events(work: Work) -> tuple[Right, ...]:
     return tuple(Right(subject, "to publish events") for subject in work.stream.subjects)
 
 
-def _reading(stream: str) -> tuple[Right, ...]:
+def _reading(work: Work, stream: str) -> tuple[Right, ...]:
     # A consumer of our own has a name of the server's choice: there is no narrower pattern.
     return (
-        Right(f"{_API}.STREAM.INFO.{stream}", "to see where the stream begins and ends"),
-        Right(f"{_API}.CONSUMER.CREATE.{stream}", "to read it with a consumer of our own"),
-        Right(f"{_API}.CONSUMER.MSG.NEXT.{stream}.*", "to ask for messages"),
-        Right(f"{_API}.CONSUMER.INFO.{stream}.*", "to see whether the rest was deleted meanwhile"),
-        Right(f"{_API}.CONSUMER.DELETE.{stream}.*", "to take the consumer away in the end"),
+        Right(f"{work.api}.STREAM.INFO.{stream}", "to see where the stream begins and ends"),
+        Right(f"{work.api}.CONSUMER.CREATE.{stream}", "to read it with a consumer of our own"),
+        Right(f"{work.api}.CONSUMER.MSG.NEXT.{stream}.*", "to ask for messages"),
+        Right(f"{work.api}.CONSUMER.INFO.{stream}.*", "to see whether the rest was deleted meanwhile"),
+        Right(f"{work.api}.CONSUMER.DELETE.{stream}.*", "to take the consumer away in the end"),
     )
 
 

@@ -8,6 +8,7 @@ from consumers.settings.section import NAME, NAME_WANTED, Section
 from consumers.settings.setting import setting
 
 _SUBJECT: Final = r"^[^\s*>]{1,200}$"
+_LABEL: Final = r"^[^\s.*>]{1,200}$"
 # In nanoseconds it still has to be a number that NATS holds.
 _CENTURY: Final = 100 * 365 * 86_400
 _MOST_BYTES: Final = 2**63 - 1
@@ -45,6 +46,24 @@ class NatsSettings(Section, frozen=True, kw_only=True):
     tls_first: Annotated[
         bool, setting("Shake hands before the server speaks, for a server that wants it.", "NATS_TLS_FIRST")
     ] = False
+    domain: Annotated[
+        str,
+        setting(
+            "JetStream domain of the streams, seen from a leaf node with a domain of its own.",
+            "NATS_DOMAIN",
+            pattern=_LABEL,
+            wanted="one token of a subject",
+        ),
+    ] = ""
+    api_prefix: Annotated[
+        str,
+        setting(
+            "Subject that JetStream's API of another account is imported as; instead of a domain.",
+            "NATS_API_PREFIX",
+            pattern=_SUBJECT,
+            wanted="a subject without wildcards",
+        ),
+    ] = ""
     inbox_prefix: Annotated[
         str,
         setting(

@@ -33,6 +33,7 @@ class MaxDeliveries(msgspec.Struct, frozen=True):
     consumer: str
     stream_seq: int
     deliveries: int
+    domain: str = ""
 
 
 _decode = msgspec.json.Decoder(MaxDeliveries).decode
@@ -111,7 +112,10 @@ class Advisories:
             log.error("advisories.dropped", subject=message.subject, waiting=len(self._waiting))
             return
         try:
-            self._waiting.append(_decode(message.data))
+            advisory = _decode(message.data)
+            # Advisories pass from one domain to the next, and a stream there may have the same name.
+            if advisory.domain == (self._connection.options.domain or advisory.domain):
+                self._waiting.append(advisory)
         except ValueError as exc:
             log.error("advisories.unreadable", subject=message.subject, reason=str(exc))
         self._arrived.set()

@@ -42,7 +42,7 @@ async def durable_consumers(connection: Connection, stream: str) -> list[Reading
     try:
         infos = await js.consumers_info(stream)
     except (NatsError, APIError) as exc:
-        raise unavailable(connection, f"$JS.API.CONSUMER.LIST.{stream}", exc) from exc
+        raise unavailable(connection, connection.api(f"CONSUMER.LIST.{stream}"), exc) from exc
     readings = [
         Reading(name=info.name, pending=info.num_pending or 0, ack_pending=info.num_ack_pending or 0)
         for info in infos

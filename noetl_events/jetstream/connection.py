@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from nats.aio.client import Server
+    from nats.js import JetStreamContext
 
 _PING_INTERVAL: Final = 5.0
 _MAX_RECONNECT_WAIT: Final = 5.0
@@ -70,6 +71,10 @@ class Connection:
         """What went wrong last, in nats-py's words; empty if nothing has."""
         return self._last_error
 
+    def api(self, request: str) -> str:
+        """Return the subject of a *request* to JetStream, as `STREAM.INFO.noetl_events`."""
+        return f"{self.options.api}.{request}"
+
     def on_reconnect(self, callback: Callable[[], None]) -> None:
         """Have *callback* called once pull requests and unanswered publishes are lost: reconnected, or closed."""
         self._reconnected.append(callback)
@@ -103,6 +108,10 @@ class Connection:
                     log.warning("connection.rebuilt", reason=self._last_error)
                     self._announce()
             return self._client
+
+    async def jetstream(self) -> JetStreamContext:
+        """Return nats-py's JetStream of the client as it is now; raises as `client`."""
+        return (await self.client()).jetstream(prefix=self.options.api)
 
     async def aclose(self) -> None:
         """Flush and close; safe before first use, twice, and while the server is away."""

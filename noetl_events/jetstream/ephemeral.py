@@ -99,7 +99,7 @@ class EphemeralConsumer:
             info = await js.add_consumer(self._stream, _config(start, subject, headers_only=headers_only))
         except (NatsError, APIError, OSError) as exc:
             await self.aclose()
-            raise unavailable(self._connection, f"$JS.API.CONSUMER.CREATE.{self._stream}", exc) from exc
+            raise unavailable(self._connection, self._connection.api(f"CONSUMER.CREATE.{self._stream}"), exc) from exc
         self._name = info.name
         self.pending = info.num_pending or 0
 
@@ -133,7 +133,9 @@ class EphemeralConsumer:
                 if subscription is not None:
                     await subscription.unsubscribe()
                 if self._name and client.is_connected:
-                    await client.jetstream().delete_consumer(self._stream, self._name)
+                    await client.jetstream(prefix=self._connection.options.api).delete_consumer(
+                        self._stream, self._name
+                    )
 
     async def _subscribe(self, client: Client) -> None:
         self._client, self._inbox = client, client.new_inbox()
@@ -171,7 +173,7 @@ class EphemeralConsumer:
 
     @property
     def _next_subject(self) -> str:
-        return f"$JS.API.CONSUMER.MSG.NEXT.{self._stream}.{self._name}"
+        return self._connection.api(f"CONSUMER.MSG.NEXT.{self._stream}.{self._name}")
 
     async def _wait_for_arrival(self) -> None:
         self._arrived.clear()
@@ -205,7 +207,7 @@ class EphemeralConsumer:
         except NotFoundError as exc:
             raise ConsumerMissing(f"the consumer {self._name} of stream {self._stream} is gone") from exc
         except (NatsError, APIError) as exc:
-            raise unavailable(self._connection, f"$JS.API.CONSUMER.INFO.{self._stream}", exc) from exc
+            raise unavailable(self._connection, self._connection.api(f"CONSUMER.INFO.{self._stream}"), exc) from exc
         if self._buffer:
             return
         if info.num_pending or (info.delivered is not None and info.delivered.consumer_seq != self._taken):

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import ssl
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 import msgspec
+
+_LABEL: Final = r"[^\s.*>\x00-\x1f\x7f]+"
+_DOMAIN: Final = re.compile(_LABEL)
+_PREFIX: Final = re.compile(rf"{_LABEL}(\.{_LABEL})*\.?")
 
 
 class ConnectOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -26,6 +31,8 @@ class ConnectOptions(msgspec.Struct, frozen=True, kw_only=True):
         tls_ca: path of the authorities the server's certificate is checked against; the system's by default.
         tls_cert: path of our certificate, for mutual TLS, with *tls_key*; both read again at every connection.
         tls_first: shake hands before the server's INFO, for a server that wants it.
+        domain: JetStream domain of the streams, where it is not the domain of the server connected to (leaf nodes).
+        api_prefix: subject that JetStream's API is imported as from another account; instead of *domain*.
         inbox_prefix: a private one keeps other clients from reading our replies.
         name: shown in the server's monitoring.
         connect_timeout: seconds for one attempt.
@@ -44,6 +51,8 @@ class ConnectOptions(msgspec.Struct, frozen=True, kw_only=True):
     tls_cert: str | None = None
     tls_key: str | None = None
     tls_first: bool = False
+    domain: str | None = None
+    api_prefix: str | None = None
     inbox_prefix: str = "_INBOX"
     name: str = "noetl-events"
     connect_timeout: float = 5.0
@@ -57,6 +66,12 @@ class ConnectOptions(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError("tls_cert, tls_key: mutual TLS needs both; only one is set")
         if self.user is not None and self.password is None and self.password_file is None:
             raise ValueError(f"password: missing for user {self.user!r}")
+        if self.domain and self.api_prefix:
+            raise ValueError("domain, api_prefix: both are set; give one of them")
+        if self.domain and not _DOMAIN.fullmatch(self.domain):
+            raise ValueError(f"domain: {self.domain!r} is not one token of a subject, such as hub")
+        if self.api_prefix and not _PREFIX.fullmatch(self.api_prefix):
+            raise ValueError(f"api_prefix: {self.api_prefix!r} is not a subject to send to, such as JS.store.API")
 
     def __repr__(self) -> str:
         """Show where, never who: a repr ends up in logs."""
@@ -66,6 +81,13 @@ class ConnectOptions(msgspec.Struct, frozen=True, kw_only=True):
     def server_list(self) -> list[str]:
         """The server URLs, one by one."""
         return [url.strip() for url in self.servers.split(",")]
+
+    @property
+    def api(self) -> str:
+        """The subject that requests to JetStream begin with."""
+        if self.api_prefix:
+            return self.api_prefix.removesuffix(".")
+        return f"$JS.{self.domain}.API" if self.domain else "$JS.API"
 
     def client_arguments(self) -> dict[str, Any]:
         """Return the arguments of `nats.aio.client.Client.connect` that say where and who."""

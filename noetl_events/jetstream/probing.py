@@ -83,7 +83,7 @@ async def server_time(connection: Connection, stream: str) -> float:
         NatsUnavailable: the server did not answer, or said no.
 
     """
-    subject = f"$JS.API.STREAM.INFO.{stream}"
+    subject = connection.api(f"STREAM.INFO.{stream}")
     client = await connection.client()
     try:
         reply = await client.request(subject, b"", timeout=_TIMEOUT)

@@ -31,12 +31,19 @@ class PullInbox:
         consumer: that is asked.
         pin: on it, if we have it.
         take: takes each message that comes, and what the server says; it must not raise.
+        next_subject: of the requests for messages.
         request_bytes: one request brings at most; but one message of any size always passes.
 
     """
 
     def __init__(
-        self, consumer: ConsumerDeclaration, pin: Pin, take: Callable[[Message], None], *, request_bytes: int
+        self,
+        consumer: ConsumerDeclaration,
+        pin: Pin,
+        take: Callable[[Message], None],
+        *,
+        next_subject: str,
+        request_bytes: int,
     ) -> None:
         self.client: DirectClient | None = None
         """Whose inbox it is; None before it was opened."""
@@ -45,6 +52,7 @@ class PullInbox:
         self._consumer = consumer
         self._pin = pin
         self._take = take
+        self._next_subject = next_subject
         self._request_bytes = request_bytes
         self._subscription: Subscription | None = None
         self._name = ""
@@ -91,8 +99,7 @@ class PullInbox:
             expires=min(EXPIRES, consumer.pin_ttl / 2) if self._pin.id else EXPIRES,
             **(self._pin.arguments() if consumer.exclusive else {}),
         )
-        subject = f"$JS.API.CONSUMER.MSG.NEXT.{consumer.stream}.{consumer.name}"
         try:
-            await self.client.publish(subject, request, reply=f"{self._name}.{self.requests.add(batch)}")
+            await self.client.publish(self._next_subject, request, reply=f"{self._name}.{self.requests.add(batch)}")
         except (NatsError, OSError) as exc:
             raise NatsUnavailable(f"cannot ask for messages: {str(exc) or type(exc).__name__}") from exc

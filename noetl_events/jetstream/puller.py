@@ -80,7 +80,10 @@ class Puller:
         self._origin = Origin(connection, consumer)
         self._pin = Pin()
         # Two requests under way and half a buffer are all of it.
-        self._inbox = PullInbox(consumer, self._pin, self._on_message, request_bytes=max_bytes // 4)
+        next_subject = connection.api(f"CONSUMER.MSG.NEXT.{consumer.stream}.{consumer.name}")
+        self._inbox = PullInbox(
+            consumer, self._pin, self._on_message, next_subject=next_subject, request_bytes=max_bytes // 4
+        )
         self._arrived = asyncio.Event()
         self._is_told = False
         self._broken = _STARTING

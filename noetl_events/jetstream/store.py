@@ -53,7 +53,7 @@ async def last_payload(connection: Connection, stream: str, subject: str) -> byt
     except NotFoundError:
         return None
     except (NatsError, APIError) as exc:
-        raise unavailable(connection, f"$JS.API.DIRECT.GET.{stream}.{subject}", exc) from exc
+        raise unavailable(connection, connection.api(f"DIRECT.GET.{stream}.{subject}"), exc) from exc
 
 
 def _require_room(room: int, payload: bytes, headers: dict[str, str]) -> None:

@@ -99,7 +99,7 @@ async def read_stored(
                 yield stored
     # nats-py times out with an error of its own, or with the one of asyncio.
     except (NatsError, APIError, TimeoutError) as exc:
-        raise unavailable(connection, f"$JS.API.CONSUMER.CREATE.{stream}", exc) from exc
+        raise unavailable(connection, connection.api(f"CONSUMER.CREATE.{stream}"), exc) from exc
 
 
 async def find_stored(connection: Connection, stream: str, sequence: int) -> Stored | None:
@@ -143,7 +143,7 @@ async def remove_stored(connection: Connection, stream: str, sequence: int) -> b
 
 async def _ask(connection: Connection, verb: str, stream: str, request: bytes) -> _Answer:
     # Not nats-py's get_msg: it reads headers as e-mail, and turns what is not ASCII in them into other objects.
-    subject = f"$JS.API.STREAM.MSG.{verb}.{stream}"
+    subject = connection.api(f"STREAM.MSG.{verb}.{stream}")
     client = await connection.client()
     try:
         reply = await client.request(subject, request, timeout=5)

@@ -48,7 +48,7 @@ async def follow(
     except NotFoundError as exc:
         raise StreamMissing(f"stream {stream} does not exist; run `noetl-events stream ensure`") from exc
     except (NatsError, APIError) as exc:
-        raise unavailable(connection, f"$JS.API.CONSUMER.CREATE.{stream}", exc) from exc
+        raise unavailable(connection, connection.api(f"CONSUMER.CREATE.{stream}"), exc) from exc
     while True:
         try:
             yield await subscription.next_msg(timeout=1.0)

@@ -85,7 +85,7 @@ async def ensure_stream(connection: Connection, declared: StreamDeclaration) -> 
         try:
             info = await js.add_stream(wanted)
         except (NatsError, APIError) as exc:
-            raise unavailable(connection, f"$JS.API.STREAM.CREATE.{declared.name}", exc) from exc
+            raise unavailable(connection, connection.api(f"STREAM.CREATE.{declared.name}"), exc) from exc
     _refuse_drift("stream", declared.name, vars(wanted), vars(info.config))
     return info
 
@@ -121,7 +121,7 @@ async def show_stream(connection: Connection, name: str) -> StreamInfo:
     except NotFoundError as exc:
         raise StreamMissing(f"stream {name} does not exist; run `noetl-events stream ensure`") from exc
     except (NatsError, APIError) as exc:
-        raise unavailable(connection, f"$JS.API.STREAM.INFO.{name}", exc) from exc
+        raise unavailable(connection, connection.api(f"STREAM.INFO.{name}"), exc) from exc
 
 
 async def watermark(connection: Connection, subject: str) -> Watermark:
@@ -139,7 +139,7 @@ async def watermark(connection: Connection, subject: str) -> Watermark:
     except NotFoundError as exc:
         raise StreamMissing(f"no stream takes {subject}; run `noetl-events stream ensure`") from exc
     except (NatsError, APIError) as exc:
-        raise unavailable(connection, "$JS.API.STREAM.NAMES", exc) from exc
+        raise unavailable(connection, connection.api("STREAM.NAMES"), exc) from exc
     info = await show_stream(connection, name)
     return Watermark(str(info.created), info.state.last_seq)
 
@@ -164,7 +164,9 @@ async def ensure_consumer(connection: Connection, declared: ConsumerDeclaration)
     except NotFoundError as exc:
         raise StreamMissing(f"stream {declared.stream} does not exist; run `noetl-events stream ensure`") from exc
     except (NatsError, APIError) as exc:
-        raise unavailable(connection, f"$JS.API.CONSUMER.CREATE.{declared.stream}.{declared.name}", exc) from exc
+        raise unavailable(
+            connection, connection.api(f"CONSUMER.CREATE.{declared.stream}.{declared.name}"), exc
+        ) from exc
     _refuse_drift("consumer", declared.name, vars(wanted), actual)
     return info
 
@@ -182,7 +184,7 @@ async def show_consumer(connection: Connection, declared: ConsumerDeclaration) -
     try:
         info = await _find_consumer(js, declared)
     except (NatsError, APIError) as exc:
-        raise unavailable(connection, f"$JS.API.CONSUMER.INFO.{declared.stream}.{declared.name}", exc) from exc
+        raise unavailable(connection, connection.api(f"CONSUMER.INFO.{declared.stream}.{declared.name}"), exc) from exc
     if info is None:
         raise ConsumerMissing(f"consumer {declared.name} of stream {declared.stream} does not exist")
     return info
@@ -216,7 +218,7 @@ async def reset_consumer(connection: Connection, declared: ConsumerDeclaration) 
     version = await _server_version(connection)
     if version < _RESET_SINCE:
         raise TopologyDrift("consumer", declared.name, [("exclusive: server version", "2.14 or newer", version)])
-    subject = f"$JS.API.CONSUMER.RESET.{declared.stream}.{declared.name}"
+    subject = connection.api(f"CONSUMER.RESET.{declared.stream}.{declared.name}")
     await _request(connection, subject)
 
 
@@ -225,13 +227,13 @@ async def unpin_consumer(connection: Connection, declared: ConsumerDeclaration, 
     with suppress(NatsError, NatsUnavailable, OSError):
         client = await connection.client()
         if client.is_connected:
-            subject = f"$JS.API.CONSUMER.UNPIN.{declared.stream}.{declared.name}"
+            subject = connection.api(f"CONSUMER.UNPIN.{declared.stream}.{declared.name}")
             await client.publish(subject, json.dumps({"group": pin["group"]}).encode())
 
 
 async def jetstream(connection: Connection) -> JetStreamContext:
     """Return the JetStream context of the client as it is now."""
-    return (await connection.client()).jetstream()
+    return await connection.jetstream()
 
 
 def unavailable(connection: Connection, subject: str, exc: Exception) -> NatsUnavailable:
@@ -268,7 +270,7 @@ async def _pinning(connection: Connection, declared: ConsumerDeclaration) -> dic
         NatsUnavailable: the consumer was deleted meanwhile, or nobody answered: no difference to tell of.
 
     """
-    info = await _request(connection, f"$JS.API.CONSUMER.INFO.{declared.stream}.{declared.name}")
+    info = await _request(connection, connection.api(f"CONSUMER.INFO.{declared.stream}.{declared.name}"))
     return {name: value for name, value in info.get("config", {}).items() if name.startswith("priority_")}
 
 

@@ -37,7 +37,17 @@ SUBJECT_BY_EXECUTION: Final = "noetl.events.{execution_id}.{event_type}"
 """For a stream with partitions: what it spreads over them is the first token."""
 
 _FIELDS: Final = ("event_type", "execution_id")
-_CONNECTION_OPTIONS: Final = ("credentials", "inbox_prefix", "name", "nkey_seed", "tls_ca", "tls_cert", "tls_key")
+_CONNECTION_OPTIONS: Final = (
+    "api_prefix",
+    "credentials",
+    "domain",
+    "inbox_prefix",
+    "name",
+    "nkey_seed",
+    "tls_ca",
+    "tls_cert",
+    "tls_key",
+)
 _OPTIONS: Final = ("durable", "subject", *_CONNECTION_OPTIONS)
 _ASK_ROUND: Final = 5.0
 # Longer would break the server's limit for a line, and with it the connection.
@@ -96,8 +106,8 @@ class NatsSink:
         """
         Open `nats://user:password@host:4222?subject=...`, or `tls://`; several hosts stand with commas between.
 
-        Options: `subject`, `durable` (`stored` or `fsync`), and of `ConnectOptions` *credentials*, *nkey_seed*,
-        *tls_ca*, *tls_cert*, *tls_key*, *inbox_prefix*, *name*.
+        Options: `subject`, `durable` (`stored` or `fsync`), and of `ConnectOptions` *domain*, *api_prefix*,
+        *credentials*, *nkey_seed*, *tls_ca*, *tls_cert*, *tls_key*, *inbox_prefix*, *name*.
 
         Raises:
             ValueError: the URL has an option there is not, or names no server.

@@ -18,24 +18,27 @@ from typing import TYPE_CHECKING
 from consumers.cli import main
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from multiprocessing.context import ForkServerProcess
 
 _processes = multiprocessing.get_context("forkserver")
 _processes.set_forkserver_preload([__name__])
 
 
-def environment(nats: str) -> dict[str, str]:
-    """Return an environment in which NATS is at *nats*."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("NATS_")} | {"NATS_URL": nats}
+def environment(nats: str, more: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return an environment in which NATS is at *nats*, with *more* variables."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("NATS_")}
+    return kept | {"NATS_URL": nats} | dict(more or {})
 
 
-def run(*arguments: str, nats: str = "nats://127.0.0.1:1", stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+def run(
+    *arguments: str, nats: str = "nats://127.0.0.1:1", stdin: bytes = b"", environ: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[bytes]:
     """Run `noetl-events` with *arguments* and return what it did, having checked that no traceback was shown."""
     with tempfile.TemporaryDirectory() as folder:
         files = [Path(folder, name) for name in ("stdin", "stdout", "stderr")]
         files[0].write_bytes(stdin)
-        process = start(arguments, nats, files)
+        process = start(arguments, nats, files, environ)
         process.join(60)
         if process.exitcode is None:
             process.kill()
@@ -45,9 +48,11 @@ def run(*arguments: str, nats: str = "nats://127.0.0.1:1", stdin: bytes = b"") -
     return done
 
 
-def start(arguments: Sequence[str], nats: str, files: Sequence[Path]) -> ForkServerProcess:
+def start(
+    arguments: Sequence[str], nats: str, files: Sequence[Path], environ: Mapping[str, str] | None = None
+) -> ForkServerProcess:
     """Start `noetl-events` with *arguments*, and *files* for its standard input, output and error."""
-    process = _processes.Process(target=become, args=(arguments, environment(nats), files))
+    process = _processes.Process(target=become, args=(arguments, environment(nats, environ), files))
     process.start()
     return process
 

@@ -190,6 +190,9 @@ async def test_close_is_safe_at_any_time(own_server: NatsServer) -> None:
         pytest.param({"servers": "nats://"}, "is not a NATS URL", id="no host"),
         pytest.param({"tls_cert": "x.pem"}, "tls_cert, tls_key: mutual TLS needs both", id="half of mutual TLS"),
         pytest.param({"user": "worker"}, "password: missing for user 'worker'", id="no password"),
+        pytest.param({"domain": "a", "api_prefix": "b"}, "domain, api_prefix: both are set", id="two homes"),
+        pytest.param({"domain": "a.b"}, "domain: 'a.b' is not one token", id="a domain of two tokens"),
+        pytest.param({"api_prefix": "a.>"}, "api_prefix: 'a.>' is not a subject", id="a prefix with a wildcard"),
     ],
 )
 def test_options_that_cannot_work_are_refused(arguments: dict[str, Any], reason: str) -> None:

@@ -230,6 +230,10 @@ class SimConnection:
             self.announce()
         return self.current
 
+    def api(self, request: str) -> str:
+        """Return the subject of a *request* to JetStream."""
+        return f"$JS.API.{request}"
+
     def denial(self, _subject: str) -> str | None:
         """Return nothing: nobody is denied anything here."""
         return None
