@@ -72,7 +72,7 @@ async def _emit_some(sink: EventSink, numbers: Iterator[int], make: Iterator[Exe
 
 def _maker(payload: int) -> Iterator[ExecutorEvent]:
     """Yield events whose wire form has about *payload* bytes."""
-    new_id = process_ids("bench")
+    new_id = process_ids()
     execution_id = new_id()
     context = {"result": {"rows": 42, "text": "x" * max(payload - _SMALLEST, 0)}}
     for _ in count():

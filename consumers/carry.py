@@ -52,8 +52,8 @@ async def carry(
     async with aclosing(paced(events, speed=speed, size=batch_size)) as batches:
         async for batch in batches:
             reasons = await emit_patiently(batch, sink, patience=patience)
-            for event_id, reason in reasons.items():
-                log.error("event.rejected", event_id=event_id, reason=reason)
+            for place, reason in sorted(reasons.items()):
+                log.error("event.rejected", event_id=batch[place].event_id, reason=reason)
             carried.rejected += len(reasons)
             carried.stored += len(batch) - len(reasons)
             on_batch(len(batch))
@@ -62,7 +62,7 @@ async def carry(
 
 async def emit_patiently(batch: Sequence[ExecutorEvent], sink: EventSink, *, patience: float) -> dict[int, str]:
     """
-    Emit *batch*, again and again while the sink is away, and return the reasons of the rejected events by their ids.
+    Emit *batch*, again and again while the sink is away, and return the reasons of the rejected events by their place.
 
     Raises:
         SinkUnavailable: the sink took nothing for *patience* seconds.

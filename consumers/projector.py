@@ -197,11 +197,7 @@ class Projector:
         batch = [event for event, _ in events]
         attempt = partial(self._try, batch, part) if part.suspected else partial(self._emit_together, batch)
         refused = await self._hold.until_back("sink", attempt)
-        return [
-            (message, *refused[event.event_id])
-            for event, message in events
-            if event.event_id is not None and event.event_id in refused
-        ]
+        return [(events[place][1], kind, reason) for place, (kind, reason) in sorted(refused.items())]
 
     async def _emit_together(self, batch: list[ExecutorEvent]) -> Refusals:
         async with self._trials.turns.together():
@@ -209,20 +205,22 @@ class Projector:
 
     async def _emit(self, batch: list[ExecutorEvent]) -> Refusals:
         began = time.monotonic()
-        reasons: dict[int, str] = {}
+        refused: Refusals = {}
         try:
             await self._sink.emit_batch(batch)
         except EventsRejected as exc:
-            reasons = exc.reasons
-            _require_some_taken(batch, reasons)
-        seconds = time.monotonic() - began
-        self.progress.write(len(batch), seconds)
-        return {event_id: ("rejected", reason) for event_id, reason in reasons.items()}
+            _require_some_taken(batch, exc)
+            refused = {
+                place: ("conflict" if place in exc.conflicts else "rejected", reason)
+                for place, reason in exc.reasons.items()
+            }
+        self.progress.write(len(batch), time.monotonic() - began)
+        return refused
 
     async def _try(self, batch: list[ExecutorEvent], part: Part) -> Refusals:
         """Emit what may have killed the process before; what escapes here leaves the note of the trial behind."""
         if part.is_fatal:
-            return {event.event_id or 0: ("fatal", FATAL) for event in batch}
+            return dict.fromkeys(range(len(batch)), ("fatal", FATAL))
         turns = self._trials.turns
         # Only a death in solitude is a verdict: any projector of this process may be the one that kills it.
         async with turns.alone() if len(part.messages) == 1 else turns.together():
@@ -269,10 +267,17 @@ class Projector:
             await self._puller.keep_alive(self._in_hand)
 
 
-def _require_some_taken(batch: list[ExecutorEvent], reasons: dict[int, str]) -> None:
-    """Refuse to bury a whole batch, most of it for one reason: that is the destination, not the events."""
-    reason, times = Counter(reasons.values()).most_common(1)[0]
-    if len(reasons) == len(batch) and times >= _ALIKE:
+def _require_some_taken(batch: list[ExecutorEvent], rejection: EventsRejected) -> None:
+    """
+    Refuse to bury a whole batch, most of it for one reason: that is the destination, not the events.
+
+    Conflicts are no such reason: each names another event that the destination has.
+    """
+    reasons = [reason for place, reason in rejection.reasons.items() if place not in rejection.conflicts]
+    if not reasons:
+        return
+    reason, times = Counter(reasons).most_common(1)[0]
+    if len(rejection.reasons) == len(batch) and times >= _ALIKE:
         raise SinkUnavailable(
             f"it refuses all of {len(batch)} events, {times} of them alike, so that none is buried: {reason}; "
             f"mend the destination, or bury them with batches below {_ALIKE}"

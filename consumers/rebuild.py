@@ -102,9 +102,8 @@ class Rebuild:
         events = self._decode(messages)
         batch = [event for event, _ in events]
         reasons = await emit_patiently(batch, self._sink, patience=self._patience) if batch else {}
-        for event, message in events if reasons else ():
-            if event.event_id is not None and event.event_id in reasons:
-                self._note(message, "rejected", reasons[event.event_id])
+        for place, reason in sorted(reasons.items()):
+            self._note(events[place][1], "rejected", reason)
         self.done.rejected += len(reasons)
         self.done.stored += len(batch) - len(reasons)
 

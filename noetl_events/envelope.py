@@ -24,7 +24,7 @@ from noetl_events.json_values import (
 )
 from noetl_events.wire import in_utc, read_fields
 
-__all__ = ["ExecutorEvent", "MalformedEvent", "checked", "decode", "encode"]
+__all__ = ["ExecutorEvent", "MalformedEvent", "checked", "decode", "encode", "with_encoded_payload"]
 
 Int64 = Annotated[int, Meta(ge=MIN_INT64, le=MAX_INT64)]
 
@@ -107,6 +107,22 @@ def checked(event: ExecutorEvent) -> ExecutorEvent:
     body = encode(event)
     is_read = type(event.context) is Raw and (event.meta is None or type(event.meta) is Raw)
     return event if is_read and event.created_at.tzinfo is UTC else decode(body)
+
+
+def with_encoded_payload(event: ExecutorEvent) -> ExecutorEvent:
+    """
+    Return *event* with `context` and `meta` encoded, so that every copy that is sent of it has the same bytes.
+
+    The value given as *context* may change while the event waits to be sent again, and would then be another event.
+
+    Raises:
+        MalformedEvent: *context* or *meta* hold what JSON has not.
+
+    """
+    if type(event.context) is Raw and (event.meta is None or type(event.meta) is Raw):
+        return event
+    meta = None if event.meta is None else Raw(encode_json("meta", event.meta))
+    return structs.replace(event, context=Raw(encode_json("context", event.context)), meta=meta)
 
 
 def _has_field_types(event: Any) -> bool:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-import socket
+import secrets
 import threading
 import time
 from functools import cache
@@ -19,6 +18,11 @@ EPOCH_MS: Final = 1_704_067_200_000
 _NODES: Final = 1 << 10
 _SEQUENCES: Final = 1 << 12
 _MAX_MS: Final = 1 << 41
+# Half of the sequences stay free behind the first one, so that a burst does not run ahead of the clock.
+_FIRST_SEQUENCES: Final = _SEQUENCES // 2
+
+_beginning = threading.Lock()
+os.register_at_fork(after_in_child=lambda: globals().update(_beginning=threading.Lock()))
 
 
 def _wall_clock_ms() -> int:
@@ -27,54 +31,84 @@ def _wall_clock_ms() -> int:
 
 class Snowflake:
     """
-    A generator of 63-bit ids, each above the one before it; safe to share between threads.
+    A generator of 63-bit ids, each above the one before it; safe to share between threads and after a fork.
 
-    Call it for the next id.  When the clock goes back, or 4096 ids were made in one millisecond, it goes on from the
+    Call it for the next id.  When the clock goes back, or the sequence of a millisecond is used up, it goes on from the
     next millisecond after its last id instead of waiting: it never repeats, never goes back and never hangs.
 
-    Two processes with the same *node* can make the same id.  Give each pod its own (`node_of`), and a forked child a
-    generator of its own.
+    Ten bits of node cannot keep thousands of processes apart.  The sequence of a millisecond therefore does not start
+    at 0 but at a number that each process draws for itself, and a forked child draws node and number anew.  Ids of two
+    processes may still collide; `noetl_events.identity` says why no event is lost when they do.
 
     Args:
-        node: 0 to 1023.
+        node: 0 to 1023; None draws one for each process.
+        first_sequence: 0 to 2047, where the sequence of each millisecond starts; None draws one for each process.
         epoch_ms: Unix milliseconds of the id with time 0.
         clock: Unix milliseconds now.
 
     Raises:
-        ValueError: *node* is out of range; when called, the clock is before the epoch or 69 years after it.
+        ValueError: *node* or *first_sequence* is out of range; when called, the clock is before the epoch or 69 years
+            after it.
 
     """
 
-    def __init__(self, *, node: int, epoch_ms: int = EPOCH_MS, clock: Callable[[], int] = _wall_clock_ms) -> None:
-        if not 0 <= node < _NODES:
+    def __init__(
+        self,
+        *,
+        node: int | None = None,
+        first_sequence: int | None = None,
+        epoch_ms: int = EPOCH_MS,
+        clock: Callable[[], int] = _wall_clock_ms,
+    ) -> None:
+        if node is not None and not 0 <= node < _NODES:
             raise ValueError(f"node: {node} is not in 0..{_NODES - 1}")
-        self._node = node << 12
+        if first_sequence is not None and not 0 <= first_sequence < _FIRST_SEQUENCES:
+            raise ValueError(f"first_sequence: {first_sequence} is not in 0..{_FIRST_SEQUENCES - 1}")
+        self._given_node = node
+        self._given_first = first_sequence
         self._epoch_ms = epoch_ms
         self._clock = clock
-        self._lock = threading.Lock()
-        self._last_ms = -1
+        # Below any time since the epoch, so that a clock before it is refused at the first id.
+        self._last_ms = -2
         self._sequence = 0
+        self._pid = 0
+        self._begin()
 
     def __call__(self) -> int:
         """Return the next id."""
+        if self._pid != os.getpid():
+            self._begin()
         with self._lock:
             ms = self._clock() - self._epoch_ms
             if ms > self._last_ms:
-                self._last_ms, self._sequence = ms, 0
+                self._last_ms, self._sequence = ms, self._first
             else:
                 self._sequence += 1
                 if self._sequence == _SEQUENCES:
-                    self._last_ms, self._sequence = self._last_ms + 1, 0
+                    self._last_ms, self._sequence = self._last_ms + 1, self._first
             if not 0 <= self._last_ms < _MAX_MS:
                 raise ValueError(f"clock: {self._last_ms} ms after the epoch does not fit 41 bits; check the clock")
             return self._last_ms << 22 | self._node | self._sequence
 
+    def _begin(self) -> None:
+        """Draw node and first sequence for this process; a child has those of its parent otherwise."""
+        with _beginning:
+            if self._pid == os.getpid():
+                return
+            node = secrets.randbelow(_NODES) if self._given_node is None else self._given_node
+            first = secrets.randbelow(_FIRST_SEQUENCES) if self._given_first is None else self._given_first
+            self._node = node << 12
+            self._first = first
+            # Ids of the millisecond of the fork must not go on where the parent goes on: the next one is a new one.
+            self._sequence = _SEQUENCES - 1
+            # A thread of the parent may have held the old lock at the moment of the fork, and nobody releases it here.
+            self._lock = threading.Lock()
+            self._pid = os.getpid()
 
-def node_of(worker_id: str, environ: Mapping[str, str]) -> int:
+
+def configured_node(environ: Mapping[str, str]) -> int | None:
     """
-    Return the node of this worker: `NOETL_SNOWFLAKE_NODE_ID`, else `NOETL_SHARD_ID`, else a stable hash of its id.
-
-    With hashes, two of 40 workers share a node more often than not: set one of the variables where workers are many.
+    Return the node that `NOETL_SNOWFLAKE_NODE_ID` or else `NOETL_SHARD_ID` sets, or None if neither is set.
 
     Raises:
         ValueError: the variable is no whole number from 0 to 1023.
@@ -85,13 +119,19 @@ def node_of(worker_id: str, environ: Mapping[str, str]) -> int:
             if not (text.isascii() and text.isdigit() and int(text) < _NODES):
                 raise ValueError(f"{name}: {text!r} is not a whole number from 0 to {_NODES - 1}")
             return int(text)
-    return int.from_bytes(hashlib.blake2b(worker_id.encode(), digest_size=8).digest()) % _NODES
+    return None
 
 
 @cache
-def process_ids(worker_id: str | None = None) -> Snowflake:
-    """Return the one generator of *worker_id* in this process, so that its emitters never make the same id."""
-    return Snowflake(node=node_of(worker_id or f"{socket.gethostname()}:{os.getpid()}", {}))
+def process_ids() -> Snowflake:
+    """
+    Return the one generator of this process, so that its emitters and sinks never make the same id.
+
+    Raises:
+        ValueError: as `configured_node`.
+
+    """
+    return Snowflake(node=configured_node(os.environ))
 
 
 def derived_id(stored_ms: int, sequence: int) -> int:

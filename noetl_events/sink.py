@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from noetl_events.envelope import ExecutorEvent
 
@@ -27,7 +27,9 @@ class EventSink(Protocol):
     A destination of events.
 
     - When `emit_batch` returns, every event of it is durable at the destination.
-    - The same event emitted twice leaves what one emit leaves: idempotent by `event_id`.
+    - The same event emitted twice leaves what one emit leaves.
+    - Two different events with one key `(execution_id, event_id)` are never taken for one: a destination that keeps one
+      row a key rejects the later one as a conflict, any other destination keeps both.
     - Cancelled while emitting: the state is unknown, and emitting again is safe.
     - Whoever opens closes: a sink that was given a connection does not close it.
 
@@ -43,7 +45,7 @@ class EventSink(Protocol):
 
         Raises:
             SinkUnavailable: nothing is known of any of them; emit the same events again, later.
-            EventsRejected: the named events will never be taken, all others are durable.
+            EventsRejected: the events at the named places of the batch will never be taken, all others are durable.
             ValueError: an event has no `event_id` where the destination keys by it; nothing was stored.
             RuntimeError: the sink is closed.
 
@@ -67,20 +69,26 @@ class SinkUnavailable(Exception):
         super().__init__(reason)
         self.reason = reason
         self.retry_after = retry_after
+        self.event: ExecutorEvent | None = None
+        """The event that `EventEmitter` could not emit, as it was stamped: emitting this one again is safe."""
 
 
 class EventsRejected(Exception):
     """
     Exactly these events will never be taken; every other event of the batch is durable.
 
+    The place in the batch names a rejected event, because two events of one batch may have the same id.
+
     Args:
-        reasons: the reason of each, by `event_id`.
+        reasons: the reason of each, by its place in the batch, from 0 up.
+        conflicts: the places of those that are rejected because the destination has a different event with their key.
 
     """
 
-    def __init__(self, reasons: Mapping[int, str]) -> None:
-        super().__init__("; ".join(f"{event_id}: {reason}" for event_id, reason in reasons.items()))
+    def __init__(self, reasons: Mapping[int, str], *, conflicts: Iterable[int] = ()) -> None:
+        super().__init__("; ".join(f"events[{place}]: {reason}" for place, reason in sorted(reasons.items())))
         self.reasons = dict(reasons)
+        self.conflicts = frozenset(conflicts)
 
 
 class UnknownSink(ValueError):

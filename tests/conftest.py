@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import signal
+import tempfile
 from itertools import count
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -19,9 +22,21 @@ from noetl_events.testing.nats_server import NatsServer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
-    from pathlib import Path
 
 _numbers = count()
+
+
+def pytest_configure() -> None:
+    """
+    Give the temporary folders of this checkout a root of their own.
+
+    pytest closes the one root of a user to others each time it starts, and with it the Postgres of another run, which
+    serves as another user.
+    """
+    checkout = hashlib.blake2b(os.fsencode(Path(__file__).parent), digest_size=4).hexdigest()
+    root = Path(tempfile.gettempdir(), f"noetl-events-tests-{os.getuid()}-{checkout}")
+    root.mkdir(mode=0o700, exist_ok=True)
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(root))
 
 
 @pytest.fixture(scope="session", autouse=True)

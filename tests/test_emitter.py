@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
@@ -10,6 +12,9 @@ import pytest
 from noetl_events import EventEmitter, EventsRejected, EventType, SinkUnavailable
 from noetl_events.sinks.memory import MemorySink
 from noetl_events.testing import FaultySink
+
+if TYPE_CHECKING:
+    from noetl_events import ExecutorEvent
 
 NOW = datetime(2026, 5, 31, tzinfo=UTC)
 
@@ -42,14 +47,55 @@ async def test_ids_of_many_emitters_differ() -> None:
     assert len(sink.events) == 200
 
 
-async def test_failures_reach_the_caller() -> None:
-    """An emit that fails raises: a swallowed error would hang a run."""
-    sink = FaultySink(MemorySink(), [SinkUnavailable("away")])
-    emitter = EventEmitter(7, sink)
-    with pytest.raises(SinkUnavailable, match="away"):
+async def test_emit_tries_the_same_event_again() -> None:
+    """An answer that was lost is asked for again with the same bytes: one step, one row."""
+    memory = MemorySink()
+    sink = FaultySink(memory, [SinkUnavailable("answer lost", 0.0), SinkUnavailable("away", 0.01)], after=True)
+    emitted = await EventEmitter(7, sink).emit("step.enter", "s", "STARTED", {"n": 1})
+
+    assert [stored.event_id for stored in memory.events] == [emitted.event_id]
+
+
+async def test_emitted_bytes_do_not_change_while_it_waits() -> None:
+    """The caller may go on with the value it gave: what is tried again is what was emitted."""
+    context = {"rows": 1}
+
+    class Changes(FaultySink):
+        async def emit(self, event: ExecutorEvent) -> None:
+            context["rows"] += 1
+            await super().emit(event)
+
+    memory = MemorySink()
+    await EventEmitter(7, Changes(memory, [SinkUnavailable("away", 0.0)])).emit("step.enter", "s", "STARTED", context)
+
+    assert bytes(memory.events[0].context) == b'{"rows":1}'
+
+
+async def test_failure_carries_the_event() -> None:
+    """An emit that gives up raises with the event as it was tried; emitting that one again stores it once."""
+    memory = MemorySink()
+    sink = FaultySink(memory, [SinkUnavailable("answer lost")], after=True)
+    emitter = EventEmitter(7, sink, patience=0)
+    with pytest.raises(SinkUnavailable, match="answer lost") as failure:
         await emitter.emit("step.enter", "s", "STARTED", {})
-    with pytest.raises(EventsRejected, match="set is not a JSON type"):
-        await emitter.emit("step.enter", "s", "STARTED", {1, 2})
+    assert failure.value.event is not None
+    await emitter.emit_again(failure.value.event)
+
+    assert [stored.event_id for stored in memory.events] == [failure.value.event.event_id]
+
+
+async def test_patience_is_bounded() -> None:
+    """A sink that asks for an hour does not keep the caller for one."""
+    sink = FaultySink(MemorySink(), [SinkUnavailable("away", 3600.0)] * 100)
+    with pytest.raises(SinkUnavailable, match="away"):
+        async with asyncio.timeout(30):
+            await EventEmitter(7, sink, patience=0.1).emit("step.enter", "s", "STARTED", {})
+
+
+async def test_rejection_reaches_the_caller_at_once() -> None:
+    """What no sink will ever take is not tried again."""
+    with pytest.raises(EventsRejected, match=r"events\[0\]: context: set is not a JSON type"):
+        await EventEmitter(7, MemorySink()).emit("step.enter", "s", "STARTED", {1, 2})
 
 
 async def test_stamped_event_can_be_emitted_again() -> None:

@@ -2,19 +2,42 @@
 
 from __future__ import annotations
 
+import json
+import os
 import threading
 from itertools import chain, repeat
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from noetl_events.ids import EPOCH_MS, Snowflake, derived_id, node_of, process_ids
+from noetl_events.ids import EPOCH_MS, Snowflake, configured_node, derived_id, process_ids
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def in_child(make: Callable[[], list[int]]) -> list[int]:
+    """Return what *make* returns in a forked child."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:
+        # No handler and no fixture of the parent may run here.
+        try:
+            os.write(writer, json.dumps(make()).encode())
+        finally:
+            os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader) as answer:
+        made: list[int] = json.loads(answer.read())
+    os.waitpid(child, 0)
+    return made
 
 
 def test_bits() -> None:
     """41 bits of milliseconds since 2024, 10 of node, 12 of sequence."""
-    ids = Snowflake(node=5, clock=lambda: EPOCH_MS + 1_000)
+    ids = Snowflake(node=5, first_sequence=0, clock=lambda: EPOCH_MS + 1_000)
 
     assert ids() == 1_000 << 22 | 5 << 12 | 0
     assert ids() == 1_000 << 22 | 5 << 12 | 1
@@ -71,30 +94,75 @@ def test_clock_out_of_range_is_refused(clock: int) -> None:
     [
         pytest.param({"NOETL_SNOWFLAKE_NODE_ID": "7", "NOETL_SHARD_ID": "8"}, 7, id="node id first"),
         pytest.param({"NOETL_SHARD_ID": "8"}, 8, id="then shard"),
-        pytest.param({}, node_of("worker-1", {}), id="then a hash"),
+        pytest.param({}, None, id="neither"),
     ],
 )
-def test_node_of_environment(environ: dict[str, str], node: int) -> None:
+def test_configured_node(environ: dict[str, str], node: int | None) -> None:
     """The variables are asked in NoETL's order."""
-    assert node_of("worker-1", environ) == node
-
-
-def test_node_of_worker_is_stable() -> None:
-    """The hash of a worker id is the same in every process and on every version."""
-    assert node_of("worker-1", {}) == 187
-    assert node_of("worker-2", {}) != node_of("worker-1", {})
+    assert configured_node(environ) == node
 
 
 @pytest.mark.parametrize("text", ["1024", "-1", "x", "\N{FULLWIDTH DIGIT ONE}"])
 def test_wrong_node_is_refused(text: str) -> None:
     """The error names the variable and its value."""
     with pytest.raises(ValueError, match=f"NOETL_SHARD_ID: '{text}'"):
-        node_of("w", {"NOETL_SHARD_ID": text})
+        configured_node({"NOETL_SHARD_ID": text})
 
 
-def test_emitters_of_a_worker_share_one_generator() -> None:
-    """Two emitters of a worker would else make the same id in the same millisecond."""
-    assert process_ids("worker-1") is process_ids("worker-1")
+def test_process_has_one_generator() -> None:
+    """Two emitters of a process would else make the same id in the same millisecond."""
+    assert process_ids() is process_ids()
+
+
+def test_burst_does_not_run_ahead_of_the_clock() -> None:
+    """At least 2,048 ids fit a millisecond, wherever its sequence starts."""
+    for _ in range(50):
+        ids = Snowflake(clock=lambda: EPOCH_MS + 1)
+        made = [ids() for _ in range(2_048)]
+
+        assert {each >> 22 for each in made} == {1}
+
+
+def test_forked_children_make_ids_of_their_own() -> None:
+    """Ten children that are forked in the middle of a millisecond, and their parent, make no id twice."""
+    ids = Snowflake(clock=lambda: EPOCH_MS + 1)
+    made = [ids() for _ in range(200)]
+    for _ in range(10):
+        made += in_child(lambda: [ids() for _ in range(200)])
+    made += [ids() for _ in range(200)]
+
+    assert len(set(made)) == len(made)
+
+
+def test_child_forked_while_a_thread_makes_an_id_does_not_hang() -> None:
+    """The lock that a thread of the parent holds at the moment of the fork is not the child's."""
+    inside, go_on = threading.Event(), threading.Event()
+
+    def slow_clock() -> int:
+        if threading.current_thread() is maker:
+            inside.set()
+            go_on.wait()
+        return EPOCH_MS + 1
+
+    ids = Snowflake(node=1, clock=slow_clock)
+    maker = threading.Thread(target=ids)
+    maker.start()
+    inside.wait()
+    made = in_child(lambda: [ids()])
+    go_on.set()
+    maker.join()
+
+    assert len(made) == 1
+
+
+def test_fork_that_runs_no_hook_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server such as uWSGI forks in C; the number of the process tells the child that it is one."""
+    ids = Snowflake(clock=lambda: EPOCH_MS + 1)
+    parents = [ids() for _ in range(2_048)]
+    monkeypatch.setattr(os, "getpid", lambda: -1)
+    children = [ids() for _ in range(2_048)]
+
+    assert not {each % 2**22 for each in parents} & {each % 2**22 for each in children}
 
 
 def test_derived_id_is_the_same_for_a_redelivery() -> None:

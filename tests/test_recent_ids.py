@@ -8,28 +8,28 @@ from noetl_events.recent_ids import CAPACITY, RecentIds
 def test_forgets_the_oldest_first() -> None:
     """Beyond its capacity a new id takes the place of the one that was added first."""
     ids = RecentIds(capacity=3)
-    for event_id in (10, -20, 30, 40):
-        ids.add(event_id)
+    for message_id in (b"10", b"-20", b"30", b"40"):
+        ids.add(message_id)
 
-    assert [event_id in ids for event_id in (10, -20, 30, 40)] == [False, True, True, True]
+    assert [message_id in ids for message_id in (b"10", b"-20", b"30", b"40")] == [False, True, True, True]
     assert len(ids) == 3
 
 
 def test_known_id_keeps_its_place() -> None:
     """Adding an id again neither takes room nor makes it younger."""
     ids = RecentIds(capacity=2)
-    for event_id in (1, 2, 1, 3):
-        ids.add(event_id)
+    for message_id in (b"1", b"2", b"1", b"3"):
+        ids.add(message_id)
 
-    assert [event_id in ids for event_id in (1, 2, 3)] == [False, True, True]
+    assert [message_id in ids for message_id in (b"1", b"2", b"3")] == [False, True, True]
 
 
 def test_remembers_65536_ids() -> None:
     """By default the memory is that of the last 65,536 ids."""
     ids = RecentIds()
-    for event_id in range(CAPACITY + 10):
-        ids.add(event_id)
+    for number in range(CAPACITY + 10):
+        ids.add(b"%d" % number)
 
     assert len(ids) == 65_536
-    assert 9 not in ids
-    assert 10 in ids
+    assert b"9" not in ids
+    assert b"10" in ids

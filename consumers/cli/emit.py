@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import socket
 import sys
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +15,7 @@ from consumers.carry import carry
 from consumers.cli.options import AsJson, Nats, Partitions, read_settings
 from consumers.cli.output import print_result, progress
 from noetl_events.envelope import MalformedEvent, decode
-from noetl_events.ids import Snowflake, node_of
+from noetl_events.ids import process_ids
 from noetl_events.jetstream.connection import Connection
 from noetl_events.sinks.nats import SUBJECT, SUBJECT_BY_EXECUTION, NatsSink
 
@@ -49,7 +47,7 @@ async def emit(
     Example: `noetl-events emit run.ndjson` or `tail -f run.ndjson | noetl-events emit`
     """
     settings = read_settings(nats, partitions=partitions)
-    ids = Snowflake(node=node_of(socket.gethostname(), os.environ))
+    ids = process_ids()
     malformed: list[str] = []
     async with Connection(settings.connect) as connection:
         subject = SUBJECT_BY_EXECUTION if settings.stream.partitions else SUBJECT

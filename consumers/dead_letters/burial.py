@@ -7,6 +7,7 @@ header it had.  The kinds:
 
     malformed   the body is no event
     rejected    the sink will never take the event
+    conflict    the sink has a different event with the same execution_id and event_id
     fatal       a message that ends the process that handles it
     exhausted   delivered as often as its consumer allows, and never acknowledged
 
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from noetl_events.jetstream.delivery import Message
     from noetl_events.jetstream.stored import Stored
 
-Kind = Literal["malformed", "rejected", "fatal", "exhausted"]
+Kind = Literal["malformed", "rejected", "conflict", "fatal", "exhausted"]
 
 _MAX_REASON: Final = 1_000
 # What the client sends in the name of a header, besides letters and digits.

@@ -105,9 +105,8 @@ class Ingest:
 
 def _faults(events: Sequence[ExecutorEvent], exc: EventsRejected) -> tuple[Fault, ...]:
     return tuple(
-        Fault(index=index, event_id=event.event_id, reason=exc.reasons[event.event_id])
-        for index, event in enumerate(events)
-        if event.event_id in exc.reasons
+        Fault(index=place, event_id=events[place].event_id, reason=reason)
+        for place, reason in sorted(exc.reasons.items())
     )
 
 

@@ -136,11 +136,11 @@ def path_of(url: str) -> str:
 def _rows(events: Sequence[ExecutorEvent]) -> tuple[list[tuple[Any, ...]], dict[int, str]]:
     rows: list[tuple[Any, ...]] = []
     reasons: dict[int, str] = {}
-    for event_id, event in zip(require_ids(events), events, strict=True):
+    for place, (event_id, event) in enumerate(zip(require_ids(events), events, strict=True)):
         try:
             rows.append(_row(event_id, event))
         except MalformedEvent as exc:
-            reasons[event_id] = str(exc)
+            reasons[place] = str(exc)
     return rows, reasons
 
 

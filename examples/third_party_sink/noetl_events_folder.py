@@ -50,11 +50,11 @@ class FolderSink:
             raise RuntimeError("FolderSink is closed")
         bodies: dict[str, bytes] = {}
         reasons: dict[int, str] = {}
-        for event_id, event in zip(require_ids(events), events, strict=True):
+        for place, (event_id, event) in enumerate(zip(require_ids(events), events, strict=True)):
             try:
                 bodies.setdefault(f"{event.execution_id}-{event_id}.json", encode(event))
             except MalformedEvent as exc:
-                reasons[event_id] = str(exc)
+                reasons[place] = str(exc)
         await asyncio.get_running_loop().run_in_executor(self._writer, self._write, bodies)
         if reasons:
             raise EventsRejected(reasons)

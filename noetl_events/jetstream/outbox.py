@@ -36,7 +36,7 @@ class Outbox:
 
         self._uncertain = RecentIds()
         self._waiting: deque[Outgoing] = deque()
-        self._out: dict[int, Outgoing] = {}
+        self._out: dict[bytes, Outgoing] = {}
         self._adding = 0
 
     @property
@@ -81,32 +81,32 @@ class Outbox:
                 waiting.popleft()
                 self.room.give_back(1, message.size)
                 continue
-            event_id = message.event_id
+            message_id = message.message_id
             if not burst and not certain:
-                uncertain = event_id in doubted
+                uncertain = message_id in doubted
             size += message.size
-            if event_id in out or (event_id in doubted) is not uncertain or (burst and size > _MOST_BYTES):
+            if message_id in out or (message_id in doubted) is not uncertain or (burst and size > _MOST_BYTES):
                 break
-            out[event_id] = message
+            out[message_id] = message
             burst.append(message)
             waiting.popleft()
         return burst
 
     def is_uncertain(self, message: Outgoing) -> bool:
         """Whether *message* was sent before with an outcome that stayed unknown."""
-        return message.event_id in self._uncertain
+        return message.message_id in self._uncertain
 
     def doubt(self, messages: Iterable[Outgoing]) -> None:
         """Note that the outcome of *messages* is unknown: nothing with these ids is part of a batch again."""
         for message in messages:
-            self._uncertain.add(message.event_id)
+            self._uncertain.add(message.message_id)
 
     def release(self, messages: Iterable[Outgoing]) -> None:
         """Take back the room of *messages*, which are finished; what was released before is left alone."""
         count = size = 0
         for message in messages:
-            if self._out.get(message.event_id) is message:
-                del self._out[message.event_id]
+            if self._out.get(message.message_id) is message:
+                del self._out[message.message_id]
                 count += 1
                 size += message.size
         self.room.give_back(count, size)

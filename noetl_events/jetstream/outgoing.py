@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 ID_HEADER: Final = "Nats-Msg-Id"
 # What the stream knows a message by; more headers would cost every reader.
-_HEAD: Final = f"NATS/1.0\r\n{ID_HEADER}: %d\r\n%b\r\n".encode()
+_HEAD: Final = f"NATS/1.0\r\n{ID_HEADER}: %b\r\n%b\r\n".encode()
 
 
 class Outgoing:
@@ -22,10 +22,11 @@ class Outgoing:
 
     Args:
         subject: it is published to.
-        event_id: its identity; the stream takes each once.
+        message_id: its identity, for `Nats-Msg-Id`; the stream takes each once within its duplicate window.
         body: its payload.
         lane: messages of one lane (an execution, say) keep their order whatever goes wrong, on a stream that takes
             batches; of plain publishes one may be lost and the next not.
+        place: in the batch of its call, by which a refusal names it.
         lines: more headers, each with its line end.
 
     Raises:
@@ -38,22 +39,26 @@ class Outgoing:
         "call",
         "deadline",
         "encoded_subject",
-        "event_id",
         "head",
         "lane",
+        "message_id",
+        "place",
         "sent",
         "settled",
         "size",
         "subject",
     )
 
-    def __init__(self, subject: str, event_id: int, body: bytes, lane: int, *, lines: bytes = b"") -> None:
+    def __init__(
+        self, subject: str, message_id: bytes, body: bytes, lane: int, *, place: int = 0, lines: bytes = b""
+    ) -> None:
         self.subject = subject
         self.encoded_subject = encoded_subject(subject)
-        self.event_id = event_id
+        self.message_id = message_id
         self.body = body
         self.lane = lane
-        self.head = _HEAD % (event_id, lines)
+        self.place = place
+        self.head = _HEAD % (message_id, lines)
         self.size = len(self.head) + len(body)
         self.sent = False
         self.settled = False
@@ -72,7 +77,7 @@ class Outgoing:
     def refuse(self, reason: str) -> None:
         """Note that the stream will never take it."""
         self.settled = True
-        self.call.refused[self.event_id] = reason
+        self.call.refused[self.place] = reason
         self.call.settle_one()
 
     def fail(self, kind: type[NatsUnavailable], reason: str) -> None:

@@ -111,6 +111,7 @@ def _raise_worst(outcomes: dict[str, BaseException | None]) -> None:
     """Raise a bug first, then an outage, then all rejections together."""
     away: list[SinkUnavailable] = []
     rejected: dict[int, str] = {}
+    conflicts: set[int] = set()
     for name, outcome in outcomes.items():
         match outcome:
             case None:
@@ -118,13 +119,14 @@ def _raise_worst(outcomes: dict[str, BaseException | None]) -> None:
             case SinkUnavailable():
                 away.append(SinkUnavailable(f"{name}: {outcome.reason}", outcome.retry_after))
             case EventsRejected():
-                for event_id, reason in outcome.reasons.items():
-                    before = f"{rejected[event_id]}; " if event_id in rejected else ""
-                    rejected[event_id] = f"{before}{name}: {reason}"
+                conflicts |= outcome.conflicts
+                for place, reason in outcome.reasons.items():
+                    before = f"{rejected[place]}; " if place in rejected else ""
+                    rejected[place] = f"{before}{name}: {reason}"
             case _:
                 raise outcome
     if away:
         waits = [one.retry_after for one in away if one.retry_after is not None]
         raise SinkUnavailable("; ".join(one.reason for one in away), max(waits, default=None))
     if rejected:
-        raise EventsRejected(rejected)
+        raise EventsRejected(rejected, conflicts=conflicts)

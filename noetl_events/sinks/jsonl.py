@@ -11,7 +11,8 @@ from urllib.parse import unquote, urlsplit
 
 import structlog
 
-from noetl_events.envelope import decode
+from noetl_events.envelope import decode, encode
+from noetl_events.identity import message_id
 from noetl_events.json_values import MalformedEvent
 from noetl_events.recent_ids import RecentIds
 from noetl_events.sink import EventsRejected, SinkUnavailable
@@ -93,16 +94,16 @@ class JsonlSink:
         self._closed = True
         await asyncio.to_thread(self._finish)
 
-    def _append(self, lines: dict[int, bytes]) -> None:
+    def _append(self, lines: dict[bytes, bytes]) -> None:
         try:
             file = self._open()
-            new = {event_id: line for event_id, line in lines.items() if event_id not in self._seen}
+            new = {message: line for message, line in lines.items() if message not in self._seen}
             if new:
                 file.append(b"".join(new.values()))
         except OSError as exc:
             raise SinkUnavailable(f"jsonl: {self._path}: {self._explain(exc)}") from exc
-        for event_id in new:
-            self._seen.add(event_id)
+        for message in new:
+            self._seen.add(message)
 
     def _open(self) -> AppendFile:
         if self._file is not None and self._file.is_moved():
@@ -185,16 +186,16 @@ def _whole_lines(file: BinaryIO) -> Iterator[bytes]:
 
 
 def _remember_tail(file: AppendFile, seen: RecentIds) -> int:
-    """Add the ids in the tail of *file* to *seen*, and return where its last event ends."""
+    """Add the events in the tail of *file* to *seen*, and return where its last event ends."""
     good = 0
     for end, line in file.lines(_TAIL_BYTES):
         try:
-            event_id = decode(line).event_id if line.strip() else None
+            event = decode(line) if line.strip() else None
         except MalformedEvent:
             continue
         good = end
-        if event_id is not None:
-            seen.add(event_id)
+        if event is not None and event.event_id is not None:
+            seen.add(message_id(event.event_id, encode(event)))
     return good
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from noetl_events.envelope import decode, encode
+from noetl_events.identity import message_id
 from noetl_events.json_values import MalformedEvent
 from noetl_events.sink import require_ids
 
@@ -22,21 +23,24 @@ log = structlog.get_logger()
 _ON_ONE_LINE: Final = bytes.maketrans(b"\r\n", b"  ")
 
 
-def encode_lines(events: Sequence[ExecutorEvent]) -> tuple[dict[int, bytes], dict[int, str]]:
+def encode_lines(events: Sequence[ExecutorEvent]) -> tuple[dict[bytes, bytes], dict[int, str]]:
     """
-    Return the line of each event by its id, and the reason of each that cannot have one.
+    Return the line of each event by its message id, and by its place the reason of each that cannot have one.
 
     Raises:
         ValueError: an event has no id.
 
     """
-    lines: dict[int, bytes] = {}
+    lines: dict[bytes, bytes] = {}
     reasons: dict[int, str] = {}
-    for event_id, event in zip(require_ids(events), events, strict=True):
+    for place, (event_id, event) in enumerate(zip(require_ids(events), events, strict=True)):
         try:
-            lines.setdefault(event_id, encode(event).translate(_ON_ONE_LINE) + b"\n")
+            line = encode(event).translate(_ON_ONE_LINE)
         except MalformedEvent as exc:
-            reasons[event_id] = str(exc)
+            reasons[place] = str(exc)
+        else:
+            # Of the line and not of the event: the same is found when the file is read again.
+            lines[message_id(event_id, line)] = line + b"\n"
     return lines, reasons
 
 

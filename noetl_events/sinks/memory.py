@@ -39,11 +39,11 @@ class MemorySink:
         if self._closed:
             raise RuntimeError("MemorySink is closed")
         rejected: dict[int, str] = {}
-        for event_id, event in zip(require_ids(events), events, strict=True):
+        for place, (event_id, event) in enumerate(zip(require_ids(events), events, strict=True)):
             try:
                 self._bodies.setdefault(event_id, encode(event))
             except MalformedEvent as exc:
-                rejected[event_id] = str(exc)
+                rejected[place] = str(exc)
         if rejected:
             raise EventsRejected(rejected)
 

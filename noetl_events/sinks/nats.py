@@ -6,12 +6,13 @@ import re
 import time
 from functools import lru_cache
 from string import Formatter
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Literal, Self
 from urllib.parse import unquote, urlsplit
 
 from msgspec import structs
 
 from noetl_events.envelope import encode
+from noetl_events.identity import message_id as digest_id
 from noetl_events.ids import process_ids
 from noetl_events.jetstream.connection import Connection
 from noetl_events.jetstream.errors import NatsUnavailable
@@ -48,7 +49,7 @@ _CONNECTION_OPTIONS: Final = (
     "tls_cert",
     "tls_key",
 )
-_OPTIONS: Final = ("durable", "subject", *_CONNECTION_OPTIONS)
+_OPTIONS: Final = ("durable", "message_id", "subject", *_CONNECTION_OPTIONS)
 _ASK_ROUND: Final = 5.0
 # Longer would break the server's limit for a line, and with it the connection.
 _MAX_NAME: Final = 200
@@ -56,9 +57,17 @@ _UNSAFE: Final = re.compile(r"[^!-~]|[*>$]")
 _EMPTY_TOKEN: Final = re.compile(r"(?:^|(?<=\.))(?=\.|$)")
 
 
+def _bare_id(event_id: int, _body: bytes) -> bytes:
+    return b"%d" % event_id
+
+
+MessageIds = Literal["digest", "event_id"]
+_MESSAGE_IDS: Final[dict[str, Callable[[int, bytes], bytes]]] = {"digest": digest_id, "event_id": _bare_id}
+
+
 class NatsSink:
     """
-    Publish each event to the stream, once by its `event_id`.
+    Publish each event to the stream, once by its message id: `event_id` and digest (`noetl_events.identity`).
 
     An event without `event_id` gets one.  The subject is an address for filters, never an identity: what it cannot hold
     of an `event_type` (anything but visible ASCII, and `*`, `>`, `$`) stands as `_` in it, an empty token likewise, and
@@ -73,10 +82,12 @@ class NatsSink:
         new_id: makes an event id; by default this process's own generator.
         timeout: seconds to try, until `SinkUnavailable`.
         durable: "stored", or "fsync" for a server with `sync_interval: always`; see `Publisher`.
+        message_id: "digest", or "event_id" to publish under the bare id as the first version did: two different events
+            with one id are then one to the stream, which drops the second in silence.
         owns_connection: close *connection* with the sink.
 
     Raises:
-        ValueError: *subject* makes no subject, or *durable* is neither of the two.
+        ValueError: *subject* makes no subject, or *durable* or *message_id* is neither of its two.
 
     """
 
@@ -88,9 +99,13 @@ class NatsSink:
         new_id: Callable[[], int] | None = None,
         timeout: float = 30.0,
         durable: Durability = "stored",
+        message_id: MessageIds = "digest",
         owns_connection: bool = False,
     ) -> None:
         _require_template(subject)
+        if message_id not in _MESSAGE_IDS:
+            raise ValueError(f"message_id: {message_id!r} is neither 'digest' nor 'event_id'")
+        self._name = _MESSAGE_IDS[message_id]
         self._connection = connection
         self._owns_connection = owns_connection
         self._publisher = Publisher(connection, timeout=timeout, durable=durable)
@@ -106,8 +121,9 @@ class NatsSink:
         """
         Open `nats://user:password@host:4222?subject=...`, or `tls://`; several hosts stand with commas between.
 
-        Options: `subject`, `durable` (`stored` or `fsync`), and of `ConnectOptions` *domain*, *api_prefix*,
-        *credentials*, *nkey_seed*, *tls_ca*, *tls_cert*, *tls_key*, *inbox_prefix*, *name*.
+        Options: `subject`, `durable` (`stored` or `fsync`), `message_id` (`digest` or `event_id`), and of
+        `ConnectOptions` *domain*, *api_prefix*, *credentials*, *nkey_seed*, *tls_ca*, *tls_cert*, *tls_key*,
+        *inbox_prefix*, *name*.
 
         Raises:
             ValueError: the URL has an option there is not, or names no server.
@@ -116,8 +132,9 @@ class NatsSink:
         options: dict[str, Any] = {**read_options("nats", urlsplit(url).query, _OPTIONS)}
         subject = options.pop("subject", SUBJECT)
         durable: Durability = options.pop("durable", "stored")
+        message_id: MessageIds = options.pop("message_id", "digest")
         connection = Connection(ConnectOptions(**_read_servers(url), **options))
-        return cls(connection, subject=subject, durable=durable, owns_connection=True)
+        return cls(connection, subject=subject, durable=durable, message_id=message_id, owns_connection=True)
 
     @property
     def mode(self) -> str:
@@ -179,7 +196,7 @@ class NatsSink:
 
     def _outgoing(self, events: Sequence[ExecutorEvent], malformed: dict[int, str]) -> Iterator[Outgoing]:
         lines = trace_lines()
-        for event in events:
+        for place, event in enumerate(events):
             event_id = event.event_id
             if event_id is None:
                 event_id = self._new_id()
@@ -187,11 +204,11 @@ class NatsSink:
             try:
                 body = encode(event)
             except MalformedEvent as exc:
-                malformed[event_id] = str(exc)
+                malformed[place] = str(exc)
                 continue
             execution_id = event.execution_id
             subject = make_subject(self._subject, event.event_type, execution_id if self._by_execution else 0)
-            yield Outgoing(subject, event_id, body, execution_id, lines=lines)
+            yield Outgoing(subject, self._name(event_id, body), body, execution_id, place=place, lines=lines)
 
 
 @lru_cache(maxsize=1024)

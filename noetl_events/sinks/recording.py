@@ -12,6 +12,8 @@ from urllib.parse import urlsplit
 
 import structlog
 
+from noetl_events.envelope import encode
+from noetl_events.identity import message_id
 from noetl_events.recent_ids import CAPACITY
 from noetl_events.sink import SinkUnavailable
 from noetl_events.sinks.jsonl import JsonlSink, path_of
@@ -64,7 +66,7 @@ class RecordingSink(JsonlSink):
 
     # What follows runs in the one thread that writes: nothing is appended while a segment is finished.
 
-    def _append(self, lines: dict[int, bytes]) -> None:
+    def _append(self, lines: dict[bytes, bytes]) -> None:
         try:
             self._take_directory()
         except OSError as exc:
@@ -100,13 +102,17 @@ class RecordingSink(JsonlSink):
         self._lock = lock
 
     def _remember_segments(self) -> None:
-        known: list[int] = []
+        known: list[bytes] = []
         for segment in reversed(segments(self._directory)):
             if len(known) >= CAPACITY:
                 break
-            known = [event.event_id for event in read_recording(segment) if event.event_id is not None] + known
-        for event_id in islice(known, max(0, len(known) - CAPACITY), None):
-            self._seen.add(event_id)
+            known = [
+                message_id(event.event_id, encode(event))
+                for event in read_recording(segment)
+                if event.event_id is not None
+            ] + known
+        for message in islice(known, max(0, len(known) - CAPACITY), None):
+            self._seen.add(message)
 
     def _finish_segment(self) -> None:
         try:

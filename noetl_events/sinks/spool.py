@@ -169,15 +169,13 @@ class SpoolSink:
     def _encode(self, events: Sequence[ExecutorEvent]) -> tuple[list[bytes], dict[int, str]]:
         records: list[bytes] = []
         malformed: dict[int, str] = {}
-        for event in events:
-            event_id = event.event_id
-            if event_id is None:
-                event_id = self._new_id()
-                event = structs.replace(event, event_id=event_id)  # noqa: PLW2901  (the same event, with its id)
+        for place, event in enumerate(events):
+            if event.event_id is None:
+                event = structs.replace(event, event_id=self._new_id())  # noqa: PLW2901  (the same event, with its id)
             try:
                 records.append(pack(encode(event)))
             except MalformedEvent as exc:
-                malformed[event_id] = str(exc)
+                malformed[place] = str(exc)
         return records, malformed
 
     async def _open(self) -> _Folder:

@@ -78,12 +78,12 @@ class StdoutSink:
         self._closed = True
         await asyncio.to_thread(self._printer.shutdown)
 
-    def _print(self, lines: dict[int, bytes]) -> None:
+    def _print(self, lines: dict[bytes, bytes]) -> None:
         try:
             self._write_out()
-            new = {event_id: line for event_id, line in lines.items() if event_id not in self._seen}
-            for event_id in new:
-                self._seen.add(event_id)
+            new = {message: line for message, line in lines.items() if message not in self._seen}
+            for message in new:
+                self._seen.add(message)
             self._unprinted = b"".join(new.values())
             self._write_out()
         except OSError as exc:

@@ -168,8 +168,7 @@ class Handover:
             await self._inner.emit_batch(events)
         except EventsRejected as exc:
             self._acknowledged_at = _now()
-            refused = [(event, exc.reasons.get(event.event_id or 0)) for event in events]
-            await self._keep([(_text(event), reason) for event, reason in refused if reason is not None])
+            await self._keep([(_text(events[place]), reason) for place, reason in sorted(exc.reasons.items())])
         else:
             self._acknowledged_at = _now()
 

@@ -81,7 +81,10 @@ class ScriptedStream:
 
     def outgoing(self, event_ids: Iterable[int], *, lane: int = 0) -> list[Outgoing]:
         """Return messages for this stream."""
-        return [Outgoing(self.subject, event_id, b"{}", lane) for event_id in event_ids]
+        return [
+            Outgoing(self.subject, b"%d" % event_id, b"{}", lane, place=place)
+            for place, event_id in enumerate(event_ids)
+        ]
 
 
 def stores(received: Received) -> dict[str, Any] | None:

@@ -81,8 +81,8 @@ async def test_event_too_large_with_the_headers_of_a_batch(syncing: Connection) 
     """A message that fits the server's limit by itself, and not as part of a batch, goes by itself."""
     limit = (await syncing.client()).max_payload
     publisher = Publisher(syncing, durable="fsync")
-    empty = Outgoing("noetl.events.x", 1, b"", 1).size
-    await publisher.publish([Outgoing("noetl.events.x", 1, b"x" * (limit - empty), 1), *small(range(2, 5))])
+    empty = Outgoing("noetl.events.x", b"1", b"", 1).size
+    await publisher.publish([Outgoing("noetl.events.x", b"1", b"x" * (limit - empty), 1), *small(range(2, 5))])
     await publisher.aclose()
 
     assert publisher.counts.stored == 4
@@ -91,7 +91,7 @@ async def test_event_too_large_with_the_headers_of_a_batch(syncing: Connection) 
 
 def small(ids: range) -> list[Outgoing]:
     """Return small messages."""
-    return [Outgoing("noetl.events.x", event_id, b"{}", 1) for event_id in ids]
+    return [Outgoing("noetl.events.x", b"%d" % event_id, b"{}", 1) for event_id in ids]
 
 
 async def test_batch_in_process_is_asked_for_one_by_one(connection: Connection, scripted: ScriptedStream) -> None:

@@ -34,9 +34,9 @@ async def test_messages_arrive_whole_and_in_order(connection: Connection) -> Non
     await client.subscribe("raw.>", cb=hear)
     await client.publish("raw.before", b"")
     messages = [
-        Outgoing("raw.a", 1, b"\r\nHPUB x 0 0\r\n\r\n", 1),
-        Outgoing("raw.b", -2, b"", 1),
-        Outgoing("raw.c", 3, b"z", 1),
+        Outgoing("raw.a", b"1", b"\r\nHPUB x 0 0\r\n\r\n", 1),
+        Outgoing("raw.b", b"-2", b"", 1),
+        Outgoing("raw.c", b"3", b"z", 1),
     ]
     await publish_all(
         client, messages, [command(message, b"reply.%d" % index) for index, message in enumerate(messages)]
@@ -58,7 +58,7 @@ async def test_headers_are_added(nats_url: str) -> None:
     """Lines of headers stand beside the id, with an answer asked for or not."""
     client = await nats.connect(nats_url)
     inbox = await client.subscribe("headers.>")
-    message = Outgoing("headers.a", 7, b"body", 1)
+    message = Outgoing("headers.a", b"7", b"body", 1)
     await publish_all(client, [message] * 2, [command_with(message, b"A: 1\r\n", reply) for reply in (b"", b"reply")])
     heard = [await inbox.next_msg(timeout=5) for _ in range(2)]
     await client.close()
@@ -74,7 +74,7 @@ def test_hostile_subject_is_refused(subject: str) -> None:
     with pytest.raises(ValueError, match="subject: "):
         encoded_subject(subject)
     with pytest.raises(ValueError, match="subject: "):
-        Outgoing(subject, 1, b"", 1)
+        Outgoing(subject, b"1", b"", 1)
 
 
 async def test_nothing_is_kept_for_later(own_server: NatsServer) -> None:
@@ -83,7 +83,7 @@ async def test_nothing_is_kept_for_later(own_server: NatsServer) -> None:
         client = await connection.client()
         own_server.kill()
         await eventually(lambda: not connection.is_connected)
-        message = Outgoing("raw.a", 1, b"", 1)
+        message = Outgoing("raw.a", b"1", b"", 1)
         with pytest.raises(NatsUnavailable, match="not connected"):
             await publish_all(client, [message], [command(message, b"reply")])
 

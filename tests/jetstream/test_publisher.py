@@ -112,14 +112,14 @@ async def test_second_attempt_keeps_the_order_of_a_lane(publisher: Publisher, sc
 
 
 async def test_refusal_for_ever_names_the_message(publisher: Publisher, scripted: ScriptedStream) -> None:
-    """A message the stream is too small for is rejected by its id, and its neighbours are stored."""
+    """A message the stream is too small for is rejected by its place, and its neighbours are stored."""
     scripted.answer = lambda received: (
         error(10208) if received.is_fast else error(10054, "too large") if received.id == 2 else stores(received)
     )
     with pytest.raises(EventsRejected) as rejection:
         await publisher.publish(scripted.outgoing([1, 2, 3]))
 
-    assert rejection.value.reasons == {2: "too large (10054)"}
+    assert rejection.value.reasons == {1: "too large (10054)"}
     assert scripted.log.endswith("1:plain 2:plain 3:plain")
 
 
@@ -156,7 +156,7 @@ async def test_cancelled_call_disturbs_no_other(publisher: Publisher, scripted: 
     ("bounds", "expected"),
     [
         pytest.param({"max_messages": 5}, 5, id="messages"),
-        pytest.param({"max_bytes": 2 * Outgoing("s", 1, b"{}", 0).size}, 2, id="bytes"),
+        pytest.param({"max_bytes": 2 * Outgoing("s", b"1", b"{}", 0).size}, 2, id="bytes"),
         pytest.param({"max_bytes": 1}, 1, id="one is always taken"),
     ],
 )
@@ -165,13 +165,13 @@ async def test_publish_waits_for_room(
 ) -> None:
     """No more is taken from the caller than may wait; with the first outcome it goes on."""
     publisher = Publisher(connection, **bounds)
-    taken: list[int] = []
+    taken: list[bytes] = []
     scripted.answer = never
 
     def messages() -> Iterable[Outgoing]:
         for message in scripted.outgoing(range(1, 10)):
             yield message
-            taken.append(message.event_id)
+            taken.append(message.message_id)
 
     call = asyncio.ensure_future(publisher.publish(messages()))
     await scripted.wait_for(expected)

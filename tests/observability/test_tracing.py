@@ -12,6 +12,7 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, StatusC
 from consumers.dead_letters.letter import read_letter
 from consumers.tracing.batch_span import MAX_LINKS, batch_span
 from noetl_events import EventsRejected, encode
+from noetl_events.identity import message_id
 from noetl_events.jetstream.history import History
 from noetl_events.jetstream.history import Span as Stretch
 from noetl_events.jetstream.puller import Puller
@@ -47,6 +48,11 @@ def given(number: int, *, sampled: bool = True, state: dict[str, str] | None = N
     )
 
 
+def message_id_of(number: int) -> str:
+    """Return what the stream knows event *number* by."""
+    return message_id(number, encode(make_event(number))).decode()
+
+
 async def headers_in(connection: Connection, stream: StreamDeclaration) -> list[dict[str, str]]:
     """Return the headers of each message in *stream*."""
     found: list[dict[str, str]] = []
@@ -73,7 +79,7 @@ async def test_message_says_its_trace(
     headers = await headers_in(connection, stream)
 
     expected = {"traceparent": f"00-{7:032x}-{7:016x}-01", "tracestate": "vendor=x"}
-    assert headers == [{"Nats-Msg-Id": str(each)} | expected for each in ids]
+    assert headers == [{"Nats-Msg-Id": message_id_of(each)} | expected for each in ids]
 
 
 @pytest.mark.parametrize(
@@ -88,7 +94,7 @@ async def test_no_trace_no_header(connection: Connection, stream: StreamDeclarat
     with trace.use_span(span):
         await emit(connection, stream, 1)
 
-    assert await headers_in(connection, stream) == [{"Nats-Msg-Id": "1"}]
+    assert await headers_in(connection, stream) == [{"Nats-Msg-Id": message_id_of(1)}]
 
 
 async def test_long_trace_state_is_left_out(connection: Connection, stream: StreamDeclaration) -> None:
@@ -224,7 +230,7 @@ class Refusing(MemorySink):
 
     async def emit_batch(self, events: Sequence[ExecutorEvent]) -> None:
         """Refuse."""
-        raise EventsRejected({event.event_id or 0: "no" for event in events})
+        raise EventsRejected(dict.fromkeys(range(len(events)), "no"))
 
 
 class Broken(MemorySink):

@@ -94,7 +94,7 @@ class Refusing(MemorySink):
     async def emit_batch(self, events: Sequence[ExecutorEvent]) -> None:
         """Store what is not refused."""
         await super().emit_batch([event for event in events if event.event_id not in self.refused])
-        if reasons := {event.event_id or 0: "no" for event in events if event.event_id in self.refused}:
+        if reasons := {place: "no" for place, event in enumerate(events) if event.event_id in self.refused}:
             raise EventsRejected(reasons)
 
 

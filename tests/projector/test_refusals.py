@@ -26,7 +26,7 @@ class Refusing(MemorySink):
     async def emit_batch(self, events: Sequence[ExecutorEvent]) -> None:
         """Refuse all, or store all."""
         if not self.mended:
-            raise EventsRejected({event.event_id or 0: self._reason(event.event_id or 0) for event in events})
+            raise EventsRejected({place: self._reason(event.event_id or 0) for place, event in enumerate(events)})
         await super().emit_batch(events)
 
 

@@ -49,15 +49,15 @@ class Table:
         # Another table has reasons of its own for the others.
         sound = sum(event.event_type != REJECTED for event in events)
         self.refused |= set(ids) if sound < ALIKE else set()
-        return dict.fromkeys(ids, "no such column")
+        return dict.fromkeys(range(len(events)), "no such column")
 
     def store(self, events: Sequence[ExecutorEvent]) -> dict[int, str]:
         """Store what can be, and return the reasons for what cannot."""
         reasons = {}
-        for event in events:
+        for place, event in enumerate(events):
             assert event.event_id is not None
             if event.event_type == REJECTED:
-                reasons[event.event_id] = f"reason {event.event_id}"
+                reasons[place] = f"reason {event.event_id}"
             else:
                 self.stored.setdefault(event.event_id, event)
         return reasons

@@ -22,19 +22,19 @@ class Doubts:
     """
 
     def __init__(self, outbox: Outbox) -> None:
-        self.batched_again: set[int] = set()
+        self.batched_again: set[str] = set()
         """Of them, what was part of a fast-ingest batch afterwards."""
 
-        self._ids: set[int] = set()
+        self._ids: set[str] = set()
         self._doubt = outbox.doubt
         outbox.doubt = self._note  # type: ignore[method-assign]
 
     def look_at(self, command: Command) -> None:
         """Look at what the publisher sends."""
-        if command.reply.endswith(".$FI") and (event_id := int(command.headers.get("Nats-Msg-Id", 0))) in self._ids:
-            self.batched_again.add(event_id)
+        if command.reply.endswith(".$FI") and (message_id := command.headers.get("Nats-Msg-Id", "")) in self._ids:
+            self.batched_again.add(message_id)
 
     def _note(self, messages: Iterable[Outgoing]) -> None:
         doubted = list(messages)
-        self._ids |= {message.event_id for message in doubted}
+        self._ids |= {message.message_id.decode() for message in doubted}
         self._doubt(doubted)

@@ -132,10 +132,11 @@ class PublisherRun:
                 return
 
     def _refuse(self, events: list[ExecutorEvent], reasons: dict[int, str]) -> None:
-        self.refused |= reasons.keys()
-        if any(len(event.context) < MAX_PAYLOAD // 2 for event in events if event.event_id in reasons):
+        refused = [events[place] for place in reasons]
+        self.refused |= {event.event_id for event in refused if event.event_id}
+        if any(len(event.context) < MAX_PAYLOAD // 2 for event in refused):
             raise Violation(f"refused without need: {reasons}")
-        self._acknowledge([event for event in events if event.event_id not in reasons])
+        self._acknowledge([event for place, event in enumerate(events) if place not in reasons])
 
     def _require_truth(self, event_id: int | None, reason: str) -> None:
         if reason.startswith("not sent") and event_id in self.stored_ids():

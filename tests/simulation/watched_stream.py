@@ -60,10 +60,10 @@ class WatchedStream:
     def store(self, events: Sequence[ExecutorEvent]) -> dict[int, str]:
         """Store what can be, and return the reasons for what cannot."""
         reasons = {}
-        for event in events:
+        for place, event in enumerate(events):
             assert event.event_id is not None
             if event.event_type == REJECTED:
-                reasons[event.event_id] = f"reason {event.event_id % 3}"
+                reasons[place] = f"reason {event.event_id % 3}"
             elif event.event_id not in self.stored:
                 self.stored[event.event_id] = event
                 self._stored_at[event.event_id] = _now()

@@ -81,22 +81,23 @@ async def test_required_sink_that_is_away_holds_and_the_other_has_it() -> None:
 async def test_rejection_names_the_sink_that_said_it() -> None:
     """What a required sink rejects is rejected under its name, also where another one stored it."""
     first = MemorySink()
-    rejecting = FaultySink(MemorySink(), [EventsRejected({2: "too long"})])
-    again = FaultySink(MemorySink(), [EventsRejected({2: "too old", 3: "no"})])
+    rejecting = FaultySink(MemorySink(), [EventsRejected({1: "too long"}, conflicts=[1])])
+    again = FaultySink(MemorySink(), [EventsRejected({1: "too old", 2: "no"})])
     with pytest.raises(EventsRejected) as rejection:
         await FanoutSink([first, rejecting, again]).emit_batch(make_events(3))
 
     assert rejection.value.reasons == {
-        2: "FaultySink (required 2): too long; FaultySink (required 3): too old",
-        3: "FaultySink (required 3): no",
+        1: "FaultySink (required 2): too long; FaultySink (required 3): too old",
+        2: "FaultySink (required 3): no",
     }
+    assert rejection.value.conflicts == {1}
     assert ids(first) == [1, 2, 3]
 
 
 async def test_outage_comes_before_rejection() -> None:
     """While one is away and another rejects, the batch is emitted again: nobody buries what is not stored."""
     sink = FanoutSink(
-        [FaultySink(MemorySink(), [EventsRejected({1: "no"})]), FaultySink(MemorySink(), [SinkUnavailable("away")])]
+        [FaultySink(MemorySink(), [EventsRejected({0: "no"})]), FaultySink(MemorySink(), [SinkUnavailable("away")])]
     )
     with pytest.raises(SinkUnavailable):
         await sink.emit_batch(make_events(2))
@@ -113,7 +114,7 @@ async def test_bug_of_a_sink_is_no_outage() -> None:
             await sink.emit(make_event(1))
 
 
-@pytest.mark.parametrize("fault", [SinkUnavailable("away"), EventsRejected({1: "no"})])
+@pytest.mark.parametrize("fault", [SinkUnavailable("away"), EventsRejected({0: "no"})])
 async def test_optional_sink_never_holds(fault: Exception) -> None:
     """What an optional sink does not take is counted and logged, and stored all the same."""
     required = MemorySink()

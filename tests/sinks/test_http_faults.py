@@ -134,9 +134,9 @@ async def test_refused_event_does_not_take_its_batch_with_it(sink: HttpSink, ser
     with capture_logs() as logs, pytest.raises(EventsRejected) as rejection:
         await sink.emit_batch(make_events(10))
 
-    assert [*rejection.value.reasons] == [7]
-    assert "422" in rejection.value.reasons[7]
-    assert "event_id: [7] cannot be stored" in rejection.value.reasons[7]
+    assert [*rejection.value.reasons] == [6]
+    assert "422" in rejection.value.reasons[6]
+    assert "event_id: [7] cannot be stored" in rejection.value.reasons[6]
     assert [event.event_id for event in server.stored.values()] == [1, 2, 3, 4, 5, 6, 8, 9, 10]
     assert [log["event"] for log in logs] == ["http.batch_refused"]
 
@@ -150,7 +150,7 @@ async def test_outage_in_the_middle_of_one_by_one_holds_all(sink: HttpSink, serv
     with pytest.raises(EventsRejected) as rejection:
         await sink.emit_batch(make_events(4))
 
-    assert [*rejection.value.reasons] == [2]
+    assert [*rejection.value.reasons] == [1]
     assert [event.event_id for event in server.stored.values()] == [1, 3, 4]
 
 
@@ -208,7 +208,7 @@ async def test_endless_refusal_is_a_refusal(sink: HttpSink, server: EventServer)
     with pytest.raises(EventsRejected) as rejection:
         await sink.emit(make_event(1))
 
-    assert len(rejection.value.reasons[1]) < 400
+    assert len(rejection.value.reasons[0]) < 400
 
 
 @pytest.mark.parametrize("body", ["<html>Welcome to the hotel</html>", "[]", "[" * 100_000])
@@ -278,6 +278,6 @@ async def test_event_too_long_for_the_server_is_rejected_alone(sink: HttpSink, s
     with pytest.raises(EventsRejected) as rejection:
         await sink.emit_batch([make_event(1), make_event(2, context="x" * 5 * 2**20), make_event(3)])
 
-    assert [*rejection.value.reasons] == [2]
-    assert "413" in rejection.value.reasons[2]
+    assert [*rejection.value.reasons] == [1]
+    assert "413" in rejection.value.reasons[1]
     assert [event.event_id for event in server.stored.values()] == [1, 3]

@@ -8,7 +8,8 @@ from unittest.mock import patch
 import nats
 import pytest
 
-from noetl_events.envelope import ExecutorEvent, decode
+from noetl_events.envelope import ExecutorEvent, decode, encode
+from noetl_events.identity import message_id
 from noetl_events.jetstream.errors import NatsUnavailable
 from noetl_events.jetstream.options import ConnectOptions
 from noetl_events.jetstream.topology import StreamDeclaration, jetstream
@@ -76,12 +77,12 @@ def subject(stream: StreamDeclaration) -> str:
 async def test_identity_is_one_header(
     connection: Connection, stream: StreamDeclaration, subject: str, outside: JetStreamContext
 ) -> None:
-    """A message carries its `event_id` as `Nats-Msg-Id`, and no other header, batch or not."""
+    """A message carries its `event_id` and digest as `Nats-Msg-Id`, and no other header, batch or not."""
     sink = NatsSink(connection, subject=subject)
     await sink.emit(make_event(7))
     await sink.emit_batch(make_events(2, start=8))
 
-    assert [{"Nats-Msg-Id": str(event_id)} for event_id in (7, 8, 9)] == [
+    assert [{"Nats-Msg-Id": message_id(number, encode(make_event(number))).decode()} for number in (7, 8, 9)] == [
         message.headers for message in await read_stream(outside, stream.name)
     ]
     await sink.aclose()
@@ -96,7 +97,7 @@ async def test_event_without_id_gets_one(
     (message,) = await read_stream(outside, stream.name)
 
     assert decode(message.data or b"").event_id == 41
-    assert message.headers == {"Nats-Msg-Id": "41"}
+    assert message.headers == {"Nats-Msg-Id": message_id(41, message.data or b"").decode()}
     await sink.aclose()
 
 
@@ -161,9 +162,9 @@ async def test_rejections_are_told_together(
             [make_event(1), make_event(2, context={1}), make_event(3, context="x" * 2_000_000), make_event(4)]
         )
 
-    assert {2, 3} == rejection.value.reasons.keys()
-    assert "max_payload" in rejection.value.reasons[3]
-    assert [(message.headers or {})["Nats-Msg-Id"] for message in await read_stream(outside, stream.name)] == ["1", "4"]
+    assert {1, 2} == rejection.value.reasons.keys()
+    assert "max_payload" in rejection.value.reasons[2]
+    assert [decode(message.data or b"").event_id for message in await read_stream(outside, stream.name)] == [1, 4]
     await sink.aclose()
 
 

@@ -139,7 +139,7 @@ async def test_unknown_error_is_held_for_a_while(plain_url: str, state: str) -> 
     with pytest.raises(EventsRejected) as rejection:
         await sink.emit_batch(make_events(20))
 
-    assert [*rejection.value.reasons] == [7]
+    assert [*rejection.value.reasons] == [6]
     assert len(await stored_events(plain_url)) == 19
     await sink.aclose()
 

@@ -150,7 +150,7 @@ async def test_concurrent_emits_share_a_sync(tmp_path: Path) -> None:
 async def test_rejected_is_kept_with_its_reason(tmp_path: Path) -> None:
     """What the sink behind will never take stands in a file, and its neighbours arrive."""
     inner = MemorySink()
-    sink = spool(FaultySink(inner, [EventsRejected({2: "too large"})], after=True), tmp_path)
+    sink = spool(FaultySink(inner, [EventsRejected({1: "too large"})], after=True), tmp_path)
     await sink.emit_batch(make_events(3))
     await sink.drained()
     await sink.aclose()

@@ -76,7 +76,7 @@ class Rejecting(Losing):
         is_first = not self.stored
         await super().emit_batch(events[:-1] if is_first else events)
         if is_first:
-            raise EventsRejected({events[-1].event_id or 0: "too large"})
+            raise EventsRejected({len(events) - 1: "too large"})
 
 
 class Halt:
@@ -236,7 +236,7 @@ async def test_full_disk_does_not_end_the_handing_over(tmp_path: Path) -> None:
 async def test_rejected_waits_for_a_disk_that_refuses(tmp_path: Path) -> None:
     """What the sink behind will never take is written down before anything goes on."""
     inner = MemorySink()
-    sink = spool(FaultySink(inner, [EventsRejected({1: "too large"})], after=True), tmp_path)
+    sink = spool(FaultySink(inner, [EventsRejected({0: "too large"})], after=True), tmp_path)
     await sink.emit(make_event(1))
     refusal = OSError(errno.ENOSPC, "No space left on device")
     with patch.object(handover, "AppendFile", side_effect=[refusal, refusal, _opened(tmp_path)]):
@@ -256,7 +256,7 @@ async def test_half_a_line_swallows_no_other(tmp_path: Path) -> None:
     rejected = tmp_path / "spool" / "rejected.jsonl"
     rejected.parent.mkdir()
     rejected.write_text('{"reason": "too')
-    sink = spool(FaultySink(MemorySink(), [EventsRejected({1: "too large"})], after=True), tmp_path)
+    sink = spool(FaultySink(MemorySink(), [EventsRejected({0: "too large"})], after=True), tmp_path)
     await sink.emit(make_event(1))
     await sink.drained()
     await sink.aclose()

@@ -48,12 +48,11 @@ class GoodSink:
     def _encode(self, events: Sequence[ExecutorEvent]) -> tuple[list[bytes], dict[int, str]]:
         """Return what is to be written, and what never will be."""
         bodies, reasons = [], {}
-        for event in events:
+        for place, event in enumerate(events):
             try:
                 bodies.append(encode(event))
             except MalformedEvent as exc:
-                assert event.event_id is not None
-                reasons[event.event_id] = str(exc)
+                reasons[place] = str(exc)
         return bodies, reasons
 
     async def _write(self, bodies: Sequence[bytes]) -> None:
@@ -160,7 +159,7 @@ class BlamesAll(GoodSink):
 
     def _encode(self, events: Sequence[ExecutorEvent]) -> tuple[list[bytes], dict[int, str]]:
         bodies, reasons = super()._encode(events)
-        return bodies, dict.fromkeys(require_ids(events), str(reasons)) if reasons else {}
+        return bodies, dict.fromkeys(range(len(events)), str(reasons)) if reasons else {}
 
 
 class IgnoresRejected(GoodSink):

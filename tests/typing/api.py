@@ -40,7 +40,7 @@ class FolderSink:
 
     async def emit_batch(self, events: Sequence[ExecutorEvent]) -> None:
         """Take several."""
-        raise EventsRejected({event.event_id: "full" for event in events if event.event_id is not None})
+        raise EventsRejected({place: "full" for place, event in enumerate(events) if event.event_id is not None})
 
     async def aclose(self) -> None:
         """Close."""
@@ -79,9 +79,11 @@ async def handle(sink: EventSink, event: ExecutorEvent) -> None:
     except SinkUnavailable as exc:
         assert_type(exc.reason, str)
         assert_type(exc.retry_after, float | None)
+        assert_type(exc.event, ExecutorEvent | None)
     except EventsRejected as exc:
-        for event_id, reason in exc.reasons.items():
-            assert_type(event_id, int)
+        assert_type(exc.conflicts, frozenset[int])
+        for place, reason in exc.reasons.items():
+            assert_type(place, int)
             assert_type(reason, str)
 
 

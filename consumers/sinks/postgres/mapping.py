@@ -21,21 +21,23 @@ class Mapping(NamedTuple):
 
     Args:
         columns: the columns written, in the order they are, each with its type as Postgres names it.
-        row_of: makes the row of an event as the wire has it, given its id; raises `MalformedEvent` if it can be none.
+        row_of: makes the row of an event as the wire has it, given its place in the batch and its id; raises
+            `MalformedEvent` if it can be none.
 
     """
 
     columns: Dictionary[str, str]
-    row_of: Callable[[int, ExecutorEvent, Texts], Row]
+    row_of: Callable[[tuple[int, int], ExecutorEvent, Texts], Row]
 
 
 _pack_ids = Struct(">hiqiq").pack
 _pack_time_and_length = Struct(">iqiB").pack
 
 
-def _plain_row(event_id: int, event: ExecutorEvent, texts: Texts) -> Row:
+def _plain_row(names: tuple[int, int], event: ExecutorEvent, texts: Texts) -> Row:
     # Neighbours are packed in one call each: this runs for every event, and takes most of the time a row takes.
     context = bytes(event.context)
+    place, event_id = names
     record = (
         _pack_ids(len(PLAIN.columns), 8, event.execution_id, 8, event_id)
         + texts[event.event_type]
@@ -46,7 +48,7 @@ def _plain_row(event_id: int, event: ExecutorEvent, texts: Texts) -> Row:
         + texts[event.worker_id]
         + (NULL if event.meta is None else jsonb(bytes(event.meta)))
     )
-    return Row(event_id, record)
+    return Row(event_id, record, place)
 
 
 PLAIN: Final = Mapping(

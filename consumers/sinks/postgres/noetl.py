@@ -52,7 +52,8 @@ class _Columns(msgspec.Struct, gc=False):
 _read_columns = msgspec.json.Decoder(_Columns, strict=False).decode
 
 
-def _noetl_row(event_id: int, event: ExecutorEvent, texts: Texts) -> Row:
+def _noetl_row(names: tuple[int, int], event: ExecutorEvent, texts: Texts) -> Row:
+    place, event_id = names
     columns = _columns_of(event)
     result, context = _payloads(event, bytes(columns.result))
     record = (
@@ -72,7 +73,7 @@ def _noetl_row(event_id: int, event: ExecutorEvent, texts: Texts) -> Row:
         + texts[_text(columns.error)]
         + texts[event.worker_id]
     )
-    return Row(event_id, record, columns.catalog_id)
+    return Row(event_id, record, place, columns.catalog_id)
 
 
 def _columns_of(event: ExecutorEvent) -> _Columns:

@@ -29,6 +29,8 @@ class Row(NamedTuple):
 
     event_id: int
     record: bytes
+    place: int
+    """Of its event in the batch."""
     catalog_id: int | None = None
     """What its foreign key asks for, in a table that has one."""
 
@@ -37,7 +39,7 @@ def rows_of(
     events: Sequence[ExecutorEvent], mapping: Mapping, *, replace_nul: bool = False
 ) -> tuple[list[Row], dict[int, str]]:
     """
-    Return the rows of *events* by event_id, and by id the reasons of those that can be none.
+    Return the rows of *events* by event_id, and by place the reasons of those that can be none.
 
     Sorted, so that two projectors that insert the same rows wait for each other instead of locking up.
 
@@ -48,24 +50,25 @@ def rows_of(
     rows: list[Row] = []
     reasons: dict[int, str] = {}
     texts = Texts()
-    for event_id, event in zip(require_ids(events), events, strict=True):
+    for place, (event_id, event) in enumerate(zip(require_ids(events), events, strict=True)):
         try:
-            rows.append(_row_of(event_id, without_nul(event) if replace_nul else event, mapping=mapping, texts=texts))
+            whole = without_nul(event) if replace_nul else event
+            rows.append(_row_of((place, event_id), whole, mapping=mapping, texts=texts))
         except MalformedEvent as exc:
-            reasons[event_id] = str(exc)
+            reasons[place] = str(exc)
     rows.sort(key=attrgetter("event_id"))
     return rows, reasons
 
 
-def _row_of(event_id: int, event: ExecutorEvent, *, mapping: Mapping, texts: Texts) -> Row:
+def _row_of(names: tuple[int, int], event: ExecutorEvent, *, mapping: Mapping, texts: Texts) -> Row:
     # Looking at what `decode` has looked at costs twice as much as writing it.
     if _came_from_wire(event):
         try:
-            return mapping.row_of(event_id, event, texts)
+            return mapping.row_of(names, event, texts)
         except _MISTYPED:
             # Made by hand after all: `checked` knows what is wrong with it.
             pass
-    return mapping.row_of(event_id, checked(event), texts)
+    return mapping.row_of(names, checked(event), texts)
 
 
 def _came_from_wire(event: ExecutorEvent) -> bool:

@@ -55,7 +55,7 @@ class Writer:
 
     async def store(self, rows: list[Row]) -> dict[int, str]:
         """
-        Store *rows*, and return by id why some never will be; all others are stored.
+        Store *rows*, and return by place why some never will be; all others are stored.
 
         Raises:
             SinkUnavailable: some may be stored; store all again, later.
@@ -64,7 +64,7 @@ class Writer:
         refused = await self._store_patiently(rows)
         _require_suspects_to_be_few(rows, refused)
         self._unknown_errors = 0
-        return {event_id: reason_of(refusal) for event_id, refusal in refused.items()}
+        return {place: reason_of(refusal) for place, refusal in refused.items()}
 
     def close(self) -> None:
         """Close the connection, if there is one; the next `store` opens another."""
@@ -76,12 +76,12 @@ class Writer:
         """Store *rows*, those whose parent is missing again after a while; return which were refused, and why."""
         refused = await self._store_in_parts(rows)
         for wait in _PARENT_WAITS:
-            orphans = [row for row in rows if _is_orphan(refused.get(row.event_id))]
+            orphans = [row for row in rows if _is_orphan(refused.get(row.place))]
             if not orphans:
                 break
             await asyncio.sleep(wait)
             late = await self._store_in_parts(orphans)
-            kept = {event_id: refusal for event_id, refusal in refused.items() if not _is_orphan(refusal)}
+            kept = {place: refusal for place, refusal in refused.items() if not _is_orphan(refusal)}
             refused = kept | late
         return refused
 
@@ -95,7 +95,7 @@ class Writer:
             if refusal is None:
                 continue
             if is_refused(part, refusal):
-                refused |= dict.fromkeys((row.event_id for row in part), refusal)
+                refused |= dict.fromkeys((row.place for row in part), refusal)
             else:
                 parts.extendleft(reversed(cut(part, refusal)))
         self._most_rows = min(self._most_rows * 2, _MOST_ROWS)
@@ -167,7 +167,7 @@ def _require_suspects_to_be_few(rows: list[Row], refused: dict[int, asyncpg.Post
 
     """
     reasons = {refusal.sqlstate: refusal for refusal in refused.values()}
-    if len(reasons) == 1 and _SUSPICIOUS_ROWS <= len(refused) == len({row.event_id for row in rows}):
+    if len(reasons) == 1 and _SUSPICIOUS_ROWS <= len(refused) == len(rows):
         (refusal,) = reasons.values()
         if not _is_orphan(refusal):
             raise SinkUnavailable(

@@ -19,11 +19,11 @@ MAX_BYTES: Final = 2 * 2**20
 
 
 class Encoded(msgspec.Struct, frozen=True):
-    """An event, the id it has, and its wire form."""
+    """An event, its wire form, and its places in the batch: the same event may stand there more than once."""
 
-    event_id: int
     event: ExecutorEvent
     body: bytes
+    places: list[int]
 
 
 class Request(msgspec.Struct, frozen=True):

@@ -150,7 +150,7 @@ class HttpSink:
         if refusal is None:
             return {}
         if not request.is_batch:
-            return {request.events[0].event_id: refusal}
+            return dict.fromkeys(request.events[0].places, refusal)
         log.warning("http.batch_refused", events=len(request.events), reason=refusal)
         reasons: dict[int, str] = {}
         for single in request.singles():
@@ -160,19 +160,22 @@ class HttpSink:
 
 def _by_execution(events: Sequence[ExecutorEvent]) -> tuple[dict[int, list[Encoded]], dict[int, str]]:
     """
-    Return each event once, with its wire form, under its execution, and the reason of each that has none.
+    Return each event once, with its wire form, under its execution, and by its place the reason of each that has none.
 
     Raises:
         ValueError: an event has no id.
 
     """
-    encoded: dict[tuple[int, int], Encoded] = {}
+    require_ids(events)
+    encoded: dict[bytes, Encoded] = {}
     reasons: dict[int, str] = {}
-    for event_id, event in zip(require_ids(events), events, strict=True):
+    for place, event in enumerate(events):
         try:
-            encoded.setdefault((event.execution_id, event_id), Encoded(event_id, event, encode(event)))
+            body = encode(event)
         except MalformedEvent as exc:
-            reasons[event_id] = str(exc)
+            reasons[place] = str(exc)
+        else:
+            encoded.setdefault(body, Encoded(event, body, [])).places.append(place)
     executions: dict[int, list[Encoded]] = {}
     for one in encoded.values():
         executions.setdefault(one.event.execution_id, []).append(one)

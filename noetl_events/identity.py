@@ -1,0 +1,51 @@
+"""
+Which copies of an event are the same event: its key, and a digest of everything in it.
+
+- The **key** of an event is `(execution_id, event_id)`.
+- The **digest**, version 1, is BLAKE2b with 8 bytes of output and the personalisation `noetl-events:1`, over the event
+  as `noetl_events.envelope.encode` writes it: the nine fields in their order, None left out, `created_at` in UTC with
+  microseconds, `context` and `meta` byte for byte as they travel.  The 8 bytes are read as a signed big-endian integer,
+  which a `bigint` column holds.
+- The **message id** (`Nats-Msg-Id`) is `<event_id>-<digest in 16 hexadecimal digits>`.  The same event emitted again
+  has the same message id; a different event that was given the same `event_id` has another, so that a stream's
+  duplicate window never drops it.
+
+Two events with one key and different digests are a *conflict*, unless they differ in their payload only.
+"""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+from noetl_events.envelope import encode
+
+if TYPE_CHECKING:
+    from noetl_events.envelope import ExecutorEvent
+
+Key: TypeAlias = tuple[int, int]
+"""`(execution_id, event_id)`."""
+
+_SIZE: Final = 8
+_PERSON: Final = b"noetl-events:1"
+
+
+def digest(event: ExecutorEvent) -> int:
+    """
+    Return the digest of *event*, a signed 64-bit integer.
+
+    Raises:
+        MalformedEvent: as `noetl_events.envelope.encode`.
+
+    """
+    return digest_of_body(encode(event))
+
+
+def digest_of_body(body: bytes) -> int:
+    """Return the digest of the event whose canonical form, as `encode` returns it, is *body*."""
+    return int.from_bytes(blake2b(body, digest_size=_SIZE, person=_PERSON).digest(), signed=True)
+
+
+def message_id(event_id: int, body: bytes) -> bytes:
+    """Return what the stream knows an event by, given its id and its canonical form *body*."""
+    return b"%d-%b" % (event_id, blake2b(body, digest_size=_SIZE, person=_PERSON).hexdigest().encode())
