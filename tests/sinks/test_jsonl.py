@@ -131,7 +131,7 @@ async def test_tail_beyond_the_limit_is_not_read(path: Path) -> None:
     old = make_event(1, context="x" * 40 * 2**20)
     recent = make_event(2, context="x" * 40 * 2**20)
     await record(path, old, recent)
-    await record(path, make_event(2), make_event(1), make_event(3))
+    await record(path, recent, old, make_event(3))
 
     assert [event.event_id for event in read_jsonl(path)] == [1, 2, 1, 3]
 
