@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
 from contextlib import aclosing
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 import structlog
 
 from consumers.pacing import FULL, paced
-from noetl_events.backoff import Backoff
+from noetl_events.retry import Backoff, Retry
 from noetl_events.sink import EventsRejected, SinkUnavailable
 
 if TYPE_CHECKING:
@@ -19,6 +17,8 @@ if TYPE_CHECKING:
 
     from noetl_events.envelope import ExecutorEvent
     from noetl_events.sink import EventSink
+
+_WAITS: Final = Backoff(maximum=5.0)
 
 log = structlog.get_logger()
 
@@ -68,17 +68,11 @@ async def emit_patiently(batch: Sequence[ExecutorEvent], sink: EventSink, *, pat
         SinkUnavailable: the sink took nothing for *patience* seconds.
 
     """
-    give_up = time.monotonic() + patience
-    for wait in Backoff(maximum=5.0).waits():
-        try:
-            await sink.emit_batch(batch)
-        except EventsRejected as exc:
-            return exc.reasons
-        except SinkUnavailable as exc:
-            if time.monotonic() >= give_up:
-                raise
-            log.warning("sink.away", reason=exc.reason)
-            await asyncio.sleep(exc.retry_after or wait)
-        else:
-            break
-    return {}
+    reasons: dict[int, str] = {}
+    async for attempt in Retry(SinkUnavailable, backoff=_WAITS, patience=patience, log="sink", events=len(batch)):
+        with attempt:
+            try:
+                await sink.emit_batch(batch)
+            except EventsRejected as exc:
+                reasons = exc.reasons
+    return reasons

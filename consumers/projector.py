@@ -26,10 +26,10 @@ from consumers.hold import Hold
 from consumers.progress import Progress
 from consumers.suspects import FATAL, parts_of
 from consumers.tracing.batch_span import batch_span
-from noetl_events.backoff import Backoff
 from noetl_events.jetstream.delivery import delivery_of, event_of
 from noetl_events.jetstream.errors import NatsUnavailable
 from noetl_events.json_values import MalformedEvent
+from noetl_events.retry import Backoff
 from noetl_events.sink import EventsRejected, SinkUnavailable
 
 if TYPE_CHECKING:
@@ -164,7 +164,7 @@ class Projector:
         await self._puller.ask()
         if self._puller.is_reading:
             # NATS is back, however long the next message takes.
-            self._hold.resume("nats")
+            self._hold.resume()
         return await self._puller.pull(self.batch_size)
 
     async def _narrowed(self, part: Part) -> list[Part]:

@@ -12,13 +12,16 @@ Anything else that escapes a sink is a bug, and stops the caller.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
 from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from noetl_events.envelope import ExecutorEvent
+
+_LONGEST_RETRY_AFTER: Final = 300.0
+_ABSURD_RETRY_AFTER: Final = 366 * 86_400.0
 
 
 @runtime_checkable
@@ -61,16 +64,23 @@ class SinkUnavailable(Exception):
 
     Args:
         reason: for a log line and an operator.
-        retry_after: seconds the destination asked for, or None.
+        retry_after: seconds the destination asked for, or None; the attribute is at most five minutes, and None for
+            what no destination can mean: a negative number, NaN, more than a year.
 
     """
 
     def __init__(self, reason: str, retry_after: float | None = None) -> None:
         super().__init__(reason)
         self.reason = reason
-        self.retry_after = retry_after
+        self.retry_after = _bounded(retry_after)
         self.event: ExecutorEvent | None = None
         """The event that `EventEmitter` could not emit, as it was stamped: emitting this one again is safe."""
+
+
+def _bounded(retry_after: object) -> float | None:
+    if isinstance(retry_after, int | float) and 0 <= retry_after <= _ABSURD_RETRY_AFTER:
+        return min(float(retry_after), _LONGEST_RETRY_AFTER)
+    return None
 
 
 class EventsRejected(Exception):

@@ -8,15 +8,14 @@ for as long as there are such consumers.
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from noetl_events.backoff import Backoff
 from noetl_events.jetstream.advisories import Advisories
 from noetl_events.jetstream.errors import MessageTooLarge, NatsUnavailable
 from noetl_events.jetstream.stored import find_stored
+from noetl_events.retry import Backoff, Retry
 
 if TYPE_CHECKING:
     from consumers.dead_letters import DeadLetters
@@ -53,27 +52,15 @@ class ExhaustedWatch:
         """Watch until cancelled; what was heard and is not buried by then is counted in the log."""
         try:
             while True:
-                await self._insist()
+                async for attempt in Retry(NatsUnavailable, backoff=self._backoff, log="exhausted"):
+                    with attempt:
+                        await self._bury_next()
         finally:
             if self._advisories.waiting:
                 log.error("exhausted.left", messages=self._advisories.waiting)
             await self._advisories.aclose()
 
-    async def _insist(self) -> None:
-        """Bury one message, trying again while NATS is away."""
-        held = False
-        for wait in self._backoff.waits():
-            try:
-                await self._step()
-            except NatsUnavailable as exc:
-                if not held:
-                    held = True
-                    log.warning("exhausted.holding", messages=self._advisories.waiting, reason=str(exc))
-                await asyncio.sleep(wait)
-            else:
-                return
-
-    async def _step(self) -> None:
+    async def _bury_next(self) -> None:
         given_up = await self._advisories.first()
         stored = await find_stored(self._connection, given_up.stream, given_up.stream_seq)
         if stored is None:

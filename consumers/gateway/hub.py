@@ -14,10 +14,10 @@ import structlog
 
 from consumers.gateway.frame import frame_of
 from consumers.gateway.ring import Ring
-from noetl_events.backoff import Backoff
 from noetl_events.jetstream.ephemeral import EphemeralConsumer
 from noetl_events.jetstream.errors import NatsUnavailable
 from noetl_events.jetstream.topology import show_stream
+from noetl_events.retry import Backoff
 from noetl_events.spool.watermark import Watermark
 
 if TYPE_CHECKING:

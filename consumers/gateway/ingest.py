@@ -92,7 +92,7 @@ class Ingest:
         try:
             await self._sink.emit_batch(events)
         except SinkUnavailable as exc:
-            wait = _COME_AGAIN if exc.retry_after is None else math.ceil(exc.retry_after)
+            wait = max(_COME_AGAIN, math.ceil(exc.retry_after or 0))
             raise Refused(503, "unavailable", exc.reason, retry_after=wait) from exc
         except EventsRejected as exc:
             raise malformed(_faults(events, exc)) from exc

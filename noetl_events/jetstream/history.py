@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
 from datetime import datetime
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING, Final, Self, TypeVar
 
 import msgspec
 import structlog
 
-from noetl_events.backoff import Backoff
 from noetl_events.jetstream.delivery import delivery_of
 from noetl_events.jetstream.ephemeral import EphemeralConsumer
 from noetl_events.jetstream.errors import NatsUnavailable, PermissionDenied, StreamMissing, StreamReplaced
 from noetl_events.jetstream.topology import show_stream
+from noetl_events.retry import Backoff, Retry
 from noetl_events.spool.watermark import Watermark
 
 if TYPE_CHECKING:
@@ -22,6 +20,8 @@ if TYPE_CHECKING:
 
     from noetl_events.jetstream.connection import Connection
     from noetl_events.jetstream.delivery import Message
+
+_WAITS: Final = Backoff(initial=0.1, maximum=5.0)
 
 T = TypeVar("T")
 
@@ -90,7 +90,6 @@ class History:
         self._max_messages = max_messages
         self._max_bytes = max_bytes
         self._heartbeat = heartbeat
-        self._backoff = Backoff(initial=0.1, maximum=5.0)
         self._mark: Watermark | None = None
         self._consumer: EphemeralConsumer | None = None
         self._over = False
@@ -127,20 +126,22 @@ class History:
         self._over = not batch or self.position >= self.end
         return batch
 
-    async def _hold(self, attempt: Callable[[], Awaitable[T]]) -> T:
-        give_up = time.monotonic() + self._patience
-        for wait in self._backoff.waits():
-            try:
-                return await attempt()
-            except (StreamMissing, PermissionDenied):
-                raise
-            except NatsUnavailable as exc:
+    async def _hold(self, call: Callable[[], Awaitable[T]]) -> T:
+        retry = Retry(
+            NatsUnavailable,
+            unless=(StreamMissing, PermissionDenied),
+            backoff=_WAITS,
+            patience=self._patience,
+            log="history",
+            stream=self.span.stream,
+            after=self.position,
+        )
+        async for attempt in retry:
+            with attempt:
+                result = await call()
+            if attempt.error:
                 await self._leave()
-                if time.monotonic() >= give_up:
-                    raise
-                log.warning("history.resuming", stream=self.span.stream, after=self.position, reason=str(exc))
-                await asyncio.sleep(wait)
-        raise AssertionError("the waits never end")
+        return result
 
     async def _pull(self, limit: int) -> Sequence[Message]:
         consumer = await self._ready()

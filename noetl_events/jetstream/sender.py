@@ -22,7 +22,6 @@ that none overtakes the one before it.
 from __future__ import annotations
 
 import asyncio
-import random
 import time
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -37,6 +36,7 @@ from noetl_events.jetstream.inbox import SILENCE, ReplyInbox
 from noetl_events.jetstream.plain_window import Window
 from noetl_events.jetstream.publish_counts import PublishCounts
 from noetl_events.jetstream.replies import Verdict, explain, is_no_responders, judge
+from noetl_events.retry import Backoff
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -53,8 +53,8 @@ Mode = Literal["fast", "atomic", "plain"]
 _ELECTION: Final = 5.0
 """Seconds a subject may go without a taker before its stream counts as missing."""
 
-_FIRST_PAUSE: Final = 0.02
-_LONGEST_PAUSE: Final = 0.5
+# A publish waits for them.
+_PAUSES: Final = Backoff(initial=0.02, maximum=0.5)
 
 log = structlog.get_logger()
 
@@ -177,14 +177,13 @@ class Sender:
         return True
 
     async def _settle_wave(self, wave: Sequence[Outgoing]) -> None:
-        pause = _FIRST_PAUSE
+        pauses = _PAUSES.waits()
         while client := await self._reach(wave):
             wave = self._still_wanted(wave)
             wave = await self._send_window(client, wave, _deadline(wave))
             if not wave:
                 return
-            await asyncio.sleep(random.uniform(pause / 2, pause))
-            pause = min(2 * pause, _LONGEST_PAUSE)
+            await asyncio.sleep(next(pauses))
 
     async def _send_window(self, client: Client, messages: Sequence[Outgoing], deadline: float) -> list[Outgoing]:
         """Send *messages* once and return those to send again."""
@@ -228,7 +227,7 @@ class Sender:
 
     async def _reach(self, messages: Sequence[Outgoing]) -> Client | None:
         """Return a client once it is connected, or None when none of *messages* is waited for any more."""
-        pause = _FIRST_PAUSE
+        pauses = _PAUSES.waits()
         while self._still_wanted(messages):
             try:
                 client = await self._inbox.open()
@@ -238,8 +237,7 @@ class Sender:
                 self._refuse_oversize(messages, client.max_payload)
                 self._expire(messages, "no answer")
                 return client
-            await asyncio.sleep(random.uniform(pause / 2, pause))
-            pause = min(2 * pause, _LONGEST_PAUSE)
+            await asyncio.sleep(next(pauses))
         return None
 
     def _refuse_oversize(self, messages: Sequence[Outgoing], limit: int) -> None:

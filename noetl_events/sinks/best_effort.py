@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
+from noetl_events.retry import Backoff
 from noetl_events.sink import EventsRejected, SinkUnavailable
 
 if TYPE_CHECKING:
@@ -19,14 +20,15 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 _LOG_EVERY: Final = 60.0
-_REST: Final = 10.0
+_RESTS: Final = Backoff(initial=2.0, maximum=10.0)
 
 
 class BestEffort:
     """
     Emit to *sink* what it takes now; what it does not take is counted in `missed`, and logged once a minute.
 
-    After a failure it is left alone for ten seconds, or as long as it asks for: one that is away holds nobody.
+    After a failure it is left alone for two seconds, doubled up to ten, or for as long as it asks for, whichever is
+    longer: one that is away holds nobody.
 
     Args:
         sink: where to; it stays open.
@@ -44,6 +46,7 @@ class BestEffort:
         self._name = name
         self._patience = patience
         self._now = now
+        self._failures = 0
         self._rests_until = self._silent_until = float("-inf")
 
     async def emit_batch(self, events: Sequence[ExecutorEvent]) -> None:
@@ -55,6 +58,7 @@ class BestEffort:
             async with asyncio.timeout(self._patience):
                 await self._sink.emit_batch(events)
         except EventsRejected as exc:
+            self._failures = 0
             self._miss(len(exc.reasons), str(exc))
         except SinkUnavailable as exc:
             self._rest(exc.retry_after)
@@ -62,9 +66,12 @@ class BestEffort:
         except TimeoutError:
             self._rest(None)
             self._miss(len(events), f"not within {self._patience} s")
+        else:
+            self._failures = 0
 
     def _rest(self, retry_after: float | None) -> None:
-        self._rests_until = self._now() + (_REST if retry_after is None else retry_after)
+        self._failures += 1
+        self._rests_until = self._now() + _RESTS.wait(self._failures, asked=retry_after)
 
     def _miss(self, events: int, reason: str) -> None:
         self.missed += events

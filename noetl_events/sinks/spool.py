@@ -12,10 +12,10 @@ from urllib.parse import unquote, urlsplit
 
 from msgspec import structs
 
-from noetl_events.backoff import Backoff
 from noetl_events.envelope import encode
 from noetl_events.ids import process_ids
 from noetl_events.json_values import MalformedEvent
+from noetl_events.retry import Backoff
 from noetl_events.sink import EventsRejected, SinkUnavailable, open_sink
 from noetl_events.sinks.url_options import read_options
 from noetl_events.spool.group_commit import GroupCommit

@@ -18,6 +18,7 @@ import structlog
 
 from noetl_events.envelope import decode, encode
 from noetl_events.json_values import MalformedEvent
+from noetl_events.retry import Retry
 from noetl_events.sink import EventsRejected, SinkUnavailable
 from noetl_events.sinks.append_file import AppendFile
 from noetl_events.spool.progress import Mark, Progress
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from pathlib import Path
 
-    from noetl_events.backoff import Backoff
     from noetl_events.envelope import ExecutorEvent
+    from noetl_events.retry import Backoff
     from noetl_events.sink import EventSink
     from noetl_events.spool.journal import Journal, Position
     from noetl_events.spool.watermark import Watermark
@@ -130,27 +131,19 @@ class Handover:
 
     async def _hand_over(self, bodies: list[bytes]) -> bool:
         """Return whether *bodies* are through; else the stream may have lost some, and they are read again."""
-        left, holding = await self._readable(bodies), False
-        for wait in self._backoff.waits():
-            try:
+        left, is_kept = await self._readable(bodies), False
+        async for attempt in Retry(SinkUnavailable, backoff=self._backoff, log="spool", events=len(left)):
+            # What it has lost while it was away would be hidden by what it stores next.
+            if attempt.error and not await self._look(self.position):
+                return False
+            with attempt:
                 is_kept = await self._emit_in_parts(left)
-            except SinkUnavailable as exc:
-                if not holding:
-                    log.warning("spool.holding", events=len(left), reason=exc.reason)
-                holding = True
+            if attempt.error:
                 # What is in doubt is sent again slowly, to keep its order: of less, some is through in time.
                 self._size = max(min(self._size, len(bodies)) // 2, _SMALLEST)
-                await asyncio.sleep(wait if exc.retry_after is None else exc.retry_after)
-                # What it has lost while it was away would be hidden by what it stores next.
-                if not await self._look(self.position):
-                    return False
-            else:
-                if holding:
-                    log.info("spool.went_on", events=len(bodies))
-                if is_kept:
-                    self._size = _BATCH
-                return is_kept
-        raise AssertionError("waits never end")
+        if is_kept:
+            self._size = _BATCH
+        return is_kept
 
     async def _emit_in_parts(self, left: list[ExecutorEvent]) -> bool:
         """Emit *left*, so many at a time, and take from it what is through; return whether the stream has kept it."""
@@ -195,13 +188,11 @@ class Handover:
 
     async def _insist(self, call: Callable[..., Any], *args: Any) -> Any:
         """Return what the blocking *call* returns, once the disk lets it."""
-        for wait in self._backoff.waits():
-            try:
-                return await self._in_thread(call, *args)
-            except OSError as exc:
-                log.warning("spool.disk_refuses", reason=exc.strerror or str(exc))
-                await asyncio.sleep(wait)
-        raise AssertionError("waits never end")
+        result = None
+        async for attempt in Retry(OSError, backoff=self._backoff, log="spool", part="disk"):
+            with attempt:
+                result = await self._in_thread(call, *args)
+        return result
 
     async def _look(self, acknowledged: Position) -> bool:
         """
@@ -211,16 +202,12 @@ class Handover:
             Whether it has it all.
 
         """
-        sure = not self._is_stale()
-        for wait in self._backoff.waits():
+        sure, now = not self._is_stale(), None
+        async for attempt in Retry(SinkUnavailable, backoff=self._backoff, log="spool", part="stream"):
             self._looked_at = _now()
-            now = await self._ask()
-            if now is not None or not self._progress.is_watched:
-                break
-            if sure:
-                log.warning("spool.unanswered", segment=self.position.segment, offset=self.position.offset)
-            sure = False
-            await asyncio.sleep(wait)
+            with attempt:
+                now = await self._ask()
+            sure = sure and attempt.error is None
         if now is not None and self._progress.is_contradicted(now):
             self.position = self._progress.rewind(now) or self._journal.start
             log.warning("spool.replaying", segment=self.position.segment, offset=self.position.offset)
@@ -259,6 +246,8 @@ class Handover:
         try:
             return await self._inner.watermark()
         except SinkUnavailable as exc:
+            if self._progress.is_watched:
+                raise
             log.debug("spool.cannot_watch", reason=exc.reason)
             return None
 

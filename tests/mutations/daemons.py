@@ -158,10 +158,10 @@ DAEMONS = (
     ),
     Mutation(
         "cancellation is swallowed while holding",
-        "consumers/hold.py",
-        "            except (SinkUnavailable, NatsUnavailable) as exc:\n",
-        "            except (SinkUnavailable, NatsUnavailable, asyncio.CancelledError) as exc:\n",
-        "tests/projector/test_projector.py::test_death_between_write_and_ack_redelivers",
+        "noetl_events/retry.py",
+        "        if not isinstance(exc, self._errors) or",
+        "        if isinstance(exc, KeyError) or",
+        "tests/test_retry.py::test_unexpected_errors_and_cancellation_leave_the_loop",
     ),
     Mutation(
         "a dead letter is known by its sequence alone",

@@ -12,13 +12,13 @@ from consumers.dead_letters import DeadLetters
 from consumers.projector import Projector
 from consumers.suspects import Trials
 from noetl_events import ExecutorEvent, encode
-from noetl_events.backoff import Backoff
 from noetl_events.jetstream.puller import Puller
 from noetl_events.jetstream.topology import (
     ConsumerDeclaration,
     StreamDeclaration,
     jetstream,
 )
+from noetl_events.retry import Backoff
 from noetl_events.sinks.memory import MemorySink
 from noetl_events.testing import eventually
 

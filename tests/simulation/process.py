@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Final
 from consumers.dead_letters import DeadLetters
 from consumers.projector import Projector
 from consumers.suspects import Trials
-from noetl_events.backoff import Backoff
 from noetl_events.jetstream.delivery import delivery_of
 from noetl_events.jetstream.puller import Puller
+from noetl_events.retry import Backoff
 from noetl_events.sinks.fanout import FanoutSink
 from tests.simulation.destination import TableSink
 from tests.simulation.network import SimConnection

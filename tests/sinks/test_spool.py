@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from noetl_events import EventsRejected, ExecutorEvent, SinkUnavailable, decode, open_sink
-from noetl_events.backoff import Backoff
+from noetl_events.retry import Backoff
 from noetl_events.sinks.memory import MemorySink
 from noetl_events.sinks.spool import SpoolSink
 from noetl_events.spool.journal import Position, SpoolFull, bodies

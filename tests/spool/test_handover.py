@@ -11,7 +11,7 @@ from unittest.mock import patch
 import pytest
 
 from noetl_events import EventsRejected, ExecutorEvent, SinkUnavailable
-from noetl_events.backoff import Backoff
+from noetl_events.retry import Backoff
 from noetl_events.sinks.append_file import AppendFile
 from noetl_events.sinks.memory import MemorySink
 from noetl_events.sinks.spool import SpoolSink

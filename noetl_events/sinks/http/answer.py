@@ -26,7 +26,6 @@ from noetl_events.sink import SinkUnavailable
 
 MAX_BODY: Final = 256 * 1024
 _MAX_SHOWN: Final = 300
-_MAX_RETRY_AFTER: Final = 300.0
 _WAIT: Final = {408, 425, 429}
 # A token that expired and a path that is wrong are nothing an event could be buried for.
 _CREDENTIALS: Final = {401, 403, 407}
@@ -95,14 +94,14 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_retry_after(value: str | None) -> float | None:
-    """Return the seconds a `Retry-After` header asks for, at most five minutes, or None if it says nothing."""
+    """Return the seconds a `Retry-After` header asks for, or None if it is neither a number nor a date."""
     if value is None:
         return None
     if re.fullmatch(r"[0-9]{1,10}", value.strip(), re.ASCII):
-        return min(float(value), _MAX_RETRY_AFTER)
+        return float(value)
     try:
         moment = parsedate_to_datetime(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     wait = (moment.replace(tzinfo=moment.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
-    return min(max(wait, 0.0), _MAX_RETRY_AFTER)
+    return max(wait, 0.0)
