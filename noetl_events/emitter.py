@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
-from noetl_events.backoff import Backoff
 from noetl_events.envelope import ExecutorEvent, MalformedEvent, with_encoded_payload
 from noetl_events.ids import process_ids
+from noetl_events.retry import Backoff, Retry
 from noetl_events.sink import EventsRejected, SinkUnavailable
 
 if TYPE_CHECKING:
@@ -90,18 +88,13 @@ class EventEmitter:
             event = with_encoded_payload(event)
         except MalformedEvent as exc:
             raise EventsRejected({0: str(exc)}) from None
-        give_up = time.monotonic() + self._patience
-        for wait in _BACKOFF.waits():
-            try:
-                await self.sink.emit(event)
-            except SinkUnavailable as exc:
-                left = give_up - time.monotonic()
-                if left <= 0:
-                    exc.event = event
-                    raise
-                await asyncio.sleep(min(max(wait, exc.retry_after or 0.0), left))
-            else:
-                return
+        try:
+            async for attempt in Retry(SinkUnavailable, backoff=_BACKOFF, patience=self._patience):
+                with attempt:
+                    await self.sink.emit(event)
+        except SinkUnavailable as exc:
+            exc.event = event
+            raise
 
     def stamp(self, event_type: str, step: str, status: str, context: Json, *, meta: Json = None) -> ExecutorEvent:
         """Return the event without emitting it, for a caller that keeps it first; `emit_again` emits it."""

@@ -36,8 +36,8 @@ LIBRARY = (
     Mutation(
         "an id of unknown outcome goes by batch again",
         "noetl_events/jetstream/outbox.py",
-        "            self._uncertain.add(message.event_id)\n",
-        "            self._uncertain.add(0)\n",
+        "            self._uncertain.add(message.message_id)\n",
+        "            self._uncertain.add("")\n",
         "tests/jetstream/test_publisher.py::test_unknown_outcome_never_goes_by_batch_again",
     ),
     Mutation(
