@@ -37,7 +37,7 @@ LIBRARY = (
         "an id of unknown outcome goes by batch again",
         "noetl_events/jetstream/outbox.py",
         "            self._uncertain.add(message.message_id)\n",
-        "            self._uncertain.add("")\n",
+        '            self._uncertain.add("")\n',
         "tests/jetstream/test_publisher.py::test_unknown_outcome_never_goes_by_batch_again",
     ),
     Mutation(
