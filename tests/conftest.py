@@ -11,6 +11,7 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import nats
 import pytest
 import structlog
 
@@ -22,6 +23,8 @@ from noetl_events.testing.nats_server import NatsServer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
+
+    from nats.js import JetStreamContext
 
 _numbers = count()
 
@@ -100,3 +103,17 @@ async def dead_stream(connection: Connection) -> AsyncIterator[StreamDeclaration
     await ensure_stream(connection, declared)
     yield declared
     await (await jetstream(connection)).delete_stream(name)
+
+
+@pytest.fixture
+async def outside(nats_url: str) -> AsyncIterator[JetStreamContext]:
+    """JetStream, read around our own code."""
+    client = await nats.connect(nats_url)
+    yield client.jetstream()
+    await client.close()
+
+
+@pytest.fixture
+def subject(stream: StreamDeclaration) -> str:
+    """Return a subject template inside the stream of the test."""
+    return f"{stream.name}.{{event_type}}"

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 from unittest.mock import patch
 
-import nats
 import pytest
 
 from noetl_events.envelope import ExecutorEvent, decode, encode
@@ -19,20 +18,10 @@ from noetl_events.testing.contract import SinkContract
 from noetl_events.testing.events import make_event, make_events
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     from nats.js import JetStreamContext
     from nats.js.api import RawStreamMsg
 
     from noetl_events.jetstream.connection import Connection
-
-
-@pytest.fixture
-async def outside(nats_url: str) -> AsyncIterator[JetStreamContext]:
-    """JetStream, read around our own code."""
-    client = await nats.connect(nats_url)
-    yield client.jetstream()
-    await client.close()
 
 
 async def read_stream(outside: JetStreamContext, name: str) -> list[RawStreamMsg]:
@@ -66,12 +55,6 @@ class TestNatsSinkWithoutBatches(TestNatsSink):
     async def _forbid_batches(self, stream: StreamDeclaration, outside: JetStreamContext) -> None:
         info = await outside.stream_info(stream.name)
         await outside.update_stream(info.config.evolve(allow_batched=False))
-
-
-@pytest.fixture
-def subject(stream: StreamDeclaration) -> str:
-    """Return a subject template inside the stream of the test."""
-    return f"{stream.name}.{{event_type}}"
 
 
 async def test_identity_is_one_header(

@@ -40,6 +40,11 @@ CONSUMER = "noetl_projector"
 Answer = TypeVar("Answer")
 
 
+def event_id_of(headers: Mapping[str, str]) -> int:
+    """Return the id of the event that was published with *headers*; what others publish has no digest behind it."""
+    return int(headers[ID_HEADER].partition("-")[0])
+
+
 class Kept(NamedTuple):
     """A message in the stream: its id, and whether a projector has settled it, whatever its lane."""
 
@@ -123,7 +128,7 @@ class Broker:
         ):
             return {
                 message.sequence: Kept(
-                    int(message.headers[ID_HEADER]),
+                    event_id_of(message.headers),
                     message.sequence <= floors.get(f"{CONSUMER}_{_lane_of(message.subject)}", 0),
                 )
                 async for message in stored

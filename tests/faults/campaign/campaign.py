@@ -16,12 +16,11 @@ import structlog
 from consumers.dead_letters.letter import Letter, read_letter
 from consumers.verification.checksum import checksum
 from consumers.verification.readback import read_back
-from noetl_events.jetstream.outgoing import ID_HEADER
 from noetl_events.jetstream.stored import read_stored
 from noetl_events.jetstream.topology import DEAD_STREAM
 from noetl_events.testing import eventually
 from tests.faults.campaign.arrivals import Arrival
-from tests.faults.campaign.broker import order_of, patiently
+from tests.faults.campaign.broker import event_id_of, order_of, patiently
 from tests.faults.campaign.events import expected_checksum
 from tests.faults.campaign.guests import Guests, visiting
 from tests.faults.campaign.journal import Story
@@ -165,7 +164,7 @@ async def _gather(system: System, guests: Guests) -> Evidence:
 async def _dead(system: System) -> Counter[int]:
     """Return how many messages of each id were buried; one that was buried twice is one letter to its readers."""
     buried = await patiently(partial(_letters, system))
-    return Counter({letter.identity: int(letter.headers[ID_HEADER]) for letter in buried}.values())
+    return Counter({letter.identity: event_id_of(letter.headers) for letter in buried}.values())
 
 
 async def _letters(system: System) -> list[Letter]:
