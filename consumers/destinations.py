@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from noetl_events.jetstream.declarations import ConsumerDeclaration
+from noetl_events.jetstream.declarations import MAX_ACK_PENDING, ConsumerDeclaration
 from noetl_events.jetstream.options import redacted
 
 if TYPE_CHECKING:
@@ -31,7 +31,13 @@ class Destination(msgspec.Struct, frozen=True):
     durable: str
 
     def consumers(
-        self, stream: StreamDeclaration, *, ack_wait: float, pin_ttl: float, exclusive: bool
+        self,
+        stream: StreamDeclaration,
+        *,
+        ack_wait: float,
+        pin_ttl: float,
+        exclusive: bool,
+        max_ack_pending: int = MAX_ACK_PENDING,
     ) -> Iterator[ConsumerDeclaration]:
         """Yield the consumers that read for it: one, or one for each lane of a partitioned *stream*."""
         if exclusive or stream.partitions:
@@ -39,7 +45,12 @@ class Destination(msgspec.Struct, frozen=True):
             ack_wait = min(ack_wait, pin_ttl)
         if not stream.partitions:
             yield ConsumerDeclaration(
-                name=self.durable, stream=stream.name, ack_wait=ack_wait, pin_ttl=pin_ttl, exclusive=exclusive
+                name=self.durable,
+                stream=stream.name,
+                ack_wait=ack_wait,
+                max_ack_pending=max_ack_pending,
+                pin_ttl=pin_ttl,
+                exclusive=exclusive,
             )
         for lane in range(stream.partitions):
             yield ConsumerDeclaration(
@@ -48,6 +59,7 @@ class Destination(msgspec.Struct, frozen=True):
                 filter_subjects=stream.lane_filters(lane),
                 partitions=stream.partitions,
                 ack_wait=ack_wait,
+                max_ack_pending=max_ack_pending,
                 pin_ttl=pin_ttl,
                 exclusive=True,
             )

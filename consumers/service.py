@@ -70,14 +70,15 @@ class Service:
     ) -> None:
         self._settings = settings
         self._connection = connection
-        self._dead_letters = DeadLetters(connection)
-        self._trials = Trials(connection)
+        self._dead_letters = DeadLetters(connection, prefix=settings.dead_letters.prefix)
+        self._trials = Trials(connection, settings.trials)
         self.channels = [
             Channel(consumer, opener(destination.url))
             for destination in destinations_of(to, durable)
             for consumer in destination.consumers(
                 settings.stream,
                 ack_wait=settings.projector.ack_wait,
+                max_ack_pending=settings.projector.max_ack_pending,
                 pin_ttl=settings.projector.pin_ttl,
                 exclusive=standby,
             )
@@ -121,7 +122,8 @@ class Service:
         name = f"{socket.gethostname()}:{os.getpid()}"
         # Only who shares all of these lanes is one to share them with.
         lanes = hashlib.blake2b(" ".join(channel.consumer.name for channel in self.channels).encode(), digest_size=4)
-        subject = f"noetl.presence.{self._settings.stream.name}.{durable}.{lanes.hexdigest()}"
+        head = f"{self._settings.projector.presence}.{self._settings.stream.name}"
+        subject = f"{head}.{durable}.{lanes.hexdigest()}"
         presence = Presence(self._connection, subject, name=name)
         return Lanes([partial(self._projector, channel) for channel in self.channels], presence)
 

@@ -21,7 +21,7 @@ import msgspec
 from msgspec import structs
 
 from consumers.turns import Turns
-from noetl_events.jetstream.declarations import TRIALS_STREAM, TRIALS_SUBJECTS
+from noetl_events.jetstream.declarations import TRIALS
 from noetl_events.jetstream.delivery import attempt_of, delivery_of
 from noetl_events.jetstream.store import last_payload, store
 
@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from noetl_events.jetstream.connection import Connection
-from noetl_events.jetstream.delivery import Message
+    from noetl_events.jetstream.declarations import StreamDeclaration
+    from noetl_events.jetstream.delivery import Message
 
 _BLOCK: Final = 500
 _SPLIT: Final = 25
@@ -114,12 +115,14 @@ class Trials:
 
     Args:
         connection: to NATS; it stays open.
+        stream: the notes are kept in.
 
     """
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, stream: StreamDeclaration = TRIALS) -> None:
         self.turns = Turns()
         self._connection = connection
+        self._stream = stream
 
     async def narrow(self, part: Part) -> list[Part]:
         """
@@ -145,7 +148,7 @@ class Trials:
         return notes
 
     async def _payload(self, part: Part) -> bytes | None:
-        return await last_payload(self._connection, TRIALS_STREAM, _subject_of(part))
+        return await last_payload(self._connection, self._stream.name, self._subject_of(part))
 
     async def begin(self, part: Part) -> None:
         """
@@ -183,7 +186,12 @@ class Trials:
 
     async def _write(self, part: Part, note: Note | None) -> None:
         payload = b"" if note is None else msgspec.json.encode(note)
-        await store(self._connection, _subject_of(part), payload, {})
+        await store(self._connection, self._subject_of(part), payload, {})
+
+    def _subject_of(self, part: Part) -> str:
+        delivery = delivery_of(part.messages[0])
+        block = f"{delivery.stream}.{delivery.consumer}.{delivery.sequence // _BLOCK}"
+        return f"{self._stream.prefix}.{block}{f'-{part.place}' if part.place else ''}"
 
 
 def _narrowest(message: Message, notes: Sequence[Note | None]) -> int | None:
@@ -197,12 +205,6 @@ def _slices(part: Part) -> Iterator[Part]:
     step = len(messages) if note is None else max((note.last - note.first + 1) // _SPLIT, 1)
     for start in range(0, len(messages), step):
         yield part._replace(messages=messages[start : start + step])
-
-
-def _subject_of(part: Part) -> str:
-    delivery = delivery_of(part.messages[0])
-    block = f"{delivery.stream}.{delivery.consumer}.{delivery.sequence // _BLOCK}"
-    return f"{TRIALS_SUBJECTS.removesuffix('>')}{block}{f'-{part.place}' if part.place else ''}"
 
 
 def _block_of(message: Message, *, in_doubt: int) -> int | None:

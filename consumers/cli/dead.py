@@ -80,9 +80,14 @@ async def list_(*, filters: Filters = _ANY, nats: Nats = None, json: AsJson = Fa
     """
     wanted = filters.wanted()
     limit = wanted.limit or _LISTED
-    async with Connection(read_settings(nats).connect) as connection:
+    settings = read_settings(nats)
+    async with Connection(settings.connect) as connection:
         try:
-            letters = await _letters(Graveyard(connection), replace(wanted, limit=limit + 1), distinct=True)
+            letters = await _letters(
+                Graveyard(connection, stream=settings.dead_letters.name),
+                replace(wanted, limit=limit + 1),
+                distinct=True,
+            )
         except StreamMissing as exc:
             _say(f"no dead letters: {exc}")
             return 0
@@ -108,8 +113,9 @@ async def show(
 
     Example: `noetl-events dead show 7` or `noetl-events dead show 7 --raw > payload.json`
     """
-    async with Connection(read_settings(nats).connect) as connection:
-        letter = await Graveyard(connection).find(sequence)
+    settings = read_settings(nats)
+    async with Connection(settings.connect) as connection:
+        letter = await Graveyard(connection, stream=settings.dead_letters.name).find(sequence)
     if letter is None:
         return _gone(sequence)
     if raw:
@@ -140,8 +146,9 @@ async def retry(
         raise ValueError("sequences: name letters by their numbers, or give --all, with or without filters")
     if sequences and filters != _ANY:
         raise ValueError("sequences: filters go with --all, not with numbers")
-    async with Connection(read_settings(nats).connect) as connection:
-        graveyard = Graveyard(connection)
+    settings = read_settings(nats)
+    async with Connection(settings.connect) as connection:
+        graveyard = Graveyard(connection, stream=settings.dead_letters.name)
         chosen = sequences or await _numbers(graveyard, filters.wanted())
         outcomes = await _retried(Resending(connection, graveyard), chosen, dry_run=dry_run, as_json=json)
     if not chosen:
@@ -162,8 +169,9 @@ async def edit(
 
     Example: `noetl-events dead edit 7` or `noetl-events dead edit 7 --file corrected.json`
     """
-    async with Connection(read_settings(nats).connect) as connection:
-        graveyard = Graveyard(connection)
+    settings = read_settings(nats)
+    async with Connection(settings.connect) as connection:
+        graveyard = Graveyard(connection, stream=settings.dead_letters.name)
         letter = await graveyard.find(sequence)
         if letter is None:
             return _gone(sequence)
@@ -190,8 +198,9 @@ async def purge(
     """
     if not all_ and not filters.any_given:
         raise ValueError("--all: give it to remove every dead letter, or say which with --kind, --reason, --until, ...")
-    async with Connection(read_settings(nats).connect) as connection:
-        graveyard = Graveyard(connection)
+    settings = read_settings(nats)
+    async with Connection(settings.connect) as connection:
+        graveyard = Graveyard(connection, stream=settings.dead_letters.name)
         chosen = await _numbers(graveyard, filters.wanted())
         if chosen and not yes and not await asyncio.to_thread(_agrees, len(chosen)):
             _say("nothing removed")

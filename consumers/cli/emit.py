@@ -17,7 +17,7 @@ from consumers.cli.output import print_result, progress
 from noetl_events.envelope import MalformedEvent, decode
 from noetl_events.ids import process_ids
 from noetl_events.jetstream.connection import Connection
-from noetl_events.sinks.nats import SUBJECT, SUBJECT_BY_EXECUTION, NatsSink
+from noetl_events.sinks.nats import NatsSink
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -50,8 +50,7 @@ async def emit(
     ids = process_ids()
     malformed: list[str] = []
     async with Connection(settings.connect) as connection:
-        subject = SUBJECT_BY_EXECUTION if settings.stream.partitions else SUBJECT
-        sink = NatsSink(connection, subject=subject, new_id=ids, timeout=min(wait, 30.0))
+        sink = NatsSink(connection, subject=settings.stream.template, new_id=ids, timeout=min(wait, 30.0))
         with _opened(file) as lines, progress("emitting") as advance:
             events = _readable(lines, file, malformed)
             carried = await carry(events, sink, patience=wait, on_batch=advance)

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cyclopts import App
-from msgspec import structs
 
 from consumers.cli.options import AsJson, Nats, Partitions, read_settings
 from consumers.cli.output import print_result
 from noetl_events.jetstream.connection import Connection
-from noetl_events.jetstream.topology import DEAD_LETTERS, TRIALS, StreamInfo, ensure_stream, show_stream
-
-if TYPE_CHECKING:
-    from consumers.settings import Settings
-    from noetl_events.jetstream.topology import StreamDeclaration
+from noetl_events.jetstream.topology import StreamInfo, ensure_stream, show_stream
 
 stream = App(name="stream", help="The streams events and dead letters are kept in.")
 
@@ -29,7 +24,7 @@ async def ensure(*, partitions: Partitions = None, nats: Nats = None, json: AsJs
     settings = read_settings(nats, partitions=partitions)
     async with Connection(settings.connect) as connection:
         # All before the first line: whoever reads them may be gone after that one.
-        infos = [await ensure_stream(connection, declared) for declared in declared_streams(settings)]
+        infos = [await ensure_stream(connection, declared) for declared in settings.streams]
     for info in infos:
         print_result(_summary(info), as_json=json, title=info.config.name or "")
     return 0
@@ -44,16 +39,10 @@ async def show(*, nats: Nats = None, json: AsJson = False) -> int:
     """
     settings = read_settings(nats)
     async with Connection(settings.connect) as connection:
-        for name in (settings.stream.name, DEAD_LETTERS.name, TRIALS.name):
-            info = await show_stream(connection, name)
-            print_result(_summary(info), as_json=json, title=name)
+        for declared in settings.streams:
+            info = await show_stream(connection, declared.name)
+            print_result(_summary(info), as_json=json, title=declared.name)
     return 0
-
-
-def declared_streams(settings: Settings) -> tuple[StreamDeclaration, ...]:
-    """Return the streams that there shall be: all on as many servers, since a lost one of them holds projectors."""
-    replicas = settings.stream.replicas
-    return (settings.stream, *(structs.replace(stream, replicas=replicas) for stream in (DEAD_LETTERS, TRIALS)))
 
 
 def _summary(info: StreamInfo) -> dict[str, Any]:

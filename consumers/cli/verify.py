@@ -39,7 +39,8 @@ async def verify(
     settings = read_settings(nats)
     span = Span(stream=settings.stream.name, start=read_start(from_sequence, from_time))
     async with Connection(settings.connect) as connection:
-        found = await Verification(connection, span, to, patience=wait, show=progress).run()
+        dead_letters = settings.dead_letters.name
+        found = await Verification(connection, span, to, dead_letters=dead_letters, patience=wait, show=progress).run()
     result = msgspec.to_builtins(found)
     if not json:
         del result["examples"]

@@ -25,7 +25,7 @@ from noetl_events.jetstream.errors import MessageTooLarge
 from noetl_events.jetstream.instants import rfc3339
 from noetl_events.jetstream.store import store
 from noetl_events.jetstream.stored import stored_of
-from noetl_events.jetstream.topology import DEAD_SUBJECTS
+from noetl_events.jetstream.topology import DEAD_LETTERS
 
 if TYPE_CHECKING:
     from noetl_events.jetstream.connection import Connection
@@ -49,7 +49,7 @@ class DeadLetters:
 
     """
 
-    def __init__(self, connection: Connection, *, prefix: str = DEAD_SUBJECTS.removesuffix(".>")) -> None:
+    def __init__(self, connection: Connection, *, prefix: str = DEAD_LETTERS.prefix) -> None:
         self._connection = connection
         self._prefix = prefix
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from consumers.doctor.finding import Finding
-from noetl_events.jetstream.declarations import DEAD_LETTERS, TRIALS
 from noetl_events.jetstream.probing import taker
 
 if TYPE_CHECKING:
@@ -18,11 +17,11 @@ async def check_dead_letters(patient: Patient) -> list[Finding]:
     """Ask who takes them, if this is a projector."""
     if patient.role != "projector":
         return []
-    consumer = patient.work.consumers[0]
-    trial = TRIALS.subjects[0].replace(">", f"{consumer.stream}.{consumer.name}.doctor")
+    letters, trials, consumer = patient.work.dead_letters, patient.work.trials, patient.work.consumers[0]
+    trial = f"{trials.prefix}.{consumer.stream}.{consumer.name}.doctor"
     return [
-        await _look(patient, DEAD_LETTERS.subjects[0].replace(">", "doctor"), DEAD_LETTERS.name),
-        await _look(patient, trial, TRIALS.name),
+        await _look(patient, f"{letters.prefix}.doctor", letters.name),
+        await _look(patient, trial, trials.name),
     ]
 
 

@@ -40,7 +40,7 @@ async def check_stream(patient: Patient) -> list[Finding]:
 async def _taken(patient: Patient) -> Finding:
     """Look whether what is published is stored: a publisher may see no more."""
     declared = patient.settings.stream
-    subject = declared.subjects[0].replace(">", "doctor")
+    subject = f"{declared.prefix}.doctor"
     name = await taker(patient.connection, subject)
     if name == declared.name:
         return Finding(check=_NAME, severity="ok", found=f"{name} takes {subject}")

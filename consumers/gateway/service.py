@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from consumers.gateway.guard import LocalOnly, TokenFile
     from consumers.settings import Settings
     from noetl_events.jetstream.connection import Connection
-    from noetl_events.jetstream.declarations import StreamDeclaration
     from noetl_events.jetstream.publish_counts import PublishCounts
 
 _TRACED: Final = frozenset({"/api/events", "/api/events/batch"})
@@ -55,12 +54,12 @@ class Gateway:
         self, settings: Settings, connection: Connection, listener: socket.socket, rule: TokenFile | LocalOnly
     ) -> None:
         self.intake = Intake()
-        self._sink = NatsSink(connection, subject=subject_of(settings.stream), timeout=PATIENCE)
+        self._sink = NatsSink(connection, subject=settings.stream.template, timeout=PATIENCE)
         self.ingest = Ingest(self._sink, self.intake)
         self.hub = Hub(connection, settings.stream.name)
         self._past = Past(connection, settings.stream.name)
         self.streaming = Streaming(self.hub, self._past)
-        self._status = Status(connection, settings.stream.name)
+        self._status = Status(connection, settings.stream.name, settings.dead_letters.name)
         self.condition = Condition(self, connection)
         self._server = WebServer(traced(Guard(self._app(), rule), routes=_TRACED), listener)
 
@@ -99,9 +98,3 @@ class Gateway:
             Route("/", show_page),
         ]
         return Starlette(routes=routes, exception_handlers={Refused: answer_refused})
-
-
-def subject_of(stream: StreamDeclaration) -> str:
-    """Return the template of the subjects under which *stream* takes events."""
-    head = stream.subjects[0].removesuffix(">")
-    return f"{head}{{execution_id}}.{{event_type}}" if stream.partitions else f"{head}{{event_type}}"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 import msgspec
 
 from consumers.destinations import destinations_of
-from noetl_events.jetstream.declarations import ConsumerDeclaration, StreamDeclaration
+from noetl_events.jetstream.declarations import DEAD_LETTERS, TRIALS, ConsumerDeclaration, StreamDeclaration
 from noetl_events.jetstream.options import ConnectOptions
 
 if TYPE_CHECKING:
@@ -52,10 +52,16 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
         inbox_prefix: of the client; one that no other role has keeps replies private.
         spool: whether the publisher watches the stream for a `SpoolSink`.
         api: subject that requests to JetStream begin with.
+        dead_letters: the stream they are kept in.
+        trials: the stream of a projector's notes.
+        presence: what the subjects begin with on which replicas share lanes.
 
     """
 
     stream: StreamDeclaration = StreamDeclaration()
+    dead_letters: StreamDeclaration = DEAD_LETTERS
+    trials: StreamDeclaration = TRIALS
+    presence: str = "noetl.presence"
     consumers: tuple[ConsumerDeclaration, ...] = ()
     durable: str = "noetl_projector"
     inbox_prefix: str = ConnectOptions().inbox_prefix
@@ -76,11 +82,18 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
             consumer
             for destination in destinations_of(projector.to or [""], projector.durable)
             for consumer in destination.consumers(
-                stream, ack_wait=projector.ack_wait, pin_ttl=projector.pin_ttl, exclusive=projector.standby
+                stream,
+                ack_wait=projector.ack_wait,
+                max_ack_pending=projector.max_ack_pending,
+                pin_ttl=projector.pin_ttl,
+                exclusive=projector.standby,
             )
         ]
         return cls(
             stream=stream,
+            dead_letters=settings.dead_letters,
+            trials=settings.trials,
+            presence=projector.presence,
             consumers=tuple(consumers),
             durable=projector.durable,
             inbox_prefix=settings.connect.inbox_prefix,

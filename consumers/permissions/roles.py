@@ -10,13 +10,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from consumers.permissions.rights import Right, Rights
-from noetl_events.jetstream.declarations import DEAD_STREAM, DEAD_SUBJECTS, TRIALS_STREAM, TRIALS_SUBJECTS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from consumers.permissions.rights import Role, Work
-    from noetl_events.jetstream.declarations import ConsumerDeclaration
+    from noetl_events.jetstream.declarations import ConsumerDeclaration, StreamDeclaration
 
 _EXHAUSTED_GROUP: Final = "noetl_exhausted"
 
@@ -40,12 +39,12 @@ def _projector(work: Work) -> Rights:
         *(right for consumer in work.consumers for right in _consumer(work, consumer)),
         Right(f"{work.api}.STREAM.INFO.{stream}", "to see that the stream is still the same"),
         Right(f"{work.api}.STREAM.MSG.GET.{stream}", "to bury what a consumer of somebody else gave up on"),
-        Right(DEAD_SUBJECTS.replace(">", "*"), "to bury what the destination will never take"),
+        Right(f"{work.dead_letters.prefix}.*", "to bury what the destination will never take"),
     ]
     advisories = f"$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.{stream}.*"
     subscribe = [*_replies(work), Right(advisories, "to hear of what a consumer gave up on", _EXHAUSTED_GROUP)]
     if work.stream.partitions:
-        presence = Right(f"noetl.presence.{stream}.{work.durable}.*", "replicas share the lanes")
+        presence = Right(f"{work.presence}.{stream}.{work.durable}.*", "replicas share the lanes")
         publish.append(presence)
         subscribe.append(presence)
     return Rights(tuple(publish), tuple(subscribe))
@@ -53,7 +52,8 @@ def _projector(work: Work) -> Rights:
 
 def _consumer(work: Work, consumer: ConsumerDeclaration) -> Iterator[Right]:
     place = f"{consumer.stream}.{consumer.name}"
-    trials = f"{TRIALS_SUBJECTS.removesuffix('>')}{place}.*"
+    trials = work.trials
+    notes = f"{trials.prefix}.{place}.*"
     yield Right(f"{work.api}.CONSUMER.INFO.{place}", "to compare the consumer, and see how far it is")
     yield Right(f"{work.api}.CONSUMER.DURABLE.CREATE.{place}", "to create the consumer, also after it was deleted")
     yield Right(f"{work.api}.CONSUMER.MSG.NEXT.{place}", "to ask for messages")
@@ -62,8 +62,8 @@ def _consumer(work: Work, consumer: ConsumerDeclaration) -> Iterator[Right]:
     if consumer.exclusive:
         yield Right(f"{work.api}.CONSUMER.RESET.{place}", "who takes over begins behind the last acknowledgement")
         yield Right(f"{work.api}.CONSUMER.UNPIN.{place}", "who stops lets another take over at once")
-    yield Right(trials, "to note what may kill the process")
-    yield Right(f"{work.api}.DIRECT.GET.{TRIALS_STREAM}.{trials}", "to read those notes")
+    yield Right(notes, "to note what may kill the process")
+    yield Right(f"{work.api}.DIRECT.GET.{trials.name}.{notes}", "to read those notes")
 
 
 def _gateway(work: Work) -> Rights:
@@ -71,21 +71,22 @@ def _gateway(work: Work) -> Rights:
     publish = (
         *_events(work),
         *_reading(work, stream),
-        *_reading(work, DEAD_STREAM),
+        *_reading(work, work.dead_letters.name),
         Right(f"{work.api}.CONSUMER.LIST.{stream}", "to show who reads the stream"),
     )
     return Rights(publish, _replies(work))
 
 
 def _admin(work: Work) -> Rights:
-    stream, api = work.stream.name, work.api
+    stream, dead, trials = work.stream.name, work.dead_letters.name, work.trials.name
+    api = work.api
     publish = (
-        *(Right(f"{api}.STREAM.CREATE.{name}", "`stream ensure`") for name in (stream, DEAD_STREAM, TRIALS_STREAM)),
-        Right(f"{api}.STREAM.INFO.{TRIALS_STREAM}", "`stream show`"),
+        *(Right(f"{api}.STREAM.CREATE.{name}", "`stream ensure`") for name in (stream, dead, trials)),
+        Right(f"{api}.STREAM.INFO.{trials}", "`stream show`"),
         *_reading(work, stream),
-        *_reading(work, DEAD_STREAM),
-        Right(f"{api}.STREAM.MSG.GET.{DEAD_STREAM}", "`dead show`"),
-        Right(f"{api}.STREAM.MSG.DELETE.{DEAD_STREAM}", "`dead purge`, and `dead retry` once a letter is sent"),
+        *_reading(work, dead),
+        Right(f"{api}.STREAM.MSG.GET.{dead}", "`dead show`"),
+        Right(f"{api}.STREAM.MSG.DELETE.{dead}", "`dead purge`, and `dead retry` once a letter is sent"),
         *_events(work),
     )
     return Rights(publish, _replies(work))

@@ -48,7 +48,7 @@ def checked(setting: Setting, given: Given) -> Any:
         value = _converted(setting, _split(setting, given), strict=not given.is_text)
     except ValueError as exc:
         raise SettingsError(f"{given.label}: {setting.shown(given.value)}: {exc}; {setting.remedy}") from None
-    if reason := _flaw(value):
+    if reason := _flaw(value, setting.gap):
         raise SettingsError(f"{given.label}: {setting.shown(given.value)}: {reason}; {setting.remedy}")
     if setting.is_file and value:
         warn_of_readers(given.label, value)
@@ -73,9 +73,11 @@ def _converted(setting: Setting, value: Any, *, strict: bool) -> Any:
         raise ValueError("not allowed" if setting.is_choice or "regex" in reason else reason) from None
 
 
-def _flaw(value: Any) -> str:
+def _flaw(value: Any, gap: tuple[float, float] | None) -> str:
     if isinstance(value, float) and not math.isfinite(value):
         return "not finite"
+    if gap and gap[0] < value < gap[1]:
+        return "no NATS server takes it"
     texts = [part for part in (value if isinstance(value, tuple) else [value]) if isinstance(part, str)]
     if any("\ud800" <= sign <= "\udfff" for text in texts for sign in text):
         return "not UTF-8"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Final, Literal
 
-from consumers.settings.section import NAME, NAME_WANTED, Section
+from consumers.settings.section import NAME, NAME_WANTED, PREFIX, PREFIX_WANTED, Section
 from consumers.settings.setting import setting
 
 _DAY: Final = 86_400
@@ -66,6 +66,25 @@ class ProjectorSettings(Section, frozen=True, kw_only=True):
             le=_DAY,
         ),
     ] = 10.0
+    max_ack_pending: Annotated[
+        int,
+        setting(
+            "Events delivered and not acknowledged, over all replicas; an account or a stream may allow fewer.",
+            "NOETL_MAX_ACK_PENDING",
+            unit="events",
+            ge=1,
+            le=1_000_000,
+        ),
+    ] = 20_000
+    presence: Annotated[
+        str,
+        setting(
+            "What the subjects begin with on which replicas share the lanes.",
+            "NOETL_PRESENCE_SUBJECT",
+            pattern=PREFIX,
+            wanted=PREFIX_WANTED,
+        ),
+    ] = "noetl.presence"
     stall_after: Annotated[
         float,
         setting(

@@ -143,7 +143,9 @@ def _tables(values: Mapping[str, Any]) -> Tables:
 
 
 def _relabelled(reason: str, given: Mapping[str, Given]) -> str:
-    """Return *reason*, which begins with fields of `ConnectOptions`, with the places they were given at instead."""
+    """Return *reason*, which begins with keys or fields of `ConnectOptions`, with the places they were given at."""
     fields, _, rest = reason.partition(": ")
-    keys = [f"nats.{field}" for field in fields.split(", ")]
-    return f"{', '.join(given[key].label if key in given else key for key in keys)}: {rest}"
+    keys = [field if "." in field else f"nats.{field}" for field in fields.split(", ")]
+    variables = {setting.key: setting.environ for setting in declared_settings()}
+    labels = [given[key].label if key in given else f"{key} ({variables[key]})" for key in keys]
+    return f"{', '.join(labels)}: {rest}"

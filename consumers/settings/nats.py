@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated, Final
 
-from consumers.settings.section import NAME, NAME_WANTED, Section
+from consumers.settings.section import NAME, NAME_WANTED, PREFIX, PREFIX_WANTED, Section
 from consumers.settings.setting import setting
 
 _SUBJECT: Final = r"^[^\s*>]{1,200}$"
 _LABEL: Final = r"^[^\s.*>]{1,200}$"
+# What a server takes: it would put its own values in the place of others, or refuse them.
+_SHORTEST: Final = 0.1
+_NO_AGE: Final = (0.0, _SHORTEST)
+_NO_SIZE: Final = (-1.0, 1.0)
 # In nanoseconds it still has to be a number that NATS holds.
 _CENTURY: Final = 100 * 365 * 86_400
 _MOST_BYTES: Final = 2**63 - 1
@@ -81,12 +85,22 @@ class StreamSettings(Section, frozen=True, kw_only=True):
     name: Annotated[str, setting("Name of the stream.", "NOETL_EVENT_STREAM", pattern=NAME, wanted=NAME_WANTED)] = (
         "noetl_events"
     )
+    subject: Annotated[
+        str,
+        setting(
+            "What the subjects of its events begin with.",
+            "NOETL_EVENT_STREAM_SUBJECT",
+            pattern=PREFIX,
+            wanted=PREFIX_WANTED,
+        ),
+    ] = "noetl.events"
     max_age: Annotated[
         float,
         setting(
             "How long an event is kept; 0 for ever.",
             "NOETL_EVENT_STREAM_RETENTION_SECS",
             unit="seconds",
+            gap=_NO_AGE,
             ge=0,
             le=_CENTURY,
         ),
@@ -94,9 +108,10 @@ class StreamSettings(Section, frozen=True, kw_only=True):
     max_bytes: Annotated[
         int,
         setting(
-            "Size of the stream; -1 without a limit.",
+            "Size of the stream, which refuses more; -1 without a limit.",
             "NOETL_EVENT_STREAM_MAX_BYTES",
             unit="bytes",
+            gap=_NO_SIZE,
             ge=-1,
             le=_MOST_BYTES,
         ),
@@ -104,10 +119,10 @@ class StreamSettings(Section, frozen=True, kw_only=True):
     duplicate_window: Annotated[
         float,
         setting(
-            "How long the stream remembers an event's id.",
+            "How long the stream remembers an event's id; not longer than it keeps the event.",
             "NOETL_EVENT_STREAM_DEDUP_SECS",
             unit="seconds",
-            ge=0,
+            ge=_SHORTEST,
             le=_CENTURY,
         ),
     ] = 120.0
@@ -120,3 +135,70 @@ class StreamSettings(Section, frozen=True, kw_only=True):
             "Lanes that keep each execution in order; 0 for none.", "NOETL_EVENT_STREAM_PARTITIONS", ge=0, le=1_000
         ),
     ] = 0
+
+
+class DeadLetterSettings(Section, frozen=True, kw_only=True):
+    """The stream of dead letters, as it shall be; replicas and duplicate window are those of the stream of events."""
+
+    name: Annotated[str, setting("Name of the stream.", "NOETL_DEAD_STREAM", pattern=NAME, wanted=NAME_WANTED)] = (
+        "noetl_events_dead"
+    )
+    subject: Annotated[
+        str,
+        setting(
+            "What the subjects of dead letters begin with.",
+            "NOETL_DEAD_STREAM_SUBJECT",
+            pattern=PREFIX,
+            wanted=PREFIX_WANTED,
+        ),
+    ] = "noetl.dead"
+    max_age: Annotated[
+        float,
+        setting(
+            "How long a dead letter is kept; 0 for ever.",
+            "NOETL_DEAD_STREAM_RETENTION_SECS",
+            unit="seconds",
+            gap=_NO_AGE,
+            ge=0,
+            le=_CENTURY,
+        ),
+    ] = 30 * 86_400.0
+    max_bytes: Annotated[
+        int,
+        setting(
+            "Size of the stream; full, it holds the projectors up; -1 without a limit.",
+            "NOETL_DEAD_STREAM_MAX_BYTES",
+            unit="bytes",
+            gap=_NO_SIZE,
+            ge=-1,
+            le=_MOST_BYTES,
+        ),
+    ] = -1
+
+
+class TrialSettings(Section, frozen=True, kw_only=True):
+    """The stream of notes that projectors keep for their next start; it holds a few kilobytes."""
+
+    name: Annotated[str, setting("Name of the stream.", "NOETL_TRIALS_STREAM", pattern=NAME, wanted=NAME_WANTED)] = (
+        "noetl_events_trials"
+    )
+    subject: Annotated[
+        str,
+        setting(
+            "What the subjects of the notes begin with.",
+            "NOETL_TRIALS_STREAM_SUBJECT",
+            pattern=PREFIX,
+            wanted=PREFIX_WANTED,
+        ),
+    ] = "noetl.trials"
+    max_bytes: Annotated[
+        int,
+        setting(
+            "Size of the stream; full, it holds the projectors up; -1 without a limit.",
+            "NOETL_TRIALS_STREAM_MAX_BYTES",
+            unit="bytes",
+            gap=_NO_SIZE,
+            ge=-1,
+            le=_MOST_BYTES,
+        ),
+    ] = -1

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from consumers.settings.daemons import DaemonSettings, GatewaySettings, LogSettings, ProjectorSettings
-from consumers.settings.nats import NatsSettings, StreamSettings
+from consumers.settings.nats import DeadLetterSettings, NatsSettings, StreamSettings, TrialSettings
 from consumers.settings.setting import Setting, settings_of
 
 if TYPE_CHECKING:
@@ -25,6 +25,8 @@ class Tables(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     nats: NatsSettings = NatsSettings()
     stream: StreamSettings = StreamSettings()
+    dead_letters: DeadLetterSettings = DeadLetterSettings()
+    trials: TrialSettings = TrialSettings()
     projector: ProjectorSettings = ProjectorSettings()
     gateway: GatewaySettings = GatewaySettings()
     daemon: DaemonSettings = DaemonSettings()

@@ -44,6 +44,7 @@ class Setting(msgspec.Struct, frozen=True, kw_only=True):
         reloadable: a running daemon takes a new value on SIGHUP.
         is_list: given in a variable, its parts are separated by white space.
         is_choice: one of a few words; given in a variable, in any case.
+        gap: two numbers; what lies between them is refused.
 
     """
 
@@ -59,6 +60,7 @@ class Setting(msgspec.Struct, frozen=True, kw_only=True):
     reloadable: bool
     is_list: bool
     is_choice: bool
+    gap: tuple[float, float] | None = None
 
     @property
     def key(self) -> str:
@@ -93,6 +95,7 @@ def setting(
     is_file: bool = False,
     reloadable: bool = False,
     wanted: str = "",
+    gap: tuple[float, float] | None = None,
     **limits: Any,
 ) -> Meta:
     """Return what a field of a section is annotated with; *limits* are those of `msgspec.Meta`."""
@@ -103,8 +106,11 @@ def setting(
         "is_file": is_file,
         "reloadable": reloadable,
         "wanted": wanted,
+        "gap": gap,
     }
-    schema = {"x-environ": environ, "x-reloadable": reloadable} | ({"x-unit": unit} if unit else {})
+    schema: dict[str, Any] = {"x-environ": environ, "x-reloadable": reloadable} | ({"x-unit": unit} if unit else {})
+    if gap:
+        schema["not"] = {"exclusiveMinimum": gap[0], "exclusiveMaximum": gap[1]}
     if secrecy == "secret":
         schema["writeOnly"] = True
     return Meta(description=description, extra=ours, extra_json_schema=schema, **limits)
@@ -137,6 +143,8 @@ def _wanted(bare: Any, meta: Meta) -> str:
         return "the path of a file"
     kind = get_origin(bare) or bare
     limits = [f"{word} {getattr(meta, name)}" for name, word in _LIMITS.items() if getattr(meta, name) is not None]
+    if meta.extra and (gap := meta.extra["gap"]):
+        limits[0] = f"{gap[0]:g} or at least {gap[1]:g}"
     unit = f" of {meta.extra['unit']}" if meta.extra and meta.extra["unit"] else ""
     return f"{_WORDS[kind]}{unit}{', ' if limits else ''}{' and '.join(limits)}"
 

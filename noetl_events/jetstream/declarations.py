@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal, TypeAlias
 
 import msgspec
 from msgspec import Meta
@@ -27,6 +27,12 @@ DEAD_SUBJECTS: Final = "noetl.dead.>"
 TRIALS_STREAM: Final = "noetl_events_trials"
 TRIALS_SUBJECTS: Final = "noetl.trials.>"
 
+DAY: Final = 86_400.0
+DUPLICATE_WINDOW: Final = 120.0
+MAX_ACK_PENDING: Final = 20_000
+
+StreamKind: TypeAlias = Literal["events", "dead letters", "trials"]
+
 _BATCHED_SINCE: Final = (2, 14)
 _ATOMIC_SINCE: Final = (2, 12)
 
@@ -46,17 +52,29 @@ class StreamDeclaration(msgspec.Struct, frozen=True, kw_only=True):
         partitions: lanes the subjects are spread over by their first free token, which must be the execution's id for
             order within an execution: `noetl.events.<execution_id>.call.done` is kept as
             `noetl.events.<lane>.<execution_id>.call.done`.  0 leaves subjects as they are.
+        kind: what its messages are, which decides what a difference on the server means.
 
     """
 
     name: str = EVENTS_STREAM
     subjects: tuple[str, ...] = (EVENTS_SUBJECTS,)
-    max_age: float = 86_400.0
+    max_age: float = DAY
     max_bytes: int = -1
     max_per_subject: int = -1
-    duplicate_window: float = 120.0
+    duplicate_window: float = DUPLICATE_WINDOW
     replicas: int = 1
     partitions: Annotated[int, Meta(ge=0, le=1_000)] = 0
+    kind: StreamKind = "events"
+
+    @property
+    def prefix(self) -> str:
+        """The subjects' first tokens: all but the wildcard at the end of the first one."""
+        return self.subjects[0].removesuffix(".>")
+
+    @property
+    def template(self) -> str:
+        """The subject an event is published to; a partitioned stream spreads what follows the prefix."""
+        return f"{self.prefix}.{{execution_id}}.{{event_type}}" if self.partitions else f"{self.prefix}.{{event_type}}"
 
     def lane_filters(self, lane: int) -> tuple[str, ...]:
         """Return the subjects of *lane*; the first one also has those without a second token, which go to no lane."""
@@ -84,14 +102,16 @@ class ConsumerDeclaration(msgspec.Struct, frozen=True, kw_only=True):
     stream: str = EVENTS_STREAM
     filter_subjects: tuple[str, ...] = ()
     ack_wait: float = 30.0
-    max_ack_pending: int = 20_000
+    max_ack_pending: int = MAX_ACK_PENDING
     partitions: int = 0
     exclusive: bool = False
     pin_ttl: float = 10.0
 
 
-DEAD_LETTERS: Final = StreamDeclaration(name=DEAD_STREAM, subjects=(DEAD_SUBJECTS,), max_age=30 * 86_400.0)
-TRIALS: Final = StreamDeclaration(name=TRIALS_STREAM, subjects=(TRIALS_SUBJECTS,), max_per_subject=1)
+DEAD_LETTERS: Final = StreamDeclaration(
+    name=DEAD_STREAM, subjects=(DEAD_SUBJECTS,), max_age=30 * DAY, kind="dead letters"
+)
+TRIALS: Final = StreamDeclaration(name=TRIALS_STREAM, subjects=(TRIALS_SUBJECTS,), max_per_subject=1, kind="trials")
 
 
 def stream_config(declared: StreamDeclaration, version: tuple[int, int]) -> StreamConfig:

@@ -12,9 +12,11 @@ from nats.js.api import ConsumerInfo, StreamInfo
 from nats.js.errors import APIError, NotFoundError, ServiceUnavailableError
 
 from noetl_events.jetstream.declarations import (
+    DAY,
     DEAD_LETTERS,
     DEAD_STREAM,
     DEAD_SUBJECTS,
+    DUPLICATE_WINDOW,
     EVENTS_STREAM,
     EVENTS_SUBJECTS,
     TRIALS,
@@ -41,9 +43,11 @@ if TYPE_CHECKING:
     from noetl_events.jetstream.connection import Connection
 
 __all__ = [
+    "DAY",
     "DEAD_LETTERS",
     "DEAD_STREAM",
     "DEAD_SUBJECTS",
+    "DUPLICATE_WINDOW",
     "EVENTS_STREAM",
     "EVENTS_SUBJECTS",
     "TRIALS",

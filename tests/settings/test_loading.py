@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import pytest
 from structlog.testing import capture_logs
 
-from consumers.cli.stream import declared_streams
 from consumers.settings import Settings, declared_settings, load
 from consumers.settings.sections import section_kinds
 from tests.settings.files import CANARY, refusal, write
@@ -53,7 +52,7 @@ def test_everything_at_once(tmp_path: Path) -> None:
     servers = "nats://one:4222,nats://two:4222"
     tls_first = true
     [stream]
-    max_age = 60
+    max_age = 600
     [projector]
     to = ["sqlite:///a.db", "postgresql://one,two/db?table=a.b"]
     [gateway]
@@ -65,7 +64,7 @@ def test_everything_at_once(tmp_path: Path) -> None:
 
     assert settings.connect.server_list == ["nats://one:4222", "nats://two:4222"]
     assert settings.connect.tls_first
-    assert settings.stream.max_age == 60.0
+    assert settings.stream.max_age == 600.0
     assert settings.projector.to == ("sqlite:///a.db", "postgresql://one,two/db?table=a.b")
     assert (settings.gateway.listen, settings.log.level) == ("127.0.0.1:1", "debug")
 
@@ -159,7 +158,7 @@ def test_the_example_is_allowed() -> None:
 
 def test_every_stream_is_on_as_many_servers() -> None:
     """A cluster that loses a server loses no dead letters, and no projector waits for where they are kept."""
-    streams = declared_streams(load({"NOETL_EVENT_STREAM_REPLICAS": "3"}).settings)
+    streams = load({"NOETL_EVENT_STREAM_REPLICAS": "3"}).settings.streams
 
     assert {stream.name: stream.replicas for stream in streams} == {
         "noetl_events": 3,

@@ -23,7 +23,7 @@ WRONG = {
     "no table": ("batch_size = 1", "batch_size: no such setting; did you mean projector.batch_size?"),
     "name of a variable": ("NOETL_LISTEN = 'x'", "NOETL_LISTEN: no such setting; did you mean projector.listen?"),
     "nothing like it": ("[log]\nqqqqqqq = 1", "log.qqqqqqq: no such setting; known: log.format, log.level"),
-    "key with a secret": (f'"postgresql://u:{CANARY}@h" = 1', "no such setting; known: daemon, gateway,"),
+    "key with a secret": (f'"postgresql://u:{CANARY}@h" = 1', "no such setting; known: daemon, dead_letters,"),
     "table as value": ("projector = 3", "projector: not a table; write [projector]"),
     "text for a number": (
         "[projector]\nbatch_size = '5'",
@@ -38,6 +38,19 @@ WRONG = {
     "no number": ("[projector]\nack_wait = nan", "projector.ack_wait: nan: "),
     "infinite": ("[daemon]\nstop_deadline = inf", "daemon.stop_deadline: inf: "),
     "no choice": ("[log]\nlevel = 'loud'", "log.level: 'loud': not allowed; give one of debug, info, warning"),
+    "age no server takes": (
+        "[stream]\nmax_age = 0.05",
+        "stream.max_age: 0.05: no NATS server takes it; give a number of seconds, 0 or at least 0.1 and at most",
+    ),
+    "size no server takes": (
+        "[dead_letters]\nmax_bytes = 0",
+        "dead_letters.max_bytes: 0: no NATS server takes it; give a whole number of bytes, -1 or at least 1 and at",
+    ),
+    "window no server takes": ("[stream]\nduplicate_window = 0", "stream.duplicate_window: 0: Expected `float` >= 0.1"),
+    "subject with a wildcard": (
+        "[stream]\nsubject = 'a.*'",
+        "stream.subject: 'a.*': not allowed; give tokens of letters",
+    ),
     "name": ("[stream]\nname = 'a.b; DROP'", "stream.name: 'a.b; DROP': not allowed; give letters, digits, _ and -"),
     "text for a list": (f"[projector]\nto = 'postgresql://u:{CANARY}@h/d'", "projector.to: 'postgresql://***@h/d': "),
     "number in a list": (f"[projector]\nto = ['http://u:{CANARY}@h/d', 3]", "projector.to: ['http://***@h/d', 3]: "),
@@ -48,7 +61,7 @@ WRONG = {
         "nats.password: ***: Expected `str`, got `int`; give a text",
     ),
     "secret with a NUL": (f'[nats]\ntoken = "{CANARY}\\u0000"', "nats.token: ***: a control character is in it"),
-    "half of mutual TLS": ("[nats]\ntls_cert = 'x'", "nats.tls_cert, nats.tls_key: mutual TLS needs both"),
+    "half of mutual TLS": ("[nats]\ntls_cert = 'x'", "nats.tls_cert, nats.tls_key (NATS_TLS_KEY): mutual TLS needs"),
     "NUL": (
         "[projector]\nlisten = 'a\0'",
         "listen: Found invalid character '\\x00' (at line 2, column 12); correct the TOML there",
@@ -79,6 +92,28 @@ def test_wrong_file(text: str, words: str, tmp_path: Path) -> None:
     assert words in refusal(path)
 
 
+TOGETHER = {
+    "window above age": (
+        {"NOETL_EVENT_STREAM_RETENTION_SECS": "60"},
+        "NOETL_EVENT_STREAM_RETENTION_SECS, stream.duplicate_window (NOETL_EVENT_STREAM_DEDUP_SECS): a stream that",
+    ),
+    "one name for two streams": (
+        {"NOETL_TRIALS_STREAM": "noetl_events"},
+        "stream.name (NOETL_EVENT_STREAM), NOETL_TRIALS_STREAM: both are 'noetl_events'; give each stream a",
+    ),
+    "subjects that overlap": (
+        {"NOETL_EVENT_STREAM_SUBJECT": "noetl"},
+        "NOETL_EVENT_STREAM_SUBJECT, dead_letters.subject (NOETL_DEAD_STREAM_SUBJECT): 'noetl' and 'noetl.dead'",
+    ),
+}
+
+
+@pytest.mark.parametrize(("environ", "words"), TOGETHER.values(), ids=TOGETHER)
+def test_wrong_together(environ: dict[str, str], words: str) -> None:
+    """Settings that are right alone and not together are refused, each with its name: no server takes them."""
+    assert refusal(environ=environ).startswith(words)
+
+
 def test_no_file(tmp_path: Path) -> None:
     """What is no readable, small file is refused, and nothing waits for it."""
     huge = tmp_path / "huge.toml"
@@ -106,7 +141,7 @@ def test_no_file(tmp_path: Path) -> None:
         pytest.param({"NOETL_PROJECTOR_STANDBY": "yes"}, "NOETL_PROJECTOR_STANDBY: 'yes': Expected `bool`", id="truth"),
         pytest.param({"NATS_URL": f"http://u:{CANARY}@h"}, "NATS_URL: 'http://***@h' is not a", id="URL"),
         pytest.param({"NATS_USER": "\udcff"}, "NATS_USER: '\\udcff': not UTF-8", id="bytes"),
-        pytest.param({"NATS_USER": "u"}, "nats.password: missing for user 'u'", id="password missing"),
+        pytest.param({"NATS_USER": "u"}, "nats.password (NATS_PASSWORD): missing for user 'u'", id="password missing"),
         pytest.param({"NATS_TOKEN": "t", "NATS_TOKEN_FILE": "/x"}, "NATS_TOKEN, NATS_TOKEN_FILE: both", id="both"),
     ],
 )
