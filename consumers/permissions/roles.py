@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from consumers.permissions.rights import Role, Work
-    from noetl_events.jetstream.declarations import ConsumerDeclaration, StreamDeclaration
+    from noetl_events.jetstream.declarations import ConsumerDeclaration
 
 _EXHAUSTED_GROUP: Final = "noetl_exhausted"
 
