@@ -148,7 +148,7 @@ def test_stream_ensure_refuses_what_differs(server: NatsServer) -> None:
     again = run("stream", "ensure", nats=server.url)
     wrong = subprocess.run(
         [sys.executable, "-m", "consumers", "stream", "ensure"],
-        env=environment(server.url) | {"NOETL_EVENT_STREAM_RETENTION_SECS": "60"},
+        env=environment(server.url) | {"NOETL_EVENT_STREAM_RETENTION_SECS": "600"},
         capture_output=True,
         check=False,
         timeout=60,
@@ -156,7 +156,7 @@ def test_stream_ensure_refuses_what_differs(server: NatsServer) -> None:
 
     assert again.returncode == 0
     assert wrong.returncode == 2
-    assert b"max_age: declared 60.0, on the server 86400.0" in wrong.stderr
+    assert b"max_age: declared 600.0, on the server 86400.0" in wrong.stderr
 
 
 def test_stream_show_says_what_is_missing(own_server: NatsServer) -> None:
@@ -200,7 +200,9 @@ def test_wrong_input_is_named(arguments: list[str], reason: bytes) -> None:
         ),
         pytest.param({"NATS_PASSWORD_FILE": "/nowhere"}, b"NATS_PASSWORD_FILE: '/nowhere'", id="missing secret"),
         pytest.param(
-            {"NATS_TLS_CERT": "/c.pem"}, b"NATS_TLS_CERT, nats.tls_key: mutual TLS needs both", id="half of mutual TLS"
+            {"NATS_TLS_CERT": "/c.pem"},
+            b"NATS_TLS_CERT, nats.tls_key (NATS_TLS_KEY): mutual TLS needs both",
+            id="half of mutual TLS",
         ),
         pytest.param({"NOETL_LOG_LEVEL": "loud"}, b"log level: 'loud'", id="log level"),
     ],
