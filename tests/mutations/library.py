@@ -50,7 +50,7 @@ LIBRARY = (
     Mutation(
         "the event that could not be emitted is not given back",
         "noetl_events/emitter.py",
-        "                    exc.event = event\n",
+        "            exc.event = event\n",
         "",
         "tests/test_emitter.py::test_failure_carries_the_event",
     ),
