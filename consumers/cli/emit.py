@@ -47,10 +47,14 @@ async def emit(
     Example: `noetl-events emit run.ndjson` or `tail -f run.ndjson | noetl-events emit`
     """
     settings = read_settings(nats, partitions=partitions)
-    ids = process_ids()
     malformed: list[str] = []
     async with Connection(settings.connect) as connection:
-        sink = NatsSink(connection, subject=settings.stream.template, new_id=ids, timeout=min(wait, 30.0))
+        sink = NatsSink(
+            connection,
+            subject=settings.stream.template,
+            timeout=min(wait, 30.0),
+            message_id=settings.publish.message_id,
+        )
         with _opened(file) as lines, progress("emitting") as advance:
             events = _readable(lines, file, malformed)
             carried = await carry(events, sink, patience=wait, on_batch=advance)
@@ -60,10 +64,13 @@ async def emit(
 
 
 def _readable(lines: BinaryIO, source: str, malformed: list[str]) -> Iterator[ExecutorEvent]:
+    """Yield the event of each line; one that is emitted again after an answer was lost must have its id before."""
+    new_id = process_ids()
     for number, line in enumerate(lines, start=1):
         try:
             if line.strip():
-                yield decode(line)
+                event = decode(line)
+                yield event if event.event_id is not None else structs.replace(event, event_id=new_id())
         except MalformedEvent as exc:
             malformed.append(f"{source}:{number}: {exc}")
             log.error("event.malformed", reason=malformed[-1])

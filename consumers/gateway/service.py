@@ -54,7 +54,12 @@ class Gateway:
         self, settings: Settings, connection: Connection, listener: socket.socket, rule: TokenFile | LocalOnly
     ) -> None:
         self.intake = Intake()
-        self._sink = NatsSink(connection, subject=settings.stream.template, timeout=PATIENCE)
+        self._sink = NatsSink(
+            connection,
+            subject=settings.stream.template,
+            timeout=PATIENCE,
+            message_id=settings.publish.message_id,
+        )
         self.ingest = Ingest(self._sink, self.intake)
         self.hub = Hub(connection, settings.stream.name)
         self._past = Past(connection, settings.stream.name)

@@ -10,6 +10,18 @@ from consumers.settings.setting import setting
 _DAY: Final = 86_400
 
 
+class PublishSettings(Section, frozen=True, kw_only=True):
+    """How events go into the stream."""
+
+    message_id: Annotated[
+        Literal["digest", "event_id"],
+        setting(
+            "What the stream knows an event by: its id and a digest, or as the first version did its bare id.",
+            "NOETL_EVENT_MESSAGE_ID",
+        ),
+    ] = "digest"
+
+
 class ProjectorSettings(Section, frozen=True, kw_only=True):
     """How a projector works."""
 

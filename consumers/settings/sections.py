@@ -12,7 +12,13 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from consumers.settings.daemons import DaemonSettings, GatewaySettings, LogSettings, ProjectorSettings
+from consumers.settings.daemons import (
+    DaemonSettings,
+    GatewaySettings,
+    LogSettings,
+    ProjectorSettings,
+    PublishSettings,
+)
 from consumers.settings.nats import DeadLetterSettings, NatsSettings, StreamSettings, TrialSettings
 from consumers.settings.setting import Setting, settings_of
 
@@ -27,6 +33,7 @@ class Tables(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     stream: StreamSettings = StreamSettings()
     dead_letters: DeadLetterSettings = DeadLetterSettings()
     trials: TrialSettings = TrialSettings()
+    publish: PublishSettings = PublishSettings()
     projector: ProjectorSettings = ProjectorSettings()
     gateway: GatewaySettings = GatewaySettings()
     daemon: DaemonSettings = DaemonSettings()

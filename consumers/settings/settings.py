@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from consumers.settings.daemons import DaemonSettings, GatewaySettings, LogSettings, ProjectorSettings
+from consumers.settings.daemons import (
+    DaemonSettings,
+    GatewaySettings,
+    LogSettings,
+    ProjectorSettings,
+    PublishSettings,
+)
 from noetl_events.jetstream.options import ConnectOptions
 from noetl_events.jetstream.topology import (
     DAY,
@@ -29,6 +35,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     stream: StreamDeclaration
     dead_letters: StreamDeclaration = DEAD_LETTERS
     trials: StreamDeclaration = TRIALS
+    publish: PublishSettings = PublishSettings()
     projector: ProjectorSettings
     gateway: GatewaySettings = GatewaySettings()
     daemon: DaemonSettings = DaemonSettings()
@@ -59,6 +66,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             trials=_beside(
                 tables.stream, TRIALS, **msgspec.structs.asdict(tables.trials), max_age=_notes_age(tables.stream)
             ),
+            publish=tables.publish,
             projector=tables.projector,
             gateway=tables.gateway,
             daemon=tables.daemon,
