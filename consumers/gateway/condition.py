@@ -62,6 +62,8 @@ class Condition:
         yield refused
         yield GaugeMetricFamily("noetl_gateway_in_hand", "Posts not answered yet.", gateway.intake.requests)
         yield GaugeMetricFamily("noetl_gateway_clients", "Clients of the stream.", gateway.hub.clients)
+        failures = "Attempts to read the stream that were refused or cut off."
+        yield CounterMetricFamily("noetl_gateway_stream_failures", failures, gateway.hub.failures)
         yield CounterMetricFamily("noetl_gateway_dropped", "Clients that read too slowly.", gateway.streaming.dropped)
         counts = gateway.published
         yield CounterMetricFamily("noetl_gateway_sent_again", "Events published again, to be sure.", counts.sent_again)

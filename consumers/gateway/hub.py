@@ -17,7 +17,7 @@ from consumers.gateway.ring import Ring
 from noetl_events.jetstream.ephemeral import EphemeralConsumer
 from noetl_events.jetstream.errors import NatsUnavailable
 from noetl_events.jetstream.topology import show_stream
-from noetl_events.retry import Backoff
+from noetl_events.retry import Backoff, Retry
 from noetl_events.spool.watermark import Watermark
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ _MAX_PAUSE: Final = 0.1
 _PAUSE_PER_CLIENT: Final = 0.0001
 _BUFFERED_BYTES: Final = 16 * 1024 * 1024
 _PREFILLED: Final = 5_000
+_WAITS: Final = Backoff(initial=0.1, maximum=5.0)
 
 log = structlog.get_logger()
 
@@ -41,10 +42,13 @@ class Hub:
         connection: to NATS; it stays open.
         stream: to read.
         ring: of the last messages.
+        heartbeat: seconds between two signs of life of a quiet server; after twice as long it counts as gone.
 
     """
 
-    def __init__(self, connection: Connection, stream: str, ring: Ring | None = None) -> None:
+    def __init__(
+        self, connection: Connection, stream: str, ring: Ring | None = None, *, heartbeat: float = 2.0
+    ) -> None:
         self.ring = ring or Ring()
         self.era = 0
         """Counts the streams that had this name; 0 before the first was found."""
@@ -57,26 +61,22 @@ class Hub:
         self.stopping = False
         self.reason = "starting"
         """Why it does not read; empty while it does."""
+        self.failures = 0
+        """Attempts to read that ended with a refusal or a lost connection."""
 
         self._connection = connection
         self._stream = stream
+        self._heartbeat = heartbeat
         self._mark: Watermark | None = None
         self._news = asyncio.Event()
 
     async def run(self) -> None:
-        """Read until cancelled."""
-        backoff = Backoff(initial=0.1, maximum=2.0)
-        waits = backoff.waits()
-        while True:
-            position = self.ring.position
-            try:
-                await self._follow()
-            except NatsUnavailable as exc:
-                self.reason = str(exc)
-                log.warning("hub.resuming", stream=self._stream, after=self.ring.position, reason=self.reason)
-            if self.ring.position != position:
-                waits = backoff.waits()
-            await asyncio.sleep(next(waits))
+        """Read until cancelled; a refusal is held with back-off, and `reason` has the server's words meanwhile."""
+        async for attempt in Retry(NatsUnavailable, backoff=_WAITS, log="hub", stream=self._stream):
+            with attempt:
+                await self._follow(attempt)
+            self.failures += 1
+            self.reason = str(attempt.error)
 
     def stop(self) -> None:
         """Send the clients away; they come again, to whoever is here then."""
@@ -88,11 +88,16 @@ class Hub:
         """Set when something has changed since it was asked for: ask first, then look, then wait."""
         return self._news
 
-    async def _follow(self) -> None:
+    async def _follow(self, attempt: Retry) -> None:
         await self._recognise()
-        consumer = EphemeralConsumer(self._connection, self._stream, max_bytes=_BUFFERED_BYTES, follows=True)
+        consumer = EphemeralConsumer(
+            self._connection, self._stream, max_bytes=_BUFFERED_BYTES, heartbeat=self._heartbeat, follows=True
+        )
         try:
             await consumer.open(start=self.ring.position + 1)
+            # After a failure only an answer shows that it is over; without that, each attempt would look well at first.
+            await consumer.begin(await_answer=self.failures > 0)
+            attempt.works()
             self.reason = ""
             while True:
                 self.ring.add([frame_of(message) for message in await consumer.pull(_LIMIT)])

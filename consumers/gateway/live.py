@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from consumers.gateway.frame import RETRY, control, frame_of
 from noetl_events.jetstream.errors import NatsUnavailable, StreamReplaced
+from noetl_events.retry import Backoff
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from consumers.gateway.past import Past
 
 _AGAIN: Final = 0.5
+_WAITS: Final = Backoff(initial=0.5, maximum=2.0)
 
 
 class Live:
@@ -49,6 +51,7 @@ class Live:
         self._position = behind or 0
         self._era = 0
         self._caught_up = False
+        self._waits = _WAITS.waits()
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """Yield what to send, until it has to go."""
@@ -95,7 +98,8 @@ class Live:
         try:
             first, last = await self._past.bounds()
         except NatsUnavailable:
-            first, last = 0, self._position
+            await asyncio.sleep(next(self._waits))
+            return b""
         if era == self._hub.era and self._position > last:
             self._position = first - 1
             return _resync("replaced", first, last)
@@ -108,8 +112,9 @@ class Live:
             first, messages, end = await self._past.page(self._position)
         except (NatsUnavailable, StreamReplaced):
             # The hub finds out as well, and which of the two it is.
-            await asyncio.sleep(_AGAIN)
+            await asyncio.sleep(next(self._waits))
             return b""
+        self._waits = _WAITS.waits()
         if era != self._hub.era:
             return b""
         frames = [frame_of(message) for message in messages]

@@ -37,6 +37,7 @@ _HEADER_ROOM: Final = 65_536
 # A sink that is away for minutes shall not cost us the consumer each time.
 _FORGOTTEN_AFTER: Final = 300.0
 _FAREWELL: Final = 2.0
+_FLUSH: Final = 5
 
 
 class EphemeralConsumer:
@@ -102,6 +103,31 @@ class EphemeralConsumer:
             raise unavailable(self._connection, self._connection.api(f"CONSUMER.CREATE.{self._stream}"), exc) from exc
         self._name = info.name
         self.pending = info.num_pending or 0
+
+    async def begin(self, *, await_answer: bool = False) -> None:
+        """
+        Ask for the first messages, and raise the refusal that the server answers with at once.
+
+        Args:
+            await_answer: return only after a message or a heartbeat: they prove that the request is served.
+
+        Raises:
+            NatsUnavailable: the request was refused or is not answered, or the connection is lost.
+
+        """
+        await self._keep_asking()
+        client = await self._connection.client()
+        try:
+            # The server reports a missing permission before it answers the ping that follows the request.
+            await client.flush(timeout=_FLUSH)
+        except (NatsError, OSError) as exc:
+            raise NatsUnavailable(f"cannot ask for messages: {str(exc) or type(exc).__name__}") from exc
+        if denial := self._connection.denial(self._next_subject):
+            raise PermissionDenied(denial)
+        if self._broken:
+            raise NatsUnavailable(self._broken)
+        if await_answer:
+            await self._wait_for_arrival()
 
     async def pull(self, limit: int) -> list[Msg]:
         """

@@ -157,6 +157,20 @@ DAEMONS = (
         "tests/projector/test_suspects.py::test_alone_when_the_process_died_twice_is_fatal",
     ),
     Mutation(
+        "a gateway whose reading is refused looks well at each attempt",
+        "consumers/gateway/hub.py",
+        "await_answer=self.failures > 0",
+        "await_answer=False",
+        "tests/gateway/test_refused.py::test_silent_server_does_not_look_well_at_each_attempt",
+    ),
+    Mutation(
+        "a gateway that may not ask for messages is ready until it notices",
+        "noetl_events/jetstream/ephemeral.py",
+        "raise PermissionDenied(denial)\n        if self._broken:\n",
+        "pass\n        if self._broken:\n",
+        "tests/gateway/test_refused.py::test_request_that_is_denied_is_held",
+    ),
+    Mutation(
         "cancellation is swallowed while holding",
         "noetl_events/retry.py",
         "        if not isinstance(exc, self._errors) or",
