@@ -2,10 +2,10 @@
 Which copies of an event are the same event: its key, and a digest of everything in it.
 
 - The **key** of an event is `(execution_id, event_id)`.
-- The **digest**, version 1, is BLAKE2b with 8 bytes of output and the personalisation `noetl-events:1`, over the event
-  as `noetl_events.envelope.encode` writes it: the nine fields in their order, None left out, `created_at` in UTC with
+- The **digest**, version 1, is BLAKE2b with 8 bytes of output and no further parameters, over the event as
+  `noetl_events.envelope.encode` writes it: the nine fields in their order, None left out, `created_at` in UTC with
   microseconds, `context` and `meta` byte for byte as they travel.  The 8 bytes are read as a signed big-endian integer,
-  which a `bigint` column holds.
+  which a `bigint` column holds.  A later version would be personalised, so that no digest of one passes for the other.
 - The **message id** (`Nats-Msg-Id`) is `<event_id>-<digest in 16 hexadecimal digits>`.  The same event emitted again
   has the same message id; a different event that was given the same `event_id` has another, so that a stream's
   duplicate window never drops it.
@@ -27,7 +27,6 @@ Key: TypeAlias = tuple[int, int]
 """`(execution_id, event_id)`."""
 
 _SIZE: Final = 8
-_PERSON: Final = b"noetl-events:1"
 
 
 def digest(event: ExecutorEvent) -> int:
@@ -43,9 +42,9 @@ def digest(event: ExecutorEvent) -> int:
 
 def digest_of_body(body: bytes) -> int:
     """Return the digest of the event whose canonical form, as `encode` returns it, is *body*."""
-    return int.from_bytes(blake2b(body, digest_size=_SIZE, person=_PERSON).digest(), signed=True)
+    return int.from_bytes(blake2b(body, digest_size=_SIZE).digest(), signed=True)
 
 
 def message_id(event_id: int, body: bytes) -> bytes:
     """Return what the stream knows an event by, given its id and its canonical form *body*."""
-    return b"%d-%b" % (event_id, blake2b(body, digest_size=_SIZE, person=_PERSON).hexdigest().encode())
+    return b"%d-%b" % (event_id, blake2b(body, digest_size=_SIZE).hexdigest().encode())

@@ -23,7 +23,7 @@ EVENT = ExecutorEvent(
     meta={"attempts": 1},
 )
 
-DIGEST = -8_057_692_871_235_917_287
+DIGEST = 6_053_165_317_941_025_132
 
 
 def test_digest_of_version_one() -> None:
