@@ -92,6 +92,16 @@ def test_a_reconnect_loses_none_and_doubles_none(own_gateway: LiveGateway, brows
     page.shows("#one-events", "200 events")
 
 
+def test_two_events_with_one_id_are_both_shown(gateway: LiveGateway, page: Page) -> None:
+    """Of an execution whose events were given one id each is shown, and one that comes again is shown once."""
+    gateway.emit(event(1, step="fetch"), event(1, step="store"), event(2, step="end"))
+
+    page.takes(3)
+    assert page.knows("doubles") == 0
+    page.click("#runs tbody tr[data-key]")
+    page.shows("#one-events", "3 events")
+
+
 def test_a_gap_is_said_and_the_page_goes_on(own_gateway: LiveGateway, browser: Any) -> None:
     """When the stream has let go of what the page missed, the page says so and goes on with what is there."""
     gateway, page = own_gateway, live(browser, own_gateway.url)

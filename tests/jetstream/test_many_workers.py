@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from noetl_events import Snowflake
+from noetl_events import Snowflake, encode
 from noetl_events.ids import EPOCH_MS
 from noetl_events.sinks.nats import NatsSink
 from noetl_events.testing import make_event
@@ -50,6 +50,19 @@ async def test_generators_made_to_collide_lose_nothing(
         await sink.aclose()
 
     assert (await outside.stream_info(stream.name)).state.messages == 602
+
+
+async def test_guessed_id_silences_no_event(
+    connection: Connection, stream: StreamDeclaration, subject: str, outside: JetStreamContext
+) -> None:
+    """A client that stores something under the id of an event first does not have the event taken for a double."""
+    await outside.publish(f"{stream.name}.x", b"guessed", headers={"Nats-Msg-Id": "7"})
+    await outside.publish(f"{stream.name}.x", encode(make_event(7, step="other")), headers={"Nats-Msg-Id": "7-0"})
+    sink = NatsSink(connection, subject=subject)
+    await sink.emit(make_event(7))
+    await sink.aclose()
+
+    assert (await read_stream(outside, stream.name))[-1].data == encode(make_event(7))
 
 
 async def test_old_message_ids_can_be_asked_for(
