@@ -23,8 +23,7 @@ from noetl_events.jetstream.errors import NatsUnavailable
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from nats.aio.client import Client
-
+    from noetl_events.jetstream.direct_client import DirectClient
     from noetl_events.jetstream.inbox import Exchange, ReplyInbox
     from noetl_events.jetstream.outgoing import Outgoing
     from noetl_events.jetstream.replies import Reply
@@ -51,7 +50,7 @@ class AtomicBatch:
     def __init__(
         self,
         inbox: ReplyInbox,
-        client: Client,
+        client: DirectClient,
         *,
         on_stored: Callable[[Sequence[Outgoing], int], None],
         patience: Callable[[Sequence[Outgoing]], float],

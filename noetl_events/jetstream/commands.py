@@ -1,9 +1,7 @@
 """
-Many messages to the server in one write.
+Messages as the commands that NATS reads, many of them in one write.
 
-nats-py's `publish` looks at each subject, builds each header and awaits once a message: half of what a batch costs.  It
-has no public way to hand over commands already encoded, so this file, and no other, uses its private one.
-`tests/jetstream/test_commands.py` holds what it relies on.
+nats-py's `publish` looks at each subject, builds each header and awaits once a message: half of what a batch costs.
 """
 
 from __future__ import annotations
@@ -19,15 +17,14 @@ from noetl_events.jetstream.errors import NatsUnavailable
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from nats.aio.client import Client
-
+    from noetl_events.jetstream.direct_client import DirectClient
     from noetl_events.jetstream.outgoing import Outgoing
 
 # A blank or a line end in a subject would be read as the next argument, or the next command.
 _WORD: Final = re.compile(r"[^\s\x00-\x1f\x7f]+")
 
 
-async def publish_all(client: Client, messages: Sequence[Outgoing], commands: Iterable[bytes]) -> None:
+async def publish_all(client: DirectClient, messages: Sequence[Outgoing], commands: Iterable[bytes]) -> None:
     """
     Hand *messages*, encoded as *commands*, to the socket in their order; their answers come later.
 
@@ -42,7 +39,7 @@ async def publish_all(client: Client, messages: Sequence[Outgoing], commands: It
     await _write(client, encoded)
 
 
-async def publish_to_all(client: Client, subjects: Iterable[str], payload: bytes) -> None:
+async def publish_to_all(client: DirectClient, subjects: Iterable[str], payload: bytes) -> None:
     """
     Hand *payload* to the socket once for each of *subjects*, which must be sound: those of deliveries are.
 
@@ -56,16 +53,15 @@ async def publish_to_all(client: Client, subjects: Iterable[str], payload: bytes
         await _write(client, encoded)
 
 
-def _require_connection(client: Client) -> None:
+def _require_connection(client: DirectClient) -> None:
     if not client.is_connected:
         # nats-py would keep them and send them after the reconnection, when their outcome was long decided.
         raise NatsUnavailable("cannot send: not connected")
 
 
-async def _write(client: Client, encoded: bytes) -> None:
+async def _write(client: DirectClient, encoded: bytes) -> None:
     try:
-        await client._send_command(encoded)  # noqa: SLF001  (its publish writes one message a call; decision 6)
-        await client._flush_pending()  # noqa: SLF001  (wakes its writer, as its own publish does)
+        await client.write(encoded)
     except (NatsError, OSError) as exc:
         raise NatsUnavailable(f"cannot send: {str(exc) or type(exc).__name__}") from exc
 

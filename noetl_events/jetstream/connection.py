@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 _PING_INTERVAL: Final = 5.0
 _MAX_RECONNECT_WAIT: Final = 5.0
 _CLOSE_TIMEOUT: Final = 5.0
+_SAY_AGAIN: Final = 60.0
+_MOST_DENIALS: Final = 1_000
 
 log = structlog.get_logger()
 
@@ -52,6 +55,7 @@ class Connection:
         self._closed = False
         self._reconnected: list[Callable[[], None]] = []
         self._denied: dict[str, str] = {}
+        self._said: dict[str, float] = {}
         self._last_error = ""
         self._refusal = ""
 
@@ -177,8 +181,17 @@ class Connection:
             # The reset that follows says less.
             self._refusal = self._last_error
         if "permissions violation" in self._last_error.lower():
-            self._denied[self._last_error.lower()] = self._last_error
-            log.error("connection.denied", reason=self._last_error)
+            self._note_denial(self._last_error)
+
+    def _note_denial(self, denial: str) -> None:
+        key, now = denial.lower(), time.monotonic()
+        if now - self._said.get(key, -_SAY_AGAIN) >= _SAY_AGAIN:
+            log.error("connection.denied", reason=denial)
+            self._said[key] = now
+        self._denied[key] = denial
+        for noted in (self._denied, self._said):
+            if len(noted) > _MOST_DENIALS:
+                del noted[next(iter(noted))]
 
     async def _on_disconnected(self) -> None:
         # Closing a client that never connected calls this too.

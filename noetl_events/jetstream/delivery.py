@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final, Protocol
 
 import msgspec
@@ -10,9 +11,10 @@ from msgspec import structs
 from noetl_events.envelope import ExecutorEvent, decode
 from noetl_events.ids import derived_id
 
-__all__ = ["Delivery", "Message", "attempt_of", "delivery_of", "event_of", "number_of"]
+__all__ = ["Delivery", "Message", "ack_subjects", "attempt_of", "delivery_of", "event_of", "number_of", "status_of"]
 
 _FIRST_FORM_TOKENS: Final = 9
+_STATUS: Final = re.compile(r"[1-5][0-9]{2}")
 
 
 class Message(Protocol):
@@ -64,9 +66,31 @@ class Delivery(msgspec.Struct, frozen=True):
         return self.stored_ns // 1_000_000
 
 
+def ack_subjects(stream: str, consumer: str) -> re.Pattern[str]:
+    """
+    Return what matches the ack subjects of *consumer* in full: a message with another reply is none of its deliveries.
+
+    Any client may publish to an inbox.  This tells its messages apart; one that copies an ack subject is not found out.
+    """
+    return re.compile(
+        rf"\$JS\.ACK\.(?:[^.]+\.[^.]+\.)?{re.escape(stream)}\.{re.escape(consumer)}"
+        r"\.[0-9]{1,19}\.[0-9]{1,19}\.[0-9]{1,19}\.[0-9]{1,19}\.[0-9]{1,19}(?:\.[^.]+)?"
+    )
+
+
+def status_of(message: Message) -> tuple[str, str]:
+    """Return the status of three digits that *message* is, and its description; empty if it is none."""
+    headers = message.headers or {}
+    status = headers.get("Status", "")
+    # The server's own have no body.
+    if message.data or not _STATUS.fullmatch(status):
+        return "", ""
+    return status, headers.get("Description", "")
+
+
 def delivery_of(message: Message) -> Delivery:
     """
-    Return what the ack subject of *message* says.
+    Return what the ack subject of *message* says, which must be one of `ack_subjects`.
 
     `$JS.ACK.<stream>.<consumer>.<attempt>.<sequence>.<consumer sequence>.<time>.<pending>`; the second form puts domain
     and account before the stream and may add a token at the end.

@@ -1,34 +1,98 @@
 """
-nats-py's client, where it is too slow: messages go straight from its parser, and requests end with the connection.
+nats-py's client, and every private name of nats-py that this project uses; no other file uses one.
+
+    used for                                 private names                        without them
+    ---------------------------------------  -----------------------------------  ---------------------------
+    messages straight from the parser        _process_msg, _subs, _id of a        each by a queue and a task
+                                             subscription
+    many messages in one write               _send_command, _flush_pending        a call of `publish` each
+    a reading task that ended on an error    _read_loop, _reading_task            noticed by the pings, in 15 s
+    the answer to a ping that is not         _process_pong, _pongs                likewise
+    waited for any more
 
 nats-py 2.16 reads the headers of each message into a dictionary, puts the message into a queue and wakes a task to take
-it out: a third of what it costs to receive one, for headers nobody looks at and a queue that is emptied at once.  For a
-subscription that takes a hundred thousand a second there is no public way around that, so this file, and no other,
-steps in where nats-py has parsed a message.  Where it cannot, messages come the long way;
-`tests/jetstream/test_direct_client.py` says which.
+it out: a third of what it costs to receive one.  Its `publish` looks at each subject, builds each header and awaits
+once a message: half of what a batch costs.  There is no public way around either, so the private names are used, and
+looked at once: when another release of nats-py has them no more, or with other parameters, the public way serves, and
+a warning says so.
+
+A callback runs in the task that reads the connection, and an exception there would end it.  So what a callback raises
+is counted, logged once for each kind, and told to the subscription's owner; the next message is read as usual.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+import inspect
+import traceback
+from collections import Counter
+from functools import cache
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+import structlog
 from nats.aio.client import Client
 from nats.errors import ConnectionReconnectingError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from nats.aio.msg import Msg
     from nats.aio.subscription import Subscription
 
     from noetl_events.jetstream.delivery import Message
 
-    Take = Callable[[Message], None]
+    Take = Callable[[Message], bool]
+    OnError = Callable[[Exception], None]
+
+MESSAGES: Final = "messages from the parser"
+WRITES: Final = "many messages in one write"
+READING: Final = "a reading loop that ended"
+PINGS: Final = "answers to pings"
+
+_METHODS: Final[dict[str, dict[str, tuple[str, ...]]]] = {
+    MESSAGES: {"_process_msg": ("sid", "subject", "reply", "data", "headers")},
+    WRITES: {"_send_command": ("cmd", "priority"), "_flush_pending": ("force_flush",)},
+    READING: {"_read_loop": ()},
+    PINGS: {"_process_pong": ()},
+}
+_ATTRIBUTES: Final[dict[str, tuple[str, ...]]] = {
+    MESSAGES: ("_subs",),
+    READING: ("_reading_task",),
+    PINGS: ("_pongs",),
+}
+_SHOWN: Final = 100
+
+log = structlog.get_logger()
+
+
+@cache
+def missing_hooks() -> frozenset[str]:
+    """Return what the installed nats-py has no private names for, or other ones than those used here."""
+    client = Client()
+    missing = {
+        use
+        for use, methods in _METHODS.items()
+        if any(_parameters(name) != wanted for name, wanted in methods.items())
+        or not all(hasattr(client, name) for name in _ATTRIBUTES.get(use, ()))
+    }
+    if missing:
+        log.warning(
+            "client.nats_py_differs",
+            missing=sorted(missing),
+            remedy="install the nats-py this release was made for; until then publishing and reading are slower",
+        )
+    return frozenset(missing)
+
+
+def _parameters(name: str) -> tuple[str, ...] | None:
+    method = getattr(Client, name, None)
+    return tuple(inspect.signature(method).parameters)[1:] if inspect.iscoroutinefunction(method) else None
 
 
 class Arrival:
-    """A message as it came; its headers are read when somebody looks at them."""
+    """A message as it came; its headers are read when they are looked at."""
 
     __slots__ = ("_head", "data", "reply", "subject")
 
@@ -58,12 +122,25 @@ def read_headers(head: bytes) -> dict[str, str]:
     return headers
 
 
+class _Taker(NamedTuple):
+    take: Take
+    on_error: OnError
+
+
 class DirectClient(Client):
     """nats-py's client with subscriptions that need no queue, and requests that do not outlive the connection."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._takers: dict[int, Take] = {}
+        self.passed_over: Counter[str] = Counter()
+        """Messages that were dropped as they came, by kind: "stray", or the name of what their callback raised."""
+
+        self._missing = missing_hooks()
+        for name in chain.from_iterable(_METHODS[use] for use in self._missing):
+            if hasattr(Client, name):
+                # What overrides it below was written for another method of this name.
+                setattr(self, name, getattr(Client, name).__get__(self))
+        self._takers: dict[int, _Taker] = {}
         self._lost: asyncio.Future[None] | None = None
 
     def lose_requests(self) -> None:
@@ -91,29 +168,111 @@ class DirectClient(Client):
         finally:
             asked.cancel()
 
-    async def subscribe_direct(self, subject: str, take: Take) -> Subscription:
+    async def subscribe_direct(self, subject: str, take: Take, on_error: OnError) -> Subscription:
         """
-        Have *take* called with each message of *subject*, in order; it must not raise.
+        Have *take* called with each message of *subject*, in order, in the task that reads the connection.
+
+        *take* returns whether the message was one it expects; others are strays: counted, logged once, dropped.  What
+        it raises is counted and logged likewise, and given to *on_error*, which must not raise.
 
         Raises:
             nats.errors.Error: as `subscribe`.
 
         """
+        taker = _Taker(take, on_error)
 
         async def take_from_queue(message: Any) -> None:
-            take(message)
+            self._give(taker, message)
 
-        # Whoever asks for no more than it has room for needs no limit here, which would drop messages in silence.
+        # A subscriber that asks for no more than it has room for needs no limit here; one would drop messages unseen.
         subscription = await self.subscribe(subject, cb=take_from_queue, pending_msgs_limit=0, pending_bytes_limit=0)
-        self._takers = {sid: taker for sid, taker in self._takers.items() if sid in self._subs}
-        self._takers[subscription._id] = take  # noqa: SLF001  (the number the parser calls us with)
+        if MESSAGES not in self._missing:
+            self._takers = {sid: taker for sid, taker in self._takers.items() if sid in self._subs}
+            self._takers[subscription._id] = taker  # noqa: SLF001  (the number the parser calls us with)
         return subscription
 
-    async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:  # noqa: PLR0917  (as nats-py has it)
-        take = self._takers.get(sid)
-        if take is None or sid not in self._subs:
-            await super()._process_msg(sid, subject, reply, data, headers)
+    async def write(self, encoded: bytes) -> None:
+        """
+        Hand the commands *encoded* to the socket, in one write.
+
+        Raises:
+            nats.errors.Error: as `publish`.
+
+        """
+        if WRITES in self._missing:
+            for subject, reply, headers, payload in _read_commands(encoded):
+                await self.publish(subject, payload, reply=reply, headers=headers)
             return
-        self.stats["in_msgs"] += 1
-        self.stats["in_bytes"] += len(data)
-        take(Arrival(subject.decode(), reply.decode(), data, headers))
+        await self._send_command(encoded)
+        # This wakes the task that writes, as nats-py's own publish does.
+        await self._flush_pending()
+
+    def _give(self, taker: _Taker, message: Message) -> None:
+        try:
+            if taker.take(message):
+                return
+        except Exception as exc:  # noqa: BLE001  (nothing may end the task that reads the connection)
+            self._pass_over(type(exc).__name__, message.subject, message.reply, exc)
+            taker.on_error(exc)
+        else:
+            self._pass_over("stray", message.subject, message.reply)
+
+    def _pass_over(self, kind: str, subject: str, reply: str, exc: Exception | None = None) -> None:
+        self.passed_over[kind] += 1
+        if self.passed_over[kind] == 1:
+            where = {"error": str(exc), "where": _place_of(exc)} if exc else {}
+            log.warning("client.passed_over", kind=kind, subject=subject[:_SHOWN], reply=reply[:_SHOWN], **where)
+
+    async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:  # noqa: PLR0917  (as nats-py has it)
+        try:
+            taker = self._takers.get(sid)
+            if taker is None or sid not in self._subs:
+                await super()._process_msg(sid, subject, reply, data, headers)
+                return
+            self.stats["in_msgs"] += 1
+            self.stats["in_bytes"] += len(data)
+            message = Arrival(_text(subject), _text(reply), data, headers)
+        except Exception as exc:  # noqa: BLE001  (in nats-py a subject that is no UTF-8 is enough to end its task)
+            self._pass_over(type(exc).__name__, repr(subject), repr(reply), exc)
+        else:
+            self._give(taker, message)
+
+    async def _process_pong(self) -> None:
+        if self._pongs and self._pongs[0].done():
+            # Its flush was cancelled or has timed out: to answer it would raise, and end nats-py's reading task.
+            self._pongs[0] = asyncio.get_running_loop().create_future()
+        await super()._process_pong()
+
+    async def _read_loop(self) -> None:
+        await super()._read_loop()
+        task = asyncio.current_task()
+        if task is not None and task is self._reading_task and self.is_connected and not task.cancelling():
+            # An exception has ended it, and nats-py goes on as if it were connected.
+            log.error("client.reading_ended", remedy="none needed: it reconnects")
+            await self.force_reconnect()
+
+
+def _text(raw: bytes) -> str:
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        # NATS takes any bytes for a subject, and an event that is stored under such a one is an event.
+        return raw.decode(errors="replace")
+
+
+def _place_of(exc: Exception) -> str:
+    frames = traceback.extract_tb(exc.__traceback__)
+    return f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+
+
+def _read_commands(encoded: bytes) -> Iterator[tuple[str, str, dict[str, str] | None, bytes]]:
+    """Yield subject, reply, headers and payload of each command in *encoded*, as `commands` writes them."""
+    start = 0
+    while start < len(encoded):
+        end = encoded.index(b"\r\n", start)
+        verb, subject, *reply, size = encoded[start:end].decode().split(" ")
+        head_size = int(reply.pop()) if verb == "HPUB" else 0
+        head, body = end + 2, end + 2 + head_size
+        start = end + 2 + int(size) + 2
+        headers = read_headers(encoded[head:body]) if head_size else None
+        yield subject, reply[0] if reply else "", headers, encoded[body : start - 2]

@@ -17,20 +17,21 @@ from nats.errors import Error as NatsError
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 from nats.js.errors import APIError, NotFoundError
 
-from noetl_events.jetstream.delivery import delivery_of
+from noetl_events.jetstream.delivery import ack_subjects, delivery_of, status_of
 from noetl_events.jetstream.errors import ConsumerMissing, NatsUnavailable, PermissionDenied
 from noetl_events.jetstream.pull_buffer import PullBuffer
 from noetl_events.jetstream.pull_requests import is_an_ending
 from noetl_events.jetstream.topology import jetstream, unavailable
 
 if TYPE_CHECKING:
+    import re
     from datetime import datetime
 
-    from nats.aio.client import Client
-    from nats.aio.msg import Msg
     from nats.aio.subscription import Subscription
 
     from noetl_events.jetstream.connection import Connection
+    from noetl_events.jetstream.delivery import Message
+    from noetl_events.jetstream.direct_client import DirectClient
 
 _EXPIRES: Final = 30.0
 _HEADER_ROOM: Final = 65_536
@@ -75,9 +76,10 @@ class EphemeralConsumer:
         self._follows = follows
         self._name = ""
         self._inbox = ""
-        self._client: Client | None = None
+        self._is_delivery: re.Pattern[str] | None = None
+        self._client: DirectClient | None = None
         self._subscription: Subscription | None = None
-        self._buffer: PullBuffer[Msg] = PullBuffer()
+        self._buffer: PullBuffer[Message] = PullBuffer()
         self._outstanding = 0
         self._taken = 0
         self._oversized = False
@@ -102,6 +104,7 @@ class EphemeralConsumer:
             await self.aclose()
             raise unavailable(self._connection, self._connection.api(f"CONSUMER.CREATE.{self._stream}"), exc) from exc
         self._name = info.name
+        self._is_delivery = ack_subjects(self._stream, self._name)
         self.pending = info.num_pending or 0
 
     async def begin(self, *, await_answer: bool = False) -> None:
@@ -129,7 +132,7 @@ class EphemeralConsumer:
         if await_answer:
             await self._wait_for_arrival()
 
-    async def pull(self, limit: int) -> list[Msg]:
+    async def pull(self, limit: int) -> list[Message]:
         """
         Return the next 1 to *limit* messages, waiting for the first.
 
@@ -163,13 +166,10 @@ class EphemeralConsumer:
                         self._stream, self._name
                     )
 
-    async def _subscribe(self, client: Client) -> None:
+    async def _subscribe(self, client: DirectClient) -> None:
         self._client, self._inbox = client, client.new_inbox()
         self._connection.on_reconnect(self._on_reconnect)
-        # The server never has more under way than was asked for; a limit here would drop messages in silence.
-        self._subscription = await client.subscribe(
-            f"{self._inbox}.*", cb=self._on_message, pending_msgs_limit=0, pending_bytes_limit=0
-        )
+        self._subscription = await client.subscribe_direct(f"{self._inbox}.*", self._on_message, self._on_error)
 
     async def _keep_asking(self) -> None:
         room = self._max_messages - len(self._buffer) - self._outstanding
@@ -178,7 +178,7 @@ class EphemeralConsumer:
         if room >= self._max_messages // 2 and self._buffer.bytes <= self._max_bytes // 2:
             await self._ask(self._client, room)
 
-    async def _ask(self, client: Client, room: int) -> None:
+    async def _ask(self, client: DirectClient, room: int) -> None:
         request: dict[str, Any] = {
             "batch": room,
             # Two requests under way and half a buffer are all of it.
@@ -240,33 +240,44 @@ class EphemeralConsumer:
             raise NatsUnavailable("the server is alive, and messages it has do not come")
         self.pending = 0
 
-    def _count(self, batch: list[Msg]) -> None:
+    def _count(self, batch: list[Message]) -> None:
         first, last = delivery_of(batch[0]), delivery_of(batch[-1])
         if (first.number, last.number) != (self._taken + 1, self._taken + len(batch)):
             raise NatsUnavailable(f"messages were lost on the way, before sequence {last.sequence}")
         self._taken += len(batch)
         self.pending = last.pending
 
-    async def _on_message(self, message: Msg) -> None:
+    def _on_message(self, message: Message) -> bool:
+        if not message.reply:
+            return self._on_status(message)
+        if self._is_delivery is None or not self._is_delivery.fullmatch(message.reply):
+            return False
         self._heard = time.monotonic()
-        if message.reply:
-            self._idle = False
-            self._outstanding -= 1
-            self._buffer.put(message)
-        else:
-            self._on_status(message)
+        self._idle = False
+        self._outstanding -= 1
+        self._buffer.put(message)
         self._arrived.set()
+        return True
 
-    def _on_status(self, message: Msg) -> None:
-        headers = message.headers or {}
-        status, text = headers.get("Status", ""), headers.get("Description", "")
+    def _on_status(self, message: Message) -> bool:
+        status, text = status_of(message)
+        if not status:
+            return False
+        self._heard = time.monotonic()
         if status == "100":
             self._idle = True
         elif is_an_ending(status, text):
-            self._outstanding -= int(headers.get("Nats-Pending-Messages", 0))
+            left = (message.headers or {}).get("Nats-Pending-Messages", "0")
+            self._outstanding -= int(left) if left.isascii() and left.isdecimal() else 0
             self._oversized = "Exceeds" in text
         else:
             self._broken = self._broken or f"{status} {text}".strip()
+        self._arrived.set()
+        return True
+
+    def _on_error(self, exc: Exception) -> None:
+        self._broken = self._broken or f"a message could not be taken: {type(exc).__name__}: {exc}"
+        self._arrived.set()
 
     def _on_reconnect(self) -> None:
         self._broken = self._broken or "reconnected"

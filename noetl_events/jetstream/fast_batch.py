@@ -30,8 +30,7 @@ from noetl_events.jetstream.errors import NatsUnavailable
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from nats.aio.client import Client
-
+    from noetl_events.jetstream.direct_client import DirectClient
     from noetl_events.jetstream.inbox import Exchange, ReplyInbox
     from noetl_events.jetstream.outbox import Outbox
     from noetl_events.jetstream.outgoing import Outgoing
@@ -65,10 +64,10 @@ class FastBatch:
     def __init__(
         self,
         inbox: ReplyInbox,
-        client: Client,
+        client: DirectClient,
         outbox: Outbox,
         *,
-        admit: Callable[[Client, list[Outgoing]], list[Outgoing]],
+        admit: Callable[[DirectClient, list[Outgoing]], list[Outgoing]],
         on_stored: Callable[[Sequence[Outgoing], int], None],
         patience: Callable[[Sequence[Outgoing]], float],
     ) -> None:

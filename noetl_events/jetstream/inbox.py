@@ -22,11 +22,11 @@ from noetl_events.jetstream.replies import read_reply
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from nats.aio.client import Client
     from nats.aio.msg import Msg
     from nats.aio.subscription import Subscription
 
     from noetl_events.jetstream.connection import Connection
+    from noetl_events.jetstream.direct_client import DirectClient
     from noetl_events.jetstream.outgoing import Outgoing
     from noetl_events.jetstream.replies import Reply
 
@@ -47,13 +47,13 @@ class ReplyInbox:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._client: Client | None = None
+        self._client: DirectClient | None = None
         self._subscription: Subscription | None = None
         self._prefix = ""
         self._numbers = count(1)
         self._exchanges: dict[str, Exchange] = {}
 
-    async def open(self) -> Client:
+    async def open(self) -> DirectClient:
         """
         Return a client that is connected now and subscribed to this inbox.
 
@@ -109,7 +109,7 @@ class ReplyInbox:
             with suppress(NatsError, OSError):
                 await subscription.unsubscribe()
 
-    async def _subscribe(self, client: Client) -> None:
+    async def _subscribe(self, client: DirectClient) -> None:
         prefix = client.new_inbox()
         try:
             self._subscription = await client.subscribe(

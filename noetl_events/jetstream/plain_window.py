@@ -11,8 +11,7 @@ from noetl_events.jetstream.replies import Verdict, judge
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from nats.aio.client import Client
-
+    from noetl_events.jetstream.direct_client import DirectClient
     from noetl_events.jetstream.inbox import ReplyInbox
     from noetl_events.jetstream.outgoing import Outgoing
     from noetl_events.jetstream.replies import Reply
@@ -36,6 +35,7 @@ class Window:
         """The server's words, when it denies us a subject of this window."""
 
         self._on_stored = on_stored
+        self._places = {str(index): index for index in range(len(messages))}
         self._replies: list[Reply | None] = [None] * len(messages)
         self._missing = len(messages)
 
@@ -44,7 +44,7 @@ class Window:
         """Each message with its answer; None where there was none."""
         return list(zip(self.messages, self._replies, strict=True))
 
-    async def send(self, inbox: ReplyInbox, client: Client, deadline: float) -> None:
+    async def send(self, inbox: ReplyInbox, client: DirectClient, deadline: float) -> None:
         """Send all and return when all are answered, or no more answers are to be expected."""
         with inbox.exchange(self._take) as exchange:
             try:
@@ -56,12 +56,14 @@ class Window:
             except NatsUnavailable as exc:
                 self.silence = str(exc)
 
-    def _take(self, index: str, reply: Reply) -> None:
-        if self._replies[int(index)] is None:
-            self._replies[int(index)] = reply
+    def _take(self, place: str, reply: Reply) -> None:
+        index = self._places.get(place)
+        # Only the first answer counts; and a message of another client may have any place, or none.
+        if index is not None and self._replies[index] is None:
+            self._replies[index] = reply
             self._missing -= 1
             if judge(reply) is Verdict.STORED:
-                self._on_stored((self.messages[int(index)],), reply.seq)
+                self._on_stored((self.messages[index],), reply.seq)
 
     def _is_answered(self) -> bool:
         return not self._missing

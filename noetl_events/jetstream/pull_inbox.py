@@ -30,7 +30,8 @@ class PullInbox:
     Args:
         consumer: that is asked.
         pin: on it, if we have it.
-        take: takes each message that comes, and what the server says; it must not raise.
+        take: takes each message that comes, and what the server says; returns False for a stray one.
+        on_error: is given what *take* raises.
         next_subject: of the requests for messages.
         request_bytes: one request brings at most; but one message of any size always passes.
 
@@ -40,7 +41,8 @@ class PullInbox:
         self,
         consumer: ConsumerDeclaration,
         pin: Pin,
-        take: Callable[[Message], None],
+        take: Callable[[Message], bool],
+        on_error: Callable[[Exception], None],
         *,
         next_subject: str,
         request_bytes: int,
@@ -52,6 +54,7 @@ class PullInbox:
         self._consumer = consumer
         self._pin = pin
         self._take = take
+        self._on_error = on_error
         self._next_subject = next_subject
         self._request_bytes = request_bytes
         self._subscription: Subscription | None = None
@@ -69,7 +72,7 @@ class PullInbox:
         self.requests.forget()
         self._name = client.new_inbox()
         try:
-            self._subscription = await client.subscribe_direct(f"{self._name}.*", self._take)
+            self._subscription = await client.subscribe_direct(f"{self._name}.*", self._take, self._on_error)
         except (NatsError, OSError) as exc:
             raise NatsUnavailable(f"cannot subscribe: {str(exc) or type(exc).__name__}") from exc
         self.client = client

@@ -10,6 +10,7 @@ from typing import Any, Final
 EXPIRES: Final = 1.0
 """Seconds a request waits for messages: its end is the sign of life of a quiet server, and who stops waits for it."""
 
+_MOST_DIGITS: Final = 19
 _TIMED_OUT: Final = "408"
 _ENDED_BY_SIZE: Final = ("Batch Completed", "Exceeds MaxBytes")
 
@@ -34,6 +35,7 @@ class PullRequests:
 
     def __init__(self) -> None:
         self._numbers = count(1)
+        self._last = 0
         self._open: deque[list[int]] = deque()
         self.outstanding = 0
         """Messages asked for and not received."""
@@ -43,10 +45,20 @@ class PullRequests:
 
     def add(self, messages: int) -> int:
         """Note a request for so many *messages*, and return its number."""
-        number = next(self._numbers)
+        number = self._last = next(self._numbers)
         self._open.append([number, messages])
         self.outstanding += messages
         return number
+
+    def number(self, subject: str) -> int | None:
+        """Return the number at the end of *subject*, or None if no request ever had it."""
+        text = subject.rpartition(".")[2]
+        number = int(text) if text.isascii() and text.isdecimal() and len(text) <= _MOST_DIGITS else 0
+        return number if 0 < number <= self._last else None
+
+    def is_open(self, number: int) -> bool:
+        """Return whether request *number* is under way, as far as we know."""
+        return bool(self._open) and self._open[0][0] <= number <= self._open[-1][0]
 
     def receive(self) -> None:
         """Note that a message came."""

@@ -21,6 +21,7 @@ import structlog
 from nats.errors import Error as NatsError
 
 from noetl_events.jetstream.commands import publish_to_all
+from noetl_events.jetstream.delivery import ack_subjects, status_of
 from noetl_events.jetstream.errors import NatsUnavailable
 from noetl_events.jetstream.origin import Origin
 from noetl_events.jetstream.pin import LOST, Pin
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from noetl_events.jetstream.direct_client import DirectClient
 
 _SILENCE: Final = 10.0
+_BEGIN_AGAIN: Final = 1.0
 _FAREWELL: Final = 5.0
 _STARTING: Final = "starting"
 _PINNED: Final = "pinned"
@@ -82,8 +84,15 @@ class Puller:
         # Two requests under way and half a buffer are all of it.
         next_subject = connection.api(f"CONSUMER.MSG.NEXT.{consumer.stream}.{consumer.name}")
         self._inbox = PullInbox(
-            consumer, self._pin, self._on_message, next_subject=next_subject, request_bytes=max_bytes // 4
+            consumer,
+            self._pin,
+            self._on_message,
+            self._on_error,
+            next_subject=next_subject,
+            request_bytes=max_bytes // 4,
         )
+        self._is_delivery = ack_subjects(consumer.stream, consumer.name).fullmatch
+        self._begun = 0.0
         self._arrived = asyncio.Event()
         self._is_told = False
         self._broken = _STARTING
@@ -235,7 +244,7 @@ class Puller:
             await reset_consumer(self._connection, self.consumer)
             self._pin.start_again()
         self._broken = ""
-        self.heard = time.monotonic()
+        self.heard = self._begun = time.monotonic()
 
     async def _wait_for_arrival(self) -> None:
         self._arrived.clear()
@@ -253,11 +262,12 @@ class Puller:
             if time.monotonic() - self.heard >= _SILENCE:
                 self._break(f"no sign of life for {_SILENCE:.0f} s")
 
-    def _on_message(self, message: Message) -> None:
-        self.heard = time.monotonic()
+    def _on_message(self, message: Message) -> bool:
         if not message.reply:
-            self._on_status(message)
-            return
+            return self._on_status(message)
+        if not self._is_delivery(message.reply):
+            return False
+        self.heard = time.monotonic()
         self._inbox.requests.receive()
         if self.consumer.exclusive and self._pin.is_new_in(message):
             # It comes again with what was before it.
@@ -269,19 +279,29 @@ class Puller:
         else:
             self._buffer.put(message)
             self._arrived.set()
+        return True
 
-    def _on_status(self, message: Message) -> None:
-        headers = message.headers or {}
-        status, text = headers.get("Status", ""), headers.get("Description", "")
-        if status == LOST:
+    def _on_status(self, message: Message) -> bool:
+        number, (status, text) = self._inbox.requests.number(message.subject), status_of(message)
+        if number is None or not status:
+            return False
+        self.heard = time.monotonic()
+        if status == LOST and self.consumer.exclusive:
             self._pin.lose()
             self._buffer.clear()
             self._break("pinned to another")
         elif is_an_ending(status, text):
-            self._inbox.requests.end(int(message.subject.rpartition(".")[2]))
+            self._inbox.requests.end(number)
             self._arrived.set()
-        else:
+        elif self._inbox.requests.is_open(number):
             self._break(f"{status} {text}".strip())
+        return True
+
+    def _on_error(self, exc: Exception) -> None:
+        # A bug of ours: what is noted of requests and pin may be half of it.  The message comes again after its ack
+        # wait; if it does the same each time, the others have their turn in between.
+        if time.monotonic() - self._begun > _BEGIN_AGAIN:
+            self._break(f"a message could not be taken: {type(exc).__name__}: {exc}")
 
     def _on_reconnect(self) -> None:
         self._break("reconnected")

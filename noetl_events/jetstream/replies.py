@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from noetl_events.jetstream.delivery import status_of
+
 if TYPE_CHECKING:
-    from nats.aio.msg import Msg
+    from noetl_events.jetstream.delivery import Message
 
 NO_RESPONDERS: Final = 503
 IN_PROCESS: Final = 10158
@@ -62,10 +64,10 @@ class Verdict(Enum):
 _decoder = msgspec.json.Decoder(Reply)
 
 
-def read_reply(message: Msg) -> Reply:
+def read_reply(message: Message) -> Reply:
     """Return the answer in *message*; what cannot be read is an error without a code."""
     if not message.data:
-        status = (message.headers or {}).get("Status", "")
+        status, _ = status_of(message)
         return Reply(error=ReplyError(code=int(status or 0), description=f"status {status or 'missing'}"))
     try:
         return _decoder.decode(message.data)

@@ -41,9 +41,8 @@ from noetl_events.retry import Backoff
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from nats.aio.client import Client
-
     from noetl_events.jetstream.connection import Connection
+    from noetl_events.jetstream.direct_client import DirectClient
     from noetl_events.jetstream.outbox import Outbox
     from noetl_events.jetstream.outgoing import Outgoing
     from noetl_events.jetstream.replies import Reply
@@ -111,7 +110,7 @@ class Sender:
             else:
                 await self._send_batch(self._new_batch(client), burst)
 
-    def _new_batch(self, client: Client) -> FastBatch | AtomicBatch:
+    def _new_batch(self, client: DirectClient) -> FastBatch | AtomicBatch:
         if self.mode == "atomic":
             return AtomicBatch(self._inbox, client, on_stored=self._store, patience=self._patience)
         return FastBatch(
@@ -132,7 +131,7 @@ class Sender:
         else:
             self.counts.batches += 1
 
-    def _admit(self, client: Client, burst: list[Outgoing]) -> list[Outgoing]:
+    def _admit(self, client: DirectClient, burst: list[Outgoing]) -> list[Outgoing]:
         """Return what of *burst* may be sent now."""
         limit, now = client.max_payload, time.monotonic()
         if all(message.size <= limit and message.deadline > now for message in burst):
@@ -185,7 +184,7 @@ class Sender:
                 return
             await asyncio.sleep(next(pauses))
 
-    async def _send_window(self, client: Client, messages: Sequence[Outgoing], deadline: float) -> list[Outgoing]:
+    async def _send_window(self, client: DirectClient, messages: Sequence[Outgoing], deadline: float) -> list[Outgoing]:
         """Send *messages* once and return those to send again."""
         window = Window(messages, self._store)
         await window.send(self._inbox, client, deadline)
@@ -225,7 +224,7 @@ class Sender:
         if now - self._untaken_since > _ELECTION:
             raise StreamMissing(f"no stream takes {message.subject}; run `noetl-events stream ensure`")
 
-    async def _reach(self, messages: Sequence[Outgoing]) -> Client | None:
+    async def _reach(self, messages: Sequence[Outgoing]) -> DirectClient | None:
         """Return a client once it is connected, or None when none of *messages* is waited for any more."""
         pauses = _PAUSES.waits()
         while self._still_wanted(messages):

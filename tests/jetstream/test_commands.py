@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-import nats
 import pytest
 
 from noetl_events.jetstream.commands import command, command_with, encoded_subject, publish_all
@@ -54,14 +53,13 @@ async def test_messages_arrive_whole_and_in_order(connection: Connection) -> Non
     assert all(message.sent for message in messages)
 
 
-async def test_headers_are_added(nats_url: str) -> None:
+async def test_headers_are_added(connection: Connection) -> None:
     """Lines of headers stand beside the id, with an answer asked for or not."""
-    client = await nats.connect(nats_url)
+    client = await connection.client()
     inbox = await client.subscribe("headers.>")
     message = Outgoing("headers.a", b"7", b"body", 1)
     await publish_all(client, [message] * 2, [command_with(message, b"A: 1\r\n", reply) for reply in (b"", b"reply")])
     heard = [await inbox.next_msg(timeout=5) for _ in range(2)]
-    await client.close()
 
     assert [one.reply for one in heard] == ["", "reply"]
     assert [one.headers for one in heard] == [{"Nats-Msg-Id": "7", "A": "1"}] * 2

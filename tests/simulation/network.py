@@ -102,9 +102,13 @@ class SimClient:
         """Have *cb* called with what comes to *subject*."""
         return self._listen(subject, cb)
 
-    async def subscribe_direct(self, subject: str, take: Callable[[Any], None]) -> Subscription:
-        """Have *take* called with what comes to *subject*."""
-        return self._listen(subject, take)
+    async def subscribe_direct(self, subject: str, take: Callable[[Any], bool], on_error: Any) -> Subscription:
+        """Have *take* called with what comes to *subject*; it must know each message."""
+
+        def take_all(message: Arrival) -> None:
+            assert take(message), f"a stray message: {message.subject} {message.reply}"
+
+        return self._listen(subject, take_all)
 
     async def publish(self, subject: str, payload: bytes = b"", reply: str = "") -> None:
         """Send a message; nats-py keeps it while it reconnects, this one drops it, which is less than that."""
@@ -118,10 +122,9 @@ class SimClient:
         self._up.send([lambda: self._down.send([partial(answered.cancel, "pong")])])
         await asyncio.wait([answered], timeout=timeout)
 
-    async def _send_command(self, encoded: bytes) -> None:
+    async def write(self, encoded: bytes) -> None:
+        """Send the commands *encoded*."""
         self._pending += [Command(self, *words) for words in parsed(encoded)]
-
-    async def _flush_pending(self) -> None:
         self._write()
         await asyncio.sleep(0)
 
