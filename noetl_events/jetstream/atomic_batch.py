@@ -75,6 +75,7 @@ class AtomicBatch:
         """
         self.unsettled = messages
         with self._exchange as exchange:
+            exchange.subject = messages[0].subject
             try:
                 await publish_all(self._client, messages, _commands(messages, exchange))
                 await exchange.until(lambda: bool(self._answers), messages, self._patience(messages))

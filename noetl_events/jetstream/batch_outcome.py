@@ -23,8 +23,6 @@ def batch_failure(reply: Reply, expected: int) -> BatchFailed | None:
     if reply.error is not None:
         unsupported = reply.error.err_code in BATCHES_DISABLED
         return (BatchesUnsupported if unsupported else BatchFailed)(explain(reply))
-    if reply.type:
-        return BatchFailed(f"the server reports: {reply.type}")
     if not reply.batch:
         return BatchesUnsupported("the server takes each message of a batch by itself")
     if reply.count != expected:

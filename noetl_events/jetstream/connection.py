@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -24,7 +24,7 @@ from noetl_events.jetstream.options import ConnectOptions, redacted
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from typing import Self
 
     from nats.aio.client import Server
@@ -56,6 +56,7 @@ class Connection:
         self._reconnected: list[Callable[[], None]] = []
         self._denied: dict[str, str] = {}
         self._said: dict[str, float] = {}
+        self._tolerated: set[str] = set()
         self._last_error = ""
         self._refusal = ""
 
@@ -90,6 +91,15 @@ class Connection:
     def denial(self, subject: str) -> str | None:
         """Return the server's words if it has denied us *subject* since the last call, else None."""
         return next((self._denied.pop(key) for key in list(self._denied) if subject.lower() in key), None)
+
+    @contextmanager
+    def tolerating(self, subject: str) -> Iterator[None]:
+        """Have a denial of *subject* told by `denial` alone, and not logged as an error: it is worth a try."""
+        self._tolerated.add(subject.lower())
+        try:
+            yield
+        finally:
+            self._tolerated.discard(subject.lower())
 
     async def client(self) -> DirectClient:
         """
@@ -185,7 +195,8 @@ class Connection:
 
     def _note_denial(self, denial: str) -> None:
         key, now = denial.lower(), time.monotonic()
-        if now - self._said.get(key, -_SAY_AGAIN) >= _SAY_AGAIN:
+        is_tolerated = any(subject in key for subject in self._tolerated)
+        if not is_tolerated and now - self._said.get(key, -_SAY_AGAIN) >= _SAY_AGAIN:
             log.error("connection.denied", reason=denial)
             self._said[key] = now
         self._denied[key] = denial

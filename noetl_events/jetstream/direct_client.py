@@ -31,6 +31,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+import msgspec
 import structlog
 from nats.aio.client import Client
 from nats.errors import ConnectionReconnectingError
@@ -91,6 +92,20 @@ def _parameters(name: str) -> tuple[str, ...] | None:
     return tuple(inspect.signature(method).parameters)[1:] if inspect.iscoroutinefunction(method) else None
 
 
+class Home(msgspec.Struct, frozen=True):
+    """
+    Where a client is, as its server said when it connected.
+
+    Args:
+        cluster: name of the server's cluster.
+        domain: of its JetStream, "" if that has none; None if this server has no JetStream.
+
+    """
+
+    cluster: str = ""
+    domain: str | None = None
+
+
 class Arrival:
     """A message as it came; its headers are read when they are looked at."""
 
@@ -142,6 +157,12 @@ class DirectClient(Client):
                 setattr(self, name, getattr(Client, name).__get__(self))
         self._takers: dict[int, _Taker] = {}
         self._lost: asyncio.Future[None] | None = None
+
+    @property
+    def home(self) -> Home:
+        """Where it is connected."""
+        info = getattr(self, "_server_info", {})
+        return Home(info.get("cluster", ""), info.get("domain", "") if info.get("jetstream") else None)
 
     def lose_requests(self) -> None:
         """End the requests under way: the connection is lost, and their answers with it."""

@@ -7,7 +7,8 @@ Everything about a batch stands in the reply subject of its messages:
 
 *flow* is how many messages one ack may cover, *gap* `fail` ends the batch at the first message lost on the way, *seq*
 counts from 1, and *op* is 0 for the first, 1 for the next, 2 for the last, 3 for an end that is no message.  At the end
-there is a PubAck, also when the server gave the batch up half-way: only the *count* in it tells.
+there is a PubAck, also when the server gave the batch up half-way, after a frame that says why: only the *count* in it
+tells.  Frames name no stream, so nothing follows from them.
 
 The PubAck alone says that anything is stored.  An id counts as a duplicate while its first message waits for a quorum,
 and may yet be lost (server 2.15): acks under way cover such duplicates at once.  Where the PubAck has a sequence, the
@@ -123,6 +124,7 @@ class FastBatch:
     async def _append(self, burst: Sequence[Outgoing]) -> None:
         first = len(self.unsettled) + 1
         self.unsettled += burst
+        self._exchange.subject = burst[0].subject
         self._bytes += sum(message.size for message in burst)
         self._deadline = self._patience(burst)
         self._is_ended = self._outbox.is_drained or self._is_full()
@@ -146,5 +148,4 @@ class FastBatch:
         return commands
 
     def _hear(self, _control: str, reply: Reply) -> None:
-        if reply.type != "ack":
-            self._answers.append(reply)
+        self._answers.append(reply)

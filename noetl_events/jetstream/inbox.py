@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from noetl_events.jetstream.connection import Connection
     from noetl_events.jetstream.direct_client import DirectClient
+    from noetl_events.jetstream.expected_stream import ExpectedStream
     from noetl_events.jetstream.outgoing import Outgoing
     from noetl_events.jetstream.replies import Reply
 
@@ -34,6 +35,7 @@ SILENCE: Final = 5.0
 """Seconds without an answer after which an exchange is given up."""
 
 _LOOK_ROUND: Final = 0.25
+_MOST_UNPROVEN: Final = 20_000
 
 
 class ReplyInbox:
@@ -42,11 +44,14 @@ class ReplyInbox:
 
     Args:
         connection: to NATS; it stays open.
+        expected: the stream whose answers count.
 
     """
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, expected: ExpectedStream) -> None:
+        self.expected = expected
         self._connection = connection
+        self._looking: asyncio.Task[None] | None = None
         self._client: DirectClient | None = None
         self._subscription: Subscription | None = None
         self._prefix = ""
@@ -66,6 +71,7 @@ class ReplyInbox:
             raise NatsUnavailable(f"not connected: {self._connection.last_error or 'reconnecting'}")
         if client is not self._client or self._subscription is None:
             await self._subscribe(client)
+        self.expected.meet(client.home)
         return client
 
     def exchange(self, on_reply: Callable[[str, Reply], None]) -> Exchange:
@@ -78,6 +84,12 @@ class ReplyInbox:
     def forget(self, exchange: Exchange) -> None:
         """Drop what still arrives for *exchange*."""
         self._exchanges.pop(exchange.token, None)
+
+    def look_up(self, reply: Reply, subject: str) -> bool:
+        """Return whether it is being found out which stream takes *subject*; then what waits is judged again."""
+        if self._looking is None and self.expected.may_look:
+            self._looking = asyncio.create_task(self._look_up(reply, subject))
+        return self._looking is not None
 
     def require_health(self, subjects: Iterable[str]) -> None:
         """
@@ -100,6 +112,9 @@ class ReplyInbox:
 
     async def aclose(self) -> None:
         """Unsubscribe."""
+        if self._looking is not None:
+            self._looking.cancel()
+            await asyncio.wait([self._looking])
         if self._client is not None:
             self._connection.off_reconnect(self._on_reconnect)
             self._client = None
@@ -108,6 +123,14 @@ class ReplyInbox:
             # Closed or reconnecting: the server has forgotten it, or will with the connection.
             with suppress(NatsError, OSError):
                 await subscription.unsubscribe()
+
+    async def _look_up(self, reply: Reply, subject: str) -> None:
+        try:
+            await self.expected.recognise(reply, subject)
+        finally:
+            self._looking = None
+            for exchange in tuple(self._exchanges.values()):
+                exchange.judge_again()
 
     async def _subscribe(self, client: DirectClient) -> None:
         prefix = client.new_inbox()
@@ -137,9 +160,15 @@ class Exchange:
     def __init__(self, inbox: ReplyInbox, prefix: str, token: str, on_reply: Callable[[str, Reply], None]) -> None:
         self.token = token
         self.reply_to = f"{prefix}{token}"
+        self.subject = ""
+        """Of a message in it."""
+
         self._inbox = inbox
         self._on_reply = on_reply
         self._lost = ""
+        self._unproven: list[tuple[str, Reply]] = []
+        self._foreign: Reply | None = None
+        self._frame = -1
         self._news: asyncio.Future[bool] | None = None
         self._heard = time.monotonic()
 
@@ -150,10 +179,32 @@ class Exchange:
         self._inbox.forget(self)
 
     def hear(self, rest: str, reply: Reply) -> None:
-        """Take one answer."""
-        self._heard = time.monotonic()
-        self._on_reply(rest, reply)
-        self._tell(is_news=True)
+        """Take one answer, if it counts."""
+        if reply.type:
+            self._hear_frame(reply)
+        elif self._inbox.expected.counts(reply):
+            self._heard = time.monotonic()
+            self._on_reply(rest, reply)
+            self._tell(is_news=True)
+        elif reply.stream and len(self._unproven) < _MOST_UNPROVEN and self._inbox.look_up(reply, self.subject):
+            self._unproven.append((rest, reply))
+        else:
+            self._foreign = reply
+
+    def judge_again(self) -> None:
+        """Take what counts after all, of the answers that came while it was not known."""
+        unproven, self._unproven = self._unproven, []
+        for rest, reply in unproven:
+            if self._inbox.expected.counts(reply):
+                self.hear(rest, reply)
+            else:
+                self._foreign = reply
+
+    def _hear_frame(self, reply: Reply) -> None:
+        # A sign of life if a batch has come further; a frame does not say whose it is.
+        if reply.type == "ack" and reply.seq > self._frame:
+            self._frame = reply.seq
+            self._heard = time.monotonic()
 
     def lose(self, reason: str) -> None:
         """End it: nothing will be heard any more."""
@@ -175,9 +226,14 @@ class Exchange:
             now = time.monotonic()
             limit = min(deadline, self._heard + SILENCE)
             if now >= limit:
-                raise NatsUnavailable(f"no answer for {now - self._heard:.1f} s")
+                self._inbox.expected.miss()
+                raise NatsUnavailable(self._silence(now))
             if not await self._is_told(min(_LOOK_ROUND, limit - now)):
                 self._inbox.require_health({message.subject for message in messages})
+
+    def _silence(self, now: float) -> str:
+        foreign = "" if self._foreign is None else f"; {self._inbox.expected.disown(self._foreign)}"
+        return f"no answer for {now - self._heard:.1f} s{foreign}"
 
     async def _is_told(self, seconds: float) -> bool:
         # A timer and a future: asyncio's own waits cost a lone message a tenth of its round trip.

@@ -47,6 +47,7 @@ class Window:
     async def send(self, inbox: ReplyInbox, client: DirectClient, deadline: float) -> None:
         """Send all and return when all are answered, or no more answers are to be expected."""
         with inbox.exchange(self._take) as exchange:
+            exchange.subject = self.messages[0].subject
             try:
                 replies = [b"%b.%d" % (exchange.reply_to.encode(), index) for index in range(len(self.messages))]
                 await publish_all(client, self.messages, map(command, self.messages, replies))

@@ -42,6 +42,7 @@ class Publisher:
         durable: "fsync" where the server has `sync_interval: always`: of the atomic batches this sends it syncs each
             once (server 2.15), of the faster "stored" ones each message.  Which promise holds is the server's setting:
             without it, it acknowledges before it syncs, whatever stands here.
+        stream: name of the stream whose acknowledgements count; empty where it has to be learned.
 
     """
 
@@ -53,12 +54,13 @@ class Publisher:
         max_messages: int = 20_000,
         max_bytes: int = 64 * 1024 * 1024,
         durable: Durability = "stored",
+        stream: str = "",
     ) -> None:
         if durable not in _MODES:
             raise ValueError(f"durable: {durable!r} is neither 'stored' nor 'fsync'")
         self._timeout = timeout
         self._outbox = Outbox(max_messages, max_bytes)
-        self._sender = Sender(connection, self._outbox, timeout=timeout, mode=_MODES[durable])
+        self._sender = Sender(connection, self._outbox, timeout=timeout, mode=_MODES[durable], stream=stream)
         self._worker: asyncio.Task[None] | None = None
         self._calls = 0
         self._idle = asyncio.Event()

@@ -34,7 +34,8 @@ class Reply(msgspec.Struct, frozen=True):
 
     Args:
         type: "ack", "gap" or "err" on a frame; empty on a PubAck.
-        stream: that stored the message.
+        stream: that answers; errors name it too.
+        domain: of its JetStream; errors leave it out.
         seq: of the message in the stream; 0 when it is not known to be there.
         duplicate: the id was stored before, as *seq*.
         batch: the batch a PubAck ends.
@@ -45,11 +46,16 @@ class Reply(msgspec.Struct, frozen=True):
 
     type: str = ""
     stream: str = ""
+    domain: str = ""
     seq: int = 0
     duplicate: bool = False
     batch: str = ""
     count: int = 0
     error: ReplyError | None = None
+
+
+class ServerStatus(Reply, frozen=True):
+    """What the server itself says, in a header: above all that nobody takes the subject."""
 
 
 class Verdict(Enum):
@@ -66,9 +72,9 @@ _decoder = msgspec.json.Decoder(Reply)
 
 def read_reply(message: Message) -> Reply:
     """Return the answer in *message*; what cannot be read is an error without a code."""
-    if not message.data:
-        status, _ = status_of(message)
-        return Reply(error=ReplyError(code=int(status or 0), description=f"status {status or 'missing'}"))
+    status, _ = status_of(message)
+    if status:
+        return ServerStatus(error=ReplyError(code=int(status), description=f"status {status}"))
     try:
         return _decoder.decode(message.data)
     except ValueError as exc:
@@ -91,9 +97,7 @@ def judge(reply: Reply | None) -> Verdict:
 
 def is_no_responders(reply: Reply | None) -> bool:
     """Whether nobody takes the subject: no stream has it, or its leader is being elected."""
-    return (
-        reply is not None and reply.error is not None and (reply.error.code, reply.error.err_code) == (NO_RESPONDERS, 0)
-    )
+    return isinstance(reply, ServerStatus) and reply.error is not None and reply.error.code == NO_RESPONDERS
 
 
 def explain(reply: Reply | None) -> str:

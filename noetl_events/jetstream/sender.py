@@ -31,6 +31,7 @@ from noetl_events.jetstream import atomic_batch, fast_batch
 from noetl_events.jetstream.atomic_batch import AtomicBatch
 from noetl_events.jetstream.batch_outcome import BatchesUnsupported, BatchFailed
 from noetl_events.jetstream.errors import NatsUnavailable, PermissionDenied, StreamMissing
+from noetl_events.jetstream.expected_stream import ExpectedStream
 from noetl_events.jetstream.fast_batch import FastBatch
 from noetl_events.jetstream.inbox import SILENCE, ReplyInbox
 from noetl_events.jetstream.plain_window import Window
@@ -67,10 +68,11 @@ class Sender:
         outbox: of the publisher.
         timeout: seconds a message is given when it is queued.
         mode: how batches go, as long as the stream takes them.
+        stream: whose acknowledgements count; empty where it has to be learned.
 
     """
 
-    def __init__(self, connection: Connection, outbox: Outbox, *, timeout: float, mode: Mode) -> None:
+    def __init__(self, connection: Connection, outbox: Outbox, *, timeout: float, mode: Mode, stream: str) -> None:
         self._outbox = outbox
         self._first_patience = min(SILENCE, timeout)
         self.mode = mode
@@ -78,7 +80,7 @@ class Sender:
         self.last_sequence = 0
         """In the stream, of what was acknowledged last."""
 
-        self._inbox = ReplyInbox(connection)
+        self._inbox = ReplyInbox(connection, ExpectedStream(connection, stream, on_change=self._forget))
         self._untaken_since: float | None = None
 
     async def send_all(self) -> None:
@@ -149,6 +151,9 @@ class Sender:
             message.store()
         self._outbox.release(messages)
 
+    def _forget(self) -> None:
+        self.last_sequence = 0
+
     async def _settle_window(self, batch: Sequence[Outgoing]) -> None:
         """Send all at once, one by one for the server; what is not settled then is sent again."""
         if (client := await self._reach(batch)) and (batch := self._still_wanted(batch)):
@@ -179,7 +184,8 @@ class Sender:
         pauses = _PAUSES.waits()
         while client := await self._reach(wave):
             wave = self._still_wanted(wave)
-            wave = await self._send_window(client, wave, _deadline(wave))
+            if wave:
+                wave = await self._send_window(client, wave, _deadline(wave))
             if not wave:
                 return
             await asyncio.sleep(next(pauses))

@@ -49,7 +49,7 @@ _CONNECTION_OPTIONS: Final = (
     "tls_cert",
     "tls_key",
 )
-_OPTIONS: Final = ("durable", "message_id", "subject", *_CONNECTION_OPTIONS)
+_OPTIONS: Final = ("durable", "message_id", "stream", "subject", *_CONNECTION_OPTIONS)
 _ASK_ROUND: Final = 5.0
 # Longer would break the server's limit for a line, and with it the connection.
 _MAX_NAME: Final = 200
@@ -82,6 +82,8 @@ class NatsSink:
         new_id: makes an event id; by default this process's own generator.
         timeout: seconds to try, until `SinkUnavailable`.
         durable: "stored", or "fsync" for a server with `sync_interval: always`; see `Publisher`.
+        stream: name of the stream: an acknowledgement of any other does not count.  Without it the name is learned, see
+            `noetl_events.jetstream.expected_stream`.
         message_id: "digest", or "event_id" to publish under the bare id as the first version did: two different events
             with one id are then one to the stream, which drops the second in silence.
         owns_connection: close *connection* with the sink.
@@ -99,6 +101,7 @@ class NatsSink:
         new_id: Callable[[], int] | None = None,
         timeout: float = 30.0,
         durable: Durability = "stored",
+        stream: str = "",
         message_id: MessageIds = "digest",
         owns_connection: bool = False,
     ) -> None:
@@ -108,7 +111,7 @@ class NatsSink:
         self._name = _MESSAGE_IDS[message_id]
         self._connection = connection
         self._owns_connection = owns_connection
-        self._publisher = Publisher(connection, timeout=timeout, durable=durable)
+        self._publisher = Publisher(connection, timeout=timeout, durable=durable, stream=stream)
         self._subject = subject
         self._by_execution = "{execution_id" in subject
         self._new_id = new_id or process_ids()
@@ -121,8 +124,8 @@ class NatsSink:
         """
         Open `nats://user:password@host:4222?subject=...`, or `tls://`; several hosts stand with commas between.
 
-        Options: `subject`, `durable` (`stored` or `fsync`), `message_id` (`digest` or `event_id`), and of
-        `ConnectOptions` *domain*, *api_prefix*, *credentials*, *nkey_seed*, *tls_ca*, *tls_cert*, *tls_key*,
+        Options: `subject`, `durable` (`stored` or `fsync`), `stream`, `message_id` (`digest` or `event_id`), and
+        of `ConnectOptions` *domain*, *api_prefix*, *credentials*, *nkey_seed*, *tls_ca*, *tls_cert*, *tls_key*,
         *inbox_prefix*, *name*.
 
         Raises:
@@ -133,8 +136,11 @@ class NatsSink:
         subject = options.pop("subject", SUBJECT)
         durable: Durability = options.pop("durable", "stored")
         message_id: MessageIds = options.pop("message_id", "digest")
+        stream = options.pop("stream", "")
         connection = Connection(ConnectOptions(**_read_servers(url), **options))
-        return cls(connection, subject=subject, durable=durable, message_id=message_id, owns_connection=True)
+        return cls(
+            connection, subject=subject, durable=durable, stream=stream, message_id=message_id, owns_connection=True
+        )
 
     @property
     def mode(self) -> str:

@@ -33,6 +33,6 @@ async def scripted(nats_url: str) -> AsyncIterator[ScriptedStream]:
 @pytest.fixture
 async def publisher(connection: Connection) -> AsyncIterator[Publisher]:
     """Publish with the default patience."""
-    made = Publisher(connection)
+    made = Publisher(connection, stream="S")
     yield made
     await made.aclose()

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from nats.aio.client import Client
     from nats.aio.msg import Msg
 
-    Answer = Callable[["Received"], "dict[str, Any] | None"]
+    Message = dict[str, Any] | bytes
+    Answer = Callable[["Received"], "Message | list[Message] | None"]
 
 
 class Received:
@@ -63,9 +64,10 @@ class ScriptedStream:
         if received.reply and (answer := self.answer(received)) is not None:
             await self.send(received, answer)
 
-    async def send(self, received: Received, answer: dict[str, Any]) -> None:
+    async def send(self, received: Received, answer: Message | list[Message]) -> None:
         """Answer *received* by hand."""
-        await self._client.publish(received.reply, json.dumps(answer).encode())
+        for each in answer if isinstance(answer, list) else [answer]:
+            await self._client.publish(received.reply, each if isinstance(each, bytes) else json.dumps(each).encode())
 
     async def wait_for(self, messages: int) -> None:
         """Return once so many messages have arrived."""
@@ -98,7 +100,7 @@ def never(_received: Received) -> None:
     """Answer nothing."""
 
 
-def ends_batches_with(answer: dict[str, Any]) -> Answer:
+def ends_batches_with(answer: Message | list[Message]) -> Answer:
     """Answer the end of every batch with *answer*, and store what comes plainly."""
     return lambda received: answer if received.ends_batch else None if received.is_fast else stores(received)
 

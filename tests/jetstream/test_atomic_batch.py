@@ -102,7 +102,7 @@ async def test_batch_in_process_is_asked_for_one_by_one(connection: Connection, 
         return error(10158, "message ID is in process", 409) if busy else stores(received)
 
     scripted.answer = answer
-    publisher = Publisher(connection, durable="fsync")
+    publisher = Publisher(connection, stream="S", durable="fsync")
     await publisher.publish(scripted.outgoing([1, 2, 3]))
     await publisher.aclose()
 

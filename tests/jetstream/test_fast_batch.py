@@ -12,17 +12,19 @@ if TYPE_CHECKING:
     from noetl_events.jetstream.publisher import Publisher
 
 
+SHORT = {"stream": "S", "seq": 2, "batch": "b", "count": 2}
+
+
 @pytest.mark.parametrize(
     "ending",
     [
-        pytest.param({"stream": "S", "seq": 2, "batch": "b", "count": 2}, id="short count"),
+        pytest.param(SHORT, id="short count"),
         pytest.param({"stream": "S", "seq": 2, "batch": "b", "count": 4}, id="excessive count"),
         pytest.param({"stream": "S", "seq": 0, "batch": "b", "count": 3}, id="nothing but duplicates"),
-        pytest.param({"type": "gap", "last_seq": 2, "seq": 3}, id="gap"),
-        pytest.param({"type": "err", "seq": 3, "error": {"code": 400, "err_code": 10071}}, id="error frame"),
+        pytest.param([{"type": "gap", "last_seq": 2, "seq": 3}, SHORT], id="gap"),
+        pytest.param([{"type": "err", "seq": 3, "error": {"code": 400, "err_code": 10071}}, SHORT], id="error frame"),
         pytest.param(error(10208), id="batch unknown"),
         pytest.param(error(10211), id="too many batches"),
-        pytest.param({"seq": "not a number"}, id="unreadable"),
     ],
 )
 async def test_anything_but_a_full_count_is_sent_again_plainly(

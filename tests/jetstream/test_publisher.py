@@ -68,7 +68,7 @@ async def test_id_in_process_is_asked_for_again(
     publisher: Publisher, scripted: ScriptedStream, answer: dict[str, Any]
 ) -> None:
     """A message whose id is under way on the server is sent until it is known to be stored."""
-    scripted.answer = lambda _: answer if scripted.sequence < 4 else {"seq": 7, "duplicate": True}
+    scripted.answer = lambda _: answer if scripted.sequence < 4 else {"stream": "S", "seq": 7, "duplicate": True}
     await publisher.publish(scripted.outgoing([1]))
 
     assert scripted.log == "1:plain 1:plain 1:plain 1:plain"
@@ -76,7 +76,7 @@ async def test_id_in_process_is_asked_for_again(
 
 async def test_unknown_outcome_never_goes_by_batch_again(connection: Connection, scripted: ScriptedStream) -> None:
     """Events whose outcome stayed unknown go by plain publish when the caller emits them again, others do not."""
-    publisher = Publisher(connection, timeout=0.2)
+    publisher = Publisher(connection, stream="S", timeout=0.2)
     scripted.answer = lambda received: error(10208) if received.is_fast else None
     with pytest.raises(NatsUnavailable, match="unknown whether stored"):
         await publisher.publish(scripted.outgoing([1, 2, 3]))
@@ -105,7 +105,7 @@ async def test_second_attempt_keeps_the_order_of_a_lane(publisher: Publisher, sc
     await scripted.wait_for(5 + 5 + 2)
     assert scripted.log.endswith("1:plain 7:plain")
     scripted.answer = stores
-    await scripted.send(scripted.received[-2], {"seq": 1})
+    await scripted.send(scripted.received[-2], {"stream": "S", "seq": 1})
     await call
 
     assert scripted.log.endswith("1:plain 7:plain 2:plain 8:plain 3:plain")
@@ -144,7 +144,7 @@ async def test_cancelled_call_disturbs_no_other(publisher: Publisher, scripted: 
     calls[1].cancel()
     queued[0].cancel()
     scripted.answer = stores
-    await scripted.send(scripted.received[2], {"seq": 3, "batch": "b", "count": 3})
+    await scripted.send(scripted.received[2], {"stream": "S", "seq": 3, "batch": "b", "count": 3})
     await asyncio.gather(calls[0], calls[2], queued[1])
 
     assert scripted.log == "1:fast 1/0 2:fast 2/1 3:fast 3/2 5:plain"
@@ -164,7 +164,7 @@ async def test_publish_waits_for_room(
     connection: Connection, scripted: ScriptedStream, bounds: dict[str, Any], expected: int
 ) -> None:
     """No more is taken from the caller than may wait; with the first outcome it goes on."""
-    publisher = Publisher(connection, **bounds)
+    publisher = Publisher(connection, stream="S", **bounds)
     taken: list[bytes] = []
     scripted.answer = never
 
@@ -179,7 +179,8 @@ async def test_publish_waits_for_room(
     assert expected == len(taken)
     scripted.answer = stores
     for received in tuple(scripted.received):
-        await scripted.send(received, {"seq": 3, "batch": "b" if received.is_fast else "", "count": expected})
+        answer = {"stream": "S", "seq": 3, "batch": "b" if received.is_fast else "", "count": expected}
+        await scripted.send(received, answer)
     await call
 
     assert len({received.id for received in scripted.received}) == 9
@@ -188,7 +189,7 @@ async def test_publish_waits_for_room(
 
 async def test_room_that_never_comes_is_told(connection: Connection, scripted: ScriptedStream) -> None:
     """A call that found no room until its timeout says that nothing of it was sent."""
-    publisher = Publisher(connection, timeout=0.2, max_messages=1)
+    publisher = Publisher(connection, stream="S", timeout=0.2, max_messages=1)
     scripted.answer = never
     first = asyncio.ensure_future(publisher.publish(scripted.outgoing([1])))
     await asyncio.sleep(0)
@@ -203,7 +204,7 @@ async def test_room_that_never_comes_is_told(connection: Connection, scripted: S
 
 async def test_close_waits_for_what_is_under_way(connection: Connection, scripted: ScriptedStream) -> None:
     """Closing returns once every accepted message has its outcome; nothing new is taken."""
-    publisher = Publisher(connection)
+    publisher = Publisher(connection, stream="S")
     scripted.answer = never
     call = asyncio.ensure_future(publisher.publish(scripted.outgoing([1])))
     await scripted.wait_for(1)
@@ -212,7 +213,7 @@ async def test_close_waits_for_what_is_under_way(connection: Connection, scripte
     assert not closing.done()
     with pytest.raises(RuntimeError, match="closed"):
         await publisher.publish(scripted.outgoing([2]))
-    await scripted.send(scripted.received[0], {"seq": 1})
+    await scripted.send(scripted.received[0], {"stream": "S", "seq": 1})
     await closing
 
     assert call.done()
@@ -220,7 +221,7 @@ async def test_close_waits_for_what_is_under_way(connection: Connection, scripte
 
 async def test_bug_reaches_every_caller(connection: Connection, scripted: ScriptedStream) -> None:
     """An unforeseen error ends every waiting call instead of leaving it to wait."""
-    publisher = Publisher(connection)
+    publisher = Publisher(connection, stream="S")
     await connection.aclose()
     calls = [asyncio.ensure_future(publisher.publish(scripted.outgoing([number]))) for number in (1, 2)]
     results = await asyncio.gather(*calls, return_exceptions=True)

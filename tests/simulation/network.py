@@ -11,8 +11,9 @@ import asyncio
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from noetl_events.jetstream.direct_client import Arrival
+from noetl_events.jetstream.direct_client import Arrival, Home
 from noetl_events.jetstream.errors import NatsUnavailable
+from noetl_events.jetstream.options import ConnectOptions
 from tests.simulation.pipe import Pipe
 from tests.simulation.protocol import parsed
 
@@ -77,6 +78,7 @@ class SimClient:
     """A client as nats-py's: connected or not, and closed for good when its connection is replaced."""
 
     max_payload = MAX_PAYLOAD
+    home = Home(domain="")
 
     def __init__(self, server: Server, name: str) -> None:
         self.is_connected = server.is_up
@@ -209,6 +211,7 @@ class SimConnection:
 
     def __init__(self, server: Server, name: str) -> None:
         self.last_error = ""
+        self.options = ConnectOptions()
         self._server = server
         self._name = name
         self._made = 0

@@ -63,7 +63,7 @@ class PublisherRun:
         self.connections = [SimConnection(self.server, name) for name in ("pub", "other")]
         durable = draw.choice(["stored", "stored", "stored", "fsync"])
         timeout = draw.choice([2.0, 8.0, 30.0])
-        self.sinks = [NatsSink(each, timeout=timeout, durable=durable) for each in self.connections]  # type: ignore[arg-type]
+        self.sinks = [NatsSink(each, timeout=timeout, durable=durable, stream="S") for each in self.connections]  # type: ignore[arg-type]
         room = draw.choice([8, 30, 20_000])
         outboxes = [sink._publisher._outbox for sink in self.sinks]
         for outbox in outboxes:

@@ -1,0 +1,158 @@
+"""
+Whose acknowledgement counts.
+
+A stream of another domain answers a publish that reaches it, and so does any subscriber of the subject.  An answer
+counts if it names the expected stream and its domain.  Every other one is foreign: it is passed over, and the wait for
+the right one goes on.  What is expected is known, in this order, from
+
+    the settings                     the name of the stream, and the domain of its JetStream
+    the server we are connected to   its own domain; the default name where none was given
+    the API of JetStream             asked when a stream answers that is neither: which one takes the subject?
+    the first PubAck                 where nothing of that says anything, and the account may not ask
+
+A name from the settings stays.  What was learned is learned anew once the API names another stream (one renamed, or
+made anew under another name), and after a reconnection to another cluster or domain.
+
+This tells mistakes apart.  It is no authentication: a subscriber that copies the name of the stream is believed.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Final
+
+import structlog
+
+from noetl_events.jetstream.declarations import EVENTS_STREAM
+from noetl_events.jetstream.errors import NatsUnavailable, PermissionDenied
+from noetl_events.jetstream.replies import ServerStatus
+from noetl_events.jetstream.taker import find_taker
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from noetl_events.jetstream.connection import Connection
+    from noetl_events.jetstream.direct_client import Home
+    from noetl_events.jetstream.replies import Reply
+    from noetl_events.jetstream.taker import Taker
+
+_LOOK_ROUND: Final = 5.0
+_UNANSWERED_ROUND: Final = 1.0
+_SELDOM: Final = 60.0
+
+log = structlog.get_logger()
+
+
+class ExpectedStream:
+    """
+    The stream that a publisher publishes to.
+
+    Args:
+        connection: to NATS; it stays open.
+        name: of the stream; empty where it has to be learned.
+        on_change: called when another stream is expected than before.
+
+    """
+
+    def __init__(self, connection: Connection, name: str = "", *, on_change: Callable[[], None]) -> None:
+        self._connection = connection
+        self._declared = name
+        self._on_change = on_change
+        self._home: Home | None = None
+        self._known: tuple[str, str] | None = None
+        self._is_guess = True
+        self._look_at = 0.0
+        self._is_denied = False
+
+    def __str__(self) -> str:
+        """Name it as an error does."""
+        name, domain = self._known or (self._declared, "")
+        return _in_words(name, domain) if name else "the stream of this subject"
+
+    @property
+    def may_look(self) -> bool:
+        """Whether it is time to ask once more."""
+        return time.monotonic() >= self._look_at
+
+    def counts(self, reply: Reply) -> bool:
+        """Return whether *reply* is an answer of the stream, or of the server itself."""
+        if isinstance(reply, ServerStatus):
+            return True
+        if self._known is None:
+            return False
+        name, domain = self._known
+        # Servers name no domain when they answer with an error.
+        if reply.stream != name or (reply.domain != domain and reply.error is None):
+            return False
+        self._is_guess = False
+        return True
+
+    def disown(self, reply: Reply) -> str:
+        """Return in words whose answer *reply* is, which does not count."""
+        theirs = _in_words(reply.stream, reply.domain) if reply.stream else "a subscriber that is no stream"
+        return f"answered by {theirs}, which is not {self}"
+
+    def meet(self, home: Home) -> None:
+        """Note where the client is connected now."""
+        if home == self._home and self._known is not None:
+            return
+        if self._known is None or self._home is None or _is_elsewhere(home, self._home):
+            self._expect(self._guess(home), is_guess=True)
+            self._look_at = 0.0
+        self._home = home
+
+    def miss(self) -> None:
+        """Note that the stream is silent: it may be that another takes the subject now."""
+        if not self._is_denied:
+            self._look_at = min(self._look_at, time.monotonic() + _LOOK_ROUND)
+
+    async def recognise(self, reply: Reply, subject: str) -> None:
+        """Find out which stream takes *subject*: one that is not the expected one has answered with *reply*."""
+        self._is_denied = False
+        try:
+            taker = await find_taker(self._connection, subject)
+        except PermissionDenied:
+            self._look_at, self._is_denied = time.monotonic() + _SELDOM, True
+            self._learn_first(reply)
+        except NatsUnavailable:
+            self._look_at = time.monotonic() + _UNANSWERED_ROUND
+        else:
+            before = self._known
+            self._learn(taker, reply)
+            self._look_at = time.monotonic() + (_LOOK_ROUND if self._known != before else _SELDOM)
+
+    def _guess(self, home: Home) -> tuple[str, str] | None:
+        options = self._connection.options
+        domain = options.domain if options.domain or options.api_prefix else home.domain
+        return None if domain is None else (self._declared or EVENTS_STREAM, domain)
+
+    def _learn(self, taker: Taker | None, reply: Reply) -> None:
+        if taker is None or self._declared not in {"", taker.name}:
+            return
+        if taker.domain is not None:
+            self._expect((taker.name, taker.domain))
+        elif taker.name == reply.stream:
+            self._learn_first(reply)
+
+    def _learn_first(self, reply: Reply) -> None:
+        is_wanted = self._declared in {"", reply.stream} and reply.error is None
+        if is_wanted and self._is_guess and (self._known is None or reply.domain == self._known[1]):
+            self._expect((reply.stream, reply.domain))
+
+    def _expect(self, known: tuple[str, str] | None, *, is_guess: bool = False) -> None:
+        if known != self._known:
+            if not self._is_guess:
+                log.warning("publisher.stream_changed", before=str(self), now=known)
+            self._known = known
+            self._on_change()
+        self._is_guess = is_guess
+
+
+def _in_words(name: str, domain: str) -> str:
+    return f"stream {name}{f' of domain {domain}' if domain else ''}"
+
+
+def _is_elsewhere(home: Home, before: Home) -> bool:
+    # A server of the same cluster may have no JetStream, and then names no domain.
+    has_domains = home.domain is not None and before.domain is not None
+    return home.cluster != before.cluster or (has_domains and home.domain != before.domain)

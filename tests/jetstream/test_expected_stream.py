@@ -1,0 +1,176 @@
+"""Whose acknowledgement counts: answers of other streams, other domains, and of subscribers that are no stream."""
+
+from __future__ import annotations
+
+import json
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+
+from noetl_events.jetstream.connection import Connection
+from noetl_events.jetstream.errors import NatsUnavailable
+from noetl_events.jetstream.options import ConnectOptions
+from noetl_events.jetstream.outgoing import Outgoing
+from noetl_events.jetstream.publisher import Publisher
+from noetl_events.jetstream.topology import StreamDeclaration, ensure_stream, jetstream, show_stream
+from noetl_events.testing.nats_server import NatsServer
+from tests.jetstream.scripted_stream import ScriptedStream, error, stores
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from nats.aio.msg import Msg
+
+FOREIGN: Final = [
+    pytest.param({"seq": 1}, id="a number"),
+    pytest.param(b"OK", id="a word"),
+    pytest.param(b"", id="nothing"),
+    pytest.param({"ok": True}, id="an object"),
+    pytest.param({"stream": "audit", "seq": 1}, id="another stream"),
+    pytest.param({"stream": "S", "domain": "hub", "seq": 1}, id="another domain"),
+    pytest.param({"stream": "audit", "seq": 3, "batch": "b", "count": 3}, id="a batch of another stream"),
+    pytest.param(error(10077) | {"stream": "audit"}, id="another stream is full"),
+    pytest.param(error(10205) | {"stream": "audit"}, id="another stream takes no batches"),
+    pytest.param({"error": {"code": 503, "err_code": 10077, "description": "full"}}, id="an error of no stream"),
+    pytest.param({"type": "ack", "seq": 3, "msgs": 250}, id="a frame that acknowledges"),
+    pytest.param({"type": "gap", "last_seq": 1, "seq": 3}, id="a frame that has a gap"),
+    pytest.param({"type": "err", "seq": 1, "error": {"code": 400, "err_code": 10071}}, id="a frame that fails"),
+]
+
+
+@pytest.mark.parametrize("foreign", FOREIGN)
+@pytest.mark.parametrize("durable", ["stored", "fsync"])
+async def test_foreign_answer_neither_stores_nor_blocks(
+    connection: Connection, scripted: ScriptedStream, foreign: Any, durable: Any
+) -> None:
+    """It is passed over, for a lone message as for batches of both kinds: what the stream answers after it counts."""
+    publisher = Publisher(connection, stream="S", durable=durable)
+    answered: list[Any] = []
+
+    def answers(received: Any) -> Any:
+        own = stores_atomic(received) if received.atomic else stores(received)
+        answered.append(own)
+        return [foreign] if own is None else [foreign, own]
+
+    scripted.answer = answers
+    await publisher.publish(scripted.outgoing([1]))
+    await publisher.publish(scripted.outgoing([2, 3, 4]))
+
+    assert publisher.counts.stored == 4
+    assert len(scripted.received) == 4
+    assert (publisher.counts.sent_again, publisher.counts.fell_back) == (0, 0)
+    assert publisher.last_sequence == 9
+    await publisher.aclose()
+
+
+def stores_atomic(received: Any) -> dict[str, Any]:
+    """Answer the end of an atomic batch as a stream does that stores it."""
+    return {"stream": "S", "seq": 9, "batch": "b", "count": received.atomic}
+
+
+@pytest.mark.parametrize(
+    ("foreign", "words"),
+    [
+        pytest.param({"seq": 1}, "answered by a subscriber that is no stream, which is not stream S", id="listener"),
+        pytest.param({"stream": "audit", "seq": 1}, "answered by stream audit, which is not stream S", id="stream"),
+        pytest.param(
+            {"stream": "S", "domain": "hub", "seq": 1},
+            "answered by stream S of domain hub, which is not stream S",
+            id="domain",
+        ),
+    ],
+)
+@pytest.mark.parametrize("events", [1, 3])
+async def test_timeout_says_whose_answer_it_was(
+    connection: Connection, scripted: ScriptedStream, foreign: Any, words: str, events: int
+) -> None:
+    """Where nothing but foreign answers comes, the call fails and its reason names the side that answers."""
+    publisher = Publisher(connection, stream="S", timeout=0.5)
+    scripted.answer = lambda _: foreign
+    with pytest.raises(NatsUnavailable, match=words):
+        await publisher.publish(scripted.outgoing(range(1, events + 1)))
+
+    assert publisher.counts.stored == 0
+    await publisher.aclose()
+
+
+@asynccontextmanager
+async def listener(url: str, subject: str, answer: dict[str, Any]) -> AsyncIterator[None]:
+    """Answer what is published to *subject*, and store nothing."""
+
+    async def take(message: Msg) -> None:
+        if message.reply:
+            await message.respond(json.dumps(answer).encode())
+
+    async with Connection(ConnectOptions(servers=url)) as connection:
+        client = await connection.client()
+        await client.subscribe(subject, cb=take)
+        await client.flush()
+        yield
+
+
+def outgoing(subject: str, *numbers: int) -> list[Outgoing]:
+    """Return messages for *subject*."""
+    return [Outgoing(subject, b"%d" % number, b"{}", 0) for number in numbers]
+
+
+async def test_name_is_learned_from_the_api(connection: Connection, stream: StreamDeclaration, nats_url: str) -> None:
+    """Without a name the stream that takes the subject counts, and no stream that only says so."""
+    publisher = Publisher(connection)
+    async with listener(nats_url, f"{stream.name}.>", {"stream": "noetl_events_elsewhere", "seq": 77}):
+        await publisher.publish(outgoing(f"{stream.name}.x", 1))
+        await publisher.publish(outgoing(f"{stream.name}.x", 2, 3))
+
+    assert (publisher.last_sequence, publisher.counts.stored) == (3, 3)
+    assert (await show_stream(connection, stream.name)).state.messages == 3
+    await publisher.aclose()
+
+
+async def test_renamed_stream_is_learned_anew(own_server: NatsServer) -> None:
+    """A stream made anew under another name is found by itself where no name was given, and not where one was."""
+    async with Connection(ConnectOptions(servers=own_server.url)) as connection:
+        await ensure_stream(connection, StreamDeclaration(name="first", subjects=("e.>",)))
+        learning, told = Publisher(connection, timeout=8.0), Publisher(connection, stream="first", timeout=1.0)
+        for publisher in (learning, told):
+            await publisher.publish(outgoing("e.x", 1, 2))
+        await (await jetstream(connection)).delete_stream("first")
+        await ensure_stream(connection, StreamDeclaration(name="second", subjects=("e.>",)))
+        await learning.publish(outgoing("e.x", 3))
+        with pytest.raises(NatsUnavailable, match="answered by stream second, which is not stream first"):
+            await told.publish(outgoing("e.x", 4))
+
+        assert learning.last_sequence == 1
+        for publisher in (learning, told):
+            await publisher.aclose()
+
+
+# The subjects of the API are not among them: this account may not ask.
+_MAY_PUBLISH: Final = """
+accounts { A { jetstream: enabled, users: [
+  { user: owner, password: x }
+  { user: worker, password: x, permissions: { publish: ["e.>"], subscribe: ["_INBOX.>"] } }
+] } }
+"""
+
+
+async def test_first_acknowledgement_teaches_where_nothing_may_be_asked(tmp_path: Path) -> None:
+    """An account without rights to the API believes the first PubAck; a later one of another stream is foreign."""
+    with NatsServer(store_dir=tmp_path, config=_MAY_PUBLISH) as server:
+        owner_url, worker_url = (server.url.replace("//", f"//{who}:x@") for who in ("owner", "worker"))
+        async with (
+            Connection(ConnectOptions(servers=owner_url)) as owner,
+            Connection(ConnectOptions(servers=worker_url)) as worker,
+        ):
+            await ensure_stream(owner, StreamDeclaration(name="custom", subjects=("e.>",)))
+            publisher = Publisher(worker, timeout=1.0)
+            await publisher.publish(outgoing("e.x", 1, 2, 3))
+            await (await jetstream(owner)).delete_stream("custom")
+            async with listener(owner_url, "e.>", {"stream": "other", "seq": 9}):
+                with pytest.raises(NatsUnavailable, match="answered by stream other, which is not stream custom"):
+                    await publisher.publish(outgoing("e.x", 4))
+
+        assert publisher.counts.stored == 3
+        await publisher.aclose()
+        assert server.log.count("Violation") <= 1
