@@ -70,7 +70,9 @@ class Service:
     ) -> None:
         self._settings = settings
         self._connection = connection
-        self._dead_letters = DeadLetters(connection, prefix=settings.dead_letters.prefix)
+        self._dead_letters = DeadLetters(
+            connection, prefix=settings.dead_letters.prefix, stream=settings.dead_letters.name
+        )
         self._trials = Trials(connection, settings.trials)
         self.channels = [
             Channel(consumer, opener(destination.url))

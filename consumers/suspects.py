@@ -186,7 +186,7 @@ class Trials:
 
     async def _write(self, part: Part, note: Note | None) -> None:
         payload = b"" if note is None else msgspec.json.encode(note)
-        await store(self._connection, self._subject_of(part), payload, {})
+        await store(self._connection, self._subject_of(part), payload, {}, stream=self._stream.name)
 
     def _subject_of(self, part: Part) -> str:
         delivery = delivery_of(part.messages[0])

@@ -42,7 +42,7 @@ async def publish(
         settings = read_settings(nats or _embedded(stack))
         async with Connection(settings.connect) as connection:
             await ensure_stream(connection, settings.stream)
-            sink = NatsSink(connection, subject=settings.stream.template)
+            sink = NatsSink(connection, subject=settings.stream.template, stream=settings.stream.name)
             with progress("emitting"):
                 figures = await measure_publish(sink, events=events, payload=payload, concurrency=concurrency)
             mode = sink.mode

@@ -53,6 +53,7 @@ async def emit(
             connection,
             subject=settings.stream.template,
             timeout=min(wait, 30.0),
+            stream=settings.stream.name,
             message_id=settings.publish.message_id,
         )
         with _opened(file) as lines, progress("emitting") as advance:

@@ -25,7 +25,7 @@ from noetl_events.jetstream.errors import MessageTooLarge
 from noetl_events.jetstream.instants import rfc3339
 from noetl_events.jetstream.store import store
 from noetl_events.jetstream.stored import stored_of
-from noetl_events.jetstream.topology import DEAD_LETTERS
+from noetl_events.jetstream.topology import DEAD_LETTERS, DEAD_STREAM
 
 if TYPE_CHECKING:
     from noetl_events.jetstream.connection import Connection
@@ -46,12 +46,14 @@ class DeadLetters:
     Args:
         connection: to NATS; it stays open.
         prefix: of the subjects; the kind follows it.
+        stream: name of the stream that has to store them; empty for any that takes these subjects.
 
     """
 
-    def __init__(self, connection: Connection, *, prefix: str = DEAD_LETTERS.prefix) -> None:
+    def __init__(self, connection: Connection, *, prefix: str = DEAD_LETTERS.prefix, stream: str = "") -> None:
         self._connection = connection
         self._prefix = prefix
+        self._stream = stream
 
     async def bury(self, message: Message, kind: Kind, reason: str) -> None:
         """
@@ -73,10 +75,11 @@ class DeadLetters:
         """
         subject, headers = f"{self._prefix}.{kind}", _headers(stored, kind, reason, consumer)
         try:
-            await store(self._connection, subject, stored.data, headers)
+            await store(self._connection, subject, stored.data, headers, stream=self._stream, usual=DEAD_STREAM)
         except MessageTooLarge:
             compressed = zlib.compress(stored.data)
-            await store(self._connection, subject, compressed, headers | {"Noetl-Encoding": "zlib"})
+            headers |= {"Noetl-Encoding": "zlib"}
+            await store(self._connection, subject, compressed, headers, stream=self._stream, usual=DEAD_STREAM)
 
 
 def _headers(stored: Stored, kind: Kind, reason: str, consumer: str) -> dict[str, str]:

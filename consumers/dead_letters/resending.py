@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 
 from noetl_events.envelope import MalformedEvent, decode
+from noetl_events.jetstream.declarations import EVENTS_STREAM
 from noetl_events.jetstream.errors import NatsUnavailable
 from noetl_events.jetstream.store import store
 
@@ -77,7 +78,9 @@ class Resending:
         body = _with_id(letter, body)
         try:
             # Stored before it is removed: a crash in between leaves it twice, the other order would leave nothing.
-            await store(self._connection, letter.subject, body, _headers(letter, body))
+            await store(
+                self._connection, letter.subject, body, _headers(letter, body), usual=letter.stream or EVENTS_STREAM
+            )
             await self._graveyard.remove(letter.sequence)
         except NatsUnavailable as exc:
             return Outcome(sequence=letter.sequence, outcome="failed", subject=letter.subject, reason=str(exc))

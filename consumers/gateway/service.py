@@ -58,6 +58,7 @@ class Gateway:
             connection,
             subject=settings.stream.template,
             timeout=PATIENCE,
+            stream=settings.stream.name,
             message_id=settings.publish.message_id,
         )
         self.ingest = Ingest(self._sink, self.intake)

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 # A blank or a line end in a subject would be read as the next argument, or the next command.
 _WORD: Final = re.compile(r"[^\s\x00-\x1f\x7f]+")
+# No stream is called this: a server without batches stores no such message.
+_NOWHERE: Final = b"NATS/1.0\r\nNats-Expected-Stream: -\r\n\r\n"
 
 
 async def publish_all(client: DirectClient, messages: Sequence[Outgoing], commands: Iterable[bytes]) -> None:
@@ -109,5 +111,13 @@ def batch_command(message: Outgoing, reply_head: bytes, seq: int, operation: int
 
 
 def end_command(subject: str, reply_head: bytes, seq: int, operation: int) -> bytes:
-    """Return the command that ends a fast-ingest batch without a message."""
-    return b"PUB %b %b%d.%d.$FI 0\r\n\r\n" % (encoded_subject(subject), reply_head, seq, operation)
+    """Return the command that ends a fast-ingest batch without a message, or asks about it."""
+    return b"HPUB %b %b%d.%d.$FI %d %d\r\n%b\r\n" % (
+        encoded_subject(subject),
+        reply_head,
+        seq,
+        operation,
+        len(_NOWHERE),
+        len(_NOWHERE),
+        _NOWHERE,
+    )

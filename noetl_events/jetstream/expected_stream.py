@@ -50,13 +50,22 @@ class ExpectedStream:
     Args:
         connection: to NATS; it stays open.
         name: of the stream; empty where it has to be learned.
+        usual: name that is believed where none was given.
         on_change: called when another stream is expected than before.
 
     """
 
-    def __init__(self, connection: Connection, name: str = "", *, on_change: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        name: str = "",
+        *,
+        usual: str = EVENTS_STREAM,
+        on_change: Callable[[], None] = lambda: None,
+    ) -> None:
         self._connection = connection
         self._declared = name
+        self._usual = usual
         self._on_change = on_change
         self._home: Home | None = None
         self._known: tuple[str, str] | None = None
@@ -124,7 +133,7 @@ class ExpectedStream:
     def _guess(self, home: Home) -> tuple[str, str] | None:
         options = self._connection.options
         domain = options.domain if options.domain or options.api_prefix else home.domain
-        return None if domain is None else (self._declared or EVENTS_STREAM, domain)
+        return None if domain is None else (self._declared or self._usual, domain)
 
     def _learn(self, taker: Taker | None, reply: Reply) -> None:
         if taker is None or self._declared not in {"", taker.name}:

@@ -12,7 +12,7 @@ import time
 from contextlib import suppress
 from functools import partial
 from itertools import count
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final, Protocol, Self
 
 from nats.errors import Error as NatsError
 
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from noetl_events.jetstream.connection import Connection
     from noetl_events.jetstream.direct_client import DirectClient
     from noetl_events.jetstream.expected_stream import ExpectedStream
-    from noetl_events.jetstream.outgoing import Outgoing
     from noetl_events.jetstream.replies import Reply
 
 SILENCE: Final = 5.0
@@ -36,6 +35,14 @@ SILENCE: Final = 5.0
 
 _LOOK_ROUND: Final = 0.25
 _MOST_UNPROVEN: Final = 20_000
+
+
+class Addressed(Protocol):
+    """What was sent."""
+
+    @property
+    def subject(self) -> str:
+        """It was published to."""
 
 
 class ReplyInbox:
@@ -211,7 +218,7 @@ class Exchange:
         self._lost = reason
         self._tell(is_news=True)
 
-    async def until(self, is_met: Callable[[], bool], messages: Iterable[Outgoing], deadline: float) -> None:
+    async def until(self, is_met: Callable[[], bool], messages: Iterable[Addressed], deadline: float) -> None:
         """
         Return when what was heard makes *is_met* true.
 

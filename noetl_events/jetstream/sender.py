@@ -82,6 +82,7 @@ class Sender:
 
         self._inbox = ReplyInbox(connection, ExpectedStream(connection, stream, on_change=self._forget))
         self._untaken_since: float | None = None
+        self._why = "no answer"
 
     async def send_all(self) -> None:
         """Return when nothing waits, and everything handed out has its outcome or its call failed."""
@@ -126,6 +127,7 @@ class Sender:
             self._fall_back(str(exc))
             await self._settle_window(tuple(batch.unsettled))
         except BatchFailed as exc:
+            self._why = str(exc)
             if left := tuple(batch.unsettled):
                 log.warning("publisher.sending_again", events=len(left), reason=str(exc))
                 self._doubt(left)
@@ -139,12 +141,13 @@ class Sender:
         if all(message.size <= limit and message.deadline > now for message in burst):
             return burst
         self._refuse_oversize(burst, limit)
-        self._expire(burst, "no answer")
+        self._expire(burst, self._why)
         self._outbox.release([message for message in burst if message.is_over()])
         return self._still_wanted(burst)
 
     def _store(self, messages: Sequence[Outgoing], sequence: int) -> None:
         self._untaken_since = None
+        self._why = "no answer"
         self.last_sequence = sequence
         self.counts.stored += len(messages)
         for message in messages:
@@ -196,7 +199,9 @@ class Sender:
         await window.send(self._inbox, client, deadline)
         again = [message for message, reply in window.answered if not self._settle(message, reply, window)]
         self._doubt(again)
-        self._expire(again, window.silence)
+        if again:
+            self._why = window.silence
+        self._expire(again, self._why)
         return again
 
     def _settle(self, message: Outgoing, reply: Reply | None, window: Window) -> bool:
@@ -240,7 +245,7 @@ class Sender:
                 self._expire(messages, str(exc))
             else:
                 self._refuse_oversize(messages, client.max_payload)
-                self._expire(messages, "no answer")
+                self._expire(messages, self._why)
                 return client
             await asyncio.sleep(next(pauses))
         return None

@@ -2,21 +2,43 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import time
+from typing import TYPE_CHECKING, NamedTuple
 
 from nats.errors import Error as NatsError
-from nats.js.errors import APIError, NoStreamResponseError, NotFoundError
+from nats.js.errors import APIError, NotFoundError
 
-from noetl_events.jetstream.errors import MessageTooLarge, NatsUnavailable, StreamMissing
+from noetl_events.jetstream.declarations import EVENTS_STREAM
+from noetl_events.jetstream.errors import MessageTooLarge, NatsUnavailable, PermissionDenied, StreamMissing
+from noetl_events.jetstream.expected_stream import ExpectedStream
+from noetl_events.jetstream.inbox import SILENCE, ReplyInbox
+from noetl_events.jetstream.replies import Verdict, explain, is_no_responders, judge
 from noetl_events.jetstream.topology import jetstream, unavailable
 
 if TYPE_CHECKING:
     from noetl_events.jetstream.connection import Connection
+    from noetl_events.jetstream.replies import Reply
 
 
-async def store(connection: Connection, subject: str, payload: bytes, headers: dict[str, str]) -> int:
+async def store(
+    connection: Connection,
+    subject: str,
+    payload: bytes,
+    headers: dict[str, str],
+    *,
+    stream: str = "",
+    usual: str = EVENTS_STREAM,
+) -> int:
     """
     Return the stream sequence of the message, once it is stored; give it a `Nats-Msg-Id` and trying again is safe.
+
+    Args:
+        connection: to NATS; it stays open.
+        subject: to publish to.
+        payload: of the message.
+        headers: of the message.
+        stream: name of the stream that has to store it; empty for any that takes *subject*.
+        usual: name of the one that takes it as a rule, where *stream* is empty.
 
     Raises:
         StreamMissing: no stream takes *subject*.
@@ -24,19 +46,34 @@ async def store(connection: Connection, subject: str, payload: bytes, headers: d
         NatsUnavailable: whether it is stored is unknown.
 
     """
-    js = await jetstream(connection)
-    _require_room((await connection.client()).max_payload, payload, headers)
+    inbox = ReplyInbox(connection, ExpectedStream(connection, stream, usual=usual))
+    answers: list[Reply] = []
     try:
-        ack = await js.publish(subject, payload, headers=headers)
-    except NoStreamResponseError as exc:
-        raise StreamMissing(f"no stream takes {subject}; run `noetl-events stream ensure`") from exc
-    except (NatsError, APIError) as exc:
-        raise unavailable(connection, subject, exc) from exc
-    except OSError as exc:
-        raise NatsUnavailable(f"{subject}: {exc}") from exc
-    if not ack.seq:
-        raise NatsUnavailable(f"{subject}: its id is under way and not stored yet; try again")
-    return ack.seq
+        client = await inbox.open()
+        _require_room(client.max_payload, payload, headers)
+        with inbox.exchange(lambda _, reply: answers.append(reply)) as exchange:
+            exchange.subject = subject
+            await client.publish(subject, payload, reply=exchange.reply_to, headers=headers)
+            await exchange.until(lambda: bool(answers), [_Addressed(subject)], time.monotonic() + SILENCE)
+    except (PermissionDenied, MessageTooLarge):
+        raise
+    except (NatsUnavailable, NatsError, OSError) as exc:
+        raise NatsUnavailable(f"{subject}: {str(exc) or type(exc).__name__}") from exc
+    finally:
+        await inbox.aclose()
+    return _sequence(subject, answers[0])
+
+
+class _Addressed(NamedTuple):
+    subject: str
+
+
+def _sequence(subject: str, reply: Reply) -> int:
+    if is_no_responders(reply):
+        raise StreamMissing(f"no stream takes {subject}; run `noetl-events stream ensure`")
+    if judge(reply) is not Verdict.STORED:
+        raise NatsUnavailable(f"{subject}: {explain(reply)}")
+    return reply.seq
 
 
 async def last_payload(connection: Connection, stream: str, subject: str) -> bytes | None:

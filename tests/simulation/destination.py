@@ -148,7 +148,9 @@ class Keeping:
 
         self._draw = draw
 
-    async def store(self, connection: SimConnection, subject: str, payload: bytes, headers: dict[str, str]) -> int:
+    async def store(
+        self, connection: SimConnection, subject: str, payload: bytes, headers: dict[str, str], **_: str
+    ) -> int:
         """Store a letter or a note, or fail before or after that."""
         self.noting.add(connection)
         try:

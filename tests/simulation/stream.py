@@ -84,11 +84,10 @@ class Stream:
             self._take_fast(command)
         elif "Nats-Batch-Id" in command.headers and self.batches != "old":
             self._take_atomic(command)
-        elif command.headers:
+        elif command.headers.get("Nats-Expected-Stream", "S") != "S":
+            self._answer(command, _error(10060))
+        else:
             self._take_plain(command)
-        elif command.reply:
-            # The end of a batch, on a server that knows none, is a message like any other.
-            self._answer(command, {"stream": "S", "seq": 0})
 
     def _take_plain(self, command: Command) -> None:
         message = Stored(command)
