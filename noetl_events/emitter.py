@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from noetl_events.envelope import ExecutorEvent, MalformedEvent, with_encoded_payload
 from noetl_events.ids import process_ids
-from noetl_events.retry import Backoff, Retry
 from noetl_events.sink import EventsRejected, SinkUnavailable
 
 if TYPE_CHECKING:
@@ -15,9 +14,6 @@ if TYPE_CHECKING:
 
     from noetl_events.json_values import Json
     from noetl_events.sink import EventSink
-
-
-_BACKOFF: Final = Backoff(maximum=5.0)
 
 
 def _utc_now() -> datetime:
@@ -34,7 +30,7 @@ class EventEmitter:
         worker_id: written into each event when given.
         new_id: makes an event id; by default the one generator of this process.
         now: the time of an event.
-        patience: seconds to go on trying while the sink is away.  The last attempt may take the sink's own timeout
+        patience: seconds to go on trying after a first failure.  The last attempt may take the sink's own timeout
             longer; 0 tries once.
 
     Raises:
@@ -89,8 +85,19 @@ class EventEmitter:
         except MalformedEvent as exc:
             raise EventsRejected({0: str(exc)}) from None
         try:
-            async for attempt in Retry(SinkUnavailable, backoff=_BACKOFF, patience=self._patience):
+            await self.sink.emit(event)
+        except SinkUnavailable as exc:
+            await self._try_again(event, exc)
+
+    async def _try_again(self, event: ExecutorEvent, failure: SinkUnavailable) -> None:
+        from noetl_events.retry import Backoff, Retry  # noqa: PLC0415  (structlog triples the time of our import)
+
+        try:
+            async for attempt in Retry(SinkUnavailable, backoff=Backoff(maximum=5.0), patience=self._patience):
                 with attempt:
+                    if attempt.attempts == 1:
+                        # This attempt has been made: what is left of it is to wait as it asks.
+                        raise failure
                     await self.sink.emit(event)
         except SinkUnavailable as exc:
             exc.event = event

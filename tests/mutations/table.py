@@ -1,8 +1,9 @@
-"""Bugs somebody might plant, and the test that finds each: kept true by `make mutations`."""
+"""Bugs that a change may bring, and the test that finds each: kept true by `make mutations`."""
 
 from __future__ import annotations
 
 from tests.mutations.daemons import DAEMONS
+from tests.mutations.identity import IDENTITY
 from tests.mutations.library import LIBRARY
 
-MUTATIONS = (*DAEMONS, *LIBRARY)
+MUTATIONS = (*DAEMONS, *IDENTITY, *LIBRARY)

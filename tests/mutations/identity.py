@@ -1,0 +1,50 @@
+"""Bugs planted in what makes two events the same, and in what is tried again."""
+
+from __future__ import annotations
+
+from tests.mutations.mutation import Mutation
+
+IDENTITY = (
+    Mutation(
+        "two different events with one id are one to the stream",
+        "noetl_events/identity.py",
+        '    return b"%d-%b" % (event_id, blake2b(body, digest_size=_SIZE).hexdigest().encode())\n',
+        '    return b"%d" % event_id\n',
+        "tests/test_identity.py::test_message_ids_of_one_event_id_differ",
+    ),
+    Mutation(
+        "a forked child goes on with the ids of its parent",
+        "noetl_events/ids.py",
+        "        if self._pid != os.getpid():\n            self._begin()\n",
+        "",
+        "tests/test_ids.py::test_forked_children_make_ids_of_their_own",
+    ),
+    Mutation(
+        "two processes on one node make ids in step",
+        "noetl_events/ids.py",
+        "            first = secrets.randbelow(_FIRST_SEQUENCES) if self._given_first is None else self._given_first\n",
+        "            first = self._given_first or 0\n",
+        "tests/test_ids.py::test_processes_on_one_node_start_apart",
+    ),
+    Mutation(
+        "a child waits for the lock that a thread of its parent held",
+        "noetl_events/ids.py",
+        "            self._lock = threading.Lock()\n            self._pid = os.getpid()\n",
+        "            self._lock = vars(self).get('_lock', threading.Lock())\n            self._pid = os.getpid()\n",
+        "tests/test_ids.py::test_child_forked_while_a_thread_makes_an_id_does_not_hang",
+    ),
+    Mutation(
+        "what is tried again is what the caller's value has become",
+        "noetl_events/emitter.py",
+        "            event = with_encoded_payload(event)\n",
+        "            with_encoded_payload(event)\n",
+        "tests/test_emitter.py::test_emitted_bytes_do_not_change_while_it_waits",
+    ),
+    Mutation(
+        "the event that could not be emitted is not given back",
+        "noetl_events/emitter.py",
+        "            exc.event = event\n",
+        "",
+        "tests/test_emitter.py::test_failure_carries_the_event",
+    ),
+)
