@@ -7,9 +7,10 @@ import time
 from typing import TYPE_CHECKING, Any, Final
 
 from noetl_events.jetstream.connection import Connection
+from noetl_events.jetstream.consumers import ensure_consumer
 from noetl_events.jetstream.declarations import ConsumerDeclaration, StreamDeclaration
 from noetl_events.jetstream.options import ConnectOptions
-from noetl_events.jetstream.topology import ensure_consumer, ensure_stream, jetstream
+from noetl_events.jetstream.topology import ensure_stream, jetstream
 from noetl_events.sinks.nats import NatsSink
 
 if TYPE_CHECKING:

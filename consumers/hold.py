@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, TypeVar
 
-from noetl_events.jetstream.errors import NatsUnavailable
+from noetl_events.jetstream.errors import NatsUnavailable, Refused
 from noetl_events.retry import Retry
 from noetl_events.sink import SinkUnavailable
 
@@ -53,7 +53,9 @@ class Hold:
             with attempt:
                 result = await call()
             if attempt.error:
-                self._progress.hold(part, str(attempt.error), attempt.wait)
+                is_refused = isinstance(attempt.error, Refused)
+                self._progress.refused += is_refused
+                self._progress.hold("consumer" if is_refused else part, str(attempt.error), attempt.wait)
         self._progress.attempting = ""
         self.resume()
         return result

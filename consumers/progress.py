@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from noetl_events.jetstream.delivery import Delivery
 
 
-PARTS: Final = ("nats", "sink", "dead_letters", "trials")
+PARTS: Final = ("nats", "consumer", "sink", "dead_letters", "trials")
 """What a projector may have to wait for."""
 
 
@@ -27,6 +27,8 @@ class Progress(msgspec.Struct, kw_only=True):
         redelivered: of those, delivered not for the first time.
         stored: events whose destination has them, and which are acknowledged.
         buried_by: dead letters, by kind.
+        refused: requests for messages that the server refused, and would refuse again.
+        passed_over: messages that the consumer had passed over, and delivered after it was set back.
         batches: writes that ended well.
         batch_events: how many events they had.
         write_seconds: how long they took.
@@ -47,6 +49,8 @@ class Progress(msgspec.Struct, kw_only=True):
     redelivered: int = 0
     stored: int = 0
     buried_by: Counter[str] = msgspec.field(default_factory=Counter)
+    refused: int = 0
+    passed_over: int = 0
     batches: int = 0
     batch_events: Histogram = msgspec.field(default_factory=lambda: Histogram(EVENTS))
     write_seconds: Histogram = msgspec.field(default_factory=lambda: Histogram(SECONDS))

@@ -127,7 +127,9 @@ class Projector:
         Cancel it to leave at once: what is in hand stays unacknowledged and is delivered again.
 
         Raises:
-            TopologyDrift: the consumer on the server is not the one declared.
+            ConsumerDrift: the consumer on the server must not be read, and never was by this projector.
+            TopologyDrift: its stream has other partitions than declared.
+            ServerTooOld: the server cannot serve such a consumer.
             Exception: whatever else escapes the sink is a bug of the sink; nothing of the batch was acknowledged.
 
         """
@@ -165,7 +167,9 @@ class Projector:
         if self._puller.is_reading:
             # NATS is back, however long the next message takes.
             self._hold.resume()
-        return await self._puller.pull(self.batch_size)
+        messages = await self._puller.pull(self.batch_size)
+        self.progress.passed_over = self._puller.passed_over
+        return messages
 
     async def _narrowed(self, part: Part) -> list[Part]:
         if not part.suspected:
@@ -263,7 +267,7 @@ class Projector:
     async def _heartbeats(self) -> None:
         """Keep the server from delivering again what is in hand: every third of the consumer's own ack wait."""
         while True:
-            await asyncio.sleep(self._puller.keep_alive_interval)
+            await self._puller.until_keep_alive()
             await self._puller.keep_alive(self._in_hand)
 
 

@@ -1,9 +1,10 @@
 """
 The stream and the consumer, looked at from outside the loop every ten seconds.
 
-How much is pending, also while the loop holds and receives nothing.  And whether the stream is still the one it was:
-one that was created again, or lost its end in a power cut, starts its sequences again.  Nothing here goes by sequence,
-so nothing is skipped for it; but somebody has to know.
+How much is pending, also while the loop holds and receives nothing.  Whether the consumer was edited, paused or deleted
+by hand: its puller begins anew with it then.  And whether the stream is still the one it was: one that was created
+again, or lost its end in a power cut, starts its sequences again.  Nothing here goes by sequence, so nothing is skipped
+for it; but an operator has to know.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from noetl_events.jetstream.errors import NatsUnavailable
-from noetl_events.jetstream.topology import show_consumer, show_stream
+from noetl_events.jetstream.consumers import show_consumer
+from noetl_events.jetstream.errors import ConsumerMissing, NatsUnavailable
+from noetl_events.jetstream.topology import show_stream
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -69,11 +71,18 @@ class StreamWatch:
 
     async def _look(self) -> None:
         for projector in self._projectors():
-            consumer = await show_consumer(self._connection, projector.consumer)
-            delivered = consumer.delivered.stream_seq if consumer.delivered else 0
-            projector.progress.note_pending(consumer.num_pending or 0, behind=delivered)
+            await self._look_at(projector)
         stream = await show_stream(self._connection, self._stream)
         self._compare(str(stream.created), stream.state.last_seq)
+
+    async def _look_at(self, projector: Projector) -> None:
+        try:
+            consumer = await show_consumer(self._connection, projector.consumer)
+        except ConsumerMissing:
+            projector.puller.look_at(None)
+            return
+        projector.progress.note_pending(consumer.num_pending, behind=consumer.delivered.stream_seq)
+        projector.puller.look_at(consumer)
 
     def _compare(self, created: str, last_sequence: int) -> None:
         if self._created and (created != self._created or last_sequence < self._last_sequence):

@@ -1,17 +1,19 @@
-"""Whether the projector's consumers are as declared, and give up on nothing."""
+"""Whether the consumers of a projector deliver every message, whole, to each puller."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
 from consumers.doctor.finding import Finding
-from noetl_events.jetstream.errors import ConsumerMissing, TopologyDrift
-from noetl_events.jetstream.topology import require_consumer
+from noetl_events.jetstream.consumer_config import remarks
+from noetl_events.jetstream.consumers import require_consumer
+from noetl_events.jetstream.errors import ConsumerDrift, ConsumerMissing, ServerTooOld
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from consumers.doctor.patient import Patient
+    from noetl_events.jetstream.consumers import ConsumerInfo
     from noetl_events.jetstream.declarations import ConsumerDeclaration
 
 _NAME: Final = "consumer"
@@ -30,19 +32,27 @@ async def _compare(patient: Patient, declared: ConsumerDeclaration) -> list[Find
     except ConsumerMissing as exc:
         remedy = "start the projector, which creates it"
         return [Finding(check=_NAME, severity="warning", found=str(exc), remedy=remedy)]
-    except TopologyDrift as exc:
-        return [*_drift(declared, exc)]
-    waiting = (info.num_pending or 0) + (info.num_ack_pending or 0)
-    return [Finding(check=_NAME, severity="ok", found=f"{declared.name} is as declared, {waiting:,} messages to go")]
+    except ServerTooOld as exc:
+        found, _, remedy = str(exc).partition(": ")
+        return [Finding(check=_NAME, severity="fault", found=found, remedy=remedy)]
+    except ConsumerDrift as exc:
+        return [
+            Finding(check=_NAME, severity="fault", found=f"{declared.name}: {difference}", remedy=exc.remedy)
+            for difference in exc.differences
+        ]
+    warnings = [*_warnings(declared, info)]
+    waiting = info.num_pending + info.num_ack_pending
+    as_declared = "is read" if warnings else "is as declared"
+    found = f"{declared.name} {as_declared}, {waiting:,} messages to go"
+    return [*warnings, Finding(check=_NAME, severity="ok", found=found)]
 
 
-def _drift(declared: ConsumerDeclaration, drift: TopologyDrift) -> Iterator[Finding]:
-    edit = f"nats consumer edit {declared.stream} {declared.name}"
-    for field, wanted, actual in drift.differences:
-        if field == "max_deliver":
-            found = f"{declared.name}: max_deliver is {actual}: after that a message is given up and no longer counted"
-            yield Finding(check=_NAME, severity="fault", found=found, remedy=f"{edit} --max-deliver=-1")
-        else:
-            found = f"{declared.name}: {field} is {actual!r}, declared {wanted!r}"
-            remedy = f"change it with `{edit}`, or set the projector to what is there"
-            yield Finding(check=_NAME, severity="fault", found=found, remedy=remedy)
+def _warnings(declared: ConsumerDeclaration, info: ConsumerInfo) -> Iterator[Finding]:
+    place = f"{declared.stream} {declared.name}"
+    if info.paused:
+        found = f"{declared.name} is paused by an operator, for another {info.pause_remaining / 1e9:,.0f} s"
+        yield Finding(check=_NAME, severity="warning", found=found, remedy=f"nats consumer resume {place}")
+    for field, sentence in remarks(declared, info.config).items():
+        found = f"{declared.name}: {field}: {sentence}"
+        remedy = f"nats consumer edit {place}, or leave it as it is"
+        yield Finding(check=_NAME, severity="warning", found=found, remedy=remedy)

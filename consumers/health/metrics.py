@@ -51,6 +51,10 @@ _COUNTS: Final = (
     _Count("received", "Messages delivered.", lambda progress: progress.received),
     _Count("redelivered", "Messages delivered not for the first time.", lambda progress: progress.redelivered),
     _Count("stored", "Events stored and acknowledged.", lambda progress: progress.stored),
+    _Count("refused", "Requests the server refused: the log has its words.", lambda progress: progress.refused),
+    _Count(
+        "passed_over", "Messages a consumer had left out, and delivered later.", lambda progress: progress.passed_over
+    ),
     _Count("batches", "Writes that ended well.", lambda progress: progress.batches),
     _Count("held_seconds", "Time spent waiting for what was away.", lambda progress: progress.held(time.monotonic())),
 )
@@ -142,7 +146,10 @@ class ProjectorMetrics:
         pinned = GaugeMetricFamily(_full("pinned"), "0 while another replica is served.", labels=["consumer"])
         for projector in self._service.projectors:
             pinned.add_metric([projector.consumer.name], projector.puller.serves_us)
-        return iter((alive, ready, pinned))
+        paused = GaugeMetricFamily(_full("paused"), "1 while an operator has paused it.", labels=["consumer"])
+        for projector in self._service.projectors:
+            paused.add_metric([projector.consumer.name], projector.puller.pause > 0)
+        return iter((alive, ready, pinned, paused))
 
     def _process(self) -> Iterator[Metric]:
         yield GaugeMetricFamily(_full("connected"), "1 while NATS is there.", self._service.report().connected)

@@ -5,6 +5,8 @@ Whether a projector lives, and whether it is of use now.
     messages, NATS is away          alive, not ready: it tries again     alive, not ready
     messages, heartbeats heard      alive, ready: quiet, or standing by  alive, ready
     messages, heartbeats not heard  stalled                              alive, ready
+    a consumer that was paused      alive, not ready: an operator ends it, or time does
+    a consumer that was edited      alive, not ready: an operator puts it back
     the sink to answer              stalled                              alive, ready
     a sink that is away             alive, not ready: it tries again     alive, not ready
     dead letters, trials            stalled, unless NATS is away         alive, ready
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
     from consumers.projector import Projector
     from noetl_events.jetstream.connection import Connection
 
-_LONGEST_REASON: Final = 300
+_LONGEST_REASON: Final = 600
 
 
 class Health(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,7 +68,14 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def health_of(
-    progress: Progress, *, connected: bool, reading: bool, heard: float, now: float, stall_after: float
+    progress: Progress,
+    *,
+    connected: bool,
+    trouble: str | None,
+    pause: float,
+    heard: float,
+    now: float,
+    stall_after: float,
 ) -> Health:
     """
     Return how the projector with this *progress* is.
@@ -74,7 +83,8 @@ def health_of(
     Args:
         progress: of it.
         connected: whether NATS is there.
-        reading: whether its consumer is there and asked for messages.
+        trouble: why its consumer is not read now, if that is known; None while it is read.
+        pause: seconds for which an operator has paused the consumer; 0 when it is not paused.
         heard: when the server last said anything to it, by `time.monotonic`.
         now: by the same clock.
         stall_after: seconds without movement that are a stall.
@@ -88,8 +98,11 @@ def health_of(
         return Health(ready=False, part="nats", reason="not connected")
     if progress.holding:
         return Health(ready=False, part=progress.holding, reason=progress.reason[:_LONGEST_REASON])
-    if not reading:
-        return Health(ready=False, part="consumer", reason="not found yet, or not again")
+    if trouble is not None:
+        return Health(ready=False, part="consumer", reason=trouble or "not found yet, or not again")
+    if pause:
+        reason = f"paused by an operator, for another {pause:,.0f} s: nats consumer resume ends it"
+        return Health(ready=False, part="consumer", reason=reason)
     return Health()
 
 
@@ -109,7 +122,8 @@ def report(projectors: Iterable[Projector], connection: Connection, *, now: floa
         projector.consumer.name: health_of(
             projector.progress,
             connected=connected,
-            reading=projector.puller.is_reading,
+            trouble=None if projector.puller.is_reading else projector.puller.reason,
+            pause=projector.puller.pause,
             heard=projector.puller.heard,
             now=now,
             stall_after=stall_after,

@@ -59,8 +59,8 @@ def _consumer(work: Work, consumer: ConsumerDeclaration) -> Iterator[Right]:
     yield Right(f"{work.api}.CONSUMER.MSG.NEXT.{place}", "to ask for messages")
     yield Right(f"$JS.ACK.{place}.>", "to acknowledge them")
     yield Right(f"$JS.ACK.*.*.{place}.>", "to acknowledge them where the server uses acks of version 2")
+    yield Right(f"{work.api}.CONSUMER.RESET.{place}", "to set the consumer back behind the last acknowledgement")
     if consumer.exclusive:
-        yield Right(f"{work.api}.CONSUMER.RESET.{place}", "who takes over begins behind the last acknowledgement")
         yield Right(f"{work.api}.CONSUMER.UNPIN.{place}", "who stops lets another take over at once")
     yield Right(notes, "to note what may kill the process")
     yield Right(f"{work.api}.DIRECT.GET.{trials.name}.{notes}", "to read those notes")

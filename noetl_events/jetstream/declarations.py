@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Annotated, Final, Literal, TypeAlias
 
 import msgspec
 from msgspec import Meta
 from nats.js.api import (
-    AckPolicy,
-    ConsumerConfig,
-    DeliverPolicy,
     DiscardPolicy,
     RetentionPolicy,
     StorageType,
     StreamConfig,
     SubjectTransform,
 )
-
-from noetl_events.jetstream.pin import GROUP
 
 EVENTS_STREAM: Final = "noetl_events"
 EVENTS_SUBJECTS: Final = "noetl.events.>"
@@ -134,33 +128,6 @@ def stream_config(declared: StreamDeclaration, version: tuple[int, int]) -> Stre
         allow_atomic=True if version >= _ATOMIC_SINCE else None,
         allow_batched=True if version >= _BATCHED_SINCE else None,
     )
-
-
-def consumer_config(declared: ConsumerDeclaration) -> ConsumerConfig:
-    """Return *declared*."""
-    return _ConsumerConfig(
-        durable_name=declared.name,
-        deliver_policy=DeliverPolicy.ALL,
-        ack_policy=AckPolicy.EXPLICIT,
-        ack_wait=declared.ack_wait,
-        # A finite number would hide what was delivered too often: it stays in the stream and leaves the lag.
-        max_deliver=-1,
-        max_ack_pending=declared.max_ack_pending,
-        filter_subject=declared.filter_subjects[0] if len(declared.filter_subjects) == 1 else None,
-        filter_subjects=list(declared.filter_subjects) if len(declared.filter_subjects) > 1 else None,
-        priority_groups=[GROUP] if declared.exclusive else None,
-        priority_policy="pinned_client" if declared.exclusive else None,
-        priority_timeout=int(declared.pin_ttl * 1e9) if declared.exclusive else None,
-    )
-
-
-@dataclass
-class _ConsumerConfig(ConsumerConfig):
-    """What nats-py 2.16 has no fields for."""
-
-    priority_groups: list[str] | None = None
-    priority_policy: str | None = None
-    priority_timeout: int | None = None
 
 
 def lanes_of(declared: StreamDeclaration) -> SubjectTransform:

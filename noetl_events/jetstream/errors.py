@@ -5,13 +5,37 @@ What can be wrong on the way to JetStream, each named after what the caller does
     ├── StreamMissing      ... once somebody has created the stream
     ├── ConsumerMissing    ... after the consumer was created again
     ├── MessageTooLarge    ... once the message is smaller, or the server's max_payload larger
-    └── PermissionDenied   ... once the account has the permission
+    ├── PermissionDenied   ... once the account has the permission
+    └── Refused            ... once an operator has changed what the message names: asking again is no use until then
     StreamReplaced         start over: what was read is not in this stream
     ValueError
-    └── TopologyDrift      change the declaration or the server; trying again is no use
+    ├── TopologyDrift      change the declaration or the server; trying again is no use
+    ├── ConsumerDrift      likewise, of a durable consumer
+    └── ServerTooOld       use a newer server, or do without what the message names
 """
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+# The server lets nothing else of a consumer be changed.
+_EDITABLE: Final = frozenset(
+    (
+        "ack_wait",
+        "backoff",
+        "filter_subject",
+        "filter_subjects",
+        "headers_only",
+        "max_deliver",
+        "max_expires",
+        "priority_groups",
+        "priority_policy",
+        "priority_timeout",
+    )
+)
 
 
 class NatsUnavailable(Exception):
@@ -34,16 +58,24 @@ class PermissionDenied(NatsUnavailable):
     """The account lacks a permission; the message names the subject."""
 
 
+class Refused(NatsUnavailable):
+    """The server refuses what is asked, and will refuse it again until an operator changes what the message names."""
+
+
+class ServerTooOld(ValueError):
+    """The server lacks what is asked of it; the message names the version that has it."""
+
+
 class StreamReplaced(Exception):
     """While a stream was read it was created again, or lost its end: its sequences name other messages now."""
 
 
 class TopologyDrift(ValueError):
     """
-    A stream or consumer exists and differs from its declaration.
+    A stream exists and differs from its declaration.
 
     Args:
-        kind: "stream" or "consumer".
+        kind: "stream".
         name: its name.
         differences: field, declared value, value on the server.
 
@@ -63,3 +95,45 @@ class TopologyDrift(ValueError):
             )
         )
         self.differences = differences
+
+
+class Difference(NamedTuple):
+    """A field of a consumer that differs: its name, the declared value, the one on the server, and what that means."""
+
+    field: str
+    declared: object
+    actual: object
+    meaning: str
+
+    def __str__(self) -> str:
+        return f"{self.field}: {self.actual!r} on the server, {self.declared!r} declared: {self.meaning}"
+
+
+class ConsumerDrift(ValueError):
+    """
+    A durable consumer exists, and a projector must not read it: it would miss messages, or get none.
+
+    Args:
+        stream: of the consumer.
+        name: of the consumer.
+        differences: at least one.
+
+    """
+
+    def __init__(self, stream: str, name: str, differences: Sequence[Difference]) -> None:
+        self.differences = list(differences)
+        self.remedy = " ".join(_remedies(f"{stream} {name}", differences))
+        lines = "".join(f"\n  {difference}" for difference in differences)
+        found = f"consumer {name} of stream {stream} does not deliver as it must, and was left as it is:"
+        super().__init__(f"{found}{lines}\n{self.remedy}")
+
+
+def _remedies(consumer: str, differences: Sequence[Difference]) -> Iterator[str]:
+    if any("--standby" in difference.meaning for difference in differences):
+        yield "Start as it was made, or give another --durable."
+    again = "the projector makes it anew and reads the stream from its start, which a destination takes twice."
+    if not all(difference.field in _EDITABLE for difference in differences):
+        yield f"Delete it (nats consumer rm {consumer}): {again}"
+        return
+    yield f"Put it back (nats consumer edit {consumer}), or delete it (nats consumer rm {consumer}): {again}"
+    yield "Delete it if no projector ran when it was edited: what it has left out since then is known to none."

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from noetl_events.jetstream.consumers import show_consumer
 from noetl_events.jetstream.errors import ConsumerMissing
-from noetl_events.jetstream.topology import show_consumer
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from datetime import datetime
 
     from noetl_events.jetstream.connection import Connection
     from noetl_events.jetstream.declarations import ConsumerDeclaration
@@ -34,11 +33,15 @@ class Origin:
     def __init__(self, connection: Connection, consumer: ConsumerDeclaration) -> None:
         self._connection = connection
         self._consumer = consumer
-        self._created: datetime | None = None
+        self._created: str | None = None
         self._orphans: set[Message] = set()
         self._is_gone = False
 
-    def begin(self, created: datetime | None, buffered: Iterable[Message]) -> None:
+    def is_from(self, created: str) -> bool:
+        """Whether the consumer we read is the one that was *created* then."""
+        return created == self._created
+
+    def begin(self, created: str, buffered: Iterable[Message]) -> None:
         """Read the consumer that was *created* then; what is *buffered*, and nothing else is in hand, may be older."""
         if created != self._created:
             self._orphans = set(buffered)

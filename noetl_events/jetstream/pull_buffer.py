@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from noetl_events.jetstream.delivery import Message
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 M = TypeVar("M", bound=Message)
 
@@ -30,6 +33,11 @@ class PullBuffer(Generic[M]):
         taken = [self.messages.popleft() for _ in range(min(limit, len(self.messages)))]
         self.bytes -= sum(map(_size, taken))
         return taken
+
+    def put_back(self, messages: Sequence[M]) -> None:
+        """Have *messages*, which were taken last, before all others again."""
+        self.messages.extendleft(reversed(messages))
+        self.bytes += sum(map(_size, messages))
 
     def clear(self) -> None:
         """Drop everything; unacknowledged, it is delivered again."""

@@ -10,9 +10,17 @@ from typing import Any, Final
 EXPIRES: Final = 1.0
 """Seconds a request waits for messages: its end is the sign of life of a quiet server, and who stops waits for it."""
 
+TOO_LARGE: Final = "Exceeds MaxBytes"
+"""The next message alone is larger than the bytes that were asked for."""
+
+NO_ROOM: Final = "Exceeded MaxWaiting"
+"""As many requests wait as may: others are served, or those that came before this one."""
+
 _MOST_DIGITS: Final = 19
 _TIMED_OUT: Final = "408"
-_ENDED_BY_SIZE: Final = ("Batch Completed", "Exceeds MaxBytes")
+# The consumer is there again soon, or is made anew.
+_PASSING: Final = ("Consumer Deleted", "Leadership Change", "Server Shutdown")
+_ENDED_BY_SIZE: Final = ("Batch Completed", TOO_LARGE)
 
 
 def pull_request(*, batch: int, max_bytes: int, expires: float, **more: Any) -> bytes:
@@ -23,6 +31,11 @@ def pull_request(*, batch: int, max_bytes: int, expires: float, **more: Any) -> 
 def is_an_ending(status: str, text: str) -> bool:
     """Return whether this is how a request ends after which the next one is still served."""
     return status == _TIMED_OUT or any(ending in text for ending in _ENDED_BY_SIZE)
+
+
+def is_a_refusal(status: str, text: str) -> bool:
+    """Return whether the next request like this one will be refused as well."""
+    return status in {"400", "409"} and not any(passing in text for passing in _PASSING)
 
 
 class PullRequests:

@@ -5,6 +5,9 @@ nats-py's `fetch` makes a task for each message and sleeps through a server's re
 parser into a bounded buffer, and requests go out before it is empty.  One that brings nothing ends after a second: the
 server is alive.  When nothing comes for ten, and after a reconnection, the consumer is looked up again and asked again.
 
+A consumer that is edited by hand while it is read is looked at anew, and read on within its new limits, or refused with
+what differs.  Requests that the server refuses are sent again with back-off: `Refused` says so in the server's words.
+
 An exclusive consumer serves one puller at a time, the pinned one (see `pin`).  Whoever gets the pin, and whoever comes
 back with it, has the consumer start again behind its last acknowledgement: what another had in hand comes first, in the
 order of the stream, instead of later, between younger messages.
@@ -15,25 +18,28 @@ from __future__ import annotations
 import asyncio
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 from nats.errors import Error as NatsError
 
 from noetl_events.jetstream.commands import publish_to_all
-from noetl_events.jetstream.delivery import ack_subjects, status_of
-from noetl_events.jetstream.errors import NatsUnavailable
+from noetl_events.jetstream.consumer_config import essence_of, limits_of, remarks
+from noetl_events.jetstream.consumer_position import ConsumerPosition
+from noetl_events.jetstream.consumers import ensure_consumer, unpin_consumer
+from noetl_events.jetstream.delivery import ack_subjects, delivery_of, status_of
+from noetl_events.jetstream.errors import ConsumerDrift, NatsUnavailable, Refused, ServerTooOld, TopologyDrift
 from noetl_events.jetstream.origin import Origin
 from noetl_events.jetstream.pin import LOST, Pin
 from noetl_events.jetstream.pull_buffer import PullBuffer
 from noetl_events.jetstream.pull_inbox import PullInbox
-from noetl_events.jetstream.pull_requests import is_an_ending
-from noetl_events.jetstream.topology import ensure_consumer, reset_consumer, unpin_consumer
+from noetl_events.jetstream.pull_requests import NO_ROOM, is_a_refusal, is_an_ending
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from noetl_events.jetstream.connection import Connection
+    from noetl_events.jetstream.consumers import ConsumerInfo
     from noetl_events.jetstream.declarations import ConsumerDeclaration
     from noetl_events.jetstream.delivery import Message
     from noetl_events.jetstream.direct_client import DirectClient
@@ -44,6 +50,10 @@ _FAREWELL: Final = 5.0
 _STARTING: Final = "starting"
 _PINNED: Final = "pinned"
 _GAP: Final = "a delivery was lost"
+_PASSED_OVER: Final = "messages were passed over"
+_BODILESS: Final = "a message came without its body"
+_EDITED: Final = "the consumer was edited"
+_DELETED: Final = "the consumer was deleted"
 
 log = structlog.get_logger()
 
@@ -80,6 +90,7 @@ class Puller:
         self._max_bytes = max_bytes
         self._buffer: PullBuffer[Message] = PullBuffer()
         self._origin = Origin(connection, consumer)
+        self._position = ConsumerPosition(connection, consumer)
         self._pin = Pin()
         # Two requests under way and half a buffer are all of it.
         next_subject = connection.api(f"CONSUMER.MSG.NEXT.{consumer.stream}.{consumer.name}")
@@ -94,8 +105,17 @@ class Puller:
         self._is_delivery = ack_subjects(consumer.stream, consumer.name).fullmatch
         self._begun = 0.0
         self._arrived = asyncio.Event()
+        self._limits_changed = asyncio.Event()
         self._is_told = False
         self._broken = _STARTING
+        self._logged = ""
+        self._refusal = ""
+        self._failure: NatsUnavailable | None = None
+        self._is_accepted = False
+        self._config: dict[str, Any] = {}
+        self._remarks: dict[str, str] = {}
+        self._paused_until = 0.0
+        self._bodiless = self._bodiless_again = 0
         self._stopping = False
         self._finished = False
 
@@ -107,29 +127,57 @@ class Puller:
     @property
     def is_reading(self) -> bool:
         """Whether the consumer was there when we last looked, and nothing has come between since."""
-        return not self._broken and self._connection.is_connected
+        return not (self._broken or self._refusal) and self._connection.is_connected
+
+    @property
+    def reason(self) -> str:
+        """Why it does not read now; empty while it does, and while it starts."""
+        return self._refusal or (self._broken if self._broken != _STARTING else "")
+
+    @property
+    def pause(self) -> float:
+        """Seconds for which an operator has paused the consumer, as of the last look; 0 when it is not paused."""
+        return max(self._paused_until - time.monotonic(), 0.0)
+
+    @property
+    def passed_over(self) -> int:
+        """Messages the consumer was found to have passed over, and was set back for."""
+        return self._position.passed_over
 
     @property
     def serves_us(self) -> bool:
         """Whether messages come to us: of an exclusive consumer, whether we have its pin."""
         return not self.consumer.exclusive or bool(self._pin.id)
 
-    @property
-    def keep_alive_interval(self) -> float:
-        """Seconds between two calls of `keep_alive`: a third of the shortest time the server waits for one."""
-        consumer = self.consumer
-        return min(consumer.ack_wait, consumer.pin_ttl if consumer.exclusive else consumer.ack_wait) / 3
+    async def until_keep_alive(self) -> None:
+        """Return when `keep_alive` is due again: after a third of the shortest time the server waits for it."""
+        while True:
+            limits = self._inbox.limits
+            shortest = min(limits.ack_wait, limits.pin_ttl if self.consumer.exclusive else limits.ack_wait)
+            self._limits_changed.clear()
+            try:
+                async with asyncio.timeout(shortest / 3):
+                    await self._limits_changed.wait()
+            except TimeoutError:
+                return
 
     async def ask(self) -> None:
         """
         Have messages sent to us, and return without waiting for one; `pull` does the same before it waits.
 
+        After a refusal it returns once the server has accepted a request.
+
         Raises:
             NatsUnavailable: the consumer cannot be read now (its subclasses say why); ask again later.
-            TopologyDrift: the consumer on the server is not the one declared.
+            ConsumerDrift: the consumer must not be read, and never was.
+            TopologyDrift: its stream has other partitions than declared.
+            ServerTooOld: the server cannot serve such a consumer.
 
         """
         if not self._stopping:
+            await self._keep_asking()
+        while self._refusal and not (self._stopping or self._buffer):
+            await self._wait_for_arrival()
             await self._keep_asking()
 
     async def pull(self, limit: int) -> list[Message]:
@@ -138,19 +186,38 @@ class Puller:
 
         Raises:
             NatsUnavailable: the consumer cannot be read now (its subclasses say why); pull again later.
-            TopologyDrift: the consumer on the server is not the one declared.
+            ConsumerDrift, TopologyDrift, ServerTooOld: as `ask`.
 
         """
-        while not self._buffer and not self._finished:
-            if not self._stopping:
-                await self._keep_asking()
-            await self._wait_for_arrival()
-        batch = self._buffer.take(limit)
+        batch: list[Message] = []
+        while not batch and (self._buffer or not self._finished):
+            while not self._buffer and not self._finished:
+                if not self._stopping:
+                    await self._keep_asking()
+                await self._wait_for_arrival()
+            batch = await self._take(limit)
         if not self._stopping and self.is_reading:
             # It is in nobody's hand yet: nothing here may begin anew, or drop it.
             with suppress(NatsUnavailable):
                 await self._fill()
         return batch
+
+    def look_at(self, info: ConsumerInfo | None) -> None:
+        """Take what the consumer is like now, None if it is gone: one that is not as it was is begun with anew."""
+        if self._broken or self._refusal:
+            return
+        if info is None or not self._origin.is_from(info.created):
+            self._break(_DELETED)
+        elif essence_of(info.config) != self._config:
+            self._break(_EDITED)
+        else:
+            self._position.note(info)
+            self._note_pause(info)
+
+    def restart_at(self, sequence: int, reason: str) -> None:
+        """Have the consumer deliver again from *sequence* on, or from before."""
+        self._position.restart_at(sequence)
+        self._break(reason)
 
     async def ack(self, messages: Iterable[Message]) -> None:
         """Tell the server that *messages* are settled; an answer lost on the way means one more delivery."""
@@ -162,8 +229,7 @@ class Puller:
             await self._answer(held, b"+WPI", in_doubt=True)
         if self._pin.id and not self._inbox.requests:
             with suppress(NatsUnavailable):
-                # No message is as small as one byte: the server notes that we are there, and sends none.
-                await self._inbox.ask(1, max_bytes=1)
+                await self._inbox.show_life()
 
     async def flush(self) -> None:
         """Return when the server has everything sent so far; quietly give up when it is away."""
@@ -201,7 +267,24 @@ class Puller:
             self._arrived.clear()
             await self._arrived.wait()
 
+    async def _take(self, limit: int) -> list[Message]:
+        """Return what comes next in the buffer, up to a gap in the stream; none if the gap is not explained."""
+        batch = self._buffer.take(limit)
+        if not batch or (found := self._position.gap_in(batch)) is None:
+            return batch
+        place, gap = found
+        self._buffer.put_back(batch[place:])
+        if place:
+            return batch[:place]
+        if self._stopping or not await self._position.is_explained(gap, batch[0]):
+            self._buffer.clear()
+            self._break(_PASSED_OVER)
+        return []
+
     async def _keep_asking(self) -> None:
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            raise failure
         client = await self._connection.client()
         if self._broken or client is not self._inbox.client:
             await self._begin(client)
@@ -215,8 +298,10 @@ class Puller:
             if not self._inbox.requests:
                 await self._ask(1)
             return
-        room = self._max_messages - len(self._buffer) - self._inbox.requests.outstanding
-        if room >= self._max_messages // 2 and self._buffer.bytes <= self._max_bytes // 2:
+        while len(self._inbox.requests) < self._inbox.most_requests:
+            room = self._max_messages - len(self._buffer) - self._inbox.requests.outstanding
+            if room < self._max_messages // 2 or self._buffer.bytes > self._max_bytes // 2:
+                return
             await self._ask(room)
 
     async def _ask(self, batch: int) -> None:
@@ -226,25 +311,57 @@ class Puller:
         await self._inbox.ask(batch)
 
     async def _begin(self, client: DirectClient) -> None:
-        if self._broken == _PINNED:
-            log.info("puller.pinned", consumer=self.consumer.name)
-        elif self._broken != _STARTING:
-            log.warning("puller.restarting", consumer=self.consumer.name, reason=self._broken)
-        info = await ensure_consumer(self._connection, self.consumer)
+        self._log_begin()
+        info = await self._look()
         self._origin.begin(info.created, self._buffer.messages)
         if not self._is_told:
             self._connection.on_reconnect(self._on_reconnect)
             self._is_told = True
+        if (limits := limits_of(self.consumer, info.config)) != self._inbox.limits:
+            self._inbox.limits = limits
+            self._limits_changed.set()
         await self._inbox.open(client)
         if self._pin.id:
             self._buffer.clear()
-            if self._pin.is_fresh and info.delivered is not None:
+            if self._pin.is_fresh:
                 # The reset makes every delivery a first one: how far others were served can be seen only now.
                 self.in_doubt = max(self.in_doubt, self._pin.before(info.delivered.stream_seq))
-            await reset_consumer(self._connection, self.consumer)
+        await self._position.begin(info, is_pinned=bool(self._pin.id))
+        if self._pin.id:
             self._pin.start_again()
-        self._broken = ""
+        self._config = essence_of(info.config)
+        self._note_pause(info)
+        self._bodiless_again = self._bodiless
+        self._broken, self._is_accepted = "", False
         self.heard = self._begun = time.monotonic()
+
+    async def _look(self) -> ConsumerInfo:
+        """Return the consumer; one that was edited while it was read is waited for, with what it passed over."""
+        try:
+            info = await ensure_consumer(self._connection, self.consumer)
+        except (ConsumerDrift, ServerTooOld, TopologyDrift) as exc:
+            if not self._config:
+                raise
+            await self._position.rewind()
+            raise Refused(str(exc)) from exc
+        if (found := remarks(self.consumer, info.config)) != self._remarks:
+            self._remarks = found
+            log.warning("consumer.adapted_to", consumer=self.consumer.name, fields=found)
+        return info
+
+    def _log_begin(self) -> None:
+        if self._broken == _PINNED:
+            log.info("puller.pinned", consumer=self.consumer.name)
+        elif self._broken not in {_STARTING, self._logged}:
+            # Once, however often it is tried.
+            self._logged = self._broken
+            log.warning("puller.restarting", consumer=self.consumer.name, reason=self._broken)
+
+    def _note_pause(self, info: ConsumerInfo) -> None:
+        was_paused = self.pause > 0
+        self._paused_until = time.monotonic() + info.pause_remaining / 1e9 if info.paused else 0.0
+        if info.paused and not was_paused:
+            log.warning("consumer.paused", consumer=self.consumer.name, seconds=round(self.pause, 1))
 
     async def _wait_for_arrival(self) -> None:
         self._arrived.clear()
@@ -268,6 +385,7 @@ class Puller:
         if not self._is_delivery(message.reply):
             return False
         self.heard = time.monotonic()
+        self._accept()
         self._inbox.requests.receive()
         if self.consumer.exclusive and self._pin.is_new_in(message):
             # It comes again with what was before it.
@@ -276,10 +394,21 @@ class Puller:
         elif self.consumer.exclusive and (self._broken or self._pin.misses_one_before(message)):
             # Lost on the way, it would come after younger ones: this one comes again behind it.
             self._break(self._broken or _GAP)
+        elif not message.data and self._lacks_body(message):
+            # It is not acknowledged, and comes again once it is known what the consumer is like.
+            self._break(_BODILESS)
         else:
             self._buffer.put(message)
             self._arrived.set()
         return True
+
+    def _lacks_body(self, message: Message) -> bool:
+        """Return whether the server has left the body out; a message that comes so again has none."""
+        if (message.headers or {}).get("Nats-Msg-Size", "0") == "0":
+            return False
+        sequence = delivery_of(message).sequence
+        self._bodiless = max(self._bodiless, sequence)
+        return sequence > self._bodiless_again
 
     def _on_status(self, message: Message) -> bool:
         number, (status, text) = self._inbox.requests.number(message.subject), status_of(message)
@@ -291,11 +420,26 @@ class Puller:
             self._buffer.clear()
             self._break("pinned to another")
         elif is_an_ending(status, text):
-            self._inbox.requests.end(number)
+            self._accept()
+            self._inbox.end(number, text)
             self._arrived.set()
         elif self._inbox.requests.is_open(number):
-            self._break(f"{status} {text}".strip())
+            self._on_refusal(status, text)
         return True
+
+    def _on_refusal(self, status: str, text: str) -> None:
+        words = f"{status} {text}".strip()
+        if NO_ROOM in text or not self._is_accepted:
+            # Not the first time: to ask again at once would be to ask for ever.
+            self._refusal = words
+            said = f"consumer {self.consumer.name} of stream {self.consumer.stream} refuses requests: {words}"
+            self._failure = Refused(said) if is_a_refusal(status, text) else NatsUnavailable(said)
+        self._break(words)
+
+    def _accept(self) -> None:
+        if not self._is_accepted:
+            self._is_accepted = True
+            self._refusal = self._logged = ""
 
     def _on_error(self, exc: Exception) -> None:
         # A bug of ours: what is noted of requests and pin may be half of it.  The message comes again after its ack

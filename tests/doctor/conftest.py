@@ -9,8 +9,9 @@ import pytest
 from consumers.doctor import Patient
 from consumers.permissions import Work
 from consumers.settings import ProjectorSettings, Settings
+from noetl_events.jetstream.consumers import ensure_consumer
 from noetl_events.jetstream.declarations import DEAD_LETTERS, TRIALS
-from noetl_events.jetstream.topology import ensure_consumer, ensure_stream
+from noetl_events.jetstream.topology import ensure_stream
 from tests.sinks.conftest import database_url, plain_url, postgres_url
 
 if TYPE_CHECKING:

@@ -11,9 +11,10 @@ from msgspec import structs
 from consumers.doctor import Finding, Patient, examine
 from consumers.doctor.dead_letters import check_dead_letters
 from noetl_events.jetstream.connection import Connection
+from noetl_events.jetstream.consumers import ensure_consumer
 from noetl_events.jetstream.declarations import DEAD_LETTERS, TRIALS
 from noetl_events.jetstream.options import ConnectOptions
-from noetl_events.jetstream.topology import StreamDeclaration, ensure_consumer, ensure_stream, jetstream
+from noetl_events.jetstream.topology import StreamDeclaration, ensure_stream, jetstream
 from tests.doctor.conftest import make_patient
 
 if TYPE_CHECKING:
@@ -120,19 +121,22 @@ async def test_missing_streams(own_server: NatsServer, role: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("wrong", "right", "remedy"),
+    ("wrong", "right", "severity"),
     [
-        pytest.param({"max_deliver": 5}, {"max_deliver": -1}, "--max-deliver=-1", id="gives up"),
-        pytest.param({"ack_wait": 5.0}, {"ack_wait": 30.0}, "nats consumer edit", id="drift"),
+        pytest.param({"max_deliver": 5}, {"max_deliver": -1}, "fault", id="gives up"),
+        pytest.param({"headers_only": True}, {"headers_only": None}, "fault", id="no bodies"),
+        pytest.param({"ack_wait": 5.0}, {"ack_wait": 30.0}, "warning", id="another wait"),
     ],
 )
-async def test_consumer(well: Patient, wrong: dict[str, Any], right: dict[str, Any], remedy: str) -> None:
-    """A consumer that gives up, or differs in another way."""
+async def test_consumer(well: Patient, wrong: dict[str, Any], right: dict[str, Any], severity: str) -> None:
+    """A consumer that must not be read is a fault, one whose waits are kept to a warning; each names the field."""
+    [field] = wrong
     await edit_consumer(well, **wrong)
     [finding] = await found(well, "consumer")
     await edit_consumer(well, **right)
 
-    assert (finding.severity, remedy in finding.remedy) == ("fault", True), finding
+    assert (finding.severity, "nats consumer edit" in finding.remedy) == (severity, True), finding
+    assert f"{field}: " in finding.found
     assert await found(well, "consumer") == []
 
 

@@ -7,15 +7,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from msgspec import structs
 
-from noetl_events.jetstream import topology
 from noetl_events.jetstream.connection import Connection
+from noetl_events.jetstream.consumers import ensure_consumer
 from noetl_events.jetstream.delivery import delivery_of
 from noetl_events.jetstream.errors import NatsUnavailable, PermissionDenied, StreamMissing, TopologyDrift
 from noetl_events.jetstream.options import ConnectOptions
 from noetl_events.jetstream.topology import (
     ConsumerDeclaration,
     StreamDeclaration,
-    ensure_consumer,
     ensure_stream,
     show_stream,
 )
@@ -23,9 +22,6 @@ from noetl_events.testing.nats_server import NatsServer
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from nats.js import JetStreamContext
-    from nats.js.api import ConsumerInfo
 
 
 async def test_stream_is_made_as_declared(connection: Connection, stream: StreamDeclaration) -> None:
@@ -57,34 +53,14 @@ async def test_stream_that_differs_is_refused(
     assert (await show_stream(connection, stream.name)).config.max_age == 86_400
 
 
-async def test_consumer_deleted_while_it_is_looked_at(
-    connection: Connection, stream: StreamDeclaration, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It is gone, which is an outage to wait out, and no difference: the next look creates it anew."""
-    declared = ConsumerDeclaration(name="reader", stream=stream.name, exclusive=True)
-    await ensure_consumer(connection, declared)
-    find = topology._find_consumer
-
-    async def find_and_delete(js: JetStreamContext, looked_for: ConsumerDeclaration) -> ConsumerInfo | None:
-        found = await find(js, looked_for)
-        await js.delete_consumer(stream.name, declared.name)
-        return found
-
-    monkeypatch.setattr(topology, "_find_consumer", find_and_delete)
-    with pytest.raises(NatsUnavailable, match="consumer not found"):
-        await ensure_consumer(connection, declared)
-    monkeypatch.undo()
-
-    assert (await ensure_consumer(connection, declared)).name == declared.name
-
-
 async def test_consumer_is_made_as_declared(connection: Connection, stream: StreamDeclaration) -> None:
     """Durable, explicit, from the first message, delivered for ever."""
     declared = ConsumerDeclaration(name="reader", stream=stream.name, ack_wait=5.0)
     config = (await ensure_consumer(connection, declared)).config
     again = (await ensure_consumer(connection, declared)).config
 
-    assert (config.deliver_policy, config.ack_policy, config.max_deliver, config.ack_wait) == ("all", "explicit", -1, 5)
+    fields = ("durable_name", "deliver_policy", "ack_policy", "max_deliver", "ack_wait")
+    assert [config[field] for field in fields] == ["reader", "all", "explicit", -1, 5_000_000_000]
     assert again == config
 
 

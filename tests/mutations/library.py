@@ -77,8 +77,8 @@ LIBRARY = (
     ),
     Mutation(
         "the next holder of a pin goes on without RESET",
-        "noetl_events/jetstream/puller.py",
-        "            await reset_consumer(self._connection, self.consumer)\n",
+        "noetl_events/jetstream/consumer_position.py",
+        "            info = await reset_consumer(self._connection, self._consumer)\n",
         "            await asyncio.sleep(0)\n",
         "tests/projector/test_standby.py::test_one_that_vanishes_is_replaced_in_order",
     ),

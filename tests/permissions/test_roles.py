@@ -141,6 +141,13 @@ async def leave_unacknowledged(owner: Connection, name: str) -> None:
     await theirs.unsubscribe()
 
 
+async def pass_over(owner: Connection, name: str) -> None:
+    """Move the consumer by hand, so that it leaves out the next messages."""
+    seq = (await show_stream(owner, EVENTS_STREAM)).state.last_seq + 5
+    client = await owner.client()
+    await client.request(owner.api(f"CONSUMER.RESET.{EVENTS_STREAM}.{name}"), b'{"seq":%d}' % seq)
+
+
 @pytest.mark.parametrize(
     ("partitions", "config"),
     [
@@ -182,6 +189,10 @@ async def project(server: Guarded, owner: Connection, connection: Connection, ur
         await service.stream_watch._look()
         await eventually(lambda: is_at_least(owner, 3))
     if not server.work.stream.partitions:
+        async with projecting(connection, server.work, url) as service:
+            await pass_over(owner, server.work.durable)
+            await sink.emit_batch([make_event(number) for number in range(50, 60)])
+            await eventually(lambda: settled(service, 10))
         await sink.emit_batch([make_event(number) for number in range(100, 105)])
         await leave_unacknowledged(owner, server.work.durable)
         async with projecting(connection, server.work, url) as service:

@@ -92,7 +92,7 @@ def away(part: str, reason: str) -> Health:
         pytest.param(
             {"moved": JUST_NOW, "holding": "sink", "reason": "x" * 1_000},
             {},
-            away("sink", "x" * 300),
+            away("sink", "x" * 600),
             id="a long reason",
         ),
         pytest.param(
@@ -121,15 +121,27 @@ def away(part: str, reason: str) -> Health:
         ),
         pytest.param(
             {"moved": JUST_NOW},
-            {"reading": False},
+            {"trouble": ""},
             away("consumer", "not found yet, or not again"),
             id="starting",
+        ),
+        pytest.param(
+            {"moved": JUST_NOW},
+            {"trouble": "409 Consumer is push based"},
+            away("consumer", "409 Consumer is push based"),
+            id="refused",
+        ),
+        pytest.param(
+            {"moved": LONG_AGO, "attempting": "nats"},
+            {"pause": 3_600.0, "heard": JUST_NOW},
+            away("consumer", "paused by an operator, for another 3,600 s: nats consumer resume ends it"),
+            id="paused",
         ),
     ],
 )
 def test_health(progress: dict[str, Any], around: dict[str, Any], expected: Health) -> None:
     """Alive goes by movement, never by lag; ready says what is missing."""
-    given = {"connected": True, "reading": True, "heard": LONG_AGO} | around
+    given = {"connected": True, "trouble": None, "pause": 0.0, "heard": LONG_AGO} | around
 
     assert health_of(Progress(**progress), now=NOW, stall_after=LIMIT, **given) == expected
 

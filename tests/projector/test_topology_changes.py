@@ -9,18 +9,15 @@ from unittest.mock import patch
 
 import pytest
 from msgspec import structs
+from nats.js.api import AckPolicy, ConsumerConfig
 
-from consumers.dead_letters import DeadLetters
-from consumers.projector import Projector
-from consumers.suspects import Trials
 from noetl_events.jetstream.connection import Connection
+from noetl_events.jetstream.consumers import ensure_consumer
 from noetl_events.jetstream.delivery import delivery_of
-from noetl_events.jetstream.errors import NatsUnavailable, TopologyDrift
+from noetl_events.jetstream.errors import ConsumerDrift, NatsUnavailable
 from noetl_events.jetstream.options import ConnectOptions
-from noetl_events.jetstream.puller import Puller
 from noetl_events.jetstream.topology import (
     StreamDeclaration,
-    ensure_consumer,
     ensure_stream,
     jetstream,
 )
@@ -110,12 +107,27 @@ async def test_missing_stream_is_waited_for(bench: Bench) -> None:
 
 
 async def test_consumer_that_differs_is_refused(bench: Bench) -> None:
-    """A durable with another ack wait ends the projector with the difference, and stays as it is."""
-    await ensure_consumer(bench.connection, bench.consumer)
-    puller = Puller(bench.connection, structs.replace(bench.consumer, ack_wait=7.0))
-    projector = Projector(puller, MemorySink(), DeadLetters(bench.connection), Trials(bench.connection))
-    with pytest.raises(TopologyDrift, match=r"ack_wait: declared 7.0, on the server 30.0"):
-        await projector.run()
+    """A durable that leaves messages out ends the projector with the difference, and stays as it is."""
+    js = await jetstream(bench.connection)
+    config = ConsumerConfig(durable_name="projector", ack_policy=AckPolicy.EXPLICIT, filter_subject="other")
+    await js.add_consumer(bench.stream.name, config)
+    with pytest.raises(ConsumerDrift, match=r"filter_subject: 'other' on the server, '' declared: it leaves out"):
+        await bench.projector(MemorySink()).run()
+
+    assert (await js.consumer_info(bench.stream.name, "projector")).config.filter_subject == "other"
+
+
+async def test_waits_of_the_consumer_are_kept_to(bench: Bench) -> None:
+    """A durable made with another ack wait is served by it: what is held for longer comes to no other."""
+    held, other = Blocking(), MemorySink()
+    await ensure_consumer(bench.connection, structs.replace(bench.consumer, ack_wait=1.0))
+    await bench.publish(make_events(3))
+    async with bench.projecting(held):
+        await held.stored.wait()
+        async with bench.projecting(other):
+            await asyncio.sleep(2.5)
+            held.go.set()
+    assert ids(other) == []
 
 
 async def test_what_is_taken_is_not_dropped(bench: Bench) -> None:

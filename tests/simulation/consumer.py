@@ -10,8 +10,10 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import deque
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
+
+from noetl_events.jetstream.consumer_config import config_of
+from noetl_events.jetstream.consumers import ConsumerInfo, Position
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -77,6 +79,7 @@ class Consumer:
         self.delivered = 0
         self._on_ack = on_ack
         self._number = 0
+        self._numbers: dict[int, int] = {}
         self._pending: dict[int, float] = {}
         self._again: list[int] = []
         self._requests: deque[_Request] = deque()
@@ -109,15 +112,27 @@ class Consumer:
         """Return the sequence of a message in its stream."""
         return place - max(base for base in self.bases if base < place)
 
-    def info(self) -> Any:
+    def info(self) -> ConsumerInfo:
         """Return what `ensure_consumer` returns of it."""
-        delivered = SimpleNamespace(stream_seq=self.delivered - self.bases[-1])
-        return SimpleNamespace(delivered=delivered, created=self.created)
+        base = self.bases[-1]
+        return ConsumerInfo(
+            stream_name=self.declared.stream,
+            name=self.declared.name,
+            created=f"{self.created}",
+            config=config_of(self.declared),
+            delivered=Position(self.delivered - base, self._number),
+            ack_floor=Position(self.floor - base, min(self._numbers.values(), default=self._number + 1) - 1),
+            num_ack_pending=len(self._pending) + len(self._again),
+            num_pending=self.available - self.delivered,
+        )
 
-    def reset(self) -> None:
-        """Start again behind the last contiguous acknowledgement; every delivery is a first one then."""
+    def reset(self, start: int = 0) -> None:
+        """Start again at *start*, or behind the last contiguous acknowledgement; every delivery is a first one then."""
+        place = self.bases[-1] + start
+        self.acked = {each for each in self.acked if each < place} if start else self.acked
         self.delivered = self.floor
         self._number = 0
+        self._numbers.clear()
         self._pending.clear()
         self._again.clear()
         self.attempts.clear()
@@ -199,6 +214,7 @@ class Consumer:
             self._pin_until = self._loop.time() + self.declared.pin_ttl
         headers = {"Nats-Pin-Id": self._pin} if self.declared.exclusive else None
         self._number += 1
+        self._numbers.setdefault(place, self._number)
         attempt = self.attempts[place] = self.attempts.get(place, 0) + 1
         self._pending[place] = self._loop.time() + self.declared.ack_wait
         words = (self.declared.stream, self.declared.name, attempt, self.sequence_of(place), self._number)
@@ -230,6 +246,7 @@ class Consumer:
             self._on_ack(place)
             self.acked.add(place)
             self._pending.pop(place, None)
+            self._numbers.pop(place, None)
         elif command.data == b"-NAK":
             self._pending.pop(place, None)
             self._again = sorted({*self._again, place} - self.acked)

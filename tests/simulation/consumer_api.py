@@ -1,4 +1,4 @@
-"""What the consumer API answers in a simulation: by the calls our code makes to `noetl_events.jetstream.topology`."""
+"""What the consumer API answers in a simulation: by the calls our code makes to `noetl_events.jetstream.consumers`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from noetl_events.jetstream.errors import ConsumerMissing, NatsUnavailable, Stre
 if TYPE_CHECKING:
     from random import Random
 
+    from noetl_events.jetstream.consumers import ConsumerInfo
     from noetl_events.jetstream.declarations import ConsumerDeclaration
+    from noetl_events.jetstream.gaps import Gap
     from tests.simulation.consumer import Consumer
     from tests.simulation.network import SimConnection
 
@@ -29,25 +31,36 @@ class ConsumerApi:
         self._consumer = consumer
         self._draw = draw
 
-    async def ensure(self, connection: SimConnection, _declared: ConsumerDeclaration) -> Any:
+    async def ensure(self, connection: SimConnection, _declared: ConsumerDeclaration) -> ConsumerInfo:
         """Return the consumer."""
         await self._travel(connection)
         if not self._consumer.has_stream:
             raise StreamMissing("no stream")
         return self._consumer.info()
 
-    async def show(self, connection: SimConnection, _declared: ConsumerDeclaration) -> Any:
+    async def show(self, connection: SimConnection, _declared: ConsumerDeclaration) -> ConsumerInfo:
         """Return the consumer if it is there."""
         await self._travel(connection)
         if not self._consumer.has_stream:
             raise ConsumerMissing("no consumer")
         return self._consumer.info()
 
-    async def reset(self, connection: SimConnection, _declared: ConsumerDeclaration) -> None:
+    async def reset(self, connection: SimConnection, _declared: ConsumerDeclaration, *, start: int = 0) -> ConsumerInfo:
         """Have it start again."""
         await self._travel(connection)
-        self._consumer.reset()
+        self._consumer.reset(start)
+        info = self._consumer.info()
         await self._travel(connection)
+        return info
+
+    async def can_reset(self, _connection: SimConnection) -> bool:
+        """Return that it can."""
+        return True
+
+    async def passed_over(self, connection: SimConnection, _stream: str, gap: Gap) -> int:
+        """Return how many messages in *gap* were delivered to none: the stream has all of them."""
+        await self._travel(connection)
+        return max(gap.before - gap.after - 1 - gap.elsewhere, 0)
 
     async def unpin(self, connection: SimConnection, _declared: ConsumerDeclaration, _pin: Any) -> None:
         """Have it serve another."""

@@ -19,7 +19,7 @@ from consumers import projector, suspects
 from consumers.dead_letters import burial
 from noetl_events import encode
 from noetl_events.ids import derived_id
-from noetl_events.jetstream import origin, puller
+from noetl_events.jetstream import consumer_position, origin, puller
 from noetl_events.jetstream.declarations import ConsumerDeclaration
 from noetl_events.jetstream.instants import unix_nanoseconds
 from noetl_events.testing import make_event
@@ -228,7 +228,10 @@ def simulate_projector(seed: int, *, faults_at_once: int = 1) -> list[str]:
 def _replaced(run: ProjectorRun) -> list[tuple[Any, str, Any]]:
     return [
         (puller, "ensure_consumer", run.api.ensure),
-        (puller, "reset_consumer", run.api.reset),
+        (consumer_position, "can_reset", run.api.can_reset),
+        (consumer_position, "passed_over", run.api.passed_over),
+        (consumer_position, "reset_consumer", run.api.reset),
+        (consumer_position, "show_consumer", run.api.show),
         (puller, "unpin_consumer", run.api.unpin),
         (origin, "show_consumer", run.api.show),
         (burial, "store", run.keeping.store),

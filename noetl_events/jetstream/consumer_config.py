@@ -1,0 +1,233 @@
+"""
+The configuration of a durable consumer: as declared, and as the server has it, compared whole.
+
+    refused      what makes it deliver less than every message, whole, to each puller: another start, a filter, ...
+    kept to      limits of requests, and waits: what is asked stays within them
+    told         what deletes the consumer, or a field that this version does not know: served, with a warning
+    of no matter name, description, metadata, replicas, sampling
+
+The server's JSON is compared, not what a client library makes of it: a library drops fields that it does not know.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import msgspec
+
+from noetl_events.jetstream.errors import Difference
+from noetl_events.jetstream.pin import GROUP
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from noetl_events.jetstream.declarations import ConsumerDeclaration
+
+_SECOND: Final = 1_000_000_000
+# Below, messages come again while they are written, and signs of life would be all we send.
+_SHORTEST_WAIT: Final = 1.0
+# Below, requests end faster than it makes sense to send the next one.
+_SHORTEST_REQUEST: Final = 0.1
+
+_LATER: Final = "it does not begin with the first message of the stream"
+_PUSHED: Final = "it is a push consumer, and a projector pulls"
+_FILTERED: Final = "it leaves out messages of the stream"
+
+
+class ConsumerLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """
+    What the pullers of a consumer keep to.
+
+    Args:
+        ack_wait: seconds until a message that was delivered and not acknowledged is delivered again.
+        pin_ttl: seconds without a request after which the puller of an exclusive consumer counts as gone.
+        batch: messages one request may ask for; 0 for any number.
+        expires: seconds one request may wait; 0 for any time.
+        bytes: one request may ask for; 0 for any number.
+        waiting: requests that may wait at once, of all pullers; 0 for any number.
+
+    """
+
+    ack_wait: float = 30.0
+    pin_ttl: float = 10.0
+    batch: int = 0
+    expires: float = 0.0
+    bytes: int = 0
+    waiting: int = 0
+
+
+class _Field(NamedTuple):
+    """A field that must be as declared: what it is when it is not set, and what another value means."""
+
+    unset: object
+    meaning: str
+
+
+_REQUIRED: Final = {
+    "deliver_policy": _Field("all", _LATER),
+    "opt_start_seq": _Field(0, _LATER),
+    "opt_start_time": _Field(None, _LATER),
+    "ack_policy": _Field("explicit", "a message counts as settled before its event is stored"),
+    "max_deliver": _Field(-1, "a message that is delivered so often is given up, stored or not"),
+    "replay_policy": _Field("instant", "it delivers as slowly as the messages were published"),
+    "rate_limit_bps": _Field(0, "it delivers no faster than that"),
+    "headers_only": _Field(unset=False, meaning="it delivers messages without their bodies"),
+    "deliver_subject": _Field("", _PUSHED),
+    "deliver_group": _Field("", _PUSHED),
+    "flow_control": _Field(unset=False, meaning=_PUSHED),
+    "idle_heartbeat": _Field(0, _PUSHED),
+    "direct": _Field(unset=False, meaning="it serves the server itself, as the source of another stream"),
+    "sourcing": _Field(unset=False, meaning="it serves the server itself, as the source of another stream"),
+    "priority_groups": _Field([], "it serves those pullers only that name one of these groups"),
+    "priority_policy": _Field("", "it does not serve every puller alike"),
+}
+# Compared on their own.
+_FILTERS: Final = ("filter_subject", "filter_subjects")
+_LIMITS: Final = (
+    "ack_wait",
+    "backoff",
+    "max_ack_pending",
+    "max_batch",
+    "max_bytes",
+    "max_expires",
+    "max_waiting",
+    "priority_timeout",
+)
+_TOLD: Final = ("durable_name", "inactive_threshold", "mem_storage")
+_HARMLESS: Final = ("description", "metadata", "name", "num_replicas", "pause_until", "sample_freq")
+KNOWN: Final = frozenset((*_REQUIRED, *_FILTERS, *_LIMITS, *_TOLD, *_HARMLESS))
+"""The fields whose meaning is known here."""
+
+
+def config_of(declared: ConsumerDeclaration) -> dict[str, Any]:
+    """Return *declared* in the words of the server."""
+    filters = declared.filter_subjects
+    pinned = {
+        "priority_groups": [GROUP],
+        "priority_policy": "pinned_client",
+        "priority_timeout": round(declared.pin_ttl * _SECOND),
+    }
+    return {
+        "durable_name": declared.name,
+        "deliver_policy": "all",
+        "ack_policy": "explicit",
+        "replay_policy": "instant",
+        "ack_wait": round(declared.ack_wait * _SECOND),
+        # A finite number would hide what was delivered too often: it stays in the stream and leaves the lag.
+        "max_deliver": -1,
+        "max_ack_pending": declared.max_ack_pending,
+        **({"filter_subject": filters[0]} if len(filters) == 1 else {}),
+        **({"filter_subjects": [*filters]} if len(filters) > 1 else {}),
+        **(pinned if declared.exclusive else {}),
+    }
+
+
+def filters_of(config: Mapping[str, Any]) -> frozenset[str]:
+    """Return the subjects a consumer with *config* delivers; none for all."""
+    one = config.get("filter_subject")
+    return frozenset([*([one] if one else []), *(config.get("filter_subjects") or [])])
+
+
+def essence_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of *config* that matter to deliveries."""
+    return {name: value for name, value in config.items() if name not in _HARMLESS}
+
+
+def differences(
+    declared: ConsumerDeclaration, config: Mapping[str, Any], *, delivers_all: bool = False
+) -> list[Difference]:
+    """
+    Return the fields of *config* for which a projector must not read the consumer.
+
+    Args:
+        declared: the consumer.
+        config: of the consumer, as the server has it.
+        delivers_all: whether its filters are known to leave no message of the stream out.
+
+    """
+    wanted = config_of(declared)
+    found = [
+        Difference(name, wanted.get(name, field.unset), actual, _meaning(name, field, declared, config))
+        for name, field in _REQUIRED.items()
+        if (actual := config.get(name) or field.unset) != wanted.get(name, field.unset)
+    ]
+    if filters_of(config) != filters_of(wanted) and not (delivers_all and not declared.filter_subjects):
+        name = "filter_subjects" if config.get("filter_subjects") else "filter_subject"
+        found.append(Difference(name, _shown(filters_of(wanted)), _shown(filters_of(config)), _FILTERED))
+    return [*found, *_too_short(declared, config)]
+
+
+def limits_of(declared: ConsumerDeclaration, config: Mapping[str, Any]) -> ConsumerLimits:
+    """Return what the pullers of a consumer with *config* keep to."""
+    return ConsumerLimits(
+        ack_wait=min([config.get("ack_wait", 0), *(config.get("backoff") or [])]) / _SECOND or declared.ack_wait,
+        pin_ttl=config.get("priority_timeout", 0) / _SECOND or declared.pin_ttl,
+        batch=config.get("max_batch", 0),
+        expires=config.get("max_expires", 0) / _SECOND,
+        bytes=config.get("max_bytes", 0),
+        waiting=config.get("max_waiting", 0),
+    )
+
+
+def remarks(declared: ConsumerDeclaration, config: Mapping[str, Any]) -> dict[str, str]:
+    """Return what is to be told of a consumer with *config* that is served all the same: a sentence by field."""
+    return dict([*_adapted(declared, config), *_told(config)])
+
+
+def _adapted(declared: ConsumerDeclaration, config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    limits, wanted = limits_of(declared, config), config_of(declared)
+    if limits.ack_wait != declared.ack_wait:
+        name = "backoff" if config.get("backoff") else "ack_wait"
+        yield name, f"{limits.ack_wait:g} s instead of {declared.ack_wait:g} s: kept to"
+    if declared.exclusive and limits.pin_ttl != declared.pin_ttl:
+        yield "priority_timeout", f"{limits.pin_ttl:g} s instead of {declared.pin_ttl:g} s: kept to"
+    if (pending := config.get("max_ack_pending", 0)) != wanted["max_ack_pending"]:
+        words = "" if pending < 0 or pending > declared.max_ack_pending else ", with which delivery waits sooner"
+        yield "max_ack_pending", f"{pending} instead of {declared.max_ack_pending}{words}"
+    for name, value, unit in (
+        ("max_batch", limits.batch, "messages"),
+        ("max_expires", limits.expires, "s"),
+        ("max_bytes", limits.bytes, "bytes"),
+    ):
+        if value:
+            yield name, f"requests ask for at most {value:g} {unit}"
+
+
+def _told(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    again = "then it is made anew, and everything is read again from the start of the stream"
+    if idle := config.get("inactive_threshold"):
+        yield "inactive_threshold", f"the server deletes it when no projector asks for {idle / _SECOND:g} s: {again}"
+    if not config.get("durable_name"):
+        yield "durable_name", f"it is not durable, and the server deletes it when no projector asks: {again}"
+    if config.get("mem_storage"):
+        yield "mem_storage", f"its progress is lost when its servers stop: {again}"
+    for name, value in config.items():
+        if value and name not in KNOWN:
+            yield name, f"{value!r}: not known to this version of noetl-events, and so is what it does to deliveries"
+
+
+def _too_short(declared: ConsumerDeclaration, config: Mapping[str, Any]) -> Iterator[Difference]:
+    limits = limits_of(declared, config)
+    if limits.ack_wait < min(_SHORTEST_WAIT, declared.ack_wait):
+        name, meaning = "backoff" if config.get("backoff") else "ack_wait", "messages come again while they are written"
+        yield Difference(name, declared.ack_wait, limits.ack_wait, f"{meaning}; at least {_SHORTEST_WAIT:g} s")
+    if declared.exclusive and limits.pin_ttl < min(_SHORTEST_WAIT, declared.pin_ttl):
+        meaning = f"it changes hands without need; at least {_SHORTEST_WAIT:g} s"
+        yield Difference("priority_timeout", declared.pin_ttl, limits.pin_ttl, meaning)
+    if 0 < limits.expires < _SHORTEST_REQUEST:
+        meaning = f"requests end before a message can come; at least {_SHORTEST_REQUEST:g} s"
+        yield Difference("max_expires", None, limits.expires, meaning)
+
+
+def _meaning(name: str, field: _Field, declared: ConsumerDeclaration, config: Mapping[str, Any]) -> str:
+    if name not in ("priority_groups", "priority_policy"):
+        return field.meaning
+    if declared.exclusive and not config.get("priority_policy"):
+        return "it was made without --standby"
+    if (config.get("priority_groups"), config.get("priority_policy")) == ([GROUP], "pinned_client"):
+        return "it was made with --standby"
+    return field.meaning
+
+
+def _shown(filters: frozenset[str]) -> object:
+    return sorted(filters) if len(filters) > 1 else next(iter(filters), "")

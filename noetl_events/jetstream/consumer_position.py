@@ -1,0 +1,187 @@
+"""
+Where a durable consumer has to go on, and what it has passed over.
+
+A consumer that was edited by hand may pass messages over for good, and once it is put back nothing shows it.  So what
+it delivers is compared with the stream (see `gaps`), before anything of it is acknowledged; and when it is found edited
+it is set back at once, behind what was acknowledged while it was well.  The server keeps that place, whatever becomes
+of this process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final
+
+import structlog
+
+from noetl_events.jetstream.consumers import can_reset, reset_consumer, show_consumer
+from noetl_events.jetstream.errors import ConsumerMissing, NatsUnavailable, Refused
+from noetl_events.jetstream.gaps import Gap, GapDetector, passed_over
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from noetl_events.jetstream.connection import Connection
+    from noetl_events.jetstream.consumers import ConsumerInfo, Position
+    from noetl_events.jetstream.declarations import ConsumerDeclaration
+    from noetl_events.jetstream.delivery import Message
+
+# In a cluster, what is acknowledged and how far that reaches are not told of the same moment.
+_SETTLING: Final = 1.0
+
+log = structlog.get_logger()
+
+
+class ConsumerPosition:
+    """
+    The position of one consumer.
+
+    Args:
+        connection: to NATS; it stays open.
+        consumer: as declared.
+
+    """
+
+    def __init__(self, connection: Connection, consumer: ConsumerDeclaration) -> None:
+        self.passed_over = 0
+        """Messages the consumer was found to have passed over, and delivered again."""
+
+        self._connection = connection
+        self._consumer = consumer
+        # With a filter, the numbers of the deliveries say nothing of the messages between them.
+        self._gaps = None if consumer.filter_subjects else GapDetector()
+        self._created = ""
+        self._acked = 0
+        self._restart = 0
+        self._is_well = False
+
+    def note(self, info: ConsumerInfo) -> None:
+        """Note that the consumer is well, and how far everything is acknowledged."""
+        self._acked, self._is_well = info.ack_floor.stream_seq, True
+
+    def restart_at(self, sequence: int) -> None:
+        """Have the consumer deliver again from *sequence* on when it is next begun with, or from before."""
+        self._restart = min(self._restart or sequence, sequence)
+
+    async def begin(self, info: ConsumerInfo, *, is_pinned: bool) -> None:
+        """
+        Go on with a consumer that is well, set back if it has to be; one that is pinned always is.
+
+        Raises:
+            Refused: it has passed messages over, and the server cannot set it back.
+            NatsUnavailable: the server did not answer, or said no.
+
+        """
+        if info.created != self._created:
+            self._created, self._restart = info.created, 0
+            self._note_delivered(info.delivered)
+        behind = info.ack_floor.stream_seq + 1
+        start = self._restart or await self._left_out(info)
+        if start:
+            self.note(await self._set_back(min(start, behind)))
+        elif is_pinned:
+            info = await reset_consumer(self._connection, self._consumer)
+            self._note_delivered(info.delivered)
+            self.note(info)
+        else:
+            self.note(info)
+
+    async def rewind(self) -> None:
+        """Set a consumer back that was found edited, behind what was acknowledged while it was well; once."""
+        if not self._is_well:
+            return
+        self.restart_at(self._acked + 1)
+        self._is_well = False
+        try:
+            info = await show_consumer(self._connection, self._consumer)
+            if info.created == self._created and await can_reset(self._connection):
+                await self._set_back(min(self._restart, info.ack_floor.stream_seq + 1))
+        except ConsumerMissing:
+            return
+        except NatsUnavailable as exc:
+            log.warning("consumer.not_set_back", consumer=self._consumer.name, reason=str(exc))
+
+    def gap_in(self, messages: Sequence[Message]) -> tuple[int, Gap] | None:
+        """Return the place of the first of *messages* behind a gap, and the gap, if there is one."""
+        return self._gaps.find(messages) if self._gaps is not None else None
+
+    async def is_explained(self, gap: Gap, message: Message) -> bool:
+        """
+        Return whether what lies in *gap* was removed from the stream, and take *message* behind it if so.
+
+        If not, the consumer is set back when it is next begun with.
+
+        Raises:
+            NatsUnavailable: the server did not answer, or said no.
+
+        """
+        if gap.elsewhere:
+            # Deliveries of other pullers may have been counted anew since the last one of ours.
+            gap = gap._replace(after=max(gap.after, self._acked))
+        missing = await passed_over(self._connection, self._consumer.stream, gap)
+        if missing:
+            self.passed_over += missing
+            self.restart_at(gap.after + 1)
+            log.error(
+                "consumer.passed_over",
+                consumer=self._consumer.name,
+                messages=missing,
+                after=gap.after,
+                before=gap.before,
+                reason="it was edited, or its position was moved; it is set back, and delivers them now",
+            )
+            return False
+        if self._gaps is not None:
+            self._gaps.accept(message)
+        return True
+
+    async def _left_out(self, info: ConsumerInfo) -> int:
+        """Return from where an earlier reader of the consumer left messages out; 0 if none did."""
+        acked, delivered = info.ack_floor, info.delivered
+        if self._consumer.exclusive or delivered.stream_seq <= acked.stream_seq:
+            return 0
+        if not (await self._passes_over(info) or await self._has_given_up(info)):
+            return 0
+        if await can_reset(self._connection):
+            return acked.stream_seq + 1
+        log.error(
+            "consumer.left_out",
+            consumer=self._consumer.name,
+            after=acked.stream_seq,
+            before=delivered.stream_seq + 1,
+            reason=f"messages may be passed over or given up, and this server cannot set it back; {self._remedy}",
+        )
+        return 0
+
+    async def _passes_over(self, info: ConsumerInfo) -> bool:
+        """Return whether there is a gap behind what is acknowledged."""
+        acked, delivered = info.ack_floor, info.delivered
+        gap = Gap(acked.stream_seq, delivered.stream_seq + 1, delivered.consumer_seq - acked.consumer_seq)
+        is_suspect = gap.before - gap.after - 1 > gap.elsewhere and self._gaps is not None
+        return is_suspect and await passed_over(self._connection, self._consumer.stream, gap) > 0
+
+    async def _has_given_up(self, info: ConsumerInfo) -> bool:
+        """Return whether messages are neither acknowledged nor waited for: it had a finite `max_deliver`."""
+        if info.num_ack_pending:
+            return False
+        await asyncio.sleep(_SETTLING)
+        again = await show_consumer(self._connection, self._consumer)
+        return not again.num_ack_pending and again.ack_floor == info.ack_floor
+
+    async def _set_back(self, start: int) -> ConsumerInfo:
+        if not await can_reset(self._connection):
+            raise Refused(f"messages from sequence {start} on were passed over; {self._remedy}")
+        info = await reset_consumer(self._connection, self._consumer, start=start)
+        log.error("consumer.set_back", consumer=self._consumer.name, start=start)
+        self._restart = 0
+        self._note_delivered(info.delivered)
+        return info
+
+    def _note_delivered(self, last: Position) -> None:
+        if self._gaps is not None:
+            self._gaps.begin(last)
+
+    @property
+    def _remedy(self) -> str:
+        place = f"{self._consumer.stream} {self._consumer.name}"
+        return f"delete it (nats consumer rm {place}): it is made anew, and reads the stream from its start"

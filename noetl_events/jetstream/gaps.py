@@ -1,0 +1,149 @@
+"""
+Gaps: messages of the stream that a consumer has passed over.
+
+A consumer without filters counts its deliveries, and each delivery for the first time takes one message of the stream.
+So the sequences of the stream must not run ahead of the deliveries, except over messages that were removed.  Where they
+do, and the stream still has what lies between, somebody has let the consumer pass it over: a filter was set and taken
+away again, or its position was moved.  The configuration shows no trace of that afterwards; the numbers do.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import msgspec
+from nats.errors import Error as NatsError
+
+from noetl_events.jetstream.consumers import Position
+from noetl_events.jetstream.delivery import delivery_of
+from noetl_events.jetstream.errors import NatsUnavailable
+from noetl_events.jetstream.topology import unavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from noetl_events.jetstream.connection import Connection
+    from noetl_events.jetstream.delivery import Delivery, Message
+
+_TIMEOUT: Final = 5.0
+# The server lists what was removed in between: 100 kB of an answer.  With more, nothing can be told.
+_MOST_REMOVED: Final = 10_000
+
+
+class Gap(NamedTuple):
+    """
+    Sequences that no delivery known to us accounts for.
+
+    Args:
+        after: the last sequence before it.
+        before: the first one behind it.
+        elsewhere: deliveries meanwhile that other pullers may have had, each of one of these sequences.
+
+    """
+
+    after: int
+    before: int
+    elsewhere: int = 0
+
+
+class GapDetector:
+    """The deliveries of a consumer without filters, in the order of their arrival."""
+
+    def __init__(self) -> None:
+        self._last = Position()
+
+    def begin(self, last: Position) -> None:
+        """Note the *last* delivery that is accounted for."""
+        self._last = last
+
+    def find(self, messages: Sequence[Message]) -> tuple[int, Gap] | None:
+        """Take *messages*; return the place of the first one behind a gap, which is not taken, and that gap."""
+        first, last = delivery_of(messages[0]), delivery_of(messages[-1])
+        if self._accounts_for(last) and _are_fresh(messages, first):
+            self._take(last)
+            return None
+        for place, message in enumerate(messages):
+            delivery = delivery_of(message)
+            if (gap := self._gap_before(delivery)) is not None:
+                return place, gap
+            self._take(delivery)
+        return None
+
+    def accept(self, message: Message) -> None:
+        """Take *message*, whatever lies before it."""
+        self._take(delivery_of(message))
+
+    def _accounts_for(self, delivery: Delivery) -> bool:
+        return 0 < delivery.number - self._last.consumer_seq == delivery.sequence - self._last.stream_seq
+
+    def _gap_before(self, delivery: Delivery) -> Gap | None:
+        deliveries = delivery.number - self._last.consumer_seq
+        if deliveries <= 0:
+            # It has started again, and counts from 1.
+            deliveries = delivery.number
+        if delivery.attempt > 1 or delivery.sequence - self._last.stream_seq <= deliveries:
+            return None
+        return Gap(self._last.stream_seq, delivery.sequence, deliveries - 1)
+
+    def _take(self, delivery: Delivery) -> None:
+        if delivery.attempt == 1:
+            self._last = Position(delivery.sequence, delivery.number)
+        elif delivery.number > self._last.consumer_seq:
+            # It counts as a delivery, and takes no further message of the stream.
+            self._last = Position(self._last.stream_seq, self._last.consumer_seq + 1)
+
+
+class _State(msgspec.Struct, frozen=True):
+    first_seq: int = 0
+    num_deleted: int = 0
+    deleted: list[int] = msgspec.field(default_factory=list)
+
+
+class _Answer(msgspec.Struct, frozen=True):
+    state: _State | None = None
+
+
+_decode = msgspec.json.Decoder(_Answer).decode
+
+
+async def passed_over(connection: Connection, stream: str, gap: Gap) -> int:
+    """
+    Return how many messages *stream* still has in *gap* that were delivered to no puller.
+
+    Raises:
+        NatsUnavailable: the server did not answer, or said no.
+
+    """
+    state = await _state(connection, stream, b"")
+    if state.num_deleted > _MOST_REMOVED:
+        return 0
+    if state.num_deleted:
+        state = await _state(connection, stream, b'{"deleted_details":true}')
+    first = max(gap.after + 1, state.first_seq)
+    removed = sum(first <= sequence < gap.before for sequence in state.deleted)
+    return max(gap.before - first - removed - gap.elsewhere, 0)
+
+
+async def _state(connection: Connection, stream: str, body: bytes) -> _State:
+    subject = connection.api(f"STREAM.INFO.{stream}")
+    client = await connection.client()
+    try:
+        answer = _decode((await client.request(subject, body, timeout=_TIMEOUT)).data)
+    except (NatsError, OSError) as exc:
+        raise unavailable(connection, subject, exc) from exc
+    except ValueError as exc:
+        raise NatsUnavailable(f"{subject}: unreadable answer: {exc}") from exc
+    if answer.state is None:
+        raise NatsUnavailable(f"{subject}: no state in the answer")
+    return answer.state
+
+
+def _are_fresh(messages: Sequence[Message], first: Delivery) -> bool:
+    """Return whether *messages* are delivered for the first time, by the beginnings of their ack subjects alone."""
+    if first.attempt != 1:
+        return False
+    reply = messages[0].reply
+    # The subject up to and with the attempt, in either form.
+    tail = reply.rindex(f".1.{first.sequence}.{first.number}.")
+    beginning = reply[: tail + 3]
+    return all(message.reply.startswith(beginning) for message in messages)
