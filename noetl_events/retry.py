@@ -18,7 +18,6 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final, Self
 
 import msgspec
-import structlog
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,8 +26,6 @@ if TYPE_CHECKING:
 _REMIND_AFTER: Final = 60.0
 _LONGEST_WHEN_HURRIED: Final = 1.0
 _CLOCK_TICK: Final = 0.001
-
-logger = structlog.get_logger()
 
 
 class Backoff(msgspec.Struct, frozen=True, kw_only=True):
@@ -113,9 +110,8 @@ class Retry:
         moment each time would else be made at the pace of the first wait for ever.
         """
         now = time.monotonic()
-        if self._failing_since is not None and self._log:
-            event = f"{self._log}.resumed"
-            logger.info(event, seconds=round(now - self._failing_since, 3), **self._values)
+        if self._failing_since is not None:
+            self._say("info", "resumed", seconds=round(now - self._failing_since, 3))
         self._failing_since = self._said = None
         if self._working_since is None:
             self._working_since = now
@@ -158,9 +154,13 @@ class Retry:
             self._failing_since = now
         if self._said is None or self._said[0] is not type(exc) or now - self._said[1] >= _REMIND_AFTER:
             self._said = type(exc), now
-            if self._log:
-                event = f"{self._log}.holding"
-                logger.warning(event, reason=str(exc) or type(exc).__name__, **self._values)
+            self._say("warning", "holding", reason=str(exc) or type(exc).__name__)
+
+    def _say(self, level: str, what: str, **values: object) -> None:
+        if self._log:
+            import structlog  # noqa: PLC0415  (it loads rich, which `import noetl_events` does without)
+
+            getattr(structlog.get_logger(), level)(f"{self._log}.{what}", **values, **self._values)
 
     async def _rest(self) -> None:
         if self._hurry is None:

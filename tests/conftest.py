@@ -11,6 +11,7 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import hypothesis
 import nats
 import pytest
 import structlog
@@ -40,6 +41,11 @@ def pytest_configure() -> None:
     root = Path(tempfile.gettempdir(), f"noetl-events-tests-{os.getuid()}-{checkout}")
     root.mkdir(mode=0o700, exist_ok=True)
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(root))
+    # How fast this machine is at the moment says nothing of the code; and a checkout may be read-only.
+    hypothesis.settings.register_profile(
+        "any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow], database=None
+    )
+    hypothesis.settings.load_profile("any machine")
 
 
 @pytest.fixture(scope="session", autouse=True)

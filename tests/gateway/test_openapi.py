@@ -44,7 +44,7 @@ async def test_document(connection: Connection, stream: StreamDeclaration, metho
 
 
 def _examine(operation: Any, url: str) -> None:
-    @settings(max_examples=25, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=25, suppress_health_check=list(HealthCheck))
     @given(case=operation.as_strategy())
     def check(case: Any) -> None:
         case.call_and_validate(base_url=url, checks=_CHECKS)
