@@ -128,7 +128,7 @@ class Projector:
 
         Raises:
             ConsumerDrift: the consumer on the server must not be read, and never was by this projector.
-            TopologyDrift: its stream has other partitions than declared.
+            StreamDrift: its stream has other partitions than declared.
             ServerTooOld: the server cannot serve such a consumer.
             Exception: whatever else escapes the sink is a bug of the sink; nothing of the batch was acknowledged.
 

@@ -89,8 +89,13 @@ class Service:
         self.progress = {channel.consumer.name: Progress() for channel in self.channels}
         """The numbers of each consumer: they outlive the projectors of its lane."""
 
+        self.stream_watch = StreamWatch(
+            connection,
+            settings.stream,
+            lambda: self.projectors,
+            beside=(settings.dead_letters, settings.trials),
+        )
         self._projectors = [] if self._lanes else [self._projector(channel) for channel in self.channels]
-        self.stream_watch = StreamWatch(connection, settings.stream.name, lambda: self.projectors)
         self.worker = Together(
             [self._lanes] if self._lanes else self._projectors,
             beside=[
@@ -107,7 +112,13 @@ class Service:
     def report(self) -> Report:
         """Return how the projectors are now."""
         stall_after = self._settings.projector.stall_after
-        return report(self.projectors, self._connection, now=time.monotonic(), stall_after=stall_after)
+        return report(
+            self.projectors,
+            self._connection,
+            now=time.monotonic(),
+            stall_after=stall_after,
+            fault=self.stream_watch.fault,
+        )
 
     def follow(self, settings: Settings) -> None:
         """Work with *settings* from the next batch on; of those that are not reloadable none may differ."""
@@ -133,7 +144,7 @@ class Service:
         progress = self.progress[channel.consumer.name]
         progress.begin()
         return Projector(
-            Puller(self._connection, channel.consumer),
+            Puller(self._connection, channel.consumer, look=self.stream_watch.look),
             channel.sink,
             self._dead_letters,
             self._trials,

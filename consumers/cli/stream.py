@@ -2,32 +2,64 @@
 
 from __future__ import annotations
 
-from typing import Any
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
 
-from cyclopts import App
+from cyclopts import App, Parameter
 
 from consumers.cli.options import AsJson, Nats, Partitions, read_settings
 from consumers.cli.output import print_result
+from consumers.settings import setting_of
 from noetl_events.jetstream.connection import Connection
-from noetl_events.jetstream.topology import StreamInfo, ensure_stream, show_stream
+from noetl_events.jetstream.errors import StreamDrift, StreamRefused
+from noetl_events.jetstream.topology import StreamInfo, ensure_stream, examine_stream, show_stream
+
+if TYPE_CHECKING:
+    from noetl_events.jetstream.declarations import StreamDeclaration
+    from noetl_events.jetstream.stream_config import Deviation
 
 stream = App(name="stream", help="The streams events and dead letters are kept in.")
 
 
 @stream.command
-async def ensure(*, partitions: Partitions = None, nats: Nats = None, json: AsJson = False) -> int:
+async def ensure(
+    *,
+    upgrade: Annotated[
+        bool,
+        Parameter(help="Switch on what an older server could not do; nothing else is changed.", negative=()),
+    ] = False,
+    partitions: Partitions = None,
+    nats: Nats = None,
+    json: AsJson = False,
+) -> int:
     """
     Create the streams that are missing; one that is there and differs is refused with the difference.
+
+    One that an older server made lacks what younger servers can do: that is told, and everything works without it.
+
+    Exit code 2 if a stream differs, or a setting has to change before one can be made.
 
     Example: `noetl-events stream ensure`
     """
     settings = read_settings(nats, partitions=partitions)
+    infos: list[StreamInfo] = []
+    failures: list[StreamDrift | StreamRefused] = []
     async with Connection(settings.connect) as connection:
         # All before the first line: whoever reads them may be gone after that one.
-        infos = [await ensure_stream(connection, declared) for declared in settings.streams]
+        for declared in settings.streams:
+            try:
+                infos.append(await ensure_stream(connection, declared, upgrade=upgrade))
+            except (StreamDrift, StreamRefused) as exc:
+                failures.append(exc)
+                _say(f"{exc}{_remedy(declared, exc)}")
+            else:
+                for deviation in await examine_stream(connection, declared):
+                    _say(f"stream {declared.name}: {_remark(deviation)}")
     for info in infos:
         print_result(_summary(info), as_json=json, title=info.config.name or "")
-    return 0
+    if not failures:
+        return 0
+    return 2 if any(isinstance(failure, StreamDrift) or failure.field for failure in failures) else 1
 
 
 @stream.command
@@ -43,6 +75,26 @@ async def show(*, nats: Nats = None, json: AsJson = False) -> int:
             info = await show_stream(connection, declared.name)
             print_result(_summary(info), as_json=json, title=declared.name)
     return 0
+
+
+def _remark(deviation: Deviation) -> str:
+    if deviation.weight != "lacking":
+        return f"{deviation.field} is {deviation.actual!r}: {deviation.meaning}"
+    return f"{deviation.field} is off: {deviation.meaning}; `noetl-events stream ensure --upgrade` switches it on"
+
+
+def _remedy(declared: StreamDeclaration, failure: StreamDrift | StreamRefused) -> str:
+    """Return which settings to change."""
+    if isinstance(failure, StreamDrift):
+        settings = [setting_of(declared.kind, deviation.field) for deviation in failure.deviations]
+        names = sorted({setting.environ for setting in settings if setting})
+        return f"\nWhat can be set: {', '.join(names)}." if names else ""
+    setting = setting_of(declared.kind, failure.field)
+    return f"; set {setting.environ} ({setting.key})" if setting else ""
+
+
+def _say(line: str) -> None:
+    print(f"noetl-events: {line}", file=sys.stderr)
 
 
 def _summary(info: StreamInfo) -> dict[str, Any]:

@@ -5,36 +5,54 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from consumers.doctor.finding import Finding
-from noetl_events.jetstream.errors import StreamMissing, TopologyDrift
+from consumers.settings import setting_of
+from noetl_events.jetstream.errors import Refused, StreamMissing
 from noetl_events.jetstream.probing import taker
-from noetl_events.jetstream.topology import require_stream
+from noetl_events.jetstream.streams import examine_stream, find_stream
 
 if TYPE_CHECKING:
+    from consumers.doctor.finding import Severity
     from consumers.doctor.patient import Patient
+    from noetl_events.jetstream.declarations import StreamDeclaration
+    from noetl_events.jetstream.stream_config import Deviation, Weight
 
 _NAME: Final = "stream"
-_VARIABLES: Final = {
-    "max_age": "NOETL_EVENT_STREAM_RETENTION_SECS",
-    "max_bytes": "NOETL_EVENT_STREAM_MAX_BYTES",
-    "duplicate_window": "NOETL_EVENT_STREAM_DEDUP_SECS",
-    "num_replicas": "NOETL_EVENT_STREAM_REPLICAS",
-    "subject_transform": "NOETL_EVENT_STREAM_PARTITIONS",
+_SEVERITIES: Final[dict[Weight, Severity]] = {
+    "refused": "fault",
+    "unsafe": "fault",
+    "weaker": "warning",
+    "lacking": "warning",
+    "told": "warning",
 }
+# Told by `keeping`, which knows how long an outage is to be survived.
+_TOLD_ELSEWHERE: Final = ("discard",)
 
 
 async def check_stream(patient: Patient) -> list[Finding]:
-    """Compare it."""
-    declared = patient.settings.stream
+    """Compare those that the role may look at, whole."""
     if patient.role == "publisher" and not patient.work.spool:
         return [await _taken(patient)]
+    streams = {
+        "publisher": patient.settings.streams[:1],
+        "gateway": patient.settings.streams[:2],
+    }.get(patient.role, patient.settings.streams)
+    return [finding for declared in streams for finding in await _compare(patient, declared)]
+
+
+async def _compare(patient: Patient, declared: StreamDeclaration) -> list[Finding]:
     try:
-        info = await require_stream(patient.connection, declared)
+        messages = (await find_stream(patient.connection, declared.name)).state.messages
+        found = await examine_stream(patient.connection, declared)
     except StreamMissing as exc:
-        return [_missing(str(exc))]
-    except TopologyDrift as exc:
-        return [_drift(declared.name, *difference) for difference in exc.differences]
-    found = f"{declared.name} is as declared, and holds {info.state.messages:,} messages"
-    return [Finding(check=_NAME, severity="ok", found=found)]
+        # Whether there is a place for dead letters and notes, a check of its own tells a projector.
+        return [_missing(str(exc))] if declared.kind == "events" or patient.role == "admin" else []
+    except Refused as exc:
+        return [Finding(check=_NAME, severity="fault", found=str(exc))]
+    deviations = [_finding(declared, each) for each in found if each.field not in _TOLD_ELSEWHERE]
+    if deviations:
+        return deviations
+    words = f"{declared.name} is as declared, and holds {messages:,} messages"
+    return [Finding(check=_NAME, severity="ok", found=words)]
 
 
 async def _taken(patient: Patient) -> Finding:
@@ -51,11 +69,16 @@ def _missing(found: str) -> Finding:
     return Finding(check=_NAME, severity="fault", found=found, remedy="noetl-events stream ensure")
 
 
-def _drift(name: str, field: str, declared: object, actual: object) -> Finding:
-    setting = f", or set {_VARIABLES[field]} to what is there" if field in _VARIABLES else ""
+def _finding(declared: StreamDeclaration, deviation: Deviation) -> Finding:
+    if deviation.weight == "lacking":
+        found = f"{declared.name}: {deviation.field} is off: {deviation.meaning}"
+        return Finding(check=_NAME, severity="warning", found=found, remedy="noetl-events stream ensure --upgrade")
+    setting = setting_of(declared.kind, deviation.field)
+    # What is set to something else is a fault: one of the two is not what was meant.
+    severity = "fault" if setting and deviation.weight == "weaker" else _SEVERITIES[deviation.weight]
     return Finding(
         check=_NAME,
-        severity="fault",
-        found=f"{name}: {field} is {actual!r}, declared {declared!r}",
-        remedy=f"change it with `nats stream edit {name}`{setting}",
+        severity=severity,
+        found=f"{declared.name}: {deviation}",
+        remedy=f"nats stream edit {declared.name}{f', or set {setting.environ} to what is there' if setting else ''}",
     )

@@ -11,6 +11,8 @@ Whether a projector lives, and whether it is of use now.
     a sink that is away             alive, not ready: it tries again     alive, not ready
     dead letters, trials            stalled, unless NATS is away         alive, ready
 
+A stream of which events may be lost, or that stores none, makes it not ready whatever it waits for.
+
 Alive is a question of movement, never of lag: a projector with a million events to go is fine while it moves, and one
 that is behind by ten and does not move is not.  To restart it helps against a stall, never against an outage.
 """
@@ -38,7 +40,8 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
     Args:
         alive: it moves, or has nothing to move.
         ready: besides, what comes now would be stored now.
-        part: what is the matter if it is not ready: "nats", "consumer", "sink", "dead_letters", "trials" or "loop".
+        part: what is the matter if it is not ready: "nats", "consumer", "stream", "sink", "dead_letters",
+            "trials" or "loop".
         reason: why, in words.
 
     """
@@ -115,8 +118,20 @@ def _must_move(progress: Progress, *, connected: bool, unheard: float, limit: fl
     return connected
 
 
-def report(projectors: Iterable[Projector], connection: Connection, *, now: float, stall_after: float) -> Report:
-    """Return how *projectors* of one process are; awaits nothing."""
+def report(
+    projectors: Iterable[Projector], connection: Connection, *, now: float, stall_after: float, fault: str = ""
+) -> Report:
+    """
+    Return how *projectors* of one process are; awaits nothing.
+
+    Args:
+        projectors: of the process.
+        connection: to NATS.
+        now: by `time.monotonic`.
+        stall_after: seconds without movement that are a stall.
+        fault: of a stream, for which events may be lost or are not stored; empty if there is none.
+
+    """
     connected = connection.is_connected
     healths = {
         projector.consumer.name: health_of(
@@ -130,6 +145,9 @@ def report(projectors: Iterable[Projector], connection: Connection, *, now: floa
         )
         for projector in projectors
     }
+    if fault:
+        faulty = Health(ready=False, part="stream", reason=fault[:_LONGEST_REASON])
+        healths = {name: faulty if health.ready else health for name, health in healths.items()}
     return Report(
         alive=all(health.alive for health in healths.values()),
         ready=connected and all(health.ready for health in healths.values()),

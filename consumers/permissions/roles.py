@@ -38,6 +38,8 @@ def _projector(work: Work) -> Rights:
     publish = [
         *(right for consumer in work.consumers for right in _consumer(work, consumer)),
         Right(f"{work.api}.STREAM.INFO.{stream}", "to see that the stream is still the same"),
+        Right(f"{work.api}.STREAM.INFO.{work.dead_letters.name}", "to see that dead letters are kept"),
+        Right(f"{work.api}.STREAM.INFO.{work.trials.name}", "to see that its notes are kept"),
         Right(f"{work.api}.STREAM.MSG.GET.{stream}", "to bury what a consumer of somebody else gave up on"),
         Right(f"{work.dead_letters.prefix}.*", "to bury what the destination will never take"),
     ]
@@ -82,6 +84,7 @@ def _admin(work: Work) -> Rights:
     api = work.api
     publish = (
         *(Right(f"{api}.STREAM.CREATE.{name}", "`stream ensure`") for name in (stream, dead, trials)),
+        *(Right(f"{api}.STREAM.UPDATE.{name}", "`stream ensure --upgrade`") for name in (stream, dead, trials)),
         Right(f"{api}.STREAM.INFO.{trials}", "`stream show`"),
         *_reading(work, stream),
         *_reading(work, dead),

@@ -9,6 +9,7 @@ from consumers.settings.reloading import LiveSettings
 from consumers.settings.sections import Tables, declared_settings
 from consumers.settings.setting import Setting
 from consumers.settings.settings import Settings
+from consumers.settings.stream_fields import setting_of
 
 __all__ = [
     "CONFIG",
@@ -26,4 +27,5 @@ __all__ = [
     "Tables",
     "declared_settings",
     "load",
+    "setting_of",
 ]

@@ -10,27 +10,28 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 from nats.errors import Error as NatsError
 
+from noetl_events.jetstream.api import ask
 from noetl_events.jetstream.consumer_config import config_of, differences, filters_of
-from noetl_events.jetstream.declarations import StreamDeclaration, lanes_of
 from noetl_events.jetstream.errors import (
     ConsumerDrift,
     ConsumerMissing,
     NatsUnavailable,
     Refused,
     ServerTooOld,
+    StreamDrift,
     StreamMissing,
-    TopologyDrift,
 )
-from noetl_events.jetstream.replies import ReplyError
-from noetl_events.jetstream.topology import show_stream, unavailable
+from noetl_events.jetstream.stream_config import Deviation, has_lanes
+from noetl_events.jetstream.streams import find_stream, missing
+from noetl_events.jetstream.subjects import includes
 
 if TYPE_CHECKING:
-    from nats.js.api import StreamConfig
+    from collections.abc import Mapping
 
     from noetl_events.jetstream.connection import Connection
     from noetl_events.jetstream.declarations import ConsumerDeclaration
+    from noetl_events.jetstream.replies import ReplyError
 
-_TIMEOUT: Final = 5.0
 _RESET_SINCE: Final = (2, 14)
 _CONSUMER_NOT_FOUND: Final = 10014
 _STREAM_NOT_FOUND: Final = 10059
@@ -77,11 +78,6 @@ class ConsumerInfo(msgspec.Struct, frozen=True, kw_only=True):
     pause_remaining: int = 0
 
 
-class _Answer(msgspec.Struct, frozen=True):
-    error: ReplyError | None = None
-
-
-_error = msgspec.json.Decoder(_Answer)
 _info = msgspec.json.Decoder(ConsumerInfo)
 
 
@@ -92,7 +88,7 @@ async def ensure_consumer(connection: Connection, declared: ConsumerDeclaration)
     Raises:
         ServerTooOld: the server cannot serve such a consumer.
         ConsumerDrift: it exists, and must not be read.
-        TopologyDrift: its stream has other partitions.
+        StreamDrift: its stream has other partitions.
         StreamMissing: its stream does not exist.
         NatsUnavailable: the server did not answer, or said no.
 
@@ -117,8 +113,7 @@ async def show_consumer(connection: Connection, declared: ConsumerDeclaration) -
         NatsUnavailable: the server did not answer, or said no.
 
     """
-    data = await _ask(connection, f"CONSUMER.INFO.{declared.stream}.{declared.name}")
-    error = _error.decode(data).error
+    data, error = await ask(connection, f"CONSUMER.INFO.{declared.stream}.{declared.name}")
     if error is not None and error.err_code in {_CONSUMER_NOT_FOUND, _STREAM_NOT_FOUND}:
         raise ConsumerMissing(f"consumer {declared.name} of stream {declared.stream} does not exist")
     return _read(declared, error, data)
@@ -176,8 +171,8 @@ async def reset_consumer(connection: Connection, declared: ConsumerDeclaration, 
 
     """
     body = json.dumps({"seq": start}).encode() if start else b""
-    data = await _ask(connection, f"CONSUMER.RESET.{declared.stream}.{declared.name}", body)
-    return _read(declared, _error.decode(data).error, data)
+    data, error = await ask(connection, f"CONSUMER.RESET.{declared.stream}.{declared.name}", body)
+    return _read(declared, error, data)
 
 
 async def unpin_consumer(connection: Connection, declared: ConsumerDeclaration, pin: dict[str, str]) -> None:
@@ -197,7 +192,7 @@ async def _create(connection: Connection, declared: ConsumerDeclaration) -> Cons
         config["max_ack_pending"] = int(limit[0])
         error, data = await _try_to_create(connection, declared, config)
     if error is not None and error.err_code == _STREAM_NOT_FOUND:
-        raise StreamMissing(f"stream {declared.stream} does not exist; run `noetl-events stream ensure`")
+        raise StreamMissing(missing(declared.stream))
     if error is not None and error.err_code in _EXISTS_ALREADY:
         # Another process was faster, and has made a different one.
         return await show_consumer(connection, declared)
@@ -209,56 +204,37 @@ async def _try_to_create(
 ) -> tuple[ReplyError | None, bytes]:
     # Without the action the server would change one that was made meanwhile.
     body = {"stream_name": declared.stream, "config": config, "action": "create"}
-    data = await _ask(
-        connection, f"CONSUMER.DURABLE.CREATE.{declared.stream}.{declared.name}", json.dumps(body).encode()
-    )
-    return _error.decode(data).error, data
+    request = f"CONSUMER.DURABLE.CREATE.{declared.stream}.{declared.name}"
+    data, error = await ask(connection, request, json.dumps(body).encode())
+    return error, data
 
 
 async def _require_whole(connection: Connection, declared: ConsumerDeclaration, info: ConsumerInfo) -> None:
     """Refuse a consumer that does not deliver every message, whole, to who asks."""
     delivers_all = False
     if filters_of(info.config) and not declared.filter_subjects:
-        delivers_all = _covers(filters_of(info.config), (await show_stream(connection, declared.stream)).config)
+        delivers_all = _covers(filters_of(info.config), (await find_stream(connection, declared.stream)).config)
     if found := differences(declared, info.config, delivers_all=delivers_all):
         raise ConsumerDrift(declared.stream, declared.name, found)
 
 
-def _covers(filters: frozenset[str], config: StreamConfig) -> bool:
+def _covers(filters: frozenset[str], config: Mapping[str, Any]) -> bool:
     """Return whether every message a stream with *config* can have matches one of *filters*."""
     if ">" in filters:
         return True
     # What comes from other streams, or under other subjects than it was published to, may be anything.
-    plain = not (config.mirror or config.sources or config.subject_transform)
-    return plain and all(any(_includes(each, subject) for each in filters) for subject in config.subjects or ())
-
-
-def _includes(pattern: str, subject: str) -> bool:
-    """Return whether *pattern* matches everything that *subject* does; wildcards of both count."""
-    wanted, given = pattern.split("."), subject.split(".")
-    for place, word in enumerate(wanted):
-        if word == ">":
-            return len(given) > place
-        if place >= len(given) or given[place] == ">" or word not in {"*", given[place]}:
-            return False
-    return len(given) == len(wanted)
+    plain = not any(config.get(field) for field in ("mirror", "sources", "subject_transform"))
+    subjects = config.get("subjects") or ()
+    return plain and all(any(includes(each, subject) for each in filters) for subject in subjects)
 
 
 async def _require_lanes(connection: Connection, declared: ConsumerDeclaration) -> None:
     """Refuse to read one lane of a stream that has others: what went elsewhere would never be read."""
-    config = (await show_stream(connection, declared.stream)).config
-    wanted = lanes_of(StreamDeclaration(subjects=tuple(config.subjects or ()), partitions=declared.partitions))
-    if config.subject_transform != wanted:
-        raise TopologyDrift("stream", declared.stream, [("subject_transform", wanted, config.subject_transform)])
-
-
-async def _ask(connection: Connection, request: str, body: bytes = b"") -> bytes:
-    subject = connection.api(request)
-    client = await connection.client()
-    try:
-        return (await client.request(subject, body, timeout=_TIMEOUT)).data
-    except (NatsError, OSError) as exc:
-        raise unavailable(connection, subject, exc) from exc
+    config = (await find_stream(connection, declared.stream)).config
+    if not has_lanes(config, declared.filter_subjects[0], declared.partitions):
+        found = (config.get("subject_transform") or {}).get("dest")
+        wanted, meaning = f"{declared.partitions} partitions", "what goes to other lanes would not be read"
+        raise StreamDrift(declared.stream, [Deviation("subject_transform", wanted, found, meaning, "refused")])
 
 
 def _read(declared: ConsumerDeclaration, error: ReplyError | None, data: bytes) -> ConsumerInfo:

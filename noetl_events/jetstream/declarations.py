@@ -6,13 +6,6 @@ from typing import Annotated, Final, Literal, TypeAlias
 
 import msgspec
 from msgspec import Meta
-from nats.js.api import (
-    DiscardPolicy,
-    RetentionPolicy,
-    StorageType,
-    StreamConfig,
-    SubjectTransform,
-)
 
 EVENTS_STREAM: Final = "noetl_events"
 EVENTS_SUBJECTS: Final = "noetl.events.>"
@@ -26,9 +19,6 @@ DUPLICATE_WINDOW: Final = 120.0
 MAX_ACK_PENDING: Final = 20_000
 
 StreamKind: TypeAlias = Literal["events", "dead letters", "trials"]
-
-_BATCHED_SINCE: Final = (2, 14)
-_ATOMIC_SINCE: Final = (2, 12)
 
 
 class StreamDeclaration(msgspec.Struct, frozen=True, kw_only=True):
@@ -106,34 +96,3 @@ DEAD_LETTERS: Final = StreamDeclaration(
     name=DEAD_STREAM, subjects=(DEAD_SUBJECTS,), max_age=30 * DAY, kind="dead letters"
 )
 TRIALS: Final = StreamDeclaration(name=TRIALS_STREAM, subjects=(TRIALS_SUBJECTS,), max_per_subject=1, kind="trials")
-
-
-def stream_config(declared: StreamDeclaration, version: tuple[int, int]) -> StreamConfig:
-    """Return *declared* for a server of *version*."""
-    # A server refuses fields it does not know, so what is younger than it stays out.
-    return StreamConfig(
-        name=declared.name,
-        subjects=list(declared.subjects),
-        retention=RetentionPolicy.LIMITS,
-        storage=StorageType.FILE,
-        max_age=declared.max_age,
-        max_bytes=declared.max_bytes,
-        # A full stream refuses, and publishers hold what they have: "old" would drop what nobody has stored yet.
-        discard=DiscardPolicy.NEW if declared.max_bytes > 0 else None,
-        max_msgs_per_subject=declared.max_per_subject,
-        duplicate_window=declared.duplicate_window,
-        num_replicas=declared.replicas,
-        subject_transform=lanes_of(declared) if declared.partitions else None,
-        allow_direct=True,
-        allow_atomic=True if version >= _ATOMIC_SINCE else None,
-        allow_batched=True if version >= _BATCHED_SINCE else None,
-    )
-
-
-def lanes_of(declared: StreamDeclaration) -> SubjectTransform:
-    """Return how the subjects of *declared* are spread over its partitions."""
-    [subject] = declared.subjects
-    head = subject.removesuffix(">")
-    return SubjectTransform(
-        src=f"{head}*.>", dest=f"{head}{{{{partition({declared.partitions},1)}}}}.{{{{wildcard(1)}}}}.>"
-    )

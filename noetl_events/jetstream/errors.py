@@ -7,9 +7,10 @@ What can be wrong on the way to JetStream, each named after what the caller does
     ├── MessageTooLarge    ... once the message is smaller, or the server's max_payload larger
     ├── PermissionDenied   ... once the account has the permission
     └── Refused            ... once an operator has changed what the message names: asking again is no use until then
+        └── StreamRefused  ... likewise, of a stream
     StreamReplaced         start over: what was read is not in this stream
     ValueError
-    ├── TopologyDrift      change the declaration or the server; trying again is no use
+    ├── StreamDrift        change the declaration or the server; trying again is no use
     ├── ConsumerDrift      likewise, of a durable consumer
     └── ServerTooOld       use a newer server, or do without what the message names
 """
@@ -20,6 +21,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+
+    from noetl_events.jetstream.stream_config import Deviation
 
 # The server lets nothing else of a consumer be changed.
 _EDITABLE: Final = frozenset(
@@ -62,6 +65,22 @@ class Refused(NatsUnavailable):
     """The server refuses what is asked, and will refuse it again until an operator changes what the message names."""
 
 
+class StreamRefused(Refused):
+    """
+    The server does not make, change or serve a stream.
+
+    Args:
+        name: of the stream.
+        reason: in the server's words.
+        field: of the stream's configuration for which it is refused; empty if that is not known.
+
+    """
+
+    def __init__(self, name: str, reason: str, *, field: str = "") -> None:
+        super().__init__(f"stream {name}: {reason}")
+        self.field = field
+
+
 class ServerTooOld(ValueError):
     """The server lacks what is asked of it; the message names the version that has it."""
 
@@ -70,31 +89,24 @@ class StreamReplaced(Exception):
     """While a stream was read it was created again, or lost its end: its sequences name other messages now."""
 
 
-class TopologyDrift(ValueError):
+class StreamDrift(ValueError):
     """
     A stream exists and differs from its declaration.
 
     Args:
-        kind: "stream".
-        name: its name.
-        differences: field, declared value, value on the server.
+        name: of the stream.
+        deviations: at least one.
 
     """
 
-    def __init__(self, kind: str, name: str, differences: list[tuple[str, object, object]]) -> None:
-        lines = [
-            f"  {field}: declared {declared!r}, on the server {actual!r}" for field, declared, actual in differences
-        ]
+    def __init__(self, name: str, deviations: Sequence[Deviation]) -> None:
+        lines = "".join(f"\n  {deviation}" for deviation in deviations)
         super().__init__(
-            "\n".join(
-                [
-                    f"{kind} {name} differs from its declaration and was left as it is:",
-                    *lines,
-                    f"Declare what is there, or change the {kind} with the NATS command line.",
-                ]
-            )
+            f"stream {name} differs from its declaration and was left as it is:{lines}\n"
+            f"Set what is there, or change the stream (nats stream edit {name})."
         )
-        self.differences = differences
+        self.name = name
+        self.deviations = list(deviations)
 
 
 class Difference(NamedTuple):

@@ -28,7 +28,7 @@ from noetl_events.jetstream.consumer_config import essence_of, limits_of, remark
 from noetl_events.jetstream.consumer_position import ConsumerPosition
 from noetl_events.jetstream.consumers import ensure_consumer, unpin_consumer
 from noetl_events.jetstream.delivery import ack_subjects, delivery_of, status_of
-from noetl_events.jetstream.errors import ConsumerDrift, NatsUnavailable, Refused, ServerTooOld, TopologyDrift
+from noetl_events.jetstream.errors import ConsumerDrift, NatsUnavailable, Refused, ServerTooOld, StreamDrift
 from noetl_events.jetstream.origin import Origin
 from noetl_events.jetstream.pin import LOST, Pin
 from noetl_events.jetstream.pull_buffer import PullBuffer
@@ -36,7 +36,7 @@ from noetl_events.jetstream.pull_inbox import PullInbox
 from noetl_events.jetstream.pull_requests import NO_ROOM, is_a_refusal, is_an_ending
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Sequence
 
     from noetl_events.jetstream.connection import Connection
     from noetl_events.jetstream.consumers import ConsumerInfo
@@ -67,6 +67,7 @@ class Puller:
         consumer: as declared; created from the start of the stream when it is missing.
         max_messages: received and not yet taken, or asked for, at most.
         max_bytes: likewise, of their headers and payloads; but one message of any size always passes.
+        look: called before the consumer is read, at first and after each interruption; what it raises, `pull` raises.
 
     """
 
@@ -77,6 +78,7 @@ class Puller:
         *,
         max_messages: int = 8_000,
         max_bytes: int = 32 * 1024 * 1024,
+        look: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self.consumer = consumer
         self.heard = time.monotonic()
@@ -86,6 +88,7 @@ class Puller:
         """Of an exclusive consumer: up to this sequence another puller may have had it in hand when it died."""
 
         self._connection = connection
+        self._look_at_stream = look
         self._max_messages = max_messages
         self._max_bytes = max_bytes
         self._buffer: PullBuffer[Message] = PullBuffer()
@@ -170,7 +173,7 @@ class Puller:
         Raises:
             NatsUnavailable: the consumer cannot be read now (its subclasses say why); ask again later.
             ConsumerDrift: the consumer must not be read, and never was.
-            TopologyDrift: its stream has other partitions than declared.
+            StreamDrift: its stream has other partitions than declared.
             ServerTooOld: the server cannot serve such a consumer.
 
         """
@@ -186,7 +189,7 @@ class Puller:
 
         Raises:
             NatsUnavailable: the consumer cannot be read now (its subclasses say why); pull again later.
-            ConsumerDrift, TopologyDrift, ServerTooOld: as `ask`.
+            ConsumerDrift, StreamDrift, ServerTooOld: as `ask`.
 
         """
         batch: list[Message] = []
@@ -312,6 +315,8 @@ class Puller:
 
     async def _begin(self, client: DirectClient) -> None:
         self._log_begin()
+        if self._look_at_stream is not None:
+            await self._look_at_stream()
         info = await self._look()
         self._origin.begin(info.created, self._buffer.messages)
         if not self._is_told:
@@ -339,7 +344,7 @@ class Puller:
         """Return the consumer; one that was edited while it was read is waited for, with what it passed over."""
         try:
             info = await ensure_consumer(self._connection, self.consumer)
-        except (ConsumerDrift, ServerTooOld, TopologyDrift) as exc:
+        except (ConsumerDrift, ServerTooOld, StreamDrift) as exc:
             if not self._config:
                 raise
             await self._position.rewind()

@@ -14,6 +14,7 @@ from noetl_events.jetstream.delivery import delivery_of
 from noetl_events.jetstream.errors import NatsUnavailable, StreamMissing
 from noetl_events.jetstream.instants import unix_nanoseconds
 from noetl_events.jetstream.replies import ReplyError
+from noetl_events.jetstream.streams import missing
 from noetl_events.jetstream.topology import jetstream, show_stream, unavailable
 
 if TYPE_CHECKING:
@@ -153,7 +154,7 @@ async def _ask(connection: Connection, verb: str, stream: str, request: bytes) -
     except ValueError as exc:
         raise NatsUnavailable(f"{subject}: unreadable answer: {exc}") from exc
     if answer.error is not None and answer.error.err_code == _STREAM_NOT_FOUND:
-        raise StreamMissing(f"stream {stream} does not exist; run `noetl-events stream ensure`")
+        raise StreamMissing(missing(stream))
     return answer
 
 

@@ -11,6 +11,7 @@ from nats.js.errors import APIError, NotFoundError
 
 from noetl_events.jetstream.errors import StreamMissing
 from noetl_events.jetstream.history import History, Span
+from noetl_events.jetstream.streams import missing
 from noetl_events.jetstream.topology import jetstream, unavailable
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ async def follow(
             subject, stream=stream, ordered_consumer=True, config=ConsumerConfig(deliver_policy=policy)
         )
     except NotFoundError as exc:
-        raise StreamMissing(f"stream {stream} does not exist; run `noetl-events stream ensure`") from exc
+        raise StreamMissing(missing(stream)) from exc
     except (NatsError, APIError) as exc:
         raise unavailable(connection, connection.api(f"CONSUMER.CREATE.{stream}"), exc) from exc
     while True:

@@ -156,7 +156,7 @@ def test_stream_ensure_refuses_what_differs(server: NatsServer) -> None:
 
     assert again.returncode == 0
     assert wrong.returncode == 2
-    assert b"max_age: declared 600.0, on the server 86400.0" in wrong.stderr
+    assert b"max_age: 86400.0 on the server, 600.0 declared: they stay longer than is set" in wrong.stderr
 
 
 def test_stream_show_says_what_is_missing(own_server: NatsServer) -> None:

@@ -10,7 +10,7 @@ from msgspec import structs
 from noetl_events.jetstream.connection import Connection
 from noetl_events.jetstream.consumers import ensure_consumer
 from noetl_events.jetstream.delivery import delivery_of
-from noetl_events.jetstream.errors import NatsUnavailable, PermissionDenied, StreamMissing, TopologyDrift
+from noetl_events.jetstream.errors import NatsUnavailable, PermissionDenied, StreamDrift, StreamMissing
 from noetl_events.jetstream.options import ConnectOptions
 from noetl_events.jetstream.topology import (
     ConsumerDeclaration,
@@ -44,12 +44,10 @@ async def test_stream_that_differs_is_refused(
     connection: Connection, stream: StreamDeclaration, changes: dict[str, Any]
 ) -> None:
     """Each difference is named, and the stream stays as it is."""
-    with pytest.raises(TopologyDrift) as drift:
+    with pytest.raises(StreamDrift) as drift:
         await ensure_stream(connection, structs.replace(stream, **changes))
 
-    # With a size it also refuses what does not fit.
-    beside = {"discard"} if "max_bytes" in changes else set()
-    assert {field for field, _, _ in drift.value.differences} == {*changes} | beside
+    assert {deviation.field for deviation in drift.value.deviations} == {*changes}
     assert (await show_stream(connection, stream.name)).config.max_age == 86_400
 
 

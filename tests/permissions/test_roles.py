@@ -253,11 +253,19 @@ async def test_admin(tmp_path: Path) -> None:
         async with server.connected("owner") as owner, server.connected("admin") as connection:
             for declared in (server.work.stream, DEAD_LETTERS, TRIALS):
                 await ensure_stream(connection, declared)
+                await disable_batches(owner, declared.name)
+                await ensure_stream(connection, declared, upgrade=True)
             await bury(owner)
             await administer(connection, f"sqlite:///{tmp_path}/events.db")
             unused = await server.unused("admin", connection)
 
         assert (server.violations, unused) == ([], set())
+
+
+async def disable_batches(owner: Connection, name: str) -> None:
+    """Have the stream as an older server would have made it."""
+    js = await jetstream(owner)
+    await js.update_stream((await js.stream_info(name)).config.evolve(allow_batched=False))
 
 
 async def administer(connection: Connection, url: str) -> None:

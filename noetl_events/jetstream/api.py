@@ -1,0 +1,83 @@
+"""Requests to the JetStream API, as the server answers them: a client library would drop what it does not know."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+from nats.errors import Error as NatsError
+from nats.errors import NoRespondersError
+from nats.js.errors import ServiceUnavailableError
+
+from noetl_events.jetstream.errors import NatsUnavailable, PermissionDenied
+from noetl_events.jetstream.replies import ReplyError
+
+if TYPE_CHECKING:
+    from nats.js import JetStreamContext
+
+    from noetl_events.jetstream.connection import Connection
+
+_TIMEOUT: Final = 5.0
+# JetStream not enabled for the account, and at the server.
+_SWITCHED_OFF: Final = (10039, 10076)
+_NO_ANSWER: Final = (
+    "JetStream does not answer: it is not enabled for the account of these credentials, or the server is without it"
+)
+
+
+class _Answer(msgspec.Struct, frozen=True):
+    error: ReplyError | None = None
+
+
+_answer = msgspec.json.Decoder(_Answer)
+
+
+async def ask(connection: Connection, request: str, body: bytes = b"") -> tuple[bytes, ReplyError | None]:
+    """
+    Return the answer to a *request*, as `STREAM.INFO.noetl_events`, and the error in it.
+
+    Raises:
+        NatsUnavailable: the server did not answer, JetStream is switched off, or the request is denied.
+
+    """
+    subject = connection.api(request)
+    client = await connection.client()
+    try:
+        data = (await client.request(subject, body, timeout=_TIMEOUT)).data
+        error = _answer.decode(data).error
+    except (NatsError, OSError) as exc:
+        raise unavailable(connection, subject, exc) from exc
+    except ValueError as exc:
+        raise NatsUnavailable(f"{subject}: unreadable answer: {exc}") from exc
+    if error is not None and error.err_code in _SWITCHED_OFF:
+        raise NatsUnavailable(switched_off(error))
+    return data, error
+
+
+async def server_version(connection: Connection) -> tuple[int, int]:
+    """Return the version of the server we are connected to; raises `NatsUnavailable`."""
+    version = (await connection.client()).connected_server_version
+    return version.major, version.minor
+
+
+async def jetstream(connection: Connection) -> JetStreamContext:
+    """Return the JetStream context of the client as it is now."""
+    return await connection.jetstream()
+
+
+def unavailable(connection: Connection, subject: str, exc: Exception) -> NatsUnavailable:
+    """Return what a failed request on *subject* means: nats-py reports a denial as nothing but a timeout."""
+    if denial := connection.denial(subject):
+        return PermissionDenied(denial)
+    # A 503 without a code is what nats-py makes of a request that nobody listens to.
+    if isinstance(exc, NoRespondersError) or (isinstance(exc, ServiceUnavailableError) and exc.code is None):
+        return NatsUnavailable(_NO_ANSWER)
+    return NatsUnavailable(f"{subject}: {str(exc) or type(exc).__name__}")
+
+
+def switched_off(error: ReplyError) -> str:
+    """Return what it means that JetStream is there, and not for us."""
+    return (
+        f"JetStream is switched off for the account of these credentials: {error.description} ({error.err_code}); "
+        "enable it there, or use the credentials of the account that has the streams"
+    )

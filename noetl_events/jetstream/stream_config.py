@@ -1,0 +1,349 @@
+"""
+The configuration of a stream: as declared, and as the server has it, compared whole.
+
+    refused   a projector must not read it: others would not get what it takes, or it would read a part only
+    unsafe    events may be lost, or are not stored: read on, and say that it is not well
+    weaker    as declared it is not, and what differs costs a promise that is not about losing events
+    lacking   a capability that its server has and that can be switched on: served in a slower way without it
+    told      of no matter for what is promised, but good to know
+
+The server's JSON is compared, not what a client library makes of it: a library drops fields that it does not know.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias
+
+from noetl_events.jetstream.subjects import includes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from noetl_events.jetstream.declarations import StreamDeclaration
+
+Weight: TypeAlias = Literal["refused", "unsafe", "weaker", "lacking", "told"]
+
+BATCHED_SINCE: Final = (2, 14)
+ATOMIC_SINCE: Final = (2, 12)
+
+_SECOND: Final = 1_000_000_000
+# What the messages of a stream are called where its configuration is explained.
+_THINGS: Final = {"events": "events", "dead letters": "dead letters", "trials": "notes"}
+CAPABILITIES: Final = ("allow_direct", "allow_atomic", "allow_batched")
+"""What can be switched on, and never has to be switched off."""
+
+_COMPARED: Final = (
+    *CAPABILITIES,
+    "allow_msg_counter",
+    "allow_msg_ttl",
+    "allow_rollup_hdrs",
+    "consumer_limits",
+    "deny_delete",
+    "deny_purge",
+    "discard",
+    "discard_new_per_subject",
+    "duplicate_window",
+    "max_age",
+    "max_bytes",
+    "max_consumers",
+    "max_msg_size",
+    "max_msgs",
+    "max_msgs_per_subject",
+    "mirror",
+    "no_ack",
+    "num_replicas",
+    "persist_mode",
+    "retention",
+    "sealed",
+    "sources",
+    "storage",
+    "subject_transform",
+    "subjects",
+)
+# Messages that the server itself writes, for markers and schedules, are known by their headers.
+_HARMLESS: Final = (
+    "allow_msg_schedules",
+    "compression",
+    "description",
+    "first_seq",
+    "metadata",
+    "mirror_direct",
+    "name",
+    "placement",
+    "republish",
+    "subject_delete_marker_ttl",
+    "template_owner",
+)
+KNOWN: Final = frozenset((*_COMPARED, *_HARMLESS))
+"""The fields whose meaning is known here."""
+
+
+class Deviation(NamedTuple):
+    """A field that is not as declared: its name, the declared value, the one on the server, and what that means."""
+
+    field: str
+    declared: object
+    actual: object
+    meaning: str
+    weight: Weight
+
+    def __str__(self) -> str:
+        return f"{self.field}: {self.actual!r} on the server, {self.declared!r} declared: {self.meaning}"
+
+
+def stream_config(declared: StreamDeclaration, version: tuple[int, int]) -> dict[str, Any]:
+    """Return *declared* in the words of a server of *version*, which refuses fields that it does not know."""
+    return {
+        "name": declared.name,
+        "subjects": list(declared.subjects),
+        "retention": "limits",
+        "storage": "file",
+        "max_age": round(declared.max_age * _SECOND),
+        "max_bytes": declared.max_bytes,
+        # A full stream refuses, and publishers hold what they have: "old" would drop what nobody has stored yet.
+        "discard": "new" if declared.max_bytes > 0 else "old",
+        "max_msgs_per_subject": declared.max_per_subject,
+        "duplicate_window": round(declared.duplicate_window * _SECOND),
+        "num_replicas": declared.replicas,
+        **({"subject_transform": lanes_of(declared)} if declared.partitions else {}),
+        "allow_direct": True,
+        **({"allow_atomic": True} if version >= ATOMIC_SINCE else {}),
+        **({"allow_batched": True} if version >= BATCHED_SINCE else {}),
+    }
+
+
+def lanes_of(declared: StreamDeclaration) -> dict[str, str]:
+    """Return how the subjects of *declared* are spread over its partitions."""
+    return _lanes(f"{declared.prefix}.", declared.partitions)
+
+
+def has_lanes(config: Mapping[str, Any], filter_subject: str, partitions: int) -> bool:
+    """Return whether *filter_subject* is one of so many lanes of a stream with *config*."""
+    if config.get("mirror"):
+        # Its messages come from another stream, under the subjects that one has given them.
+        return True
+    transform = config.get("subject_transform") or {}
+    head = transform.get("src", "").removesuffix("*.>")
+    return bool(head) and filter_subject.startswith(head) and transform == _lanes(head, partitions)
+
+
+def _lanes(head: str, partitions: int) -> dict[str, str]:
+    return {"src": f"{head}*.>", "dest": f"{head}{{{{partition({partitions},1)}}}}.{{{{wildcard(1)}}}}.>"}
+
+
+def deviations(declared: StreamDeclaration, config: Mapping[str, Any], *, version: tuple[int, int]) -> list[Deviation]:
+    """
+    Return what of *config*, which a server of *version* has, is not as *declared*; the gravest first.
+
+    Args:
+        declared: the stream.
+        config: of it, as the server has it.
+        version: of the server.
+
+    """
+    wanted = stream_config(declared, version)
+    look = _Look(declared, config, wanted)
+    found = [
+        *look.storing(),
+        *look.subjects(),
+        *look.keeping(),
+        *look.limits(),
+        *look.removing(),
+        *look.capabilities(),
+        *look.consumers(),
+        *_unknown(config),
+    ]
+    order: tuple[Weight, ...] = ("refused", "unsafe", "weaker", "lacking", "told")
+    return sorted(found, key=lambda deviation: order.index(deviation.weight))
+
+
+def _unknown(config: Mapping[str, Any]) -> Iterator[Deviation]:
+    for name, value in config.items():
+        if value and name not in KNOWN:
+            meaning = "not known to this version of noetl-events, and so is what it does to messages"
+            yield Deviation(name, None, value, meaning, "told")
+
+
+class _Look:
+    """One stream, looked at field by field."""
+
+    def __init__(self, declared: StreamDeclaration, config: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+        self._declared = declared
+        self._config = config
+        self._wanted = wanted
+        self._things = _THINGS[declared.kind]
+        self._is_events = declared.kind == "events"
+        self._mirrored = config.get("mirror") or {}
+        self._sources = [source.get("name", "") for source in config.get("sources") or ()]
+
+    def storing(self) -> Iterator[Deviation]:
+        """Yield what keeps messages from being stored, or stored well."""
+        config, things = self._config, self._things
+        if config.get("no_ack"):
+            yield self._unset("no_ack", "it never answers that a message is stored: each publish waits in vain")
+        if config.get("sealed"):
+            yield self._unset("sealed", "it stores nothing any more")
+        if config.get("allow_msg_counter"):
+            yield self._unset("allow_msg_counter", "it stores counters, and nothing else")
+        if config.get("persist_mode", "default") not in ("", "default"):
+            meaning = f"it answers before it has written: {things} that it acknowledged are lost when its server dies"
+            yield Deviation("persist_mode", "default", config["persist_mode"], meaning, "unsafe")
+        if config.get("storage", "file") != "file":
+            yield Deviation("storage", "file", config["storage"], "it loses everything when its servers stop", "unsafe")
+        if self._mirrored:
+            yield self._mirror()
+        if self._sources:
+            meaning = "it takes messages of others too: what is no event there becomes a dead letter"
+            yield Deviation("sources", None, self._sources, meaning, "weaker" if self._is_events else "told")
+        yield from self._replicas()
+
+    def _mirror(self) -> Deviation:
+        name = self._mirrored.get("name", "")
+        if self._is_events:
+            meaning = "what it has can be projected and read; to publish, name the stream that it mirrors"
+            return Deviation("mirror", None, name, meaning, "weaker")
+        return Deviation("mirror", None, name, "nothing can be stored in it", "unsafe")
+
+    def _replicas(self) -> Iterator[Deviation]:
+        wanted, actual = self._declared.replicas, self._config.get("num_replicas", 1)
+        if actual != wanted:
+            meaning = f"{'fewer' if actual < wanted else 'more'} servers keep it than is set"
+            yield Deviation("num_replicas", wanted, actual, meaning, "weaker")
+
+    def subjects(self) -> Iterator[Deviation]:
+        """Yield what of the subjects is not as it should be."""
+        wanted, actual = self._declared.subjects, tuple(self._config.get("subjects") or ())
+        # What comes from another stream comes under any subject.
+        is_fed = bool(self._mirrored) or (bool(self._sources) and not actual)
+        missing = [subject for subject in wanted if not any(includes(each, subject) for each in actual)]
+        if missing and not is_fed:
+            meaning = f"it does not store what is published to {', '.join(missing)}"
+            yield Deviation("subjects", list(wanted), list(actual), meaning, "unsafe")
+        elif set(actual) != set(wanted) and not is_fed:
+            meaning = f"it takes more than {self._things}" + (
+                ": what is none becomes a dead letter" if self._is_events else ""
+            )
+            yield Deviation("subjects", list(wanted), list(actual), meaning, "weaker")
+        yield from self._transform()
+
+    def _transform(self) -> Iterator[Deviation]:
+        wanted, actual = self._wanted.get("subject_transform"), self._config.get("subject_transform")
+        if wanted == actual:
+            return
+        declared, found = wanted and wanted["dest"], actual and actual.get("dest")
+        if wanted:
+            meaning = "its lanes are others than the partitions that are set: what goes elsewhere would not be read"
+            yield Deviation("subject_transform", declared, found, meaning, "refused")
+        elif self._is_events:
+            meaning = "it spreads its events over lanes, which are not set here: they come without an order"
+            yield Deviation("subject_transform", declared, found, meaning, "weaker")
+        else:
+            meaning = f"{self._things} are kept under other subjects, and not found there"
+            yield Deviation("subject_transform", declared, found, meaning, "weaker")
+
+    def keeping(self) -> Iterator[Deviation]:
+        """Yield what of the time for which messages and ids are kept differs."""
+        if (retention := self._config.get("retention", "limits")) != "limits":
+            yield self._retention(retention)
+        if self._declared.kind == "trials" or self._config.get("sealed"):
+            return
+        yield from self._time("max_age", short=f"{self._things} are gone after that, needed or not", long="they stay")
+        if self._is_events and not self._mirrored:
+            short = "an event that is published again after that is in the stream twice"
+            yield from self._time("duplicate_window", short=short, long="ids cost the server memory")
+
+    def _retention(self, retention: str) -> Deviation:
+        kinds = {
+            "interest": f"{self._things} are stored while a consumer exists, and only then",
+            "workqueue": f"one consumer has {self._things}, and no other: nothing else can read or list them",
+        }
+        graver: Weight = "refused" if self._is_events else "unsafe" if retention == "interest" else "weaker"
+        return Deviation("retention", "limits", retention, kinds.get(retention, "not known here"), graver)
+
+    def _time(self, field: str, *, short: str, long: str) -> Iterator[Deviation]:
+        wanted, actual = self._wanted[field], self._config.get(field, 0)
+        if wanted != actual:
+            # An age of 0 is for ever.
+            is_shorter = bool(actual) and (not wanted or actual < wanted)
+            meaning = short if is_shorter else f"{long} longer than is set"
+            yield Deviation(field, wanted / _SECOND, actual / _SECOND, meaning, "weaker")
+
+    def limits(self) -> Iterator[Deviation]:
+        """Yield what happens to messages because there are too many, or because one is too large."""
+        config, things = self._config, self._things
+        size, count = config.get("max_bytes", -1), config.get("max_msgs", -1)
+        limits = [f"{field} {value:,}" for field, value in (("max_bytes", size), ("max_msgs", count)) if value > 0]
+        if limits and config.get("discard", "old") == "old":
+            meaning = f"beyond {' or '.join(limits)} the oldest {things} are dropped, stored elsewhere or not"
+            yield Deviation("discard", "new", "old", meaning, "unsafe")
+        if size != self._declared.max_bytes and (size > 0 or self._declared.max_bytes > 0):
+            meaning = f"it takes {f'no more than {size:,} bytes' if size > 0 else 'more than is set'}"
+            yield Deviation("max_bytes", self._declared.max_bytes, size, meaning, "weaker")
+        if count > 0:
+            yield Deviation("max_msgs", -1, count, f"it takes no more than {count:,} {things}", "weaker")
+        yield from self._per_subject()
+        if (largest := config.get("max_msg_size", -1)) > 0:
+            held = "" if self._is_events else ", and one holds the projector up"
+            yield Deviation("max_msg_size", -1, largest, f"it refuses larger {things}{held}", "weaker")
+
+    def _per_subject(self) -> Iterator[Deviation]:
+        wanted, actual = self._declared.max_per_subject, self._config.get("max_msgs_per_subject", -1)
+        if actual in (wanted, max(wanted, 0)):
+            return
+        if self._declared.kind == "trials":
+            yield Deviation("max_msgs_per_subject", wanted, actual, "notes that nothing reads any more stay", "told")
+        elif self._config.get("discard_new_per_subject"):
+            meaning = f"it refuses {self._things} of a kind once it has {actual:,} of them"
+            yield Deviation("discard_new_per_subject", declared=False, actual=True, meaning=meaning, weight="unsafe")
+        else:
+            meaning = f"it keeps the last {actual:,} {self._things} of each kind, stored elsewhere or not"
+            yield Deviation("max_msgs_per_subject", wanted, actual, meaning, "unsafe")
+
+    def removing(self) -> Iterator[Deviation]:
+        """Yield what says how messages may be removed."""
+        for field, verb in (("deny_delete", "removed"), ("deny_purge", "purged")):
+            if self._config.get(field) and not self._config.get("sealed"):
+                more = ", also by `dead retry` and `dead purge`" if self._declared.kind == "dead letters" else ""
+                yield self._unset(field, f"{self._things} cannot be {verb}{more}", "weaker")
+        for field, header in (("allow_rollup_hdrs", "Nats-Rollup"), ("allow_msg_ttl", "Nats-TTL")):
+            if self._config.get(field) and self._is_events:
+                yield self._unset(field, f"a publisher can have events removed, with the header {header}", "told")
+
+    def capabilities(self) -> Iterator[Deviation]:
+        """Yield what the server can do, and the stream was made without."""
+        if self._mirrored or self._config.get("sealed") or self._config.get("allow_msg_counter"):
+            return
+        for field in CAPABILITIES:
+            is_possible = field != "allow_atomic" or self._config.get("persist_mode", "default") in ("", "default")
+            if self._wanted.get(field) and is_possible and not self._config.get(field):
+                # A projector reads its notes by direct gets alone.
+                is_needed = field == "allow_direct" and self._declared.kind == "trials"
+                yield self._unset(field, _LACKING[field], "unsafe" if is_needed else "lacking")._replace(
+                    declared=True, actual=False
+                )
+
+    def consumers(self) -> Iterator[Deviation]:
+        """Yield what its consumers inherit, and how many it may have."""
+        limits = self._config.get("consumer_limits") or {}
+        if (idle := limits.get("inactive_threshold")) and self._is_events:
+            meaning = (
+                f"a consumer that is not asked for {idle / _SECOND:g} s is deleted: that of a projector that is away "
+                "longer is made anew, and reads the stream from its start"
+            )
+            yield Deviation("consumer_limits", None, {"inactive_threshold": idle / _SECOND}, meaning, "told")
+        if (pending := limits.get("max_ack_pending")) and self._is_events:
+            meaning = f"a consumer may have no more than {pending:,} events delivered and not acknowledged"
+            yield Deviation("consumer_limits", None, {"max_ack_pending": pending}, meaning, "told")
+        if (most := self._config.get("max_consumers", -1)) > 0 and self._declared.kind != "trials":
+            meaning = f"a projector, verify, rebuild or tail beyond {most} readers is refused"
+            yield Deviation("max_consumers", -1, most, meaning, "weaker")
+
+    def _unset(self, field: str, meaning: str, weight: Weight = "unsafe") -> Deviation:
+        return Deviation(field, declared=False, actual=True, meaning=meaning, weight=weight)
+
+
+_LACKING: Final = {
+    "allow_direct": "messages are looked up by way of its leader, and a projector's notes not at all",
+    "allow_atomic": "events go one by one, which takes the server more work, where batches could be written whole",
+    "allow_batched": "events go one by one, which takes several times as long as in batches",
+}
