@@ -1,4 +1,4 @@
-"""A stream edited by hand, before a projector starts and while it runs: served, told, or refused by the field's name."""
+"""A stream edited by hand, before a projector starts and while it runs: served, told, or refused by the field."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ async def test_edited_so_that_events_are_lost(edited: Connection, field: str) ->
         assert f"{field}: " in (await served.why())[1]
 
 
-@pytest.mark.parametrize("field", {**TOLD, **HARMLESS})
+@pytest.mark.parametrize("field", [*TOLD, *HARMLESS])
 async def test_edited_otherwise(edited: Connection, field: str) -> None:
     """What costs no event is told once, by the name of the field, or not at all; it is ready, and events are stored."""
     with capture_logs() as lines:
