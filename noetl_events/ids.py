@@ -101,7 +101,7 @@ class Snowflake:
             self._first = first
             # Ids of the millisecond of the fork must not go on where the parent goes on: the next one is a new one.
             self._sequence = _SEQUENCES - 1
-            # A thread of the parent may have held the old lock at the moment of the fork, and nobody releases it here.
+            # A thread of the parent may have held the old lock at the moment of the fork; in the child it stays locked.
             self._lock = threading.Lock()
             self._pid = os.getpid()
 

@@ -11,7 +11,7 @@ _DAY: Final = 86_400
 
 
 class PublishSettings(Section, frozen=True, kw_only=True):
-    """How events go into the stream."""
+    """The way of events into the stream."""
 
     message_id: Annotated[
         Literal["digest", "event_id"],
