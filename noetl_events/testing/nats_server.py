@@ -112,7 +112,7 @@ def nats_cluster(root: Path, size: int = 3, *, config: str = "") -> Iterator[lis
     Each of them may be killed, paused and started again on its own.  Each reads *config* beside its own routes.
 
     Raises:
-        ServerFailed: a server did not start, or there is no leader within ten seconds.
+        ServerFailed: a server did not start, or there is no leader within thirty seconds.
 
     """
     routes = [free_port() for _ in range(size)]

@@ -64,7 +64,7 @@ class PostgresServer(ServerProcess):
         Make the database if there is none, start, and return once it serves.
 
         Raises:
-            ServerFailed: it ended, or did not serve within ten seconds; it does not run any more.
+            ServerFailed: it ended, or did not serve within thirty seconds; it does not run any more.
 
         """
         deadline = time.monotonic() + START_TIMEOUT

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-START_TIMEOUT: Final = 10.0
+START_TIMEOUT: Final = 30.0
 _STOP_TIMEOUT: Final = 10.0
 _POLL: Final = 0.01
 _TAIL: Final = 2_000
@@ -95,7 +95,7 @@ class ServerProcess(ABC):
         Start and return once it serves.
 
         Raises:
-            ServerFailed: it ended, or did not serve within ten seconds; it does not run any more.
+            ServerFailed: it ended, or did not serve within thirty seconds; it does not run any more.
 
         """
         if self.running:
@@ -151,7 +151,7 @@ class ServerProcess(ABC):
         Return once *reached* returns true.
 
         Raises:
-            ServerFailed: the server ended before that, or it took ten seconds; the message says *complaint*.
+            ServerFailed: the server ended before that, or it took thirty seconds; the message says *complaint*.
 
         """
         deadline = time.monotonic() + START_TIMEOUT

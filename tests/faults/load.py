@@ -121,7 +121,7 @@ async def change_stream(connection: Connection, change: Callable[[StreamConfig],
 
 async def emit_until_taken(sink: NatsSink, events: list[Any]) -> None:
     """Emit again until the sink takes them."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while True:
             try:
                 return await sink.emit_batch(events)

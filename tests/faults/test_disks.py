@@ -35,7 +35,6 @@ SYNCED = "jetstream { sync_interval: always }"
 
 pytestmark = [
     pytest.mark.timeout(300),
-    pytest.mark.skipif(not LONG, reason="mounts disks: make faults-tests"),
     pytest.mark.skipif(not can_mount(), reason="needs root, ext4 and loop devices"),
 ]
 
@@ -107,7 +106,7 @@ async def test_power_cut_of_the_spool(disk: Disk, own_server: NatsServer, tmp_pa
     for lane in range(CUTS):
         before = len(noted(note))
         with working(url, lane, note) as process:
-            await eventually(lambda before=before: len(noted(note)) >= before + 200, timeout=30)  # type: ignore[misc]
+            await eventually(lambda before=before: len(noted(note)) >= before + 200)  # type: ignore[misc]
             with power_cut(disk):
                 process.kill()
                 process.wait()

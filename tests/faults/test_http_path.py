@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 LONG = os.environ.get("NOETL_FAULTS") == "long"
 EVENTS, KILLS = (100_000, 5) if LONG else (6_000, 2)
 
-pytestmark = pytest.mark.timeout(600 if LONG else 120)
+pytestmark = pytest.mark.timeout(600 if LONG else 300)
 
 
 @contextmanager

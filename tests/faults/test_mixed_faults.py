@@ -44,7 +44,7 @@ VICTIMS = ("projector 0", "projector 1", "nats-server", "postgres")
 
 log = structlog.get_logger()
 
-pytestmark = pytest.mark.timeout(900 if LONG else 120)
+pytestmark = pytest.mark.timeout(900 if LONG else 300)
 
 
 class Mortal(Protocol):
@@ -90,7 +90,7 @@ async def publish(connection: Connection, counter: Counter) -> None:
     """Store all events in the stream, never far ahead of what has arrived: faults shall meet traffic."""
     sink = NatsSink(connection)
     for start in range(1, EVENTS + 1, CHUNK):
-        await eventually(partial(counter.has_seen, start - AHEAD), timeout=60)
+        await eventually(partial(counter.has_seen, start - AHEAD))
         await emit_until_taken(sink, make_events(CHUNK, start=start))
     await sink.aclose()
 
@@ -114,7 +114,7 @@ async def test_everything_dies(
             replica.start()
         publishing = asyncio.create_task(publish(own_connection, counter))
         for moment in moments:
-            await eventually(partial(counter.reaches, moment), timeout=60, what=f"seed {seed}: {moment} rows")
+            await eventually(partial(counter.reaches, moment), what=f"seed {seed}: {moment} rows")
             name = chance.choice(VICTIMS)
             await asyncio.to_thread(victims[name].kill)
             await asyncio.to_thread(victims[name].start)

@@ -68,7 +68,7 @@ async def test_poison_rows_are_buried_and_their_neighbours_pass(
 
     with projecting(own_server, url, log=tmp_path / "log") as process:
         began = time.monotonic()
-        await eventually(is_over, timeout=60)
+        await eventually(is_over)
         log.info("buried", events=count, poison=len(bad), seconds=round(time.monotonic() - began, 2))
         process.terminate()
         assert await ended(process) == 0

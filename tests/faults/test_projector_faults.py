@@ -37,7 +37,7 @@ LONG = os.environ.get("NOETL_FAULTS") == "long"
 EVENTS, KILLS, OUTAGE = (50_000, 10, 60.0) if LONG else (6_000, 3, 2.0)
 STOPS = 20 if LONG else 3
 
-pytestmark = pytest.mark.timeout(600 if LONG else 120)
+pytestmark = pytest.mark.timeout(600 if LONG else 300)
 
 
 @contextmanager
@@ -85,11 +85,11 @@ async def test_projector_killed_at_random_moments(
     publishing = asyncio.create_task(publish(own_connection, EVENTS))
     for moment in moments:
         with projecting(own_server, own_database, tmp_path / "log") as process:
-            await eventually(partial(has_rows, own_database, moment), timeout=60, what=f"seed {seed}")
+            await eventually(partial(has_rows, own_database, moment), what=f"seed {seed}")
             process.kill()
     await publishing
     with projecting(own_server, own_database, tmp_path / "log"):
-        await eventually(lambda: has_rows(own_database, EVENTS), timeout=60, what=f"seed {seed}")
+        await eventually(lambda: has_rows(own_database, EVENTS), what=f"seed {seed}")
 
     keys = await stored_keys(own_database)
     assert sorted(event_id for _, event_id in keys) == list(range(1, EVENTS + 1)), f"seed {seed}"
@@ -123,7 +123,7 @@ async def test_destination_away(
         await asyncio.sleep(OUTAGE)
         assert process.poll() is None, log.read_text()
         own_postgres.start()
-        await eventually(lambda: has_rows(own_database, 2_000), timeout=30)
+        await eventually(lambda: has_rows(own_database, 2_000))
         assert process.poll() is None
         process.terminate()
         assert await asyncio.to_thread(process.wait, 20) == 0
@@ -142,7 +142,7 @@ async def test_terminated_in_the_middle(
     while stored < EVENTS:
         with projecting(own_server, own_database, tmp_path / "log") as process:
             goal = min(stored + EVENTS // STOPS, EVENTS)
-            await eventually(partial(has_rows, own_database, goal), timeout=60)
+            await eventually(partial(has_rows, own_database, goal))
             process.terminate()
             assert await asyncio.to_thread(process.wait, 30) == 0, (tmp_path / "log").read_text()
             stored = len(await ids_in_order(own_database))
@@ -176,4 +176,4 @@ async def test_second_signal_is_immediate(
         assert await asyncio.to_thread(process.wait, 5) == 1
     own_postgres.start()
     with projecting(own_server, own_database, log):
-        await eventually(lambda: has_rows(own_database, 10), timeout=30)
+        await eventually(lambda: has_rows(own_database, 10))

@@ -63,7 +63,7 @@ async def test_killed_workers_lose_nothing(own_server: NatsServer, own_connectio
         before = len(noted(note))
         with working(url, lane, note) as process:
             goal = before + moments.randrange(1, 400)
-            await eventually(lambda goal=goal: len(noted(note)) >= goal, timeout=30, what=f"seed {seed}")  # type: ignore[misc]
+            await eventually(lambda goal=goal: len(noted(note)) >= goal, what=f"seed {seed}")  # type: ignore[misc]
             process.kill()
         if away:
             own_server.start()
@@ -87,7 +87,7 @@ async def test_stream_created_again(own_server: NatsServer, own_connection: Conn
     await (await jetstream(own_connection)).delete_stream(STREAM.name)
     await ensure_stream(own_connection, StreamDeclaration())
     await sink.emit(make_event(201))
-    await eventually(lambda: has_messages(own_connection, 201), timeout=20)
+    await eventually(lambda: has_messages(own_connection, 201))
     await sink.aclose()
 
     assert sorted(event.event_id or 0 for event in await read_all(own_server.url, STREAM.name)) == list(range(1, 202))
@@ -108,7 +108,7 @@ async def test_server_that_lost_its_end(own_server: NatsServer, own_connection: 
     shutil.rmtree(store)
     shutil.copytree(tmp_path / "copy", store)
     own_server.start()
-    await eventually(lambda: has_messages(own_connection, 200), timeout=30)
+    await eventually(lambda: has_messages(own_connection, 200))
     await sink.aclose()
 
     await require_exactly_once(own_server.url, list(range(1, 201)))

@@ -49,7 +49,7 @@ async def watch_refused(web: Web, words: str) -> None:
 
 async def recovered(web: Web) -> None:
     """Return once it is ready, and the failures are counted."""
-    await eventually(lambda: web.gateway.condition.report().ready, timeout=30)
+    await eventually(lambda: web.gateway.condition.report().ready)
     async with web.session.get(f"{web.url}/metrics") as response:
         text = await response.text()
 

@@ -43,13 +43,13 @@ async def test_each_sequence_once(own_server: NatsServer) -> None:
                 if number in _SERVERS:
                     own_server.kill()
                     await asyncio.to_thread(own_server.start)
-                await eventually(partial(readers[number % _CLIENTS].has, (2 * number + 1) * _STEP), timeout=30)
+                await eventually(partial(readers[number % _CLIENTS].has, (2 * number + 1) * _STEP))
             # While nobody serves.
             await publish(connection, declared, make_events(_STEP, start=1 + (2 * number + 1) * _STEP))
         async with serving(connection, declared, port=port):
             last = (await show_stream(connection, declared.name)).state.last_seq
             for reader in readers:
-                await eventually(partial(reader.has, last), timeout=60)
+                await eventually(partial(reader.has, last))
 
         assert last == 2 * _GATEWAYS * _STEP
         for reader in readers:

@@ -186,15 +186,16 @@ COMMANDS = {
 }
 
 
-@pytest.mark.parametrize("url", URLS)
-@pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
+# A replay waits half a minute for NATS.
+TRIED = [(COMMANDS[name], url) for name in COMMANDS for url in URLS if (name, url) != ("replay", URLS[0])]
+
+
+@pytest.mark.parametrize(("command", "url"), TRIED)
 def test_wrong_destination(
-    url: str, command: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
+    command: str, url: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     """A destination that is away, misspelt or unknown is named without its secrets."""
     (tmp_path / "one.jsonl").write_bytes(encode(make_event(1)))
-    if command == COMMANDS["replay"] and url.startswith(f"nats://user:{CANARY}@{NOWHERE}"):
-        pytest.skip("it waits half a minute for NATS")
     argv = [*command.replace("FILE", str(tmp_path / "one.jsonl")).split(), url]
     said = run(monkeypatch, capfd, *argv)
 

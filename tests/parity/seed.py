@@ -1,9 +1,9 @@
 """
 The Rust side: a program with the crate's struct, and what it once said.
 
-    python tests/parity/seed.py path/to/seed-parity      writes golden/ anew
+    python -m tests.parity.seed      writes golden/ anew
 
-`rust/README.md` says how to build it.  `NOETL_SEED_PARITY` names it for the tests that ask it itself.
+`make parity` builds it, and the tests ask it then; `rust/README.md` says what that takes.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import base64
 import json
 import lzma
 import subprocess
-import sys
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,11 +29,12 @@ MADE = GOLDEN / "rust_made.jsonl.xz"
 REREAD = GOLDEN / "python_made.reread.jsonl.xz"
 ASKED = GOLDEN / "python_made.sha256"
 COUNT = 10_000
+PROGRAM = Path(__file__).parents[2] / "build" / "parity" / "target" / "debug" / "seed-parity"
 
 
-def ask(program: str, bodies: Sequence[bytes]) -> list[dict[str, Any]]:
+def ask(bodies: Sequence[bytes]) -> list[dict[str, Any]]:
     """Return what the crate makes of each of *bodies*, none of which holds a line end."""
-    done = subprocess.run([program, "read"], input=b"\n".join(bodies), capture_output=True, check=True)
+    done = subprocess.run([PROGRAM, "read"], input=b"\n".join(bodies), capture_output=True, check=True)
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
@@ -53,24 +53,24 @@ def unpacked(path: Path) -> list[bytes]:
     return lzma.decompress(path.read_bytes()).splitlines()
 
 
-def main(program: str) -> None:
+def main() -> None:
     """Write what is golden."""
     from tests.parity.cases import CASES  # noqa: PLC0415  (the tests import this module first)
 
     GOLDEN.mkdir(exist_ok=True)
-    WRITTEN.write_bytes(subprocess.run([program, "write"], capture_output=True, check=True).stdout)
+    WRITTEN.write_bytes(subprocess.run([PROGRAM, "write"], capture_output=True, check=True).stdout)
     verdicts = {}
     for name, (body, _) in CASES.items():
-        [answer] = ask(program, [body]) or [{"ok": False, "error": "empty"}]
+        [answer] = ask([body]) or [{"ok": False, "error": "empty"}]
         verdicts[name] = {"body": base64.b64encode(body).decode(), "ok": answer["ok"], "error": answer.get("error")}
     READS.write_text(json.dumps(verdicts, indent=1) + "\n")
-    made = subprocess.run([program, "make", str(COUNT)], capture_output=True, check=True).stdout
+    made = subprocess.run([PROGRAM, "make", str(COUNT)], capture_output=True, check=True).stdout
     MADE.write_bytes(lzma.compress(made, preset=9))
     bodies = written(COUNT)
     ASKED.write_text(digest(bodies) + "\n")
-    answers = subprocess.run([program, "read"], input=b"\n".join(bodies), capture_output=True, check=True).stdout
+    answers = subprocess.run([PROGRAM, "read"], input=b"\n".join(bodies), capture_output=True, check=True).stdout
     REREAD.write_bytes(lzma.compress(answers, preset=9))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main()

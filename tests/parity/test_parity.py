@@ -1,11 +1,10 @@
-"""The crate and we read each other: by golden files, and by the crate itself where `NOETL_SEED_PARITY` names it."""
+"""The crate and we read each other: by golden files, and by the crate itself where `make parity` has built it."""
 
 from __future__ import annotations
 
 import base64
 import json
 import math
-import os
 import re
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -15,9 +14,8 @@ import pytest
 
 from noetl_events import MalformedEvent, decode, encode
 from tests.parity.cases import CASES, DIFFERENT
-from tests.parity.seed import ASKED, COUNT, MADE, READS, REREAD, WRITTEN, ask, digest, unpacked, written
+from tests.parity.seed import ASKED, COUNT, MADE, PROGRAM, READS, REREAD, WRITTEN, ask, digest, unpacked, written
 
-PROGRAM = os.environ.get("NOETL_SEED_PARITY", "")
 # Option<Value> of null at the end, which the crate reads back as None.
 NULL_META = re.compile(rb',"meta":null}$')
 TIME = re.compile(rb'"created_at":"([^"]+)"')
@@ -58,7 +56,7 @@ def test_edges_are_read_as_the_crate_does(name: str) -> None:
     except MalformedEvent:
         read = False
 
-    assert base64.b64decode(golden["body"]) == body, "run tests/parity/seed.py again"
+    assert base64.b64decode(golden["body"]) == body, "run tests.parity.seed again"
     assert read is expected
     assert (read == golden["ok"]) is (name not in DIFFERENT)
 
@@ -67,7 +65,7 @@ def test_what_we_write_the_crate_reads() -> None:
     """The crate once read every one of 10,000 events by chance, the same as we meant, and we still write them so."""
     bodies, answers = written(COUNT), unpacked(REREAD)
 
-    assert digest(bodies) == ASKED.read_text().strip(), "run tests/parity/seed.py again"
+    assert digest(bodies) == ASKED.read_text().strip(), "run tests.parity.seed again"
     for body, answer in zip(bodies, answers, strict=True):
         require_same(body, json.loads(answer))
         assert encode(decode(body)) == body
@@ -85,13 +83,13 @@ def test_what_the_crate_makes_we_read() -> None:
         assert abs(microseconds(again) * 1_000 - nanoseconds(moment[1].decode())) <= 500
 
 
-@pytest.mark.skipif(not PROGRAM, reason="NOETL_SEED_PARITY names no program; tests/parity/rust/README.md builds it")
+@pytest.mark.skipif(not PROGRAM.exists(), reason="the crate is not built: make parity, which needs cargo")
 def test_the_crate_itself_reads_ten_thousand() -> None:
     """10,000 other events are read by the crate itself, and what we make of those it writes, it reads as it meant."""
     ours = written(COUNT, seed=2)
     theirs = [encode(decode(body)) for body in unpacked(MADE)]
     for bodies in (ours, theirs):
-        for body, answer in zip(bodies, ask(PROGRAM, bodies), strict=True):
+        for body, answer in zip(bodies, ask(bodies), strict=True):
             decode(msgspec.json.encode(answer["event"]))
             require_same(body, answer)
 

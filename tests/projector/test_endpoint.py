@@ -106,7 +106,7 @@ async def test_server_killed(own_server: NatsServer) -> None:
             assert await served.why() == ("nats", "not connected")
             assert await served.is_alive()
             own_server.start()
-            await eventually(served.is_ready, timeout=30)
+            await eventually(served.is_ready)
             await bench.publish(make_events(3))
             await eventually(lambda: len(sink.events) == 3)
 

@@ -131,9 +131,9 @@ async def test_optional_sink_that_is_stuck_is_waited_for_briefly() -> None:
     """An optional sink that does not answer is cancelled, and left alone for a while."""
     required, stuck = MemorySink(), Stuck()
     sink = FanoutSink([required], [stuck], patience=0.05)
-    await asyncio.wait_for(sink.emit(make_event(1)), 5)
+    await asyncio.wait_for(sink.emit(make_event(1)), 60)
     stuck.left = False
-    await asyncio.wait_for(sink.emit(make_event(2)), 5)
+    await asyncio.wait_for(sink.emit(make_event(2)), 60)
 
     assert ids(required) == [1, 2]
     assert not stuck.left

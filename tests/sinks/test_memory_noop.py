@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import math
 from typing import TYPE_CHECKING
 
 import pytest
@@ -71,8 +73,26 @@ class TestNoopSink(SinkContract):
         assert (event.execution_id, event.event_type) == (42, "command.completed")
         assert (event.worker_id, event.context) == ("worker-1", {"any": ["thing", 1, None]})
 
-    async def test_accepts_an_event_without_id(self) -> None:
+    async def test_event_without_id_is_given_one_or_refused(self) -> None:
         """Nothing is keyed by an id, so none is needed."""
         sink = self.open()
-        await sink.emit(make_event(None))
+        await sink.emit_batch([make_event(1), make_event(None)])
         await sink.aclose()
+
+    async def test_rejects_exactly_what_can_never_be_stored(self) -> None:
+        """Nothing has to be stored, so nothing is rejected."""
+        sink = self.open()
+        await sink.emit_batch([make_event(1), make_event(2, context={"x": math.nan})])
+        await sink.aclose()
+
+    async def test_rejection_reaches_only_its_emitter(self) -> None:
+        """Concurrent emits all return, also that of an event no other sink takes."""
+        sink = self.open()
+        await asyncio.gather(sink.emit(make_event(1)), sink.emit(make_event(2, context={"x": math.nan})))
+        await sink.aclose()
+
+    async def test_closed_sink_refuses(self) -> None:
+        """A closed one drops what it is given as an open one does: nothing is lost by that."""
+        sink = self.open()
+        await sink.aclose()
+        await sink.emit(make_event(1))
