@@ -25,12 +25,14 @@ class Hold:
     Args:
         progress: is told what is away, and why.
         backoff: the waits between two attempts.
+        consumer: of the projector, for the log.
 
     """
 
-    def __init__(self, progress: Progress, backoff: Backoff) -> None:
+    def __init__(self, progress: Progress, backoff: Backoff, *, consumer: str) -> None:
         self._progress = progress
         self._backoff = backoff
+        self._consumer = consumer
         self._hurried = asyncio.Event()
         self._retry: Retry | None = None
 
@@ -47,7 +49,8 @@ class Hold:
 
         """
         away = (SinkUnavailable, NatsUnavailable)
-        self._retry = Retry(away, backoff=self._backoff, hurry=self._hurried, log="projector", part=part)
+        said = {"consumer": self._consumer, "part": part}
+        self._retry = Retry(away, backoff=self._backoff, hurry=self._hurried, log="projector", **said)
         async for attempt in self._retry:
             self._progress.attempting = part
             with attempt:

@@ -89,7 +89,7 @@ class Projector:
         """Of the next batch; may be changed while it runs."""
 
         self._in_hand: deque[Message] = deque()
-        self._hold = Hold(self.progress, backoff or Backoff())
+        self._hold = Hold(self.progress, backoff or Backoff(), consumer=self.consumer.name)
 
     @property
     def consumer(self) -> ConsumerDeclaration:

@@ -53,6 +53,7 @@ class ConsumerPosition:
         self._created = ""
         self._acked = 0
         self._restart = 0
+        self._dropped = 0
         self._is_well = False
 
     def note(self, info: ConsumerInfo) -> None:
@@ -62,6 +63,10 @@ class ConsumerPosition:
     def restart_at(self, sequence: int) -> None:
         """Have the consumer deliver again from *sequence* on when it is next begun with, or from before."""
         self._restart = min(self._restart or sequence, sequence)
+
+    def drop(self, sequence: int) -> None:
+        """Have what was delivered from *sequence* on come again soon, and not only after its ack wait."""
+        self._dropped = min(self._dropped or sequence, sequence)
 
     async def begin(self, info: ConsumerInfo, *, is_pinned: bool) -> None:
         """
@@ -73,9 +78,11 @@ class ConsumerPosition:
 
         """
         if info.created != self._created:
-            self._created, self._restart = info.created, 0
+            self._created, self._restart, self._dropped = info.created, 0, 0
             self._note_delivered(info.delivered)
         behind = info.ack_floor.stream_seq + 1
+        if self._dropped and await can_reset(self._connection):
+            self.restart_at(self._dropped)
         start = self._restart or await self._left_out(info)
         if start:
             self.note(await self._set_back(min(start, behind)))
@@ -173,7 +180,7 @@ class ConsumerPosition:
             raise Refused(f"messages from sequence {start} on were passed over; {self._remedy}")
         info = await reset_consumer(self._connection, self._consumer, start=start)
         log.error("consumer.set_back", consumer=self._consumer.name, start=start)
-        self._restart = 0
+        self._restart = self._dropped = 0
         self._note_delivered(info.delivered)
         return info
 

@@ -86,6 +86,14 @@ class PullRequests:
         while self._open and self._open[0][0] <= number:
             self.outstanding -= self._open.popleft()[1]
 
+    def drop(self, number: int) -> None:
+        """Note that the server has refused request *number*; those before it are still under way."""
+        for request in self._open:
+            if request[0] == number:
+                self.outstanding -= request[1]
+                self._open.remove(request)
+                return
+
     def forget(self) -> None:
         """Note that the server knows of none: a new connection, or another inbox."""
         self._open.clear()

@@ -111,6 +111,7 @@ class Puller:
         self._limits_changed = asyncio.Event()
         self._is_told = False
         self._broken = _STARTING
+        self._edited = ""
         self._logged = ""
         self._refusal = ""
         self._failure: NatsUnavailable | None = None
@@ -130,12 +131,12 @@ class Puller:
     @property
     def is_reading(self) -> bool:
         """Whether the consumer was there when we last looked, and nothing has come between since."""
-        return not (self._broken or self._refusal) and self._connection.is_connected
+        return not self.reason and self._broken != _STARTING and self._connection.is_connected
 
     @property
     def reason(self) -> str:
         """Why it does not read now; empty while it does, and while it starts."""
-        return self._refusal or (self._broken if self._broken != _STARTING else "")
+        return self._refusal or self._edited or (self._broken if self._broken != _STARTING else "")
 
     @property
     def pause(self) -> float:
@@ -207,12 +208,13 @@ class Puller:
 
     def look_at(self, info: ConsumerInfo | None) -> None:
         """Take what the consumer is like now, None if it is gone: one that is not as it was is begun with anew."""
-        if self._broken or self._refusal:
+        if self._broken or self.reason:
             return
         if info is None or not self._origin.is_from(info.created):
             self._break(_DELETED)
         elif essence_of(info.config) != self._config:
-            self._break(_EDITED)
+            self._edited = _EDITED
+            self._arrived.set()
         else:
             self._position.note(info)
             self._note_pause(info)
@@ -291,6 +293,8 @@ class Puller:
         client = await self._connection.client()
         if self._broken or client is not self._inbox.client:
             await self._begin(client)
+        elif self._edited:
+            await self._adapt()
         if not self._stopping:
             # Stopped meanwhile, what is asked for now would come to nobody.
             await self._fill()
@@ -322,9 +326,7 @@ class Puller:
         if not self._is_told:
             self._connection.on_reconnect(self._on_reconnect)
             self._is_told = True
-        if (limits := limits_of(self.consumer, info.config)) != self._inbox.limits:
-            self._inbox.limits = limits
-            self._limits_changed.set()
+        self._keep_to(info)
         await self._inbox.open(client)
         if self._pin.id:
             self._buffer.clear()
@@ -334,11 +336,31 @@ class Puller:
         await self._position.begin(info, is_pinned=bool(self._pin.id))
         if self._pin.id:
             self._pin.start_again()
-        self._config = essence_of(info.config)
-        self._note_pause(info)
         self._bodiless_again = self._bodiless
         self._broken, self._is_accepted = "", False
         self.heard = self._begun = time.monotonic()
+
+    async def _adapt(self) -> None:
+        """Look what the consumer is like since it was edited; requests that are under way go on."""
+        if self._edited != self._logged:
+            # Once, however often it is tried.
+            self._logged = self._edited
+            log.warning("consumer.edited", consumer=self.consumer.name, reason=self._edited)
+        try:
+            info = await self._look()
+        except Refused:
+            self._break(_EDITED)
+            raise
+        if not self._origin.is_from(info.created):
+            self._break(_DELETED)
+        self._keep_to(info)
+
+    def _keep_to(self, info: ConsumerInfo) -> None:
+        self._edited, self._config = "", essence_of(info.config)
+        self._note_pause(info)
+        if (limits := limits_of(self.consumer, info.config)) != self._inbox.limits:
+            self._inbox.limits = limits
+            self._limits_changed.set()
 
     async def _look(self) -> ConsumerInfo:
         """Return the consumer; one that was edited while it was read is waited for, with what it passed over."""
@@ -347,6 +369,8 @@ class Puller:
         except (ConsumerDrift, ServerTooOld, StreamDrift) as exc:
             if not self._config:
                 raise
+            # A request that still waits must not take what is set back.
+            await self._inbox.close()
             await self._position.rewind()
             raise Refused(str(exc)) from exc
         if (found := remarks(self.consumer, info.config)) != self._remarks:
@@ -358,7 +382,6 @@ class Puller:
         if self._broken == _PINNED:
             log.info("puller.pinned", consumer=self.consumer.name)
         elif self._broken not in {_STARTING, self._logged}:
-            # Once, however often it is tried.
             self._logged = self._broken
             log.warning("puller.restarting", consumer=self.consumer.name, reason=self._broken)
 
@@ -370,7 +393,7 @@ class Puller:
 
     async def _wait_for_arrival(self) -> None:
         self._arrived.clear()
-        if self._buffer or self._finished or (self._broken and not self._stopping):
+        if self._buffer or self._finished or ((self._broken or self._edited) and not self._stopping):
             return
         if self._stopping:
             # `stop` ends this wait, however silent the server is.
@@ -401,6 +424,7 @@ class Puller:
             self._break(self._broken or _GAP)
         elif not message.data and self._lacks_body(message):
             # It is not acknowledged, and comes again once it is known what the consumer is like.
+            self._position.drop(delivery_of(message).sequence)
             self._break(_BODILESS)
         else:
             self._buffer.put(message)
@@ -429,17 +453,23 @@ class Puller:
             self._inbox.end(number, text)
             self._arrived.set()
         elif self._inbox.requests.is_open(number):
-            self._on_refusal(status, text)
+            self._on_refusal(number, status, text)
         return True
 
-    def _on_refusal(self, status: str, text: str) -> None:
+    def _on_refusal(self, number: int, status: str, text: str) -> None:
         words = f"{status} {text}".strip()
         if NO_ROOM in text or not self._is_accepted:
             # Not the first time: to ask again at once would be to ask for ever.
             self._refusal = words
             said = f"consumer {self.consumer.name} of stream {self.consumer.stream} refuses requests: {words}"
             self._failure = Refused(said) if is_a_refusal(status, text) else NatsUnavailable(said)
-        self._break(words)
+        if is_a_refusal(status, text):
+            # What else is under way may be served.
+            self._inbox.requests.drop(number)
+            self._edited, self._is_accepted = words, False
+            self._arrived.set()
+        else:
+            self._break(words)
 
     def _accept(self) -> None:
         if not self._is_accepted:

@@ -1,0 +1,188 @@
+"""One server whose configuration is edited by hand while projectors run, and what they do and say meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter
+from contextlib import asynccontextmanager, suppress
+from itertools import count
+from typing import TYPE_CHECKING, Any, Final
+
+from consumers.service import Service
+from consumers.settings import ProjectorSettings, Settings
+from noetl_events import encode
+from noetl_events.jetstream.declarations import StreamDeclaration
+from noetl_events.jetstream.topology import ensure_stream
+from noetl_events.retry import Backoff
+from noetl_events.sinks.memory import MemorySink
+from noetl_events.testing import make_event
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+
+    from nats.aio.msg import Msg
+
+    from noetl_events.jetstream.connection import Connection
+
+LOOK: Final = 0.5
+"""Seconds between two looks at consumer and stream; ten of them in a real process."""
+
+_QUICK: Final = Backoff(initial=0.05, maximum=0.5)
+_numbers = count()
+
+
+class Lab:
+    """
+    The streams of one server.
+
+    Args:
+        connection: to NATS; it stays open.
+
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        self.requests: Counter[str] = Counter()
+        """Pull requests seen, by stream."""
+
+    async def count_requests(self) -> None:
+        """Count pull requests from now on."""
+
+        async def note(message: Msg) -> None:
+            self.requests[message.subject.split(".")[5]] += 1
+
+        client = await self.connection.client()
+        await client.subscribe(self.connection.api("CONSUMER.MSG.NEXT.>"), cb=note)
+        await client.flush()
+
+    async def api(self, request: str, body: object = None) -> dict[str, Any]:
+        """Return the answer of JetStream's API to *request*."""
+        client = await self.connection.client()
+        data = b"" if body is None else json.dumps(body).encode()
+        answer: dict[str, Any] = json.loads((await client.request(self.connection.api(request), data, timeout=10)).data)
+        return answer
+
+    async def stream(self) -> StreamDeclaration:
+        """Return a new stream, as declared."""
+        name = f"border_{next(_numbers)}"
+        declared = StreamDeclaration(name=name, subjects=(f"{name}.>",))
+        await ensure_stream(self.connection, declared)
+        return declared
+
+    async def consumer_config(self, stream: str) -> dict[str, Any]:
+        """Return the configuration of the durable on *stream*."""
+        config: dict[str, Any] = (await self.api(f"CONSUMER.INFO.{stream}.{durable_of(stream)}"))["config"]
+        return config
+
+    async def make_consumer(self, stream: str, config: dict[str, Any], *, action: str = "create") -> str:
+        """Create the durable, or *action* "update" it; return why the server would not."""
+        body = {"stream_name": stream, "config": _set(config), "action": action}
+        answer = await self.api(f"CONSUMER.CREATE.{stream}.{durable_of(stream)}", body)
+        return str(answer.get("error", {}).get("description", ""))
+
+    async def delete_consumer(self, stream: str) -> None:
+        """Delete the durable."""
+        await self.api(f"CONSUMER.DELETE.{stream}.{durable_of(stream)}")
+
+
+class Case:
+    """A stream, a projector of it, and the events that are published to it."""
+
+    def __init__(self, lab: Lab, stream: StreamDeclaration) -> None:
+        self.lab = lab
+        self.stream = stream
+        self.sink = MemorySink()
+        self.error: BaseException | None = None
+        """What ended the projector, if something did."""
+
+        self._ids = count(1)
+        self._published = 0
+        self._service: Service | None = None
+
+    async def publish(self, events: int) -> None:
+        """Store so many more events, on two subjects in turns."""
+        client = await self.lab.connection.client()
+        for number in [next(self._ids) for _ in range(events)]:
+            body = encode(make_event(number))
+            await client.request(f"{self.stream.name}.{'ab'[number % 2]}", body, timeout=10)
+            self._published += 1
+
+    @property
+    def is_stored(self) -> bool:
+        """Whether every event that was published is stored."""
+        return len({event.event_id for event in self.sink.events}) == self._published
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the projector says so."""
+        return self._service is not None and self.error is None and self._service.report().ready
+
+    @property
+    def reason(self) -> str:
+        """What the projector says is the matter."""
+        if self.error is not None:
+            return str(self.error)
+        return (
+            "; ".join(health.reason for health in self._service.report().projectors.values()) if self._service else ""
+        )
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Run the projector, and stop it in the end."""
+        durable, options = durable_of(self.stream.name), self.lab.connection.options
+        settings = Settings(connect=options, stream=self.stream, projector=ProjectorSettings(durable=durable))
+        self._service = service = Service(
+            settings, self.lab.connection, ["memory:"], durable=durable, opener=lambda _: self.sink
+        )
+        service.stream_watch._interval = LOOK
+        for projector in service.projectors:
+            projector._hold._backoff = _QUICK
+        task = asyncio.create_task(service.worker.run())
+        task.add_done_callback(self._note_end)
+        try:
+            yield
+            await service.worker.stop()
+            with suppress(ValueError):
+                async with asyncio.timeout(15):
+                    await task
+        finally:
+            task.cancel()
+            with suppress(asyncio.CancelledError, ValueError):
+                await task
+
+    def _note_end(self, task: asyncio.Task[None]) -> None:
+        self.error = None if task.cancelled() else task.exception()
+
+
+async def until(condition: Callable[[], bool], seconds: float) -> bool:
+    """Wait for *condition*, for so many *seconds*, and return whether it came true."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            while not condition():  # noqa: ASYNC110  (two numbers and a list, of no event)
+                await asyncio.sleep(0.05)
+    return condition()
+
+
+async def gathered(runs: Iterable[Callable[[], Awaitable[None]]], *, at_once: int) -> list[str]:
+    """Run *runs*, so many *at_once*, and return what failed of them in words."""
+    room = asyncio.Semaphore(at_once)
+
+    async def run(each: Callable[[], Awaitable[None]]) -> str:
+        async with room:
+            try:
+                await each()
+            except AssertionError as exc:
+                return str(exc)
+        return ""
+
+    return [failed for failed in await asyncio.gather(*map(run, runs)) if failed]
+
+
+def durable_of(stream: str) -> str:
+    """Return the name of the durable of *stream*: the log names it."""
+    return f"{stream}_projector"
+
+
+def _set(config: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in config.items() if value is not None}
