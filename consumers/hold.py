@@ -29,7 +29,7 @@ class Hold:
 
     """
 
-    def __init__(self, progress: Progress, backoff: Backoff, *, consumer: str) -> None:
+    def __init__(self, progress: Progress, backoff: Backoff, *, consumer: str = "") -> None:
         self._progress = progress
         self._backoff = backoff
         self._consumer = consumer
@@ -49,8 +49,9 @@ class Hold:
 
         """
         away = (SinkUnavailable, NatsUnavailable)
-        said = {"consumer": self._consumer, "part": part}
-        self._retry = Retry(away, backoff=self._backoff, hurry=self._hurried, log="projector", **said)
+        self._retry = Retry(
+            away, backoff=self._backoff, hurry=self._hurried, log="projector", consumer=self._consumer, part=part
+        )
         async for attempt in self._retry:
             self._progress.attempting = part
             with attempt:

@@ -12,12 +12,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
-from nats.errors import Error as NatsError
 
+from noetl_events.jetstream.api import ask
 from noetl_events.jetstream.consumers import Position
 from noetl_events.jetstream.delivery import delivery_of
 from noetl_events.jetstream.errors import NatsUnavailable
-from noetl_events.jetstream.topology import unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
     from noetl_events.jetstream.connection import Connection
     from noetl_events.jetstream.delivery import Delivery, Message
 
-_TIMEOUT: Final = 5.0
 # The server lists what was removed in between: 100 kB of an answer.  With more, nothing can be told.
 _MOST_REMOVED: Final = 10_000
 
@@ -125,17 +123,13 @@ async def passed_over(connection: Connection, stream: str, gap: Gap) -> int:
 
 
 async def _state(connection: Connection, stream: str, body: bytes) -> _State:
-    subject = connection.api(f"STREAM.INFO.{stream}")
-    client = await connection.client()
-    try:
-        answer = _decode((await client.request(subject, body, timeout=_TIMEOUT)).data)
-    except (NatsError, OSError) as exc:
-        raise unavailable(connection, subject, exc) from exc
-    except ValueError as exc:
-        raise NatsUnavailable(f"{subject}: unreadable answer: {exc}") from exc
-    if answer.state is None:
-        raise NatsUnavailable(f"{subject}: no state in the answer")
-    return answer.state
+    data, error = await ask(connection, f"STREAM.INFO.{stream}", body)
+    state = None if error is not None else _decode(data).state
+    if state is None:
+        raise NatsUnavailable(
+            f"stream {stream}: {error.description if error is not None else 'no state in the answer'}"
+        )
+    return state
 
 
 def _are_fresh(messages: Sequence[Message], first: Delivery) -> bool:
