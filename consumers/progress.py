@@ -40,6 +40,7 @@ class Progress(msgspec.Struct, kw_only=True):
         pending: messages of the stream that were not delivered when that was last noted.
         pending_behind: the sequence of the last one delivered then.
         settled_ns: when the stream stored the last message settled, in Unix nanoseconds; 0 before the first.
+        oldest_ns: likewise, of the oldest message not settled when that was last looked up; 0 if there was none.
         moved: when the loop last got anything done or tried to, by `time.monotonic`.
         resting_until: when it tries again what is away, by the same clock.
 
@@ -62,6 +63,7 @@ class Progress(msgspec.Struct, kw_only=True):
     pending: int = 0
     pending_behind: int = 0
     settled_ns: int = 0
+    oldest_ns: int = 0
     moved: float = msgspec.field(default_factory=time.monotonic)
     resting_until: float = 0.0
 
@@ -73,7 +75,7 @@ class Progress(msgspec.Struct, kw_only=True):
     def begin(self) -> None:
         """Note that another projector goes on with these numbers: the counts stay, where it stood does not."""
         self.holding = self.reason = self.attempting = ""
-        self.pending = self.pending_behind = self.settled_ns = 0
+        self.pending = self.pending_behind = self.settled_ns = self.oldest_ns = 0
         self.move()
 
     def move(self) -> None:
@@ -126,7 +128,8 @@ class Progress(msgspec.Struct, kw_only=True):
         Return for how long the stream has been ahead at *now_ns*: 0 when everything in it is settled.
 
         That is the age of the oldest message in hand, which the stream stored at *oldest_ns*.  With none in hand, 0,
-        and some pending, these are younger than the last one settled: its age is the most it can be.
+        and some pending, these are younger than the last one settled, and not older than the oldest one when that was
+        last looked up, if it was.
         """
-        since = oldest_ns or (self.settled_ns if self.pending else 0)
+        since = oldest_ns or (max(self.settled_ns, self.oldest_ns) if self.pending else 0)
         return max(now_ns - since, 0) / 1e9 if since else 0.0

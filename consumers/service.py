@@ -13,6 +13,7 @@ from consumers.dead_letters import DeadLetters
 from consumers.dead_letters.exhausted import ExhaustedWatch
 from consumers.destinations import destinations_of
 from consumers.health.verdict import report
+from consumers.identity_notes import IdentityNotes
 from consumers.lanes import Lanes
 from consumers.progress import Progress
 from consumers.projector import Projector
@@ -93,6 +94,7 @@ class Service:
             connection,
             settings.stream,
             lambda: self.projectors,
+            notes=IdentityNotes(connection, settings.trials, self.channels[0].consumer),
             beside=(settings.dead_letters, settings.trials),
         )
         self._projectors = [] if self._lanes else [self._projector(channel) for channel in self.channels]
@@ -144,7 +146,7 @@ class Service:
         progress = self.progress[channel.consumer.name]
         progress.begin()
         return Projector(
-            Puller(self._connection, channel.consumer, look=self.stream_watch.look),
+            Puller(self._connection, channel.consumer, look=partial(self.stream_watch.look, channel.consumer.name)),
             channel.sink,
             self._dead_letters,
             self._trials,

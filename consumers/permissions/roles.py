@@ -64,7 +64,7 @@ def _consumer(work: Work, consumer: ConsumerDeclaration) -> Iterator[Right]:
     yield Right(f"{work.api}.CONSUMER.RESET.{place}", "to set the consumer back behind the last acknowledgement")
     if consumer.exclusive:
         yield Right(f"{work.api}.CONSUMER.UNPIN.{place}", "who stops lets another take over at once")
-    yield Right(notes, "to note what may kill the process")
+    yield Right(notes, "to note what may kill the process, and which stream it reads")
     yield Right(f"{work.api}.DIRECT.GET.{trials.name}.{notes}", "to read those notes")
 
 

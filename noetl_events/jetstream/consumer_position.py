@@ -10,7 +10,7 @@ of this process.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import structlog
 
@@ -30,6 +30,21 @@ if TYPE_CHECKING:
 _SETTLING: Final = 1.0
 
 log = structlog.get_logger()
+
+
+class StreamEnd(NamedTuple):
+    """
+    Where a stream ends.
+
+    Args:
+        last: sequence of its last message.
+        kept: if it was created again or lost its end since the consumer was begun with, the last sequence up to which
+            it is still what it was; None if it was not.
+
+    """
+
+    last: int
+    kept: int | None = None
 
 
 class ConsumerPosition:
@@ -54,6 +69,8 @@ class ConsumerPosition:
         self._acked = 0
         self._restart = 0
         self._dropped = 0
+        self._kept: int | None = None
+        self._is_ahead = False
         self._is_well = False
 
     def note(self, info: ConsumerInfo) -> None:
@@ -68,9 +85,19 @@ class ConsumerPosition:
         """Have what was delivered from *sequence* on come again soon, and not only after its ack wait."""
         self._dropped = min(self._dropped or sequence, sequence)
 
-    async def begin(self, info: ConsumerInfo, *, is_pinned: bool) -> None:
+    def note_replaced(self, kept: int) -> None:
+        """Note that the stream is what it was up to sequence *kept* only: what comes behind is delivered anew."""
+        self._kept = kept if self._kept is None else min(self._kept, kept)
+        self._acked = min(self._acked, kept)
+
+    async def begin(self, info: ConsumerInfo, *, is_pinned: bool, end: StreamEnd | None = None) -> None:
         """
         Go on with a consumer that is well, set back if it has to be; one that is pinned always is.
+
+        Args:
+            info: of the consumer.
+            is_pinned: it is exclusive, and serves us.
+            end: of its stream, if that is known: the consumer must not be ahead of it.
 
         Raises:
             Refused: it has passed messages over, and the server cannot set it back.
@@ -78,12 +105,17 @@ class ConsumerPosition:
 
         """
         if info.created != self._created:
-            self._created, self._restart, self._dropped = info.created, 0, 0
+            if self._created:
+                # It was made anew since, and delivers everything.
+                self._restart, self._dropped, self._kept = 0, 0, None
+            self._created = info.created
             self._note_delivered(info.delivered)
+        self._follow(info.delivered, end)
         behind = info.ack_floor.stream_seq + 1
         if self._dropped and await can_reset(self._connection):
             self.restart_at(self._dropped)
         start = self._restart or await self._left_out(info)
+        self._kept = None
         if start:
             self.note(await self._set_back(min(start, behind)))
         elif is_pinned:
@@ -92,6 +124,24 @@ class ConsumerPosition:
             self.note(info)
         else:
             self.note(info)
+
+    def _follow(self, delivered: Position, end: StreamEnd | None) -> None:
+        """Have delivered again what comes behind a loss of the stream, and what a consumer ahead of it would miss."""
+        if self._kept is not None and delivered.stream_seq > self._kept:
+            self.restart_at(self._kept + 1)
+        was_ahead, self._is_ahead = self._is_ahead, end is not None and delivered.stream_seq > end.last
+        if end is not None and self._is_ahead:
+            # What it delivered before the stream lost its end, and what is there now, cannot be told apart otherwise.
+            start = self._acked + 1 if 0 < self._acked <= end.last else 1
+            self.restart_at(start if self._kept is None else min(start, self._kept + 1))
+            if not was_ahead:
+                log.error(
+                    "consumer.ahead_of_stream",
+                    consumer=self._consumer.name,
+                    delivered=delivered.stream_seq,
+                    last_sequence=end.last,
+                    reason="the stream was set back or lost its end; what it has is delivered again",
+                )
 
     async def rewind(self) -> None:
         """Set a consumer back that was found edited, behind what was acknowledged while it was well; once."""
@@ -177,10 +227,13 @@ class ConsumerPosition:
 
     async def _set_back(self, start: int) -> ConsumerInfo:
         if not await can_reset(self._connection):
-            raise Refused(f"messages from sequence {start} on were passed over; {self._remedy}")
+            raise Refused(
+                f"consumer {self._consumer.name} has to deliver again from sequence {start} on, for messages were "
+                f"passed over or the stream lost its end, and this server cannot set it back; {self._remedy}"
+            )
         info = await reset_consumer(self._connection, self._consumer, start=start)
         log.error("consumer.set_back", consumer=self._consumer.name, start=start)
-        self._restart = self._dropped = 0
+        self._restart, self._dropped, self._kept = 0, 0, None
         self._note_delivered(info.delivered)
         return info
 

@@ -45,7 +45,13 @@ class Origin:
         """Read the consumer that was *created* then; what is *buffered*, and nothing else is in hand, may be older."""
         if created != self._created:
             self._orphans = set(buffered)
+        else:
+            self._orphans.intersection_update(buffered)
         self._created, self._is_gone = created, False
+
+    def orphan(self, messages: Iterable[Message]) -> None:
+        """Note that the stream has lost *messages*, or may have others in their places."""
+        self._orphans |= set(messages)
 
     async def is_lost(self) -> bool:
         """

@@ -25,7 +25,7 @@ from nats.errors import Error as NatsError
 
 from noetl_events.jetstream.commands import publish_to_all
 from noetl_events.jetstream.consumer_config import essence_of, limits_of, remarks
-from noetl_events.jetstream.consumer_position import ConsumerPosition
+from noetl_events.jetstream.consumer_position import ConsumerPosition, StreamEnd
 from noetl_events.jetstream.consumers import ensure_consumer, unpin_consumer
 from noetl_events.jetstream.delivery import ack_subjects, delivery_of, status_of
 from noetl_events.jetstream.errors import ConsumerDrift, NatsUnavailable, Refused, ServerTooOld, StreamDrift
@@ -54,6 +54,7 @@ _PASSED_OVER: Final = "messages were passed over"
 _BODILESS: Final = "a message came without its body"
 _EDITED: Final = "the consumer was edited"
 _DELETED: Final = "the consumer was deleted"
+_ANOTHER: Final = "the stream may be another one"
 
 log = structlog.get_logger()
 
@@ -67,7 +68,8 @@ class Puller:
         consumer: as declared; created from the start of the stream when it is missing.
         max_messages: received and not yet taken, or asked for, at most.
         max_bytes: likewise, of their headers and payloads; but one message of any size always passes.
-        look: called before the consumer is read, at first and after each interruption; what it raises, `pull` raises.
+        look: looks at the stream and returns where it ends; called before the consumer is read, at first and after each
+            interruption, and when a message may be of another stream than those before.  What it raises, `pull` raises.
 
     """
 
@@ -78,7 +80,7 @@ class Puller:
         *,
         max_messages: int = 8_000,
         max_bytes: int = 32 * 1024 * 1024,
-        look: Callable[[], Awaitable[None]] | None = None,
+        look: Callable[[], Awaitable[StreamEnd | None]] | None = None,
     ) -> None:
         self.consumer = consumer
         self.heard = time.monotonic()
@@ -120,6 +122,7 @@ class Puller:
         self._remarks: dict[str, str] = {}
         self._paused_until = 0.0
         self._bodiless = self._bodiless_again = 0
+        self._newest = (0, 0)
         self._stopping = False
         self._finished = False
 
@@ -224,6 +227,11 @@ class Puller:
         self._position.restart_at(sequence)
         self._break(reason)
 
+    def begin_again(self, reason: str) -> None:
+        """Look at stream and consumer anew before the next message is taken."""
+        if not (self._broken or self._refusal):
+            self._break(reason)
+
     async def ack(self, messages: Iterable[Message]) -> None:
         """Tell the server that *messages* are settled; an answer lost on the way means one more delivery."""
         await self._answer(messages, b"+ACK", in_doubt=bool(self._broken))
@@ -275,6 +283,10 @@ class Puller:
     async def _take(self, limit: int) -> list[Message]:
         """Return what comes next in the buffer, up to a gap in the stream; none if the gap is not explained."""
         batch = self._buffer.take(limit)
+        if batch and not self._stopping and self._may_be_of_another_stream(batch[-1]):
+            self._buffer.put_back(batch)
+            self._break(_ANOTHER)
+            return []
         if not batch or (found := self._position.gap_in(batch)) is None:
             return batch
         place, gap = found
@@ -285,6 +297,13 @@ class Puller:
             self._buffer.clear()
             self._break(_PASSED_OVER)
         return []
+
+    def _may_be_of_another_stream(self, message: Message) -> bool:
+        """Return whether a message of at least this sequence was stored before *message*: it is not there any more."""
+        delivery, (sequence, stored_ns) = delivery_of(message), self._newest
+        self._newest = max(sequence, delivery.sequence), max(stored_ns, delivery.stored_ns)
+        is_newer = sequence >= delivery.sequence and delivery.stored_ns > stored_ns
+        return is_newer and self._look_at_stream is not None
 
     async def _keep_asking(self) -> None:
         failure, self._failure = self._failure, None
@@ -319,9 +338,11 @@ class Puller:
 
     async def _begin(self, client: DirectClient) -> None:
         self._log_begin()
-        if self._look_at_stream is not None:
-            await self._look_at_stream()
+        end = await self._find_end()
         info = await self._look()
+        if end is not None and info.delivered.stream_seq > end.last:
+            # It may have delivered since what was stored since.
+            end = await self._find_end()
         self._origin.begin(info.created, self._buffer.messages)
         if not self._is_told:
             self._connection.on_reconnect(self._on_reconnect)
@@ -333,7 +354,7 @@ class Puller:
             if self._pin.is_fresh:
                 # The reset makes every delivery a first one: how far others were served can be seen only now.
                 self.in_doubt = max(self.in_doubt, self._pin.before(info.delivered.stream_seq))
-        await self._position.begin(info, is_pinned=bool(self._pin.id))
+        await self._position.begin(info, is_pinned=bool(self._pin.id), end=end)
         if self._pin.id:
             self._pin.start_again()
         self._bodiless_again = self._bodiless
@@ -361,6 +382,15 @@ class Puller:
         if (limits := limits_of(self.consumer, info.config)) != self._inbox.limits:
             self._inbox.limits = limits
             self._limits_changed.set()
+
+    async def _find_end(self) -> StreamEnd | None:
+        """Return where the stream ends; of what is buffered from before a loss of it nothing is acknowledged."""
+        end = None if self._look_at_stream is None else await self._look_at_stream()
+        if end is not None and end.kept is not None:
+            self._position.note_replaced(end.kept)
+            self._origin.orphan(self._buffer.messages)
+            self._newest = (0, 0)
+        return end
 
     async def _look(self) -> ConsumerInfo:
         """Return the consumer; one that was edited while it was read is waited for, with what it passed over."""

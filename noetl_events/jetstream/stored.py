@@ -103,9 +103,9 @@ async def read_stored(
         raise unavailable(connection, connection.api(f"CONSUMER.CREATE.{stream}"), exc) from exc
 
 
-async def find_stored(connection: Connection, stream: str, sequence: int) -> Stored | None:
+async def find_stored(connection: Connection, stream: str, sequence: int, *, subject: str = "") -> Stored | None:
     """
-    Return the message at *sequence*, or None when there is none.
+    Return the message at *sequence*, or with a *subject* the first one from there on that matches; None if none does.
 
     It asks the stream's leader: a replica that answers direct gets may be behind, and say none where there is one.
 
@@ -114,7 +114,8 @@ async def find_stored(connection: Connection, stream: str, sequence: int) -> Sto
         NatsUnavailable: the server did not answer, or said no.
 
     """
-    answer = await _ask(connection, "GET", stream, b'{"seq":%d}' % sequence)
+    wanted: dict[str, int | str] = {"seq": sequence} | ({"next_by_subj": subject} if subject else {})
+    answer = await _ask(connection, "GET", stream, msgspec.json.encode(wanted))
     if answer.message is not None:
         return _of_raw(stream, answer.message)
     if answer.error is not None and answer.error.err_code == _MESSAGE_NOT_FOUND:

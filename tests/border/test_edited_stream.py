@@ -163,6 +163,7 @@ async def test_put_back(edited: Connection) -> None:
     """A stream that is as declared again makes the projector ready again, and that is told."""
     with capture_logs() as lines:
         async with projecting(edited) as (served, _, _):
+            await eventually(served.is_ready)
             await edit(edited, EVENTS.name, no_ack=True)
             await eventually(served.is_not_ready)
             await edit(edited, EVENTS.name, no_ack=False)
