@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import struct
 import tempfile
 import time
 from contextlib import asynccontextmanager
@@ -27,9 +28,9 @@ from msgspec import Raw, structs
 from bench.envelopes import make_envelopes
 from consumers.sinks.postgres import PostgresSink, create_schema
 from consumers.sinks.postgres.binary import HEADER, TRAILER
-from consumers.sinks.postgres.mapping import PLAIN
+from consumers.sinks.postgres.mapping import DIGEST, PLAIN
 from consumers.sinks.postgres.rows import rows_of
-from consumers.sinks.postgres.table import Table
+from consumers.sinks.postgres.table import KEY, Table, listed
 from noetl_events import decode, encode
 from noetl_events.testing.postgres_server import PostgresServer
 
@@ -44,20 +45,27 @@ if TYPE_CHECKING:
 
 NOETL_TABLE = Path(__file__).parent.parent / "tests/sinks/noetl_event.sql"
 TABLE = Table("noetl.event", PLAIN)
-KINDS = ", ".join(f"{name} {kind.removesuffix(' NOT NULL')}" for name, kind in PLAIN.columns.items())
-FROM_JSON = TABLE.insert_staged.replace(f"pg_temp.{TABLE.staging}", f"json_to_recordset($1::json) AS event({KINDS})")
+COLUMNS = PLAIN.columns | DIGEST
+STAGING = f"CREATE TEMPORARY TABLE staging ({listed(COLUMNS)}) ON COMMIT DELETE ROWS"
+INSERT_STAGED = (
+    f"INSERT INTO {TABLE.quoted} ({', '.join(COLUMNS)}) SELECT {', '.join(COLUMNS)} FROM staging "  # noqa: S608  (names of ours)
+    f"ORDER BY event_id, execution_id ON CONFLICT ({', '.join(KEY)}) DO NOTHING"
+)
+KINDS = ", ".join(f"{name} {kind.removesuffix(' NOT NULL')}" for name, kind in COLUMNS.items())
+FROM_JSON = INSERT_STAGED.replace("FROM staging", f"FROM json_to_recordset($1::json) AS event({KINDS})")
+COUNT = struct.pack(">h", len(COLUMNS))
 
 
 def copied(events: list[ExecutorEvent]) -> bytes:
     """Return what COPY reads."""
-    return b"".join([HEADER, *(row.record for row in rows_of(events, PLAIN)[0]), TRAILER])
+    return b"".join([HEADER, *(COUNT + row.record + row.digest for row in rows_of(events, PLAIN)[0]), TRAILER])
 
 
 @asynccontextmanager
 async def asyncpg_connection(url: str) -> AsyncIterator[asyncpg.Connection]:
     """Connect with asyncpg, and make the staging table."""
     connection = await asyncpg.connect(url, statement_cache_size=0)
-    await connection.execute(TABLE.create_staging)
+    await connection.execute(STAGING)
     yield connection
     await connection.close()
 
@@ -77,8 +85,8 @@ async def asyncpg_staged(url: str) -> AsyncIterator[Write]:
 
     async def write(events: list[ExecutorEvent]) -> None:
         async with connection.transaction():
-            await connection.copy_to_table(TABLE.staging, format="binary", source=memoryview(copied(events)))
-            await connection.execute(TABLE.insert_staged)
+            await connection.copy_to_table("staging", format="binary", source=memoryview(copied(events)))
+            await connection.execute(INSERT_STAGED)
 
     async with asyncpg_connection(url) as connection:
         yield write
@@ -98,12 +106,12 @@ async def psycopg_staged(url: str) -> AsyncIterator[Write]:
 
     async def write(events: list[ExecutorEvent]) -> None:
         async with connection.transaction(), connection.cursor() as cursor:
-            async with cursor.copy(f"COPY {TABLE.staging} FROM STDIN (FORMAT binary)") as copy:
+            async with cursor.copy("COPY staging FROM STDIN (FORMAT binary)") as copy:
                 await copy.write(copied(events))
-            await cursor.execute(TABLE.insert_staged)
+            await cursor.execute(INSERT_STAGED)
 
     async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
-        await connection.execute(TABLE.create_staging)
+        await connection.execute(STAGING)
         yield write
 
 

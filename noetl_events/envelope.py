@@ -24,7 +24,15 @@ from noetl_events.json_values import (
 )
 from noetl_events.wire import in_utc, read_fields
 
-__all__ = ["ExecutorEvent", "MalformedEvent", "checked", "decode", "encode", "with_encoded_payload"]
+__all__ = [
+    "ExecutorEvent",
+    "MalformedEvent",
+    "checked",
+    "decode",
+    "encode",
+    "encode_checked",
+    "with_encoded_payload",
+]
 
 Int64 = Annotated[int, Meta(ge=MIN_INT64, le=MAX_INT64)]
 
@@ -76,6 +84,18 @@ def encode(event: ExecutorEvent) -> bytes:
         return _encoder.encode(event)
     except UnicodeEncodeError:
         raise MalformedEvent(_name_surrogate(event)) from None
+
+
+def encode_checked(event: ExecutorEvent) -> bytes:
+    """
+    Return `encode` of an event as `decode` or `checked` returns it, without looking at its fields again.
+
+    Raises:
+        TypeError: the event was made by hand after all, and a field has a type JSON has not.
+        UnicodeEncodeError: likewise, with a lone surrogate.
+
+    """
+    return _encoder.encode(event)
 
 
 def decode(data: bytes) -> ExecutorEvent:

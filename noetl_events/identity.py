@@ -10,7 +10,7 @@ Which copies of an event are the same event: its key, and a digest of everything
   has the same message id; a different event that was given the same `event_id` has another, so that a stream's
   duplicate window never drops it.
 
-Two events with one key and different digests are a *conflict*, unless they differ in their payload only.
+Two events with one key and different digests are compared: `noetl_events.conflicts` says how.
 """
 
 from __future__ import annotations
@@ -42,7 +42,12 @@ def digest(event: ExecutorEvent) -> int:
 
 def digest_of_body(body: bytes) -> int:
     """Return the digest of the event whose canonical form, as `encode` returns it, is *body*."""
-    return int.from_bytes(blake2b(body, digest_size=_SIZE).digest(), signed=True)
+    return int.from_bytes(digest_bytes_of_body(body), signed=True)
+
+
+def digest_bytes_of_body(body: bytes) -> bytes:
+    """Return `digest_of_body` as its 8 bytes."""
+    return blake2b(body, digest_size=_SIZE).digest()
 
 
 def message_id(event_id: int, body: bytes) -> bytes:

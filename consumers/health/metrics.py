@@ -82,7 +82,8 @@ class ProjectorMetrics:
         for spread in _SPREADS:
             yield self._spread(spread)
         yield self._buried()
-        yield self._duplicates()
+        yield self._of_sinks("duplicates", "Events the destination had already, where it can tell.")
+        yield self._of_sinks("variants", "Events the destination had already with another payload, where it can tell.")
         yield from self._lags()
         yield self._holding()
         yield from self._states()
@@ -108,14 +109,13 @@ class ProjectorMetrics:
                 family.add_metric([consumer, kind], progress.buried_by[kind])
         return family
 
-    def _duplicates(self) -> Metric:
-        family = CounterMetricFamily(
-            _full("duplicates"), "Events the destination had already, where it can tell.", labels=["consumer"]
-        )
+    def _of_sinks(self, name: str, description: str) -> Metric:
+        """Return what the sinks count under *name*."""
+        family = CounterMetricFamily(_full(name), description, labels=["consumer"])
         for channel in self._service.channels:
-            duplicates = getattr(channel.sink, "duplicates", None)
-            if isinstance(duplicates, int):
-                family.add_metric([channel.consumer.name], duplicates)
+            count = getattr(channel.sink, name, None)
+            if isinstance(count, int):
+                family.add_metric([channel.consumer.name], count)
         return family
 
     def _lags(self) -> Iterator[Metric]:

@@ -37,10 +37,10 @@ def grants_of(role: Role, url: str) -> str:
 def _projector(who: str, database: str, query: dict[str, str]) -> Iterator[str]:
     schema, table = _table(query)
     yield f"-- The projector; first: CREATE ROLE {who} LOGIN; and give it a password."
-    yield "-- TEMPORARY is for the staging table; SELECT on the key is how it finds what is there already."
+    yield "-- TEMPORARY is for the staging table; SELECT is for comparing an event with the row that has its key."
     yield f"GRANT CONNECT, TEMPORARY ON DATABASE {database} TO {who};"
     yield f"GRANT USAGE ON SCHEMA {schema} TO {who};"
-    yield f"GRANT INSERT, SELECT (execution_id, event_id) ON TABLE {table} TO {who};"
+    yield f"GRANT INSERT, SELECT{_compared(query)} ON TABLE {table} TO {who};"
 
 
 def _admin(who: str, database: str, query: dict[str, str]) -> Iterator[str]:
@@ -51,6 +51,16 @@ def _admin(who: str, database: str, query: dict[str, str]) -> Iterator[str]:
     yield "-- For `verify` and `rebuild` on a table of somebody else:"
     yield f"GRANT USAGE ON SCHEMA {schema} TO {who};"
     yield f"GRANT INSERT, SELECT ON TABLE {table} TO {who};"
+
+
+def _compared(query: dict[str, str]) -> str:
+    """Return the columns to read of a table of somebody else; of ours it is all, one that is added later included."""
+    if query.get("mapping") != "noetl":
+        return ""
+    from consumers.sinks.postgres.noetl import NOETL
+    from consumers.sinks.postgres.table import KEY
+
+    return f" ({', '.join([*KEY, *NOETL.likeness.columns])})"
 
 
 def _table(query: dict[str, str]) -> tuple[str, str]:

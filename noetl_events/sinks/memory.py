@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Self
 
+from noetl_events.conflicts import Likeness, compare
 from noetl_events.envelope import MalformedEvent, decode, encode
 from noetl_events.sink import EventsRejected, require_ids
 
@@ -11,13 +12,16 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from noetl_events.envelope import ExecutorEvent
+    from noetl_events.identity import Key
 
 
 class MemorySink:
-    """Keep the wire form of each event by its id, in the order of arrival."""
+    """Keep the wire form of each event by its key, in the order of arrival."""
 
     def __init__(self) -> None:
-        self._bodies: dict[int, bytes] = {}
+        self.variants = 0
+        """Events that are there with another payload."""
+        self._bodies: dict[Key, bytes] = {}
         self._closed = False
 
     @classmethod
@@ -39,13 +43,25 @@ class MemorySink:
         if self._closed:
             raise RuntimeError("MemorySink is closed")
         rejected: dict[int, str] = {}
+        conflicts: set[int] = set()
         for place, (event_id, event) in enumerate(zip(require_ids(events), events, strict=True)):
             try:
-                self._bodies.setdefault(event_id, encode(event))
+                body = encode(event)
             except MalformedEvent as exc:
                 rejected[place] = str(exc)
+                continue
+            stored = self._bodies.setdefault((event.execution_id, event_id), body)
+            if stored != body and (reason := self._compare(stored, event)):
+                rejected[place] = reason
+                conflicts.add(place)
         if rejected:
-            raise EventsRejected(rejected)
+            raise EventsRejected(rejected, conflicts=conflicts)
+
+    def _compare(self, stored: bytes, event: ExecutorEvent) -> str:
+        """Return why *event* is another one than that in *stored*; an empty string if it is not."""
+        found = compare(decode(stored), event)
+        self.variants += found.likeness is Likeness.VARIANT
+        return found.reason if found.likeness is Likeness.CONFLICT else ""
 
     async def aclose(self) -> None:
         """Refuse further events; those kept stay readable."""

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import pytest
 
-from noetl_events.envelope import encode
+from noetl_events.envelope import decode, encode
 from noetl_events.sink import EventSink, EventsRejected
 from noetl_events.testing.events import make_event, make_events
 
@@ -26,9 +26,14 @@ if TYPE_CHECKING:
     from noetl_events.envelope import ExecutorEvent
 
 
-def bodies(events: list[ExecutorEvent]) -> dict[int | None, bytes]:
-    """Return the wire form of each event by its id, what two events are compared by."""
-    return {event.event_id: encode(event) for event in events}
+def bodies(events: list[ExecutorEvent]) -> set[bytes]:
+    """Return the wire forms of *events*, what two events are compared by."""
+    return {encode(event) for event in events}
+
+
+def another(event_id: int) -> ExecutorEvent:
+    """Return a different event with the key of `make_event(event_id)`, stamped in the same microsecond."""
+    return make_event(event_id, event_type="step.enter", step="load", context={"other": event_id})
 
 
 class SinkContract:
@@ -36,6 +41,12 @@ class SinkContract:
 
     keeps_events: ClassVar[bool] = True
     """False for a sink that keeps nothing by design: what it would have stored is not looked for."""
+
+    keyed: ClassVar[bool] = True
+    """
+    True for a destination that keeps one event for a key `(execution_id, event_id)`: of two different events with one
+    key the later one is rejected, and named in `EventsRejected.conflicts`.  False for a log, which keeps both.
+    """
 
     @abstractmethod
     def open(self) -> EventSink:
@@ -119,6 +130,76 @@ class SinkContract:
 
         await self.assert_stored(make_events(12))
         await second.aclose()
+
+    async def test_same_event_made_again_is_no_conflict(self) -> None:
+        """An event is the same one as it was made, as it was decoded, and alone or with others around it."""
+        sink = self.open()
+        await sink.emit_batch(make_events(3))
+        await sink.emit_batch([decode(encode(event)) for event in make_events(4)])
+        await sink.emit_batch([make_event(2), make_event(5), make_event(2), decode(encode(make_event(5)))])
+
+        await self.assert_stored(make_events(5))
+        await sink.aclose()
+
+    async def test_same_id_in_another_execution_is_another_event(self) -> None:
+        """The key of an event is its execution and its id: executions do not share ids."""
+        sent = [make_event(1), make_event(1, execution_id=7), make_event(1, execution_id=8)]
+        sink = self.open()
+        await sink.emit_batch(sent[:2])
+        await sink.emit(sent[2])
+
+        await self.assert_stored(sent)
+        await sink.aclose()
+
+    async def test_conflict_with_a_stored_event(self) -> None:
+        """A different event with the key of a stored one is rejected or kept, and never taken for that one."""
+        sink = self.open()
+        await sink.emit_batch(make_events(3))
+        await self._emit_conflict(sink, [make_event(4), another(2), make_event(5)], conflict=1)
+
+        await self.assert_stored([*make_events(5), *self._kept(another(2))])
+        await sink.aclose()
+
+    async def test_conflict_within_a_batch(self) -> None:
+        """Of two different events with one key in a batch the first is stored, whichever has the larger body."""
+        sink = self.open()
+        await self._emit_conflict(sink, [make_event(9), make_event(2), another(2), make_event(1)], conflict=2)
+        await self._emit_conflict(sink, [another(4), make_event(4), make_event(3)], conflict=1)
+
+        first = [make_event(9), make_event(2), make_event(1), another(4), make_event(3)]
+        await self.assert_stored([*first, *self._kept(another(2), make_event(4))])
+        await sink.aclose()
+
+    async def test_conflict_after_reopening(self) -> None:
+        """A new sink compares with what the last one stored."""
+        first = self.open()
+        await first.emit(make_event(1))
+        await first.aclose()
+        second = self.open()
+        await self._emit_conflict(second, [another(1)], conflict=0)
+
+        await self.assert_stored([make_event(1), *self._kept(another(1))])
+        await second.aclose()
+
+    async def test_conflict_emitted_again_is_still_one(self) -> None:
+        """A rejected event is rejected again, and its neighbours are stored once."""
+        sink = self.open()
+        await sink.emit(make_event(1))
+        for _ in range(2):
+            await self._emit_conflict(sink, [make_event(2), another(1), make_event(1)], conflict=1)
+
+        await self.assert_stored([*make_events(2), *self._kept(another(1))])
+        await sink.aclose()
+
+    async def test_other_payload_is_a_variant(self) -> None:
+        """The same event with another payload is no conflict: a key keeps the first one, a log keeps both."""
+        variant = make_event(1, context={"masked": True})
+        sink = self.open()
+        await sink.emit_batch([make_event(1), variant])
+        await sink.emit_batch([variant, make_event(2)])
+
+        await self.assert_stored([*make_events(2), *self._kept(variant)])
+        await sink.aclose()
 
     async def test_every_field_survives(self) -> None:
         """What was emitted is what is stored: extreme ids, microseconds, every kind of JSON, None left out."""
@@ -232,6 +313,24 @@ class SinkContract:
             await sink.emit(make_event(1))
 
         await self.assert_stored([])
+
+    def _kept(self, *events: ExecutorEvent) -> tuple[ExecutorEvent, ...]:
+        """Return those of *events*, which came later under a key, that the destination keeps."""
+        return () if self.keyed else events
+
+    async def _emit_conflict(self, sink: EventSink, batch: list[ExecutorEvent], *, conflict: int) -> None:
+        """Emit *batch*, and fail unless exactly the event at place *conflict* is rejected, or none by a log."""
+        try:
+            await sink.emit_batch(batch)
+        except EventsRejected as exc:
+            rejected, conflicts, reason = {*exc.reasons}, exc.conflicts, exc.reasons.get(conflict, "")
+        else:
+            rejected, conflicts, reason = set(), frozenset(), ""
+        expected = {conflict} if self.keyed and self.keeps_events else set()
+
+        assert rejected == expected
+        assert conflicts == expected, "a conflict is named in EventsRejected.conflicts"
+        assert not expected or reason.strip(), "a conflict has a reason"
 
     async def _emit_for(self, sink: EventSink, events: list[ExecutorEvent], turns: int) -> None:
         task = asyncio.ensure_future(sink.emit_batch(events))

@@ -67,13 +67,41 @@ async def test_rights(well: Patient, plain_url: str, bare_url: str) -> None:
     await execute(plain_url, grants_of("projector", bare_url))
     mended = await found(well, bare_url)
     name = urlsplit(bare_url).username
-    await execute(plain_url, f"REVOKE SELECT (event_id) ON noetl.event FROM {name}")
+    await execute(
+        plain_url,
+        f"REVOKE SELECT ON noetl.event FROM {name}; GRANT SELECT (execution_id, event_id) ON noetl.event TO {name}",
+    )
     [less] = await found(well, bare_url)
 
     assert finding.severity == "fault"
     assert [word for word in ("USAGE", "TEMPORARY", "INSERT", "SELECT") if word not in finding.found] == []
     assert mended == []
-    assert less.found.endswith("lacks SELECT on execution_id and event_id")
+    assert less.found.endswith("lacks SELECT on event_type, step, status, created_at, context, worker_id, meta, digest")
+
+
+async def test_rights_on_a_table_of_noetl(well: Patient, database_url: str) -> None:
+    """Of a table that is not ours only the columns that are compared are granted, and that is enough."""
+    await execute(database_url, NOETL)
+    name = f"bare_{urlsplit(database_url).path[1:]}"
+    await execute(database_url, f"CREATE ROLE {name} LOGIN PASSWORD 'pw'")
+    parts = urlsplit(database_url)
+    url = f"{parts._replace(netloc=f'{name}:pw@{parts.hostname}:{parts.port}').geturl()}?mapping=noetl"
+    await execute(database_url, grants_of("projector", url))
+    findings = await check_postgres(replace(well, to=(url,)))
+    await execute(database_url, f"DROP OWNED BY {name}; DROP ROLE {name}")
+
+    assert (findings[0].severity, "takes what is written" in findings[0].found) == ("ok", True), findings
+    assert "stack_trace" not in grants_of("projector", url)
+
+
+async def test_table_of_the_first_version(well: Patient, plain_url: str) -> None:
+    """A table without the digest is a warning, with the command that adds it."""
+    await execute(plain_url, "ALTER TABLE noetl.event DROP COLUMN digest")
+    [finding] = await found(well, plain_url)
+    await create_schema(plain_url, upgrade=True)
+
+    assert (finding.severity, finding.remedy) == ("warning", "noetl-events schema URL --upgrade")
+    assert await found(well, plain_url) == []
 
 
 async def test_partitions(well: Patient, database_url: str) -> None:

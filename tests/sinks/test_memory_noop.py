@@ -40,12 +40,14 @@ class TestMemorySink(SinkContract):
         await self.assert_stored(make_events(3))
         assert MemorySink().events == []
 
-    async def test_keeps_the_first_of_two_events_with_one_id(self) -> None:
-        """A second event under a known id is a double, whatever it holds."""
+    async def test_keeps_the_first_of_two_variants(self) -> None:
+        """The same event with another status or payload is counted, and the first one stays."""
         await self.sink.emit(make_event(1, status="STARTED"))
         await self.sink.emit(make_event(1, status="COMPLETED"))
+        await self.sink.emit(make_event(1, status="STARTED", context="masked"))
 
         await self.assert_stored([make_event(1, status="STARTED")])
+        assert self.sink.variants == 2
 
     def test_opens_by_url(self) -> None:
         """`memory:` is a new and empty sink."""

@@ -90,7 +90,7 @@ async def test_session_is_left_as_it_was(plain_url: str) -> None:
     assert await session.fetchval("SHOW statement_timeout") == "0"
     assert await session.fetchval("SHOW lock_timeout") == "0"
     assert await session.fetchval("SELECT count(*) FROM pg_prepared_statements WHERE name <> ''") == 0
-    assert await session.fetchval(f"SELECT count(*) FROM pg_temp.{sink._table.staging}") == 0
+    assert await session.fetchval(f"SELECT count(*) FROM pg_temp.{sink._writer._session._staging.name}") == 0
     await sink.aclose()
 
 

@@ -19,11 +19,14 @@ if TYPE_CHECKING:
     from noetl_events import EventSink
 
 
+COLUMNS = "execution_id, event_id, event_type, step, status, created_at, context, worker_id, meta"
+
+
 def read_rows(path: Path) -> list[ExecutorEvent]:
     """Return the events in *path*, read with a connection of its own."""
     with closing(sqlite3.connect(path)) as database:
         found = database.execute("SELECT name FROM sqlite_master WHERE name = 'event'").fetchall()
-        rows = database.execute("SELECT * FROM event ORDER BY rowid").fetchall() if found else []
+        rows = database.execute(f"SELECT {COLUMNS} FROM event ORDER BY rowid").fetchall() if found else []
     return [event_of(row) for row in rows]
 
 

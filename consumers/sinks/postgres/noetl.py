@@ -20,7 +20,7 @@ import msgspec
 from msgspec import Meta, Raw
 
 from consumers.sinks.postgres.binary import Texts, bigint, jsonb, timestamp
-from consumers.sinks.postgres.mapping import Mapping
+from consumers.sinks.postgres.mapping import Likeness, Mapping
 from consumers.sinks.postgres.rows import Row
 from noetl_events.envelope import MalformedEvent
 from noetl_events.json_values import MAX_INT64, MIN_INT64, encode_value
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 _Id = Annotated[int, Meta(ge=MIN_INT64, le=MAX_INT64)]
 _NULL: Final = b"null"
 
-_pack_ids = Struct(">hiqiqiq").pack
+_pack_ids = Struct(">iqiqiq").pack
 _split = msgspec.json.Decoder(dict[str, Raw]).decode
 
 
@@ -57,7 +57,7 @@ def _noetl_row(names: tuple[int, int], event: ExecutorEvent, texts: Texts) -> Ro
     columns = _columns_of(event)
     result, context = _payloads(event, bytes(columns.result))
     record = (
-        _pack_ids(len(NOETL.columns), 8, event.execution_id, 8, columns.catalog_id, 8, event_id)
+        _pack_ids(8, event.execution_id, 8, columns.catalog_id, 8, event_id)
         + bigint(columns.parent_event_id)
         + bigint(columns.parent_execution_id)
         + bigint(columns.prev_event_id)
@@ -73,7 +73,7 @@ def _noetl_row(names: tuple[int, int], event: ExecutorEvent, texts: Texts) -> Ro
         + texts[_text(columns.error)]
         + texts[event.worker_id]
     )
-    return Row(event_id, record, place, columns.catalog_id)
+    return Row(event_id, record, place, event, columns.catalog_id)
 
 
 def _columns_of(event: ExecutorEvent) -> _Columns:
@@ -117,6 +117,21 @@ def _text(value: Any) -> str | None:
     return value if value is None or isinstance(value, str) else encode_value(value).decode()
 
 
+_LIKENESS: Final = Likeness(
+    columns=("event_type", "node_id", "node_name", "status", "created_at", "context", "result", "meta", "worker_id"),
+    step="coalesce({0}.node_name, {0}.node_id)",
+    status="nullif(old.status, '') = new.status",
+    worker="coalesce(old.worker_id, old.meta ->> 'worker_id') = coalesce(new.worker_id, new.meta ->> 'worker_id')",
+    # NoETL's own writers keep a large payload elsewhere, and one that is no object nowhere: then it is not known.
+    payload=(
+        "CASE WHEN old.result - 'status' = new.result - 'status' AND old.context IS NOT DISTINCT FROM new.context"
+        " THEN true"
+        " WHEN old.result IS NULL OR old.result ? 'reference' THEN NULL"
+        " WHEN old.result - 'status' = '{}' AND old.context IS NULL AND NOT new.result ? 'context' THEN NULL"
+        " ELSE false END"
+    ),
+)
+
 NOETL: Final = Mapping(
     columns={
         "execution_id": "bigint NOT NULL",
@@ -137,5 +152,7 @@ NOETL: Final = Mapping(
         "error": "text",
         "worker_id": "text",
     },
+    likeness=_LIKENESS,
     row_of=_noetl_row,
+    is_ours=False,
 )

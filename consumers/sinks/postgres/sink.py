@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final, Self
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import asyncpg
+import structlog
 
 from consumers.sinks.postgres.errors import reason_of
 from consumers.sinks.postgres.mapping import PLAIN
@@ -22,6 +23,9 @@ from noetl_events.sink import EventsRejected, SinkUnavailable
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from consumers.sinks.postgres.table import Shape
+    from consumers.sinks.postgres.writer import Unstored
+    from noetl_events.conflicts import Comparison
     from noetl_events.envelope import ExecutorEvent
 
 _MAPPINGS: Final = {"plain": PLAIN, "noetl": NOETL}
@@ -34,10 +38,14 @@ _CREATE: Final = (
 )
 _ON_NUL: Final = ("reject", "replace")
 
+log = structlog.get_logger()
+
 
 class PostgresSink:
     """
     Copy a batch into the table, in one transaction; what the table has already stays as it is.
+
+    An event whose key the table has is compared with that row: `noetl_events.conflicts` says how.
 
     Connects at the first emit, and again whenever the connection is lost.  It never creates anything but a temporary
     staging table: `create_schema` does, for an operator.
@@ -66,14 +74,18 @@ class PostgresSink:
         _require_one_of(_MAPPINGS, mapping=mapping)
         _require_one_of(_ON_NUL, on_nul=on_nul)
         self.rejected = 0
-        """Events that will never be rows."""
+        """Events that will never be rows, conflicts among them."""
+        self.conflicts = 0
+        """Of those, events whose key the table has for a different event."""
+        self.variants = 0
+        """Events that the table has with another payload."""
         self._dsn = dsn
         self._mapping = _MAPPINGS[mapping]
         self._replace_nul = on_nul == "replace"
         self._table = Table(table, self._mapping)
         self._writer = Writer(dsn, self._table, deadline=deadline)
         self._lock = asyncio.Lock()
-        self._storing: set[asyncio.Task[dict[int, str]]] = set()
+        self._storing: set[asyncio.Task[Unstored]] = set()
         self._closed = False
 
     @classmethod
@@ -123,27 +135,43 @@ class PostgresSink:
         if self._closed:
             raise RuntimeError("PostgresSink is closed")
         rows, reasons = rows_of(events, self._mapping, replace_nul=self._replace_nul)
+        conflicts: dict[int, Comparison] = {}
         if rows:
-            reasons |= await self._store_undisturbed(rows)
+            refused, conflicts, variants = await self._store_undisturbed(rows)
+            reasons |= refused | {place: one.reason for place, one in conflicts.items()}
+            self._note_variants(variants)
         self.rejected += len(reasons)
+        self.conflicts += len(conflicts)
         if reasons:
-            raise EventsRejected(reasons)
+            raise EventsRejected(reasons, conflicts=conflicts)
 
-    async def create_schema(self) -> None:
+    async def create_schema(self, *, upgrade: bool = False) -> Shape:
         """
-        Create schema and table if they are missing; NoETL's own are not made, only looked at.
+        Create schema and table if they are missing, and return the shape of the table.
+
+        NoETL's own are not made, only looked at.
+
+        Args:
+            upgrade: add what a table of an older version lacks: the column of the digest.
 
         Raises:
+            ValueError: NoETL's own table is not ours to upgrade.
             TableMismatch: it differs, or is missing where it is not ours to make.
             SinkUnavailable: the database is away, or says no.
 
         """
+        if upgrade and not self._mapping.is_ours:
+            raise ValueError(
+                "--upgrade: NoETL's own table gets no column from us; its rows are compared field by field"
+            )
         connection = await connect(self._dsn)
         try:
             async with connection.transaction():
-                if self._mapping is PLAIN:
+                if self._mapping.is_ours:
                     await self._table.create(connection)
-                await self._table.check(connection)
+                if upgrade:
+                    await self._table.upgrade(connection)
+                return await self._table.check(connection)
         except asyncpg.InsufficientPrivilegeError as exc:
             raise SinkUnavailable(f"SQLSTATE {exc.sqlstate}: {exc}; {_CREATE}") from exc
         except asyncpg.PostgresError as exc:
@@ -168,7 +196,13 @@ class PostgresSink:
             await asyncio.wait(self._storing)
         self._writer.close()
 
-    async def _store_undisturbed(self, rows: list[Row]) -> dict[int, str]:
+    def _note_variants(self, variants: dict[int, Comparison]) -> None:
+        if variants:
+            self.variants += len(variants)
+            execution_id, event_id = next(iter(variants.values())).key
+            log.warning("postgres.variants", events=len(variants), execution_id=execution_id, event_id=event_id)
+
+    async def _store_undisturbed(self, rows: list[Row]) -> Unstored:
         # A caller that is cancelled leaves its transaction to end by itself, within the deadline: asyncpg cannot use
         # a connection that was left between two messages of the protocol.
         storing = asyncio.create_task(self._store_in_turn(rows))
@@ -176,14 +210,14 @@ class PostgresSink:
         storing.add_done_callback(self._storing.discard)
         return await asyncio.shield(storing)
 
-    async def _store_in_turn(self, rows: list[Row]) -> dict[int, str]:
+    async def _store_in_turn(self, rows: list[Row]) -> Unstored:
         async with self._lock:
             return await self._writer.store(rows)
 
 
-async def create_schema(url: str) -> None:
+async def create_schema(url: str, *, upgrade: bool = False) -> None:
     """Create what `PostgresSink.from_url(url)` needs; see `PostgresSink.create_schema`."""
-    await PostgresSink.from_url(url).create_schema()
+    await PostgresSink.from_url(url).create_schema(upgrade=upgrade)
 
 
 def _require_hosts(scheme: str, netloc: str, url: str) -> None:

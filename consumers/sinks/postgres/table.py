@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Final
-from zlib import crc32
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from consumers.sinks.postgres.mapping import DIGEST
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,13 +18,17 @@ if TYPE_CHECKING:
 DEFAULT_TABLE: Final = "noetl.event"
 
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_$]{0,62}")
-_KEY: Final = ("execution_id", "event_id")
+KEY: Final = ("execution_id", "event_id")
+"""What an event is known by."""
+
 _NOT_NULL: Final = " NOT NULL"
 _REMEDY: Final = "alter it, or name another with ?table= or ?mapping="
 
 _READ_COLUMNS: Final = """
-SELECT attname AS name, format_type(atttypid, NULL) AS kind, attnotnull AS required,
-       atthasdef OR attidentity <> '' AS filled
+SELECT attname AS name, format_type(atttypid, NULL) AS kind, attnotnull AS required, atttypmod AS modifier,
+       atthasdef OR attidentity <> '' AS filled, attgenerated <> '' AS generated,
+       has_column_privilege(attrelid, attnum, 'SELECT') AS readable,
+       has_column_privilege(attrelid, attnum, 'INSERT') AS writable
 FROM pg_attribute WHERE attrelid = to_regclass($1) AND attnum > 0 AND NOT attisdropped
 """
 # What ON CONFLICT can name: every row's, at once, and on the columns themselves.
@@ -40,6 +45,22 @@ class TableMismatch(ValueError):
     """The table is not there, or not as the mapping needs it; it was left as it is."""
 
 
+class Shape(NamedTuple):
+    """
+    A table that takes what is written, as it was found.
+
+    Args:
+        has_digest: whether the role can write and read the digest of an event.
+        resolution: of `created_at`, in microseconds.
+        unreadable: the columns that an event with a key that is there is compared by, and that the role may not read.
+
+    """
+
+    has_digest: bool
+    resolution: int
+    unreadable: tuple[str, ...]
+
+
 class Table:
     """
     A table, and what is asked of it to hold the rows of *mapping*.
@@ -51,10 +72,8 @@ class Table:
 
     def __init__(self, name: str, mapping: Mapping) -> None:
         self.name: Final = name
-        self.columns: Final = mapping.columns
-        self._quoted: Final = quoted(name)
-        # Named by its columns: in a session of a pooler, another mapping or version may have left one too.
-        self.staging: Final = f"noetl_events_{crc32(_listed(self.columns).encode()):08x}"
+        self.mapping: Final = mapping
+        self.quoted: Final = quoted(name)
 
     @property
     def schema(self) -> str:
@@ -66,37 +85,33 @@ class Table:
         """The second part of its name."""
         return self.name.partition(".")[2]
 
-    @property
-    def create_staging(self) -> str:
-        """The statement that makes the staging table of this session, where it has none yet."""
-        return f"CREATE TEMPORARY TABLE IF NOT EXISTS {self.staging} ({_listed(self.columns)}) ON COMMIT DELETE ROWS"
-
-    @property
-    def insert_staged(self) -> str:
-        """
-        The statement that carries the staged rows over.
-
-        Sorted, so that two projectors that insert the same rows wait for each other instead of locking up.  The
-        conflict is named: without it, a conflict with any other unique index would drop a row in silence.
-        """
-        names = ", ".join(self.columns)
-        return (
-            f"INSERT INTO {self._quoted} ({names}) "  # noqa: S608  (the table is quoted, the columns are ours)
-            f"SELECT {names} FROM pg_temp.{self.staging} ORDER BY event_id, execution_id "
-            f"ON CONFLICT ({', '.join(_KEY)}) DO NOTHING"
-        )
-
     async def create(self, connection: Connection) -> None:
         """Create schema and table if they are missing."""
-        schema = self._quoted.partition(".")[0]
+        schema = self.quoted.partition(".")[0]
         # Looked for first: IF NOT EXISTS wants a right for what is there, too.
         if await connection.fetchval("SELECT to_regnamespace($1) IS NULL", schema):
             await connection.execute(f"CREATE SCHEMA IF NOT EXISTS {schema}")
+        columns = listed({**self.mapping.columns, **DIGEST})
         await connection.execute(
-            f"CREATE TABLE IF NOT EXISTS {self._quoted} ({_listed(self.columns)}, PRIMARY KEY ({', '.join(_KEY)}))"
+            f"CREATE TABLE IF NOT EXISTS {self.quoted} ({columns}, PRIMARY KEY ({', '.join(KEY)}))"
         )
 
-    async def check(self, connection: Connection) -> None:
+    async def upgrade(self, connection: Connection) -> None:
+        """
+        Add the column of the digest if it is missing, which rewrites no row.
+
+        Raises:
+            TableMismatch: there is a column of that name and another type.
+
+        """
+        # A lock that many readers must wait for is not worth waiting for long.
+        await connection.execute("SET LOCAL lock_timeout = '5s'")
+        await connection.execute(f"ALTER TABLE {self.quoted} ADD COLUMN IF NOT EXISTS {listed(DIGEST)}")
+        found = {row["name"]: row for row in await connection.fetch(_READ_COLUMNS, self.quoted)}
+        if differences := [*_differences(DIGEST, found)]:
+            raise TableMismatch(f"table {self.name} has another column of that name: {'; '.join(differences)}")
+
+    async def check(self, connection: Connection) -> Shape:
         """
         Compare the table with what the mapping writes; columns that fill themselves may be there besides.
 
@@ -106,15 +121,23 @@ class Table:
             TableMismatch: naming everything that is missing or different.
 
         """
-        found = {row["name"]: row for row in await connection.fetch(_READ_COLUMNS, self._quoted)}
+        found = {row["name"]: row for row in await connection.fetch(_READ_COLUMNS, self.quoted)}
         if not found:
             raise TableMismatch(f"table {self.name} is missing; `noetl-events schema URL` creates it, NoETL its own")
-        keys = [row["key"] for row in await connection.fetch(_READ_KEYS, self._quoted)]
-        differences = [*_differences(self.columns, found), *_surplus(self.columns, found)]
-        if sorted(_KEY) not in keys:
-            differences.append(f"there is no primary key ({', '.join(_KEY)})")
+        keys = [row["key"] for row in await connection.fetch(_READ_KEYS, self.quoted)]
+        columns = self.mapping.columns
+        has_digest = self.mapping.is_ours and _is_digest(found.get("digest"))
+        written = {**columns, **(DIGEST if has_digest else {})}
+        differences = [*_differences(columns, found), *_surplus(written, found)]
+        if sorted(KEY) not in keys:
+            differences.append(f"there is no primary key ({', '.join(KEY)})")
         if differences:
             raise TableMismatch(f"table {self.name} differs from what is written: {'; '.join(differences)}; {_REMEDY}")
+        return Shape(
+            has_digest=has_digest,
+            resolution=_resolution(found["created_at"]["modifier"]),
+            unreadable=tuple(name for name in self.mapping.likeness.columns if not found[name]["readable"]),
+        )
 
 
 def _differences(declared: Dictionary[str, str], found: Dictionary[str, Record]) -> Iterator[str]:
@@ -128,6 +151,22 @@ def _differences(declared: Dictionary[str, str], found: Dictionary[str, Record])
             yield f"{name} is NOT NULL, and not every event has one"
 
 
+def _is_digest(column: Record | None) -> bool:
+    # A column of that name that is somebody else's is left alone.
+    return (
+        column is not None
+        and column["kind"] == DIGEST["digest"]
+        and not column["generated"]
+        and column["writable"]
+        and column["readable"]
+    )
+
+
+def _resolution(digits: int) -> int:
+    """Return the microseconds of the last of so many fraction digits; -1 is the default, six."""
+    return 10 ** (6 - digits) if digits >= 0 else 1
+
+
 def _surplus(declared: Dictionary[str, str], found: Dictionary[str, Record]) -> Iterator[str]:
     for name, column in found.items():
         if name not in declared and column["required"] and not column["filled"]:
@@ -139,7 +178,8 @@ def _same(kind: str) -> tuple[str, ...]:
     return ("text", "character varying") if kind == "text" else (kind,)
 
 
-def _listed(columns: Dictionary[str, str]) -> str:
+def listed(columns: Dictionary[str, str]) -> str:
+    """Return *columns* as they stand in a CREATE TABLE."""
     return ", ".join(f"{name} {column}" for name, column in columns.items())
 
 

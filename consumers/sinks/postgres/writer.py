@@ -9,19 +9,22 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import deque
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import asyncpg
 
 from consumers.sinks.postgres.errors import Meaning, meaning_of, reason_of
 from consumers.sinks.postgres.parts import cut, in_parts, is_refused
 from consumers.sinks.postgres.session import BROKEN, Session
+from noetl_events.conflicts import Likeness
 from noetl_events.jetstream.options import redacted
 from noetl_events.sink import SinkUnavailable
 
 if TYPE_CHECKING:
     from consumers.sinks.postgres.rows import Row
+    from consumers.sinks.postgres.session import Stored
     from consumers.sinks.postgres.table import Table
+    from noetl_events.conflicts import Comparison
 
 _CONTENTION_ATTEMPTS: Final = 5
 _CONTENTION_WAIT: Final = 0.05
@@ -29,6 +32,22 @@ _UNKNOWN_ATTEMPTS: Final = 3
 _PARENT_WAITS: Final = (0.1, 0.4, 1.0)
 _SUSPICIOUS_ROWS: Final = 10
 _MOST_ROWS: Final = 1_000_000
+
+
+class Unstored(NamedTuple):
+    """
+    The rows of a batch that are not stored, by their place.
+
+    Args:
+        reasons: why the server will never take them.
+        conflicts: those whose key the table has for a different event.
+        variants: those that the table has with another payload.
+
+    """
+
+    reasons: dict[int, str]
+    conflicts: dict[int, Comparison]
+    variants: dict[int, Comparison]
 
 
 class Writer:
@@ -45,6 +64,7 @@ class Writer:
     def __init__(self, dsn: str, table: Table, *, deadline: float) -> None:
         self.inserted = 0
         self.duplicates = 0
+        self._unlike: dict[int, Comparison] = {}
         self._dsn = dsn
         self._table = table
         self._deadline = deadline
@@ -53,18 +73,24 @@ class Writer:
         self._most_rows = _MOST_ROWS
         self._unknown_errors = 0
 
-    async def store(self, rows: list[Row]) -> dict[int, str]:
+    async def store(self, rows: list[Row]) -> Unstored:
         """
-        Store *rows*, and return by place why some never will be; all others are stored.
+        Store *rows*, and return which never will be; all others are stored.
 
         Raises:
             SinkUnavailable: some may be stored; store all again, later.
 
         """
+        self._unlike = {}
         refused = await self._store_patiently(rows)
         _require_suspects_to_be_few(rows, refused)
         self._unknown_errors = 0
-        return {place: reason_of(refusal) for place, refusal in refused.items()}
+        unlike = self._unlike.items()
+        return Unstored(
+            {place: reason_of(refusal) for place, refusal in refused.items()},
+            {place: one for place, one in unlike if one.likeness is Likeness.CONFLICT},
+            {place: one for place, one in unlike if one.likeness is Likeness.VARIANT},
+        )
 
     def close(self) -> None:
         """Close the connection, if there is one; the next `store` opens another."""
@@ -105,7 +131,7 @@ class Writer:
         """Store *rows* in one transaction, or return why one of them cannot be."""
         for attempt in range(1, _CONTENTION_ATTEMPTS + 1):
             try:
-                inserted = await self._insert(rows)
+                stored = await self._insert(rows)
             except asyncpg.PostgresError as exc:
                 meaning = self._meaning_of(exc, rows)
                 if meaning in (Meaning.ROW, Meaning.ORPHAN):
@@ -115,12 +141,17 @@ class Writer:
                     raise SinkUnavailable(f"{self._table.name}: {reason_of(exc)}") from exc
                 await asyncio.sleep(random.uniform(0, _CONTENTION_WAIT * 2**attempt))
             else:
-                self.inserted += inserted
-                self.duplicates += len(rows) - inserted
+                self._note(rows, stored)
                 break
         return None
 
-    async def _insert(self, rows: list[Row]) -> int:
+    def _note(self, rows: list[Row], stored: Stored) -> None:
+        conflicts = sum(one.likeness is Likeness.CONFLICT for one in stored.unlike.values())
+        self.inserted += stored.inserted
+        self.duplicates += len(rows) - stored.inserted - conflicts
+        self._unlike |= stored.unlike
+
+    async def _insert(self, rows: list[Row]) -> Stored:
         if self._session is None:
             self._session = await Session.open(self._dsn, self._table)
         try:
