@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 from urllib.parse import unquote, urlsplit
 
-from noetl_events import EventsRejected, MalformedEvent, SinkUnavailable, encode
+from noetl_events import EventsRejected, MalformedEvent, SinkUnavailable, decode, encode
+from noetl_events.conflicts import Likeness, compare
 from noetl_events.sink import require_ids
 
 if TYPE_CHECKING:
@@ -22,8 +23,8 @@ class FolderSink:
     """
     Write each event to `<execution_id>-<event_id>.json` in *folder*, which has to exist.
 
-    A file is written under another name and renamed: whatever crashes, a name leads to a whole event.  An event that
-    is there already is left as it is.
+    A file is written under another name and renamed: whatever crashes, a name leads to a whole event.  A file that is
+    there already is left as it is; the event of that name that comes later is rejected if it is a different one.
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
@@ -48,32 +49,39 @@ class FolderSink:
         """Write *events*; see `EventSink` for what is raised."""
         if self._closed:
             raise RuntimeError("FolderSink is closed")
-        bodies: dict[str, bytes] = {}
         reasons: dict[int, str] = {}
-        for place, (event_id, event) in enumerate(zip(require_ids(events), events, strict=True)):
+        bodies: dict[int, bytes] = {}
+        require_ids(events)
+        for place, event in enumerate(events):
             try:
-                bodies.setdefault(f"{event.execution_id}-{event_id}.json", encode(event))
+                bodies[place] = encode(event)
             except MalformedEvent as exc:
                 reasons[place] = str(exc)
-        await asyncio.get_running_loop().run_in_executor(self._writer, self._write, bodies)
-        if reasons:
-            raise EventsRejected(reasons)
+        conflicts = await asyncio.get_running_loop().run_in_executor(self._writer, self._write, bodies)
+        if reasons or conflicts:
+            raise EventsRejected(reasons | conflicts, conflicts=conflicts)
 
     async def aclose(self) -> None:
         """Finish what was accepted."""
         self._closed = True
         await asyncio.to_thread(self._writer.shutdown)
 
-    def _write(self, bodies: dict[str, bytes]) -> None:
+    def _write(self, bodies: dict[int, bytes]) -> dict[int, str]:
+        conflicts: dict[int, str] = {}
         try:
-            for name, body in bodies.items():
-                if not (self._folder / name).exists():
-                    self._write_file(name, body)
+            for place, body in bodies.items():
+                event = decode(body)
+                file = self._folder / f"{event.execution_id}-{event.event_id}.json"
+                if not file.exists():
+                    self._write_file(file.name, body)
+                elif (found := compare(decode(file.read_bytes()), event)).likeness is Likeness.CONFLICT:
+                    conflicts[place] = found.reason
             # Last, and also for files found there: a name is durable once its folder is.
             self._sync(self._folder)
         except OSError as exc:
             # The disk is full or the volume is gone: nothing an event could be blamed for.
             raise SinkUnavailable(f"folder: {self._folder}: {exc.strerror or exc}") from exc
+        return conflicts
 
     def _write_file(self, name: str, body: bytes) -> None:
         part = self._folder / f".{name}.part"

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 class TestHttpSinkToGateway(SinkContract):
     """Through the gateway, HttpSink keeps every promise."""
 
+    keyed = False
+
     @pytest.fixture(autouse=True)
     async def _gateway(self, connection: Connection, stream: StreamDeclaration) -> AsyncIterator[None]:
         self.connection, self.stream = connection, stream

@@ -194,32 +194,4 @@ LIBRARY = (
         "",
         "tests/sinks/test_http.py::test_name_that_leads_to_a_metadata_service_holds",
     ),
-    Mutation(
-        "a variant is a conflict",
-        "noetl_events/conflicts.py",
-        "return Likeness.VARIANT if self._is_of_one_moment else Likeness.CONFLICT",
-        "return Likeness.CONFLICT",
-        "tests/test_conflicts.py::test_events_as_they_were_emitted",
-    ),
-    Mutation(
-        "a time in seconds proves that two events are one",
-        "noetl_events/conflicts.py",
-        "        if self.stored.time is None or self.event.time is None or self._resolution > 1:\n",
-        "        if self.stored.time is None or self.event.time is None:\n",
-        "tests/test_conflicts.py::test_a_clock_of_milliseconds_proves_nothing",
-    ),
-    Mutation(
-        "a row with its time of arrival is another event",
-        "noetl_events/conflicts.py",
-        "return apart <= self._resolution or (apart > _COLLISION and not self.as_emitted)",
-        "return apart <= self._resolution",
-        "tests/test_conflicts.py::test_rows_of_other_writers",
-    ),
-    Mutation(
-        "a memory sink keeps one event an id",
-        "noetl_events/sinks/memory.py",
-        "self._bodies.setdefault((event.execution_id, event_id), body)",
-        "self._bodies.setdefault((0, event_id), body)",
-        "tests/sinks/test_memory_noop.py::TestMemorySink::test_same_id_in_another_execution_is_another_event",
-    ),
 )

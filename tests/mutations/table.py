@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from tests.mutations.conflicts import CONFLICTS
 from tests.mutations.daemons import DAEMONS
 from tests.mutations.files import FILES
 from tests.mutations.identity import IDENTITY
 from tests.mutations.library import LIBRARY
 from tests.mutations.retries import RETRIES
 
-MUTATIONS = (*DAEMONS, *FILES, *IDENTITY, *LIBRARY, *RETRIES)
+MUTATIONS = (*CONFLICTS, *DAEMONS, *FILES, *IDENTITY, *LIBRARY, *RETRIES)

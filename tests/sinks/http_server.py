@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, TypeAlias
 import msgspec
 from aiohttp import web
 
-from noetl_events import MalformedEvent, decode
+from noetl_events import MalformedEvent, decode, encode
+from noetl_events.identity import message_id
 
 if TYPE_CHECKING:
     import ssl
@@ -40,15 +41,16 @@ class Posted(msgspec.Struct, frozen=True):
 
 class EventServer:
     """
-    Keep events by their execution and id, as NoETL does.
+    Keep each event once: *stored* has the first one of a key, *kept* every event by its message id.
 
     *script* holds what happens to each request: a fault that answers in its place, or None.  *refused* are the ids of
-    events it will never take.  *conflicts* lets it answer 409 for an id it has.
+    events it will never take.  *conflicts* lets it answer 409 for an event it has.
     """
 
     def __init__(self) -> None:
         self.url = ""
         self.stored: dict[tuple[int, int], ExecutorEvent] = {}
+        self.kept: dict[tuple[int, bytes], ExecutorEvent] = {}
         self.requests: list[Posted] = []
         self.script: list[Fault | None] = []
         self.refused: set[int] = set()
@@ -83,12 +85,15 @@ class EventServer:
             return web.json_response({"detail": str(exc)}, status=422)
         if bad := [event.event_id for event in events if event.event_id in self.refused]:
             return web.json_response({"detail": f"event_id: {bad} cannot be stored"}, status=422)
-        keys = [(event.execution_id, event.event_id or 0) for event in events]
-        if self.conflicts and any(key in self.stored for key in keys):
+        named = {(event.execution_id, message_id(event.event_id or 0, encode(event))): event for event in events}
+        if self.conflicts and any(name in self.kept for name in named):
             return web.json_response({"detail": "known"}, status=409)
-        for key, event in zip(keys, events, strict=True):
-            self.stored.setdefault(key, event)
-        return web.json_response({"status": "accepted", "event_ids": [key[1] for key in keys]}, status=202)
+        for name, event in named.items():
+            self.kept.setdefault(name, event)
+        for event in events:
+            self.stored.setdefault((event.execution_id, event.event_id or 0), event)
+        ids = [event.event_id for event in events]
+        return web.json_response({"status": "accepted", "event_ids": ids}, status=202)
 
     def _watched(self, body: bytes) -> _Watch:
         return _Watch(self, next(iter(_events_in(body)))["execution_id"])

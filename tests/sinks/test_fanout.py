@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 class TestFanoutSink(SinkContract):
     """FanoutSink keeps every promise."""
 
+    keyed = False
+
     @pytest.fixture(autouse=True)
     def _paths(self, tmp_path: Path) -> None:
         self.paths = [tmp_path / "first.jsonl", tmp_path / "second.jsonl"]

@@ -42,6 +42,8 @@ async def sink(server: EventServer) -> AsyncIterator[HttpSink]:
 class TestHttpSink(SinkContract):
     """HttpSink keeps every promise."""
 
+    keyed = False
+
     @pytest.fixture(autouse=True)
     def _server(self, server: EventServer) -> None:
         self.server = server
@@ -52,7 +54,7 @@ class TestHttpSink(SinkContract):
 
     async def stored(self) -> list[ExecutorEvent]:
         """Return what the server has kept."""
-        return list(self.server.stored.values())
+        return list(self.server.kept.values())
 
 
 class TestHttpSinkWithConflicts(TestHttpSink):

@@ -28,6 +28,8 @@ def path(tmp_path: Path) -> Path:
 class TestJsonlSink(SinkContract):
     """JsonlSink keeps every promise."""
 
+    keyed = False
+
     @pytest.fixture(autouse=True)
     def _path(self, path: Path) -> None:
         self.path = path

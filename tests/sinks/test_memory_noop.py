@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 class TestMemorySink(SinkContract):
     """MemorySink keeps every promise but that of a destination that outlives it."""
 
+    keyed = True
+
     @pytest.fixture(autouse=True)
     def _memory(self) -> None:
         self.sink = MemorySink()

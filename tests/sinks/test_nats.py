@@ -33,6 +33,8 @@ async def read_stream(outside: JetStreamContext, name: str) -> list[RawStreamMsg
 class TestNatsSink(SinkContract):
     """NatsSink on a stream with fast-ingest batches."""
 
+    keyed = False
+
     @pytest.fixture(autouse=True)
     def _prepare(self, connection: Connection, stream: StreamDeclaration, outside: JetStreamContext) -> None:
         self.connection = connection

@@ -23,6 +23,8 @@ NUL = Raw(b'{"text": "\\u0000"}')
 class TestPostgresSink(SinkContract):
     """Every promise of a sink."""
 
+    keyed = True
+
     @pytest.fixture(autouse=True)
     async def _table(self, database_url: str) -> None:
         self.url = database_url

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 class TestRecordingSink(SinkContract):
     """In one segment, every promise is kept."""
 
+    keyed = False
+
     options = ""
 
     @pytest.fixture(autouse=True)

@@ -55,6 +55,8 @@ def event_of(row: tuple[int, int, str, str, str, str, str, str | None, str | Non
 class TestSqliteSink(SinkContract):
     """Every promise of a sink."""
 
+    keyed = True
+
     @pytest.fixture(autouse=True)
     def _path(self, tmp_path: Path) -> None:
         self.path = tmp_path / "events.db"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from msgspec import structs
 
 from noetl_events import EventsRejected, MalformedEvent, decode, encode
+from noetl_events.conflicts import Likeness, compare
 from noetl_events.sink import require_ids
 
 if TYPE_CHECKING:
@@ -28,12 +29,13 @@ class GoodSink:
         await self.emit_batch([event])
 
     async def emit_batch(self, events: Sequence[ExecutorEvent]) -> None:
-        """Store *events* in three steps: refuse, encode, write."""
+        """Store *events* in four steps: refuse, encode, write, compare."""
         self._refuse(events)
         bodies, reasons = self._encode(events)
         await self._write(bodies)
-        if reasons:
-            raise EventsRejected(reasons)
+        conflicts = self._conflicts({place: event for place, event in enumerate(events) if place not in reasons})
+        if reasons or conflicts:
+            raise EventsRejected(reasons | conflicts, conflicts=conflicts)
 
     async def aclose(self) -> None:
         """Refuse what comes later."""
@@ -62,8 +64,37 @@ class GoodSink:
                 self.destination.append(body)
 
     def _has(self, body: bytes) -> bool:
-        """Return whether the event of *body* is at the destination."""
-        return decode(body).event_id in {decode(stored).event_id for stored in self.destination}
+        """Return whether an event with the key of that in *body* is at the destination."""
+        return self._stored(decode(body)) is not None
+
+    def _stored(self, event: ExecutorEvent) -> ExecutorEvent | None:
+        """Return the event at the destination that has the key of *event*."""
+        return next((stored for stored in map(decode, self.destination) if key(stored) == key(event)), None)
+
+    def _conflicts(self, events: dict[int, ExecutorEvent]) -> dict[int, str]:
+        """Return the reasons of those that are different events than the ones with their keys."""
+        found = {place: (self._stored(event), event) for place, event in events.items()}
+        return {
+            place: compare(stored, event).reason
+            for place, (stored, event) in found.items()
+            if stored is not None and compare(stored, event).likeness is Likeness.CONFLICT
+        }
+
+
+def key(event: ExecutorEvent) -> tuple[int, int | None]:
+    """Return what an event is known by."""
+    return event.execution_id, event.event_id
+
+
+class GoodLog(GoodSink):
+    """A sink without a key, which keeps every promise of one: it keeps each event it is given once."""
+
+    def _has(self, body: bytes) -> bool:
+        return body in self.destination
+
+    def _conflicts(self, events: dict[int, ExecutorEvent]) -> dict[int, str]:
+        """Reject none."""
+        return {}
 
 
 class NoBatches:
@@ -132,7 +163,7 @@ class ForgetsOnReopen(GoodSink):
         self.before = len(destination)
 
     def _has(self, body: bytes) -> bool:
-        return decode(body).event_id in {decode(stored).event_id for stored in self.destination[self.before :]}
+        return key(decode(body)) in {key(decode(stored)) for stored in self.destination[self.before :]}
 
 
 class LosesField(GoodSink):
@@ -297,3 +328,85 @@ class DropsAfterClose(GoodSink):
     async def _write(self, bodies: Sequence[bytes]) -> None:
         if not self.closed:
             await super()._write(bodies)
+
+
+class KnowsIdsOnly(GoodSink):
+    """Takes the id for the key, whatever the execution."""
+
+    def _stored(self, event: ExecutorEvent) -> ExecutorEvent | None:
+        return next((stored for stored in map(decode, self.destination) if stored.event_id == event.event_id), None)
+
+
+class ComparesObjects(GoodSink):
+    """Compares an event with what it reads back, and not with what it means."""
+
+    def _conflicts(self, events: dict[int, ExecutorEvent]) -> dict[int, str]:
+        return {place: "another" for place, event in events.items() if self._stored(event) not in (None, event)}
+
+
+class ComparesNothing(GoodSink):
+    """Takes a key that is there for the same event."""
+
+    def _conflicts(self, events: dict[int, ExecutorEvent]) -> dict[int, str]:
+        return {}
+
+
+class RejectsWithoutAName(GoodSink):
+    """Rejects a conflict as any other event."""
+
+    async def emit_batch(self, events: Sequence[ExecutorEvent]) -> None:
+        """Leave out which of the rejected are conflicts."""
+        try:
+            await super().emit_batch(events)
+        except EventsRejected as exc:
+            raise EventsRejected(exc.reasons) from None
+
+
+class KeepsTheLast(GoodSink):
+    """Overwrites what is there, and rejects nothing."""
+
+    async def _write(self, bodies: Sequence[bytes]) -> None:
+        keys = {key(decode(body)) for body in bodies}
+        self.destination[:] = [body for body in self.destination if key(decode(body)) not in keys]
+        await super()._write(bodies)
+
+
+class DropsDoublesFirst(GoodSink):
+    """Has one event a key in a batch before it compares any."""
+
+    async def emit_batch(self, events: Sequence[ExecutorEvent]) -> None:
+        """Store the first event of each key."""
+        await super().emit_batch([*{key(event): event for event in reversed(events)}.values()][::-1])
+
+
+class ComparesWithItsOwn(GoodSink):
+    """Compares with what it stored itself, and takes the rest for the same."""
+
+    def __init__(self, destination: list[bytes]) -> None:
+        super().__init__(destination)
+        self.before = [*destination]
+
+    def _conflicts(self, events: dict[int, ExecutorEvent]) -> dict[int, str]:
+        own = {place: event for place, event in events.items() if key(event) not in map(key, map(decode, self.before))}
+        return super()._conflicts(own)
+
+
+class RejectsOnce(GoodSink):
+    """Takes an event that comes again for stored, because it was seen before."""
+
+    def __init__(self, destination: list[bytes]) -> None:
+        super().__init__(destination)
+        self.seen: set[bytes] = set()
+
+    def _conflicts(self, events: dict[int, ExecutorEvent]) -> dict[int, str]:
+        new = {place: event for place, event in events.items() if encode(event) not in self.seen}
+        self.seen |= set(map(encode, events.values()))
+        return super()._conflicts(new)
+
+
+class RejectsVariants(GoodSink):
+    """Takes every difference for another event."""
+
+    def _conflicts(self, events: dict[int, ExecutorEvent]) -> dict[int, str]:
+        there = {key(stored): encode(stored) for stored in map(decode, self.destination)}
+        return {place: "another" for place, event in events.items() if there.get(key(event)) != encode(event)}

@@ -23,6 +23,16 @@ BROKEN: list[tuple[str, type[broken.GoodSink | broken.NoBatches]]] = [
     ("test_emitted_twice_is_stored_once", broken.KeepsDoubles),
     ("test_twice_in_one_batch_is_stored_once", broken.LooksOncePerBatch),
     ("test_emitted_again_after_reopening_is_stored_once", broken.ForgetsOnReopen),
+    ("test_same_event_made_again_is_no_conflict", broken.ComparesObjects),
+    ("test_same_id_in_another_execution_is_another_event", broken.KnowsIdsOnly),
+    ("test_conflict_with_a_stored_event", broken.ComparesNothing),
+    ("test_conflict_with_a_stored_event", broken.RejectsWithoutAName),
+    ("test_conflict_with_a_stored_event", broken.KeepsTheLast),
+    ("test_conflict_within_a_batch", broken.ComparesNothing),
+    ("test_conflict_within_a_batch", broken.DropsDoublesFirst),
+    ("test_conflict_after_reopening", broken.ComparesWithItsOwn),
+    ("test_conflict_emitted_again_is_still_one", broken.RejectsOnce),
+    ("test_other_payload_is_a_variant", broken.RejectsVariants),
     ("test_every_field_survives", broken.LosesField),
     ("test_rejects_exactly_what_can_never_be_stored", broken.RejectsWholeBatch),
     ("test_rejects_exactly_what_can_never_be_stored", broken.BlamesAll),
@@ -43,14 +53,28 @@ BROKEN: list[tuple[str, type[broken.GoodSink | broken.NoBatches]]] = [
 ]
 """Each contract test with a sink it must fail for."""
 
+BROKEN_LOGS: list[tuple[str, type[broken.GoodSink]]] = [
+    ("test_same_event_made_again_is_no_conflict", broken.KeepsDoubles),
+    ("test_same_id_in_another_execution_is_another_event", broken.KnowsIdsOnly),
+    ("test_conflict_with_a_stored_event", broken.GoodSink),
+    ("test_conflict_with_a_stored_event", broken.ComparesNothing),
+    ("test_conflict_within_a_batch", broken.DropsDoublesFirst),
+    ("test_conflict_after_reopening", broken.ComparesNothing),
+    ("test_conflict_emitted_again_is_still_one", broken.KeepsDoubles),
+    ("test_other_payload_is_a_variant", broken.ComparesNothing),
+]
+"""The tests that ask something else of a destination without a key, with a sink each must fail for."""
+
 PROMISES = [name for name, _ in inspect.getmembers(SinkContract, inspect.isfunction) if name.startswith("test_")]
 
 
-async def run(name: str, sink_class: type[broken.GoodSink | broken.NoBatches]) -> None:
+async def run(name: str, sink_class: type[broken.GoodSink | broken.NoBatches], *, is_keyed: bool = True) -> None:
     """Run one test of the contract on sinks of *sink_class*."""
     destination: list[bytes] = []
 
     class Contract(SinkContract):
+        keyed = is_keyed
+
         def open(self) -> EventSink:
             return sink_class(destination)  # type: ignore[return-value]
 
@@ -67,10 +91,18 @@ async def test_broken_sink_fails(name: str, sink_class: type[broken.GoodSink | b
         await run(name, sink_class)
 
 
+@pytest.mark.parametrize(("name", "sink_class"), BROKEN_LOGS, ids=lambda value: getattr(value, "__name__", value))
+async def test_broken_log_fails(name: str, sink_class: type[broken.GoodSink]) -> None:
+    """A sink without a key that drops one of two events, or keeps one twice, is found."""
+    with pytest.raises((AssertionError, pytest.fail.Exception)):
+        await run(name, sink_class, is_keyed=False)
+
+
 @pytest.mark.parametrize("name", PROMISES)
 async def test_good_sink_passes(name: str) -> None:
     """A sink that keeps its promises passes, so that a failure means something."""
     await run(name, broken.GoodSink)
+    await run(name, broken.GoodLog, is_keyed=False)
 
 
 def test_every_promise_has_a_sink_that_breaks_it() -> None:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 class TestFolderSink(SinkContract):
     """FolderSink keeps every promise."""
 
+    keyed = True
+
     @pytest.fixture(autouse=True)
     def _folder(self, tmp_path: Path) -> None:
         self.folder = tmp_path

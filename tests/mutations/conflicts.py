@@ -1,0 +1,78 @@
+"""Bugs of the comparison of two events with one key."""
+
+from __future__ import annotations
+
+from tests.mutations.mutation import Mutation
+
+CONFLICTS = (
+    Mutation(
+        "another event with a key that is there is taken for the same one",
+        "consumers/sinks/postgres/session.py",
+        "if one.likeness is not Likeness.SAME",
+        "if one.likeness is Likeness.VARIANT",
+        "tests/sinks/test_postgres_conflicts.py::test_conflict_is_rejected_and_its_neighbours_are_stored",
+    ),
+    Mutation(
+        "of two events with one key in a batch either may be stored",
+        "consumers/sinks/postgres/staging.py",
+        "ORDER BY event_id, execution_id, place ",
+        "ORDER BY event_id, execution_id, place DESC ",
+        "tests/sinks/test_postgres_conflicts.py::test_of_two_in_one_batch_the_first_is_stored",
+    ),
+    Mutation(
+        "a row that is deleted before it is compared takes its event along",
+        "consumers/sinks/postgres/session.py",
+        '            if not any(row["is_gone"] for row in unlike):\n                break\n',
+        "            break\n",
+        "tests/sinks/test_postgres_conflicts.py::test_row_deleted_in_between_is_stored_again",
+    ),
+    Mutation(
+        "a row that the table changes as it is inserted is a conflict with itself",
+        "consumers/sinks/postgres/session.py",
+        'if row["place"] not in inserted]',
+        "]",
+        "tests/sinks/test_postgres_conflicts.py::test_trigger_that_masks_makes_no_conflict_of_what_is_new",
+    ),
+    Mutation(
+        "a digest proves nothing",
+        "consumers/sinks/postgres/staging.py",
+        'other = "old.digest IS DISTINCT FROM new.digest" if self._shape.has_digest else "true"',
+        'other = "true"',
+        "tests/sinks/test_postgres_conflicts.py::test_rewritten_row_is_no_conflict",
+    ),
+    Mutation(
+        "another event in a SQLite file is taken for the same one",
+        "consumers/sinks/sqlite.py",
+        '    if digest == row.values["digest"]:\n        return None\n',
+        "    if digest is not None:\n        return None\n",
+        "tests/sinks/test_sqlite_conflicts.py::test_conflict_is_rejected_and_its_neighbours_are_stored",
+    ),
+    Mutation(
+        "a variant is a conflict",
+        "noetl_events/conflicts.py",
+        "return Likeness.VARIANT if self._is_of_one_moment else Likeness.CONFLICT",
+        "return Likeness.CONFLICT",
+        "tests/test_conflicts.py::test_events_as_they_were_emitted",
+    ),
+    Mutation(
+        "a time in seconds proves that two events are one",
+        "noetl_events/conflicts.py",
+        "        if self.stored.time is None or self.event.time is None or self._resolution > 1:\n",
+        "        if self.stored.time is None or self.event.time is None:\n",
+        "tests/test_conflicts.py::test_a_clock_of_milliseconds_proves_nothing",
+    ),
+    Mutation(
+        "a row with its time of arrival is another event",
+        "noetl_events/conflicts.py",
+        "return apart <= self._resolution or (apart > _COLLISION and not self.as_emitted)",
+        "return apart <= self._resolution",
+        "tests/test_conflicts.py::test_rows_of_other_writers",
+    ),
+    Mutation(
+        "a memory sink keeps one event an id",
+        "noetl_events/sinks/memory.py",
+        "self._bodies.setdefault((event.execution_id, event_id), body)",
+        "self._bodies.setdefault((0, event_id), body)",
+        "tests/sinks/test_memory_noop.py::TestMemorySink",
+    ),
+)
