@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
-from urllib.parse import urlsplit
 
 from consumers.doctor.finding import Finding
 from noetl_events.jetstream.options import ConnectOptions
@@ -34,4 +33,4 @@ async def check_inbox(patient: Patient) -> list[Finding]:
 
 def _says_who(options: ConnectOptions) -> bool:
     given = (options.user, options.token, options.token_file, options.credentials, options.nkey_seed, options.tls_cert)
-    return any(given) or any(urlsplit(url).username for url in options.server_list)
+    return any(given) or any(url.has_user for url in options.urls)

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Final
 
 from consumers.doctor.finding import Finding
 from noetl_events.jetstream.errors import NatsUnavailable
-from noetl_events.jetstream.options import redacted
 
 if TYPE_CHECKING:
     from consumers.doctor.patient import Patient
@@ -21,7 +20,7 @@ _REMEDIES: Final = {
 
 async def check_reachability(patient: Patient) -> list[Finding]:
     """Connect."""
-    where = ", ".join(redacted(url) for url in patient.settings.connect.server_list)
+    where = ", ".join(map(str, patient.settings.connect.urls))
     try:
         version = (await patient.connection.client()).connected_server_version
     except NatsUnavailable as exc:

@@ -7,16 +7,14 @@ import json
 import ssl
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Final
-from urllib.parse import urlsplit
 
 from consumers.doctor.finding import Finding
-from noetl_events.jetstream.options import redacted
 
 if TYPE_CHECKING:
     from consumers.doctor.patient import Patient
+    from noetl_events.jetstream.server_urls import ServerUrl
 
 _NAME: Final = "tls"
-_PORT: Final = 4222
 _DAY: Final = 86_400.0
 _SOON: Final = 14 * _DAY
 _TIMEOUT: Final = 3.0
@@ -24,11 +22,11 @@ _TIMEOUT: Final = 3.0
 
 async def check_tls(patient: Patient) -> list[Finding]:
     """Shake hands with each server."""
-    return [await _look(patient, url) for url in patient.settings.connect.server_list]
+    return [await _look(patient, url) for url in patient.settings.connect.urls]
 
 
-async def _look(patient: Patient, url: str) -> Finding:
-    where = redacted(url)
+async def _look(patient: Patient, url: ServerUrl) -> Finding:
+    where = str(url)
     try:
         async with asyncio.timeout(_TIMEOUT):
             certificate = await _certificate(patient, url)
@@ -39,19 +37,18 @@ async def _look(patient: Patient, url: str) -> Finding:
     return _plain(url) if certificate is None else _judge(patient, where, certificate)
 
 
-async def _certificate(patient: Patient, url: str) -> str | None:
+async def _certificate(patient: Patient, url: ServerUrl) -> str | None:
     """Return until when the server's certificate is good; None if it speaks without TLS."""
-    parts = urlsplit(url)
     options = patient.settings.connect
-    if parts.scheme in ("ws", "wss"):
+    if url.is_websocket:
         raise ValueError("WebSocket is not looked at")
-    reader, writer = await asyncio.open_connection(parts.hostname, parts.port or _PORT)
+    reader, writer = await asyncio.open_connection(url.host, url.port)
     try:
         told = {} if options.tls_first else json.loads((await reader.readline()).partition(b" ")[2] or b"{}")
-        arguments = options.client_arguments()
-        if not (told.get("tls_required") or options.tls_first or parts.scheme == "tls" or "tls" in arguments):
+        if not (told.get("tls_required") or options.is_encrypted):
             return None
-        await writer.start_tls(arguments.get("tls") or ssl.create_default_context(), server_hostname=parts.hostname)
+        context = options.tls_context() or ssl.create_default_context()
+        await writer.start_tls(context, server_hostname=url.host)
         return str(writer.get_extra_info("ssl_object").getpeercert()["notAfter"])
     finally:
         writer.close()
@@ -65,13 +62,13 @@ def _judge(patient: Patient, where: str, not_after: str) -> Finding:
     return Finding(check=_NAME, severity="ok", found=f"{where}: verified, good until {not_after}")
 
 
-def _plain(url: str) -> Finding:
-    if _is_loopback(urlsplit(url).hostname or ""):
-        return Finding(check=_NAME, severity="ok", found=f"{redacted(url)}: not encrypted, and on this machine")
+def _plain(url: ServerUrl) -> Finding:
+    if _is_loopback(url.host):
+        return Finding(check=_NAME, severity="ok", found=f"{url}: not encrypted, and on this machine")
     return Finding(
         check=_NAME,
         severity="warning",
-        found=f"{redacted(url)}: not encrypted: passwords and events can be read on the way",
+        found=f"{url}: not encrypted: passwords and events can be read on the way",
         remedy="give nats-server a `tls` block, write NATS_URL with tls:// and set NATS_TLS_CA",
     )
 

@@ -9,6 +9,9 @@ nats-py's client, and every private name of nats-py that this project uses; no o
     a reading task that ended on an error    _read_loop, _reading_task            noticed by the pings, in 15 s
     the answer to a ping that is not         _process_pong, _pongs                likewise
     waited for any more
+    a transport of ours: see `transport`     _transport, _connect_to_server       nats-py's own, never for TLS
+    an error nats-py's reconnection does     _process_connect_init                it ends its reconnection
+    not expect
 
 nats-py 2.16 reads the headers of each message into a dictionary, puts the message into a queue and wakes a task to take
 it out: a third of what it costs to receive one.  Its `publish` looks at each subject, builds each header and awaits
@@ -35,6 +38,7 @@ import msgspec
 import structlog
 from nats.aio.client import Client
 from nats.errors import ConnectionReconnectingError
+from nats.errors import Error as NatsError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -43,25 +47,34 @@ if TYPE_CHECKING:
     from nats.aio.subscription import Subscription
 
     from noetl_events.jetstream.delivery import Message
+    from noetl_events.jetstream.transport import ServerTransport
 
     Take = Callable[[Message], bool]
     OnError = Callable[[Exception], None]
+
+NATS_PY: Final = "nats-py>=2.15,<2.17"
+"""What this was made for, and tested with."""
 
 MESSAGES: Final = "messages from the parser"
 WRITES: Final = "many messages in one write"
 READING: Final = "a reading loop that ended"
 PINGS: Final = "answers to pings"
+TRANSPORT: Final = "a transport"
+CONNECTING: Final = "errors while connecting"
 
 _METHODS: Final[dict[str, dict[str, tuple[str, ...]]]] = {
     MESSAGES: {"_process_msg": ("sid", "subject", "reply", "data", "headers")},
     WRITES: {"_send_command": ("cmd", "priority"), "_flush_pending": ("force_flush",)},
     READING: {"_read_loop": ()},
     PINGS: {"_process_pong": ()},
+    TRANSPORT: {"_connect_to_server": ("s",)},
+    CONNECTING: {"_process_connect_init": ()},
 }
 _ATTRIBUTES: Final[dict[str, tuple[str, ...]]] = {
     MESSAGES: ("_subs",),
     READING: ("_reading_task",),
     PINGS: ("_pongs",),
+    TRANSPORT: ("_transport",),
 }
 _SHOWN: Final = 100
 
@@ -82,7 +95,7 @@ def missing_hooks() -> frozenset[str]:
         log.warning(
             "client.nats_py_differs",
             missing=sorted(missing),
-            remedy="install the nats-py this release was made for; until then publishing and reading are slower",
+            remedy=f"install {NATS_PY}; until then publishing and reading are slower",
         )
     return frozenset(missing)
 
@@ -145,8 +158,11 @@ class _Taker(NamedTuple):
 class DirectClient(Client):
     """nats-py's client with subscriptions that need no queue, and requests that do not outlive the connection."""
 
-    def __init__(self) -> None:
+    def __init__(self, transport: ServerTransport) -> None:
         super().__init__()
+        self.transport = transport
+        """What it reads and writes through."""
+
         self.passed_over: Counter[str] = Counter()
         """Messages that were dropped as they came, by kind: "stray", or the name of what their callback raised."""
 
@@ -157,6 +173,8 @@ class DirectClient(Client):
                 setattr(self, name, getattr(Client, name).__get__(self))
         self._takers: dict[int, _Taker] = {}
         self._lost: asyncio.Future[None] | None = None
+        if TRANSPORT not in self._missing:
+            self._transport = transport
 
     @property
     def home(self) -> Home:
@@ -257,6 +275,15 @@ class DirectClient(Client):
             self._pass_over(type(exc).__name__, repr(subject), repr(reply), exc)
         else:
             self._give(taker, message)
+
+    async def _process_connect_init(self) -> None:
+        try:
+            await super()._process_connect_init()
+        except (NatsError, OSError, TimeoutError):
+            raise
+        except Exception as exc:
+            # nats-py's reconnection would end on it, and say nothing.
+            raise NatsError(f"{type(exc).__name__}: {exc}") from exc
 
     async def _process_pong(self) -> None:
         if self._pongs and self._pongs[0].done():

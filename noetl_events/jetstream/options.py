@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import re
 import ssl
-from contextlib import suppress
-from pathlib import Path
-from typing import Any, Final
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
+
+from noetl_events.jetstream.credentials import CredentialsFile, SecretFile, nkey_arguments
+from noetl_events.jetstream.server_urls import ServerUrl, read_servers, redacted
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["ConnectOptions", "redacted"]
 
 _LABEL: Final = r"[^\s.*>\x00-\x1f\x7f]+"
 _DOMAIN: Final = re.compile(_LABEL)
@@ -21,7 +26,9 @@ class ConnectOptions(msgspec.Struct, frozen=True, kw_only=True):
     Where NATS is and who we are there.
 
     Args:
-        servers: URLs, comma separated; a user and password in one is used when *user* is not given.
+        servers: URLs, comma separated (see `server_urls`); a user and password in one is used when *user* is not given.
+            With `tls://`, `wss://` or one of the options *tls_ca*, *tls_cert* and *tls_first*, nothing is sent to a
+            server without TLS.
         user: with *password*; these win over the URL.
         password_file: path of a file with the password instead, read again at every connection.
         token: instead of a user.
@@ -35,7 +42,7 @@ class ConnectOptions(msgspec.Struct, frozen=True, kw_only=True):
         api_prefix: subject that JetStream's API is imported as from another account; instead of *domain*.
         inbox_prefix: a private one keeps other clients from reading our replies.
         name: shown in the server's monitoring.
-        connect_timeout: seconds for one attempt.
+        connect_timeout: seconds for one server.
 
     """
 
@@ -59,9 +66,14 @@ class ConnectOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         """Refuse what can never connect, naming the field."""
-        for url in self.server_list:
-            if not _is_nats(url):
-                raise ValueError(f"servers: {redacted(url)!r} is not a NATS URL such as nats://host:4222")
+        servers = read_servers(self.servers)
+        if servers[0].scheme == "ws" and self.is_encrypted:
+            raise ValueError("servers: ws:// is not encrypted, and a TLS option is set; write wss://")
+        is_said = self.user is not None or self.token is not None or bool(self.token_file)
+        if not is_said and len({server.token is None for server in servers if server.has_user}) > 1:
+            raise ValueError(
+                f"servers: {redacted(self.servers)!r} has a user for one and a token for another; give one kind"
+            )
         if (self.tls_cert is None) != (self.tls_key is None):
             raise ValueError("tls_cert, tls_key: mutual TLS needs both; only one is set")
         if self.user is not None and self.password is None and self.password_file is None:
@@ -75,12 +87,18 @@ class ConnectOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     def __repr__(self) -> str:
         """Show where, never who: a repr ends up in logs."""
-        return f"ConnectOptions(servers={', '.join(redacted(url) for url in self.server_list)!r}, name={self.name!r})"
+        return f"ConnectOptions(servers={', '.join(map(str, self.urls))!r}, name={self.name!r})"
 
     @property
-    def server_list(self) -> list[str]:
-        """The server URLs, one by one."""
-        return [url.strip() for url in self.servers.split(",")]
+    def urls(self) -> tuple[ServerUrl, ...]:
+        """The servers, one by one."""
+        return read_servers(self.servers)
+
+    @property
+    def is_encrypted(self) -> bool:
+        """Whether nothing may go to a server that does not speak TLS: a URL or an option asks for it."""
+        secure = any(server.scheme in ("tls", "wss") for server in self.urls)
+        return secure or bool(self.tls_ca or self.tls_cert or self.tls_first)
 
     @property
     def api(self) -> str:
@@ -89,20 +107,31 @@ class ConnectOptions(msgspec.Struct, frozen=True, kw_only=True):
             return self.api_prefix.removesuffix(".")
         return f"$JS.{self.domain}.API" if self.domain else "$JS.API"
 
-    def client_arguments(self) -> dict[str, Any]:
-        """Return the arguments of `nats.aio.client.Client.connect` that say where and who."""
-        arguments: dict[str, Any] = {
-            "servers": self.server_list,
-            "user": self.user,
-            "password": _SecretFile(self.password_file) if self.password_file else self.password,
-            "token": _SecretFile(self.token_file) if self.token_file else self.token,
-            "user_credentials": self.credentials,
-            "nkeys_seed": self.nkey_seed,
-            "inbox_prefix": self.inbox_prefix,
-            "name": self.name,
-            "connect_timeout": self.connect_timeout,
-        }
-        if context := self._tls_context():
+    def client_arguments(self, address: Callable[[], str]) -> dict[str, Any]:
+        """
+        Return the arguments of `nats.aio.client.Client.connect` that say who we are.
+
+        Args:
+            address: returns host and port of the server that is connected to.
+
+        Raises:
+            OSError: a file cannot be read.
+            ValueError: a file does not hold what it should.
+
+        """
+        arguments: dict[str, Any] = {"inbox_prefix": self.inbox_prefix, "name": self.name}
+        if self.credentials:
+            arguments |= CredentialsFile(self.credentials).arguments()
+        elif self.nkey_seed:
+            arguments |= nkey_arguments(self.nkey_seed)
+        if self.user is not None:
+            arguments["user"] = self.user
+            arguments["password"] = SecretFile(self.password_file) if self.password_file else self.password
+        elif self.token_file or self.token is not None:
+            arguments["token"] = SecretFile(self.token_file) if self.token_file else self.token
+        else:
+            arguments |= self._user_of_url(address)
+        if context := self.tls_context():
             arguments |= {"tls": context, "tls_handshake_first": self.tls_first}
         return arguments
 
@@ -117,50 +146,29 @@ class ConnectOptions(msgspec.Struct, frozen=True, kw_only=True):
         if self.tls_cert:
             context.load_cert_chain(self.tls_cert, self.tls_key)
 
-    def _tls_context(self) -> ssl.SSLContext | None:
+    def _user_of_url(self, address: Callable[[], str]) -> dict[str, Any]:
+        """Return who the URLs say we are: a server they do not name, or name without a user, gets the first user."""
+        known = {url.address: url for url in reversed(self.urls) if url.has_user}
+        if not known:
+            return {}
+        default = next(url for url in self.urls if url.has_user)
+
+        def there(field: str) -> Callable[[], str]:
+            return lambda: str(getattr(known.get(address(), default), field))
+
+        names = ("token",) if default.token is not None else ("user", "password")
+        return {name: there(name) for name in names}
+
+    def tls_context(self) -> ssl.SSLContext | None:
+        """
+        Return the context that the TLS options ask for; None without any.
+
+        Raises:
+            OSError: a certificate or key cannot be read.
+
+        """
         if not (self.tls_ca or self.tls_cert or self.tls_first):
             return None
         context = ssl.create_default_context(cafile=self.tls_ca)
         self.renew(context)
         return context
-
-
-class _SecretFile:
-    """
-    What is in the file *path* now, for nats-py to ask at each connection.
-
-    Raises:
-        OSError: it cannot be read, and never could: whoever replaces it may be half way, and what was valid stays so.
-
-    """
-
-    def __init__(self, path: str) -> None:
-        self._path = Path(path)
-        self._secret = self._read()
-
-    def __call__(self) -> str:
-        with suppress(OSError):
-            self._secret = self._read()
-        return self._secret
-
-    def _read(self) -> str:
-        return self._path.read_text(encoding="utf-8", errors="replace").strip()
-
-
-def _is_nats(url: str) -> bool:
-    try:
-        parts = urlsplit(url)
-        return parts.scheme in ("nats", "tls", "ws", "wss") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        return False
-
-
-def redacted(url: str) -> str:
-    """Return *url* without user, password and query: for logs and messages, also of what is no URL."""
-    head, separator, rest = url.partition("://")
-    if "?" in head:
-        return head.partition("?")[0]
-    scheme, rest = (head, rest) if separator else ("", url)
-    # The last @, and before the query is cut off: a password may hold either sign.
-    _, secret, host = rest.rpartition("@")
-    return f"{scheme}{separator}{'***@' if secret else ''}{host.partition('?')[0]}"

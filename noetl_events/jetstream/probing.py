@@ -48,8 +48,8 @@ async def denied(
         # The server says no before it answers the second: nats-py sends the first before what it has buffered.
         await client.flush(timeout=_TIMEOUT)
         await client.flush(timeout=_TIMEOUT)
-        found = [("publish", name) for name in publish if connection.denial(f'publish to "{name}"')]
-        found += [("subscribe", name) for name, _ in subscribe if connection.denial(f'subscription to "{name}"')]
+        found = [("publish", name) for name in publish if connection.denial(name, "publish")]
+        found += [("subscribe", name) for name, _ in subscribe if connection.denial(name, "subscription")]
         for subscription in subscriptions:
             await subscription.unsubscribe()
     except (NatsError, OSError) as exc:

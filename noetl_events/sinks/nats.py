@@ -7,7 +7,6 @@ import time
 from functools import lru_cache
 from string import Formatter
 from typing import TYPE_CHECKING, Any, Final, Literal, Self
-from urllib.parse import unquote, urlsplit
 
 from msgspec import structs
 
@@ -47,6 +46,7 @@ _CONNECTION_OPTIONS: Final = (
     "nkey_seed",
     "tls_ca",
     "tls_cert",
+    "tls_first",
     "tls_key",
 )
 _OPTIONS: Final = ("durable", "message_id", "stream", "subject", *_CONNECTION_OPTIONS)
@@ -122,22 +122,24 @@ class NatsSink:
     @classmethod
     def from_url(cls, url: str) -> Self:
         """
-        Open `nats://user:password@host:4222?subject=...`, or `tls://`; several hosts stand with commas between.
+        Open `nats://user:password@host:4222?subject=...`, or `tls://`, `ws://`, `wss://`.
 
+        Several hosts stand with commas between, as in `ConnectOptions`.
         Options: `subject`, `durable` (`stored` or `fsync`), `stream`, `message_id` (`digest` or `event_id`), and
         of `ConnectOptions` *domain*, *api_prefix*, *credentials*, *nkey_seed*, *tls_ca*, *tls_cert*, *tls_key*,
-        *inbox_prefix*, *name*.
+        *tls_first* (`true`), *inbox_prefix*, *name*.
 
         Raises:
             ValueError: the URL has an option there is not, or names no server.
 
         """
-        options: dict[str, Any] = {**read_options("nats", urlsplit(url).query, _OPTIONS)}
+        servers, _, query = url.partition("?")
+        options: dict[str, Any] = {**read_options("nats", query, _OPTIONS)}
         subject = options.pop("subject", SUBJECT)
         durable: Durability = options.pop("durable", "stored")
         message_id: MessageIds = options.pop("message_id", "digest")
         stream = options.pop("stream", "")
-        connection = Connection(ConnectOptions(**_read_servers(url), **options))
+        connection = Connection(_options_of(servers, options))
         return cls(
             connection, subject=subject, durable=durable, stream=stream, message_id=message_id, owns_connection=True
         )
@@ -240,15 +242,10 @@ def _require_template(template: str) -> None:
         raise ValueError(f"subject: {template!r} makes no subject to publish to")
 
 
-def _read_servers(url: str) -> dict[str, Any]:
-    parts = urlsplit(url)
-    if parts.path not in ("", "/") or parts.fragment:
-        raise ValueError(f"sink URL: nats has no path; write {parts.scheme}://host:4222?subject=...")
-    who, _, hosts = parts.netloc.rpartition("@")
-    user, has_password, password = who.partition(":")
-    servers = {"servers": ",".join(f"{parts.scheme}://{host}" for host in hosts.split(","))}
-    if not who:
-        return servers
-    if not has_password:
-        return servers | {"token": unquote(user)}
-    return servers | {"user": unquote(user), "password": unquote(password)}
+def _options_of(servers: str, options: dict[str, Any]) -> ConnectOptions:
+    if "tls_first" in options:
+        options["tls_first"] = options["tls_first"] == "true"
+    try:
+        return ConnectOptions(servers=servers, **options)
+    except ValueError as exc:
+        raise ValueError(f"sink URL: {str(exc).removeprefix('servers: ')}") from None

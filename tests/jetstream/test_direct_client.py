@@ -264,7 +264,7 @@ async def test_reading_that_ended_on_an_error_is_a_lost_connection(own_server: N
         restored = asyncio.Event()
         connection.on_reconnect(restored.set)
         await client.subscribe_direct("after.>", heard.take, heard.errors.append)
-        client._transport._io_reader.feed_data(b"INFO {\r\n")  # type: ignore[union-attr]
+        client.transport._connected().reader.feed_data(b"INFO {\r\n")  # type: ignore[attr-defined]
         await asyncio.wait_for(restored.wait(), 60)
         await client.publish("after.it")
         await eventually(lambda: heard)

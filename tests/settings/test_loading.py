@@ -62,7 +62,7 @@ def test_everything_at_once(tmp_path: Path) -> None:
     """
     settings = load({}, config=write(tmp_path / "settings.toml", text)).settings
 
-    assert settings.connect.server_list == ["nats://one:4222", "nats://two:4222"]
+    assert [str(url) for url in settings.connect.urls] == ["nats://one:4222", "nats://two:4222"]
     assert settings.connect.tls_first
     assert settings.stream.max_age == 600.0
     assert settings.projector.to == ("sqlite:///a.db", "postgresql://one,two/db?table=a.b")

@@ -181,8 +181,8 @@ async def test_given_connection_stays_open(connection: Connection, subject: str)
     [
         pytest.param("nats://host:4222?subjct=x", "no option subjct", id="unknown option"),
         pytest.param("nats://host:4222?subject=a..b", "makes no subject", id="bad subject"),
-        pytest.param("nats://host:4222/path", "no path", id="path"),
-        pytest.param("nats://", "servers", id="no host"),
+        pytest.param("nats://host:4222/path", "is not a NATS URL", id="path"),
+        pytest.param("nats://", "is not a NATS URL", id="no host"),
     ],
 )
 def test_url_is_refused(url: str, message: str) -> None:
@@ -204,9 +204,9 @@ async def test_url_says_who_we_are() -> None:
     sink = NatsSink.from_url("tls://us%40er:p%3Aw@one:4222,two:4223?subject=a.b")
     options = sink._connection.options
 
-    assert options.server_list == ["tls://one:4222", "tls://two:4223"]
-    assert (options.user, options.password) == ("us@er", "p:w")
-    assert ConnectOptions(servers="nats://h", token="t") == NatsSink.from_url("nats://t@h")._connection.options
+    assert [str(url) for url in options.urls] == ["tls://one:4222", "tls://two:4223"]
+    assert [(url.user, url.password) for url in options.urls] == [("us@er", "p:w")] * 2
+    assert ConnectOptions(servers="nats://t@h") == NatsSink.from_url("nats://t@h")._connection.options
 
 
 async def test_acknowledgements_tell_how_far_the_stream_has_come(connection: Connection, subject: str) -> None:

@@ -1,0 +1,61 @@
+"""
+What a server says no to, read from the words of its `-ERR`, which nats-py hands on as text, in small letters.
+
+No other file reads them.  The words are those of nats-server 2.10 to 2.15; one that is not known is shown as it is.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final, Literal, NamedTuple
+
+from nats.errors import StaleConnectionError, UnexpectedEOF
+
+_NATS_PY: Final = re.compile(r"^nats: ")
+_VIOLATION: Final = re.compile(r'permissions violation for (publish|subscription) to "([^"]*)"', re.IGNORECASE)
+_DENIED: Final = "permissions violation"
+_WHO: Final = ("authorization", "authentication", "revoked", "expired")
+
+
+class Denial(NamedTuple):
+    """A right that we do not have: the connection stays."""
+
+    action: Literal["publish", "subscription", ""]
+    subject: str
+    words: str
+
+    def concerns(self, subject: str, action: str = "") -> bool:
+        """Return whether it denies *action*, or any, on *subject*, which is whole or ends with a token."""
+        subject = subject.lower()
+        if not self.subject:
+            return subject in self.words.lower()
+        return action in ("", self.action) and f"{self.subject}.".startswith(f"{subject}.")
+
+    def words_for(self, subject: str) -> str:
+        """Return the server's words with *subject* as it is written, not in small letters."""
+        return self.words.replace(subject.lower(), subject)
+
+
+def words_of(error: BaseException | str | None) -> str:
+    """Return what the server said, without what nats-py has put around it."""
+    if isinstance(error, UnexpectedEOF):
+        return "the server has closed the connection"
+    if isinstance(error, StaleConnectionError):
+        return "the server does not answer pings"
+    text = (str(error) or type(error).__name__) if error is not None else ""
+    return _NATS_PY.sub("", text).strip("'")
+
+
+def denial_in(error: BaseException) -> Denial | None:
+    """Return the denial that *error* is; None if it is something else."""
+    words = words_of(error)
+    if _DENIED not in words.lower():
+        return None
+    if match := _VIOLATION.search(words):
+        return Denial("publish" if match[1].lower() == "publish" else "subscription", match[2].lower(), words)
+    return Denial("", "", words)
+
+
+def is_about_who(words: str) -> bool:
+    """Return whether *words* refuse who we are: only other credentials, or another server, help."""
+    return any(word in words.lower() for word in _WHO)

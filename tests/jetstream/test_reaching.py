@@ -1,0 +1,294 @@
+"""Reaching a server: names with several addresses, lists of servers, and whatever else may answer."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from noetl_events.jetstream.connection import Connection
+from noetl_events.jetstream.errors import NatsUnavailable
+from noetl_events.jetstream.options import ConnectOptions
+from noetl_events.testing import eventually
+from noetl_events.testing.nats_server import NatsServer, free_port
+from tests.jetstream.listeners import BlackHole, info, listening
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+async def refusal(servers: str, **options: Any) -> str:
+    """Return why no server of *servers* takes us."""
+    async with Connection(ConnectOptions(servers=servers, **options)) as connection:
+        with pytest.raises(NatsUnavailable) as refused:
+            await connection.client()
+    return str(refused.value)
+
+
+async def reaches(servers: str, **options: Any) -> float:
+    """Return after how many seconds a server of *servers* has answered."""
+    began = time.monotonic()
+    async with Connection(ConnectOptions(servers=servers, **options)) as connection:
+        await (await connection.client()).flush()
+        return time.monotonic() - began
+
+
+@pytest.fixture
+def black_hole() -> Iterator[BlackHole]:
+    """Return an address that never answers."""
+    hole = BlackHole()
+    yield hole
+    hole.close()
+
+
+def name_has(monkeypatch: pytest.MonkeyPatch, name: str, *addresses: str) -> None:
+    """Have *name* resolve to *addresses*, in this order."""
+    known = socket.getaddrinfo
+
+    def getaddrinfo(host: Any, port: Any, *arguments: Any, **options: Any) -> Any:
+        if host != name:
+            return known(host, port, *arguments, **options)
+        return [told for address in addresses for told in known(address, port, *arguments, **options)]
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+
+
+async def test_name_whose_first_address_is_dead(own_server: NatsServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a name with several addresses the next ones are tried at once, not when the first one's time is up."""
+    name_has(monkeypatch, "several.test", "127.0.0.2", "127.0.0.3", "127.0.0.1")
+    holes = [BlackHole(host, own_server.port) for host in ("127.0.0.2", "127.0.0.3")]
+    try:
+        seconds = await reaches(f"nats://several.test:{own_server.port}", connect_timeout=20.0)
+    finally:
+        for hole in holes:
+            hole.close()
+
+    assert seconds < 10
+
+
+async def test_name_whose_first_address_takes_connections_and_says_nothing(
+    own_server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An address where something listens, and is no server, is passed over as one where nothing does."""
+    name_has(monkeypatch, "several.test", "127.0.0.2", "127.0.0.1")
+    silent = socket.create_server(("127.0.0.2", own_server.port))
+    try:
+        seconds = await reaches(f"nats://several.test:{own_server.port}", connect_timeout=20.0)
+    finally:
+        silent.close()
+
+    assert seconds < 10
+
+
+async def test_every_address_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When no address of a name serves, each is named with its reason."""
+    name_has(monkeypatch, "several.test", "127.0.0.2", "127.0.0.1")
+    async with listening(b"SSH-2.0-x\r\n") as listener:
+        reason = await refusal(f"nats://several.test:{listener.port}", connect_timeout=3.0)
+
+    assert "127.0.0.2 refuses the connection" in reason
+    assert "127.0.0.1 answers 'SSH-2.0-x'" in reason
+
+
+async def test_name_that_does_not_resolve() -> None:
+    """A name without an address is said to be one."""
+    assert "name that does not resolve" in await refusal("nats://no-such-host.invalid:4222")
+
+
+async def test_name_server_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name server that is slow costs the connect timeout, and holds up neither a stop nor the end of the process."""
+
+    def getaddrinfo(*_: Any, **__: Any) -> list[Any]:
+        time.sleep(5)
+        return []
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    began = time.monotonic()
+    assert "does not answer within 0.3 s" in await refusal("nats://slow.test:4222", connect_timeout=0.3)
+    await asyncio.get_running_loop().shutdown_default_executor()
+
+    assert time.monotonic() - began < 4
+
+
+async def test_each_server_of_a_list_has_its_time(own_server: NatsServer, black_hole: BlackHole) -> None:
+    """With dead servers in the list the one that is well is reached every time, whichever comes first."""
+    async with listening() as silent:
+        servers = f"nats://{silent.host},nats://127.0.0.1:{black_hole.port},{own_server.url}"
+        for _ in range(8):
+            await reaches(servers, connect_timeout=1.0)
+
+
+async def test_every_server_of_a_list_is_named(black_hole: BlackHole) -> None:
+    """When no server of a list takes us, each is named with its reason."""
+    async with listening(closes=True) as closing:
+        servers = f"nats://127.0.0.1:1,nats://{closing.host},nats://127.0.0.1:{black_hole.port}"
+        reason = await refusal(servers, connect_timeout=0.5)
+
+    assert reason.startswith("cannot connect: ")
+    assert "nats://127.0.0.1:1 refuses the connection: nothing listens there" in reason
+    assert f"nats://{closing.host} closes the connection without a word" in reason
+    assert f"nats://127.0.0.1:{black_hole.port} does not answer within 0.5 s" in reason
+
+
+async def test_refused_connection_is_said_at_once() -> None:
+    """Where nothing listens there is nothing to wait for."""
+    began = time.monotonic()
+    reason = await refusal("nats://127.0.0.1:1", connect_timeout=30.0)
+
+    assert reason == "cannot connect to nats://127.0.0.1:1: it refuses the connection: nothing listens there"
+    assert time.monotonic() - began < 5
+
+
+async def test_asked_again_too_soon_the_same_is_said() -> None:
+    """A caller that tries all the time makes no connections: it is told the same, and when it is time for the next."""
+    async with listening(closes=True) as closing, Connection(ConnectOptions(servers=f"nats://{closing.host}")) as one:
+        began = time.monotonic()
+        while time.monotonic() - began < 2:
+            with pytest.raises(NatsUnavailable) as refused:
+                await one.client()
+            await asyncio.sleep(0.001)
+
+        assert closing.connections < 15
+        assert "closes the connection without a word" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("port", "words"),
+    [
+        pytest.param("monitoring", "it is an HTTP server; the monitoring port of a NATS server?", id="monitoring"),
+        pytest.param("cluster", "port for the other servers of its cluster", id="cluster"),
+        pytest.param("leafnodes", "port for leaf nodes", id="leaf nodes"),
+        pytest.param("websocket", "it is a websocket port; write ws://", id="websocket"),
+    ],
+)
+async def test_other_ports_of_a_server(port: str, words: str, tmp_path: Path) -> None:
+    """Each other port of a server is named as what it is, and the next server of the list is tried."""
+    ports = {name: free_port() for name in ("monitoring", "cluster", "leafnodes", "websocket")}
+    config = (
+        f'http: "127.0.0.1:{ports["monitoring"]}"\n'
+        f'cluster {{ name: c, listen: "127.0.0.1:{ports["cluster"]}" }}\n'
+        f'leafnodes {{ listen: "127.0.0.1:{ports["leafnodes"]}" }}\n'
+        f'websocket {{ listen: "127.0.0.1:{ports["websocket"]}", no_tls: true }}\n'
+    )
+    with NatsServer(store_dir=tmp_path, config=config, jetstream=False) as server:
+        url = f"nats://127.0.0.1:{ports[port]}"
+        assert words in await refusal(url, connect_timeout=15.0)
+        for _ in range(3):
+            await reaches(f"{url},{server.url}", connect_timeout=15.0)
+
+
+@pytest.mark.parametrize(
+    ("says", "closes", "words"),
+    [
+        pytest.param(b"", False, "it does not answer within 1 s", id="silent"),
+        pytest.param(b"", True, "it closes the connection without a word", id="closes"),
+        pytest.param(b"220 mail ESMTP\r\n", False, "it answers '220 mail ESMTP', which is not NATS", id="mail"),
+        pytest.param(b"\x00\x01\xff", False, "which is not NATS", id="binary"),
+        pytest.param(b"INFO", True, "it closes the connection without a word", id="cut off"),
+        pytest.param(b'INFO {"server_id":"x', True, "in the middle of its first line", id="half a line, then closes"),
+        pytest.param(b'INFO {"server_id":"x', False, "it does not answer within 1 s", id="half a line"),
+        pytest.param(b"INFO []\r\n", False, "cannot be read", id="no object"),
+        pytest.param(b"INFO {\r\n", False, "cannot be read", id="no JSON"),
+        pytest.param(b"INFO {" + b" " * 1_000_000, False, "cannot be read", id="endless line"),
+        pytest.param(b"HTTP/1.1 400 Bad Request\r\n\r\n", True, "it answers HTTP, not NATS", id="HTTP"),
+        pytest.param(b"\x15\x03\x01\x00\x02\x02\x28", True, "answers with TLS", id="TLS alert"),
+        pytest.param(b"-ERR 'maximum connections exceeded'\r\n", True, "refuses: 'maximum conn", id="error at once"),
+        pytest.param(info() + b"-ERR 'Authorization Violation'\r\n", True, "refuses: Authorization", id="error next"),
+        pytest.param(info(), False, "it does not answer within 1 s", id="silent after its INFO"),
+        pytest.param(info(), True, "once it is told who we are", id="closes after its INFO"),
+    ],
+)
+async def test_what_answers_is_said(says: bytes, closes: bool, words: str, own_server: NatsServer) -> None:  # noqa: FBT001  (an example)
+    """Whatever is at the address, one sentence says it; and the next server of the list is tried."""
+    async with listening(says, closes=closes) as listener:
+        assert words in await refusal(f"nats://{listener.host}", connect_timeout=1.0)
+        await reaches(f"nats://{listener.host},{own_server.url}", connect_timeout=1.0)
+
+
+async def test_first_line_of_a_large_cluster(own_server: NatsServer) -> None:
+    """An INFO of a hundred kilobytes, as thousands of addresses make it, is read."""
+    urls = [f"10.{n // 250}.{n % 250}.1:4222" for n in range(5_000)]
+    async with listening(info(connect_urls=urls) + b"PONG\r\n") as listener:
+        await_client = Connection(ConnectOptions(servers=f"nats://{listener.host}", connect_timeout=5.0))
+        client = await await_client.client()
+        assert len(client.discovered_servers) == 5_000
+        await await_client.aclose()
+
+
+async def test_ipv6(tmp_path: Path) -> None:
+    """A server on an IPv6 address is reached, in brackets."""
+    port = free_port()
+    with NatsServer(store_dir=tmp_path, config=f'leafnodes {{ listen: "[::1]:{port}" }}', jetstream=False):
+        assert "port for leaf nodes" in await refusal(f"nats://[::1]:{port}")
+
+
+async def test_stopping_while_it_connects(black_hole: BlackHole) -> None:
+    """Closing a connection that is being made takes no time, and whoever waits for it is told."""
+    connection = Connection(ConnectOptions(servers=f"nats://127.0.0.1:{black_hole.port}", connect_timeout=60.0))
+    waiting = asyncio.ensure_future(connection.client())
+    await asyncio.sleep(0.1)
+    began = time.monotonic()
+    await connection.aclose()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+
+    assert time.monotonic() - began < 2
+
+
+async def test_caller_that_gives_up_leaves_the_attempt_to_others(own_server: NatsServer) -> None:
+    """One of two callers that wait for the same connection is cancelled: the other one gets it."""
+    async with Connection(ConnectOptions(servers=own_server.url)) as connection:
+        first, second = (asyncio.ensure_future(connection.client()) for _ in range(2))
+        await asyncio.sleep(0)
+        first.cancel()
+
+        assert (await second).is_connected
+        assert first.cancelled()
+
+
+async def test_discovered_addresses_that_are_dead(tmp_path: Path) -> None:
+    """With three advertised addresses that swallow packets, a client is back soon after its server."""
+    holes = [BlackHole() for _ in range(3)]
+    routes = [free_port() for _ in range(4)]
+    listed = ", ".join(f'"nats://127.0.0.1:{port}"' for port in routes)
+
+    def config(number: int, advertised: str) -> str:
+        return (
+            f'cluster {{ name: c, listen: "127.0.0.1:{routes[number]}", routes: [{listed}] }}\n'
+            f'client_advertise: "{advertised}"'
+        )
+
+    others = [
+        NatsServer(
+            store_dir=tmp_path / f"n{n}", name=f"n{n}", jetstream=False, config=config(n, f"127.0.0.1:{hole.port}")
+        )
+        for n, hole in enumerate(holes, 1)
+    ]
+    port = free_port()
+    front = NatsServer(
+        store_dir=tmp_path / "n0", name="n0", port=port, jetstream=False, config=config(0, f"127.0.0.1:{port}")
+    )
+    try:
+        for server in (*others, front):
+            server.start()
+        async with Connection(ConnectOptions(servers=front.url, connect_timeout=1.0)) as connection:
+            client = await connection.client()
+            await eventually(lambda: len(client.discovered_servers) == 3)
+            for _ in range(3):
+                front.kill()
+                await eventually(lambda: not connection.is_connected)
+                await asyncio.sleep(2.5)
+                front.start()
+                began = time.monotonic()
+                await eventually(lambda: connection.is_connected)
+
+                assert time.monotonic() - began < 5
+    finally:
+        for server in (*others, front):
+            server.kill()
+        for hole in holes:
+            hole.close()
