@@ -189,6 +189,7 @@ async def project(server: Guarded, owner: Connection, connection: Connection, ur
         await eventually(lambda: is_at_least(owner, 3))
     if not server.work.stream.partitions:
         async with projecting(connection, server.work, url) as service:
+            await eventually(lambda: service.report().ready)
             await pass_over(owner, server.work.durable)
             await sink.emit_batch([make_event(number) for number in range(50, 60)])
             await eventually(lambda: settled(service, 10))
