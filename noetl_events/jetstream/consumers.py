@@ -36,7 +36,9 @@ _RESET_SINCE: Final = (2, 14)
 _CONSUMER_NOT_FOUND: Final = 10014
 _STREAM_NOT_FOUND: Final = 10059
 _EXISTS_ALREADY: Final = (10105, 10148)
+_TOO_MANY_CONSUMERS: Final = 10026
 _TOO_MANY_PENDING: Final = 10121
+_KEPT_TOO_LONG: Final = 10153
 
 
 class Position(msgspec.Struct, frozen=True):
@@ -104,6 +106,33 @@ async def ensure_consumer(connection: Connection, declared: ConsumerDeclaration)
     return info
 
 
+async def make_ephemeral(connection: Connection, stream: str, config: dict[str, Any]) -> ConsumerInfo:
+    """
+    Create a consumer that ends with its reader, kept no longer than *stream* allows; its name is the server's choice.
+
+    Raises:
+        StreamMissing: the stream does not exist.
+        Refused: the server will not make such a consumer.
+        NatsUnavailable: the server did not answer, or said no.
+
+    """
+    data, error = await _ask_for_ephemeral(connection, stream, config)
+    if error is not None and error.err_code == _KEPT_TOO_LONG:
+        limits = (await find_stream(connection, stream)).config.get("consumer_limits") or {}
+        kept = {"inactive_threshold": limits.get("inactive_threshold", 0)}
+        data, error = await _ask_for_ephemeral(connection, stream, config | kept)
+    if error is not None and error.err_code == _STREAM_NOT_FOUND:
+        raise StreamMissing(missing(stream))
+    return _read(f"consumer of stream {stream}", error, data)
+
+
+async def _ask_for_ephemeral(
+    connection: Connection, stream: str, config: dict[str, Any]
+) -> tuple[bytes, ReplyError | None]:
+    body = {"stream_name": stream, "config": config}
+    return await ask(connection, f"CONSUMER.CREATE.{stream}", json.dumps(body).encode())
+
+
 async def show_consumer(connection: Connection, declared: ConsumerDeclaration) -> ConsumerInfo:
     """
     Return the consumer as it is on the server.
@@ -116,7 +145,7 @@ async def show_consumer(connection: Connection, declared: ConsumerDeclaration) -
     data, error = await ask(connection, f"CONSUMER.INFO.{declared.stream}.{declared.name}")
     if error is not None and error.err_code in {_CONSUMER_NOT_FOUND, _STREAM_NOT_FOUND}:
         raise ConsumerMissing(f"consumer {declared.name} of stream {declared.stream} does not exist")
-    return _read(declared, error, data)
+    return _read(_place(declared), error, data)
 
 
 async def require_consumer(connection: Connection, declared: ConsumerDeclaration) -> ConsumerInfo:
@@ -172,7 +201,7 @@ async def reset_consumer(connection: Connection, declared: ConsumerDeclaration, 
     """
     body = json.dumps({"seq": start}).encode() if start else b""
     data, error = await ask(connection, f"CONSUMER.RESET.{declared.stream}.{declared.name}", body)
-    return _read(declared, error, data)
+    return _read(_place(declared), error, data)
 
 
 async def unpin_consumer(connection: Connection, declared: ConsumerDeclaration, pin: dict[str, str]) -> None:
@@ -196,7 +225,7 @@ async def _create(connection: Connection, declared: ConsumerDeclaration) -> Cons
     if error is not None and error.err_code in _EXISTS_ALREADY:
         # Another process was faster, and has made a different one.
         return await show_consumer(connection, declared)
-    return _read(declared, error, data)
+    return _read(_place(declared), error, data)
 
 
 async def _try_to_create(
@@ -237,12 +266,17 @@ async def _require_lanes(connection: Connection, declared: ConsumerDeclaration) 
         raise StreamDrift(declared.stream, [Deviation("subject_transform", wanted, found, meaning, "refused")])
 
 
-def _read(declared: ConsumerDeclaration, error: ReplyError | None, data: bytes) -> ConsumerInfo:
+def _place(declared: ConsumerDeclaration) -> str:
+    return f"consumer {declared.name} of stream {declared.stream}"
+
+
+def _read(place: str, error: ReplyError | None, data: bytes) -> ConsumerInfo:
     if error is not None:
-        words = f"consumer {declared.name} of stream {declared.stream}: {error.description} ({error.err_code})"
-        raise Refused(words) if error.code in {400, 409} else NatsUnavailable(words)
+        words = f"{place}: {error.description} ({error.err_code})"
+        # When another reader ends, there is room for one more.
+        is_final = error.code in {400, 409} and error.err_code != _TOO_MANY_CONSUMERS
+        raise Refused(words) if is_final else NatsUnavailable(words)
     try:
         return _info.decode(data)
     except ValueError as exc:
-        words = f"consumer {declared.name} of stream {declared.stream}: unreadable answer: {exc}"
-        raise NatsUnavailable(words) from exc
+        raise NatsUnavailable(f"{place}: unreadable answer: {exc}") from exc

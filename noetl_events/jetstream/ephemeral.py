@@ -11,16 +11,17 @@ import asyncio
 import json
 import time
 from contextlib import suppress
+from datetime import UTC
 from typing import TYPE_CHECKING, Any, Final
 
 from nats.errors import Error as NatsError
-from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 from nats.js.errors import APIError, NotFoundError
 
+from noetl_events.jetstream.consumers import make_ephemeral
 from noetl_events.jetstream.delivery import ack_subjects, delivery_of, status_of
-from noetl_events.jetstream.errors import ConsumerMissing, NatsUnavailable, PermissionDenied
+from noetl_events.jetstream.errors import ConsumerMissing, NatsUnavailable, PermissionDenied, Refused
 from noetl_events.jetstream.pull_buffer import PullBuffer
-from noetl_events.jetstream.pull_requests import is_an_ending
+from noetl_events.jetstream.pull_requests import is_a_refusal, is_an_ending
 from noetl_events.jetstream.topology import jetstream, unavailable
 
 if TYPE_CHECKING:
@@ -38,6 +39,8 @@ _HEADER_ROOM: Final = 65_536
 # A sink that is away for minutes shall not cost us the consumer each time.
 _FORGOTTEN_AFTER: Final = 300.0
 _FAREWELL: Final = 2.0
+# Where each may ask for few messages, more of them are under way.
+_SMALL_REQUESTS: Final = 8
 _FLUSH: Final = 5
 
 
@@ -80,11 +83,13 @@ class EphemeralConsumer:
         self._client: DirectClient | None = None
         self._subscription: Subscription | None = None
         self._buffer: PullBuffer[Message] = PullBuffer()
+        self._most = 0
         self._outstanding = 0
         self._taken = 0
         self._oversized = False
         self._idle = False
         self._broken = ""
+        self._is_refused = False
         self._arrived = asyncio.Event()
         self._heard = time.monotonic()
 
@@ -93,19 +98,25 @@ class EphemeralConsumer:
         Create the consumer: from the sequence or the time *start* on, or from the first message.
 
         Raises:
+            StreamMissing: the stream does not exist.
+            Refused: the server will not make such a consumer.
             NatsUnavailable: the server did not answer, or said no.
 
         """
-        js = await jetstream(self._connection)
+        config = _config(start, subject, headers_only=headers_only)
         try:
             await self._subscribe(await self._connection.client())
-            info = await js.add_consumer(self._stream, _config(start, subject, headers_only=headers_only))
-        except (NatsError, APIError, OSError) as exc:
+            info = await make_ephemeral(self._connection, self._stream, config)
+        except (NatsError, OSError) as exc:
             await self.aclose()
             raise unavailable(self._connection, self._connection.api(f"CONSUMER.CREATE.{self._stream}"), exc) from exc
+        except NatsUnavailable:
+            await self.aclose()
+            raise
         self._name = info.name
         self._is_delivery = ack_subjects(self._stream, self._name)
-        self.pending = info.num_pending or 0
+        self._most = info.config.get("max_batch", 0)
+        self.pending = info.num_pending
 
     async def begin(self, *, await_answer: bool = False) -> None:
         """
@@ -128,7 +139,7 @@ class EphemeralConsumer:
         if denial := self._connection.denial(self._next_subject):
             raise PermissionDenied(denial)
         if self._broken:
-            raise NatsUnavailable(self._broken)
+            raise self._failure()
         if await_answer:
             await self._wait_for_arrival()
 
@@ -139,6 +150,7 @@ class EphemeralConsumer:
         None when nothing was left behind the last; one that follows waits then.
 
         Raises:
+            Refused: the server refuses the requests of this consumer.
             NatsUnavailable: the consumer is of no use any more.
 
         """
@@ -175,8 +187,10 @@ class EphemeralConsumer:
         room = self._max_messages - len(self._buffer) - self._outstanding
         if not (self.pending or self._follows) or self._broken or self._client is None:
             return
+        if self._most and self._outstanding > self._most * _SMALL_REQUESTS:
+            return
         if room >= self._max_messages // 2 and self._buffer.bytes <= self._max_bytes // 2:
-            await self._ask(self._client, room)
+            await self._ask(self._client, min(room, self._most or room))
 
     async def _ask(self, client: DirectClient, room: int) -> None:
         request: dict[str, Any] = {
@@ -222,7 +236,11 @@ class EphemeralConsumer:
         # nats-py tells of a denied publish only on the side.
         if denial := self._connection.denial(self._next_subject):
             raise PermissionDenied(denial)
-        raise NatsUnavailable(self._broken)
+        raise self._failure()
+
+    def _failure(self) -> NatsUnavailable:
+        words = f"stream {self._stream} cannot be read: {self._broken}"
+        return Refused(words) if self._is_refused else NatsUnavailable(words)
 
     async def _recount(self) -> None:
         """See whether the messages we wait for were deleted meanwhile."""
@@ -271,6 +289,7 @@ class EphemeralConsumer:
             self._outstanding -= int(left) if left.isascii() and left.isdecimal() else 0
             self._oversized = "Exceeds" in text
         else:
+            self._is_refused = self._is_refused or (not self._broken and is_a_refusal(status, text))
             self._broken = self._broken or f"{status} {text}".strip()
         self._arrived.set()
         return True
@@ -284,17 +303,20 @@ class EphemeralConsumer:
         self._arrived.set()
 
 
-def _config(start: int | datetime | None, subject: str, *, headers_only: bool) -> ConsumerConfig:
-    config = ConsumerConfig(
-        ack_policy=AckPolicy.NONE,
-        deliver_policy=DeliverPolicy.ALL,
-        filter_subject=subject or None,
-        headers_only=headers_only or None,
-        inactive_threshold=_FORGOTTEN_AFTER,
-        mem_storage=True,
-    )
+def _config(start: int | datetime | None, subject: str, *, headers_only: bool) -> dict[str, Any]:
+    config: dict[str, Any] = {
+        "ack_policy": "none",
+        "deliver_policy": "all",
+        "replay_policy": "instant",
+        "inactive_threshold": int(_FORGOTTEN_AFTER * 1e9),
+        "mem_storage": True,
+    }
     if isinstance(start, int):
-        config.deliver_policy, config.opt_start_seq = DeliverPolicy.BY_START_SEQUENCE, start
+        config |= {"deliver_policy": "by_start_sequence", "opt_start_seq": start}
     elif start is not None:
-        config.deliver_policy, config.opt_start_time = DeliverPolicy.BY_START_TIME, start
+        config |= {"deliver_policy": "by_start_time", "opt_start_time": start.astimezone(UTC).isoformat()}
+    if subject:
+        config["filter_subject"] = subject
+    if headers_only:
+        config["headers_only"] = True
     return config

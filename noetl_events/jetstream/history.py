@@ -10,7 +10,7 @@ import structlog
 
 from noetl_events.jetstream.delivery import delivery_of
 from noetl_events.jetstream.ephemeral import EphemeralConsumer
-from noetl_events.jetstream.errors import NatsUnavailable, PermissionDenied, StreamMissing, StreamReplaced
+from noetl_events.jetstream.errors import NatsUnavailable, PermissionDenied, Refused, StreamMissing, StreamReplaced
 from noetl_events.jetstream.topology import show_stream
 from noetl_events.retry import Backoff, Retry
 from noetl_events.spool.watermark import Watermark
@@ -115,6 +115,7 @@ class History:
             StreamReplaced: the stream is not the one this reading began with.
             StreamMissing: there is no such stream.
             PermissionDenied: the account may not read it.
+            Refused: the server will not let it be read like this.
             NatsUnavailable: for *patience* seconds it could not be read; reading on is safe.
 
         """
@@ -129,7 +130,7 @@ class History:
     async def _hold(self, call: Callable[[], Awaitable[T]]) -> T:
         retry = Retry(
             NatsUnavailable,
-            unless=(StreamMissing, PermissionDenied),
+            unless=(StreamMissing, PermissionDenied, Refused),
             backoff=_WAITS,
             patience=self._patience,
             log="history",

@@ -2,33 +2,29 @@
 
 from __future__ import annotations
 
-from contextlib import aclosing, suppress
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 from nats.errors import Error as NatsError
-from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
-from nats.js.errors import APIError
 
 from noetl_events.jetstream.delivery import delivery_of
-from noetl_events.jetstream.errors import NatsUnavailable, StreamMissing
+from noetl_events.jetstream.errors import NatsUnavailable, StreamMissing, StreamReplaced
+from noetl_events.jetstream.history import History, Span
 from noetl_events.jetstream.instants import unix_nanoseconds
 from noetl_events.jetstream.replies import ReplyError
 from noetl_events.jetstream.streams import missing
-from noetl_events.jetstream.topology import jetstream, show_stream, unavailable
+from noetl_events.jetstream.topology import unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Sequence
+    from collections.abc import AsyncGenerator
     from datetime import datetime
-
-    from nats.js import JetStreamContext
 
     from noetl_events.jetstream.connection import Connection
     from noetl_events.jetstream.delivery import Message
 
-_PAGE: Final = 100
-_PAGE_TIMEOUT: Final = 5.0
-_IDLE: Final = 30.0
+_PATIENCE: Final = 5.0
+# What is removed while it is read may be among these.
+_AHEAD: Final = 200
 _STREAM_NOT_FOUND: Final = 10059
 _MESSAGE_NOT_FOUND: Final = 10037
 
@@ -80,27 +76,22 @@ async def read_stored(
     """
     Yield what *stream* holds now, in order; what is stored while it is read comes with the next reading.
 
-    Close it (`contextlib.aclosing`) when leaving early: it has a consumer, which otherwise goes after half a minute.
+    Close it (`contextlib.aclosing`) when leaving early: it has a consumer, which otherwise is kept for minutes.
 
     Raises:
         StreamMissing: there is no such stream.
-        NatsUnavailable: the server did not answer, or said no.
+        Refused: the server will not let it be read like this.
+        NatsUnavailable: the server did not answer, or said no; or meanwhile the stream became another one.
 
     """
-    last = (await show_stream(connection, stream)).state.last_seq
-    js = await jetstream(connection)
+    span = Span(stream=stream, start=since, headers_only=headers_only)
     try:
-        info = await js.add_consumer(stream, _reading(since, headers_only=headers_only))
-        messages = _messages(js, stream, info.name, info.num_pending or 0)
-        async with aclosing(messages):
-            async for message in messages:
-                stored = stored_of(message)
-                if stored.sequence > last:
-                    return
-                yield stored
-    # nats-py times out with an error of its own, or with the one of asyncio.
-    except (NatsError, APIError, TimeoutError) as exc:
-        raise unavailable(connection, connection.api(f"CONSUMER.CREATE.{stream}"), exc) from exc
+        async with History(connection, span, patience=_PATIENCE, max_messages=_AHEAD) as history:
+            while messages := await history.read():
+                for message in messages:
+                    yield stored_of(message)
+    except StreamReplaced as exc:
+        raise NatsUnavailable(str(exc)) from exc
 
 
 async def find_stored(connection: Connection, stream: str, sequence: int, *, subject: str = "") -> Stored | None:
@@ -161,41 +152,6 @@ async def _ask(connection: Connection, verb: str, stream: str, request: bytes) -
 
 def _words(answer: _Answer) -> str:
     return answer.error.description if answer.error is not None else "no reason given"
-
-
-def _reading(since: datetime | None, *, headers_only: bool) -> ConsumerConfig:
-    return ConsumerConfig(
-        ack_policy=AckPolicy.NONE,
-        deliver_policy=DeliverPolicy.ALL if since is None else DeliverPolicy.BY_START_TIME,
-        opt_start_time=since,
-        headers_only=headers_only or None,
-        inactive_threshold=_IDLE,
-        mem_storage=True,
-    )
-
-
-async def _messages(js: JetStreamContext, stream: str, consumer: str, pending: int) -> AsyncGenerator[Message, None]:
-    subscription = await js.pull_subscribe_bind(consumer, stream)
-    try:
-        while pending and (page := await _page(subscription)):
-            for message in page:
-                pending = delivery_of(message).pending
-                yield message
-    finally:
-        with suppress(NatsError, APIError, OSError):
-            await subscription.unsubscribe()
-            await js.delete_consumer(stream, consumer)
-
-
-async def _page(subscription: JetStreamContext.PullSubscription) -> Sequence[Message]:
-    """Return the next messages; none when there are no more after all."""
-    try:
-        return await subscription.fetch(_PAGE, timeout=_PAGE_TIMEOUT)
-    except TimeoutError:
-        # The rest was removed while we read.
-        if (await subscription.consumer_info()).num_pending == 0:
-            return []
-        raise
 
 
 def stored_of(message: Message) -> Stored:
