@@ -28,6 +28,7 @@ class Progress(msgspec.Struct, kw_only=True):
         stored: events whose destination has them, and which are acknowledged.
         buried_by: dead letters, by kind.
         refused: requests for messages that the server refused, and would refuse again.
+        skipped: messages that were for another consumer, acknowledged and not stored.
         passed_over: messages that the consumer had passed over, and delivered after it was set back.
         batches: writes that ended well.
         batch_events: how many events they had.
@@ -51,6 +52,7 @@ class Progress(msgspec.Struct, kw_only=True):
     stored: int = 0
     buried_by: Counter[str] = msgspec.field(default_factory=Counter)
     refused: int = 0
+    skipped: int = 0
     passed_over: int = 0
     batches: int = 0
     batch_events: Histogram = msgspec.field(default_factory=lambda: Histogram(EVENTS))

@@ -4,6 +4,7 @@ The projector: pull, decode, write, settle, until stopped.
     stored        the sink returned                     ack
     unavailable   SinkUnavailable                       hold: keep the batch in hand, write it again, pull nothing more
     rejected      EventsRejected, or a malformed body   bury: store a dead letter, then ack
+    for another   a dead letter sent again              ack
 
 There is no nak: it would bring a batch back after its successors, and burn deliveries in an outage.  Until a batch is
 acknowledged nothing of it is lost, only delivered again, and every sink takes an event twice.
@@ -26,7 +27,7 @@ from consumers.hold import Hold
 from consumers.progress import Progress
 from consumers.suspects import FATAL, parts_of
 from consumers.tracing.batch_span import batch_span
-from noetl_events.jetstream.delivery import delivery_of, event_of
+from noetl_events.jetstream.delivery import delivery_of, event_of, recipient_of
 from noetl_events.jetstream.errors import NatsUnavailable
 from noetl_events.json_values import MalformedEvent
 from noetl_events.retry import Backoff
@@ -179,11 +180,18 @@ class Projector:
 
     async def _carry(self, part: Part) -> None:
         with batch_span(self.consumer, part.messages) as span:
-            events, dead = self._decode(part.messages)
+            ours = self._ours(part.messages)
+            events, dead = self._decode(ours)
             dead += await self._write(events, part)
             await self._bury(dead)
-            await self._settle(part, len(part.messages) - len(dead))
-            span.settle(stored=len(part.messages) - len(dead), buried=len(dead))
+            await self._settle(part, len(ours) - len(dead))
+            span.settle(stored=len(ours) - len(dead), buried=len(dead))
+
+    def _ours(self, messages: list[Message]) -> list[Message]:
+        """Return *messages* without those that are for another consumer."""
+        ours = [message for message in messages if recipient_of(message) in ("", self.consumer.name)]
+        self.progress.skipped += len(messages) - len(ours)
+        return ours
 
     def _decode(self, messages: list[Message]) -> tuple[list[Carried], list[Dead]]:
         events: list[Carried] = []

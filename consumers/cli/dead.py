@@ -41,7 +41,8 @@ class Filters:
     """Which letters."""
 
     kind: Annotated[
-        tuple[str, ...], Parameter(help="Only these kinds: malformed, rejected, fatal, exhausted.", negative=())
+        tuple[str, ...],
+        Parameter(help="Only these kinds: malformed, rejected, conflict, fatal, exhausted.", negative=()),
     ] = ()
     reason: Annotated[str, Parameter(help="Only with this text in the reason.")] = ""
     since: Annotated[
@@ -130,6 +131,10 @@ async def retry(
     *sequences: Numbers,
     all_: All = False,
     filters: Filters = _ANY,
+    new_id: Annotated[bool, Parameter(help="Give each event another id, as a conflict needs it.", negative=())] = False,
+    recipient: Annotated[
+        str, Parameter(name="--for", help="The consumer they are for, not the one that buried them; `*` for all.")
+    ] = "",
     dry_run: Annotated[bool, Parameter(help="Only say what would be sent.", negative=())] = False,
     nats: Nats = None,
     json: AsJson = False,
@@ -137,8 +142,10 @@ async def retry(
     """
     Send dead letters back to the subject they came from, and remove them once the stream has them again.
 
-    Every consumer of the stream sees them again; a sink keeps an event once.  Exit code 1 if one could not be sent: it
-    stays, and trying again stores nothing twice.
+    Each goes to the consumer that buried it; the projectors of others skip it.  Exit code 1 if one could not be sent:
+    it stays, and trying again stores nothing twice.
+
+    A conflict has the id of another event, and needs `--new-id`: all letters about one message get the same new id.
 
     Example: `noetl-events dead retry 7 8` or `noetl-events dead retry --all --kind rejected --since 2h`
     """
@@ -150,7 +157,8 @@ async def retry(
     async with Connection(settings.connect) as connection:
         graveyard = Graveyard(connection, stream=settings.dead_letters.name)
         chosen = sequences or await _numbers(graveyard, filters.wanted())
-        outcomes = await _retried(Resending(connection, graveyard), chosen, dry_run=dry_run, as_json=json)
+        resending = Resending(connection, graveyard, new_id=new_id, recipient=recipient)
+        outcomes = await _retried(resending, chosen, dry_run=dry_run, as_json=json)
     if not chosen:
         _say("no dead letter matches")
     return int(any(each.outcome == "failed" for each in outcomes))
@@ -161,6 +169,9 @@ async def edit(
     sequence: Number,
     *,
     file: Annotated[Path | None, Parameter(help="The new payload; without it `$EDITOR` opens the old one.")] = None,
+    recipient: Annotated[
+        str, Parameter(name="--for", help="The consumer it is for, not the one that buried it; `*` for all.")
+    ] = "",
     nats: Nats = None,
     json: AsJson = False,
 ) -> int:
@@ -177,7 +188,7 @@ async def edit(
             return _gone(sequence)
         edited = file or await _in_editor(letter)
         body = _sound_body(letter, edited, from_editor=file is None)
-        outcome = await Resending(connection, graveyard).send(letter, body)
+        outcome = await Resending(connection, graveyard, recipient=recipient).send(letter, body)
     print_outcomes([outcome], as_json=json)
     return _finish_edit(letter, edited, outcome, from_editor=file is None)
 

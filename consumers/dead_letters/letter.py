@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from datetime import UTC, datetime
+from hashlib import blake2b
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -13,6 +14,9 @@ from noetl_events.jetstream.instants import unix_nanoseconds
 
 if TYPE_CHECKING:
     from noetl_events.jetstream.stored import Stored
+
+FIRST: Final = "Noetl-First"
+"""The header of a letter sent again that names the first place of its message."""
 
 _KEPT: Final = "Noetl-Header-"
 # The largest message a NATS server can be set to take.
@@ -58,6 +62,11 @@ class Letter(msgspec.Struct, frozen=True, kw_only=True):
         return f"{self.stream}:{self.origin_sequence}:{self.origin_time}"
 
     @property
+    def first_place(self) -> str:
+        """Where the message was before any letter about it was sent again."""
+        return self.headers.get(FIRST) or self.place
+
+    @property
     def identity(self) -> str:
         """What two burials of one message have in common; a letter that names no place is only itself."""
         return f"{self.consumer}:{self.place}" if self.origin_sequence else f"#{self.sequence}"
@@ -69,6 +78,21 @@ class Letter(msgspec.Struct, frozen=True, kw_only=True):
             return derived_id(unix_nanoseconds(self.origin_time) // 1_000_000, int(self.origin_sequence))
         except ValueError:
             return None
+
+    def new_id(self, event_id: int) -> int | None:
+        """
+        Return another id for the event of the message, which has *event_id*; None when the letter names no place.
+
+        It follows from the first place of the message, so that all letters about one message agree on it, and from the
+        id it replaces, so that one that collides too is replaced by yet another.
+        """
+        place = self.first_place
+        drawn = blake2b(f"{place}:{event_id}".encode(), digest_size=8).digest()
+        try:
+            stored_ms = unix_nanoseconds(place.split(":", 2)[2]) // 1_000_000
+        except (IndexError, ValueError):
+            return None
+        return derived_id(stored_ms, int.from_bytes(drawn))
 
 
 def read_letter(stored: Stored) -> Letter:

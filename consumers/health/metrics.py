@@ -52,6 +52,7 @@ _COUNTS: Final = (
     _Count("redelivered", "Messages delivered not for the first time.", lambda progress: progress.redelivered),
     _Count("stored", "Events stored and acknowledged.", lambda progress: progress.stored),
     _Count("refused", "Requests the server refused: the log has its words.", lambda progress: progress.refused),
+    _Count("skipped", "Messages that were for another consumer.", lambda progress: progress.skipped),
     _Count(
         "passed_over", "Messages a consumer had left out, and delivered later.", lambda progress: progress.passed_over
     ),

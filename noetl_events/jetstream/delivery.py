@@ -10,8 +10,23 @@ from msgspec import structs
 
 from noetl_events.envelope import ExecutorEvent, decode
 from noetl_events.ids import derived_id
+from noetl_events.jetstream.direct_client import Arrival
 
-__all__ = ["Delivery", "Message", "ack_subjects", "attempt_of", "delivery_of", "event_of", "number_of", "status_of"]
+__all__ = [
+    "FOR",
+    "Delivery",
+    "Message",
+    "ack_subjects",
+    "attempt_of",
+    "delivery_of",
+    "event_of",
+    "number_of",
+    "recipient_of",
+    "status_of",
+]
+
+FOR: Final = "Noetl-For"
+"""The header that names the one consumer a message is for."""
 
 _FIRST_FORM_TOKENS: Final = 9
 _STATUS: Final = re.compile(r"[1-5][0-9]{2}")
@@ -76,6 +91,17 @@ def ack_subjects(stream: str, consumer: str) -> re.Pattern[str]:
         rf"\$JS\.ACK\.(?:[^.]+\.[^.]+\.)?{re.escape(stream)}\.{re.escape(consumer)}"
         r"\.[0-9]{1,19}\.[0-9]{1,19}\.[0-9]{1,19}\.[0-9]{1,19}\.[0-9]{1,19}(?:\.[^.]+)?"
     )
+
+
+def recipient_of(message: Message) -> str:
+    """
+    Return the consumer that *message* is for, empty if it is for all.
+
+    A dead letter that is sent again is for the consumer that buried it: the others have stored its event.
+    """
+    if isinstance(message, Arrival) and not message.may_say(FOR):
+        return ""
+    return (message.headers or {}).get(FOR, "")
 
 
 def status_of(message: Message) -> tuple[str, str]:

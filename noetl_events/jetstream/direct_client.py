@@ -135,6 +135,10 @@ class Arrival:
         """The headers, with `Status` and `Description` when the server itself speaks; None if there are none."""
         return read_headers(self._head) if self._head else None
 
+    def may_say(self, name: str) -> bool:
+        """Return whether a header *name* may be among the headers, without reading them."""
+        return self._head is not None and name.encode() in self._head
+
 
 def read_headers(head: bytes) -> dict[str, str]:
     """Return the headers in *head*: `NATS/1.0[ <status>[ <description>]]`, and a line each; of a name the last."""

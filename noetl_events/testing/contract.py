@@ -20,7 +20,7 @@ import pytest
 
 from noetl_events.envelope import decode, encode
 from noetl_events.sink import EventSink, EventsRejected
-from noetl_events.testing.events import make_event, make_events
+from noetl_events.testing.events import make_another, make_event, make_events
 
 if TYPE_CHECKING:
     from noetl_events.envelope import ExecutorEvent
@@ -29,11 +29,6 @@ if TYPE_CHECKING:
 def bodies(events: list[ExecutorEvent]) -> set[bytes]:
     """Return the wire forms of *events*, what two events are compared by."""
     return {encode(event) for event in events}
-
-
-def another(event_id: int) -> ExecutorEvent:
-    """Return a different event with the key of `make_event(event_id)`, stamped in the same microsecond."""
-    return make_event(event_id, event_type="step.enter", step="load", context={"other": event_id})
 
 
 class SinkContract:
@@ -156,7 +151,7 @@ class SinkContract:
         """A different event with the key of a stored one is rejected or kept, and never taken for that one."""
         sink = self.open()
         await sink.emit_batch(make_events(3))
-        kept = await self._emit_conflict(sink, [make_event(4), another(2), make_event(5)], conflict=1)
+        kept = await self._emit_conflict(sink, [make_event(4), make_another(2), make_event(5)], conflict=1)
 
         await self.assert_stored([*make_events(5), *kept])
         await sink.aclose()
@@ -164,10 +159,12 @@ class SinkContract:
     async def test_conflict_within_a_batch(self) -> None:
         """Of two different events with one key in a batch the first is stored, whichever has the larger body."""
         sink = self.open()
-        kept = await self._emit_conflict(sink, [make_event(9), make_event(2), another(2), make_event(1)], conflict=2)
-        kept += await self._emit_conflict(sink, [another(4), make_event(4), make_event(3)], conflict=1)
+        kept = await self._emit_conflict(
+            sink, [make_event(9), make_event(2), make_another(2), make_event(1)], conflict=2
+        )
+        kept += await self._emit_conflict(sink, [make_another(4), make_event(4), make_event(3)], conflict=1)
 
-        await self.assert_stored([make_event(9), make_event(2), make_event(1), another(4), make_event(3), *kept])
+        await self.assert_stored([make_event(9), make_event(2), make_another(4), make_event(3), *kept])
         await sink.aclose()
 
     async def test_conflict_after_reopening(self) -> None:
@@ -177,8 +174,8 @@ class SinkContract:
         await first.aclose()
         second = self.open()
         if second is first:
-            pytest.skip("a sink that is its own destination is not opened again")
-        kept = await self._emit_conflict(second, [another(1)], conflict=0)
+            pytest.skip("it is its own destination")
+        kept = await self._emit_conflict(second, [make_another(1)], conflict=0)
 
         await self.assert_stored([make_event(1), *kept])
         await second.aclose()
@@ -188,7 +185,7 @@ class SinkContract:
         sink = self.open()
         await sink.emit(make_event(1))
         for _ in range(2):
-            kept = await self._emit_conflict(sink, [make_event(2), another(1), make_event(1)], conflict=1)
+            kept = await self._emit_conflict(sink, [make_event(2), make_another(1), make_event(1)], conflict=1)
 
         await self.assert_stored([*make_events(2), *kept])
         await sink.aclose()
@@ -328,8 +325,7 @@ class SinkContract:
         self, sink: EventSink, batch: list[ExecutorEvent], *, conflict: int
     ) -> list[ExecutorEvent]:
         """Emit *batch*; fail unless just the event at place *conflict* is rejected, or return it if it is kept."""
-        rejection = await self._rejection(sink, batch)
-        if rejection is None:
+        if (rejection := await self._rejection(sink, batch)) is None:
             assert not self.keyed, "a different event with a key that is there was not rejected"
             return [batch[conflict]]
         assert self.keyed is not False, "rejected, though the destination has no key"

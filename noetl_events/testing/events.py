@@ -35,6 +35,11 @@ def make_events(count: int, *, start: int = 1) -> list[ExecutorEvent]:
     return [make_event(event_id) for event_id in range(start, start + count)]
 
 
+def make_another(event_id: int) -> ExecutorEvent:
+    """Return a different event with the key of `make_event(event_id)`, stamped in the same microsecond."""
+    return make_event(event_id, event_type="step.enter", step="load", context={"other": event_id})
+
+
 def json_values() -> SearchStrategy[Any]:
     """Return a strategy for JSON values that every reader of the wire takes."""
     from hypothesis import strategies as st  # noqa: PLC0415  (only who uses strategies needs Hypothesis)

@@ -16,7 +16,7 @@ from noetl_events.jetstream.store import store
 from noetl_events.jetstream.topology import jetstream
 from noetl_events.sinks.memory import MemorySink
 from noetl_events.testing import eventually, make_event
-from tests.dead_letters.graves import bury, events_in, letters_in, resending
+from tests.dead_letters.graves import bury, events_in, graveyard_of, letters_in, resending
 from tests.projector.bench import Bench, ids
 
 if TYPE_CHECKING:
@@ -96,8 +96,8 @@ async def test_retried_twice_says_so(bench: Bench) -> None:
     assert len(await events_in(bench)) == 2
 
 
-async def test_letters_about_one_message_are_one_retry(bench: Bench) -> None:
-    """A message that two consumers buried comes back once."""
+async def test_each_consumer_gets_its_own_letter_back(bench: Bench) -> None:
+    """A message that two consumers buried comes back once for each; a consumer that is gone leaves it to all."""
     [letter] = await bury(bench, encode(make_event(7)))
     other = structs.replace(bench.consumer, name="other")
     bench.consumer = other
@@ -108,7 +108,39 @@ async def test_letters_about_one_message_are_one_retry(bench: Bench) -> None:
     outcomes = [await resending(bench).retry(each.sequence) for each in await letters_in(bench)]
 
     assert [each.outcome for each in outcomes] == ["retried", "retried"]
-    assert len(await events_in(bench)) == 2
+    assert [(each.headers or {}).get("Noetl-For") for each in await events_in(bench)] == [None, "projector", None]
+
+
+async def test_letter_sent_again_is_skipped_by_other_consumers(bench: Bench) -> None:
+    """A projector of another consumer acknowledges it, counts it, and stores nothing of it."""
+    [letter] = await bury(bench, encode(make_event(7)))
+    sink, other = MemorySink(), MemorySink()
+    async with bench.projecting(other, name="other") as second:
+        await eventually(lambda: ids(other) == [7])
+        async with bench.projecting(sink) as first:
+            await Resending(bench.connection, graveyard_of(bench), new_id=True).retry(letter.sequence)
+            await eventually(lambda: first.progress.stored == 1 and second.progress.skipped == 1)
+
+    assert len(ids(sink)) == 1
+    assert (ids(other), second.progress.stored) == ([7], 1)
+    assert ids(sink) != [7]
+
+
+async def test_new_id_follows_from_the_first_place(bench: Bench) -> None:
+    """All letters about one message agree on the new id; one that collides again gets yet another."""
+    [letter] = await bury(bench, encode(make_event(7)), kind="conflict")
+    refused = await resending(bench).retry(letter.sequence)
+    again = structs.replace(letter, sequence=9, consumer="other")
+    new_id = letter.new_id(7)
+    sent = await Resending(bench.connection, graveyard_of(bench), new_id=True).retry(letter.sequence)
+    [_, message] = await events_in(bench)
+    second = structs.replace(letter, origin_sequence="2", headers=dict(message.headers or {}))
+
+    assert (refused.outcome, "--new-id" in refused.reason) == ("failed", True)
+    assert (sent.outcome, decode(message.data).event_id) == ("retried", new_id)
+    assert structs.replace(decode(message.data), event_id=7) == decode(encode(make_event(7)))
+    assert again.new_id(7) == second.new_id(7) == new_id
+    assert second.new_id(new_id or 0) not in (None, 7, new_id)
 
 
 async def test_event_without_id_keeps_the_one_of_its_first_place(bench: Bench) -> None:
@@ -117,7 +149,7 @@ async def test_event_without_id_keeps_the_one_of_its_first_place(bench: Bench) -
     [letter] = await bury(bench, encode(make_event(None, meta={"é": 1.50})))
     async with bench.projecting(sink, name="second") as projector:
         await resending(bench).retry(letter.sequence)
-        await eventually(lambda: projector.progress.stored == 2)
+        await eventually(lambda: (projector.progress.stored, projector.progress.skipped) == (1, 1))
     [first, again] = await events_in(bench)
 
     assert ids(sink) == [derived_id(int(first.time.timestamp() * 1000), 1)]

@@ -75,4 +75,18 @@ CONFLICTS = (
         "self._bodies.setdefault((0, event_id), body)",
         "tests/sinks/test_memory_noop.py::TestMemorySink",
     ),
+    Mutation(
+        "a letter sent again is stored by every consumer",
+        "consumers/projector.py",
+        'if recipient_of(message) in ("", self.consumer.name)]',
+        "]",
+        "tests/dead_letters/test_resending.py::test_letter_sent_again_is_skipped_by_other_consumers",
+    ),
+    Mutation(
+        "letters of one message get different ids",
+        "consumers/dead_letters/letter.py",
+        "        place = self.first_place\n",
+        "        place = self.place\n",
+        "tests/dead_letters/test_resending.py::test_new_id_follows_from_the_first_place",
+    ),
 )

@@ -8,8 +8,8 @@ DAEMONS = (
     Mutation(
         "acknowledged before it is written",
         "consumers/projector.py",
-        "            events, dead = self._decode(part.messages)\n",
-        "            await self._puller.ack(part.messages)\n            events, dead = self._decode(part.messages)\n",
+        "            events, dead = self._decode(ours)\n",
+        "            await self._puller.ack(part.messages)\n            events, dead = self._decode(ours)\n",
         "tests/projector/test_projector.py::test_bug_of_a_sink_stops_the_projector",
     ),
     Mutation(

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from datetime import timedelta
 from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 from uuid import uuid4
 
@@ -14,7 +13,7 @@ import pytest
 from msgspec import Raw, structs
 from structlog.testing import capture_logs
 
-from consumers.sinks.postgres import PostgresSink, TableMismatch, create_schema
+from consumers.sinks.postgres import PostgresSink, create_schema
 from noetl_events import EventsRejected, SinkUnavailable
 from noetl_events.identity import digest
 from noetl_events.testing import make_event, make_events
@@ -175,71 +174,6 @@ async def test_time_that_python_has_not(database_url: str) -> None:
     await sink.aclose()
 
 
-async def test_rows_of_both_versions_side_by_side(database_url: str) -> None:
-    """The first version writes no digest, and takes the rows of the new one; neither doubles an event."""
-    await create_schema(database_url)
-    columns = "execution_id, event_id, event_type, step, status, created_at, context, worker_id, meta"
-    first, second = make_events(10), make_events(10, start=11)
-    sink = PostgresSink(database_url)
-    await sink.emit_batch(first)
-    await execute(
-        database_url,
-        "CREATE TABLE written AS SELECT * FROM noetl.event; "
-        "UPDATE written SET event_id = event_id + 10, created_at = created_at + interval '10 ms', "
-        "context = jsonb_build_object('result', jsonb_build_object('items', event_id + 10));"
-        f"INSERT INTO noetl.event ({columns}) SELECT {columns} FROM written ORDER BY event_id, execution_id "
-        "ON CONFLICT (execution_id, event_id) DO NOTHING",
-    )
-
-    assert await emit(sink, [*first, *second, another(12)]) == {20: (await emit(sink, [another(12)]))[0]}
-    assert (sink.inserted, sink.variants) == (10, 0)
-    digests = await fetch(database_url, "SELECT digest FROM noetl.event ORDER BY event_id")
-    assert [row["digest"] for row in digests] == [*map(digest, first), *[None] * 10]
-    await sink.aclose()
-
-
-async def test_upgrade_adds_the_digest(database_url: str) -> None:
-    """`schema --upgrade` adds the column to a table of the first version, and changes no other."""
-    await create_schema(database_url)
-    await execute(database_url, OLD_TABLE)
-    sink = PostgresSink(database_url)
-    await sink.emit_batch(make_events(2))
-    await create_schema(database_url)
-    assert not (await sink.create_schema()).has_digest
-    for _ in range(2):
-        assert (await sink.create_schema(upgrade=True)).has_digest
-    # The session that is open goes on without; the next one writes it.
-    await sink.emit_batch(make_events(2, start=3))
-    await sink.aclose()
-    again = PostgresSink(database_url)
-    await again.emit_batch(make_events(6))
-    rows = await fetch(database_url, "SELECT digest IS NULL AS old FROM noetl.event ORDER BY event_id")
-
-    assert [row["old"] for row in rows] == [True] * 4 + [False] * 2
-    assert (again.inserted, again.variants) == (2, 0)
-    await again.aclose()
-
-
-async def test_column_of_that_name_that_is_not_ours(database_url: str) -> None:
-    """Another tool's column `digest` is left alone, and `--upgrade` says so."""
-    await create_schema(database_url)
-    await execute(database_url, f"{OLD_TABLE}; ALTER TABLE noetl.event ADD digest text DEFAULT 'theirs'")
-    sink = PostgresSink(database_url)
-    await sink.emit_batch(make_events(2))
-
-    assert [*await emit(sink, [another(1), make_event(2)])] == [0]
-    assert {row["digest"] for row in await fetch(database_url, "SELECT digest FROM noetl.event")} == {"theirs"}
-    with pytest.raises(TableMismatch, match="digest is text, not bigint"):
-        await create_schema(database_url, upgrade=True)
-    await sink.aclose()
-
-
-async def test_noetl_table_is_not_ours_to_upgrade(database_url: str) -> None:
-    """NoETL's own table gets no column from us."""
-    with pytest.raises(ValueError, match="--upgrade: NoETL's own table gets no column from us"):
-        await create_schema(f"{database_url}?mapping=noetl", upgrade=True)
-
-
 async def test_two_sinks_and_different_events_of_one_key(url: str) -> None:
     """Of two projectors that insert at once, each key has one row, and each other event is one conflict."""
     draw = Random(7)
@@ -365,79 +299,3 @@ async def test_replaced_nul_is_still_the_event(database_url: str) -> None:
     assert (await fetch(database_url, "SELECT digest FROM noetl.event"))[0]["digest"] == digest(event)
     assert len(await stored_events(database_url)) == 1
     await sink.aclose()
-
-
-class TestRowsOfNoetl:
-    """Rows that NoETL's own writers have made of the same events."""
-
-    @pytest.fixture(autouse=True)
-    async def _table(self, database_url: str) -> None:
-        self.database = database_url
-        await execute(database_url, NOETL_TABLE + "INSERT INTO noetl.catalog VALUES (7, 'some/playbook')")
-        self.sink = PostgresSink.from_url(f"{database_url}?mapping=noetl")
-
-    async def write(self, **changes: str) -> None:
-        """Write event 1 as their shared normalizer does, with *changes*, as SQL."""
-        values = {
-            "execution_id": "478775660589088776",
-            "catalog_id": "7",
-            "event_id": "1",
-            "created_at": "'2026-05-31 03:14:15.124456'",
-            "event_type": "'command.completed'",
-            "node_id": "'fetch_calendar'",
-            "node_name": "'fetch_calendar'",
-            "status": "'COMPLETED'",
-            "result": """'{"status": "COMPLETED", "context": {"result": {"items": 1}}}'""",
-            "meta": """'{"catalog_id": 7, "worker_id": "worker-7", "actionable": true, "informative": true}'""",
-        } | changes
-        columns, row = ", ".join(values), ", ".join(values.values())
-        await execute(self.database, f"INSERT INTO noetl.event ({columns}) VALUES ({row})")
-
-    @pytest.mark.parametrize(
-        "changes",
-        [
-            pytest.param({}, id="as the normalizer does"),
-            pytest.param({"created_at": "'2026-05-31 03:14:15.124'"}, id="milliseconds"),
-            pytest.param({"created_at": "'2026-05-31 03:14:15.301777'"}, id="time of arrival"),
-            pytest.param({"created_at": "DEFAULT"}, id="time of the database"),
-            pytest.param({"status": "NULL"}, id="no status"),
-            pytest.param({"node_name": "NULL"}, id="no step by name"),
-            pytest.param({"node_name": "NULL", "node_id": "NULL"}, id="no step"),
-            pytest.param(
-                {"created_at": "DEFAULT", "result": """'{"status": "COMPLETED", "reference": {"key": 1}}'"""},
-                id="payload elsewhere",
-            ),
-            pytest.param({"created_at": "DEFAULT", "meta": "NULL"}, id="no worker"),
-        ],
-    )
-    async def test_same_event(self, changes: dict[str, str]) -> None:
-        """It is the same event, whatever they leave out, cut or put elsewhere; another one is still a conflict."""
-        await self.write(**changes)
-
-        assert await emit(self.sink, [make_event(1, meta={"catalog_id": 7})]) == {}
-        assert [*await emit(self.sink, [another(1, meta={"catalog_id": 7})])] == [0]
-        assert (self.sink.inserted, self.sink.variants) == (0, 0)
-        await self.sink.aclose()
-
-    @pytest.mark.parametrize(
-        ("written", "emitted"),
-        [
-            pytest.param({"created_at": "'2026-05-31 03:14:15.124'"}, {"worker_id": "worker-8"}, id="worker"),
-            pytest.param({"created_at": "'2026-05-31 03:14:15.124'"}, {"context": {"x": 1}}, id="payload"),
-            pytest.param({"created_at": "'2026-05-31 03:14:15.124'"}, {"status": "FAILED"}, id="status"),
-            pytest.param(
-                {}, {"created_at": make_event(1).created_at + timedelta(microseconds=300)}, id="of the same millisecond"
-            ),
-            pytest.param(
-                {"created_at": "DEFAULT", "result": """'{"status": "COMPLETED"}'"""},
-                {},
-                id="payload that was an object",
-            ),
-        ],
-    )
-    async def test_another_event(self, written: dict[str, str], emitted: dict[str, Any]) -> None:
-        """What their row says of it is enough to tell that it is another event."""
-        await self.write(**written)
-
-        assert [*await emit(self.sink, [make_event(1, meta={"catalog_id": 7}, **emitted)])] == [0]
-        await self.sink.aclose()

@@ -9,6 +9,7 @@ import pytest
 
 from noetl_events import decode
 from noetl_events.testing import SinkContract
+from tests.testing_kit import broken_conflicts as conflicts
 from tests.testing_kit import broken_sinks as broken
 
 if TYPE_CHECKING:
@@ -23,16 +24,16 @@ BROKEN: list[tuple[str, type[broken.GoodSink | broken.NoBatches]]] = [
     ("test_emitted_twice_is_stored_once", broken.KeepsDoubles),
     ("test_twice_in_one_batch_is_stored_once", broken.LooksOncePerBatch),
     ("test_emitted_again_after_reopening_is_stored_once", broken.ForgetsOnReopen),
-    ("test_same_event_made_again_is_no_conflict", broken.ComparesObjects),
-    ("test_same_id_in_another_execution_is_another_event", broken.KnowsIdsOnly),
-    ("test_conflict_with_a_stored_event", broken.ComparesNothing),
-    ("test_conflict_with_a_stored_event", broken.RejectsWithoutAName),
-    ("test_conflict_with_a_stored_event", broken.KeepsTheLast),
-    ("test_conflict_within_a_batch", broken.ComparesNothing),
-    ("test_conflict_within_a_batch", broken.DropsDoublesFirst),
-    ("test_conflict_after_reopening", broken.ComparesWithItsOwn),
-    ("test_conflict_emitted_again_is_still_one", broken.RejectsOnce),
-    ("test_other_payload_is_a_variant", broken.RejectsVariants),
+    ("test_same_event_made_again_is_no_conflict", conflicts.ComparesObjects),
+    ("test_same_id_in_another_execution_is_another_event", conflicts.KnowsIdsOnly),
+    ("test_conflict_with_a_stored_event", conflicts.ComparesNothing),
+    ("test_conflict_with_a_stored_event", conflicts.RejectsWithoutAName),
+    ("test_conflict_with_a_stored_event", conflicts.KeepsTheLast),
+    ("test_conflict_within_a_batch", conflicts.ComparesNothing),
+    ("test_conflict_within_a_batch", conflicts.DropsDoublesFirst),
+    ("test_conflict_after_reopening", conflicts.ComparesWithItsOwn),
+    ("test_conflict_emitted_again_is_still_one", conflicts.RejectsOnce),
+    ("test_other_payload_is_a_variant", conflicts.RejectsVariants),
     ("test_every_field_survives", broken.LosesField),
     ("test_rejects_exactly_what_can_never_be_stored", broken.RejectsWholeBatch),
     ("test_rejects_exactly_what_can_never_be_stored", broken.BlamesAll),
@@ -55,13 +56,13 @@ BROKEN: list[tuple[str, type[broken.GoodSink | broken.NoBatches]]] = [
 
 BROKEN_LOGS: list[tuple[str, type[broken.GoodSink]]] = [
     ("test_same_event_made_again_is_no_conflict", broken.KeepsDoubles),
-    ("test_same_id_in_another_execution_is_another_event", broken.KnowsIdsOnly),
+    ("test_same_id_in_another_execution_is_another_event", conflicts.KnowsIdsOnly),
     ("test_conflict_with_a_stored_event", broken.GoodSink),
-    ("test_conflict_with_a_stored_event", broken.ComparesNothing),
-    ("test_conflict_within_a_batch", broken.DropsDoublesFirst),
-    ("test_conflict_after_reopening", broken.ComparesNothing),
+    ("test_conflict_with_a_stored_event", conflicts.ComparesNothing),
+    ("test_conflict_within_a_batch", conflicts.DropsDoublesFirst),
+    ("test_conflict_after_reopening", conflicts.ComparesNothing),
     ("test_conflict_emitted_again_is_still_one", broken.KeepsDoubles),
-    ("test_other_payload_is_a_variant", broken.ComparesNothing),
+    ("test_other_payload_is_a_variant", conflicts.ComparesNothing),
 ]
 """The tests that ask something else of a destination without a key, with a sink each must fail for."""
 

@@ -1,0 +1,95 @@
+"""Sinks that break a promise about two events with one key."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from noetl_events import EventsRejected, decode, encode
+from tests.testing_kit.broken_sinks import GoodSink, key
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from noetl_events import ExecutorEvent
+
+
+class KnowsIdsOnly(GoodSink):
+    """Takes the id for the key, whatever the execution."""
+
+    def _stored(self, event: ExecutorEvent) -> ExecutorEvent | None:
+        return next((stored for stored in map(decode, self.destination) if stored.event_id == event.event_id), None)
+
+
+class ComparesObjects(GoodSink):
+    """Compares an event with what it reads back, and not with what it means."""
+
+    def _conflicts(self, events: dict[int, ExecutorEvent]) -> dict[int, str]:
+        return {place: "another" for place, event in events.items() if self._stored(event) not in (None, event)}
+
+
+class ComparesNothing(GoodSink):
+    """Takes a key that is there for the same event."""
+
+    def _conflicts(self, events: dict[int, ExecutorEvent]) -> dict[int, str]:
+        return {}
+
+
+class RejectsWithoutAName(GoodSink):
+    """Rejects a conflict as any other event."""
+
+    async def emit_batch(self, events: Sequence[ExecutorEvent]) -> None:
+        """Leave out which of the rejected are conflicts."""
+        try:
+            await super().emit_batch(events)
+        except EventsRejected as exc:
+            raise EventsRejected(exc.reasons) from None
+
+
+class KeepsTheLast(GoodSink):
+    """Overwrites what is there, and rejects nothing."""
+
+    async def _write(self, bodies: Sequence[bytes]) -> None:
+        keys = {key(decode(body)) for body in bodies}
+        self.destination[:] = [body for body in self.destination if key(decode(body)) not in keys]
+        await super()._write(bodies)
+
+
+class DropsDoublesFirst(GoodSink):
+    """Has one event a key in a batch before it compares any."""
+
+    async def emit_batch(self, events: Sequence[ExecutorEvent]) -> None:
+        """Store the first event of each key."""
+        await super().emit_batch([*{key(event): event for event in reversed(events)}.values()][::-1])
+
+
+class ComparesWithItsOwn(GoodSink):
+    """Compares with what it stored itself, and takes the rest for the same."""
+
+    def __init__(self, destination: list[bytes]) -> None:
+        super().__init__(destination)
+        self.before = [*destination]
+
+    def _conflicts(self, events: dict[int, ExecutorEvent]) -> dict[int, str]:
+        own = {place: event for place, event in events.items() if key(event) not in map(key, map(decode, self.before))}
+        return super()._conflicts(own)
+
+
+class RejectsOnce(GoodSink):
+    """Takes an event that comes again for stored, because it was seen before."""
+
+    def __init__(self, destination: list[bytes]) -> None:
+        super().__init__(destination)
+        self.seen: set[bytes] = set()
+
+    def _conflicts(self, events: dict[int, ExecutorEvent]) -> dict[int, str]:
+        new = {place: event for place, event in events.items() if encode(event) not in self.seen}
+        self.seen |= set(map(encode, events.values()))
+        return super()._conflicts(new)
+
+
+class RejectsVariants(GoodSink):
+    """Takes every difference for another event."""
+
+    def _conflicts(self, events: dict[int, ExecutorEvent]) -> dict[int, str]:
+        there = {key(stored): encode(stored) for stored in map(decode, self.destination)}
+        return {place: "another" for place, event in events.items() if there.get(key(event)) != encode(event)}
