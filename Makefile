@@ -39,7 +39,7 @@ cluster: $(VENV)/.installed-demo ## Run a three-node NATS cluster on loopback un
 test: $(VENV)/.installed-dev $(OLD_SERVERS_INSTALLED) ## Run the tests; PYTEST_ARGS='-n 0 -k name' chooses
 	@$(BIN)/pytest $(PYTEST_ARGS)
 
-test-fresh: $(VENV)/.installed-dev ## Run the tests as on a machine set up a minute ago, under a load of LOAD (12)
+test-fresh: $(VENV)/.installed-dev $(OLD_SERVERS_INSTALLED) ## Run the tests as on a machine set up a minute ago, under a load of LOAD (12)
 	@$(BIN)/python -m tests.fresh --load $(or $(LOAD),12) $(PYTEST_ARGS)
 
 parity: ## Build the crate's own reader with cargo, for tests/parity to ask: of Debian's crates, or else of crates.io
