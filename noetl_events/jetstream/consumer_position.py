@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import structlog
 
 from noetl_events.jetstream.consumers import can_reset, reset_consumer, show_consumer
+from noetl_events.jetstream.delivery import delivery_of
 from noetl_events.jetstream.errors import ConsumerMissing, NatsUnavailable, Refused
 from noetl_events.jetstream.gaps import Gap, GapDetector, passed_over
 
@@ -69,6 +70,8 @@ class ConsumerPosition:
         self._acked = 0
         self._restart = 0
         self._dropped = 0
+        self._bodiless = self._bodiless_again = 0
+        self._newest = (0, 0)
         self._kept: int | None = None
         self._is_ahead = False
         self._is_well = False
@@ -81,14 +84,33 @@ class ConsumerPosition:
         """Have the consumer deliver again from *sequence* on when it is next begun with, or from before."""
         self._restart = min(self._restart or sequence, sequence)
 
-    def drop(self, sequence: int) -> None:
-        """Have what was delivered from *sequence* on come again soon, and not only after its ack wait."""
+    def lacks_body(self, message: Message) -> bool:
+        """
+        Return whether the server has left the body of *message* out: it is delivered again.
+
+        One that comes so again, once the consumer was looked at, has none.
+        """
+        if (message.headers or {}).get("Nats-Msg-Size", "0") == "0":
+            return False
+        sequence = delivery_of(message).sequence
+        self._bodiless = max(self._bodiless, sequence)
+        if sequence <= self._bodiless_again:
+            return False
+        # Soon, and not only after its ack wait.
         self._dropped = min(self._dropped or sequence, sequence)
+        return True
+
+    def may_be_of_another_stream(self, message: Message) -> bool:
+        """Return whether a message of at least this sequence was stored before *message*: it is not there any more."""
+        delivery, (sequence, stored_ns) = delivery_of(message), self._newest
+        self._newest = max(sequence, delivery.sequence), max(stored_ns, delivery.stored_ns)
+        return sequence >= delivery.sequence and delivery.stored_ns > stored_ns
 
     def note_replaced(self, kept: int) -> None:
         """Note that the stream is what it was up to sequence *kept* only: what comes behind is delivered anew."""
         self._kept = kept if self._kept is None else min(self._kept, kept)
         self._acked = min(self._acked, kept)
+        self._newest = (0, 0)
 
     async def begin(self, info: ConsumerInfo, *, is_pinned: bool, end: StreamEnd | None = None) -> None:
         """
@@ -115,7 +137,7 @@ class ConsumerPosition:
         if self._dropped and await can_reset(self._connection):
             self.restart_at(self._dropped)
         start = self._restart or await self._left_out(info)
-        self._kept = None
+        self._kept, self._bodiless_again = None, self._bodiless
         if start:
             self.note(await self._set_back(min(start, behind)))
         elif is_pinned:

@@ -167,7 +167,7 @@ async def test_bug_of_a_puller_begins_it_anew(
         put(message)
 
     monkeypatch.setattr(puller._buffer, "put", fail_once)
-    monkeypatch.setattr("noetl_events.jetstream.puller._BEGIN_AGAIN", 0.0)
+    monkeypatch.setattr("noetl_events.jetstream.pull_receiver._BEGIN_AGAIN", 0.0)
     sink = NatsSink(connection, subject=f"{stream.name}.{{event_type}}")
     taken: list[int] = []
     with structlog.testing.capture_logs() as logged:

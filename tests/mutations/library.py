@@ -91,16 +91,16 @@ LIBRARY = (
     ),
     Mutation(
         "a lost delivery to the holder of a pin is not noticed",
-        "noetl_events/jetstream/puller.py",
-        "(self._broken or self._pin.misses_one_before(message))",
-        'self._broken == "never"',
+        "noetl_events/jetstream/pull_receiver.py",
+        "(self.state.broken or self.pin.misses_one_before(message))",
+        'self.state.broken == "never"',
         "tests/simulation/test_simulation.py::test_seed_that_once_failed",
     ),
     Mutation(
         "a batch held for long is taken for a silent server",
-        "noetl_events/jetstream/puller.py",
-        "            self.heard = time.monotonic()\n        await self._inbox.ask(batch)",
-        "            pass\n        await self._inbox.ask(batch)",
+        "noetl_events/jetstream/pull_receiver.py",
+        "            self.heard = time.monotonic()\n        await self.inbox.ask(batch)",
+        "            pass\n        await self.inbox.ask(batch)",
         "tests/simulation/test_simulation.py::test_seed_that_once_failed",
     ),
     Mutation(

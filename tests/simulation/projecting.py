@@ -19,7 +19,7 @@ from consumers import projector, suspects
 from consumers.dead_letters import burial
 from noetl_events import encode
 from noetl_events.ids import derived_id
-from noetl_events.jetstream import consumer_position, origin, puller
+from noetl_events.jetstream import consumer_position, consumer_view, origin, puller
 from noetl_events.jetstream.declarations import ConsumerDeclaration
 from noetl_events.jetstream.instants import unix_nanoseconds
 from noetl_events.testing import make_event
@@ -227,7 +227,7 @@ def simulate_projector(seed: int, *, faults_at_once: int = 1) -> list[str]:
 
 def _replaced(run: ProjectorRun) -> list[tuple[Any, str, Any]]:
     return [
-        (puller, "ensure_consumer", run.api.ensure),
+        (consumer_view, "ensure_consumer", run.api.ensure),
         (consumer_position, "can_reset", run.api.can_reset),
         (consumer_position, "passed_over", run.api.passed_over),
         (consumer_position, "reset_consumer", run.api.reset),
