@@ -60,7 +60,13 @@ async def carry(
     return carried
 
 
-async def emit_patiently(batch: Sequence[ExecutorEvent], sink: EventSink, *, patience: float) -> dict[int, str]:
+class Rejections(dict[int, str]):
+    """The reasons of the rejected events of a batch, by their places; `conflicts` are the places of conflicts."""
+
+    conflicts: frozenset[int] = frozenset()
+
+
+async def emit_patiently(batch: Sequence[ExecutorEvent], sink: EventSink, *, patience: float) -> Rejections:
     """
     Emit *batch*, again and again while the sink is away, and return the reasons of the rejected events by their place.
 
@@ -68,11 +74,12 @@ async def emit_patiently(batch: Sequence[ExecutorEvent], sink: EventSink, *, pat
         SinkUnavailable: the sink took nothing for *patience* seconds.
 
     """
-    reasons: dict[int, str] = {}
+    rejections = Rejections()
     async for attempt in Retry(SinkUnavailable, backoff=_WAITS, patience=patience, log="sink", events=len(batch)):
         with attempt:
             try:
                 await sink.emit_batch(batch)
             except EventsRejected as exc:
-                reasons = exc.reasons
-    return reasons
+                rejections = Rejections(exc.reasons)
+                rejections.conflicts = exc.conflicts
+    return rejections

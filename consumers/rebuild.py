@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final, Literal
 import msgspec
 import structlog
 
-from consumers.carry import emit_patiently
+from consumers.carry import Rejections, emit_patiently
 from noetl_events.jetstream.delivery import delivery_of, event_of
 from noetl_events.json_values import MalformedEvent
 
@@ -28,7 +28,7 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True):
     """A message that became nothing at the destination, and why."""
 
     sequence: int
-    kind: Literal["malformed", "rejected"]
+    kind: Literal["malformed", "rejected", "conflict"]
     reason: str
 
 
@@ -36,11 +36,13 @@ class Rebuilt(msgspec.Struct, kw_only=True):
     """
     What became of the messages up to *last_sequence*.
 
-    `faults` names the first `MAX_FAULTS` of those that were malformed or rejected, and so does the log.
+    `conflicts` counts events whose key the destination has for a different one.  `faults` names the first `MAX_FAULTS`
+    of those that were left out, and so does the log.
     """
 
     stored: int = 0
     rejected: int = 0
+    conflicts: int = 0
     malformed: int = 0
     last_sequence: int = 0
     faults: list[Fault] = []
@@ -101,10 +103,11 @@ class Rebuild:
     async def _carry(self, messages: Sequence[Message]) -> None:
         events = self._decode(messages)
         batch = [event for event, _ in events]
-        reasons = await emit_patiently(batch, self._sink, patience=self._patience) if batch else {}
+        reasons = await emit_patiently(batch, self._sink, patience=self._patience) if batch else Rejections()
         for place, reason in sorted(reasons.items()):
-            self._note(events[place][1], "rejected", reason)
-        self.done.rejected += len(reasons)
+            self._note(events[place][1], "conflict" if place in reasons.conflicts else "rejected", reason)
+        self.done.rejected += len(reasons) - len(reasons.conflicts)
+        self.done.conflicts += len(reasons.conflicts)
         self.done.stored += len(batch) - len(reasons)
 
     def _decode(self, messages: Sequence[Message]) -> list[tuple[ExecutorEvent, Message]]:
@@ -125,7 +128,7 @@ class Rebuild:
         # Whose it is cannot be read, only whether it mentions the execution.
         return self._execution is None or str(self._execution).encode() in message.data
 
-    def _note(self, message: Message, kind: Literal["malformed", "rejected"], reason: str) -> None:
+    def _note(self, message: Message, kind: Literal["malformed", "rejected", "conflict"], reason: str) -> None:
         if len(self.done.faults) < MAX_FAULTS:
             fault = Fault(sequence=delivery_of(message).sequence, kind=kind, reason=reason)
             self.done.faults.append(fault)

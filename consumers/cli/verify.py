@@ -29,7 +29,10 @@ async def verify(
     json: AsJson = False,
 ) -> int:
     """
-    Compare the stream with a destination, event by event and field by field; exit code 1 if one is missing or differs.
+    Compare the stream with a destination, event by event; exit code 1 if one is missing, lost or differs in a field.
+
+    `conflicts` counts events that came later under the key of a different one: each belongs among the dead letters, and
+    one that is neither a row nor a letter is `lost`.  `variants` differ in their payload only.
 
     JSON is compared by what it means.  What a projector has not carried yet is missing: let it catch up first.
     `noetl-events rebuild` brings back what is missing; a row that differs has to be deleted before.

@@ -1,8 +1,11 @@
 """
 What a destination must hold, event by event, and what was found there.
 
-It is kept in a temporary SQLite database, about 50 bytes an event, which goes to the folder for temporary files as soon
+It is kept in a temporary SQLite database, about 80 bytes an event, which goes to the folder for temporary files as soon
 as it is larger than its cache: a stream of any length takes the same memory.
+
+Messages with one key are one event if they say the same, or differ in payload and status only: then they are variants.
+A different one is an event of its own, which is a dead letter of kind `conflict` where the destination has the other.
 """
 
 from __future__ import annotations
@@ -15,11 +18,34 @@ if TYPE_CHECKING:
 
     from consumers.verification.readback import Key
 
-Kind: TypeAlias = Literal["missing", "different", "duplicates", "dead"]
+Kind: TypeAlias = Literal["missing", "lost", "different", "duplicates", "dead", "conflicts", "variants"]
 Place: TypeAlias = tuple[int, int]
 """The sequence of a message, and when it was stored, in Unix nanoseconds."""
 
-# A key may have several checksums: one message for each.  A dead letter that was mended comes back with the same key.
+
+class Expected(NamedTuple):
+    """
+    A message of the stream, by checksums of its event.
+
+    Args:
+        key: of the event.
+        checksum: of the whole event.
+        frame: of its type, step and worker.
+        payload: of its status, context and meta.
+        time: of the event, in Unix microseconds.
+        place: of the message.
+
+    """
+
+    key: Key
+    checksum: int
+    frame: int
+    payload: int
+    time: int
+    place: Place
+
+
+# A key may have several checksums: one message for each.  An event is named by the checksum of its first message.
 _TABLES: Final = """
 PRAGMA journal_mode = OFF;
 PRAGMA synchronous = OFF;
@@ -28,6 +54,10 @@ CREATE TABLE expected (
     execution_id INTEGER,
     event_id INTEGER,
     checksum INTEGER,
+    frame INTEGER NOT NULL,
+    payload INTEGER NOT NULL,
+    time INTEGER NOT NULL,
+    event INTEGER NOT NULL,
     sequence INTEGER NOT NULL,
     stored_ns INTEGER NOT NULL,
     rows INTEGER NOT NULL DEFAULT 0,
@@ -36,29 +66,42 @@ CREATE TABLE expected (
 ) WITHOUT ROWID;
 CREATE TABLE dead (sequence INTEGER, stored_ns INTEGER, PRIMARY KEY (sequence, stored_ns)) WITHOUT ROWID;
 """
+# As `noetl_events.conflicts` compares two events that are known as they were emitted.
 _EXPECT: Final = """
-INSERT INTO expected (execution_id, event_id, checksum, sequence, stored_ns) VALUES (?, ?, ?, ?, ?)
-ON CONFLICT DO NOTHING
+INSERT INTO expected (execution_id, event_id, checksum, frame, payload, time, event, sequence, stored_ns)
+VALUES (?1, ?2, ?3, ?4, ?5, ?6, coalesce((
+    SELECT event FROM expected WHERE execution_id = ?1 AND event_id = ?2 AND frame = ?4
+    AND ((payload = ?5 AND abs(time - ?6) <= 1) OR (time = ?6 AND ?6 % 1000 <> 0)) LIMIT 1
+), ?3), ?7, ?8) ON CONFLICT DO NOTHING
 """
 _BURY: Final = "INSERT INTO dead VALUES (?, ?) ON CONFLICT DO NOTHING"
-_CHECKSUMS: Final = "SELECT checksum FROM expected WHERE execution_id = ? AND event_id = ?"
-_FIND: Final = "UPDATE expected SET rows = rows + 1, wrong = wrong + ? WHERE execution_id = ? AND event_id = ?"
-# One line a key: of several messages the first counts, and a letter of any of them.
-_KEYS: Final = """
-WITH keys AS (
+_EVENTS: Final = "SELECT checksum, event FROM expected WHERE execution_id = ? AND event_id = ? ORDER BY sequence"
+_FIND: Final = """
+UPDATE expected SET rows = rows + 1, wrong = wrong + ? WHERE execution_id = ? AND event_id = ? AND event = ?
+"""
+# One line an event: of several messages the first counts, and a letter of any of them.
+_LINES: Final = """
+WITH events AS (
     SELECT execution_id, event_id, min(sequence) AS sequence, max(rows) AS rows, max(wrong) AS wrong,
-           max((sequence, stored_ns) IN (SELECT sequence, stored_ns FROM dead)) AS dead
-    FROM expected GROUP BY execution_id, event_id
+           max((sequence, stored_ns) IN (SELECT sequence, stored_ns FROM dead)) AS dead,
+           count(DISTINCT payload) AS payloads
+    FROM expected GROUP BY execution_id, event_id, event
+), keys AS (
+    SELECT *, min(sequence) OVER key AS first, sum(rows) OVER key AS key_rows FROM events
+    WINDOW key AS (PARTITION BY execution_id, event_id)
 )
 """
 _CONDITIONS: Final[dict[Kind, str]] = {
-    "missing": "rows = 0 AND NOT dead",
-    "different": "wrong > 0",
+    "missing": "rows = 0 AND NOT dead AND key_rows = 0",
+    "lost": "rows = 0 AND NOT dead AND key_rows > 0",
+    "different": "wrong > 0 AND NOT dead",
     "duplicates": "rows > 1",
-    "dead": "rows = 0 AND dead",
+    "dead": "rows = wrong AND dead",
+    "conflicts": "sequence > first",
+    "variants": "payloads > 1",
 }
 _COUNT: Final = (
-    f"{_KEYS} SELECT count(*), total(rows), "  # noqa: S608  (the conditions are ours)
+    f"{_LINES} SELECT count(*), total(rows), "  # noqa: S608  (the conditions are ours)
     f"{', '.join(f'total({condition})' for condition in _CONDITIONS.values())} FROM keys"
 )
 
@@ -92,21 +135,23 @@ class Ledger:
     def __exit__(self, *_: object) -> None:
         self._database.close()
 
-    def expect(self, events: Iterable[tuple[Key, int, Place]]) -> None:
-        """Note the key, the checksum and the place of *events*."""
-        self._database.executemany(_EXPECT, ((*key, checksum, *place) for key, checksum, place in events))
+    def expect(self, messages: Iterable[Expected]) -> None:
+        """Note *messages*, in the order of the stream."""
+        self._database.executemany(_EXPECT, ((*one.key, *one[1:5], *one.place) for one in messages))
 
     def bury(self, places: Iterable[Place]) -> None:
         """Note that the messages at *places* are dead letters."""
         self._database.executemany(_BURY, places)
 
-    def checksums(self, key: Key) -> set[int]:
-        """Return the checksums any of which a row of *key* may have; none if no such event is expected."""
-        return {checksum for (checksum,) in self._database.execute(_CHECKSUMS, key)}
-
-    def find(self, key: Key, *, wrong: bool) -> None:
-        """Note a row of *key*."""
-        self._database.execute(_FIND, (wrong, *key))
+    def find(self, key: Key, checksum: int | None) -> bool:
+        """Note a row of *key*, and return whether one is expected; a row like no event of the key is a wrong one."""
+        events: dict[int | None, int] = dict(self._database.execute(_EVENTS, key).fetchall())
+        if not events:
+            return False
+        event = events.get(checksum)
+        first = next(iter(events.values()))
+        self._database.execute(_FIND, (event is None, *key, first if event is None else event))
+        return True
 
     def count(self) -> Counts:
         """Count what was noted so far."""
@@ -115,5 +160,5 @@ class Ledger:
 
     def first(self, kind: Kind, limit: int) -> list[tuple[int, Key]]:
         """Return sequence and key of the first events of *kind*, at most *limit*, in the order of the stream."""
-        query = f"{_KEYS} SELECT * FROM keys WHERE {_CONDITIONS[kind]} ORDER BY sequence LIMIT ?"  # noqa: S608  (ours)
+        query = f"{_LINES} SELECT * FROM keys WHERE {_CONDITIONS[kind]} ORDER BY sequence LIMIT ?"  # noqa: S608  (ours)
         return [(row[2], (row[0], row[1])) for row in self._database.execute(query, (limit,))]

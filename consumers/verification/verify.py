@@ -1,10 +1,13 @@
 """
 A stream's past and a destination compared, event by event.
 
-    missing      in the stream, and no row
-    different    a row whose nine fields are not those of the event
+    missing      in the stream, and no row of its key
+    conflicts    events that came later under the key of a different one, and belong among the dead letters
+    lost         of two different events with one key, one that is neither a row nor a dead letter
+    different    a row whose nine fields are not those of any event of its key
+    variants     events that are in the stream with different payloads; a row may have any of them
     duplicates   events with more than one row
-    dead         no row, because the message is malformed or a dead letter
+    dead         no row, because the message is malformed, a dead letter, or was sent again under another id
     extra        rows that the part of the stream looked at does not hold: older, younger, or of elsewhere
 
 The stream is read before the destination, and dead letters last: what a projector does meanwhile is no fault.
@@ -13,15 +16,17 @@ The stream is read before the destination, and dead letters last: what a project
 from __future__ import annotations
 
 import sqlite3
-from contextlib import aclosing, contextmanager
+from contextlib import aclosing, contextmanager, suppress
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 import msgspec
 
-from consumers.verification.checksum import checksum
-from consumers.verification.ledger import Ledger
+from consumers.dead_letters.letter import FIRST
+from consumers.verification.checksum import checksum, checksum_of_frame, checksum_of_payload
+from consumers.verification.ledger import Expected, Ledger
 from consumers.verification.readback import key_of, read_back
-from noetl_events.jetstream.delivery import delivery_of, event_of
+from noetl_events.conflicts import microseconds_of
+from noetl_events.jetstream.delivery import delivery_of, event_of, recipient_of
 from noetl_events.jetstream.errors import StreamMissing
 from noetl_events.jetstream.history import History, Span
 from noetl_events.jetstream.instants import unix_nanoseconds
@@ -33,7 +38,6 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from consumers.verification.ledger import Place
-    from consumers.verification.readback import Key
     from noetl_events.envelope import ExecutorEvent
     from noetl_events.jetstream.connection import Connection
     from noetl_events.jetstream.delivery import Message
@@ -62,8 +66,11 @@ class Verified(msgspec.Struct, kw_only=True):
     events: int = 0
     rows: int = 0
     missing: int = 0
+    lost: int = 0
     different: int = 0
     duplicates: int = 0
+    conflicts: int = 0
+    variants: int = 0
     dead: int = 0
     extra: int = 0
     last_sequence: int = 0
@@ -72,7 +79,7 @@ class Verified(msgspec.Struct, kw_only=True):
     @property
     def is_complete(self) -> bool:
         """Whether the destination holds every event as it is in the stream, dead letters aside."""
-        return not self.missing and not self.different
+        return not self.missing and not self.lost and not self.different
 
 
 class Verification:
@@ -136,10 +143,11 @@ class Verification:
             with self._show("reading the stream", history.total) as advance:
                 while messages := await history.read():
                     ledger.expect(self._expected(messages))
+                    ledger.bury(_settled_elsewhere(messages))
                     advance(len(messages))
             self._found.last_sequence = history.position
 
-    def _expected(self, messages: Sequence[Message]) -> Iterator[tuple[Key, int, Place]]:
+    def _expected(self, messages: Sequence[Message]) -> Iterator[Expected]:
         for message in messages:
             delivery = delivery_of(message)
             try:
@@ -148,7 +156,14 @@ class Verification:
                 self._found.dead += 1
                 self._keep("dead", Example(sequence=delivery.sequence, reason=str(exc)))
             else:
-                yield key_of(event), checksum(event), (delivery.sequence, delivery.stored_ns)
+                yield Expected(
+                    key_of(event),
+                    checksum(event),
+                    checksum_of_frame(event),
+                    checksum_of_payload(event),
+                    microseconds_of(event.created_at),
+                    (delivery.sequence, delivery.stored_ns),
+                )
 
     async def _read_destination(self, ledger: Ledger) -> None:
         with self._show("reading the destination", None) as advance:
@@ -160,9 +175,7 @@ class Verification:
 
     def _look_at(self, row: ExecutorEvent, ledger: Ledger) -> None:
         key = key_of(row)
-        if wanted := ledger.checksums(key):
-            ledger.find(key, wrong=_checksum_or_none(row) not in wanted)
-        else:
+        if not ledger.find(key, _checksum_or_none(row)):
             self._found.extra += 1
             self._keep("extra", Example(execution_id=key[0], event_id=key[1]))
 
@@ -188,9 +201,10 @@ class Verification:
     def _count(self, ledger: Ledger) -> None:
         found = self._found
         found.events, found.rows, kinds = ledger.count()
-        found.missing, found.different, found.duplicates = kinds["missing"], kinds["different"], kinds["duplicates"]
         found.events += found.dead
-        found.dead += kinds["dead"]
+        kinds["dead"] += found.dead
+        for kind, count in kinds.items():
+            setattr(found, kind, count)
         for kind, count in kinds.items():
             for sequence, key in ledger.first(kind, EXAMPLES) if count else ():
                 self._keep(kind, Example(sequence=sequence, execution_id=key[0], event_id=key[1]))
@@ -199,6 +213,17 @@ class Verification:
         examples = self._found.examples.setdefault(kind, [])
         if len(examples) < EXAMPLES:
             examples.append(example)
+
+
+def _settled_elsewhere(messages: Sequence[Message]) -> Iterator[Place]:
+    """Yield the places of which no row is asked for: of letters sent again, and of what is for one consumer only."""
+    for message in messages:
+        if recipient_of(message):
+            delivery = delivery_of(message)
+            yield delivery.sequence, delivery.stored_ns
+        first = (message.headers or {}).get(FIRST, "").split(":", 2)
+        with suppress(IndexError, ValueError):
+            yield int(first[1]), unix_nanoseconds(first[2])
 
 
 def _checksum_or_none(row: ExecutorEvent) -> int | None:

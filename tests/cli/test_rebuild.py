@@ -58,7 +58,14 @@ def test_past_becomes_rows(filled: NatsServer, tmp_path: Path) -> None:
     done = run("rebuild", "--to", f"sqlite:///{path}", "--json", nats=filled.url)
 
     assert done.returncode == 0, done.stderr
-    assert result(done) == {"stored": COUNT, "rejected": 0, "malformed": 0, "last_sequence": COUNT, "faults": []}
+    assert result(done) == {
+        "stored": COUNT,
+        "rejected": 0,
+        "conflicts": 0,
+        "malformed": 0,
+        "last_sequence": COUNT,
+        "faults": [],
+    }
     assert rows_in(path) == COUNT
 
 

@@ -89,4 +89,11 @@ CONFLICTS = (
         "        place = self.place\n",
         "tests/dead_letters/test_resending.py::test_new_id_follows_from_the_first_place",
     ),
+    Mutation(
+        "verify takes a lost conflict for a variant",
+        "consumers/verification/ledger.py",
+        "WHERE execution_id = ?1 AND event_id = ?2 AND frame = ?4\n",
+        "WHERE execution_id = ?1 AND event_id = ?2 AND ?4 = ?4\n",
+        "tests/verify/test_conflicts.py::test_conflict_is_lost_until_there_is_a_letter",
+    ),
 )
