@@ -26,6 +26,7 @@ class Progress(msgspec.Struct, kw_only=True):
         received: messages delivered to it.
         redelivered: of those, delivered not for the first time.
         stored: events whose destination has them, and which are acknowledged.
+        markers: messages that no publisher wrote, as the server's delete markers, acknowledged.
         buried_by: dead letters, by kind.
         refused: requests for messages that the server refused, and would refuse again.
         skipped: messages that were for another consumer, acknowledged and not stored.
@@ -50,6 +51,7 @@ class Progress(msgspec.Struct, kw_only=True):
     received: int = 0
     redelivered: int = 0
     stored: int = 0
+    markers: int = 0
     buried_by: Counter[str] = msgspec.field(default_factory=Counter)
     refused: int = 0
     skipped: int = 0

@@ -27,7 +27,7 @@ from consumers.hold import Hold
 from consumers.progress import Progress
 from consumers.suspects import FATAL, parts_of
 from consumers.tracing.batch_span import batch_span
-from noetl_events.jetstream.delivery import delivery_of, event_of, recipient_of
+from noetl_events.jetstream.delivery import NoPublisher, delivery_of, event_of, recipient_of
 from noetl_events.jetstream.errors import NatsUnavailable
 from noetl_events.json_values import MalformedEvent
 from noetl_events.retry import Backoff
@@ -182,10 +182,12 @@ class Projector:
         with batch_span(self.consumer, part.messages) as span:
             ours = self._ours(part.messages)
             events, dead = self._decode(ours)
+            markers = len(ours) - len(events) - len(dead)
             dead += await self._write(events, part)
             await self._bury(dead)
-            await self._settle(part, len(ours) - len(dead))
-            span.settle(stored=len(ours) - len(dead), buried=len(dead))
+            await self._settle(part, len(ours) - len(dead) - markers)
+            self.progress.markers += markers
+            span.settle(stored=len(ours) - len(dead) - markers, buried=len(dead))
 
     def _ours(self, messages: list[Message]) -> list[Message]:
         """Return *messages* without those that are for another consumer."""
@@ -199,6 +201,9 @@ class Projector:
         for message in messages:
             try:
                 events.append((event_of(message), message))
+            except NoPublisher:
+                # It is acknowledged with the others.
+                continue
             except MalformedEvent as exc:
                 dead.append((message, "malformed", str(exc)))
         return events, dead

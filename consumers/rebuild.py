@@ -8,7 +8,7 @@ import msgspec
 import structlog
 
 from consumers.carry import Rejections, emit_patiently
-from noetl_events.jetstream.delivery import delivery_of, event_of
+from noetl_events.jetstream.delivery import NoPublisher, delivery_of, event_of
 from noetl_events.json_values import MalformedEvent
 
 if TYPE_CHECKING:
@@ -115,6 +115,8 @@ class Rebuild:
         for message in messages:
             try:
                 event = event_of(message)
+            except NoPublisher:
+                continue
             except MalformedEvent as exc:
                 if self._may_be_wanted(message):
                     self.done.malformed += 1

@@ -12,6 +12,7 @@ from rich.markup import escape
 from consumers.cli.options import Nats, read_settings
 from noetl_events.envelope import decode
 from noetl_events.jetstream.connection import Connection
+from noetl_events.jetstream.delivery import is_of_no_publisher
 from noetl_events.jetstream.tail import follow
 from noetl_events.json_values import MalformedEvent
 
@@ -37,6 +38,8 @@ async def tail(
     async with Connection(settings.connect) as connection:
         messages = follow(connection, settings.stream.name, subject=subject, from_start=from_start, until_end=until_end)
         async for message in messages:
+            if is_of_no_publisher(message):
+                continue
             if json:
                 sys.stdout.buffer.write(message.data + b"\n")
                 sys.stdout.buffer.flush()

@@ -56,6 +56,7 @@ _COUNTS: Final = (
     _Count(
         "passed_over", "Messages a consumer had left out, and delivered later.", lambda progress: progress.passed_over
     ),
+    _Count("markers", "Messages that no publisher wrote, acknowledged.", lambda progress: progress.markers),
     _Count("batches", "Writes that ended well.", lambda progress: progress.batches),
     _Count("held_seconds", "Time spent waiting for what was away.", lambda progress: progress.held(time.monotonic())),
 )

@@ -26,7 +26,7 @@ from consumers.verification.checksum import checksum, checksum_of_frame, checksu
 from consumers.verification.ledger import Expected, Ledger
 from consumers.verification.readback import key_of, read_back
 from noetl_events.conflicts import microseconds_of
-from noetl_events.jetstream.delivery import delivery_of, event_of, recipient_of
+from noetl_events.jetstream.delivery import NoPublisher, delivery_of, event_of, recipient_of
 from noetl_events.jetstream.errors import StreamMissing
 from noetl_events.jetstream.history import History, Span
 from noetl_events.jetstream.instants import unix_nanoseconds
@@ -152,6 +152,8 @@ class Verification:
             delivery = delivery_of(message)
             try:
                 event = event_of(message)
+            except NoPublisher:
+                continue
             except MalformedEvent as exc:
                 self._found.dead += 1
                 self._keep("dead", Example(sequence=delivery.sequence, reason=str(exc)))

@@ -11,15 +11,18 @@ from msgspec import structs
 from noetl_events.envelope import ExecutorEvent, decode
 from noetl_events.ids import derived_id
 from noetl_events.jetstream.direct_client import Arrival
+from noetl_events.json_values import MalformedEvent
 
 __all__ = [
     "FOR",
     "Delivery",
     "Message",
+    "NoPublisher",
     "ack_subjects",
     "attempt_of",
     "delivery_of",
     "event_of",
+    "is_of_no_publisher",
     "number_of",
     "recipient_of",
     "status_of",
@@ -29,7 +32,14 @@ FOR: Final = "Noetl-For"
 """The header that names the one consumer a message is for."""
 
 _FIRST_FORM_TOKENS: Final = 9
+# Of delete markers, schedules and counters; and of roll-ups and deletions, which have no body.
+_MARKED: Final = ("Nats-Marker-Reason", "Nats-Schedule", "Nats-Incr", "Nats-Counter-Sources")
+_MARKED_IF_EMPTY: Final = ("Nats-Rollup", "KV-Operation")
 _STATUS: Final = re.compile(r"[1-5][0-9]{2}")
+
+
+class NoPublisher(MalformedEvent):
+    """The message holds no event, and was never meant to: the server keeps its own notes in the stream."""
 
 
 class Message(Protocol):
@@ -133,14 +143,27 @@ def event_of(message: Message) -> ExecutorEvent:
     Return the event *message* holds; one that came without an id gets the one derived from its place in the stream.
 
     Raises:
+        NoPublisher: it is a delete marker, a schedule or the like.
         MalformedEvent: it holds none.
 
     """
-    event = decode(message.data)
+    try:
+        event = decode(message.data)
+    except MalformedEvent as exc:
+        if is_of_no_publisher(message):
+            raise NoPublisher(str(exc)) from None
+        raise
     if event.event_id is not None:
         return event
     delivery = delivery_of(message)
     return structs.replace(event, event_id=derived_id(delivery.stored_ms, delivery.sequence))
+
+
+def is_of_no_publisher(message: Message) -> bool:
+    """Return whether the headers of *message* say that the server wrote it, or reads it itself."""
+    headers = message.headers or {}
+    names = _MARKED if message.data else (*_MARKED, *_MARKED_IF_EMPTY)
+    return any(name in headers for name in names)
 
 
 def attempt_of(message: Message) -> int:

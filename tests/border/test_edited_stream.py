@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from structlog.testing import capture_logs
 
+from consumers.dead_letters.graveyard import Graveyard, Wanted
 from noetl_events.jetstream.api import ask
 from noetl_events.jetstream.connection import Connection
 from noetl_events.jetstream.declarations import DEAD_LETTERS, TRIALS, StreamDeclaration
 from noetl_events.jetstream.errors import StreamDrift
+from noetl_events.jetstream.history import History, Span
 from noetl_events.jetstream.options import ConnectOptions
 from noetl_events.jetstream.streams import ensure_stream, find_stream
 from noetl_events.testing import eventually, make_events
@@ -157,6 +159,16 @@ async def test_edited_otherwise(edited: Connection, field: str) -> None:
 
     told = [line["field"] for line in lines if line["event"] == "stream.differs" and line["stream"] == EVENTS.name]
     assert told.count(field) == (field in TOLD), told
+
+
+async def test_readers_are_forgotten_soon(edited: Connection) -> None:
+    """A stream that forgets its consumers sooner than a reader asks for is read all the same."""
+    await edit(edited, EVENTS.name, consumer_limits={"inactive_threshold": 4 * SECOND})
+    await edit(edited, DEAD_LETTERS.name, consumer_limits={"inactive_threshold": 4 * SECOND})
+    await Bench(edited, EVENTS, DEAD_LETTERS).publish(make_events(3))
+    async with History(edited, Span(stream=EVENTS.name), patience=2.0) as history:
+        assert len(await history.read()) == 3
+    assert [letter async for letter in Graveyard(edited).letters(Wanted())] == []
 
 
 async def test_put_back(edited: Connection) -> None:
