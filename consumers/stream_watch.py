@@ -17,7 +17,7 @@ import structlog
 from consumers.stream_review import StreamReview
 from noetl_events.jetstream.consumer_position import StreamEnd
 from noetl_events.jetstream.consumers import show_consumer
-from noetl_events.jetstream.errors import ConsumerMissing, NatsUnavailable, PermissionDenied, Refused
+from noetl_events.jetstream.errors import ConsumerMissing, NatsUnavailable, PermissionDenied, Refused, StreamMissing
 from noetl_events.jetstream.stored import find_stored
 from noetl_events.jetstream.stream_identity import StreamIdentity
 from noetl_events.jetstream.streams import find_stream
@@ -199,7 +199,10 @@ class StreamWatch:
         for declared in list(self._beside):
             try:
                 found = await find_stream(self._connection, declared.name)
-            except (PermissionDenied, Refused) as exc:
+            except (StreamMissing, Refused) as exc:
+                # The doctor says so, and so does the loop once it needs it.
+                log.debug("stream.unseen", stream=declared.name, reason=str(exc))
+            except PermissionDenied as exc:
                 self._beside.remove(declared)
                 log.warning("stream.unseen", stream=declared.name, reason=str(exc))
             else:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from consumers.doctor.finding import Finding
+from noetl_events.jetstream.errors import Refused, StreamMissing
 from noetl_events.jetstream.probing import taker
+from noetl_events.jetstream.streams import find_stream
 
 if TYPE_CHECKING:
     from consumers.doctor.patient import Patient
@@ -29,5 +31,11 @@ async def _look(patient: Patient, subject: str, wanted: str) -> Finding:
     name = await taker(patient.connection, subject)
     if name == wanted:
         return Finding(check=_NAME, severity="ok", found=f"{wanted} takes {subject}")
+    try:
+        await find_stream(patient.connection, wanted)
+    except StreamMissing:
+        pass
+    except Refused as exc:
+        return Finding(check=_NAME, severity="fault", found=str(exc))
     found = f"{subject} is taken by {name or 'no stream'}, not by {wanted}: what is to be kept there holds up the rest"
     return Finding(check=_NAME, severity="fault", found=found, remedy="noetl-events stream ensure")
