@@ -129,7 +129,7 @@ async def test_text_is_valid(bench: Bench, accept: str) -> None:
     parse = openmetrics.text_string_to_metric_families if accept else text_string_to_metric_families
     families = [family for family in parse(body.decode()) if family.name.startswith("noetl_")]
 
-    assert len(families) == 24
+    assert len(families) == 25
     for family in families:
         assert family.documentation.endswith(".")
         assert family.type in {"counter", "gauge", "histogram", "info"} or family.name.endswith("_info")
