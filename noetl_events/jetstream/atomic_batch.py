@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 MOST: Final = 1_000
 """Messages the server takes in one batch."""
 
+_SILENCE: Final = 2.0
+"""Seconds without an answer after which it is sent again."""
+
 _EXTRA_BYTES: Final = 160
 """What the headers of a batch add to a message, at most."""
 
@@ -78,7 +81,7 @@ class AtomicBatch:
             exchange.subject = messages[0].subject
             try:
                 await publish_all(self._client, messages, _commands(messages, exchange))
-                await exchange.until(lambda: bool(self._answers), messages, self._patience(messages))
+                await exchange.until(lambda: bool(self._answers), messages, self._patience(messages), silence=_SILENCE)
             except NatsUnavailable as exc:
                 raise BatchFailed(str(exc)) from exc
         if failure := batch_failure(self._answers[0], len(messages)):

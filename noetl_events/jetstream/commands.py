@@ -110,8 +110,8 @@ def batch_command(message: Outgoing, reply_head: bytes, seq: int, operation: int
     )
 
 
-def end_command(subject: str, reply_head: bytes, seq: int, operation: int) -> bytes:
-    """Return the command that ends a fast-ingest batch without a message, or asks about it."""
+def control_command(subject: str, reply_head: bytes, seq: int, operation: int) -> bytes:
+    """Return the command that ends a fast-ingest batch, or asks about it, and is no message."""
     return b"HPUB %b %b%d.%d.$FI %d %d\r\n%b\r\n" % (
         encoded_subject(subject),
         reply_head,

@@ -19,7 +19,7 @@ This tells mistakes apart.  It is no authentication: a subscriber that copies th
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import structlog
 
@@ -43,6 +43,22 @@ _SELDOM: Final = 60.0
 log = structlog.get_logger()
 
 
+class Trouble(NamedTuple):
+    """
+    A state of the streams that does not pass by itself.
+
+    Args:
+        found_at: of `time.monotonic`.
+        words: that say what it is and what to do.
+        is_missing: no stream takes the subject; else one does that no publisher should send to.
+
+    """
+
+    found_at: float
+    words: str
+    is_missing: bool
+
+
 class ExpectedStream:
     """
     The stream that a publisher publishes to.
@@ -63,6 +79,9 @@ class ExpectedStream:
         usual: str = EVENTS_STREAM,
         on_change: Callable[[], None] = lambda: None,
     ) -> None:
+        self.trouble: Trouble | None = None
+        """What was found when it was looked up last, and has not answered since."""
+
         self._connection = connection
         self._declared = name
         self._usual = usual
@@ -71,7 +90,9 @@ class ExpectedStream:
         self._known: tuple[str, str] | None = None
         self._is_guess = True
         self._look_at = 0.0
+        self._looked_at = 0.0
         self._is_denied = False
+        self._foreign: Reply | None = None
 
     def __str__(self) -> str:
         """Name it as an error does."""
@@ -93,8 +114,15 @@ class ExpectedStream:
         # Servers name no domain when they answer with an error.
         if reply.stream != name or (reply.domain != domain and reply.error is None):
             return False
-        self._is_guess = False
+        if not self.is_ambiguous(reply):
+            self._is_guess = False
+            self.trouble = self._foreign = None
         return True
+
+    def is_ambiguous(self, reply: Reply) -> bool:
+        """Return whether *reply*, which counts, may be an error of a stream of the same name in another domain."""
+        has_domain = self._known is not None and bool(self._known[1])
+        return reply.error is not None and has_domain and not isinstance(reply, ServerStatus)
 
     def disown(self, reply: Reply) -> str:
         """Return in words whose answer *reply* is, which does not count."""
@@ -110,42 +138,75 @@ class ExpectedStream:
             self._look_at = 0.0
         self._home = home
 
-    def miss(self) -> None:
-        """Note that the stream is silent: it may be that another takes the subject now."""
+    def miss(self, since: float) -> None:
+        """Note that the stream is silent *since* then: it may be that another takes the subject now."""
         if not self._is_denied:
-            self._look_at = min(self._look_at, time.monotonic() + _LOOK_ROUND)
+            soon = 0.0 if self._looked_at < since else self._looked_at + _LOOK_ROUND
+            self._look_at = min(self._look_at, soon)
 
-    async def recognise(self, reply: Reply, subject: str) -> None:
-        """Find out which stream takes *subject*: one that is not the expected one has answered with *reply*."""
-        self._is_denied = False
+    async def look_up(self, subject: str, reply: Reply | None = None) -> None:
+        """Find out which stream takes *subject*, as `ReplyInbox.look_up` has it."""
+        self._is_denied, self._looked_at = False, time.monotonic()
         try:
             taker = await find_taker(self._connection, subject)
         except PermissionDenied:
             self._look_at, self._is_denied = time.monotonic() + _SELDOM, True
+            self.trouble = None
             self._learn_first(reply)
         except NatsUnavailable:
             self._look_at = time.monotonic() + _UNANSWERED_ROUND
         else:
             before = self._known
             self._learn(taker, reply)
-            self._look_at = time.monotonic() + (_LOOK_ROUND if self._known != before else _SELDOM)
+            self.trouble = self._trouble(subject, taker)
+            self._look_at = time.monotonic() + (_LOOK_ROUND if self._known != before or self.trouble else _SELDOM)
+
+    def explain_silence(self, subject: str, seconds: float, *, is_untaken: bool) -> str:
+        """Return in words why the stream has not answered for so many *seconds*; *is_untaken*: as the server says."""
+        if self.trouble is not None:
+            why = self.trouble.words
+        elif is_untaken:
+            why = f"no leader for {subject} for {seconds:.1f} s; an election may be under way"
+        else:
+            why = f"no answer for {seconds:.1f} s"
+        if self.trouble is None and (self._is_denied or not is_untaken):
+            why += f"; is there a stream that takes {subject}?"
+        return f"{why}; {self.disown(self._foreign)}" if self._foreign else why
+
+    def pass_over(self, reply: Reply) -> None:
+        """Note *reply*, which does not count."""
+        self._foreign = reply
+
+    def _trouble(self, subject: str, taker: Taker | None) -> Trouble | None:
+        now = time.monotonic()
+        if taker is None:
+            words = f"no stream takes {subject}; run `noetl-events stream ensure`"
+            return Trouble(now, words, is_missing=True)
+        if self._declared not in {"", taker.name}:
+            words = f"{subject} is taken by stream {taker.name}, not by {self}; name that one, or change its subjects"
+            return Trouble(now, words, is_missing=False)
+        if taker.no_ack:
+            words = f"stream {taker.name} stores and does not acknowledge (no_ack): change it with `nats stream edit`"
+            return Trouble(now, words, is_missing=False)
+        return None
 
     def _guess(self, home: Home) -> tuple[str, str] | None:
         options = self._connection.options
         domain = options.domain if options.domain or options.api_prefix else home.domain
         return None if domain is None else (self._declared or self._usual, domain)
 
-    def _learn(self, taker: Taker | None, reply: Reply) -> None:
+    def _learn(self, taker: Taker | None, reply: Reply | None) -> None:
         if taker is None or self._declared not in {"", taker.name}:
             return
         if taker.domain is not None:
             self._expect((taker.name, taker.domain))
-        elif taker.name == reply.stream:
+        elif reply is not None and taker.name == reply.stream:
             self._learn_first(reply)
 
-    def _learn_first(self, reply: Reply) -> None:
-        is_wanted = self._declared in {"", reply.stream} and reply.error is None
-        if is_wanted and self._is_guess and (self._known is None or reply.domain == self._known[1]):
+    def _learn_first(self, reply: Reply | None) -> None:
+        if reply is None or reply.error is not None or self._declared not in {"", reply.stream}:
+            return
+        if self._is_guess and (self._known is None or reply.domain == self._known[1]):
             self._expect((reply.stream, reply.domain))
 
     def _expect(self, known: tuple[str, str] | None, *, is_guess: bool = False) -> None:

@@ -6,7 +6,8 @@ Everything about a batch stands in the reply subject of its messages:
     <inbox>.<batch>.<flow>.<gap>.<seq>.<op>.$FI
 
 *flow* is how many messages one ack may cover, *gap* `fail` ends the batch at the first message lost on the way, *seq*
-counts from 1, and *op* is 0 for the first, 1 for the next, 2 for the last, 3 for an end that is no message.  At the end
+counts from 1, and *op* is 0 for the first, 1 for the next, 2 for the last, 3 for an end that is no message, 4 for the
+question whether the batch is still known: another leader knows none, and says so at once.  At the end
 there is a PubAck, also when the server gave the batch up half-way, after a frame that says why: only the *count* in it
 tells.  Frames name no stream, so nothing follows from them.
 
@@ -25,8 +26,9 @@ import asyncio
 from typing import TYPE_CHECKING, Final
 
 from noetl_events.jetstream.batch_outcome import BatchFailed, batch_failure
-from noetl_events.jetstream.commands import batch_command, end_command, publish_all
+from noetl_events.jetstream.commands import batch_command, control_command, publish_all
 from noetl_events.jetstream.errors import NatsUnavailable
+from noetl_events.jetstream.inbox import SILENCE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -45,7 +47,9 @@ _FLOW: Final = 250
 # Past either a batch is ended: all of it waits for the end, and is sent again if that does not come.
 _LONGEST: Final = 4_000
 _LONGEST_BYTES: Final = 2 * 1024 * 1024
-_START, _APPEND, _COMMIT, _END = 0, 1, 2, 3
+_START, _APPEND, _COMMIT, _END, _ASK = 0, 1, 2, 3, 4
+# Longer than a server halts for, as a rule: then the batch is still known, and its PubAck comes.
+_SILENCE: Final = 2 * SILENCE
 
 
 class FastBatch:
@@ -110,7 +114,9 @@ class FastBatch:
         await self._append(burst)
         while not self._is_ended and not self._answers:
             await self._go_on()
-        await self._exchange.until(lambda: bool(self._answers), self.unsettled, self._deadline)
+        await self._exchange.until(
+            lambda: bool(self._answers), self.unsettled, self._deadline, silence=_SILENCE, on_quiet=self._ask
+        )
         return self._answers[0]
 
     async def _go_on(self) -> None:
@@ -135,8 +141,13 @@ class FastBatch:
 
     async def _end(self) -> None:
         self._is_ended = True
-        subject, seq = self.unsettled[0].subject, len(self.unsettled) + 1
-        await publish_all(self._client, (), [end_command(subject, self._head, seq, _END)])
+        await self._control(_END, len(self.unsettled) + 1)
+
+    async def _ask(self) -> None:
+        await self._control(_ASK, len(self.unsettled))
+
+    async def _control(self, operation: int, seq: int) -> None:
+        await publish_all(self._client, (), [control_command(self.unsettled[0].subject, self._head, seq, operation)])
 
     def _commands(self, burst: Sequence[Outgoing], first: int) -> list[bytes]:
         commands = [

@@ -20,7 +20,7 @@ from noetl_events.jetstream.errors import NatsUnavailable, PermissionDenied
 from noetl_events.jetstream.replies import read_reply
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Awaitable, Callable, Iterable
 
     from nats.aio.msg import Msg
     from nats.aio.subscription import Subscription
@@ -31,9 +31,11 @@ if TYPE_CHECKING:
     from noetl_events.jetstream.replies import Reply
 
 SILENCE: Final = 5.0
-"""Seconds without an answer after which an exchange is given up."""
+"""Seconds without an answer after which it is looked up why; as a rule an exchange is given up then."""
 
 _LOOK_ROUND: Final = 0.25
+_QUIET: Final = 0.5
+_DOMAIN_GRACE: Final = 0.25
 _MOST_UNPROVEN: Final = 20_000
 
 
@@ -57,6 +59,9 @@ class ReplyInbox:
 
     def __init__(self, connection: Connection, expected: ExpectedStream) -> None:
         self.expected = expected
+        self.patience = SILENCE
+        """Seconds without an answer after which it is looked up why."""
+
         self._connection = connection
         self._looking: asyncio.Task[None] | None = None
         self._client: DirectClient | None = None
@@ -92,10 +97,15 @@ class ReplyInbox:
         """Drop what still arrives for *exchange*."""
         self._exchanges.pop(exchange.token, None)
 
-    def look_up(self, reply: Reply, subject: str) -> bool:
-        """Return whether it is being found out which stream takes *subject*; then what waits is judged again."""
+    def look_up(self, subject: str, reply: Reply | None = None) -> bool:
+        """
+        Have it found out which stream takes *subject*, and return whether it is.
+
+        It is because one that is not the expected one has answered with *reply*, or because none answers.  Once it is
+        known, what could not be judged is judged again.
+        """
         if self._looking is None and self.expected.may_look:
-            self._looking = asyncio.create_task(self._look_up(reply, subject))
+            self._looking = asyncio.create_task(self._look_up(subject, reply))
         return self._looking is not None
 
     def require_health(self, subjects: Iterable[str]) -> None:
@@ -131,9 +141,9 @@ class ReplyInbox:
             with suppress(NatsError, OSError):
                 await subscription.unsubscribe()
 
-    async def _look_up(self, reply: Reply, subject: str) -> None:
+    async def _look_up(self, subject: str, reply: Reply | None) -> None:
         try:
-            await self.expected.recognise(reply, subject)
+            await self.expected.look_up(subject, reply)
         finally:
             self._looking = None
             for exchange in tuple(self._exchanges.values()):
@@ -174,10 +184,15 @@ class Exchange:
         self._on_reply = on_reply
         self._lost = ""
         self._unproven: list[tuple[str, Reply]] = []
-        self._foreign: Reply | None = None
         self._frame = -1
         self._news: asyncio.Future[bool] | None = None
         self._heard = time.monotonic()
+        self._quiet_since = self._heard
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether nothing more is to be heard."""
+        return bool(self._lost)
 
     def __enter__(self) -> Self:
         return self
@@ -190,22 +205,29 @@ class Exchange:
         if reply.type:
             self._hear_frame(reply)
         elif self._inbox.expected.counts(reply):
-            self._heard = time.monotonic()
-            self._on_reply(rest, reply)
-            self._tell(is_news=True)
-        elif reply.stream and len(self._unproven) < _MOST_UNPROVEN and self._inbox.look_up(reply, self.subject):
+            if self._inbox.expected.is_ambiguous(reply):
+                asyncio.get_running_loop().call_later(_DOMAIN_GRACE, self._take, rest, reply)
+            else:
+                self._take(rest, reply)
+        elif reply.stream and len(self._unproven) < _MOST_UNPROVEN and self._inbox.look_up(self.subject, reply):
             self._unproven.append((rest, reply))
         else:
-            self._foreign = reply
+            self._inbox.expected.pass_over(reply)
+
+    def _take(self, rest: str, reply: Reply) -> None:
+        self._heard = time.monotonic()
+        self._on_reply(rest, reply)
+        self._tell(is_news=True)
 
     def judge_again(self) -> None:
         """Take what counts after all, of the answers that came while it was not known."""
+        self._tell(is_news=True)
         unproven, self._unproven = self._unproven, []
         for rest, reply in unproven:
             if self._inbox.expected.counts(reply):
                 self.hear(rest, reply)
             else:
-                self._foreign = reply
+                self._inbox.expected.pass_over(reply)
 
     def _hear_frame(self, reply: Reply) -> None:
         # A sign of life if a batch has come further; a frame does not say whose it is.
@@ -218,29 +240,53 @@ class Exchange:
         self._lost = reason
         self._tell(is_news=True)
 
-    async def until(self, is_met: Callable[[], bool], messages: Iterable[Addressed], deadline: float) -> None:
+    async def until(
+        self,
+        is_met: Callable[[], bool],
+        messages: Iterable[Addressed],
+        deadline: float,
+        *,
+        silence: float = SILENCE,
+        on_quiet: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
         """
         Return when what was heard makes *is_met* true.
 
+        Args:
+            is_met: looked at whenever something was heard.
+            messages: that were sent.
+            deadline: of `time.monotonic`.
+            silence: seconds, from now or the last answer on, after which it is given up.
+            on_quiet: called after each half a second without an answer.
+
         Raises:
             PermissionDenied: the subject of one of *messages* is denied to us.
-            NatsUnavailable: the connection is lost, *deadline* (of `time.monotonic`) has passed, or all is silent.
+            NatsUnavailable: the connection is lost, *deadline* has passed, all is silent, or no answer will come.
 
         """
+        began = self._quiet_since = time.monotonic()
         while not is_met():
             if self._lost:
                 raise NatsUnavailable(self._lost)
-            now = time.monotonic()
-            limit = min(deadline, self._heard + SILENCE)
+            now, heard = time.monotonic(), max(began, self._heard)
+            limit = min(deadline, heard + silence)
             if now >= limit:
-                self._inbox.expected.miss()
-                raise NatsUnavailable(self._silence(now))
+                reason = self._inbox.expected.explain_silence(self.subject, now - heard, is_untaken=False)
+                raise NatsUnavailable(reason)
             if not await self._is_told(min(_LOOK_ROUND, limit - now)):
                 self._inbox.require_health({message.subject for message in messages})
+                if now - heard >= self._inbox.patience:
+                    self._look_why(began)
+                if on_quiet is not None and now - max(heard, self._quiet_since) >= _QUIET:
+                    self._quiet_since = now
+                    await on_quiet()
 
-    def _silence(self, now: float) -> str:
-        foreign = "" if self._foreign is None else f"; {self._inbox.expected.disown(self._foreign)}"
-        return f"no answer for {now - self._heard:.1f} s{foreign}"
+    def _look_why(self, began: float) -> None:
+        expected = self._inbox.expected
+        if expected.trouble is not None and expected.trouble.found_at > began:
+            raise NatsUnavailable(expected.trouble.words)
+        expected.miss(began)
+        self._inbox.look_up(self.subject)
 
     async def _is_told(self, seconds: float) -> bool:
         # A timer and a future: asyncio's own waits cost a lone message a tenth of its round trip.

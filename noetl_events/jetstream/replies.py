@@ -106,6 +106,8 @@ def explain(reply: Reply | None) -> str:
         return "no answer"
     if reply.error is None:
         return "the id is in process"
+    if reply.error.err_code == IN_PROCESS:
+        return f"the leader has it and waits for its followers: {reply.error.description} ({IN_PROCESS})"
     if reply.error.err_code:
         return f"{reply.error.description} ({reply.error.err_code})"
     return reply.error.description

@@ -44,17 +44,18 @@ if TYPE_CHECKING:
 
     from noetl_events.jetstream.connection import Connection
     from noetl_events.jetstream.direct_client import DirectClient
+    from noetl_events.jetstream.expected_stream import Trouble
     from noetl_events.jetstream.outbox import Outbox
     from noetl_events.jetstream.outgoing import Outgoing
     from noetl_events.jetstream.replies import Reply
 
 Mode = Literal["fast", "atomic", "plain"]
 
-_ELECTION: Final = 5.0
-"""Seconds a subject may go without a taker before its stream counts as missing."""
+_QUIET: Final = 1.0
+"""Seconds without an answer after which a plain publish is sent again; the answer to the earlier one counts still."""
 
 # A publish waits for them.
-_PAUSES: Final = Backoff(initial=0.02, maximum=0.5)
+_PAUSES: Final = Backoff(initial=0.02, maximum=0.25)
 
 log = structlog.get_logger()
 
@@ -74,6 +75,7 @@ class Sender:
 
     def __init__(self, connection: Connection, outbox: Outbox, *, timeout: float, mode: Mode, stream: str) -> None:
         self._outbox = outbox
+        self._timeout = timeout
         self._first_patience = min(SILENCE, timeout)
         self.mode = mode
         self.counts = PublishCounts()
@@ -81,7 +83,8 @@ class Sender:
         """In the stream, of what was acknowledged last."""
 
         self._inbox = ReplyInbox(connection, ExpectedStream(connection, stream, on_change=self._forget))
-        self._untaken_since: float | None = None
+        self._inbox.patience = min(SILENCE, timeout / 2)
+        self._silent_since: float | None = None
         self._why = "no answer"
 
     async def send_all(self) -> None:
@@ -104,7 +107,7 @@ class Sender:
 
     async def _send(self, burst: Sequence[Outgoing]) -> None:
         if self._outbox.is_uncertain(burst[0]):
-            await self._settle_again(burst)
+            await self._settle_again(burst, is_heard=True)
         elif self.mode == "plain" or (len(burst) == 1 and self._outbox.is_drained):
             await self._settle_window(burst)
         elif (client := await self._reach(burst)) and (burst := self._still_wanted(burst)):
@@ -131,7 +134,7 @@ class Sender:
             if left := tuple(batch.unsettled):
                 log.warning("publisher.sending_again", events=len(left), reason=str(exc))
                 self._doubt(left)
-                await self._settle_again(left)
+                await self._settle_again(left, is_heard=exc.is_heard)
         else:
             self.counts.batches += 1
 
@@ -146,7 +149,7 @@ class Sender:
         return self._still_wanted(burst)
 
     def _store(self, messages: Sequence[Outgoing], sequence: int) -> None:
-        self._untaken_since = None
+        self._silent_since = None
         self._why = "no answer"
         self.last_sequence = sequence
         self.counts.stored += len(messages)
@@ -160,16 +163,23 @@ class Sender:
     async def _settle_window(self, batch: Sequence[Outgoing]) -> None:
         """Send all at once, one by one for the server; what is not settled then is sent again."""
         if (client := await self._reach(batch)) and (batch := self._still_wanted(batch)):
-            again = await self._send_window(client, batch, self._patience(batch))
-            await self._settle_again(again)
+            with Window(self._inbox, batch, self._store) as window:
+                again = await self._attempt(window, client, batch, self._patience(batch))
+                await self._settle_lanes(window, again)
 
-    async def _settle_again(self, batch: Sequence[Outgoing]) -> None:
+    async def _settle_again(self, batch: Sequence[Outgoing], *, is_heard: bool = False) -> None:
         for start in range(0, len(batch), atomic_batch.MOST):
-            part = batch[start : start + atomic_batch.MOST]
-            waves = _waves(part)
-            if len(waves) == 1 or not await self._settle_at_once(part):
-                for wave in waves:
-                    await self._settle_wave(wave)
+            if part := self._still_wanted(batch[start : start + atomic_batch.MOST]):
+                with Window(self._inbox, part, self._store) as window:
+                    window.is_heard = is_heard
+                    await self._settle_lanes(window, part)
+
+    async def _settle_lanes(self, window: Window, batch: Sequence[Outgoing]) -> None:
+        for turn, wave in enumerate(_waves(batch)):
+            # Where the first of no lane was stored, the others were not either.
+            if turn == 1 and not window.has_duplicates and await self._settle_at_once(batch):
+                return
+            await self._settle_wave(window, wave)
 
     async def _settle_at_once(self, batch: Sequence[Outgoing]) -> bool:
         """Send *batch* as one that is stored whole or not at all; return False if nothing is known but that."""
@@ -183,33 +193,43 @@ class Sender:
             return False
         return True
 
-    async def _settle_wave(self, wave: Sequence[Outgoing]) -> None:
+    async def _settle_wave(self, window: Window, wave: Sequence[Outgoing]) -> None:
         pauses = _PAUSES.waits()
-        while client := await self._reach(wave):
-            wave = self._still_wanted(wave)
-            if wave:
-                wave = await self._send_window(client, wave, _deadline(wave))
-            if not wave:
-                return
-            await asyncio.sleep(next(pauses))
+        while (client := await self._reach(wave)) and (wave := self._still_wanted(wave)):
+            # While the stream is silent one message asks for all: a server that comes back is not flooded.
+            sent = wave if window.is_heard else wave[:1]
+            again = await self._attempt(window, client, sent, _deadline(wave))
+            if any(window.reply_to(message) for message in again):
+                await asyncio.sleep(next(pauses))
 
-    async def _send_window(self, client: DirectClient, messages: Sequence[Outgoing], deadline: float) -> list[Outgoing]:
+    async def _attempt(
+        self, window: Window, client: DirectClient, messages: Sequence[Outgoing], deadline: float
+    ) -> list[Outgoing]:
         """Send *messages* once and return those to send again."""
-        window = Window(messages, self._store)
-        await window.send(self._inbox, client, deadline)
-        again = [message for message, reply in window.answered if not self._settle(message, reply, window)]
+        began = time.monotonic()
+        await window.send(client, messages, deadline, silence=_QUIET)
+        again = [message for message in messages if not self._settle(message, window.reply_to(message), window)]
+        if window.is_heard:
+            self._silent_since = None
+        elif again:
+            self._silent_since = self._silent_since or began
+            self._look_why(again[0].subject, is_untaken=is_no_responders(window.reply_to(again[0])))
         self._doubt(again)
-        if again:
-            self._why = window.silence
         self._expire(again, self._why)
         return again
+
+    def _look_why(self, subject: str, *, is_untaken: bool) -> None:
+        expected, seconds = self._inbox.expected, time.monotonic() - (self._silent_since or 0.0)
+        self._why = expected.explain_silence(subject, seconds, is_untaken=is_untaken)
+        if seconds >= self._inbox.patience:
+            expected.miss(self._silent_since or 0.0)
+            self._inbox.look_up(subject)
 
     def _settle(self, message: Outgoing, reply: Reply | None, window: Window) -> bool:
         """Give *message* the outcome that *reply* means; return False if it has to be sent again."""
         if reply is None and _is_denied(message, window.denial):
             message.fail(PermissionDenied, window.denial)
             return True
-        self._watch_for_takers(message, reply)
         match judge(reply):
             case Verdict.STORED:
                 # Its window has told us.
@@ -220,20 +240,9 @@ class Sender:
             case Verdict.UNAVAILABLE:
                 raise NatsUnavailable(explain(reply))
             case Verdict.AGAIN:
-                if reply is not None:
-                    window.silence = explain(reply)
+                self._why = window.silence if reply is None else explain(reply)
                 return False
         return True
-
-    def _watch_for_takers(self, message: Outgoing, reply: Reply | None) -> None:
-        if not is_no_responders(reply):
-            if reply is not None:
-                self._untaken_since = None
-            return
-        now = time.monotonic()
-        self._untaken_since = self._untaken_since or now
-        if now - self._untaken_since > _ELECTION:
-            raise StreamMissing(f"no stream takes {message.subject}; run `noetl-events stream ensure`")
 
     async def _reach(self, messages: Sequence[Outgoing]) -> DirectClient | None:
         """Return a client once it is connected, or None when none of *messages* is waited for any more."""
@@ -246,9 +255,19 @@ class Sender:
             else:
                 self._refuse_oversize(messages, client.max_payload)
                 self._expire(messages, self._why)
-                return client
+                if not self._is_barred(messages):
+                    return client
             await asyncio.sleep(next(pauses))
         return None
+
+    def _is_barred(self, messages: Iterable[Outgoing]) -> bool:
+        """Whether *messages* must not be sent: the stream that takes them now is not the one that should."""
+        trouble = self._inbox.expected.trouble
+        if trouble is None or trouble.is_missing:
+            return False
+        for message in self._still_wanted(messages)[:1]:
+            self._inbox.look_up(message.subject)
+        return True
 
     def _refuse_oversize(self, messages: Sequence[Outgoing], limit: int) -> None:
         # The server would close the connection for good, with everybody else's messages.
@@ -258,18 +277,30 @@ class Sender:
                 message.refuse(f"{message.size} bytes with its headers; the server takes {limit} (max_payload)")
 
     def _expire(self, messages: Sequence[Outgoing], reason: str) -> None:
-        now = time.monotonic()
+        now, trouble = time.monotonic(), self._inbox.expected.trouble
         for message in messages:
-            if message.deadline <= now:
-                state = "unknown whether stored" if message.sent else "not sent"
-                message.fail(NatsUnavailable, f"{state}: {reason}")
+            if trouble is not None and self._has_seen(message, trouble, now):
+                why = self._inbox.expected.explain_silence(message.subject, 0.0, is_untaken=False)
+                self._fail(message, StreamMissing if trouble.is_missing else NatsUnavailable, why)
+            elif message.deadline <= now:
+                self._fail(message, NatsUnavailable, reason)
+
+    def _has_seen(self, message: Outgoing, trouble: Trouble, now: float) -> bool:
+        """Whether *trouble* was found since *message* waits: what was found before may be mended since."""
+        queued = message.deadline - self._timeout
+        return now >= message.deadline or (trouble.found_at >= queued and now - queued >= self._inbox.patience)
+
+    def _fail(self, message: Outgoing, kind: type[NatsUnavailable], reason: str) -> None:
+        state = "unknown whether stored" if message.sent else "not sent"
+        message.fail(kind, f"{state}: {reason}")
 
     def _still_wanted(self, messages: Iterable[Outgoing]) -> list[Outgoing]:
         return [message for message in messages if not message.is_over()]
 
-    def _doubt(self, messages: Sequence[Outgoing]) -> None:
-        self.counts.sent_again += len(messages)
-        self._outbox.doubt(messages)
+    def _doubt(self, messages: Iterable[Outgoing]) -> None:
+        doubtful = [message for message in messages if not self._outbox.is_uncertain(message)]
+        self.counts.sent_again += len(doubtful)
+        self._outbox.doubt(doubtful)
 
     def _patience(self, batch: Sequence[Outgoing]) -> float:
         """Return until when a first attempt may take: one that waited long for its turn still gets a fair try."""

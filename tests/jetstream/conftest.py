@@ -20,8 +20,9 @@ _subjects = count()
 
 
 @pytest.fixture
-async def scripted(nats_url: str) -> AsyncIterator[ScriptedStream]:
-    """Play a stream by script."""
+async def scripted(nats_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[ScriptedStream]:
+    """Play a stream by script, which may be slow on a busy machine: that is no silence."""
+    monkeypatch.setattr("noetl_events.jetstream.sender._QUIET", 60.0)
     client = await nats.connect(nats_url)
     stream = ScriptedStream(client, f"scripted.{next(_subjects)}")
     await client.subscribe(stream.subject, cb=stream.take)

@@ -27,6 +27,7 @@ class Received:
         self.is_fast = message.reply.endswith(".$FI")
         control = message.reply.split(".") if self.is_fast else ["0", "0", "$FI"]
         self.seq, self.op = int(control[-3]), int(control[-2])
+        self.expected_stream = (message.headers or {}).get("Nats-Expected-Stream", "")
         self.atomic = int((message.headers or {}).get("Nats-Batch-Sequence", 0))
 
     def __repr__(self) -> str:

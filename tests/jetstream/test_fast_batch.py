@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import time
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from tests.jetstream.scripted_stream import ScriptedStream, acks_every, ends_batches_with, error
+from tests.jetstream.scripted_stream import ScriptedStream, acks_every, ends_batches_with, error, stores
 
 if TYPE_CHECKING:
     from noetl_events.jetstream.publisher import Publisher
 
 
+SILENCE: Final = 5.0
+COMMIT, END, ASK = 2, 3, 4
 SHORT = {"stream": "S", "seq": 2, "batch": "b", "count": 2}
 
 
@@ -34,18 +37,22 @@ async def test_anything_but_a_full_count_is_sent_again_plainly(
     scripted.answer = ends_batches_with(ending)
     await publisher.publish(scripted.outgoing([1, 2, 3]))
 
-    assert scripted.log == "1:fast 1/0 2:fast 2/1 3:fast 3/2 1:atomic 1 2:atomic 2 3:atomic 3 1:plain 2:plain 3:plain"
+    assert scripted.log == "1:fast 1/0 2:fast 2/1 3:fast 3/2 1:plain 2:atomic 1 3:atomic 2 2:plain 3:plain"
     assert publisher.mode == "fast"
 
 
 async def test_second_attempt_is_whole_or_nothing(publisher: Publisher, scripted: ScriptedStream) -> None:
-    """What is sent again goes as an atomic batch first: where nothing of it was stored, one answer is enough."""
+    """What is sent again goes by one message first: where that was not stored, the rest goes as an atomic batch."""
     scripted.answer = lambda received: (
-        {"stream": "S", "seq": 3, "batch": "b", "count": 3} if received.atomic else error(10208)
+        {"stream": "S", "seq": 3, "batch": "b", "count": 2}
+        if received.atomic
+        else error(10208)
+        if received.is_fast
+        else stores(received)
     )
     await publisher.publish(scripted.outgoing([1, 2, 3]))
 
-    assert scripted.log == "1:fast 1/0 2:fast 2/1 3:fast 3/2 1:atomic 1 2:atomic 2 3:atomic 3"
+    assert scripted.log == "1:fast 1/0 2:fast 2/1 3:fast 3/2 1:plain 2:atomic 1 3:atomic 2"
     assert publisher.counts.stored == 3
 
 
@@ -54,7 +61,7 @@ async def test_ack_under_way_proves_nothing(publisher: Publisher, scripted: Scri
     scripted.answer = acks_every(2, then={"stream": "S", "seq": 0, "batch": "b", "count": 3})
     await publisher.publish(scripted.outgoing([1, 2, 3]))
 
-    assert scripted.log == "1:fast 1/0 2:fast 2/1 3:fast 3/2 1:atomic 1 2:atomic 2 3:atomic 3 1:plain 2:plain 3:plain"
+    assert scripted.log == "1:fast 1/0 2:fast 2/1 3:fast 3/2 1:plain 2:atomic 1 3:atomic 2 2:plain 3:plain"
     assert publisher.counts.stored == 3
 
 
@@ -85,3 +92,30 @@ async def test_long_batch_is_ended(
     await publisher.publish(scripted.outgoing([1, 2, 3, 4]))
 
     assert scripted.log == "1:fast 1/0 2:fast 2/2 3:fast 1/0 4:fast 2/2"
+
+
+async def test_batch_that_is_no_longer_known_is_sent_again_at_once(
+    publisher: Publisher, scripted: ScriptedStream
+) -> None:
+    """A batch without an answer is asked for: another leader does not know it, and nobody waits in vain."""
+    scripted.answer = lambda received: (
+        (error(10208) if received.op == ASK else None) if received.is_fast else stores(received)
+    )
+    began = time.monotonic()
+    await publisher.publish(scripted.outgoing([1, 2, 3]))
+
+    assert scripted.log.startswith("1:fast 1/0 2:fast 2/1 3:fast 3/2 0:fast 3/4 1:plain")
+    assert time.monotonic() - began < SILENCE
+
+
+async def test_question_about_a_batch_is_no_message(publisher: Publisher, scripted: ScriptedStream) -> None:
+    """What ends a batch, or asks about it, names a stream there is none of: no server stores it as a message."""
+    scripted.answer = lambda received: (
+        error(10208) if received.op == ASK else None if received.is_fast else stores(received)
+    )
+    await publisher.publish(scripted.outgoing([1, 2, 1]))
+
+    assert {received.op: received.expected_stream for received in scripted.received if received.op > COMMIT} == {
+        END: "-",
+        ASK: "-",
+    }

@@ -29,7 +29,7 @@ LIBRARY = (
     Mutation(
         "what a batch leaves unknown counts as stored",
         "noetl_events/jetstream/sender.py",
-        "                self._doubt(left)\n                await self._settle_again(left)\n",
+        "                self._doubt(left)\n                await self._settle_again(left, is_heard=exc.is_heard)\n",
         "                self._store(left, 1)\n",
         "tests/jetstream/test_fast_batch.py::test_batch_given_up_half_way_is_sent_again_whole",
     ),
@@ -43,8 +43,8 @@ LIBRARY = (
     Mutation(
         "sent again without lanes: a message overtakes the one before it",
         "noetl_events/jetstream/sender.py",
-        "            waves = _waves(part)\n",
-        "            waves = [list(part)]\n",
+        "in enumerate(_waves(batch)):\n",
+        "in enumerate([list(batch)]):\n",
         "tests/jetstream/test_publisher.py::test_second_attempt_keeps_the_order_of_a_lane",
     ),
     Mutation(
@@ -125,6 +125,63 @@ LIBRARY = (
         "tests/projector/test_projector.py::test_stopped_while_the_stream_is_written_to",
     ),
     Mutation(
+        "the acknowledgement of any stream counts",
+        "noetl_events/jetstream/expected_stream.py",
+        "        if reply.stream != name or ",
+        "        if not reply.stream or ",
+        "tests/jetstream/test_expected_stream.py::test_foreign_answer_neither_stores_nor_blocks",
+    ),
+    Mutation(
+        "the acknowledgement of a stream of the same name in another domain counts",
+        "noetl_events/jetstream/expected_stream.py",
+        "reply.domain != domain and reply.error is None",
+        "reply.domain != domain and reply.seq < 0",
+        "tests/faults/test_silence.py::test_stream_of_another_domain_does_not_count",
+    ),
+    Mutation(
+        "an answer that counts for nothing ends the wait",
+        "noetl_events/jetstream/inbox.py",
+        "        else:\n            self._inbox.expected.pass_over(reply)\n\n    def _take",
+        "        else:\n            self._take(rest, reply)\n\n    def _take",
+        "tests/jetstream/test_expected_stream.py::test_foreign_answer_neither_stores_nor_blocks",
+    ),
+    Mutation(
+        "a frame that names no stream fails a batch",
+        "noetl_events/jetstream/inbox.py",
+        "        if reply.type:\n            self._hear_frame(reply)\n",
+        '        if reply.type == "ack":\n            self._hear_frame(reply)\n        elif reply.type:\n'
+        "            self._take(rest, reply)\n",
+        "tests/jetstream/test_expected_stream.py::test_foreign_answer_neither_stores_nor_blocks",
+    ),
+    Mutation(
+        "a learned stream that was renamed is waited for for ever",
+        "noetl_events/jetstream/expected_stream.py",
+        "            self._expect((taker.name, taker.domain))\n",
+        "            self._expect((taker.name, taker.domain) if self._is_guess else self._known)\n",
+        "tests/jetstream/test_expected_stream.py::test_renamed_stream_is_learned_anew",
+    ),
+    Mutation(
+        "what was missing for a moment fails every emit at once",
+        "noetl_events/jetstream/sender.py",
+        "        return now >= message.deadline or (",
+        "        return bool(trouble) or (",
+        "tests/faults/test_silence.py::test_each_emit_waits_for_a_stream_that_is_missing",
+    ),
+    Mutation(
+        "a stream that stores and never says so is sent the same events for ever",
+        "noetl_events/jetstream/sender.py",
+        "        if trouble is None or trouble.is_missing:\n            return False\n",
+        "        if trouble is None or trouble.words:\n            return False\n",
+        "tests/faults/test_silence.py::test_stream_without_acknowledgements_is_named_and_spared",
+    ),
+    Mutation(
+        "a batch that the next leader does not know is waited for",
+        "noetl_events/jetstream/fast_batch.py",
+        "silence=_SILENCE, on_quiet=self._ask\n",
+        "silence=_SILENCE\n",
+        "tests/jetstream/test_fast_batch.py::test_batch_that_is_no_longer_known_is_sent_again_at_once",
+    ),
+    Mutation(
         "room is never given back",
         "noetl_events/jetstream/sender.py",
         "            self._outbox.release(self._outbox.out)\n",
@@ -134,7 +191,7 @@ LIBRARY = (
     Mutation(
         "a batch of unknown outcome is not sent again",
         "noetl_events/jetstream/sender.py",
-        "                await self._settle_again(left)\n",
+        "                await self._settle_again(left, is_heard=exc.is_heard)\n",
         "                await asyncio.sleep(0)\n",
         "tests/jetstream/test_fast_batch.py::test_batch_given_up_half_way_is_sent_again_whole",
     ),

@@ -106,8 +106,10 @@ class Stream:
             self._answer(command, _error(10205))
         elif op and token not in self._fast:
             self._answer(command, _error(10208))
-        elif seq != self._fast.setdefault(token, _Fast()).count + 1:
-            self._answer(command, {"type": "gap", "last_seq": self._fast[token].count + 1, "seq": seq})
+        elif op == 4 and seq <= self._fast[token].count:
+            self._answer(command, {"type": "ack", "seq": seq - seq % flow, "msgs": flow})
+        elif op == 4 or seq != self._fast.setdefault(token, _Fast()).count + 1:
+            self._answer(command, {"type": "gap", "last_seq": self._fast[token].count + 1, "seq": seq + (op == 4)})
             self._end_fast(command, token)
         elif op == 3:
             self._end_fast(command, token)
