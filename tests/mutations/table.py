@@ -8,5 +8,6 @@ from tests.mutations.files import FILES
 from tests.mutations.identity import IDENTITY
 from tests.mutations.library import LIBRARY
 from tests.mutations.retries import RETRIES
+from tests.mutations.streams import STREAMS
 
-MUTATIONS = (*CONFLICTS, *DAEMONS, *FILES, *IDENTITY, *LIBRARY, *RETRIES)
+MUTATIONS = (*CONFLICTS, *DAEMONS, *FILES, *IDENTITY, *LIBRARY, *RETRIES, *STREAMS)

@@ -1,0 +1,43 @@
+"""Bugs in the comparison of streams with what they were, and with what they shall be."""
+
+from __future__ import annotations
+
+from tests.mutations.mutation import Mutation
+
+STREAMS = (
+    Mutation(
+        "a stream that was filled again is taken for the one it was",
+        "noetl_events/jetstream/stream_identity.py",
+        "                    return stored.stored_ns == mark.stored_ns\n",
+        "                    return True\n",
+        "tests/border/test_stream_identity.py::test_set_back_while_no_projector_runs",
+    ),
+    Mutation(
+        "what stands in the place of lost events is not read",
+        "noetl_events/jetstream/consumer_position.py",
+        "            self.restart_at(self._kept + 1)\n",
+        "            pass\n",
+        "tests/border/test_stream_identity.py::test_set_back_while_no_projector_runs",
+    ),
+    Mutation(
+        "the identity of the stream is forgotten with the process",
+        "consumers/identity_notes.py",
+        '            identity.load(payload or b"[]")\n',
+        '            identity.load(b"[]")\n',
+        "tests/border/test_stream_identity.py::test_made_anew_while_no_projector_runs",
+    ),
+    Mutation(
+        "a projector is ready while its stream loses events",
+        "consumers/health/verdict.py",
+        "    if fault:\n",
+        "    if fault and not connected:\n",
+        "tests/border/test_edited_stream.py::test_retention_edited",
+    ),
+    Mutation(
+        "a delete marker is a dead letter",
+        "noetl_events/jetstream/delivery.py",
+        "        if is_of_no_publisher(message):\n",
+        "        if not message:\n",
+        "tests/border/test_markers.py::test_what_is_skipped",
+    ),
+)
