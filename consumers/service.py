@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from consumers.health.verdict import Report
     from consumers.settings import Settings
+    from noetl_events.jetstream.advisories import MaxDeliveries
     from noetl_events.jetstream.connection import Connection
     from noetl_events.jetstream.declarations import ConsumerDeclaration
     from noetl_events.sink import EventSink
@@ -102,7 +103,13 @@ class Service:
             [self._lanes] if self._lanes else self._projectors,
             beside=[
                 self.stream_watch.run,
-                ExhaustedWatch(connection, self._dead_letters, stream=settings.stream.name).run,
+                ExhaustedWatch(
+                    connection,
+                    self._dead_letters,
+                    stream=settings.stream.name,
+                    own=[*self.progress],
+                    on_own=self._deliver_again,
+                ).run,
             ],
         )
 
@@ -141,6 +148,13 @@ class Service:
         subject = f"{head}.{durable}.{lanes.hexdigest()}"
         presence = Presence(self._connection, subject, name=name)
         return Lanes([partial(self._projector, channel) for channel in self.channels], presence)
+
+    def _deliver_again(self, given_up: MaxDeliveries) -> None:
+        """Have what one of our consumers gave up on delivered again."""
+        for projector in self.projectors:
+            if projector.consumer.name == given_up.consumer:
+                reason = f"it gave up on message {given_up.stream_seq}: max_deliver was edited"
+                projector.puller.begin_again(reason, start=given_up.stream_seq)
 
     def _projector(self, channel: Channel) -> Projector:
         progress = self.progress[channel.consumer.name]

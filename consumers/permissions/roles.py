@@ -40,11 +40,16 @@ def _projector(work: Work) -> Rights:
         Right(f"{work.api}.STREAM.INFO.{stream}", "to see that the stream is still the same"),
         Right(f"{work.api}.STREAM.INFO.{work.dead_letters.name}", "to see that dead letters are kept"),
         Right(f"{work.api}.STREAM.INFO.{work.trials.name}", "to see that its notes are kept"),
-        Right(f"{work.api}.STREAM.MSG.GET.{stream}", "to bury what a consumer of somebody else gave up on"),
+        Right(f"{work.api}.CONSUMER.INFO.{stream}.*", "to see whose consumer gave up on a message"),
+        Right(f"{work.api}.STREAM.MSG.GET.{stream}", "to bury what a consumer of another program gave up on"),
         Right(f"{work.dead_letters.prefix}.*", "to bury what the destination will never take"),
     ]
-    advisories = f"$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.{stream}.*"
-    subscribe = [*_replies(work), Right(advisories, "to hear of what a consumer gave up on", _EXHAUSTED_GROUP)]
+    advisories = f"$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.{stream}"
+    subscribe = [
+        *_replies(work),
+        Right(f"{advisories}.*", "to hear of what a consumer gave up on", _EXHAUSTED_GROUP),
+        *(Right(f"{advisories}.{each.name}", "to hear of what our own gave up on") for each in work.consumers),
+    ]
     if work.stream.partitions:
         presence = Right(f"{work.presence}.{stream}.{work.durable}.*", "replicas share the lanes")
         publish.append(presence)

@@ -14,6 +14,8 @@ from nats.errors import Error as NatsError
 from noetl_events.jetstream.errors import NatsUnavailable
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from nats.aio.client import Client
     from nats.aio.msg import Msg
     from nats.aio.subscription import Subscription
@@ -49,17 +51,19 @@ class Advisories:
         connection: to NATS; it stays open.
         stream: whose consumers count.
         group: shared by replicas.
+        own: names of consumers whose advisories are wanted in any case, and not by one member of the group alone.
 
     """
 
-    def __init__(self, connection: Connection, stream: str, *, group: str) -> None:
-        self.subject = f"$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.{stream}.*"
+    def __init__(self, connection: Connection, stream: str, *, group: str, own: Iterable[str] = ()) -> None:
+        head = f"$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.{stream}"
+        self.subject = f"{head}.*"
+        self._subjects = [(self.subject, group), *((f"{head}.{name}", "") for name in own)]
         self._connection = connection
-        self._group = group
         self._waiting: deque[MaxDeliveries] = deque()
         self._arrived = asyncio.Event()
         self._client: Client | None = None
-        self._subscription: Subscription | None = None
+        self._subscriptions: list[Subscription] = []
 
     @property
     def waiting(self) -> int:
@@ -89,17 +93,19 @@ class Advisories:
 
     async def aclose(self) -> None:
         """Listen no more."""
-        if self._subscription is not None:
+        subscriptions, self._subscriptions, self._client = self._subscriptions, [], None
+        for subscription in subscriptions:
             with suppress(NatsError, OSError):
-                await self._subscription.unsubscribe()
-            self._client = self._subscription = None
+                await subscription.unsubscribe()
 
     async def _listen(self) -> None:
         client = await self._connection.client()
         if client is self._client:
             return
         try:
-            self._subscription = await client.subscribe(self.subject, queue=self._group, cb=self._on_message)
+            self._subscriptions = [
+                await client.subscribe(subject, queue=group, cb=self._on_message) for subject, group in self._subjects
+            ]
             self._client = client
             # Once the server has answered, what it says is heard.
             await client.flush(timeout=5)

@@ -29,6 +29,8 @@ _SHORTEST_WAIT: Final = 1.0
 # Below, requests end faster than it makes sense to send the next one.
 _SHORTEST_REQUEST: Final = 0.1
 
+_OURS: Final = {"noetl-events": "projector"}
+
 _LATER: Final = "it does not begin with the first message of the stream"
 _PUSHED: Final = "it is a push consumer, and a projector pulls"
 _FILTERED: Final = "it leaves out messages of the stream"
@@ -109,6 +111,7 @@ def config_of(declared: ConsumerDeclaration) -> dict[str, Any]:
     }
     return {
         "durable_name": declared.name,
+        "metadata": _OURS,
         "deliver_policy": "all",
         "ack_policy": "explicit",
         "replay_policy": "instant",
@@ -120,6 +123,11 @@ def config_of(declared: ConsumerDeclaration) -> dict[str, Any]:
         **({"filter_subjects": [*filters]} if len(filters) > 1 else {}),
         **(pinned if declared.exclusive else {}),
     }
+
+
+def is_of_a_projector(config: Mapping[str, Any]) -> bool:
+    """Return whether a projector has made the consumer with *config*."""
+    return _OURS.items() <= (config.get("metadata") or {}).items()
 
 
 def filters_of(config: Mapping[str, Any]) -> frozenset[str]:

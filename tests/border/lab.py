@@ -89,8 +89,9 @@ class Lab:
 class Case:
     """A stream, a projector of it, and the events that are published to it."""
 
-    def __init__(self, lab: Lab, stream: StreamDeclaration) -> None:
+    def __init__(self, lab: Lab, stream: StreamDeclaration, *, durable: str = "") -> None:
         self.lab = lab
+        self.durable = durable or durable_of(stream.name)
         self.stream = stream
         self.sink = MemorySink()
         self.error: BaseException | None = None
@@ -130,7 +131,7 @@ class Case:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Run the projector, and stop it in the end."""
-        durable, options = durable_of(self.stream.name), self.lab.connection.options
+        durable, options = self.durable, self.lab.connection.options
         settings = Settings(connect=options, stream=self.stream, projector=ProjectorSettings(durable=durable))
         self._service = service = Service(
             settings, self.lab.connection, ["memory:"], durable=durable, opener=lambda _: self.sink

@@ -1,0 +1,111 @@
+"""A projector's own consumer with a finite `max_deliver`: what it gave up on is stored, and makes no dead letter."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from structlog.testing import capture_logs
+
+from noetl_events.jetstream.streams import show_stream
+from noetl_events.jetstream.topology import DEAD_STREAM, jetstream
+from tests.border.lab import LOOK, Case, durable_of, until
+
+if TYPE_CHECKING:
+    from tests.border.lab import Lab
+
+PATIENCE = 20.0
+SECOND = 1_000_000_000
+
+
+async def take_and_vanish(lab: Lab, stream: str, messages: int) -> None:
+    """Take *messages* as a projector that dies with them in hand."""
+    js = await jetstream(lab.connection)
+    reader = await js.pull_subscribe_bind(durable_of(stream), stream)
+    taken = 0
+    while taken < messages:
+        taken += len(await reader.fetch(messages - taken, timeout=5))
+    await reader.unsubscribe()
+
+
+async def letters(lab: Lab) -> int:
+    """Return how many dead letters there are."""
+    return (await show_stream(lab.connection, DEAD_STREAM)).state.messages
+
+
+async def give_up(lab: Lab, case: Case, *, is_heard: bool) -> None:
+    """Have a projector die with three events in hand, and its consumer give up on them, heard by another or by none."""
+    name = case.stream.name
+    async with case.running():
+        await case.publish(3)
+        assert await until(lambda: case.is_stored, PATIENCE)
+    original = await lab.consumer_config(name)
+    edited = original | {"max_deliver": 1, "ack_wait": SECOND}
+    assert not await lab.make_consumer(name, edited, action="update")
+    await case.publish(3)
+    await take_and_vanish(lab, name, 3)
+    other = Case(lab, case.stream, durable="other")
+    if is_heard:
+        async with other.running():
+            await asyncio.sleep(1.5)
+            await ask_once(lab, name)
+            await asyncio.sleep(2 * LOOK)
+    else:
+        await asyncio.sleep(1.5)
+        await ask_once(lab, name)
+    assert not await lab.make_consumer(name, original, action="update")
+
+
+async def ask_once(lab: Lab, stream: str) -> None:
+    """Ask for a message: only then does the server give up on one."""
+    js = await jetstream(lab.connection)
+    reader = await js.pull_subscribe_bind(durable_of(stream), stream)
+    with suppress(TimeoutError):
+        await reader.fetch(1, timeout=0.5)
+    await reader.unsubscribe()
+
+
+async def test_given_up_while_no_projector_reads(lab: Lab) -> None:
+    """The next projector finds that messages are neither acknowledged nor waited for, and stores them."""
+    case = Case(lab, await lab.stream())
+    before = await letters(lab)
+    await give_up(lab, case, is_heard=False)
+    async with case.running():
+        assert await until(lambda: case.is_stored and case.is_ready, PATIENCE), case.reason
+
+    assert await letters(lab) == before
+
+
+async def test_given_up_is_left_to_its_own_projector(lab: Lab) -> None:
+    """A projector with another durable hears that the consumer gave up, and buries nothing that will be stored."""
+    case = Case(lab, await lab.stream())
+    before = await letters(lab)
+    with capture_logs() as logged:
+        await give_up(lab, case, is_heard=True)
+        async with case.running():
+            assert await until(lambda: case.is_stored and case.is_ready, PATIENCE), case.reason
+
+    assert await letters(lab) == before
+    assert not [line for line in logged if line["event"].startswith("exhausted")]
+
+
+async def test_given_up_between_two_looks(lab: Lab) -> None:
+    """The projector that reads the consumer hears of it, and has it deliver what it gave up on again."""
+    case = Case(lab, await lab.stream())
+    name, before = case.stream.name, await letters(lab)
+    async with case.running():
+        await case.publish(3)
+        assert await until(lambda: case.is_stored and case.is_ready, PATIENCE)
+        with capture_logs() as logged:
+            # What a server says of a message that is stored, as after an edit and back within seconds.
+            client = await lab.connection.client()
+            subject = f"$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.{name}.{durable_of(name)}"
+            body = b'{"stream":"%b","consumer":"%b","stream_seq":2,"deliveries":1}'
+            await client.publish(subject, body % (name.encode(), durable_of(name).encode()))
+            assert await until(lambda: any(line["event"] == "consumer.set_back" for line in logged), PATIENCE)
+        await case.publish(2)
+        assert await until(lambda: case.is_stored and case.is_ready, PATIENCE), case.reason
+
+    assert [line["start"] for line in logged if line["event"] == "consumer.set_back"] == [2]
+    assert await letters(lab) == before
