@@ -25,7 +25,7 @@ OLD_SERVERS_INSTALLED := $(OLD_SERVERS:%=.venv/servers/%/.installed)
 PIP_INSTALL := -m pip install -qq --disable-pip-version-check --no-input --no-compile --no-deps
 
 .DEFAULT_GOAL := help
-.PHONY: help demo cluster test test-fresh parity faults faults-tests mutations simulate fuzz bench check format reference docs demo-picture pins wheel wheel-test typing sbom audit release-check clean
+.PHONY: help demo cluster test test-fresh parity faults faults-tests elections mutations simulate fuzz bench check format reference docs demo-picture pins wheel wheel-test typing sbom audit release-check clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -52,6 +52,9 @@ faults: $(VENV)/.installed-dev ## Harm everything for MINUTES (10), drawn from S
 
 faults-tests: $(VENV)/.installed-dev ## Run the fault tests at full length; NOETL_SEED=n repeats a run
 	@NOETL_FAULTS=long $(BIN)/pytest -n 0 tests/faults $(FAULTS_ARGS)
+
+elections: $(VENV)/.installed-dev ## Kill and pause the leaders of a stream, beside a plain loop; ROUNDS=4
+	@$(BIN)/python -m tests.faults.elections --rounds $(or $(ROUNDS),4)
 
 mutations: $(VENV)/.installed-dev $(OLD_SERVERS_INSTALLED) ## Plant each bug of tests/mutations/table.py, and see its test fail
 	@$(BIN)/python -m tests.mutations.plant $(ARGS)

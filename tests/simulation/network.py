@@ -8,8 +8,11 @@ of what was under way a prefix still arrives.  `Server` hands each command to wh
 from __future__ import annotations
 
 import asyncio
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from nats.errors import TimeoutError as NatsTimeoutError
 
 from noetl_events.jetstream.direct_client import Arrival, Home
 from noetl_events.jetstream.errors import NatsUnavailable
@@ -18,7 +21,7 @@ from tests.simulation.pipe import Pipe
 from tests.simulation.protocol import parsed
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterator
     from random import Random
 
 MAX_PAYLOAD: Final = 4_000
@@ -52,6 +55,9 @@ class Server:
         self.lossy = 0
         """So many of the next messages through the server are lost on the way."""
 
+        self.listener: Callable[[Command], None] = lambda _: None
+        """A subscriber of everything, which may answer."""
+
         self.on_send: Callable[[Command], None] = lambda _: None
         """Told of each command as its client sends it."""
 
@@ -63,6 +69,7 @@ class Server:
         """Take one command from a client."""
         if self.loses():
             return
+        self.listener(command)
         for prefix, take in self.routes:
             if command.subject.startswith(prefix):
                 take(command)
@@ -117,6 +124,19 @@ class SimClient:
         if self.is_connected:
             self._pending.append(Command(self, subject, reply, {}, payload))
             self._write()
+
+    async def request(self, subject: str, payload: bytes = b"", timeout: float = 5) -> Arrival:  # noqa: ASYNC109  (likewise)
+        """Return the answer."""
+        answered: asyncio.Future[Arrival] = asyncio.get_running_loop().create_future()
+        inbox = self._listen(f"{self.new_inbox()}.>", lambda message: answered.done() or answered.set_result(message))
+        try:
+            await self.publish(subject, payload, f"{inbox.prefix}1")
+            async with asyncio.timeout(timeout):
+                return await answered
+        except TimeoutError:
+            raise NatsTimeoutError from None
+        finally:
+            await inbox.unsubscribe()
 
     async def flush(self, timeout: float = 5) -> None:  # noqa: ASYNC109  (as nats-py has it)
         """Return once the server has everything sent so far, and its answer has come behind what it had sent."""
@@ -197,13 +217,13 @@ class Subscription:
     """What `subscribe` returns."""
 
     def __init__(self, client: SimClient, prefix: str) -> None:
+        self.prefix = prefix
         self._client = client
-        self._prefix = prefix
 
     async def unsubscribe(self) -> None:
         """Hear nothing more."""
-        self._client.unsubscribe(self._prefix)
-        self._client._takers.pop(self._prefix, None)
+        self._client.unsubscribe(self.prefix)
+        self._client._takers.pop(self.prefix, None)
 
 
 class SimConnection:
@@ -218,6 +238,9 @@ class SimConnection:
         self._reconnected: list[Callable[[], None]] = []
         self.current = self._new_client()
         self.is_dead = False
+        self.may_ask = True
+        """Whether the account may ask the API of JetStream."""
+
         if not server.is_up:
             self.current.close()
 
@@ -240,9 +263,14 @@ class SimConnection:
         """Return the subject of a *request* to JetStream."""
         return f"$JS.API.{request}"
 
-    def denial(self, _subject: str) -> str | None:
-        """Return nothing: nobody is denied anything here."""
-        return None
+    def denial(self, subject: str) -> str | None:
+        """Return what is denied: the API, where it may not be asked."""
+        return None if self.may_ask or ".STREAM." not in subject else f"permissions violation: {subject}"
+
+    @contextmanager
+    def tolerating(self, _subject: str) -> Iterator[None]:
+        """Log nothing, as ever."""
+        yield
 
     def on_reconnect(self, callback: Callable[[], None]) -> None:
         """Have *callback* called after each reconnection."""

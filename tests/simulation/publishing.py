@@ -19,6 +19,7 @@ from noetl_events.jetstream import atomic_batch, fast_batch, publisher
 from noetl_events.sinks.nats import NatsSink
 from noetl_events.testing import make_event
 from tests.simulation.doubts import Doubts
+from tests.simulation.listener import Listener
 from tests.simulation.nemesis import inflict
 from tests.simulation.network import MAX_PAYLOAD, Server, SimConnection
 from tests.simulation.replay import Timeline, replay
@@ -70,6 +71,7 @@ class PublisherRun:
             outbox.room._max_messages = room
         self.doubts = [Doubts(outbox) for outbox in outboxes]
         self.server.on_send = self._look_at
+        self.server.listener = Listener(seed).hear
         self.is_over = False
         self.acknowledged: set[int] = set()
         self.refused: set[int] = set()
