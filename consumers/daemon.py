@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
+from consumers.cancellation import end_tasks
+
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
 
     from consumers.together import Worker
 
@@ -32,8 +34,8 @@ async def run_until_signal(
     """
     Run *worker* until SIGTERM or SIGINT, then finish what is in hand, and return the exit code.
 
-    `SETTLED` when everything in hand was settled; `UNSETTLED` when *deadline()* seconds after the first signal, or at a
-    second one, something was not: it stays unacknowledged and is delivered again.
+    A second signal ends it at once, and so does the end of *deadline()* seconds after the first.  `UNSETTLED` when
+    something was in hand then: it stays unacknowledged and is delivered again.  Else `SETTLED`.
 
     SIGHUP calls *on_hangup*, which must not raise.
 
@@ -43,22 +45,54 @@ async def run_until_signal(
     """
     signals = _Signals(on_hangup)
     running = asyncio.create_task(worker.run())
+    tasks: set[asyncio.Task[Any]] = {running}
     try:
         if not await _finished_before(running, signals.first):
             log.info("daemon.stopping", messages=worker.in_hand)
             stopping = asyncio.create_task(_stop(worker, running))
+            tasks.add(stopping)
             await asyncio.wait({stopping, signals.second_waiter()}, timeout=deadline(), return_when="FIRST_COMPLETED")
             if not stopping.done():
-                stopping.cancel()
-                log.error("daemon.stopped_unsettled", messages=worker.in_hand)
-                return UNSETTLED
+                return _left(worker.in_hand, is_told=signals.second.is_set())
+            stopping.result()
         running.result()
     finally:
-        running.cancel()
         signals.close()
-        await asyncio.wait({running})
+        await end_tasks(tasks)
     log.info("daemon.stopped")
     return SETTLED
+
+
+async def run_until_told(work: Coroutine[Any, Any, None]) -> bool:
+    """
+    Run *work* until it ends, or until SIGTERM or SIGINT, which cancel it; return whether it has ended by itself.
+
+    A second signal interrupts at once, as Ctrl-C does.
+
+    Raises:
+        Exception: whatever ends *work*.
+
+    """
+    signals = _Signals(None)
+    running = asyncio.create_task(work)
+    try:
+        is_over = await _finished_before(running, signals.first)
+    finally:
+        signals.close()
+        if not running.done():
+            await end_tasks([running])
+    if is_over:
+        running.result()
+    return is_over
+
+
+def _left(in_hand: int, *, is_told: bool) -> int:
+    reason = "a second signal" if is_told else "the deadline"
+    if not in_hand:
+        log.info("daemon.stopped", reason=reason)
+        return SETTLED
+    log.error("daemon.stopped_unsettled", messages=in_hand, reason=reason)
+    return UNSETTLED
 
 
 async def _stop(worker: Worker, running: asyncio.Task[None]) -> None:

@@ -90,6 +90,8 @@ class Projector:
         """Of the next batch; may be changed while it runs."""
 
         self._in_hand: deque[Message] = deque()
+        self._is_stopping = False
+        self._pulling: asyncio.Timeout | None = None
         self._hold = Hold(self.progress, backoff or Backoff(), consumer=self.consumer.name)
 
     @property
@@ -146,13 +148,17 @@ class Projector:
             await self._puller.aclose()
 
     async def stop(self) -> None:
-        """Pull nothing more; `run` returns once everything in hand is settled."""
-        self._hold.hurry()
+        """Pull nothing more; `run` returns once everything in hand is settled, at once with nothing in hand."""
+        self._is_stopping = True
+        if self._pulling is not None and self._may_leave():
+            self._pulling.reschedule(asyncio.get_running_loop().time())
+        else:
+            self._hold.hurry()
         await self._puller.stop()
 
     async def step(self) -> bool:
         """Carry what one pull brings; return False once stopped and nothing is left."""
-        messages = await self._hold.until_back("nats", self._pull)
+        messages = await self._pulled()
         if not messages:
             return False
         self._in_hand.extend(messages)
@@ -162,6 +168,23 @@ class Projector:
             for smaller in await self._narrowed(part):
                 await self._carry(smaller)
         return True
+
+    async def _pulled(self) -> list[Message]:
+        """Return what one pull brings, however long NATS is away; none when it is told to stop meanwhile."""
+        if self._is_stopping and self._may_leave():
+            return []
+        try:
+            async with asyncio.timeout(None) as self._pulling:
+                return await self._hold.until_back("nats", self._pull)
+        except TimeoutError:
+            if not (self._pulling and self._pulling.expired()):
+                raise
+            return []
+        finally:
+            self._pulling = None
+
+    def _may_leave(self) -> bool:
+        return self._puller.is_empty and not self._in_hand
 
     async def _pull(self) -> list[Message]:
         await self._puller.ask()

@@ -207,8 +207,8 @@ async def reset_consumer(connection: Connection, declared: ConsumerDeclaration, 
 async def unpin_consumer(connection: Connection, declared: ConsumerDeclaration, pin: dict[str, str]) -> None:
     """Let the consumer serve another puller now, before our pin has expired; the answer is not waited for."""
     with suppress(NatsError, NatsUnavailable, OSError):
-        client = await connection.client()
-        if client.is_connected:
+        if connection.is_connected:
+            client = await connection.client()
             subject = connection.api(f"CONSUMER.UNPIN.{declared.stream}.{declared.name}")
             await client.publish(subject, json.dumps({"group": pin["group"]}).encode())
 

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from noetl_events.jetstream.direct_client import DirectClient
 
 _FAREWELL: Final = 5.0
+_LOOK_ROUND: Final = 0.25
 _PASSED_OVER: Final = "messages were passed over"
 _EDITED: Final = "the consumer was edited"
 _DELETED: Final = "the consumer was deleted"
@@ -83,6 +84,7 @@ class Puller:
         self._buffer, self._inbox = self._receiver.buffer, self._receiver.inbox
         self._state, self._pin = self._receiver.state, self._receiver.pin
         self._is_told = False
+        self._is_handing_over = False
         self._stopping = False
         self._finished = False
 
@@ -100,6 +102,12 @@ class Puller:
     def buffered(self) -> Sequence[Message]:
         """Received and not yet taken."""
         return tuple(self._buffer.messages)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing was received, and nothing is on its way: NATS is away, or nothing was asked for."""
+        expects = self._connection.is_connected and self._inbox.requests.outstanding
+        return not (expects or self._buffer or self._is_handing_over)
 
     @property
     def is_reading(self) -> bool:
@@ -167,8 +175,12 @@ class Puller:
             batch = await self._take(limit)
         if not self._stopping and self.is_reading:
             # It is in nobody's hand yet: nothing here may begin anew, or drop it.
-            with suppress(NatsUnavailable):
-                await self._receiver.fill()
+            self._is_handing_over = True
+            try:
+                with suppress(NatsUnavailable):
+                    await self._receiver.fill()
+            finally:
+                self._is_handing_over = False
         return batch
 
     def look_at(self, info: ConsumerInfo | None) -> None:
@@ -204,9 +216,10 @@ class Puller:
                 await self._inbox.show_life()
 
     async def flush(self) -> None:
-        """Return when the server has everything sent so far; quietly give up when it is away."""
-        with suppress(NatsError, OSError, asyncio.TimeoutError, NatsUnavailable):
-            await (await self._connection.client()).flush(timeout=5)
+        """Return when the server has everything sent so far; at once when it is away."""
+        if self._connection.is_connected:
+            with suppress(NatsError, OSError, asyncio.TimeoutError, NatsUnavailable):
+                await (await self._connection.client()).flush(timeout=5)
 
     async def stop(self) -> None:
         """Ask for nothing more and receive what is under way; `pull` returns it, then nothing."""
@@ -235,9 +248,11 @@ class Puller:
 
     async def _run_dry(self) -> None:
         # A request cannot be taken back: who stops listening sooner leaves what the server has just taken for it.
-        while self._inbox.requests.outstanding:
+        while self._inbox.requests.outstanding and self._connection.is_connected:
             self._receiver.arrived.clear()
-            await self._receiver.arrived.wait()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_LOOK_ROUND):
+                    await self._receiver.arrived.wait()
 
     async def _take(self, limit: int) -> list[Message]:
         """Return what comes next in the buffer, up to a gap in the stream; none if the gap is not explained."""
