@@ -12,11 +12,9 @@ said: a caller that can wait calls again, and is told the same without another a
 from __future__ import annotations
 
 import asyncio
-import ssl
 import time
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import partial
-from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlparse
 
@@ -27,19 +25,20 @@ from noetl_events.jetstream.credentials import require_modules
 from noetl_events.jetstream.direct_client import NATS_PY, TRANSPORT, DirectClient, missing_hooks
 from noetl_events.jetstream.errors import NatsUnavailable
 from noetl_events.jetstream.greeting import reason_of
-from noetl_events.jetstream.server_errors import denial_in, words_of
+from noetl_events.jetstream.server_errors import Denials, denial_in, words_of
 from noetl_events.jetstream.server_pool import ServerPool
-from noetl_events.jetstream.transport import TcpTransport
+from noetl_events.jetstream.tcp import transport_for
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    import ssl
+    from collections.abc import Callable, Mapping, Sequence
+    from contextlib import AbstractContextManager
     from typing import Self
 
     from nats.aio.client import Server
     from nats.js import JetStreamContext
 
     from noetl_events.jetstream.options import ConnectOptions
-    from noetl_events.jetstream.server_errors import Denial
     from noetl_events.jetstream.transport import ServerTransport
 
 _GRACE: Final = 1.0
@@ -48,7 +47,7 @@ _CLOSE_TIMEOUT: Final = 5.0
 _FAREWELL: Final = 2
 _CANCEL_AGAIN: Final = 0.5
 _SAY_AGAIN: Final = 60.0
-_MOST_NOTED: Final = 1_000
+_MOST_SAID: Final = 1_000
 
 log = structlog.get_logger()
 
@@ -74,9 +73,8 @@ class Connection:
         self._connecting: asyncio.Task[DirectClient] | None = None
         self._closed = False
         self._reconnected: list[Callable[[], None]] = []
-        self._denied: dict[str, Denial] = {}
+        self._denials = Denials()
         self._said: dict[str, float] = {}
-        self._tolerated: set[str] = set()
         self._last_error = ""
         self._refusal = ""
 
@@ -134,19 +132,11 @@ class Connection:
             action: "publish" or "subscription"; either by default.
 
         """
-        concerning = (key for key, denial in self._denied.items() if denial.concerns(subject, action))
-        if (key := next(concerning, None)) is None:
-            return None
-        return self._denied.pop(key).words_for(subject)
+        return self._denials.take(subject, action)
 
-    @contextmanager
-    def tolerating(self, subject: str) -> Iterator[None]:
+    def tolerating(self, subject: str) -> AbstractContextManager[None]:
         """Have a denial of *subject* told by `denial` alone, and not logged as an error: it is worth a try."""
-        self._tolerated.add(subject)
-        try:
-            yield
-        finally:
-            self._tolerated.discard(subject)
+        return self._denials.tolerating(subject)
 
     async def client(self) -> DirectClient:
         """
@@ -195,7 +185,7 @@ class Connection:
     async def _connect(self) -> DirectClient:
         is_rebuilt = self._client is not None
         arguments = self._arguments()
-        self._transport = self._new_transport(arguments.get("tls"))
+        self._transport = transport_for(self.options, arguments.get("tls"))
         self._client = await self._first_connected(self._transport, arguments)
         self._pool.connected()
         if is_rebuilt:
@@ -251,23 +241,6 @@ class Connection:
         client.options["allow_reconnect"] = True
         return client
 
-    def _new_transport(self, context: ssl.SSLContext | None) -> ServerTransport:
-        options = self.options
-        common: dict[str, Any] = {"name_of": self._name_of, "timeout": options.connect_timeout}
-        if not options.urls[0].is_websocket:
-            tls_first = context if options.tls_first else None
-            return TcpTransport(is_encrypted=options.is_encrypted, tls_first=tls_first, **common)
-        from noetl_events.jetstream.websocket import WebSocketTransport  # noqa: PLC0415  (it takes an extra)
-
-        if options.is_encrypted:
-            context = context or ssl.create_default_context()
-        return WebSocketTransport(context=context, **common)
-
-    def _name_of(self, host: str) -> str:
-        """Return what the certificate of the server at *host* must be for: one found by its address has our name."""
-        own = [server.host for server in self.options.urls]
-        return host if host in own or not _is_address(host) else own[0]
-
     def _arguments(self) -> dict[str, Any]:
         arguments = self.options.client_arguments(lambda: self._transport.address if self._transport else "")
         return arguments | {
@@ -296,7 +269,8 @@ class Connection:
 
     async def _on_error(self, client: DirectClient, error: Exception) -> None:
         if (denial := denial_in(error)) is not None:
-            self._note_denial(denial)
+            if self._denials.note(denial):
+                self._say("connection.denied", denial.words)
             return
         self._last_error = words_of(error) if isinstance(error, NatsError) else reason_of(error)
         if client is self._client and client.is_reconnecting:
@@ -327,19 +301,14 @@ class Connection:
         log.info("connection.restored")
         self._announce()
 
-    def _note_denial(self, denial: Denial) -> None:
-        if not any(denial.concerns(subject) for subject in self._tolerated):
-            self._say("connection.denied", denial.words)
-        self._denied[denial.words] = denial
-        _bound(self._denied)
-
     def _say(self, event: str, reason: str) -> None:
         """Log it, unless the same was said within a minute."""
         now = time.monotonic()
         if now - self._said.get(event + reason, -_SAY_AGAIN) >= _SAY_AGAIN:
             log.warning(event, reason=reason)
             self._said[event + reason] = now
-            _bound(self._said)
+            if len(self._said) > _MOST_SAID:
+                del self._said[next(iter(self._said))]
 
     def _announce(self) -> None:
         for callback in tuple(self._reconnected):
@@ -351,19 +320,6 @@ def _sentence(failures: Mapping[str, str]) -> str:
         ((server, reason),) = failures.items()
         return f"cannot connect to {server}: it {reason}"
     return "cannot connect: " + "; ".join(f"{server} {reason}" for server, reason in failures.items())
-
-
-def _is_address(host: str) -> bool:
-    try:
-        ip_address(host)
-    except ValueError:
-        return False
-    return True
-
-
-def _bound(noted: dict[str, Any]) -> None:
-    if len(noted) > _MOST_NOTED:
-        del noted[next(iter(noted))]
 
 
 def _require_done(connecting: asyncio.Task[None]) -> None:

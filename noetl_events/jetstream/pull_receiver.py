@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from noetl_events.jetstream.delivery import ack_subjects, status_of
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from noetl_events.jetstream.direct_client import DirectClient
 
 _BEGIN_AGAIN: Final = 1.0
+_LOOK_ROUND: Final = 0.25
 _SILENCE: Final = 10.0
 _GAP: Final = "a delivery was lost"
 _BODILESS: Final = "a message came without its body"
@@ -70,6 +72,10 @@ class PullReceiver:
             next_subject=next_subject,
             request_bytes=max_bytes // 4,
         )
+        self.is_handing_over = False
+        """Whether a batch was taken out, and its reader does not have it yet."""
+
+        self._connection = connection
         self._is_exclusive = consumer.exclusive
         self._is_delivery = ack_subjects(consumer.stream, consumer.name).fullmatch
         self._position = position
@@ -99,6 +105,23 @@ class PullReceiver:
         self.state.broken = reason
         self.inbox.requests.forget()
         self.arrived.set()
+
+    def reconnected(self) -> None:
+        """Note that the connection was lost, and is there again, or was closed for good."""
+        self.interrupt("reconnected")
+
+    @property
+    def expects(self) -> bool:
+        """Whether messages may be on their way: some were asked for, and the connection is there."""
+        return self.inbox.requests.outstanding > 0 and self._connection.is_connected
+
+    async def run_dry(self) -> None:
+        """Return when nothing more comes: what is asked for cannot be taken back, and would come to nobody."""
+        while self.expects:
+            self.arrived.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_LOOK_ROUND):
+                    await self.arrived.wait()
 
     async def until_arrival(self) -> None:
         """Return once something has come or changed; silence for long is an interruption as well."""

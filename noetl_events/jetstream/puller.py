@@ -40,7 +40,6 @@ if TYPE_CHECKING:
     from noetl_events.jetstream.direct_client import DirectClient
 
 _FAREWELL: Final = 5.0
-_LOOK_ROUND: Final = 0.25
 _PASSED_OVER: Final = "messages were passed over"
 _EDITED: Final = "the consumer was edited"
 _DELETED: Final = "the consumer was deleted"
@@ -84,7 +83,6 @@ class Puller:
         self._buffer, self._inbox = self._receiver.buffer, self._receiver.inbox
         self._state, self._pin = self._receiver.state, self._receiver.pin
         self._is_told = False
-        self._is_handing_over = False
         self._stopping = False
         self._finished = False
 
@@ -106,8 +104,7 @@ class Puller:
     @property
     def is_empty(self) -> bool:
         """Whether nothing was received, and nothing is on its way: NATS is away, or nothing was asked for."""
-        expects = self._connection.is_connected and self._inbox.requests.outstanding
-        return not (expects or self._buffer or self._is_handing_over)
+        return not (self._receiver.expects or self._buffer or self._receiver.is_handing_over)
 
     @property
     def is_reading(self) -> bool:
@@ -175,12 +172,10 @@ class Puller:
             batch = await self._take(limit)
         if not self._stopping and self.is_reading:
             # It is in nobody's hand yet: nothing here may begin anew, or drop it.
-            self._is_handing_over = True
-            try:
-                with suppress(NatsUnavailable):
-                    await self._receiver.fill()
-            finally:
-                self._is_handing_over = False
+            self._receiver.is_handing_over = True
+            with suppress(NatsUnavailable):
+                await self._receiver.fill()
+            self._receiver.is_handing_over = False
         return batch
 
     def look_at(self, info: ConsumerInfo | None) -> None:
@@ -229,7 +224,7 @@ class Puller:
         try:
             with suppress(TimeoutError):
                 async with asyncio.timeout(_FAREWELL):
-                    await self._run_dry()
+                    await self._receiver.run_dry()
             await self._inbox.close()
         finally:
             self._finished = True
@@ -239,20 +234,12 @@ class Puller:
         """Receive nothing more; what is in the buffer stays unacknowledged and is delivered again."""
         self._stopping = self._finished = True
         if self._is_told:
-            self._connection.off_reconnect(self._on_reconnect)
+            self._connection.off_reconnect(self._receiver.reconnected)
             self._is_told = False
         await self._inbox.close()
         if self._pin.id:
             await unpin_consumer(self._connection, self.consumer, self._pin.arguments())
             self._pin.lose()
-
-    async def _run_dry(self) -> None:
-        # A request cannot be taken back: who stops listening sooner leaves what the server has just taken for it.
-        while self._inbox.requests.outstanding and self._connection.is_connected:
-            self._receiver.arrived.clear()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(_LOOK_ROUND):
-                    await self._receiver.arrived.wait()
 
     async def _take(self, limit: int) -> list[Message]:
         """Return what comes next in the buffer, up to a gap in the stream; none if the gap is not explained."""
@@ -293,7 +280,7 @@ class Puller:
             end = await self._find_end()
         self._origin.begin(info.created, self._buffer.messages)
         if not self._is_told:
-            self._connection.on_reconnect(self._on_reconnect)
+            self._connection.on_reconnect(self._receiver.reconnected)
             self._is_told = True
         self._keep_to(info)
         await self._receiver.open(client)
@@ -349,9 +336,6 @@ class Puller:
             await self._receiver.arrived.wait()
             return
         await self._receiver.until_arrival()
-
-    def _on_reconnect(self) -> None:
-        self._receiver.interrupt("reconnected")
 
     async def _answer(self, messages: Iterable[Message], answer: bytes, *, in_doubt: bool) -> None:
         try:

@@ -7,14 +7,18 @@ No other file reads them.  The words are those of nats-server 2.10 to 2.15; one 
 from __future__ import annotations
 
 import re
-from typing import Final, Literal, NamedTuple
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from nats.errors import StaleConnectionError, UnexpectedEOF
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _NATS_PY: Final = re.compile(r"^nats: ")
 _VIOLATION: Final = re.compile(r'permissions violation for (publish|subscription) to "([^"]*)"', re.IGNORECASE)
 _DENIED: Final = "permissions violation"
-_WHO: Final = ("authorization", "authentication", "revoked", "expired")
+_MOST_NOTED: Final = 1_000
 
 
 class Denial(NamedTuple):
@@ -56,6 +60,32 @@ def denial_in(error: BaseException) -> Denial | None:
     return Denial("", "", words)
 
 
-def is_about_who(words: str) -> bool:
-    """Return whether *words* refuse who we are: only other credentials, or another server, help."""
-    return any(word in words.lower() for word in _WHO)
+class Denials:
+    """The denials of a connection that were not asked for yet; the last thousand."""
+
+    def __init__(self) -> None:
+        self._noted: dict[str, Denial] = {}
+        self._tolerated: set[str] = set()
+
+    def note(self, denial: Denial) -> bool:
+        """Keep *denial*, and return whether it is worth a line in the log."""
+        self._noted[denial.words] = denial
+        if len(self._noted) > _MOST_NOTED:
+            del self._noted[next(iter(self._noted))]
+        return not any(denial.concerns(subject) for subject in self._tolerated)
+
+    def take(self, subject: str, action: str) -> str | None:
+        """Return the words of a denial of *subject*, and forget it; None if there is none."""
+        concerning = (key for key, denial in self._noted.items() if denial.concerns(subject, action))
+        if (key := next(concerning, None)) is None:
+            return None
+        return self._noted.pop(key).words_for(subject)
+
+    @contextmanager
+    def tolerating(self, subject: str) -> Iterator[None]:
+        """Have a denial of *subject* kept, and not logged: it is worth a try."""
+        self._tolerated.add(subject)
+        try:
+            yield
+        finally:
+            self._tolerated.discard(subject)

@@ -120,7 +120,7 @@ LIBRARY = (
     Mutation(
         "who stops does not wait for what the server has taken for it",
         "noetl_events/jetstream/puller.py",
-        "                    await self._run_dry()\n",
+        "                    await self._receiver.run_dry()\n",
         "                    await asyncio.sleep(0)\n",
         "tests/projector/test_projector.py::test_stopped_while_the_stream_is_written_to",
     ),
