@@ -128,7 +128,12 @@ class SimClient:
     async def request(self, subject: str, payload: bytes = b"", timeout: float = 5) -> Arrival:  # noqa: ASYNC109  (likewise)
         """Return the answer."""
         answered: asyncio.Future[Arrival] = asyncio.get_running_loop().create_future()
-        inbox = self._listen(f"{self.new_inbox()}.>", lambda message: answered.done() or answered.set_result(message))
+
+        def take(message: Arrival) -> None:
+            if not answered.done():
+                answered.set_result(message)
+
+        inbox = self._listen(f"{self.new_inbox()}.>", take)
         try:
             await self.publish(subject, payload, f"{inbox.prefix}1")
             async with asyncio.timeout(timeout):
