@@ -4,7 +4,8 @@ What is sent how, and what is sent again.
     first attempt                      outcome                         then
     ---------------------------------  ------------------------------  ---------------------------------
     batch, fast-ingest or atomic       acknowledged                    stored
-                                       anything else                   the rest again, as an atomic batch
+                                       anything else                   its first again, plainly; the rest as an
+                                                                       atomic batch if that was not stored
                                        batches unsupported             plain publish, now and ever after
     atomic batch, again                acknowledged                    stored, whole
                                        anything else                   plain publish, lane by lane
