@@ -1,8 +1,9 @@
 """
-A program that emits from several copies of one worker: `many_workers.py URL SUBJECT forked|threaded COPIES EVENTS`.
+A program that emits from copies of one worker: `many_workers.py URL SUBJECT forked|threaded|colliding COPIES EVENTS`.
 
-Each copy emits so many events of one execution under the same worker id, all at once; when it ends with 0 every emit of
-every copy has returned.
+Each copy emits so many events of one execution under the same worker id, all at once; when it ends with 0 each emit of
+every copy has returned.  The ids of `colliding` copies are those of one node and one sequence, on a clock of ten ticks
+a second.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import asyncio
 import os
 import sys
 import threading
+import time
+from typing import TYPE_CHECKING
 
 from noetl_events import EventEmitter, Snowflake
 from noetl_events.ids import process_ids
@@ -18,13 +21,16 @@ from noetl_events.jetstream.connection import Connection
 from noetl_events.jetstream.options import ConnectOptions
 from noetl_events.sinks.nats import NatsSink
 
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
 
-async def emit(url: str, subject: str, events: int) -> None:
+
+async def emit(url: str, subject: str, events: int, *, step: str = "fetch", ids: Snowflake | None = None) -> None:
     """Emit so many *events*, each by an `emit` of its own."""
     async with Connection(ConnectOptions(servers=url)) as connection:
         sink = NatsSink(connection, subject=subject)
-        emitter = EventEmitter(543942402780693277, sink, worker_id="worker-7")
-        await asyncio.gather(*(emitter.emit("step.exit", "fetch", "COMPLETED", {"n": n}) for n in range(events)))
+        emitter = EventEmitter(543942402780693277, sink, worker_id="worker-7", new_id=ids)
+        await asyncio.gather(*(emitter.emit("step.exit", step, "COMPLETED", {"n": n}) for n in range(events)))
         await sink.aclose()
 
 
@@ -32,12 +38,25 @@ def forked(url: str, subject: str, copies: int, events: int) -> bool:
     """Emit from so many forked children, whose parent has made ids already, as a preloading server does."""
     ids: Snowflake = process_ids()
     ids()
+    return _in_children(copies, lambda _: emit(url, subject, events))
+
+
+def colliding(url: str, subject: str, copies: int, events: int) -> bool:
+    """Emit from so many forked children whose ids are the same, each in a step of its own."""
+    return _in_children(copies, lambda copy: emit(url, subject, events, step=f"step {copy}", ids=_slow_ids()))
+
+
+def _slow_ids() -> Snowflake:
+    return Snowflake(node=7, first_sequence=0, clock=lambda: time.time_ns() // 100_000_000 * 100)
+
+
+def _in_children(copies: int, work: Callable[[int], Coroutine[None, None, None]]) -> bool:
     children = []
-    for _ in range(copies):
+    for copy in range(copies):
         if not (child := os.fork()):
             code = 1
             try:
-                asyncio.run(emit(url, subject, events))
+                asyncio.run(work(copy))
                 code = 0
             finally:
                 os._exit(code)
@@ -59,5 +78,5 @@ def threaded(url: str, subject: str, copies: int, events: int) -> bool:
 
 
 if __name__ == "__main__":
-    run = {"forked": forked, "threaded": threaded}[sys.argv[3]]
+    run = {"forked": forked, "threaded": threaded, "colliding": colliding}[sys.argv[3]]
     sys.exit(0 if run(sys.argv[1], sys.argv[2], int(sys.argv[4]), int(sys.argv[5])) else 1)
