@@ -13,13 +13,6 @@ STREAMS = (
         "tests/border/test_stream_identity.py::test_set_back_while_no_projector_runs",
     ),
     Mutation(
-        "what stands in the place of lost events is not read",
-        "noetl_events/jetstream/consumer_position.py",
-        "            self.restart_at(self._kept + 1)\n",
-        "            pass\n",
-        "tests/border/test_stream_identity.py::test_set_back_while_no_projector_runs",
-    ),
-    Mutation(
         "the identity of the stream is forgotten with the process",
         "consumers/identity_notes.py",
         '            identity.load(payload or b"[]")\n',
