@@ -9,7 +9,7 @@ from nats.errors import Error as NatsError
 from nats.errors import NoRespondersError
 from nats.js.errors import ServiceUnavailableError
 
-from noetl_events.jetstream.errors import NatsUnavailable, PermissionDenied
+from noetl_events.jetstream.errors import NatsUnavailable, PermissionDenied, ServerTooOld
 from noetl_events.jetstream.replies import ReplyError
 
 if TYPE_CHECKING:
@@ -58,6 +58,24 @@ async def server_version(connection: Connection) -> tuple[int, int]:
     """Return the version of the server we are connected to; raises `NatsUnavailable`."""
     version = (await connection.client()).connected_server_version
     return version.major, version.minor
+
+
+async def require_version(connection: Connection, feature: str, *, since: tuple[int, int] = (2, 14)) -> None:
+    """
+    Return if the server we are connected to is at least of version *since*, which *feature* needs.
+
+    Raises:
+        ServerTooOld: it is older.
+        NatsUnavailable: no server took us.
+
+    """
+    version = (await connection.client()).connected_server_version
+    if (version.major, version.minor) < since:
+        needed, found = f"{since[0]}.{since[1]}", f"{version.major}.{version.minor}.{version.patch}"
+        raise ServerTooOld(
+            f"nats-server {needed} or newer is needed for {feature}, and this one is {found}: use a newer server, or "
+            f"do without {feature}"
+        )
 
 
 async def jetstream(connection: Connection) -> JetStreamContext:

@@ -70,6 +70,7 @@ class ConsumerPosition:
         self._acked = 0
         self._restart = 0
         self._dropped = 0
+        self._buffered = 0
         self._bodiless = self._bodiless_again = 0
         self._newest = (0, 0)
         self._kept: int | None = None
@@ -112,13 +113,16 @@ class ConsumerPosition:
         self._acked = min(self._acked, kept)
         self._newest = (0, 0)
 
-    async def begin(self, info: ConsumerInfo, *, is_pinned: bool, end: StreamEnd | None = None) -> None:
+    async def begin(
+        self, info: ConsumerInfo, *, is_pinned: bool, buffered: int = 0, end: StreamEnd | None = None
+    ) -> None:
         """
         Go on with a consumer that is well, set back if it has to be; one that is pinned always is.
 
         Args:
             info: of the consumer.
             is_pinned: it is exclusive, and serves us.
+            buffered: messages received from it before, or from an earlier one, and not yet taken.
             end: of its stream, if that is known: the consumer must not be ahead of it.
 
         Raises:
@@ -126,6 +130,7 @@ class ConsumerPosition:
             NatsUnavailable: the server did not answer, or said no.
 
         """
+        self._buffered = buffered
         if info.created != self._created:
             if self._created:
                 # It was made anew since, and delivers everything.
@@ -165,10 +170,11 @@ class ConsumerPosition:
                     reason="the stream was set back or lost its end; what it has is delivered again",
                 )
 
-    async def rewind(self) -> None:
+    async def rewind(self, *, buffered: int = 0) -> None:
         """Set a consumer back that was found edited, behind what was acknowledged while it was well; once."""
         if not self._is_well:
             return
+        self._buffered = buffered
         self.restart_at(self._acked + 1)
         self._is_well = False
         try:
@@ -261,7 +267,7 @@ class ConsumerPosition:
 
     def _note_delivered(self, last: Position) -> None:
         if self._gaps is not None:
-            self._gaps.begin(last)
+            self._gaps.begin(last, uncounted=self._buffered)
 
     @property
     def _remedy(self) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from noetl_events.jetstream.consumer_config import ConsumerLimits, essence_of, limits_of, remarks
-from noetl_events.jetstream.consumers import ensure_consumer
+from noetl_events.jetstream.consumers import ensure_consumer, require_server
 from noetl_events.jetstream.errors import ConsumerDrift, Refused, ServerTooOld, StreamDrift
 
 if TYPE_CHECKING:
@@ -45,6 +45,15 @@ class ConsumerView:
     def pause(self) -> float:
         """Seconds for which an operator has paused it, as of the last look; 0 when it is not paused."""
         return max(self._paused_until - time.monotonic(), 0.0)
+
+    async def require_server(self) -> None:
+        """Return if the server can serve it; raises as `look`."""
+        try:
+            await require_server(self._connection, self._consumer)
+        except ServerTooOld as exc:
+            if not self._config:
+                raise
+            raise Refused(str(exc)) from exc
 
     async def look(self) -> ConsumerInfo:
         """

@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 from nats.errors import Error as NatsError
 
-from noetl_events.jetstream.api import ask
+from noetl_events.jetstream.api import ask, require_version
 from noetl_events.jetstream.consumer_config import config_of, differences, filters_of
 from noetl_events.jetstream.errors import (
     ConsumerDrift,
     ConsumerMissing,
     NatsUnavailable,
     Refused,
-    ServerTooOld,
     StreamDrift,
     StreamMissing,
 )
@@ -95,7 +94,7 @@ async def ensure_consumer(connection: Connection, declared: ConsumerDeclaration)
         NatsUnavailable: the server did not answer, or said no.
 
     """
-    await require_version(connection, declared)
+    await require_server(connection, declared)
     if declared.partitions:
         await _require_lanes(connection, declared)
     try:
@@ -159,13 +158,13 @@ async def require_consumer(connection: Connection, declared: ConsumerDeclaration
         NatsUnavailable: the server did not answer, or said no.
 
     """
-    await require_version(connection, declared)
+    await require_server(connection, declared)
     info = await show_consumer(connection, declared)
     await _require_whole(connection, declared, info)
     return info
 
 
-async def require_version(connection: Connection, declared: ConsumerDeclaration) -> None:
+async def require_server(connection: Connection, declared: ConsumerDeclaration) -> None:
     """
     Return if the server can serve a consumer that is declared so.
 
@@ -174,13 +173,8 @@ async def require_version(connection: Connection, declared: ConsumerDeclaration)
         NatsUnavailable: no server took us.
 
     """
-    version = (await connection.client()).connected_server_version
-    if declared.exclusive and (version.major, version.minor) < _RESET_SINCE:
-        option = "partitions need" if declared.partitions else "--standby needs"
-        raise ServerTooOld(
-            f"{option} nats-server 2.14 or newer, and this is {version.major}.{version.minor}.{version.patch}: use a "
-            f"newer server, or read without {'partitions' if declared.partitions else '--standby'}"
-        )
+    if declared.exclusive:
+        await require_version(connection, "partitions" if declared.partitions else "--standby", since=_RESET_SINCE)
 
 
 async def can_reset(connection: Connection) -> bool:

@@ -49,13 +49,20 @@ class GapDetector:
 
     def __init__(self) -> None:
         self._last = Position()
+        self._uncounted = 0
 
-    def begin(self, last: Position) -> None:
-        """Note the *last* delivery that is accounted for."""
-        self._last = last
+    def begin(self, last: Position, *, uncounted: int = 0) -> None:
+        """Note the *last* delivery that is accounted for; so many of the next were counted before it counted anew."""
+        self._last, self._uncounted = last, uncounted
 
     def find(self, messages: Sequence[Message]) -> tuple[int, Gap] | None:
         """Take *messages*; return the place of the first one behind a gap, which is not taken, and that gap."""
+        passed = min(self._uncounted, len(messages))
+        self._uncounted -= passed
+        found = self._find(messages[passed:]) if passed < len(messages) else None
+        return None if found is None else (passed + found[0], found[1])
+
+    def _find(self, messages: Sequence[Message]) -> tuple[int, Gap] | None:
         first, last = delivery_of(messages[0]), delivery_of(messages[-1])
         if self._accounts_for(last) and _are_fresh(messages, first):
             self._take(last)

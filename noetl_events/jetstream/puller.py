@@ -273,6 +273,7 @@ class Puller:
 
     async def _begin(self, client: DirectClient) -> None:
         self._state.log_begin()
+        await self._view.require_server()
         end = await self._find_end()
         info = await self._look()
         if end is not None and info.delivered.stream_seq > end.last:
@@ -287,7 +288,7 @@ class Puller:
         if self._pin.id and self._pin.is_fresh:
             # The reset makes every delivery a first one: how far others were served can be seen only now.
             self._receiver.in_doubt = max(self._receiver.in_doubt, self._pin.before(info.delivered.stream_seq))
-        await self._position.begin(info, is_pinned=bool(self._pin.id), end=end)
+        await self._position.begin(info, is_pinned=bool(self._pin.id), buffered=len(self._buffer), end=end)
         if self._pin.id:
             self._pin.start_again()
         self._receiver.begin()
@@ -324,7 +325,7 @@ class Puller:
         except Refused:
             # A request that still waits must not take what is set back.
             await self._inbox.close()
-            await self._position.rewind()
+            await self._position.rewind(buffered=len(self._buffer))
             raise
 
     async def _wait_for_arrival(self) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 from nats.js.api import StreamInfo
 
-from noetl_events.jetstream.api import ask, server_version
+from noetl_events.jetstream.api import ask, require_version, server_version
 from noetl_events.jetstream.errors import NatsUnavailable, StreamDrift, StreamMissing, StreamRefused
 from noetl_events.jetstream.stream_config import CAPABILITIES, deviations, stream_config
 
@@ -89,11 +89,15 @@ async def ensure_stream(connection: Connection, declared: StreamDeclaration, *, 
         upgrade: switch on what its server can do, and the stream was made without.
 
     Raises:
+        ServerTooOld: the server is too old for its partitions.
         StreamDrift: it exists and differs.
         StreamRefused: the server does not make or change it.
         NatsUnavailable: the server did not answer, or said no.
 
     """
+    if declared.partitions:
+        # None of its lanes could be read.
+        await require_version(connection, "partitions")
     try:
         if upgrade:
             await _upgrade(connection, declared)

@@ -53,6 +53,10 @@ class ConsumerApi:
         await self._travel(connection)
         return info
 
+    async def require_server(self, connection: SimConnection, _declared: ConsumerDeclaration) -> None:
+        """Find the server new enough, if it is there."""
+        await connection.client()
+
     async def can_reset(self, _connection: SimConnection) -> bool:
         """Return that it can."""
         return True

@@ -228,6 +228,7 @@ def simulate_projector(seed: int, *, faults_at_once: int = 1) -> list[str]:
 def _replaced(run: ProjectorRun) -> list[tuple[Any, str, Any]]:
     return [
         (consumer_view, "ensure_consumer", run.api.ensure),
+        (consumer_view, "require_server", run.api.require_server),
         (consumer_position, "can_reset", run.api.can_reset),
         (consumer_position, "passed_over", run.api.passed_over),
         (consumer_position, "reset_consumer", run.api.reset),
