@@ -32,7 +32,7 @@ NAMESPACES: Final = {
     "shm": "64 MB of /dev/shm, as a container has",
 }
 SURROUNDINGS: Final = {
-    "home": "HOME names a folder that is not there",
+    "home": "HOME names a folder that is not there and cannot be made",
     "locale": "LC_ALL=C",
     "zone": "TZ=Pacific/Kiritimati, 14 hours ahead",
     "umask": "files that are made belong to their owner alone",
@@ -100,7 +100,7 @@ def run_inside(aspects: Sequence[str], arguments: Sequence[str]) -> None:
     if "shm" in aspects:
         subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m,mode=1777", "tmpfs", "/dev/shm"], check=True)  # noqa: S108
     if "home" in aspects:
-        os.environ["HOME"] = "/no/home"
+        os.environ["HOME"] = "/dev/null/home"
     if "locale" in aspects:
         os.environ |= {"LC_ALL": "C"}
         os.environ.pop("LANG", None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -30,7 +31,9 @@ def browsing(profile: Path) -> Iterator[Any]:
     for flag in [*_FLAGS.split(), f"--user-data-dir={profile}"]:
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(executable_path=DRIVER))
+    # It writes to the home folder, whatever its profile is.
+    service = webdriver.ChromeService(executable_path=DRIVER, env=os.environ | {"HOME": str(profile)})
+    driver = webdriver.Chrome(options=options, service=service)
     driver.set_page_load_timeout(20)
     try:
         yield driver
