@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated, Final
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Annotated, Final
 
 from cyclopts import Parameter
 from rich.console import Console
 from rich.markup import escape
 
 from consumers.cli.options import Nats, read_settings
+from consumers.daemon import run_until_told
 from noetl_events.envelope import decode
 from noetl_events.jetstream.connection import Connection
 from noetl_events.jetstream.delivery import is_of_no_publisher
 from noetl_events.jetstream.tail import follow
 from noetl_events.json_values import MalformedEvent
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+    from noetl_events.jetstream.delivery import Message
 
 _MAX_SHOWN: Final = 300
 """Characters of a name; a line with a megabyte of it would be the only one on the screen."""
@@ -29,23 +36,30 @@ async def tail(
     json: Annotated[bool, Parameter(help="Print each body as it is, one a line.", negative=())] = False,
 ) -> int:
     """
-    Print events as the stream stores them; it takes nothing from anybody.
+    Print events as the stream stores them, until SIGTERM or SIGINT; it takes nothing from anybody.
+
+    It goes on behind the last event when NATS was away, and with the first one of a stream that was created anew.
 
     Example: `noetl-events tail --from-start --json > run.jsonl`
     """
     settings = read_settings(nats)
-    console = Console()
     async with Connection(settings.connect) as connection:
         messages = follow(connection, settings.stream.name, subject=subject, from_start=from_start, until_end=until_end)
+        await run_until_told(_print(messages, as_json=json))
+    return 0
+
+
+async def _print(messages: AsyncGenerator[Message, None], *, as_json: bool) -> None:
+    console = Console()
+    async with aclosing(messages):
         async for message in messages:
             if is_of_no_publisher(message):
                 continue
-            if json:
+            if as_json:
                 sys.stdout.buffer.write(message.data + b"\n")
                 sys.stdout.buffer.flush()
             else:
                 console.print(_line(message.data), highlight=False, soft_wrap=True)
-    return 0
 
 
 def _line(data: bytes) -> str:

@@ -1,0 +1,169 @@
+"""`noetl-events tail` through what happens to servers, consumers and streams: what is stored is shown, or it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+import time
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+from noetl_events.jetstream.connection import Connection
+from noetl_events.jetstream.options import ConnectOptions
+from noetl_events.jetstream.topology import StreamDeclaration, ensure_stream, jetstream
+from noetl_events.sinks.nats import NatsSink
+from noetl_events.testing import eventually, make_events
+from tests.cli.command import run, start
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from multiprocessing.context import ForkServerProcess
+    from pathlib import Path
+
+    from noetl_events.testing.nats_server import NatsServer
+
+STREAM = StreamDeclaration()
+
+
+class Tail:
+    """A tail that runs, and what it has shown."""
+
+    def __init__(self, folder: Path, server: NatsServer) -> None:
+        self._shown = folder / "shown"
+        self.log = folder / "log"
+        self.log.touch()
+        self._shown.touch()
+        files = [folder / "stdin", self._shown, self.log]
+        files[0].touch()
+        self.process: ForkServerProcess = start(["tail", "--json"], server.url, files)
+
+    @property
+    def ids(self) -> list[int]:
+        """The ids of the events it has shown."""
+        return [json.loads(line)["event_id"] for line in self._shown.read_text().splitlines()]
+
+    def shows(self, *ids: int) -> bool:
+        """Return whether it has shown exactly these."""
+        return self.ids == list(ids)
+
+
+async def store(connection: Connection, first: int, count: int) -> None:
+    """Store *count* events, the first of which has the id *first*."""
+    sink = NatsSink(connection, timeout=20.0)
+    await sink.emit_batch(make_events(count, start=first))
+    await sink.aclose()
+
+
+async def has_consumer(connection: Connection) -> bool:
+    """Return whether the tail reads."""
+    return bool(await (await jetstream(connection)).consumers_info(STREAM.name))
+
+
+@asynccontextmanager
+async def tailing(folder: Path, server: NatsServer) -> AsyncIterator[tuple[Tail, Connection]]:
+    """Run a tail that has shown event 1 of the stream."""
+    async with Connection(ConnectOptions(servers=server.url)) as connection:
+        await ensure_stream(connection, STREAM)
+        tail = Tail(folder, server)
+        try:
+            await eventually(lambda: has_consumer(connection))
+            await store(connection, 1, 1)
+            await eventually(lambda: tail.shows(1))
+            yield tail, connection
+        finally:
+            tail.process.kill()
+            tail.process.join()
+
+
+async def test_server_restarts(tmp_path: Path, own_server: NatsServer) -> None:
+    """After a restart of the server, which has forgotten the consumer, tail goes on behind what it has shown."""
+    async with tailing(tmp_path, own_server) as (tail, connection):
+        await asyncio.to_thread(own_server.kill)
+        await asyncio.to_thread(own_server.start)
+        await eventually(lambda: connection.is_connected)
+        await store(connection, 2, 3)
+        await eventually(lambda: tail.shows(1, 2, 3, 4), timeout=40.0)
+
+
+async def test_consumer_is_deleted(tmp_path: Path, own_server: NatsServer) -> None:
+    """A consumer that an operator deletes is made anew, behind what was shown."""
+    async with tailing(tmp_path, own_server) as (tail, connection):
+        js = await jetstream(connection)
+        for info in await js.consumers_info(STREAM.name):
+            await js.delete_consumer(STREAM.name, info.name)
+        await store(connection, 2, 3)
+        await eventually(lambda: tail.shows(1, 2, 3, 4), timeout=40.0)
+
+
+async def test_stream_is_created_anew(tmp_path: Path, own_server: NatsServer) -> None:
+    """Of a stream that was created anew every event is shown, from the first one on, and the log says what happened."""
+    async with tailing(tmp_path, own_server) as (tail, connection):
+        await (await jetstream(connection)).delete_stream(STREAM.name)
+        await ensure_stream(connection, STREAM)
+        await store(connection, 11, 4)
+        await eventually(lambda: tail.shows(1, 11, 12, 13, 14), timeout=40.0)
+
+        assert "tail.stream_replaced" in tail.log.read_text()
+
+
+async def test_stream_is_away_for_a_while(tmp_path: Path, own_server: NatsServer) -> None:
+    """A stream that was deleted is waited for, with a line that says so, and shown from its first event on."""
+    async with tailing(tmp_path, own_server) as (tail, connection):
+        await (await jetstream(connection)).delete_stream(STREAM.name)
+        await eventually(lambda: "does not exist" in tail.log.read_text(), timeout=40.0)
+        await ensure_stream(connection, STREAM)
+        await store(connection, 11, 2)
+        await eventually(lambda: tail.shows(1, 11, 12), timeout=40.0)
+
+
+async def test_stream_loses_its_end(tmp_path: Path, own_server: NatsServer) -> None:
+    """Once the stream, set back to an older state, does not reach what was shown, tail ends with 1 and says why."""
+    store_now, store_then = tmp_path / "nats" / "jetstream", tmp_path / "then"
+    async with tailing(tmp_path, own_server) as (tail, connection):
+        await asyncio.to_thread(own_server.terminate)
+        shutil.copytree(store_now, store_then)
+        await asyncio.to_thread(own_server.start)
+        await store(connection, 2, 2)
+        await eventually(lambda: tail.shows(1, 2, 3), timeout=40.0)
+        await asyncio.to_thread(own_server.terminate)
+        shutil.rmtree(store_now)
+        shutil.copytree(store_then, store_now)
+        await asyncio.to_thread(own_server.start)
+        await asyncio.to_thread(tail.process.join, 40)
+
+        assert tail.process.exitcode == 1
+        assert "has lost its end" in tail.log.read_text()
+
+
+def test_stream_that_is_missing_at_the_start(own_server: NatsServer) -> None:
+    """Without a stream there is nothing to follow: it ends with 1, and says what to run."""
+    done = run("tail", nats=own_server.url)
+
+    assert done.returncode == 1
+    assert b"noetl-events stream ensure" in done.stderr
+
+
+def test_nats_that_is_away_at_the_start() -> None:
+    """Without NATS it ends with 1, at once."""
+    began = time.monotonic()
+    done = run("tail")
+
+    assert done.returncode == 1
+    assert b"refuses the connection: nothing listens there" in done.stderr
+    assert time.monotonic() - began < 20
+
+
+async def test_told_to_stop(tmp_path: Path, own_server: NatsServer) -> None:
+    """SIGTERM ends it at once with 0, also while NATS is away: nothing is in hand."""
+    async with tailing(tmp_path, own_server) as (tail, connection):
+        await asyncio.to_thread(own_server.kill)
+        await eventually(lambda: not connection.is_connected)
+        await eventually(lambda: "connection.lost" in tail.log.read_text())
+        assert tail.process.pid is not None
+        os.kill(tail.process.pid, signal.SIGTERM)
+        await asyncio.to_thread(tail.process.join, 20)
+
+        assert tail.process.exitcode == 0
