@@ -59,7 +59,7 @@ elections: $(VENV)/.installed-dev ## Kill and pause the leaders of a stream, bes
 mutations: $(VENV)/.installed-dev $(OLD_SERVERS_INSTALLED) ## Plant each bug of tests/mutations/table.py, and see its test fail
 	@$(BIN)/python -m tests.mutations.plant $(ARGS)
 
-simulate: $(VENV)/.installed-dev ## Simulate SEEDS seeds from FIRST up: seven interleavings each, on a virtual clock
+simulate: $(VENV)/.installed-dev ## Simulate SEEDS seeds from FIRST up: eight interleavings each, on a virtual clock
 	@$(BIN)/python -m tests.simulation.simulate $(SEEDS) $(FIRST)
 
 fuzz: $(VENV)/.installed-dev ## Fuzz decode and the ingest for MINUTES (5); SEED=n repeats a run

@@ -6,6 +6,20 @@ from tests.mutations.mutation import Mutation
 
 CONFLICTS = (
     Mutation(
+        "a batch of conflicts holds its projector for ever",
+        "consumers/projector.py",
+        "    reasons = [reason for place, reason in rejection.reasons.items() if place not in rejection.conflicts]\n",
+        "    reasons = list(rejection.reasons.values())\n",
+        "tests/projector/test_refusals.py::test_conflicts_alike_are_buried",
+    ),
+    Mutation(
+        "of two events with one key in a batch the second is never sent",
+        "noetl_events/sinks/http/sink.py",
+        "            encoded.setdefault(body, Encoded(event, body, [])).places.append(place)\n",
+        "            encoded.setdefault(b'%d' % event.event_id, Encoded(event, body, [])).places.append(place)\n",
+        "tests/sinks/test_http.py::TestHttpSink::test_conflict_within_a_batch",
+    ),
+    Mutation(
         "another event with a key that is there is taken for the same one",
         "consumers/sinks/postgres/session.py",
         "if one.likeness is not Likeness.SAME",

@@ -60,3 +60,18 @@ async def test_otherwise_refused_is_buried(bench: Bench, count: int, reason: Cal
         reason(number) for number in range(1, count + 1)
     ]
     await eventually(lambda: bench.unsettled_is(0))
+
+
+async def test_conflicts_alike_are_buried(bench: Bench) -> None:
+    """A whole batch of conflicts is the events' fault, whatever their reasons: each is a dead letter of that kind."""
+
+    class Owned(MemorySink):
+        async def emit_batch(self, events: Sequence[ExecutorEvent]) -> None:
+            places = range(len(events))
+            raise EventsRejected(dict.fromkeys(places, "another event has this key"), conflicts=places)
+
+    await bench.publish(make_events(30))
+    async with bench.projecting(Owned(), received=30) as projector:
+        await eventually(lambda: projector.progress.buried_by["conflict"] == 30)
+
+    assert {letter.headers["Noetl-Kind"] for letter in await bench.dead_letters()} == {"conflict"}

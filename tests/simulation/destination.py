@@ -24,7 +24,7 @@ FATAL: Final = "fatal"
 
 class Table:
     """
-    The destination: events by id, in the order in which they came first.
+    The destination: events by their place in the stream, in the order in which they came first, one of each id.
 
     Args:
         draw: every chance of this run.
@@ -39,28 +39,36 @@ class Table:
         """Whether it refuses every event for one and the same reason."""
 
         self.refused: set[int] = set()
-        """Sound events it refused, too few at a time to tell it from a fault of theirs."""
+        """Places of sound events it refused, too few at a time to tell it from a fault of theirs."""
 
         self.draw = draw
+        self._owners: dict[int | None, int] = {}
 
     def refuse(self, events: Sequence[ExecutorEvent]) -> dict[int, str]:
         """Refuse *events*, all for one reason."""
-        ids = [event.event_id for event in events if event.event_id is not None]
         # Another table has reasons of its own for the others.
         sound = sum(event.event_type != REJECTED for event in events)
-        self.refused |= set(ids) if sound < ALIKE else set()
+        self.refused |= set(map(place_in_stream, events)) if sound < ALIKE else set()
         return dict.fromkeys(range(len(events)), "no such column")
 
-    def store(self, events: Sequence[ExecutorEvent]) -> dict[int, str]:
-        """Store what can be, and return the reasons for what cannot."""
-        reasons = {}
+    def store(self, events: Sequence[ExecutorEvent]) -> tuple[dict[int, str], list[int]]:
+        """Store what can be, and return the reasons for what cannot, and which of these are conflicts."""
+        reasons, conflicts = {}, []
         for place, event in enumerate(events):
-            assert event.event_id is not None
+            number = place_in_stream(event)
             if event.event_type == REJECTED:
-                reasons[place] = f"reason {event.event_id}"
+                reasons[place] = f"reason {number}"
+            elif self._owners.setdefault(event.event_id, number) != number:
+                reasons[place] = "another event has this key"
+                conflicts.append(place)
             else:
-                self.stored.setdefault(event.event_id, event)
-        return reasons
+                self.stored.setdefault(number, event)
+        return reasons, conflicts
+
+
+def place_in_stream(event: ExecutorEvent) -> int:
+    """Return the place of *event* in its stream, whatever id it has."""
+    return int(event.step)
 
 
 class TableSink:
@@ -103,8 +111,9 @@ class TableSink:
         if table.is_flaky and draw.random() < 0.3:
             table.store(events[: draw.randrange(len(events) + 1)])
             raise SinkUnavailable("the answer was lost")
-        if reasons := table.refuse(events) if table.is_broken else table.store(events):
-            raise EventsRejected(reasons)
+        reasons, conflicts = (table.refuse(events), []) if table.is_broken else table.store(events)
+        if reasons:
+            raise EventsRejected(reasons, conflicts=conflicts)
 
     async def _travel(self, events: Sequence[ExecutorEvent]) -> None:
         table, draw = self._table, self._table.draw

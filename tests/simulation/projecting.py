@@ -18,12 +18,11 @@ from typing import Any, Final
 from consumers import projector, suspects
 from consumers.dead_letters import burial
 from noetl_events import encode
-from noetl_events.ids import derived_id
 from noetl_events.jetstream import consumer_position, consumer_view, origin, puller
 from noetl_events.jetstream.declarations import ConsumerDeclaration
 from noetl_events.jetstream.instants import unix_nanoseconds
 from noetl_events.testing import make_event
-from tests.simulation.consumer import Consumer, place_of, stored_ns
+from tests.simulation.consumer import Consumer, place_of
 from tests.simulation.consumer_api import ConsumerApi
 from tests.simulation.destination import ALIKE, FATAL, REJECTED, Keeping, Table
 from tests.simulation.network import Server
@@ -43,10 +42,11 @@ class ProjectorRun:
     Args:
         seed: every chance in it.
         faults_at_once: how many may overlap.
+        ids_collide: whether some events have the id of the one before them.
 
     """
 
-    def __init__(self, seed: int, *, faults_at_once: int) -> None:
+    def __init__(self, seed: int, *, faults_at_once: int, ids_collide: bool = False) -> None:
         self.draw = draw = Random(seed)
         self.faults_at_once = faults_at_once
         self.timeline = Timeline()
@@ -57,6 +57,7 @@ class ProjectorRun:
         self.mode = draw.choice(["single", "dying", "shared", "standby", "standby"])
         self.timeline.append(self.mode)
         self.kinds = self._draw_kinds()
+        self.colliding = self._draw_colliding() if ids_collide else set()
         bodies = [self._body(place) for place in range(1, len(self.kinds) + 1)]
         declared = ConsumerDeclaration(
             name="p",
@@ -83,14 +84,20 @@ class ProjectorRun:
         most = 60 if self.faults_at_once == 1 else 200
         return draw.choices([GOOD, MALFORMED, REJECTED, FATAL], weights, k=draw.randint(1, most))
 
-    def id_at(self, place: int) -> int:
-        """Return the id of the event at this *place*: every fifth has none of its own."""
-        derived = derived_id(stored_ns(place) // 1_000_000, self.consumer.sequence_of(place))
-        return place if place % 5 else derived
+    def _draw_colliding(self) -> set[int]:
+        """Return places of sound events that have the id of the sound event before them."""
+        places = [
+            place
+            for place in range(2, len(self.kinds) + 1)
+            if place % 5 > 1 and self.kinds[place - 2] == self.kinds[place - 1] == GOOD
+        ]
+        return {place for place in places if self.draw.random() < 0.3}
 
     def _body(self, place: int) -> bytes:
+        """Return the event at this *place*: every fifth has no id of its own."""
         kind = self.kinds[place - 1]
-        return b"{" if kind == MALFORMED else encode(make_event(place if place % 5 else None, event_type=kind))
+        event_id = place - (place in self.colliding) if place % 5 else None
+        return b"{" if kind == MALFORMED else encode(make_event(event_id, event_type=kind, step=str(place)))
 
     async def run(self) -> None:
         """Run to the end, and look at what is there then."""
@@ -167,7 +174,7 @@ class ProjectorRun:
                 self.blamed[place] = self.blamed.get(place, 0) + 1
 
     def _on_ack(self, place: int) -> None:
-        is_stored = all(self.id_at(place) in table.stored for table in self.tables)
+        is_stored = all(place in table.stored for table in self.tables)
         if not (is_stored or place in self.buried()):
             raise Violation(f"acknowledged, neither stored nor buried: {place} ({self.kinds[place - 1]})")
 
@@ -191,21 +198,22 @@ class ProjectorRun:
 
     def _is_due(self, place: int, kind: str) -> bool:
         is_blamed = kind == "fatal" and self.blamed.get(place, 0) > 1
-        is_refused = kind == "rejected" and any(self.id_at(place) in table.refused for table in self.tables)
-        return kind == self.kinds[place - 1] or is_blamed or is_refused
+        is_refused = kind == "rejected" and any(place in table.refused for table in self.tables)
+        is_conflict = kind == "conflict" and bool({place, place + 1} & self.colliding)
+        return kind == self.kinds[place - 1] or is_blamed or is_refused or is_conflict
 
     def _require_rows(self, table: Table, buried: dict[int, str]) -> None:
-        ids = [self.id_at(place) for place in range(1, len(self.kinds) + 1)]
+        places = range(1, len(self.kinds) + 1)
         excused = buried.keys() | self.consumer.gone
-        wanted = {ids[index] for index, kind in enumerate(self.kinds) if kind == GOOD and index + 1 not in excused}
+        wanted = {place for place in places if self.kinds[place - 1] == GOOD and place not in excused}
         if lost := wanted - table.stored.keys():
             raise Violation(f"lost: {sorted(lost)}")
-        if invented := table.stored.keys() - set(ids):
+        if invented := table.stored.keys() - set(places):
             raise Violation(f"invented: {sorted(invented)}")
         is_ordered = self.mode == "standby" or (self.mode == "single" and not self.is_cut)
         # What was refused, and buried for it, may be delivered once more and taken then.
-        rows = [event_id for event_id in table.stored if event_id not in table.refused]
-        if is_ordered and rows != [event_id for event_id in ids if event_id in set(rows)]:
+        rows = [place for place in table.stored if place not in table.refused]
+        if is_ordered and rows != sorted(rows):
             raise Violation(f"out of order: {rows}")
 
     def _require_one_delivery(self) -> None:
@@ -213,15 +221,15 @@ class ProjectorRun:
             raise Violation(f"delivered again without need: {again}")
 
 
-def simulate_projector(seed: int, *, faults_at_once: int = 1) -> list[str]:
+def simulate_projector(seed: int, *, faults_at_once: int = 1, ids_collide: bool = False) -> list[str]:
     """
-    Run *seed*, so many *faults_at_once*, and return its timeline.
+    Run *seed*, so many *faults_at_once*, and return its timeline; if *ids_collide*, some events share an id.
 
     Raises:
         Violation: with the timeline as a note.
 
     """
-    run = replay(seed, partial(ProjectorRun, faults_at_once=faults_at_once), _replaced)
+    run = replay(seed, partial(ProjectorRun, faults_at_once=faults_at_once, ids_collide=ids_collide), _replaced)
     return [*run.timeline, *(f"stored {list(table.stored)}" for table in run.tables), f"buried {run.buried()}"]
 
 

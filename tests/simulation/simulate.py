@@ -3,9 +3,10 @@ Simulate many seeds, and print those that break a promise.
 
     python -m tests.simulation.simulate [SEEDS] [FIRST] [ENOUGH]
 
-Each seed is seven interleavings: one each of the publisher, of projectors and of a spool, where one thing goes wrong at
-a time; likewise in a storm, where three do; and one of a record.  A seed that fails prints the end of its timeline; add
-it to `regressions.py` once the bug is mended.  ENOUGH failures, ten by default, end it.  Exit code 1 if one failed.
+Each seed is eight interleavings: one each of the publisher, of projectors and of a spool, where one thing goes wrong at
+a time; likewise in a storm, where three do; one of projectors that meet events with one id; and one of a record.  A
+seed that fails prints the end of its timeline; add it to `regressions.py` once the bug is mended.  ENOUGH failures, ten
+by default, end it.  Exit code 1 if one failed.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ SIMULATIONS: Final[dict[str, Callable[[int], list[str]]]] = {
     "publisher": simulate_publisher,
     "publisher in a storm": partial(simulate_publisher, faults_at_once=_STORM),
     "projector": simulate_projector,
+    "projector of colliding ids": partial(simulate_projector, ids_collide=True),
     "projector in a storm": partial(simulate_projector, faults_at_once=_STORM),
     "spool": simulate_spool,
     "spool in a storm": partial(simulate_spool, faults_at_once=_STORM),

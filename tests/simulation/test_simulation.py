@@ -1,4 +1,4 @@
-"""Publisher, projector, spool and record in some interleavings; `make simulate SEEDS=15000` runs 105,000."""
+"""Publisher, projector, spool and record in some interleavings; `make simulate SEEDS=15000` runs 120,000."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ SEEDS = {
     "publisher": 40,
     "publisher in a storm": 40,
     "projector": 20,
+    "projector of colliding ids": 20,
     "projector in a storm": 20,
     "spool": 30,
     "spool in a storm": 20,
