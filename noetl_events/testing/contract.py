@@ -164,8 +164,7 @@ class SinkContract:
         )
         kept += await self._emit_conflict(sink, [make_another(4), make_event(4), make_event(3)], conflict=1)
 
-        stored = [make_event(9), make_event(2), make_event(1), make_another(4), make_event(3)]
-        await self.assert_stored([*stored, *kept])
+        await self.assert_stored([*make_events(3), make_event(9), make_another(4), *kept])
         await sink.aclose()
 
     async def test_conflict_after_reopening(self) -> None:
