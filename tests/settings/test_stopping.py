@@ -1,0 +1,162 @@
+"""How a daemon ends: at once and with 0 when nothing is in hand, and what a second signal does."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+import structlog
+
+from consumers.daemon import SETTLED, UNSETTLED, run_until_signal, run_until_told
+from noetl_events.jetstream.connection import Connection
+from noetl_events.jetstream.options import ConnectOptions
+from noetl_events.jetstream.topology import StreamDeclaration, ensure_stream
+from noetl_events.testing import eventually
+from noetl_events.testing.server_process import free_port
+from tests.cli.command import start
+from tests.jetstream.listeners import listening
+
+if TYPE_CHECKING:
+    from multiprocessing.context import ForkServerProcess
+    from pathlib import Path
+
+    from noetl_events.testing.nats_server import NatsServer
+
+
+class Busy:
+    """A worker that never finishes."""
+
+    def __init__(self, in_hand: int) -> None:
+        self.in_hand = in_hand
+        self.is_told = asyncio.Event()
+
+    async def run(self) -> None:
+        """Work."""
+        await asyncio.Event().wait()
+
+    async def stop(self) -> None:
+        """Note it."""
+        self.is_told.set()
+
+
+@pytest.mark.parametrize(("in_hand", "code"), [(0, SETTLED), (3, UNSETTLED)])
+async def test_second_signal_ends_at_once(in_hand: int, code: int) -> None:
+    """A second signal ends the worker at once: with 1 and the count of what is in hand, with 0 if that is nothing."""
+    worker = Busy(in_hand)
+    with structlog.testing.capture_logs() as logged:
+        running = asyncio.create_task(run_until_signal(worker, deadline=lambda: 60.0))
+        await asyncio.sleep(0)
+        os.kill(os.getpid(), signal.SIGTERM)
+        await asyncio.wait_for(worker.is_told.wait(), 10)
+        began = time.monotonic()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+        assert await asyncio.wait_for(running, 20) == code
+    assert time.monotonic() - began < 10
+    assert logged[-1]["reason"] == "a second signal"
+    assert logged[-1].get("messages", 0) == in_hand
+
+
+async def test_deadline_ends_it() -> None:
+    """What is in hand after the deadline is counted, with its reason."""
+    with structlog.testing.capture_logs() as logged:
+        running = asyncio.create_task(run_until_signal(Busy(2), deadline=lambda: 0.1))
+        await asyncio.sleep(0)
+        os.kill(os.getpid(), signal.SIGINT)
+
+        assert await asyncio.wait_for(running, 20) == UNSETTLED
+    assert (logged[-1]["messages"], logged[-1]["reason"]) == (2, "the deadline")
+
+
+async def test_work_is_cancelled_when_told() -> None:
+    """Work without a hand is cancelled at the first signal, and what it raises by itself is raised."""
+    ended = asyncio.Event()
+
+    async def work() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    running = asyncio.create_task(run_until_told(work()))
+    await asyncio.sleep(0.05)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+    assert await asyncio.wait_for(running, 20) is False
+    assert ended.is_set()
+    assert await run_until_told(asyncio.sleep(0)) is True
+
+
+def daemon(folder: Path, url: str, *arguments: str) -> ForkServerProcess:
+    """Start a daemon, with its log in *folder*."""
+    (folder / "stdin").touch()
+    (folder / "log").touch()
+    more = {"NOETL_LOG_FORMAT": "json"}
+    return start(arguments, url, [folder / "stdin", folder / "out", folder / "log"], more)
+
+
+def arguments_of(name: str, folder: Path) -> tuple[str, ...]:
+    """Return how the daemon *name* is started."""
+    match name:
+        case "serve":
+            return "serve", "--listen", f"127.0.0.1:{free_port()}"
+        case "standby":
+            return "project", "--standby", "--to", f"sqlite:///{folder}/e.db", "--listen", "off"
+        case "partitions":
+            return "project", "--partitions", "2", "--to", f"sqlite:///{folder}/e.db", "--listen", "off"
+    return "project", "--to", f"sqlite:///{folder}/e.db", "--listen", "off"
+
+
+async def leaves(process: ForkServerProcess) -> float:
+    """Tell *process* to stop, and return after how many seconds it has ended, with 0."""
+    assert process.pid is not None
+    began = time.monotonic()
+    os.kill(process.pid, signal.SIGTERM)
+    await asyncio.to_thread(process.join, 60)
+    assert process.exitcode == 0
+    return time.monotonic() - began
+
+
+@pytest.mark.parametrize("name", ["project", "standby", "partitions", "serve"])
+@pytest.mark.parametrize("peer", ["refused", "silent"])
+async def test_stop_before_nats_was_reached(name: str, peer: str, tmp_path: Path) -> None:
+    """A daemon that never reached NATS, which refuses it or is silent, ends at once with 0, and never says resumed."""
+    async with listening() as silent:
+        url = "nats://127.0.0.1:1" if peer == "refused" else f"nats://{silent.host}"
+        process = daemon(tmp_path, url, *arguments_of(name, tmp_path))
+        log = tmp_path / "log"
+        try:
+            started = "listening" if name == "serve" else "started"
+            await eventually(lambda: started in log.read_text(), timeout=40.0)
+            if peer == "silent":
+                await eventually(lambda: silent.connections)
+            else:
+                await eventually(lambda: "refuses the connection" in log.read_text(), timeout=20.0)
+
+            assert await leaves(process) < 8
+            assert "resumed" not in log.read_text()
+            assert "Traceback" not in log.read_text()
+        finally:
+            process.kill()
+
+
+async def test_stop_while_nats_is_away(tmp_path: Path, own_server: NatsServer) -> None:
+    """A projector that was idle when NATS went away ends at once with 0."""
+    async with Connection(ConnectOptions(servers=own_server.url)) as connection:
+        await ensure_stream(connection, StreamDeclaration())
+    process = daemon(tmp_path, own_server.url, *arguments_of("project", tmp_path))
+    log = tmp_path / "log"
+    try:
+        async with Connection(ConnectOptions(servers=own_server.url)) as connection:
+            js = await connection.jetstream()
+            await eventually(lambda: js.consumers_info(StreamDeclaration().name), timeout=40.0)
+        await asyncio.to_thread(own_server.kill)
+        await eventually(lambda: "connection.lost" in log.read_text(), timeout=20.0)
+
+        assert await leaves(process) < 8
+    finally:
+        process.kill()
