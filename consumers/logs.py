@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import sys
+import traceback
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import structlog
@@ -24,7 +26,7 @@ def configure(level: str = "info", form: str = "auto") -> None:
     """
     Log from *level* up: as JSON, for people, or, with "auto", for people on a terminal and as JSON elsewhere.
 
-    What libraries log, from warnings up, comes out the same way.
+    What libraries log, from warnings up, comes out the same way, and without tracebacks but for the level debug.
 
     Raises:
         ValueError: there is no such level, or no such form.
@@ -43,7 +45,7 @@ def configure(level: str = "info", form: str = "auto") -> None:
         wrapper_class=structlog.make_filtering_bound_logger(levels[level.upper()]),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
-    _take_over_libraries(shared, ending)
+    _take_over_libraries(shared, ending, verbose=level.lower() == "debug")
 
 
 def add_trace(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
@@ -52,6 +54,17 @@ def add_trace(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
     if trace is not None and (context := trace.get_current_span().get_span_context()).is_valid:
         event["trace_id"] = f"{context.trace_id:032x}"
         event["span_id"] = f"{context.span_id:016x}"
+    return event
+
+
+def shorten(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    """Replace the traceback that a library logs by what was raised and where; from the level debug on it is shown."""
+    raised = event.pop("exc_info", None)
+    exc = raised[1] if isinstance(raised, tuple) else raised
+    if isinstance(exc, BaseException):
+        frames = traceback.extract_tb(exc.__traceback__)
+        where = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
+        event["error"] = f"{type(exc).__name__}: {exc}{where}"
     return event
 
 
@@ -77,13 +90,13 @@ def _for_machines() -> list[Processor]:
     return [ExceptionRenderer(ExceptionDictTransformer(show_locals=False, max_frames=20)), JSONRenderer()]
 
 
-def _take_over_libraries(shared: list[Processor], ending: list[Processor]) -> None:
+def _take_over_libraries(shared: list[Processor], ending: list[Processor], *, verbose: bool) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.set_name(__name__)
     handler.setLevel(logging.WARNING)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[structlog.stdlib.add_logger_name, *shared],
+            foreign_pre_chain=[structlog.stdlib.add_logger_name, *shared, *([] if verbose else [shorten])],
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *ending],
         )
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -83,6 +84,8 @@ def main() -> None:
     code: int | None = None
     try:
         logs.configure(os.environ.get("NOETL_LOG_LEVEL") or "info", os.environ.get("NOETL_LOG_FORMAT") or "auto")
+        # A command is interrupted by SIGTERM as by Ctrl-C: what is open is closed.  Daemons handle both on their own.
+        signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
         code = app.meta(sys.argv[1:], result_action="return_value")
     except (KeyboardInterrupt, *_TRY_AGAIN, *_CORRECT_FIRST) as exc:
         code = exit_code_of(type(exc))

@@ -5,25 +5,30 @@ from __future__ import annotations
 import sys
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final, cast
 
 import structlog
 from cyclopts import Parameter
 from msgspec import structs
 
-from consumers.carry import carry
+from consumers.carry import emit_patiently
 from consumers.cli.options import AsJson, Nats, Partitions, read_settings
 from consumers.cli.output import print_result, progress
+from consumers.daemon import run_until_told
+from consumers.lines import lines_of
 from noetl_events.envelope import MalformedEvent, decode
 from noetl_events.ids import process_ids
 from noetl_events.jetstream.connection import Connection
+from noetl_events.sink import SinkUnavailable
 from noetl_events.sinks.nats import NatsSink
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from typing import BinaryIO
+    from collections.abc import Callable, Iterator
+    from io import BufferedReader
 
     from noetl_events.envelope import ExecutorEvent
+
+_BATCH: Final = 500
 
 log = structlog.get_logger()
 
@@ -39,15 +44,17 @@ async def emit(
     json: AsJson = False,
 ) -> int:
     """
-    Publish events from a file or a pipe; done when the stream has stored them.
+    Publish events from a file or a pipe as they come; done when the stream has stored them.
 
     Emitting the same file again within the stream's duplicate window stores nothing twice, if its events carry ids.
     A line that is no event is named and left out, and the exit code is 1.
 
+    SIGTERM and SIGINT end it at once: with 0 if everything that was read is stored, else with 1 and the count of the
+    events in hand; emit them again.
+
     Example: `noetl-events emit run.ndjson` or `tail -f run.ndjson | noetl-events emit`
     """
     settings = read_settings(nats, partitions=partitions)
-    malformed: list[str] = []
     async with Connection(settings.connect) as connection:
         sink = NatsSink(
             connection,
@@ -57,30 +64,67 @@ async def emit(
             message_id=settings.publish.message_id,
         )
         with _opened(file) as lines, progress("emitting") as advance:
-            events = _readable(lines, file, malformed)
-            carried = await carry(events, sink, patience=wait, on_batch=advance)
+            work = _Emitting(sink, file, patience=wait, on_batch=advance)
+            await run_until_told(work.run(lines))
         await sink.aclose()
-    print_result(structs.asdict(carried) | {"malformed": len(malformed)}, as_json=json)
-    return 1 if malformed or carried.rejected else 0
+    print_result({"stored": work.stored, "rejected": work.rejected, "malformed": work.malformed}, as_json=json)
+    if work.in_hand:
+        raise SinkUnavailable(f"stopped with {work.in_hand} events in hand; emit the input again from line {work.line}")
+    return 1 if work.malformed or work.rejected else 0
 
 
-def _readable(lines: BinaryIO, source: str, malformed: list[str]) -> Iterator[ExecutorEvent]:
-    """Yield the event of each line; one that is emitted again after an answer was lost must have its id before."""
-    new_id = process_ids()
-    for number, line in enumerate(lines, start=1):
+class _Emitting:
+    """The lines of *source* on their way into *sink*, and what became of them."""
+
+    def __init__(self, sink: NatsSink, source: str, *, patience: float, on_batch: Callable[[int], None]) -> None:
+        self.stored = self.rejected = self.malformed = 0
+        self.in_hand = 0
+        """Events that were read, and are not known to be stored."""
+        self.line = 1
+        """Of the first of them."""
+
+        self._sink = sink
+        self._source = source
+        self._patience = patience
+        self._on_batch = on_batch
+        self._new_id = process_ids()
+        self._read = 0
+
+    async def run(self, file: BufferedReader) -> None:
+        async for lines in lines_of(file):
+            for start in range(0, len(lines), _BATCH):
+                self.line = self._read + 1
+                if batch := [event for line in lines[start : start + _BATCH] if (event := self._event(line))]:
+                    await self._emit(batch)
+
+    async def _emit(self, batch: list[ExecutorEvent]) -> None:
+        self.in_hand = len(batch)
+        reasons = await emit_patiently(batch, self._sink, patience=self._patience)
+        for place, reason in sorted(reasons.items()):
+            log.error("event.rejected", event_id=batch[place].event_id, reason=reason)
+        self.rejected += len(reasons)
+        self.stored += len(batch) - len(reasons)
+        self.in_hand = 0
+        self._on_batch(len(batch))
+
+    def _event(self, line: bytes) -> ExecutorEvent | None:
+        """Return the event of *line*; one that is emitted again after an answer was lost must have its id before."""
+        self._read += 1
+        if not line.strip():
+            return None
         try:
-            if line.strip():
-                event = decode(line)
-                yield event if event.event_id is not None else structs.replace(event, event_id=new_id())
+            event = decode(line)
         except MalformedEvent as exc:
-            malformed.append(f"{source}:{number}: {exc}")
-            log.error("event.malformed", reason=malformed[-1])
+            self.malformed += 1
+            log.error("event.malformed", reason=f"{self._source}:{self._read}: {exc}")
+            return None
+        return event if event.event_id is not None else structs.replace(event, event_id=self._new_id())
 
 
 @contextmanager
-def _opened(file: str) -> Iterator[BinaryIO]:
+def _opened(file: str) -> Iterator[BufferedReader]:
     if file == "-":
-        yield sys.stdin.buffer
+        yield cast("BufferedReader", sys.stdin.buffer)
         return
     if file.startswith("-"):
         # So that `-` can be said, everything with a hyphen in front comes here.

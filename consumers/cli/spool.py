@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,6 +11,7 @@ from cyclopts import App, Parameter
 
 from consumers.cli.options import AsJson
 from consumers.cli.output import print_result
+from consumers.daemon import run_until_told
 from noetl_events.sink import SinkUnavailable, open_sink
 from noetl_events.sinks.spool import SpoolSink
 from noetl_events.spool.journal import Position, bodies, segments
@@ -44,7 +46,8 @@ async def drain(
     """
     Hand over what a worker that is gone left in its spool; exit code 1 if events remain.
 
-    A worker that runs drains its own spool, and this refuses to: two would disturb each other.
+    A worker that runs drains its own spool, and this refuses to: two would disturb each other.  SIGTERM and SIGINT end
+    it at once, and it says what remains.
 
     Example: `noetl-events spool drain /var/spool/noetl --to nats://127.0.0.1:4222`
     """
@@ -52,18 +55,22 @@ async def drain(
     before = await asyncio.to_thread(_summary, path)
     sink = SpoolSink(open_sink(to), path, owns_inner=True, patience=0.0)
     try:
-        async with asyncio.timeout(wait):
-            await sink.drained()
-    except TimeoutError:
-        pass
+        is_over = await run_until_told(_drain(sink, wait))
     finally:
         await sink.aclose()
     after = await asyncio.to_thread(_summary, path)
     result = {"drained": before["waiting"] - after["waiting"], "waiting": after["waiting"]}
     print_result(result, as_json=json, title=str(path))
     if after["waiting"]:
-        raise SinkUnavailable(f"spool: {path}: {after['waiting']} events remain after {wait:g} s")
+        when = f"after {wait:g} s" if is_over else "at the signal to stop"
+        raise SinkUnavailable(f"spool: {path}: {after['waiting']} events remain {when}")
     return 0
+
+
+async def _drain(sink: SpoolSink, wait: float) -> None:
+    with suppress(TimeoutError):
+        async with asyncio.timeout(wait):
+            await sink.drained()
 
 
 def _summary(path: Path) -> dict[str, Any]:

@@ -108,6 +108,8 @@ def arguments_of(name: str, folder: Path) -> tuple[str, ...]:
             return "project", "--standby", "--to", f"sqlite:///{folder}/e.db", "--listen", "off"
         case "partitions":
             return "project", "--partitions", "2", "--to", f"sqlite:///{folder}/e.db", "--listen", "off"
+        case _:
+            pass
     return "project", "--to", f"sqlite:///{folder}/e.db", "--listen", "off"
 
 
