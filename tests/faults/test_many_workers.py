@@ -1,8 +1,8 @@
 """
 Fifty processes of one worker id, through a stream and a projector into Postgres.
 
-Short by default: 2,000 events.  `make faults-tests` sets `NOETL_FAULTS=long`: 200,000 events with ids of their own, five
-times, and 20,000 with ids that collide, of which nearly all are dead letters.
+Short by default: 2,000 events.  `make faults-tests` sets `NOETL_FAULTS=long`: 200,000 events with ids of their own,
+five times, and 20,000 with ids that collide, of which nearly all are dead letters.
 """
 
 from __future__ import annotations
@@ -62,9 +62,7 @@ async def test_own_ids_of_fifty_processes_do_not_collide(
     sink = PostgresSink(database_url)
     async with bench.projecting(sink) as projector:
         await emit_from_all(nats_url, bench, "forked", OWN)
-        await eventually(
-            lambda: projector.in_hand == 0 and projector.progress.received >= PROCESSES * EACH, timeout=300
-        )
+        await eventually(lambda: is_done(projector, OWN), timeout=300)
     await sink.aclose()
     [[rows]] = await fetch(database_url, "SELECT count(*) FROM noetl.event")
 
