@@ -118,7 +118,7 @@ async def test_silent_server_does_not_look_well_at_each_attempt(tmp_path: Path) 
             running = asyncio.create_task(hub.run())
             await eventually(lambda: hub.failures == 1)
             while hub.failures < 4:
-                assert hub.reason == "no heartbeat for 0.4 s"
+                assert "no heartbeat for 0.4 s" in hub.reason
                 await asyncio.sleep(0)
             server.reload(mapping % "")
             await eventually(lambda: not hub.reason)
