@@ -34,9 +34,10 @@ class Condition:
 
     def report(self) -> Report:
         """Return it in the form of a projector, for `noetl-events health`."""
-        connected, reason = self._connection.is_connected, self._gateway.hub.reason
-        part = "" if connected and not reason else "stream" if connected else "nats"
-        health = Health(ready=not part, part=part, reason=reason or ("" if connected else "not connected"))
+        connected, trouble = self._connection.is_connected, self._connection.trouble
+        reason = trouble or self._gateway.hub.reason
+        part = "nats" if trouble else "stream" if reason else ""
+        health = Health(ready=not part, part=part, reason=reason)
         return Report(alive=True, ready=health.ready, connected=connected, projectors={"gateway": health})
 
     async def healthz(self, _: Request) -> Response:

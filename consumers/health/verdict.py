@@ -145,6 +145,12 @@ def report(
         )
         for projector in projectors
     }
+    if words := connection.trouble:
+        # What the server said when it closed the last connection may be said of this one in a moment.
+        cut_off = Health(ready=False, part="nats", reason=words[:_LONGEST_REASON])
+        healths = {
+            name: cut_off if health.ready or health.part == "nats" else health for name, health in healths.items()
+        }
     if fault:
         faulty = Health(ready=False, part="stream", reason=fault[:_LONGEST_REASON])
         healths = {name: faulty if health.ready else health for name, health in healths.items()}

@@ -89,8 +89,17 @@ def unavailable(connection: Connection, subject: str, exc: Exception) -> NatsUna
         return PermissionDenied(denial)
     # A 503 without a code is what nats-py makes of a request that nobody listens to.
     if isinstance(exc, NoRespondersError) or (isinstance(exc, ServiceUnavailableError) and exc.code is None):
-        return NatsUnavailable(_NO_ANSWER)
+        return NatsUnavailable(no_jetstream(connection))
     return NatsUnavailable(f"{subject}: {str(exc) or type(exc).__name__}")
+
+
+def no_jetstream(connection: Connection) -> str:
+    """Return what it means that nothing answers on the subjects of JetStream."""
+    info = connection.info
+    who = f"server {info.get('server_name', '')} ({info.get('version', '')})".replace(" ()", "")
+    if info and not info.get("jetstream"):
+        return f"{_NO_ANSWER}; the {who} has none itself: start it with `jetstream {{}}`, or connect to one that has"
+    return _NO_ANSWER
 
 
 def switched_off(error: ReplyError) -> str:

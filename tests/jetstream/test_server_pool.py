@@ -1,0 +1,116 @@
+"""Which server is tried next, and after how long: decided without a connection."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from urllib.parse import urlparse
+
+import pytest
+from nats.aio.client import Server
+
+from noetl_events.jetstream import server_pool
+from noetl_events.jetstream.server_pool import ServerPool
+from noetl_events.jetstream.server_urls import read_servers
+
+
+class Clock:
+    """A clock that goes on when told to."""
+
+    def __init__(self) -> None:
+        self.now = 1_000.0
+
+    def __call__(self) -> float:
+        """Return its time."""
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """Have the pool go by a clock of the test."""
+    clock = Clock()
+    monkeypatch.setattr(time, "monotonic", clock)
+    return clock
+
+
+def known(*addresses: str) -> list[Server]:
+    """Return servers as nats-py knows them."""
+    return [Server(uri=urlparse(f"nats://{address}")) for address in addresses]
+
+
+def pool_of(*addresses: str) -> ServerPool:
+    """Return a pool with these configured, once connected and lost."""
+    return ServerPool(read_servers(",".join(f"nats://{address}" for address in addresses)))
+
+
+def test_configured_server_is_tried_as_often_as_all_that_were_discovered(clock: Clock) -> None:
+    """Between two tries of discovered servers comes one of a configured one, the first try of all included."""
+    pool = pool_of("own:4222")
+    servers = known("a:4222", "b:4222", "own:4222", "c:4222")
+    tried = []
+    for _ in range(40):
+        server, wait = pool.choose(servers)
+        clock.now += wait + 5.0
+        tried.append(server.uri.netloc)
+
+    assert tried[0] == "own:4222"
+    assert Counter(tried)["own:4222"] == 20
+    assert all(count >= 6 for count in Counter(tried).values())
+
+
+def test_dead_servers_add_no_wait(clock: Clock) -> None:
+    """While dead addresses take their timeouts, a server is tried again as soon as its own wait is over."""
+    pool = pool_of("own:4222")
+    for _ in range(20):
+        server, wait = pool.choose(known("own:4222", "dead:4222"))
+        if server.uri.netloc == "own:4222":
+            assert wait <= 5.0
+        else:
+            assert wait == 0.0 or clock.now < 1_100
+            clock.now += 5.0
+        clock.now += wait
+
+
+def test_waits_grow_and_end_with_a_good_connection(clock: Clock) -> None:
+    """Each failure doubles the wait up to five seconds; a connection that has lasted starts again with none."""
+    pool = pool_of("own:4222")
+    waits = []
+    for _ in range(12):
+        _, wait = pool.choose(known("own:4222"))
+        clock.now += wait
+        waits.append(wait)
+    assert waits[0] <= 0.1
+    assert 2.5 <= waits[-1] <= 5.0
+    pool.connected()
+    clock.now += server_pool.LASTING
+    pool.lost(is_refused=False)
+
+    assert pool.choose(known("own:4222"))[1] <= 0.1
+
+
+def test_connection_that_ends_at_once_is_a_failure(clock: Clock) -> None:
+    """A connection that ends within ten seconds, time after time, is made less and less often, up to 15 seconds."""
+    pool = pool_of("own:4222")
+    rests = []
+    for _ in range(12):
+        pool.connected()
+        clock.now += 0.01
+        pool.lost(is_refused=True)
+        rests.append(pool.rest)
+        clock.now += pool.rest
+
+    assert rests[0] == 0.0
+    assert 7.5 <= rests[-1] <= 15.0
+
+
+def test_servers_of_a_list_are_tried_in_turn(clock: Clock) -> None:
+    """Of several servers the one that was tried longest ago is next."""
+    pool = pool_of("one:1", "two:2", "three:3")
+    tried = []
+    for _ in range(30):
+        server, wait = pool.choose(known("one:1", "two:2", "three:3"))
+        clock.now += wait
+        tried.append(server.uri.netloc)
+
+    assert set(Counter(tried).values()) == {10}
+    assert sorted(str(server) for server in pool.round()) == ["nats://one:1", "nats://three:3", "nats://two:2"]
