@@ -79,10 +79,6 @@ def test_every_metric_of_ours_is_looked_at_or_left_out_by_name(families: list[Me
         "noetl_gateway_sent_again",
         "noetl_projector_batches",
         "noetl_projector_markers",
-        "noetl_projector_passed_over",
-        "noetl_projector_paused",
-        "noetl_projector_refused",
-        "noetl_projector_skipped",
     }
 
 
