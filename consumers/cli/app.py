@@ -104,6 +104,6 @@ def exit_code_of(kind: type[BaseException]) -> int | None:
 
 
 def _in_words(exc: BaseException) -> str:
-    if isinstance(exc, ModuleNotFoundError):
+    if isinstance(exc, ModuleNotFoundError) and "pip install" not in str(exc):
         return f"this needs the module {exc.name}; pip install 'noetl-events[all]'"
     return str(exc)

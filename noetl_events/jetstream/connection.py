@@ -104,7 +104,9 @@ class Connection:
         """
         if self.is_connected and (not self._refusal or self._pool.is_lasting):
             return ""
-        return self._refusal or (self._last_error if self._client is not None else "") or "not connected"
+        if self._refusal:
+            return self._refusal
+        return f"not connected: {self._last_error}" if self._last_error and self._client else "not connected"
 
     @property
     def info(self) -> dict[str, Any]:
@@ -184,7 +186,13 @@ class Connection:
 
     async def _connect(self) -> DirectClient:
         is_rebuilt = self._client is not None
-        arguments = self._arguments()
+        try:
+            arguments = self._arguments()
+        except (OSError, ValueError) as exc:
+            if not is_rebuilt:
+                raise
+            # It was good before: it is being replaced.
+            raise NatsUnavailable(f"cannot connect again: {exc}") from exc
         self._transport = transport_for(self.options, arguments.get("tls"))
         self._client = await self._first_connected(self._transport, arguments)
         self._pool.connected()

@@ -102,7 +102,8 @@ class ServerTransport(Transport, ABC):
         try:
             async with asyncio.timeout_at(self._deadline):
                 self._wire = await self._connect(uri)
-        except (OSError, TimeoutError) as exc:
+        except Exception as exc:
+            # Whatever it is: nats-py's reconnection would end on an exception that it does not expect.
             raise ConnectFailed(self._reason_of(exc)) from exc
         try:
             self._greeting = b"INFO " + json.dumps(self._checked(self._wire)).encode() + b"\r\n"

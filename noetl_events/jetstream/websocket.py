@@ -50,21 +50,29 @@ class WebSocketTransport(ServerTransport):
             )
             wire = _WebSocketWire(session, socket, is_encrypted=self._context is not None)
             wire.info = await read_info(wire.reader)
-        except aiohttp.WSServerHandshakeError as exc:
+        except aiohttp.ClientError as exc:
             await session.close()
-            raise ConnectFailed(f"answers a websocket's request with {exc.status} {exc.message}") from exc
-        except (aiohttp.ClientConnectorCertificateError, aiohttp.ClientConnectorSSLError) as exc:
-            await session.close()
-            raise exc.certificate_error if isinstance(exc, aiohttp.ClientConnectorCertificateError) else exc from exc
-        except aiohttp.ClientResponseError as exc:
-            await session.close()
-            if "INFO" in exc.message:
-                raise ConnectFailed("is a NATS server's port for TCP; write nats:// or tls://") from exc
-            raise ConnectFailed(f"answers what is not HTTP: {exc.message}") from exc
+            raise _cause_of(exc) from exc
         except BaseException:
             await session.close()
             raise
         return wire
+
+
+def _cause_of(exc: aiohttp.ClientError) -> Exception:
+    match exc:
+        case aiohttp.ClientConnectorCertificateError():
+            return exc.certificate_error
+        case aiohttp.ClientConnectorError():
+            return exc.os_error
+        case aiohttp.WSServerHandshakeError():
+            return ConnectFailed(f"answers a websocket's request with {exc.status} {exc.message}")
+        case aiohttp.ClientResponseError() if "INFO" in exc.message:
+            return ConnectFailed("is a NATS server's port for TCP; write nats:// or tls://")
+        case aiohttp.ClientResponseError():
+            return ConnectFailed(f"answers what is not HTTP: {exc.message}")
+        case _:
+            return exc
 
 
 class _WebSocketWire:

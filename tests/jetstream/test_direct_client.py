@@ -176,6 +176,14 @@ async def test_other_private_names_are_done_without(nats_url: str) -> None:
     assert warning["missing"] == sorted(direct_client._METHODS)
 
 
+@pytest.mark.usefixtures("other_nats_py")
+async def test_tls_is_not_entrusted_to_another_nats_py(nats_url: str) -> None:
+    """Where the transport cannot be ours nothing is connected to if TLS is wanted, and the remedy is said."""
+    async with Connection(ConnectOptions(servers=nats_url.replace("nats:", "tls:"))) as connection:
+        with pytest.raises(ValueError, match="cannot be held to TLS, which is wanted; install nats-py"):
+            await connection.client()
+
+
 async def test_stray_message_is_counted_and_logged_once(connection: Connection) -> None:
     """What a callback does not expect is counted; the first is logged, and the next message is read as usual."""
     client = await connection.client()
