@@ -1,9 +1,9 @@
 """
 A program that emits from copies of one worker: `many_workers.py URL SUBJECT forked|threaded|colliding COPIES EVENTS`.
 
-Each copy emits so many events of one execution under the same worker id, all at once; when it ends with 0 each emit of
-every copy has returned.  The ids of `colliding` copies are those of one node and one sequence, on a clock of ten ticks
-a second.
+Each copy emits so many events of one execution under the same worker id, a hundred at a time; when it ends with 0 each
+emit of every copy has returned.  The ids of `colliding` copies are those of one node and one sequence, on a clock of
+ten ticks a second.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import os
 import sys
 import threading
 import time
+import traceback
 from typing import TYPE_CHECKING
 
 from noetl_events import EventEmitter, Snowflake
@@ -26,11 +27,13 @@ if TYPE_CHECKING:
 
 
 async def emit(url: str, subject: str, events: int, *, step: str = "fetch", ids: Snowflake | None = None) -> None:
-    """Emit so many *events*, each by an `emit` of its own."""
+    """Emit so many *events*, each by an `emit` of its own, from a hundred tasks at a time."""
     async with Connection(ConnectOptions(servers=url)) as connection:
         sink = NatsSink(connection, subject=subject)
         emitter = EventEmitter(543942402780693277, sink, worker_id="worker-7", new_id=ids)
-        await asyncio.gather(*(emitter.emit("step.exit", step, "COMPLETED", {"n": n}) for n in range(events)))
+        for first in range(0, events, 100):
+            numbers = range(first, min(first + 100, events))
+            await asyncio.gather(*(emitter.emit("step.exit", step, "COMPLETED", {"n": n}) for n in numbers))
         await sink.aclose()
 
 
@@ -58,6 +61,8 @@ def _in_children(copies: int, work: Callable[[int], Coroutine[None, None, None]]
             try:
                 asyncio.run(work(copy))
                 code = 0
+            except Exception:  # noqa: BLE001  (the child ends here, and its parent has its exit code alone)
+                traceback.print_exc()
             finally:
                 os._exit(code)
         children.append(child)
