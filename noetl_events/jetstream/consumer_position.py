@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 # In a cluster, what is acknowledged and how far that reaches are not told of the same moment.
 _SETTLING: Final = 1.0
 
+PASSED_OVER: Final = "messages were passed over"
+
 log = structlog.get_logger()
 
 
@@ -71,6 +73,7 @@ class ConsumerPosition:
         self._restart = 0
         self._dropped = 0
         self._buffered = 0
+        self._is_renumbered = False
         self._bodiless = self._bodiless_again = 0
         self._newest = (0, 0)
         self._kept: int | None = None
@@ -137,6 +140,8 @@ class ConsumerPosition:
                 self._restart, self._dropped, self._kept = 0, 0, None
             self._created = info.created
             self._note_delivered(info.delivered)
+        elif self._is_renumbered:
+            self._note_delivered(info.delivered)
         self._follow(info.delivered, end)
         behind = info.ack_floor.stream_seq + 1
         if self._dropped and await can_reset(self._connection):
@@ -190,20 +195,21 @@ class ConsumerPosition:
         """Return the place of the first of *messages* behind a gap, and the gap, if there is one."""
         return self._gaps.find(messages) if self._gaps is not None else None
 
-    async def is_explained(self, gap: Gap, message: Message) -> bool:
+    async def explain(self, gap: Gap, message: Message) -> str:
         """
-        Return whether what lies in *gap* was removed from the stream, and take *message* behind it if so.
+        Return why the consumer has to be begun with anew before *message* is taken, which stands behind *gap*.
 
-        If not, the consumer is set back when it is next begun with.
+        Empty if what lies in the gap was removed from the stream: *message* is taken then.
 
         Raises:
             NatsUnavailable: the server did not answer, or said no.
 
         """
-        if gap.elsewhere:
+        if gap.elsewhere or gap.is_renumbered:
             # Deliveries of other pullers may have been counted anew since the last one of ours.
             gap = gap._replace(after=max(gap.after, self._acked))
-        missing = await passed_over(self._connection, self._consumer.stream, gap)
+        is_suspect = gap.before - gap.after - 1 > gap.elsewhere
+        missing = await passed_over(self._connection, self._consumer.stream, gap) if is_suspect else 0
         if missing:
             self.passed_over += missing
             self.restart_at(gap.after + 1)
@@ -215,10 +221,13 @@ class ConsumerPosition:
                 before=gap.before,
                 reason="it was edited, or its position was moved; it is set back, and delivers them now",
             )
-            return False
+            return PASSED_OVER
+        if gap.is_renumbered:
+            self._is_renumbered = True
+            return "the consumer was set back by another puller"
         if self._gaps is not None:
             self._gaps.accept(message)
-        return True
+        return ""
 
     async def _left_out(self, info: ConsumerInfo) -> int:
         """Return from where an earlier reader of the consumer left messages out; 0 if none did."""
@@ -266,6 +275,7 @@ class ConsumerPosition:
         return info
 
     def _note_delivered(self, last: Position) -> None:
+        self._is_renumbered = False
         if self._gaps is not None:
             self._gaps.begin(last, uncounted=self._buffered)
 

@@ -36,12 +36,14 @@ class Gap(NamedTuple):
         after: the last sequence before it.
         before: the first one behind it.
         elsewhere: deliveries meanwhile that other pullers may have had, each of one of these sequences.
+        is_renumbered: the consumer counts its deliveries anew, and has delivered to others what is not known.
 
     """
 
     after: int
     before: int
     elsewhere: int = 0
+    is_renumbered: bool = False
 
 
 class GapDetector:
@@ -84,8 +86,7 @@ class GapDetector:
     def _gap_before(self, delivery: Delivery) -> Gap | None:
         deliveries = delivery.number - self._last.consumer_seq
         if deliveries <= 0:
-            # It has started again, and counts from 1.
-            deliveries = delivery.number
+            return Gap(self._last.stream_seq, delivery.sequence, delivery.number - 1, is_renumbered=True)
         if delivery.attempt > 1 or delivery.sequence - self._last.stream_seq <= deliveries:
             return None
         return Gap(self._last.stream_seq, delivery.sequence, deliveries - 1)
@@ -93,7 +94,7 @@ class GapDetector:
     def _take(self, delivery: Delivery) -> None:
         if delivery.attempt == 1:
             self._last = Position(delivery.sequence, delivery.number)
-        elif delivery.number > self._last.consumer_seq:
+        else:
             # It counts as a delivery, and takes no further message of the stream.
             self._last = Position(self._last.stream_seq, self._last.consumer_seq + 1)
 

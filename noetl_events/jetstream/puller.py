@@ -23,7 +23,7 @@ import structlog
 from nats.errors import Error as NatsError
 
 from noetl_events.jetstream.commands import publish_to_all
-from noetl_events.jetstream.consumer_position import ConsumerPosition, StreamEnd
+from noetl_events.jetstream.consumer_position import PASSED_OVER, ConsumerPosition, StreamEnd
 from noetl_events.jetstream.consumer_view import ConsumerView
 from noetl_events.jetstream.consumers import unpin_consumer
 from noetl_events.jetstream.errors import NatsUnavailable, Refused
@@ -40,10 +40,7 @@ if TYPE_CHECKING:
     from noetl_events.jetstream.direct_client import DirectClient
 
 _FAREWELL: Final = 5.0
-_PASSED_OVER: Final = "messages were passed over"
-_EDITED: Final = "the consumer was edited"
 _DELETED: Final = "the consumer was deleted"
-_ANOTHER: Final = "the stream may be another one"
 
 log = structlog.get_logger()
 
@@ -188,7 +185,7 @@ class Puller:
             self._position.note(info)
             self._view.note_pause(info)
         else:
-            self._state.edited = _EDITED
+            self._state.edited = "the consumer was edited"
             self._receiver.arrived.set()
 
     def begin_again(self, reason: str, *, start: int = 0) -> None:
@@ -247,7 +244,7 @@ class Puller:
         is_watched = self._look_at_stream is not None and not self._stopping
         if batch and is_watched and self._position.may_be_of_another_stream(batch[-1]):
             self._buffer.put_back(batch)
-            self._receiver.interrupt(_ANOTHER)
+            self._receiver.interrupt("the stream may be another one")
             return []
         if not batch or (found := self._position.gap_in(batch)) is None:
             return batch
@@ -255,9 +252,13 @@ class Puller:
         self._buffer.put_back(batch[place:])
         if place:
             return batch[:place]
-        if self._stopping or not await self._position.is_explained(gap, batch[0]):
+        reason = "" if self._stopping else await self._position.explain(gap, batch[0])
+        if self._stopping or reason == PASSED_OVER:
+            # It comes again, behind what is missing before it.
             self._buffer.clear()
-            self._receiver.interrupt(_PASSED_OVER)
+        if reason:
+            self._receiver.interrupt(reason)
+            await self._keep_asking()
         return []
 
     async def _keep_asking(self) -> None:
@@ -299,7 +300,7 @@ class Puller:
         try:
             info = await self._look()
         except Refused:
-            self._receiver.interrupt(_EDITED)
+            self._receiver.interrupt(self._state.edited)
             raise
         if not self._origin.is_from(info.created):
             self._receiver.interrupt(_DELETED)

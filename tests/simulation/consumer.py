@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import deque
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from noetl_events.jetstream.consumer_config import config_of
 from noetl_events.jetstream.consumers import ConsumerInfo, Position
@@ -77,9 +77,19 @@ class Consumer:
         self.created = 0
         self.has_stream = True
         self.delivered = 0
+        self.edits: dict[str, Any] = {}
+        """What an operator has changed of its configuration; with a filter every third message is left out."""
+        self.is_paused = False
+        self.refusal = ""
+        """What every request is answered with, if anything."""
+        self.refused = 0
+        """Requests answered so."""
+        self._looked = 0
+        self._settled_before = 0
         self._on_ack = on_ack
         self._number = 0
         self._numbers: dict[int, int] = {}
+        self._seen: set[int] = set()
         self._pending: dict[int, float] = {}
         self._again: list[int] = []
         self._requests: deque[_Request] = deque()
@@ -92,11 +102,9 @@ class Consumer:
 
     @property
     def floor(self) -> int:
-        """Everything of this stream up to this place is acknowledged."""
-        floor = self.bases[-1]
-        while floor + 1 in self.acked:
-            floor += 1
-        return floor
+        """Every delivery up to this place is acknowledged: of what was left out it knows nothing."""
+        waiting = min([*self._pending, *self._again], default=self.delivered + 1)
+        return max((place for place in self._seen if place < waiting), default=self._settled_before)
 
     @property
     def is_done(self) -> bool:
@@ -119,18 +127,24 @@ class Consumer:
             stream_name=self.declared.stream,
             name=self.declared.name,
             created=f"{self.created}",
-            config=config_of(self.declared),
+            config=config_of(self.declared) | self.edits,
             delivered=Position(self.delivered - base, self._number),
             ack_floor=Position(self.floor - base, min(self._numbers.values(), default=self._number + 1) - 1),
             num_ack_pending=len(self._pending) + len(self._again),
             num_pending=self.available - self.delivered,
+            paused=self.is_paused,
+            pause_remaining=3_600_000_000_000 if self.is_paused else 0,
         )
 
     def reset(self, start: int = 0) -> None:
         """Start again at *start*, or behind the last contiguous acknowledgement; every delivery is a first one then."""
         place = self.bases[-1] + start
         self.acked = {each for each in self.acked if each < place} if start else self.acked
-        self.delivered = self.floor
+        self._go_on_behind(place - 1 if start else self.floor)
+
+    def _go_on_behind(self, place: int) -> None:
+        self.delivered = self._looked = self._settled_before = place
+        self._seen.clear()
         self._number = 0
         self._numbers.clear()
         self._pending.clear()
@@ -140,7 +154,9 @@ class Consumer:
     def delete(self) -> None:
         """Be deleted, and created anew from the start of the stream."""
         self.acked = {place for place in self.acked if place <= self.bases[-1]}
-        self.reset()
+        self._go_on_behind(self.bases[-1])
+        self.edits = {}
+        self.is_paused = False
         self.created += 1
         self._pin = ""
         self.restart("Consumer Deleted")
@@ -189,6 +205,8 @@ class Consumer:
             self._deliver(request, place)
 
     def _next_request(self) -> _Request | None:
+        if self.is_paused:
+            return None
         for request in self._requests:
             if request.is_empty or not request.is_known:
                 continue
@@ -201,8 +219,12 @@ class Consumer:
             place = self._again.pop(0)
             if place not in self.acked:
                 return place
-        while self.delivered < self.available and len(self._pending) < self.declared.max_ack_pending:
-            self.delivered += 1
+        while self._looked < self.available and len(self._pending) < self.declared.max_ack_pending:
+            self._looked += 1
+            if "filter_subject" in self.edits and self._looked % 3 == 0:
+                continue
+            self.delivered = self._looked
+            self._seen.add(self.delivered)
             if self.delivered not in self.acked:
                 return self.delivered
         return None
@@ -226,6 +248,10 @@ class Consumer:
 
     def _ask(self, command: Command) -> None:
         request = _Request(command, self._loop.time())
+        if self.refusal:
+            self.refused += 1
+            request.client.answer(request.reply, headers={"Status": self.refusal})
+            return
         if not self.has_stream:
             request.client.answer(request.reply, headers={"Status": "503"})
             return

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-from noetl_events.jetstream.errors import ConsumerMissing, NatsUnavailable, StreamMissing
+from noetl_events.jetstream.consumer_config import differences
+from noetl_events.jetstream.errors import ConsumerDrift, ConsumerMissing, NatsUnavailable, StreamMissing
 
 if TYPE_CHECKING:
     from random import Random
@@ -31,12 +32,15 @@ class ConsumerApi:
         self._consumer = consumer
         self._draw = draw
 
-    async def ensure(self, connection: SimConnection, _declared: ConsumerDeclaration) -> ConsumerInfo:
-        """Return the consumer."""
+    async def ensure(self, connection: SimConnection, declared: ConsumerDeclaration) -> ConsumerInfo:
+        """Return the consumer, if it delivers everything."""
         await self._travel(connection)
         if not self._consumer.has_stream:
             raise StreamMissing("no stream")
-        return self._consumer.info()
+        info = self._consumer.info()
+        if found := differences(declared, info.config):
+            raise ConsumerDrift(declared.stream, declared.name, found)
+        return info
 
     async def show(self, connection: SimConnection, _declared: ConsumerDeclaration) -> ConsumerInfo:
         """Return the consumer if it is there."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from consumers.dead_letters import DeadLetters
 from consumers.projector import Projector
 from consumers.suspects import Trials
 from noetl_events.jetstream.delivery import delivery_of
+from noetl_events.jetstream.errors import ConsumerMissing, NatsUnavailable
 from noetl_events.jetstream.puller import Puller
 from noetl_events.retry import Backoff
 from noetl_events.sinks.fanout import FanoutSink
@@ -16,12 +18,16 @@ from tests.simulation.destination import TableSink
 from tests.simulation.network import SimConnection
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
     from random import Random
 
+    from noetl_events.jetstream.consumers import ConsumerInfo
     from noetl_events.jetstream.declarations import ConsumerDeclaration
     from tests.simulation.destination import Keeping, Table
     from tests.simulation.network import Server
+
+LOOK: Final = 3.0
+"""Seconds between two looks at the consumer."""
 
 _GIVEN_BACK: Final = 1.0
 """Seconds after which the note of a trial that came to nothing is struck out, if the notes can be written."""
@@ -60,10 +66,31 @@ class Process:
             batch_size=draw.choice([1, 5, 12, 40]),
             backoff=Backoff(initial=0.1, maximum=2.0),
         )
+        self.looked_at = 0.0
+        """When the consumer was last looked at."""
+
         self.is_told = False
         """Whether it was told to leave at once."""
 
         self.task = asyncio.create_task(self.projector.run())
+
+    def watch(self, show: Callable[[SimConnection, ConsumerDeclaration], Awaitable[ConsumerInfo]]) -> None:
+        """Have the consumer looked at every few seconds, as *show* shows it; until the process ends."""
+
+        async def look() -> None:
+            while not self.task.done():
+                with suppress(NatsUnavailable):
+                    try:
+                        info = await show(self.connection, self.projector.consumer)
+                    except ConsumerMissing:
+                        self.projector.puller.look_at(None)
+                    else:
+                        self.projector.puller.look_at(info)
+                        self.looked_at = asyncio.get_running_loop().time()
+                await asyncio.sleep(LOOK)
+
+        looking = asyncio.create_task(look())
+        self.task.add_done_callback(lambda _: looking.cancel())
 
     def leave(self) -> None:
         """Leave at once, as at a second signal."""

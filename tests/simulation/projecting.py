@@ -20,6 +20,7 @@ from consumers.dead_letters import burial
 from noetl_events import encode
 from noetl_events.jetstream import consumer_position, consumer_view, origin, puller
 from noetl_events.jetstream.declarations import ConsumerDeclaration
+from noetl_events.jetstream.errors import ConsumerDrift
 from noetl_events.jetstream.instants import unix_nanoseconds
 from noetl_events.testing import make_event
 from tests.simulation.consumer import Consumer, place_of
@@ -118,7 +119,7 @@ class ProjectorRun:
         finally:
             for task in (*beside, *lives, *(process.task for process in self.processes.values())):
                 task.cancel()
-                with suppress(asyncio.CancelledError):
+                with suppress(asyncio.CancelledError, ConsumerDrift):
                     await task
         self.require_end()
 
@@ -146,12 +147,17 @@ class ProjectorRun:
             self.note(f"start {slot}")
             await asyncio.wait([process.task])
             if not process.task.cancelled():
-                process.task.result()
+                # A consumer that must not be read ends a projector that starts.
+                with suppress(ConsumerDrift):
+                    process.task.result()
                 if process.projector.in_hand and not self.is_cut:
                     raise Violation(f"stopped with {process.projector.in_hand} messages in hand")
 
     def _start(self, name: str) -> Process:
-        return Process(name, self.server, self.consumer.declared, self.tables, self.draw, self.kill_soon)
+        process = Process(name, self.server, self.consumer.declared, self.tables, self.draw, self.kill_soon)
+        if self.faults_at_once > 1:
+            process.watch(self.api.show)
+        return process
 
     def kill_soon(self, process: Process) -> None:
         """Kill *process* when it waits next."""

@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Final
 
 from tests.simulation.nemesis import inflict
+from tests.simulation.violation import Violation
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -47,7 +48,8 @@ class ProjectorFaults:
         # The order of a stream that is gone, in the hands of one who was paused, is nobody's to keep.
         faults += [] if self._run.mode == "standby" else [self._delete_stream]
         # A seed that was kept means what it did: what came later is part of the storms.
-        faults += [self._leave_while_noting] if self._run.faults_at_once > 1 else []
+        later = [self._leave_while_noting, self._edit_consumer, self._pause_consumer, self._refuse_requests]
+        faults += later if self._run.faults_at_once > 1 else []
         await inflict(self._run.draw, faults, paces=[0.3, 2.0, 8.0], until=FAULTS_END, at_once=self._run.faults_at_once)
         self._run.is_over = True
         self._run.note("over")
@@ -106,6 +108,47 @@ class ProjectorFaults:
         self._run.note("delete consumer")
         self._run.is_cut = True
         self._run.consumer.delete()
+
+    async def _edit_consumer(self) -> None:
+        self._run.note("edit consumer")
+        self._run.is_cut = True
+        # Deleted meanwhile, it comes back as it was, and with other edits.
+        edits = self._run.consumer.edits = {"filter_subject": "noetl.events.some"}
+        began = asyncio.get_running_loop().time()
+        await asyncio.sleep(self._a_while())
+        if self._run.consumer.edits is edits:
+            self._require_not_reading(began)
+            self._run.note("consumer put back")
+            self._run.consumer.edits = {}
+            self._run.consumer.pump()
+
+    async def _pause_consumer(self) -> None:
+        self._run.note("pause consumer")
+        self._run.consumer.is_paused = True
+        await asyncio.sleep(self._a_while())
+        self._run.consumer.is_paused = False
+        self._run.consumer.pump()
+
+    async def _refuse_requests(self) -> None:
+        self._run.note("refuse requests")
+        self._run.is_cut = True
+        consumer, before = self._run.consumer, self._run.consumer.refused
+        consumer.refusal = "409 Exceeded MaxRequestBatch of 1"
+        began = asyncio.get_running_loop().time()
+        await asyncio.sleep(self._a_while())
+        consumer.refusal = ""
+        # The waits of a back-off that begins with a tenth of a second, in each process there was meanwhile.
+        most = 40 + 20 * len(self._run.processes) * (asyncio.get_running_loop().time() - began)
+        if consumer.refused - before > most:
+            raise Violation(f"{consumer.refused - before} requests were refused, one after the other")
+
+    def _require_not_reading(self, since: float) -> None:
+        """Fail if a projector reads a consumer that was edited *since* then, and that it has looked at."""
+        for process in self._run.processes.values():
+            # To begin with a consumer takes a second, in which it may have been edited.
+            is_late = process.looked_at > since + 1.5 and not process.connection.is_dead
+            if is_late and process.projector.puller.is_reading:
+                raise Violation("a consumer that was edited is read on")
 
     async def _stop(self) -> None:
         self._run.note("stop")
