@@ -23,7 +23,7 @@ from nats.errors import Error as NatsError
 
 from noetl_events.jetstream.credentials import require_modules
 from noetl_events.jetstream.direct_client import NATS_PY, TRANSPORT, DirectClient, missing_hooks
-from noetl_events.jetstream.errors import NatsUnavailable
+from noetl_events.jetstream.errors import ConnectionIsClosed, NatsUnavailable
 from noetl_events.jetstream.greeting import reason_of
 from noetl_events.jetstream.server_errors import Denials, denial_in, words_of
 from noetl_events.jetstream.server_pool import ServerPool
@@ -148,11 +148,11 @@ class Connection:
             NatsUnavailable: no server took us, now or a moment ago; the message says what each of them did.
             OSError: a file with credentials or certificates cannot be read.
             ValueError: such a file does not hold what it should.
-            RuntimeError: this connection was closed by `aclose`.
+            ConnectionIsClosed: this connection was closed by `aclose`.
 
         """
         if self._closed:
-            raise RuntimeError("Connection is closed")
+            raise ConnectionIsClosed("Connection is closed")
         if self._client is not None and not self._client.is_closed:
             return self._client
         if self._connecting is None:

@@ -9,6 +9,8 @@ What can be wrong on the way to JetStream, each named after what the caller does
     └── Refused            ... once an operator has changed what the message names: asking again is no use until then
         └── StreamRefused  ... likewise, of a stream
     StreamReplaced         start over: what was read is not in this stream
+    RuntimeError
+    └── ConnectionIsClosed  open another connection: its owner has closed this one
     ValueError
     ├── StreamDrift        change the declaration or the server; trying again is no use
     ├── ConsumerDrift      likewise, of a durable consumer
@@ -39,6 +41,10 @@ _EDITABLE: Final = frozenset(
         "priority_timeout",
     )
 )
+
+
+class ConnectionIsClosed(RuntimeError):
+    """The connection was closed by `aclose`, and is asked for something afterwards."""
 
 
 class NatsUnavailable(Exception):

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, Protocol, Self
 
 from nats.errors import Error as NatsError
 
-from noetl_events.jetstream.errors import NatsUnavailable, PermissionDenied
+from noetl_events.jetstream.errors import ConnectionIsClosed, NatsUnavailable, PermissionDenied
 from noetl_events.jetstream.replies import read_reply
 
 if TYPE_CHECKING:
@@ -143,7 +143,9 @@ class ReplyInbox:
 
     async def _look_up(self, subject: str, reply: Reply | None) -> None:
         try:
-            await self.expected.look_up(subject, reply)
+            # A connection that its owner has closed meanwhile answers nothing; each publish says so itself.
+            with suppress(ConnectionIsClosed):
+                await self.expected.look_up(subject, reply)
         finally:
             self._looking = None
             for exchange in tuple(self._exchanges.values()):
