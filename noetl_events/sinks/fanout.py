@@ -111,7 +111,7 @@ def _raise_worst(outcomes: dict[str, BaseException | None]) -> None:
     """Raise a bug first, then an outage, then all rejections together."""
     away: list[SinkUnavailable] = []
     rejected: dict[int, str] = {}
-    conflicts: set[int] = set()
+    refused: set[int] = set()
     for name, outcome in outcomes.items():
         match outcome:
             case None:
@@ -119,7 +119,7 @@ def _raise_worst(outcomes: dict[str, BaseException | None]) -> None:
             case SinkUnavailable():
                 away.append(SinkUnavailable(f"{name}: {outcome.reason}", outcome.retry_after))
             case EventsRejected():
-                conflicts |= outcome.conflicts
+                refused |= outcome.reasons.keys() - outcome.conflicts
                 for place, reason in outcome.reasons.items():
                     before = f"{rejected[place]}; " if place in rejected else ""
                     rejected[place] = f"{before}{name}: {reason}"
@@ -129,4 +129,5 @@ def _raise_worst(outcomes: dict[str, BaseException | None]) -> None:
         waits = [one.retry_after for one in away if one.retry_after is not None]
         raise SinkUnavailable("; ".join(one.reason for one in away), max(waits, default=None))
     if rejected:
-        raise EventsRejected(rejected, conflicts=conflicts)
+        # What any sink refuses for another reason is no conflict, whatever the others say of it.
+        raise EventsRejected(rejected, conflicts=rejected.keys() - refused)

@@ -83,16 +83,17 @@ async def test_required_sink_that_is_away_holds_and_the_other_has_it() -> None:
 async def test_rejection_names_the_sink_that_said_it() -> None:
     """What a required sink rejects is rejected under its name, also where another one stored it."""
     first = MemorySink()
-    rejecting = FaultySink(MemorySink(), [EventsRejected({1: "too long"}, conflicts=[1])])
+    rejecting = FaultySink(MemorySink(), [EventsRejected({0: "twice", 1: "too long"}, conflicts=[0, 1])])
     again = FaultySink(MemorySink(), [EventsRejected({1: "too old", 2: "no"})])
     with pytest.raises(EventsRejected) as rejection:
         await FanoutSink([first, rejecting, again]).emit_batch(make_events(3))
 
     assert rejection.value.reasons == {
+        0: "FaultySink (required 2): twice",
         1: "FaultySink (required 2): too long; FaultySink (required 3): too old",
         2: "FaultySink (required 3): no",
     }
-    assert rejection.value.conflicts == {1}
+    assert rejection.value.conflicts == {0}
     assert ids(first) == [1, 2, 3]
 
 
