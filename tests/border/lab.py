@@ -63,10 +63,10 @@ class Lab:
         answer: dict[str, Any] = json.loads((await client.request(self.connection.api(request), data, timeout=10)).data)
         return answer
 
-    async def stream(self) -> StreamDeclaration:
+    async def stream(self, *, partitions: int = 0) -> StreamDeclaration:
         """Return a new stream, as declared."""
         name = f"border_{next(_numbers)}"
-        declared = StreamDeclaration(name=name, subjects=(f"{name}.>",))
+        declared = StreamDeclaration(name=name, subjects=(f"{name}.>",), partitions=partitions)
         await ensure_stream(self.connection, declared)
         return declared
 
@@ -89,14 +89,16 @@ class Lab:
 class Case:
     """A stream, a projector of it, and the events that are published to it."""
 
-    def __init__(self, lab: Lab, stream: StreamDeclaration, *, durable: str = "") -> None:
+    def __init__(self, lab: Lab, stream: StreamDeclaration, *, durable: str = "", standby: bool = False) -> None:
         self.lab = lab
+        self._standby = standby
         self.durable = durable or durable_of(stream.name)
         self.stream = stream
         self.sink = MemorySink()
         self.error: BaseException | None = None
         """What ended the projector, if something did."""
 
+        self._tail = ".x" if stream.partitions else ""
         self._ids = count(1)
         self._published = 0
         self._service: Service | None = None
@@ -106,7 +108,7 @@ class Case:
         client = await self.lab.connection.client()
         for number in [next(self._ids) for _ in range(events)]:
             body = encode(make_event(number))
-            await client.request(f"{self.stream.name}.{'ab'[number % 2]}", body, timeout=10)
+            await client.request(f"{self.stream.name}.{'ab'[number % 2]}{self._tail}", body, timeout=10)
             self._published += 1
 
     @property
@@ -118,6 +120,21 @@ class Case:
     def is_ready(self) -> bool:
         """Whether the projector says so."""
         return self._service is not None and self.error is None and self._service.report().ready
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the projector lives, as far as an orchestrator can see."""
+        return self._service is not None and self.error is None and self._service.report().alive
+
+    @property
+    def refused(self) -> int:
+        """Requests that the server has refused."""
+        return sum(progress.refused for progress in self._service.progress.values()) if self._service else 0
+
+    @property
+    def buried(self) -> int:
+        """Dead letters made."""
+        return sum(progress.buried for progress in self._service.progress.values()) if self._service else 0
 
     @property
     def reason(self) -> str:
@@ -134,7 +151,12 @@ class Case:
         durable, options = self.durable, self.lab.connection.options
         settings = Settings(connect=options, stream=self.stream, projector=ProjectorSettings(durable=durable))
         self._service = service = Service(
-            settings, self.lab.connection, ["memory:"], durable=durable, opener=lambda _: self.sink
+            settings,
+            self.lab.connection,
+            ["memory:"],
+            durable=durable,
+            standby=self._standby,
+            opener=lambda _: self.sink,
         )
         service.stream_watch._interval = LOOK
         for projector in service.projectors:

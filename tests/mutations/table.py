@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tests.mutations.conflicts import CONFLICTS
 from tests.mutations.connections import CONNECTIONS
+from tests.mutations.consumers import CONSUMERS
 from tests.mutations.daemons import DAEMONS
 from tests.mutations.files import FILES
 from tests.mutations.identity import IDENTITY
@@ -11,4 +12,4 @@ from tests.mutations.library import LIBRARY
 from tests.mutations.retries import RETRIES
 from tests.mutations.streams import STREAMS
 
-MUTATIONS = (*CONFLICTS, *CONNECTIONS, *DAEMONS, *FILES, *IDENTITY, *LIBRARY, *RETRIES, *STREAMS)
+MUTATIONS = (*CONFLICTS, *CONNECTIONS, *CONSUMERS, *DAEMONS, *FILES, *IDENTITY, *LIBRARY, *RETRIES, *STREAMS)

@@ -25,6 +25,11 @@ REGRESSIONS: Final = (
         "a batch held for long was taken for silence: what was asked for next came late",
     ),
     ("projector", 536026, "stopping asked again for each answer, never came to an end, and left a message in hand"),
+    (
+        "projector in a storm",
+        583,
+        "a replica acknowledged behind what another one had set an edited consumer back for",
+    ),
     ("spool", 0, "progress that a full disk did not take ended the handing over, and every emit failed from then on"),
     ("spool", 43, "likewise a rejected event that a full disk did not take"),
     ("spool", 54, "a folder whose disk refused to open it stayed locked for as long as the process lived"),

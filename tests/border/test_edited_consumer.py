@@ -1,0 +1,189 @@
+"""A durable consumer edited by hand, one edit at a time: what is noticed, said, kept to, and delivered again."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from noetl_events.jetstream.consumer_config import config_of
+from noetl_events.jetstream.declarations import ConsumerDeclaration
+from noetl_events.jetstream.errors import ConsumerDrift
+from tests.border.lab import LOOK, Case, Lab, durable_of, until
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+PATIENCE = 25.0
+
+
+@pytest.fixture
+async def case(lab: Lab) -> AsyncIterator[Case]:
+    """Return a projector that reads, and has stored ten events."""
+    made = Case(lab, await lab.stream())
+    async with made.running():
+        await made.publish(10)
+        assert await until(lambda: made.is_stored and made.is_ready, PATIENCE), made.reason
+        yield made
+
+
+async def edit(case: Case, **changes: Any) -> dict[str, Any]:
+    """Edit the consumer of *case* by hand, and return what it was."""
+    original = await case.lab.consumer_config(case.stream.name)
+    assert not await case.lab.make_consumer(case.stream.name, original | changes, action="update")
+    return original
+
+
+async def put_back(case: Case, original: dict[str, Any]) -> None:
+    """Undo an edit."""
+    assert not await case.lab.make_consumer(case.stream.name, original, action="update")
+
+
+async def is_whole(case: Case) -> bool:
+    """Wait until everything is stored, and the projector ready."""
+    return await until(lambda: case.is_stored and case.is_ready, PATIENCE)
+
+
+async def test_noticed_without_a_message(case: Case) -> None:
+    """A filter is noticed before it leaves anything out: not ready, by the name of the field, until it is put back."""
+    original = await edit(case, filter_subject=f"{case.stream.name}.a")
+    assert await until(lambda: "filter_subject" in case.reason, 4 * LOOK + PATIENCE)
+    assert not case.is_ready
+    await put_back(case, original)
+
+    assert await is_whole(case), case.reason
+
+
+async def test_put_back_before_it_is_noticed(case: Case) -> None:
+    """What a filter has left out that was taken away again leaves no trace but the numbers of the deliveries."""
+    original = await edit(case, filter_subject=f"{case.stream.name}.a")
+    with capture_logs() as logged:
+        await case.publish(10)
+        await put_back(case, original)
+        await case.publish(2)
+        assert await is_whole(case), case.reason
+    assert [line["event"] for line in logged if line["event"].startswith("consumer.")]
+
+
+async def test_moved_by_hand(case: Case) -> None:
+    """A position that was moved forward is moved back, and what was left out is delivered."""
+    await case.lab.api(f"CONSUMER.RESET.{case.stream.name}.{case.durable}", {"seq": 15})
+    await case.publish(10)
+
+    assert await is_whole(case), case.reason
+
+
+async def test_message_without_its_body(case: Case) -> None:
+    """What comes as headers only is no malformed event: it is left alone, and comes again whole."""
+    original = await edit(case, headers_only=True)
+    await case.publish(5)
+    assert await until(lambda: "headers_only" in case.reason, PATIENCE)
+    await put_back(case, original)
+
+    assert await is_whole(case), case.reason
+    assert case.buried == 0
+
+
+async def test_limits_are_kept_to(lab: Lab) -> None:
+    """A consumer with limits on requests is asked within them, also when they are set while it is read."""
+    case = Case(lab, await lab.stream())
+    declared = ConsumerDeclaration(name=case.durable, stream=case.stream.name)
+    await lab.make_consumer(case.stream.name, config_of(declared) | {"max_batch": 3, "max_bytes": 500})
+    async with case.running():
+        await case.publish(40)
+        assert await is_whole(case), case.reason
+        await edit(case, max_batch=2, max_expires=200_000_000)
+        await case.publish(40)
+        assert await is_whole(case), case.reason
+        await case.publish(40)
+        assert await is_whole(case), case.reason
+        assert case.refused == 0
+
+
+async def test_restarted_while_it_is_edited(lab: Lab) -> None:
+    """A lane whose filter was edited is set back at once: what it left out is there after a restart, too."""
+    case = Case(lab, await lab.stream(partitions=1))
+    name, lane = case.stream.name, f"{durable_of(case.stream.name)}_0"
+    async with case.running():
+        await case.publish(10)
+        assert await is_whole(case), case.reason
+        original = (await lab.api(f"CONSUMER.INFO.{name}.{lane}"))["config"]
+        changes = {"filter_subjects": [f"{name}.0.a.>"]}
+        body = {"stream_name": name, "config": original | changes, "action": "update"}
+        assert "error" not in await lab.api(f"CONSUMER.CREATE.{name}.{lane}", body)
+        await case.publish(10)
+        assert await until(lambda: "filter_subjects" in case.reason, PATIENCE), case.reason
+    body = {"stream_name": name, "config": original, "action": "update"}
+    assert "error" not in await lab.api(f"CONSUMER.CREATE.{name}.{lane}", body)
+    async with case.running():
+        await case.publish(2)
+        assert await is_whole(case), case.reason
+
+
+async def test_no_room_for_a_request(lab: Lab) -> None:
+    """Where other requests take all the room there is, it waits with back-off, says so, and goes on when there is."""
+    case = Case(lab, await lab.stream())
+    name = case.stream.name
+    declared = ConsumerDeclaration(name=case.durable, stream=name)
+    assert not await lab.make_consumer(name, config_of(declared) | {"max_waiting": 1})
+    client = await lab.connection.client()
+    inbox = await client.subscribe(client.new_inbox())
+    request = json.dumps({"batch": 1, "expires": 3_600_000_000_000}).encode()
+    await client.publish(lab.connection.api(f"CONSUMER.MSG.NEXT.{name}.{case.durable}"), request, reply=inbox.subject)
+    await client.flush()
+    async with case.running():
+        assert await until(lambda: "Exceeded MaxWaiting" in case.reason, PATIENCE), case.reason
+        before = lab.requests[name]
+        assert not await until(lambda: case.is_ready, 2.0)
+        assert lab.requests[name] - before < 40
+        assert case.refused > 1
+        await inbox.unsubscribe()
+        await case.publish(3)
+        assert await is_whole(case), case.reason
+
+
+@pytest.mark.parametrize(
+    ("exclusive", "words"),
+    [
+        pytest.param(True, "it was made with --standby", id="made with it"),
+        pytest.param(False, "it was made without --standby", id="made without it"),
+    ],
+)
+async def test_standby_switched(lab: Lab, *, exclusive: bool, words: str) -> None:
+    """A durable made for `--standby` is refused without it, and the other way round, in these words."""
+    case = Case(lab, await lab.stream(), standby=not exclusive)
+    declared = ConsumerDeclaration(name=case.durable, stream=case.stream.name, exclusive=exclusive)
+    await lab.make_consumer(case.stream.name, config_of(declared))
+    async with case.running():
+        assert await until(lambda: case.error is not None, PATIENCE)
+
+    assert isinstance(case.error, ConsumerDrift)
+    assert words in str(case.error)
+
+
+async def test_field_of_the_future(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A field that this version does not know is told of, with its value, and served."""
+    known = frozenset({"durable_name", "metadata"})
+    monkeypatch.setattr("noetl_events.jetstream.consumer_config.KNOWN", known)
+    with capture_logs() as logged:
+        await edit(case, ack_wait=29_000_000_000)
+        await case.publish(3)
+        assert await is_whole(case), case.reason
+        assert await until(lambda: any("fields" in line for line in logged), PATIENCE)
+    [told] = [line["fields"] for line in logged if line["event"] == "consumer.adapted_to"]
+
+    assert told["max_waiting"] == "512: not known to this version of noetl-events, and so is what it does to deliveries"
+
+
+async def test_paused(case: Case) -> None:
+    """A pause is told with its end; nothing is lost, and liveness does not ask for a restart."""
+    pause = {"pause_until": "2100-01-01T00:00:00Z"}
+    await case.lab.api(f"CONSUMER.PAUSE.{case.stream.name}.{case.durable}", pause)
+    await case.publish(5)
+    assert await until(lambda: "paused by an operator" in case.reason, PATIENCE)
+    assert (case.is_ready, case.is_alive) == (False, True)
+    await case.lab.api(f"CONSUMER.PAUSE.{case.stream.name}.{case.durable}", {})
+
+    assert await is_whole(case), case.reason
