@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 from consumers.dead_letters.letter import FIRST
@@ -62,8 +63,9 @@ async def test_letter_sent_again_under_another_id(
         (message,) = await history.read()
     place = f"{stream.name}:3:{rfc3339(delivery_of(message).stored_ns)}"
     await js.publish(f"{stream.name}.x", encode(another(99)), headers={FIRST: place})
-    async with History(connection, Span(stream=stream.name)) as history:
-        done = await Rebuild(history, open_sink(sqlite_table.url)).run()
+    sink = open_sink(sqlite_table.url)
+    async with aclosing(sink), History(connection, Span(stream=stream.name)) as history:
+        done = await Rebuild(history, sink).run()
     found = await verify(connection, stream.name, sqlite_table.url)
 
     assert (done.stored, done.conflicts, done.rejected, done.faults[0].kind) == (5, 1, 0, "conflict")
