@@ -143,13 +143,12 @@ class ConsumerPosition:
         elif self._is_renumbered:
             self._note_delivered(info.delivered)
         self._follow(info.delivered, end)
-        behind = info.ack_floor.stream_seq + 1
         if self._dropped and await can_reset(self._connection):
             self.restart_at(self._dropped)
         start = self._restart or await self._left_out(info)
         self._kept, self._bodiless_again = None, self._bodiless
         if start:
-            self.note(await self._set_back(min(start, behind)))
+            self.note(await self._set_back(start))
         elif is_pinned:
             info = await reset_consumer(self._connection, self._consumer)
             self._note_delivered(info.delivered)
@@ -185,7 +184,7 @@ class ConsumerPosition:
         try:
             info = await show_consumer(self._connection, self._consumer)
             if info.created == self._created and await can_reset(self._connection):
-                await self._set_back(min(self._restart, info.ack_floor.stream_seq + 1))
+                await self._set_back(self._restart)
         except ConsumerMissing:
             return
         except NatsUnavailable as exc:
@@ -268,8 +267,10 @@ class ConsumerPosition:
                 f"consumer {self._consumer.name} has to deliver again from sequence {start} on, for messages were "
                 f"passed over or the stream lost its end, and this server cannot set it back; {self._remedy}"
             )
-        info = await reset_consumer(self._connection, self._consumer, start=start)
-        log.error("consumer.set_back", consumer=self._consumer.name, start=start)
+        # Another puller may just have set it back further: what it waits for must not be passed over.
+        acked = (await show_consumer(self._connection, self._consumer)).ack_floor.stream_seq
+        info = await reset_consumer(self._connection, self._consumer, start=min(start, acked + 1))
+        log.error("consumer.set_back", consumer=self._consumer.name, start=min(start, acked + 1))
         self._restart, self._dropped, self._kept = 0, 0, None
         self._note_delivered(info.delivered)
         return info

@@ -65,7 +65,9 @@ class PullState:
     def refuse(self, status: str, text: str) -> bool:
         """Note that the server has refused a request; return whether others that are under way may be served."""
         words, is_refusal = f"{status} {text}".strip(), is_a_refusal(status, text)
-        if NO_ROOM in text or not self._is_accepted:
+        # Of several requests under way each is refused: the consumer is looked at for the first.
+        is_known = is_refusal and bool(self.edited)
+        if NO_ROOM in text or not (self._is_accepted or is_known):
             # Not the first time: to ask again at once would be to ask for ever.
             self.refusal = words
             said = f"consumer {self._consumer.name} of stream {self._consumer.stream} refuses requests: {words}"

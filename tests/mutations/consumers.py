@@ -38,7 +38,7 @@ CONSUMERS = (
     Mutation(
         "a consumer found edited is not set back",
         "noetl_events/jetstream/consumer_position.py",
-        "                await self._set_back(min(self._restart, info.ack_floor.stream_seq + 1))\n",
+        "                await self._set_back(self._restart)\n",
         "                pass\n",
         f"{_EDITED}::test_restarted_while_it_is_edited",
     ),
@@ -59,7 +59,7 @@ CONSUMERS = (
     Mutation(
         "a refused request is sent again at once",
         "noetl_events/jetstream/pull_state.py",
-        "        if NO_ROOM in text or not self._is_accepted:\n",
+        "        if NO_ROOM in text or not (self._is_accepted or is_known):\n",
         "        if not words:\n",
         f"{_EDITED}::test_no_room_for_a_request",
     ),

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from noetl_events.jetstream.consumer_config import config_of
 from noetl_events.jetstream.consumers import ConsumerInfo, Position
+from tests.simulation.violation import Violation
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -85,6 +86,7 @@ class Consumer:
         self.refused = 0
         """Requests answered so."""
         self._looked = 0
+        self._settled: set[int] = set()
         self._settled_before = 0
         self._on_ack = on_ack
         self._number = 0
@@ -139,7 +141,11 @@ class Consumer:
     def reset(self, start: int = 0) -> None:
         """Start again at *start*, or behind the last contiguous acknowledgement; every delivery is a first one then."""
         place = self.bases[-1] + start
-        self.acked = {each for each in self.acked if each < place} if start else self.acked
+        if start:
+            before = set(range(self.bases[-1] + 1, place))
+            if lost := before - self._settled:
+                raise Violation(f"set forward to {start}, over what was never acknowledged: {sorted(lost)}")
+            self.acked = {each for each in self.acked if each < place} | before
         self._go_on_behind(place - 1 if start else self.floor)
 
     def _go_on_behind(self, place: int) -> None:
@@ -271,6 +277,7 @@ class Consumer:
         if command.data == b"+ACK":
             self._on_ack(place)
             self.acked.add(place)
+            self._settled.add(place)
             self._pending.pop(place, None)
             self._numbers.pop(place, None)
         elif command.data == b"-NAK":
