@@ -1,4 +1,4 @@
-"""Whether the consumers of a projector deliver every message, whole, to each puller."""
+"""A check that the consumers of a projector deliver every message, whole, to each puller."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ async def _compare(patient: Patient, declared: StreamDeclaration) -> list[Findin
         messages = (await find_stream(patient.connection, declared.name)).state.messages
         found = await examine_stream(patient.connection, declared)
     except StreamMissing as exc:
-        # Whether there is a place for dead letters and notes, a check of its own tells a projector.
+        # A check of its own tells a projector of missing streams for dead letters and notes.
         return [_missing(str(exc))] if declared.kind == "events" or patient.role == "admin" else []
     except Refused as exc:
         return [Finding(check=_NAME, severity="fault", found=str(exc))]

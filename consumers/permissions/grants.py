@@ -54,7 +54,7 @@ def _admin(who: str, database: str, query: dict[str, str]) -> Iterator[str]:
 
 
 def _compared(query: dict[str, str]) -> str:
-    """Return the columns to read of a table of somebody else; of ours it is all, one that is added later included."""
+    """Return the columns to read of a table that is not ours; of ours all are read, later ones included."""
     if query.get("mapping") != "noetl":
         return ""
     from consumers.sinks.postgres.noetl import NOETL

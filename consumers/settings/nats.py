@@ -9,7 +9,7 @@ from consumers.settings.setting import setting
 
 _SUBJECT: Final = r"^[^\s*>]{1,200}$"
 _LABEL: Final = r"^[^\s.*>]{1,200}$"
-# What a server takes: it would put its own values in the place of others, or refuse them.
+# The values that a server takes: others it would replace by its own, or refuse.
 _SHORTEST: Final = 0.1
 _NO_AGE: Final = (0.0, _SHORTEST)
 _NO_SIZE: Final = (-1.0, 1.0)

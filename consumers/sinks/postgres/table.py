@@ -19,7 +19,7 @@ DEFAULT_TABLE: Final = "noetl.event"
 
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_$]{0,62}")
 KEY: Final = ("execution_id", "event_id")
-"""What an event is known by."""
+"""The columns that an event is known by."""
 
 _NOT_NULL: Final = " NOT NULL"
 _REMEDY: Final = "alter it, or name another with ?table= or ?mapping="
@@ -152,7 +152,7 @@ def _differences(declared: Dictionary[str, str], found: Dictionary[str, Record])
 
 
 def _is_digest(column: Record | None) -> bool:
-    # A column of that name that is somebody else's is left alone.
+    # A column of that name that another tool has made is left alone.
     return (
         column is not None
         and column["kind"] == DIGEST["digest"]
