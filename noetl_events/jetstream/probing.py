@@ -45,8 +45,7 @@ async def denied(
         subscriptions = [await client.subscribe(subject, queue=queue) for subject, queue in subscribe]
         for subject in publish:
             await client.publish(subject, _NOTHING, headers=_NOWHERE)
-        # The server says no before it answers the second: nats-py sends the first before what it has buffered.
-        await client.flush(timeout=_TIMEOUT)
+        # The server reports a denial before it answers the flush.
         await client.flush(timeout=_TIMEOUT)
         found = [("publish", name) for name in publish if connection.denial(name, "publish")]
         found += [("subscribe", name) for name, _ in subscribe if connection.denial(name, "subscription")]

@@ -101,15 +101,15 @@ class ServerPool:
 
     def choose(self, candidates: Iterable[C]) -> tuple[C, float]:
         """Return which of *candidates* a client that has lost its connection tries next, and after how many seconds."""
-        in_turn = sorted(
-            candidates, key=lambda candidate: (self._tried.get(candidate.uri.netloc, 0.0), random.random())
-        )
+        # The order of the tries decides, not their times: two tries can have the same time.
+        turns = {address: turn for turn, address in enumerate(self._tried)}
+        in_turn = sorted(candidates, key=lambda candidate: (turns.get(candidate.uri.netloc, -1), random.random()))
         own = [candidate for candidate in in_turn if candidate.uri.netloc in self._own]
         discovered = [candidate for candidate in in_turn if candidate.uri.netloc not in self._own]
         chosen = (discovered if discovered and (self._last in self._own or not own) else own)[0]
         address, now = chosen.uri.netloc, time.monotonic()
         failures = self._failures.get(address, 0)
-        began = self._tried.get(address, now)
+        began = self._tried.pop(address, now)
         wait = max(began + _wait(failures, longest=self._longest) - now, 0.0)
         self._failures[address], self._tried[address], self._last = failures + 1, now + wait, address
         return chosen, wait

@@ -97,6 +97,18 @@ async def test_after_unsubscribing_nothing_is_handed_over(connection: Connection
     assert len(client._takers) == 1
 
 
+async def test_flush_covers_what_was_written_before_it(connection: Connection) -> None:
+    """A message that was published right before a flush has been to the server and back when the flush ends."""
+    client = await connection.client()
+    inbox, heard = client.new_inbox(), Heard()
+    await client.subscribe_direct(inbox, heard.take, heard.errors.append)
+    # A large one: a ping ahead of it would be answered before the server has read it all.
+    for count in range(1, 21):
+        await client.publish(inbox, bytes(900_000))
+        await client.flush()
+        assert len(heard) == count
+
+
 async def test_reconnection_keeps_the_subscription(own_server: NatsServer) -> None:
     """After a reconnection messages come as before."""
     async with Connection(ConnectOptions(servers=own_server.url)) as connection:

@@ -89,4 +89,18 @@ CONNECTIONS = (
         "            pass\n        elif",
         "tests/cli/test_tail.py::test_stream_is_created_anew",
     ),
+    Mutation(
+        "a flush covers nothing that waits for the writing task",
+        "noetl_events/jetstream/direct_client.py",
+        "        await super().flush(left)",
+        "        del left",
+        "tests/jetstream/test_direct_client.py::test_flush_covers_what_was_written_before_it",
+    ),
+    Mutation(
+        "of two servers that were tried at one time any is next",
+        "noetl_events/jetstream/server_pool.py",
+        "(turns.get(candidate.uri.netloc, -1), random.random())",
+        "(candidate.uri.netloc in turns, random.random())",
+        "tests/jetstream/test_server_pool.py::test_servers_of_a_list_are_tried_in_turn",
+    ),
 )
