@@ -234,9 +234,9 @@ class DirectClient(Client):
             self._takers[subscription._id] = taker  # noqa: SLF001  (the number the parser calls us with)
         return subscription
 
-    async def flush(self, timeout: float = 10) -> None:  # noqa: ASYNC109  (as nats-py has it)
+    async def flush(self, timeout: int = 10) -> None:  # noqa: ASYNC109  (as nats-py has it)
         """
-        Return once the server has read everything that was written before, in at most *timeout* seconds.
+        Return once the server has read everything that was written before, in at most twice *timeout* seconds.
 
         nats-py writes a ping at once, ahead of the commands that wait for its writing task.  That task has written them
         by the time the first ping is answered, so the second ping comes behind them.
@@ -245,10 +245,8 @@ class DirectClient(Client):
             nats.errors.Error: as nats-py; what was written may still be on its way.
 
         """
-        end = asyncio.get_running_loop().time() + timeout
-        await super().flush(timeout)  # type: ignore[arg-type]  (nats-py declares a whole number, and takes any)
-        left = max(end - asyncio.get_running_loop().time(), 0.001)
-        await super().flush(left)  # type: ignore[arg-type]
+        await super().flush(timeout)
+        await super().flush(timeout)
 
     async def write(self, encoded: bytes) -> None:
         """

@@ -92,8 +92,8 @@ CONNECTIONS = (
     Mutation(
         "a flush covers nothing that waits for the writing task",
         "noetl_events/jetstream/direct_client.py",
-        "        await super().flush(left)",
-        "        del left",
+        "        await super().flush(timeout)\n        await super().flush(timeout)\n",
+        "        await super().flush(timeout)\n",
         "tests/jetstream/test_direct_client.py::test_flush_covers_what_was_written_before_it",
     ),
     Mutation(
