@@ -311,14 +311,14 @@ def _require_some_taken(batch: list[ExecutorEvent], rejection: EventsRejected) -
     """
     Refuse to bury a whole batch, most of it for one reason: that is the destination, not the events.
 
-    Conflicts are no such reason: each names another event that the destination has.
+    Of several destinations each is judged by what it said itself: what another one took, or says of the same events,
+    tells nothing of it.  Conflicts are no such reason: each names another event that the destination has.
     """
-    reasons = [reason for place, reason in rejection.reasons.items() if place not in rejection.conflicts]
-    if not reasons:
-        return
-    reason, times = Counter(reasons).most_common(1)[0]
-    if len(rejection.reasons) == len(batch) and times >= _ALIKE:
-        raise SinkUnavailable(
-            f"it refuses all of {len(batch)} events, {times} of them alike, so that none is buried: {reason}; "
-            f"mend the destination, or bury them with batches below {_ALIKE}"
-        )
+    for part in rejection.parts:
+        reasons = [reason for place, reason in part.reasons.items() if place not in part.conflicts]
+        reason, times = max(Counter(reasons).items(), key=lambda counted: counted[1], default=("", 0))
+        if len(part.reasons) == len(batch) and times >= _ALIKE:
+            raise SinkUnavailable(
+                f"it refuses all of {len(batch)} events, {times} of them alike, so that none is buried: {reason}; "
+                f"mend the destination, or bury them with batches below {_ALIKE}"
+            )

@@ -27,6 +27,8 @@ Key: TypeAlias = tuple[int, int]
 """`(execution_id, event_id)`."""
 
 _SIZE: Final = 8
+# A copy of one that is ready costs less than a new one with parameters.
+_new_hash = blake2b(digest_size=_SIZE).copy
 
 
 def digest(event: ExecutorEvent) -> int:
@@ -47,9 +49,13 @@ def digest_of_body(body: bytes) -> int:
 
 def digest_bytes_of_body(body: bytes) -> bytes:
     """Return `digest_of_body` as its 8 bytes."""
-    return blake2b(body, digest_size=_SIZE).digest()
+    body_hash = _new_hash()
+    body_hash.update(body)
+    return body_hash.digest()
 
 
 def message_id(event_id: int, body: bytes) -> bytes:
     """Return what the stream knows an event by, given its id and its canonical form *body*."""
-    return b"%d-%b" % (event_id, blake2b(body, digest_size=_SIZE).hexdigest().encode())
+    body_hash = _new_hash()
+    body_hash.update(body)
+    return f"{event_id}-{body_hash.hexdigest()}".encode()

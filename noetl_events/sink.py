@@ -92,13 +92,22 @@ class EventsRejected(Exception):
     Args:
         reasons: the reason of each, by its place in the batch, from 0 up.
         conflicts: the places of those that are rejected because the destination has a different event with their key.
+        parts: of a sink that emits to several, the rejection of each as it was raised.
 
     """
 
-    def __init__(self, reasons: Mapping[int, str], *, conflicts: Iterable[int] = ()) -> None:
+    def __init__(
+        self, reasons: Mapping[int, str], *, conflicts: Iterable[int] = (), parts: Iterable[EventsRejected] = ()
+    ) -> None:
         super().__init__("; ".join(f"events[{place}]: {reason}" for place, reason in sorted(reasons.items())))
         self.reasons = dict(reasons)
         self.conflicts = frozenset(conflicts)
+        self._parts = tuple(parts)
+
+    @property
+    def parts(self) -> tuple[EventsRejected, ...]:
+        """The rejection of each destination, with its own reasons; this one alone if there is but one destination."""
+        return tuple(part for each in self._parts for part in each.parts) or (self,)
 
 
 class UnknownSink(ValueError):

@@ -70,9 +70,18 @@ def read_many(body: bytes, new_id: Callable[[], int]) -> list[ExecutorEvent]:
 
 def malformed(faults: tuple[Fault, ...]) -> Refused:
     """Return the refusal of events that no one will ever take."""
+    return _refused(422, "malformed", faults)
+
+
+def conflicting(faults: tuple[Fault, ...]) -> Refused:
+    """Return the refusal of events whose keys are taken by different events; all others of the request are stored."""
+    return _refused(409, "conflict", faults)
+
+
+def _refused(status: int, code: str, faults: tuple[Fault, ...]) -> Refused:
     first = faults[0]
     place = "" if first.index is None else f"events[{first.index}]: "
-    return Refused(422, "malformed", f"{place}{first.reason}", errors=faults[:_MAX_FAULTS])
+    return Refused(status, code, f"{place}{first.reason}", errors=faults[:_MAX_FAULTS])
 
 
 def _read(body: bytes) -> _Batch:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 from starlette.responses import Response
 
-from consumers.gateway.batch import malformed, read_many, read_one
+from consumers.gateway.batch import conflicting, malformed, read_many, read_one
 from consumers.gateway.refusal import Fault, Refused
 from consumers.gateway.requests_seen import RequestsSeen
 from noetl_events.ids import process_ids
@@ -95,7 +95,8 @@ class Ingest:
             wait = max(_COME_AGAIN, math.ceil(exc.retry_after or 0))
             raise Refused(503, "unavailable", exc.reason, retry_after=wait) from exc
         except EventsRejected as exc:
-            raise malformed(_faults(events, exc)) from exc
+            refuse = conflicting if exc.conflicts == exc.reasons.keys() else malformed
+            raise refuse(_faults(events, exc)) from exc
         self.stored += len(events)
 
     def _counted(self, exc: Refused) -> Refused:

@@ -65,6 +65,7 @@ _REFUSALS: Final = {
     401: "The token is missing or wrong.",
     403: "It comes from a page of another site.",
     408: "The body came too slowly.",
+    409: "`errors` names events whose ids other events have; all others of the request are stored.",
     413: "It is too large.",
     422: "`errors` names what will never be taken.",
     429: "Too much is in hand; come again after `Retry-After`.",

@@ -5,6 +5,7 @@ What the gateway says when it does not do what it was asked, and what the client
     401                  bring the token
     403                  a page of another site asked: not from here
     408                  send the body faster
+    409                  give the events that `errors` names ids of their own: others have theirs
     413                  send less at once
     422                  correct the events that `errors` names; nothing else will ever be taken
     429, 503             send the same again after `Retry-After` seconds

@@ -97,9 +97,11 @@ def ack_subjects(stream: str, consumer: str) -> re.Pattern[str]:
 
     Any client may publish to an inbox.  This tells its messages apart; one that copies an ack subject is not found out.
     """
+    ours = rf"{re.escape(stream)}\.{re.escape(consumer)}"
+    # Each message is matched: the common form comes first, and no digit is looked at twice.
     return re.compile(
-        rf"\$JS\.ACK\.(?:[^.]+\.[^.]+\.)?{re.escape(stream)}\.{re.escape(consumer)}"
-        r"\.[0-9]{1,19}\.[0-9]{1,19}\.[0-9]{1,19}\.[0-9]{1,19}\.[0-9]{1,19}(?:\.[^.]+)?"
+        rf"\$JS\.ACK\.(?:{ours}|[^.]+\.[^.]+\.{ours})"
+        r"\.[0-9]{1,19}+\.[0-9]{1,19}+\.[0-9]{1,19}+\.[0-9]{1,19}+\.[0-9]{1,19}+(?:\.[^.]+)?"
     )
 
 

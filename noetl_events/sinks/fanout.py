@@ -112,6 +112,7 @@ def _raise_worst(outcomes: dict[str, BaseException | None]) -> None:
     away: list[SinkUnavailable] = []
     rejected: dict[int, str] = {}
     refused: set[int] = set()
+    parts: list[EventsRejected] = []
     for name, outcome in outcomes.items():
         match outcome:
             case None:
@@ -119,6 +120,7 @@ def _raise_worst(outcomes: dict[str, BaseException | None]) -> None:
             case SinkUnavailable():
                 away.append(SinkUnavailable(f"{name}: {outcome.reason}", outcome.retry_after))
             case EventsRejected():
+                parts += (_named(name, part) for part in outcome.parts)
                 refused |= outcome.reasons.keys() - outcome.conflicts
                 for place, reason in outcome.reasons.items():
                     before = f"{rejected[place]}; " if place in rejected else ""
@@ -130,4 +132,9 @@ def _raise_worst(outcomes: dict[str, BaseException | None]) -> None:
         raise SinkUnavailable("; ".join(one.reason for one in away), max(waits, default=None))
     if rejected:
         # What any sink refuses for another reason is no conflict, whatever the others say of it.
-        raise EventsRejected(rejected, conflicts=rejected.keys() - refused)
+        raise EventsRejected(rejected, conflicts=rejected.keys() - refused, parts=parts)
+
+
+def _named(name: str, part: EventsRejected) -> EventsRejected:
+    reasons = {place: f"{name}: {reason}" for place, reason in part.reasons.items()}
+    return EventsRejected(reasons, conflicts=part.conflicts)

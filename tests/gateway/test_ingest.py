@@ -5,13 +5,20 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
+from starlette.requests import Request
 
+from consumers.gateway.bodies import Intake
 from consumers.gateway.guard import TokenFile
+from consumers.gateway.ingest import Ingest
+from consumers.gateway.refusal import Refused
+from noetl_events import EventsRejected
 from noetl_events.jetstream.connection import Connection
 from noetl_events.jetstream.options import ConnectOptions
 from noetl_events.jetstream.topology import StreamDeclaration, ensure_stream
-from noetl_events.testing import eventually
+from noetl_events.sinks.memory import MemorySink
+from noetl_events.testing import FaultySink, eventually
 from tests.gateway.gateway_process import Web, body_of, serving, stored_in
 
 if TYPE_CHECKING:
@@ -194,3 +201,24 @@ async def test_endless_head(web: Web) -> None:
 
     assert b" 400 " in await asyncio.wait_for(reader.readline(), 60)
     writer.close()
+
+
+async def test_conflict_is_told_from_what_is_wrong_with_events() -> None:
+    """Where the destination has other events with all the refused keys the answer is 409, else 422."""
+
+    async def post(rejection: EventsRejected) -> Refused:
+        body = msgspec.json.encode({"events": [body_of(1), body_of(2)]})
+
+        async def receive() -> dict[str, Any]:
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        scope = {"type": "http", "method": "POST", "headers": [(b"content-length", b"%d" % len(body))]}
+        with pytest.raises(Refused) as refused:
+            await Ingest(FaultySink(MemorySink(), [rejection]), Intake()).many(Request(scope, receive))
+        return refused.value
+
+    conflict = await post(EventsRejected({1: "another event has it"}, conflicts=[1]))
+    mixed = await post(EventsRejected({0: "no", 1: "another event has it"}, conflicts=[1]))
+
+    assert (conflict.status, conflict.code, [fault.index for fault in conflict.errors]) == (409, "conflict", [1])
+    assert (mixed.status, mixed.code) == (422, "malformed")

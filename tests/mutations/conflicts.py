@@ -8,9 +8,30 @@ CONFLICTS = (
     Mutation(
         "a batch of conflicts holds its projector for ever",
         "consumers/projector.py",
-        "    reasons = [reason for place, reason in rejection.reasons.items() if place not in rejection.conflicts]\n",
-        "    reasons = list(rejection.reasons.values())\n",
+        "        reasons = [reason for place, reason in part.reasons.items() if place not in part.conflicts]\n",
+        "        reasons = list(part.reasons.values())\n",
         "tests/projector/test_refusals.py::test_conflicts_alike_are_buried",
+    ),
+    Mutation(
+        "a sink that takes nothing is judged by what another one says of the events",
+        "noetl_events/sinks/fanout.py",
+        "conflicts=rejected.keys() - refused, parts=parts)",
+        "conflicts=rejected.keys() - refused)",
+        "tests/projector/test_refusals.py::test_one_of_several_sinks_that_refuses_alike_is_held",
+    ),
+    Mutation(
+        "a table that takes no row buries events beside conflicts",
+        "consumers/sinks/postgres/writer.py",
+        "    if len(refused.keys() | conflicts) < len(rows):\n",
+        "    if len(refused) < len(rows):\n",
+        "tests/sinks/test_postgres_conflicts.py::test_table_that_takes_no_row_is_held_beside_conflicts",
+    ),
+    Mutation(
+        "an answer of 409 counts as stored",
+        "noetl_events/sinks/http/answer.py",
+        "        if said.duplicate or is_409_stored:\n",
+        "        if said.duplicate or self.status:\n",
+        "tests/sinks/test_http_faults.py::test_409_that_does_not_say_stored_is_a_refusal",
     ),
     Mutation(
         "of two events with one key in a batch the second is never sent",

@@ -8,7 +8,7 @@ IDENTITY = (
     Mutation(
         "two different events with one id are one to the stream",
         "noetl_events/identity.py",
-        '    return b"%d-%b" % (event_id, blake2b(body, digest_size=_SIZE).hexdigest().encode())\n',
+        '    return f"{event_id}-{body_hash.hexdigest()}".encode()\n',
         '    return b"%d" % event_id\n',
         "tests/test_identity.py::test_message_ids_of_one_event_id_differ",
     ),

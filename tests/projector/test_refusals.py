@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from noetl_events import EventsRejected, ExecutorEvent
+from noetl_events.sinks.fanout import FanoutSink
 from noetl_events.sinks.memory import MemorySink
 from noetl_events.testing import eventually, make_events
 from tests.projector.bench import Bench, ids
@@ -75,3 +76,46 @@ async def test_conflicts_alike_are_buried(bench: Bench) -> None:
         await eventually(lambda: projector.progress.buried_by["conflict"] == 30)
 
     assert {letter.headers["Noetl-Kind"] for letter in await bench.dead_letters()} == {"conflict"}
+
+
+class Taken(MemorySink):
+    """A sink that has another event with every key but the first two."""
+
+    async def emit_batch(self, events: Sequence[ExecutorEvent]) -> None:
+        """Store the first two, and reject the others as conflicts."""
+        await super().emit_batch([event for event in events if (event.event_id or 0) <= 2])
+        places = [place for place, event in enumerate(events) if (event.event_id or 0) > 2]
+        raise EventsRejected({place: f"another {place}" for place in places}, conflicts=places)
+
+
+async def test_one_of_several_sinks_that_refuses_alike_is_held(bench: Bench) -> None:
+    """A sink that refuses all alike is a destination that takes nothing, whatever another one says of the events."""
+    broken, taken = Refusing(lambda _: "no such column"), Taken()
+    await bench.publish(make_events(30))
+    async with bench.projecting(FanoutSink([broken, taken]), received=30) as projector:
+        await eventually(lambda: projector.progress.holding == "sink")
+        assert "refuses all of 30 events, 30 of them alike" in projector.progress.reason
+        assert "Refusing (required 1): no such column" in projector.progress.reason
+        assert await bench.dead_letters() == []
+        broken.mended = True
+        await eventually(lambda: projector.progress.buried_by["conflict"] == 28)
+
+    assert ids(broken) == list(range(1, 31))
+    assert ids(taken) == [1, 2]
+
+
+async def test_sinks_that_refuse_a_part_each_hold_nothing(bench: Bench) -> None:
+    """Where each of several sinks takes some, all of a batch refused is the events' fault."""
+
+    class Half(MemorySink):
+        def __init__(self, rest: int) -> None:
+            super().__init__()
+            self._rest = rest
+
+        async def emit_batch(self, events: Sequence[ExecutorEvent]) -> None:
+            places = [place for place, event in enumerate(events) if (event.event_id or 0) % 2 == self._rest]
+            raise EventsRejected(dict.fromkeys(places, "too old"))
+
+    await bench.publish(make_events(30))
+    async with bench.projecting(FanoutSink([Half(0), Half(1)]), received=30) as projector:
+        await eventually(lambda: projector.progress.buried == 30)

@@ -41,17 +41,12 @@ class Table:
         self.refused: set[int] = set()
         """Places of sound events it refused, too few at a time to tell it from a fault of theirs."""
 
-        self.conflicting: set[int] = set()
-        """Places that another table may refuse as conflicts, which the projector does not count as refused alike."""
-
         self.draw = draw
         self._owners: dict[int | None, int] = {}
 
     def refuse(self, events: Sequence[ExecutorEvent]) -> dict[int, str]:
         """Refuse *events*, all for one reason."""
-        # Another table has reasons of its own for the others.
-        sound = sum(event.event_type != REJECTED and place_in_stream(event) not in self.conflicting for event in events)
-        self.refused |= set(map(place_in_stream, events)) if sound < ALIKE else set()
+        self.refused |= set(map(place_in_stream, events)) if len(events) < ALIKE else set()
         return dict.fromkeys(range(len(events)), "no such column")
 
     def store(self, events: Sequence[ExecutorEvent]) -> tuple[dict[int, str], list[int]]:

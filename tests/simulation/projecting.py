@@ -59,9 +59,6 @@ class ProjectorRun:
         self.timeline.append(self.mode)
         self.kinds = self._draw_kinds()
         self.colliding = self._draw_colliding() if ids_collide else set()
-        if len(self.tables) > 1:
-            for table in self.tables:
-                table.conflicting = self.colliding | {place - 1 for place in self.colliding}
         bodies = [self._body(place) for place in range(1, len(self.kinds) + 1)]
         declared = ConsumerDeclaration(
             name="p",

@@ -44,7 +44,7 @@ class EventServer:
     Keep each event once: *stored* has the first one of a key, *kept* every event by its message id.
 
     *script* holds what happens to each request: a fault that answers in its place, or None.  *refused* are the ids of
-    events it will never take.  *conflicts* lets it answer 409 for an event it has.
+    events it will never take.  *known* is the body of a 409 for an event it has; without one that is a success.
     """
 
     def __init__(self) -> None:
@@ -54,7 +54,7 @@ class EventServer:
         self.requests: list[Posted] = []
         self.script: list[Fault | None] = []
         self.refused: set[int] = set()
-        self.conflicts = False
+        self.known: dict[str, object] | None = None
         self.active: dict[int, int] = {}
         self.overlaps = 0
         self.most_at_once = 0
@@ -86,8 +86,8 @@ class EventServer:
         if bad := [event.event_id for event in events if event.event_id in self.refused]:
             return web.json_response({"detail": f"event_id: {bad} cannot be stored"}, status=422)
         named = {(event.execution_id, message_id(event.event_id or 0, encode(event))): event for event in events}
-        if self.conflicts and any(name in self.kept for name in named):
-            return web.json_response({"detail": "known"}, status=409)
+        if self.known is not None and any(name in self.kept for name in named):
+            return web.json_response(self.known, status=409)
         for name, event in named.items():
             self.kept.setdefault(name, event)
         for event in events:

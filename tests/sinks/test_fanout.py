@@ -97,6 +97,20 @@ async def test_rejection_names_the_sink_that_said_it() -> None:
     assert ids(first) == [1, 2, 3]
 
 
+async def test_rejection_holds_what_each_sink_said() -> None:
+    """What one destination says of a batch can be told from what others say, also of a fan-out behind a fan-out."""
+    conflict = FaultySink(MemorySink(), [EventsRejected({0: "taken"}, conflicts=[0])])
+    refusal = FaultySink(MemorySink(), [EventsRejected({0: "no", 1: "no"})])
+    with pytest.raises(EventsRejected) as rejection:
+        await FanoutSink([MemorySink(), FanoutSink([conflict, refusal])]).emit_batch(make_events(2))
+    first, second = rejection.value.parts
+
+    assert [{*part.conflicts} for part in (first, second)] == [{0}, set()]
+    assert first.reasons == {0: "FanoutSink (required 2): FaultySink (required 1): taken"}
+    assert second.reasons == dict.fromkeys((0, 1), "FanoutSink (required 2): FaultySink (required 2): no")
+    assert (first.parts, second.parts) == ((first,), (second,))
+
+
 async def test_outage_comes_before_rejection() -> None:
     """While one is away and another rejects, the batch is emitted again: nobody buries what is not stored."""
     sink = FanoutSink(

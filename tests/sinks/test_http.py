@@ -57,12 +57,24 @@ class TestHttpSink(SinkContract):
         return list(self.server.kept.values())
 
 
-class TestHttpSinkWithConflicts(TestHttpSink):
-    """Where the server answers 409 for what it has, the promises are the same."""
+class TestHttpSinkWithDuplicates(TestHttpSink):
+    """Where the server answers 409 for what it has, and says so, the promises are the same."""
 
     @pytest.fixture(autouse=True)
-    def _conflicts(self, server: EventServer) -> None:
-        server.conflicts = True
+    def _duplicates(self, server: EventServer) -> None:
+        server.known = {"duplicate": True}
+
+
+class TestHttpSinkWithBare409(TestHttpSink):
+    """Likewise where the server does not say so, and the operator of the sink does."""
+
+    @pytest.fixture(autouse=True)
+    def _bare(self, server: EventServer) -> None:
+        server.known = {"detail": "known"}
+
+    def open(self) -> EventSink:
+        """Return a new sink to the server of this test."""
+        return open_sink(f"{self.server.url}?on_409=stored")
 
 
 async def test_one_event_goes_to_the_single_endpoint_as_it_is(sink: HttpSink, server: EventServer) -> None:
@@ -213,6 +225,7 @@ async def test_certificate_of_another_name_is_refused(tls_server: EventServer, t
         pytest.param("https://host/api/events?token=secret", "no option token; known: insecure", id="unknown option"),
         pytest.param("https://u:a?hunter2@host/api/events", "write that . as %3F", id="question mark in a password"),
         pytest.param("https://host/api/events?insecure=yes", "insecure=yes is neither", id="no flag"),
+        pytest.param("https://host/api/events?on_409=no", "on_409: 'no' is neither reject nor", id="no answer to 409"),
         pytest.param("https://host/api/events?timeout=0", "timeout=0 is no number", id="no time"),
         pytest.param("https://host/api/events#secret", "is not such as", id="fragment"),
     ],

@@ -167,14 +167,47 @@ async def test_execution_that_fails_does_not_stop_the_others(server: EventServer
     assert 0 < len(server.stored) < 20
 
 
-async def test_known_id_counts_as_stored(sink: HttpSink, server: EventServer) -> None:
-    """409 for an event that is there already is no error, single or in a batch."""
-    server.conflicts = True
-    await sink.emit(make_event(1))
-    await sink.emit(make_event(1))
-    await sink.emit_batch(make_events(3))
+async def test_409_for_another_event_is_a_conflict(sink: HttpSink, server: EventServer) -> None:
+    """Where the server says that another event has the key, none counts as stored, single or in a batch."""
+    conflict = answering(409, '{"status": "error", "code": "conflict", "message": "another event has this key"}')
+    server.script = [conflict, conflict, None, conflict, None]
+    with pytest.raises(EventsRejected, match="another event has this key") as alone:
+        await sink.emit(make_event(1))
+    with pytest.raises(EventsRejected) as among_others:
+        await sink.emit_batch(make_events(3))
 
-    assert [event.event_id for event in server.stored.values()] == [1, 2, 3]
+    assert [{*one.value.conflicts} for one in (alone, among_others)] == [{0}, {1}]
+    assert [event.event_id for event in server.stored.values()] == [1, 3]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        pytest.param('{"error": "Command already claimed by worker-8", "status": 409}', id="NoETL's own"),
+        pytest.param('{"detail": "known"}', id="known or not"),
+        pytest.param('{"duplicate": "yes"}', id="another form"),
+        pytest.param('{"duplicate": false}', id="no duplicate"),
+        pytest.param("<html>", id="no JSON"),
+        pytest.param("[" * 100_000, id="nested for ever"),
+        pytest.param("", id="empty"),
+    ],
+)
+async def test_409_that_does_not_say_stored_is_a_refusal(sink: HttpSink, server: EventServer, body: str) -> None:
+    """The server may have another event, or forbid this one: it is rejected, and the reason names the way out."""
+    server.script = [answering(409, body)]
+    with pytest.raises(EventsRejected, match="on_409=stored") as rejection:
+        await sink.emit(make_event(1))
+
+    assert ([*rejection.value.reasons], rejection.value.conflicts) == ([0], frozenset())
+
+
+async def test_conflict_is_none_of_what_an_operator_takes_for_stored(server: EventServer) -> None:
+    """With on_409=stored, too, an answer that says conflict rejects."""
+    sink = HttpSink(server.url, on_409="stored")
+    server.script = [answering(409, '{"code": "conflict"}')]
+    with pytest.raises(EventsRejected):
+        await sink.emit(make_event(1))
+    await sink.aclose()
 
 
 async def test_silent_server_is_unavailable_in_time(server: EventServer) -> None:

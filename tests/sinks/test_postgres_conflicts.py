@@ -67,6 +67,20 @@ async def test_conflict_is_rejected_and_its_neighbours_are_stored(url: str) -> N
     await sink.aclose()
 
 
+async def test_table_that_takes_no_row_is_held_beside_conflicts(url: str) -> None:
+    """Conflicts are no rows that the table took: where all others are refused alike, nothing is rejected."""
+    sink = PostgresSink.from_url(url)
+    await sink.emit_batch(for_table(url, make_events(20)))
+    await execute(url.partition("?")[0], "ALTER TABLE noetl.event ADD CONSTRAINT no_more CHECK (event_id <= 20)")
+    batch = [*(another(number) for number in range(1, 21)), *(make_event(number) for number in range(21, 33))]
+    with pytest.raises(SinkUnavailable, match="none of 32 events was stored, and 12 were refused alike"):
+        await sink.emit_batch(for_table(url, batch))
+    await execute(url.partition("?")[0], "ALTER TABLE noetl.event DROP CONSTRAINT no_more")
+
+    assert [*await emit(sink, for_table(url, batch))] == list(range(20))
+    await sink.aclose()
+
+
 @pytest.mark.parametrize("order", [1, -1], ids=["in order", "reversed"])
 async def test_of_two_in_one_batch_the_first_is_stored(url: str, order: int) -> None:
     """Nothing is dropped by its key before it is compared, within a batch either; an event twice in it is one."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections import deque
+from collections import Counter, deque
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import asyncpg
@@ -21,6 +21,8 @@ from noetl_events.jetstream.options import redacted
 from noetl_events.sink import SinkUnavailable
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from consumers.sinks.postgres.rows import Row
     from consumers.sinks.postgres.session import Stored
     from consumers.sinks.postgres.table import Table
@@ -83,12 +85,13 @@ class Writer:
         """
         self._unlike = {}
         refused = await self._store_patiently(rows)
-        _require_suspects_to_be_few(rows, refused)
-        self._unknown_errors = 0
         unlike = self._unlike.items()
+        conflicts = {place: one for place, one in unlike if one.likeness is Likeness.CONFLICT}
+        _require_suspects_to_be_few(rows, refused, conflicts)
+        self._unknown_errors = 0
         return Unstored(
             {place: reason_of(refusal) for place, refusal in refused.items()},
-            {place: one for place, one in unlike if one.likeness is Likeness.CONFLICT},
+            conflicts,
             {place: one for place, one in unlike if one.likeness is Likeness.VARIANT},
         )
 
@@ -186,21 +189,27 @@ def _is_orphan(refusal: asyncpg.PostgresError | None) -> bool:
     return refusal is not None and meaning_of(refusal) is Meaning.ORPHAN
 
 
-def _require_suspects_to_be_few(rows: list[Row], refused: dict[int, asyncpg.PostgresError]) -> None:
+def _require_suspects_to_be_few(
+    rows: list[Row], refused: dict[int, asyncpg.PostgresError], conflicts: Iterable[int]
+) -> None:
     """
-    Take a whole batch that was refused for one reason for the fault of the table, not of its events.
+    Take a batch of which no row is there, most of it refused for one reason, for the fault of the table.
 
-    Not so where a parent is missing: a batch is often all of one execution, and one catalog entry that never comes must
-    not hold up everybody else.
+    A conflict is no row that the table took: it has another one with that key.  Where a parent is missing it is the
+    fault of the event: a batch is often all of one execution, and one catalog entry that never comes must not hold up
+    everybody else.
 
     Raises:
         SinkUnavailable: it is.
 
     """
-    reasons = {refusal.sqlstate: refusal for refusal in refused.values()}
-    if len(reasons) == 1 and _SUSPICIOUS_ROWS <= len(refused) == len(rows):
-        (refusal,) = reasons.values()
-        if not _is_orphan(refusal):
+    if len(refused.keys() | conflicts) < len(rows):
+        return
+    suspects = [refusal for refusal in refused.values() if not _is_orphan(refusal)]
+    for state, times in Counter(refusal.sqlstate for refusal in suspects).most_common(1):
+        if times >= _SUSPICIOUS_ROWS:
+            refusal = next(refusal for refusal in suspects if refusal.sqlstate == state)
             raise SinkUnavailable(
-                f"every one of {len(refused)} events was refused: {reason_of(refusal)}; that is a fault of the table"
+                f"none of {len(rows)} events was stored, and {times} were refused alike: {reason_of(refusal)}; "
+                "that is a fault of the table"
             )

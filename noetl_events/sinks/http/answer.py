@@ -4,12 +4,19 @@ What an answer says of the events that were posted.
 | status                    | of one event                     | of a batch                       |
 |---------------------------|----------------------------------|----------------------------------|
 | 2xx                       | stored                           | stored                           |
-| 409                       | stored: its id is known          | refused: ask for each            |
+| 409, `duplicate` is true  | stored: it is there already      | refused: ask for each            |
+| 409, code `conflict`      | a conflict: its key is another's | refused: ask for each            |
+| 409 without either        | refused for ever, or by option   | refused: ask for each            |
+|                           | stored                           |                                  |
 | 401, 403, 407             | unavailable: the credentials     | unavailable                      |
 | 404, 405                  | unavailable: the address         | refused: there may be no batches |
 | 408, 425, 429, 5xx        | unavailable                      | unavailable                      |
 | other 4xx                 | refused for ever                 | refused: ask for each            |
 | 3xx and whatever else     | unavailable: the address         | unavailable                      |
+
+A bare 409 may mean that the server has this very event, that it has another one under the same id, or that it forbids
+the event: NoETL's own says so of a command that another worker has claimed.  So it is not taken for stored unless
+the operator of the sink knows the server and says so.
 """
 
 from __future__ import annotations
@@ -18,7 +25,7 @@ import re
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -31,6 +38,30 @@ _WAIT: Final = {408, 425, 429}
 _CREDENTIALS: Final = {401, 403, 407}
 _ADDRESS: Final = {404, 405}
 _is_object = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+
+
+class Refusal(NamedTuple):
+    """
+    Why an event will never be taken.
+
+    Args:
+        reason: in words.
+        is_conflict: whether the server has a different event with its key.
+
+    """
+
+    reason: str
+    is_conflict: bool = False
+
+
+class _Conflict(msgspec.Struct, frozen=True):
+    """The words that tell what a 409 means."""
+
+    code: str = ""
+    duplicate: bool = False
+
+
+_read_conflict = msgspec.json.Decoder(_Conflict).decode
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,9 +81,13 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     retry_after: str | None = None
     location: str | None = None
 
-    def refusal(self, *, of_batch: bool) -> str | None:
+    def refusal(self, *, of_batch: bool, is_409_stored: bool = False) -> Refusal | None:
         """
         Return why what was posted is refused, or None if it is stored.
+
+        Args:
+            of_batch: whether the answer is to several events.
+            is_409_stored: whether a 409 that does not say what it means is to one event that the server has.
 
         Raises:
             SinkUnavailable: the answer says nothing of the events.
@@ -63,10 +98,21 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
             self._require_sound()
             return None
         if status == HTTPStatus.CONFLICT and not of_batch:
-            return None
+            return self._conflict(is_409_stored=is_409_stored)
         if not 400 <= status < 500 or status in _WAIT | _CREDENTIALS or (status in _ADDRESS and not of_batch):  # noqa: PLR2004  (the class of refusals)
             raise SinkUnavailable(f"http: {self._words()}", read_retry_after(self.retry_after))
-        return self._words()
+        return Refusal(self._words())
+
+    def _conflict(self, *, is_409_stored: bool) -> Refusal | None:
+        try:
+            said = _read_conflict(self.body[:MAX_BODY])
+        except (ValueError, RecursionError):
+            said = _Conflict()
+        if said.code == "conflict":
+            return Refusal(self._words(), is_conflict=True)
+        if said.duplicate or is_409_stored:
+            return None
+        return Refusal(f"{self._words()}; if the server says so of an event that it has already, set on_409=stored")
 
     def _require_sound(self) -> None:
         """Raise `SinkUnavailable` for a success that some other server on the way may have made up."""

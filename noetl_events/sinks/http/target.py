@@ -16,7 +16,7 @@ from noetl_events.sinks.http.address import refusal_of
 from noetl_events.sinks.url_options import read_options
 
 _FLAGS: Final = {"true": True, "false": False}
-_OPTIONS: Final = ("insecure", "timeout", "tls_ca", "token_file")
+_OPTIONS: Final = ("insecure", "on_409", "timeout", "tls_ca", "token_file")
 _TOKEN: Final = re.compile(r"[!-~]+")
 
 
