@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-START_TIMEOUT: Final = 30.0
+START_TIMEOUT: Final = 120.0
 _STOP_TIMEOUT: Final = 10.0
 _POLL: Final = 0.01
 _TAIL: Final = 2_000

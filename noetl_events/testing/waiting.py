@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-async def eventually(condition: Callable[[], Any], *, timeout: float = 60.0, what: str = "") -> Any:  # noqa: ASYNC109
+async def eventually(condition: Callable[[], Any], *, timeout: float = 180.0, what: str = "") -> Any:  # noqa: ASYNC109
     """
     Return what *condition*, a function or a coroutine function, returns once that is true.
 

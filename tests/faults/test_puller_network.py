@@ -29,7 +29,7 @@ LONG = os.environ.get("NOETL_FAULTS") == "long"
 ROUNDS = 20 if LONG else 4
 ROUND = 500
 # A dead connection is found by three pings, or by two heartbeats missed; then a reconnection, then the ack wait.
-RECOVERY = 60.0
+RECOVERY = 180.0
 DEAD = StreamDeclaration(name="dead", subjects=("dead.>",))
 
 pytestmark = pytest.mark.timeout(300)

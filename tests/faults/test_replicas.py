@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 LONG = os.environ.get("NOETL_FAULTS") == "long"
 ROUNDS = 400 if LONG else 100
 EXECUTIONS = 16
-TAKEOVER = 15.0 if LONG else 60.0
+TAKEOVER = 15.0 if LONG else 180.0
 LANES = {"NOETL_EVENT_STREAM_PARTITIONS": "4"}
 
 pytestmark = pytest.mark.timeout(300)
