@@ -79,16 +79,16 @@ class Snowflake:
         if self._pid != os.getpid():
             self._begin()
         with self._lock:
-            ms = self._clock() - self._epoch_ms
-            if ms > self._last_ms:
-                self._last_ms, self._sequence = ms, self._first
-            else:
-                self._sequence += 1
-                if self._sequence == _SEQUENCES:
-                    self._last_ms, self._sequence = self._last_ms + 1, self._first
-            if not 0 <= self._last_ms < _MAX_MS:
-                raise ValueError(f"clock: {self._last_ms} ms after the epoch does not fit 41 bits; check the clock")
-            return self._last_ms << 22 | self._node | self._sequence
+            now, last, sequence = self._clock() - self._epoch_ms, self._last_ms, self._sequence + 1
+            if now > last:
+                last, sequence = now, self._first
+            elif sequence == _SEQUENCES:
+                last, sequence = last + 1, self._first
+            if not 0 <= last < _MAX_MS:
+                raise ValueError(f"clock: {last} ms after the epoch does not fit 41 bits; check the clock")
+            # Only now: a clock that was wrong for a moment is no reason to refuse every id that follows.
+            self._last_ms, self._sequence = last, sequence
+            return last << 22 | self._node | sequence
 
     def _begin(self) -> None:
         """Draw node and first sequence for this process; a child has those of its parent otherwise."""

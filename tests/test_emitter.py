@@ -84,6 +84,17 @@ async def test_failure_carries_the_event() -> None:
     assert [stored.event_id for stored in memory.events] == [failure.value.event.event_id]
 
 
+async def test_last_of_several_failures_carries_the_event() -> None:
+    """Whichever attempt ends the patience, what is raised has the event, and the words of that attempt."""
+    failures = [SinkUnavailable("answer lost", 0.0), *[SinkUnavailable("away", 0.1)] * 20]
+    sink = FaultySink(MemorySink(), failures)
+    with pytest.raises(SinkUnavailable, match="away") as failure:
+        await EventEmitter(7, sink, new_id=lambda: 42, patience=0.2).emit("step.enter", "s", "STARTED", {})
+    assert failure.value.event is not None
+
+    assert failure.value.event.event_id == 42
+
+
 async def test_patience_is_bounded() -> None:
     """A sink that asks for an hour does not keep the caller for one."""
     sink = FaultySink(MemorySink(), [SinkUnavailable("away", 3600.0)] * 100)

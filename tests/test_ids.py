@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import threading
+from contextlib import suppress
 from itertools import chain, repeat
 from typing import TYPE_CHECKING
 
@@ -48,10 +49,13 @@ def test_bits() -> None:
 
 def test_wrapped_sequence_goes_on_in_the_next_millisecond() -> None:
     """The 4097th id of a millisecond neither repeats nor waits for a clock that stands still."""
-    ids = Snowflake(node=0, clock=lambda: EPOCH_MS)
+    ids = Snowflake(node=5, first_sequence=7, clock=lambda: EPOCH_MS)
     made = [ids() for _ in range(10_000)]
 
     assert made == sorted(set(made))
+    # No id is one of another node, and no millisecond starts where those of other processes do.
+    assert {each >> 12 & 1023 for each in made} == {5}
+    assert min(each & 4095 for each in made) == 7
 
 
 @given(st.lists(st.integers(EPOCH_MS, EPOCH_MS + 2**40), min_size=1))
@@ -90,6 +94,22 @@ def test_clock_out_of_range_is_refused(clock: int) -> None:
     """A clock that 41 bits cannot hold is an error and not a wrong id."""
     with pytest.raises(ValueError, match="check the clock"):
         Snowflake(node=1, clock=lambda: clock)()
+
+
+@pytest.mark.parametrize("clock", [EPOCH_MS - 1, EPOCH_MS - 10**12, EPOCH_MS + 2**41, EPOCH_MS + 2**50])
+def test_clock_that_is_put_right_is_believed(clock: int) -> None:
+    """A clock that is wrong for a moment refuses the ids of that moment; those after it are right, and go on rising."""
+    times = iter([EPOCH_MS + 5, clock, clock, EPOCH_MS + 6])
+    ids = Snowflake(node=1, clock=lambda: next(times))
+    made = [ids()]
+    for _ in range(2):
+        # A clock before the epoch is one that has gone back.
+        with suppress(ValueError):
+            made.append(ids())
+    made.append(ids())
+
+    assert made == sorted(set(made))
+    assert made[-1] >> 22 == 6
 
 
 @pytest.mark.parametrize(
@@ -139,6 +159,16 @@ def test_forked_children_make_ids_of_their_own() -> None:
     made = [ids() for _ in range(200)]
     for _ in range(10):
         made += in_child(lambda: [ids() for _ in range(200)])
+    made += [ids() for _ in range(200)]
+
+    assert len(set(made)) == len(made)
+
+
+def test_child_on_the_node_of_its_parent_begins_with_a_millisecond_of_its_own() -> None:
+    """A node that is set for both does not keep them apart: the child does not go on where its parent is."""
+    ids = Snowflake(node=1, clock=lambda: EPOCH_MS + 1)
+    made = [ids() for _ in range(200)]
+    made += in_child(lambda: [ids() for _ in range(200)])
     made += [ids() for _ in range(200)]
 
     assert len(set(made)) == len(made)

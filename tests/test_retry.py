@@ -235,16 +235,36 @@ def test_one_that_works_for_a_moment_each_time_is_not_tried_at_the_first_pace() 
     assert 220 <= len(times) <= 460
 
 
-def test_one_that_worked_for_long_is_tried_soon() -> None:
-    """A subscription that worked for as long as the longest wait begins again with the first one."""
+def test_outages_of_one_attempt_after_the_other_are_each_said() -> None:
+    """A subscription that works again has resumed, and its next failure is another outage: a line each, at once."""
+
+    async def follow() -> None:
+        async for attempt in Retry(SinkUnavailable, backoff=WAITS, log="reading"):
+            with attempt:
+                if attempt.attempts % 2:
+                    raise SinkUnavailable("refused")
+                attempt.works()
+                raise SinkUnavailable("restarted")
+
+    with capture_logs() as logs:
+        in_an_hour(follow)
+    said = [line["event"] for line in logs[:6]]
+
+    assert said == ["reading.holding", "reading.resumed"] * 3
+
+
+@pytest.mark.parametrize("messages", [1, 16])
+def test_one_that_worked_for_long_is_tried_soon(messages: int) -> None:
+    """A subscription that worked for as long as the longest wait begins again with the first one, however busy."""
     times: list[float] = []
 
     async def follow() -> None:
         async for attempt in Retry(SinkUnavailable, backoff=WAITS):
             with attempt:
                 times.append(time.monotonic())
-                attempt.works()
-                await asyncio.sleep(16.0)
+                for _ in range(messages):
+                    attempt.works()
+                    await asyncio.sleep(16.0 / messages)
                 raise SinkUnavailable("restarted")
 
     in_an_hour(follow)

@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 from noetl_events.jetstream.connection import Connection
+from noetl_events.jetstream.direct_client import Home
 from noetl_events.jetstream.errors import NatsUnavailable
+from noetl_events.jetstream.expected_stream import ExpectedStream
 from noetl_events.jetstream.options import ConnectOptions
 from noetl_events.jetstream.outgoing import Outgoing
 from noetl_events.jetstream.publisher import Publisher
+from noetl_events.jetstream.replies import Reply
 from noetl_events.jetstream.topology import StreamDeclaration, ensure_stream, jetstream, show_stream
 from noetl_events.testing.nats_server import NatsServer
 from tests.jetstream.scripted_stream import ScriptedStream, error, stores
@@ -94,6 +97,34 @@ async def test_timeout_says_whose_answer_it_was(
 
     assert publisher.counts.stored == 0
     await publisher.aclose()
+
+
+def expecting(name: str = "") -> ExpectedStream:
+    """Return what a publisher expects that has not connected yet."""
+    return ExpectedStream(Connection(ConnectOptions(servers="nats://127.0.0.1:4222")), name)
+
+
+async def test_foreign_answer_explains_no_later_silence() -> None:
+    """It explains the silence it came in; once the stream has answered, it is not blamed for the next one."""
+    expected = expecting("S")
+    expected.meet(Home("c", ""))
+    expected.pass_over(Reply(stream="audit", seq=1))
+    assert "answered by stream audit" in expected.explain_silence("e.x", 1.0, is_untaken=False)
+    assert expected.counts(Reply(stream="S", seq=1))
+
+    assert "audit" not in expected.explain_silence("e.x", 1.0, is_untaken=False)
+
+
+async def test_domain_is_kept_within_a_cluster() -> None:
+    """A server of the same cluster may have no JetStream and name no domain; another domain is another stream."""
+    expected, ours, theirs = expecting(), Reply(stream="noetl_events", seq=1), Reply("", "noetl_events", "hub", 1)
+    expected.meet(Home("c", ""))
+    for home in (Home("c", None), Home("c", "")):
+        expected.meet(home)
+        assert (expected.counts(ours), expected.counts(theirs)) == (True, False)
+    expected.meet(Home("c", "hub"))
+
+    assert (expected.counts(ours), expected.counts(theirs)) == (False, True)
 
 
 @asynccontextmanager

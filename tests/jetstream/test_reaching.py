@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import struct
 import time
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlparse
 
 import pytest
 
 from noetl_events.jetstream.connection import Connection
 from noetl_events.jetstream.errors import NatsUnavailable
 from noetl_events.jetstream.options import ConnectOptions
+from noetl_events.jetstream.tcp import TcpTransport
 from noetl_events.testing import eventually
 from noetl_events.testing.nats_server import NatsServer, free_port
 from tests.jetstream.listeners import BlackHole, info, listening
@@ -296,3 +299,39 @@ async def test_discovered_addresses_that_are_dead(tmp_path: Path) -> None:
             server.kill()
         for hole in holes:
             hole.close()
+
+
+async def test_why_a_connection_broke_is_not_said_of_the_next() -> None:
+    """The reason belongs to the connection that broke: once another one is there, nothing is the matter."""
+
+    async def reset(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(info())
+        await reader.readline()
+        # With this a closed connection is a reset one.
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        writer.transport.abort()
+
+    transport = TcpTransport(is_encrypted=False, name_of=str, timeout=10.0)
+    server = await asyncio.start_server(reset, "127.0.0.1", 0)
+    async with server, listening(info()) as other:
+        await transport.open(urlparse(f"nats://127.0.0.1:{server.sockets[0].getsockname()[1]}"))
+        transport.write(b"PING\r\n")
+        with pytest.raises(OSError, match="reset"):
+            await transport.read(4_096)
+        assert "reset" in transport.ended
+        await transport.open(urlparse(f"nats://{other.host}"))
+
+        assert transport.ended == ""
+        await transport.wait_closed()
+
+
+async def test_closed_before_it_was_used() -> None:
+    """A connection that was made and closed again is made anew when it is wanted, to the server that is named then."""
+    transport = TcpTransport(is_encrypted=False, name_of=str, timeout=10.0)
+    async with listening(info(server_name="first")) as first, listening(info(server_name="second")) as second:
+        await transport.open(urlparse(f"nats://{first.host}"))
+        await transport.wait_closed()
+        await transport.connect(urlparse(f"nats://{second.host}"), 0, 0)
+
+        assert b'"second"' in await transport.readline()
+        await transport.wait_closed()

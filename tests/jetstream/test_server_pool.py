@@ -103,6 +103,60 @@ def test_connection_that_ends_at_once_is_a_failure(clock: Clock) -> None:
     assert 7.5 <= rests[-1] <= 15.0
 
 
+def test_good_connection_ends_what_was_before_it(clock: Clock) -> None:
+    """Once a connection has lasted, refusals before it make neither the next wait nor the longest one longer."""
+    pool = pool_of("own:4222")
+    for _ in range(12):
+        pool.failed(is_refused=True)
+    pool.connected()
+    clock.now += server_pool.LASTING
+    pool.lost(is_refused=False)
+    assert pool.rest == 0.0
+    waits = []
+    for _ in range(30):
+        waits.append(pool.choose(known("own:4222"))[1])
+        clock.now += waits[-1]
+    assert max(waits) <= 5.0
+    pool.connected()
+    pool.lost(is_refused=False)
+
+    assert pool.rest == 0.0
+
+
+def test_lost_connection_is_counted_once(clock: Clock) -> None:
+    """A client that says twice that its connection has ended has lost one: the first failure costs no rest."""
+    pool = pool_of("own:4222")
+    pool.connected()
+    clock.now += 0.01
+    for _ in range(3):
+        pool.lost(is_refused=False)
+
+    assert pool.rest == 0.0
+
+
+def test_configured_server_is_first_after_each_connection(clock: Clock) -> None:
+    """However the last round ended, the first try after a connection is one of a server that was configured."""
+    pool = pool_of("own:4222")
+    servers = known("a:4222", "own:4222")
+    for _ in range(4):
+        assert pool.choose(servers)[0].uri.netloc == "own:4222"
+        pool.connected()
+        clock.now += server_pool.LASTING
+        pool.lost(is_refused=False)
+
+
+def test_discovered_servers_serve_where_no_other_is_left(clock: Clock) -> None:
+    """A client that has nothing but discovered servers left tries those, one after the other."""
+    pool = pool_of("own:4222")
+    tried = []
+    for _ in range(4):
+        server, wait = pool.choose(known("a:4222", "b:4222"))
+        clock.now += wait
+        tried.append(server.uri.netloc)
+
+    assert Counter(tried) == {"a:4222": 2, "b:4222": 2}
+
+
 def test_servers_of_a_list_are_tried_in_turn(clock: Clock) -> None:
     """Of several servers the one that was tried longest ago is next."""
     pool = pool_of("one:1", "two:2", "three:3")

@@ -85,8 +85,8 @@ LIBRARY = (
     Mutation(
         "ids go back with the clock",
         "noetl_events/ids.py",
-        "            if ms > self._last_ms:\n",
-        "            if ms != self._last_ms:\n",
+        "            if now > last:\n",
+        "            if now != last:\n",
         "tests/test_ids.py::test_never_goes_back",
     ),
     Mutation(

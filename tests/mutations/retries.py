@@ -54,4 +54,25 @@ RETRIES = (
         "        self.wait = wait\n",
         "tests/test_retry.py::test_rebuild_gives_up_in_time_whatever_a_sink_asks_for",
     ),
+    Mutation(
+        "one that works busily has not worked for long",
+        "noetl_events/retry.py",
+        "        if self._working_since is None:\n            self._working_since = now\n",
+        "        self._working_since = now\n",
+        "tests/test_retry.py::test_one_that_worked_for_long_is_tried_soon",
+    ),
+    Mutation(
+        "one that works for a moment each time counts as working ever since",
+        "noetl_events/retry.py",
+        "        self._working_since = None\n        self._failures += 1\n",
+        "        self._failures += 1\n",
+        "tests/test_retry.py::test_one_that_works_for_a_moment_each_time_is_not_tried_at_the_first_pace",
+    ),
+    Mutation(
+        "an outage within a minute of the one before it is not said",
+        "noetl_events/retry.py",
+        "        self._failing_since = self._said = None\n",
+        "        self._failing_since = None\n",
+        "tests/test_retry.py::test_outages_of_one_attempt_after_the_other_are_each_said",
+    ),
 )

@@ -1,0 +1,139 @@
+"""Where a durable consumer goes on: how far it is set back, and that this is forgotten by no failure."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+
+from noetl_events.jetstream.consumer_position import ConsumerPosition
+from noetl_events.jetstream.consumers import ensure_consumer, reset_consumer, show_consumer
+from noetl_events.jetstream.declarations import ConsumerDeclaration
+from noetl_events.jetstream.direct_client import Arrival
+from noetl_events.jetstream.topology import jetstream
+from noetl_events.testing import eventually
+
+if TYPE_CHECKING:
+    from noetl_events.jetstream.connection import Connection
+    from noetl_events.jetstream.declarations import StreamDeclaration
+
+MESSAGES = 10
+
+
+@pytest.fixture
+async def declared(connection: Connection, stream: StreamDeclaration) -> ConsumerDeclaration:
+    """Return a consumer that has delivered ten messages, all of them acknowledged."""
+    consumer = ConsumerDeclaration(name="c", stream=stream.name)
+    await ensure_consumer(connection, consumer)
+    js = await jetstream(connection)
+    for _ in range(MESSAGES):
+        await js.publish(f"{stream.name}.x", b"{}")
+    reader = await js.pull_subscribe_bind("c", stream.name)
+    for message in await reader.fetch(MESSAGES, timeout=30):
+        await message.ack_sync()
+    await reader.unsubscribe()
+
+    async def is_acked() -> bool:
+        return (await show_consumer(connection, consumer)).ack_floor.stream_seq == MESSAGES
+
+    await eventually(is_acked)
+    return consumer
+
+
+async def begin(position: ConsumerPosition, connection: Connection, declared: ConsumerDeclaration) -> None:
+    """Go on with the consumer as it is now."""
+    await position.begin(await show_consumer(connection, declared), is_pinned=False)
+
+
+async def next_of(connection: Connection, declared: ConsumerDeclaration) -> int:
+    """Return the sequence that the consumer delivers next."""
+    return (await show_consumer(connection, declared)).delivered.stream_seq + 1
+
+
+@pytest.fixture
+async def position(connection: Connection, declared: ConsumerDeclaration) -> ConsumerPosition:
+    """Return the position of the consumer, begun with."""
+    made = ConsumerPosition(connection, declared)
+    await begin(made, connection, declared)
+    return made
+
+
+async def test_goes_on_where_it_is(
+    connection: Connection, declared: ConsumerDeclaration, position: ConsumerPosition
+) -> None:
+    """A consumer that is well is left alone."""
+    await begin(position, connection, declared)
+
+    assert await next_of(connection, declared) == MESSAGES + 1
+
+
+@pytest.mark.parametrize("starts", [(3, 7), (7, 3), (3, 3)])
+async def test_earliest_start_counts(
+    connection: Connection, declared: ConsumerDeclaration, position: ConsumerPosition, starts: tuple[int, ...]
+) -> None:
+    """Of several places to deliver again from, the first one is what it is set back to, once."""
+    for start in starts:
+        position.restart_at(start)
+    await begin(position, connection, declared)
+    assert await next_of(connection, declared) == 3
+    await reset_consumer(connection, declared, start=9)
+    await begin(position, connection, declared)
+
+    assert await next_of(connection, declared) == 9
+
+
+async def test_messages_without_their_bodies_come_again(
+    connection: Connection, declared: ConsumerDeclaration, position: ConsumerPosition
+) -> None:
+    """The first of those that came as headers only is set back to; one that comes so again has no body."""
+    lacking = [
+        Arrival(
+            "e.x", f"$JS.ACK.S.c.1.{sequence}.{sequence}.1764460800000000000.0", b"", b"NATS/1.0\r\nNats-Msg-Size: 2"
+        )
+        for sequence in (4, 6)
+    ]
+    assert all(position.lacks_body(message) for message in lacking)
+    await begin(position, connection, declared)
+
+    assert await next_of(connection, declared) == 4
+    assert not any(position.lacks_body(message) for message in lacking)
+
+
+async def test_another_puller_has_set_it_back_further(
+    connection: Connection, declared: ConsumerDeclaration, position: ConsumerPosition
+) -> None:
+    """What another puller waits for is not passed over by setting the consumer back to a later place."""
+    await reset_consumer(connection, declared, start=2)
+    position.restart_at(8)
+    await begin(position, connection, declared)
+
+    assert await next_of(connection, declared) == 2
+
+
+async def test_cancelled_while_it_is_set_back(
+    connection: Connection, declared: ConsumerDeclaration, position: ConsumerPosition
+) -> None:
+    """A place to deliver again from is known until the server has been there."""
+    position.restart_at(5)
+    info = await show_consumer(connection, declared)
+    setting_back = asyncio.ensure_future(position.begin(info, is_pinned=False))
+    await asyncio.sleep(0)
+    setting_back.cancel()
+    await asyncio.wait([setting_back])
+    assert setting_back.cancelled()
+    await begin(position, connection, declared)
+
+    assert await next_of(connection, declared) == 5
+
+
+async def test_stream_that_is_what_it_was_up_to_a_place(
+    connection: Connection, declared: ConsumerDeclaration, position: ConsumerPosition
+) -> None:
+    """What was acknowledged behind that place was another message: a consumer found edited is set back behind it."""
+    position.note_replaced(6)
+    position.note_replaced(4)
+    position.note_replaced(5)
+    await position.rewind()
+
+    assert await next_of(connection, declared) == 5
