@@ -47,8 +47,8 @@ DAEMONS = (
     Mutation(
         "a destination that takes nothing has everything buried",
         "consumers/projector.py",
-        "    if len(rejection.reasons) == len(batch) and times >= _ALIKE:\n",
-        "    if len(rejection.reasons) > len(batch):\n",
+        "        if len(part.reasons) == len(batch) and times >= _ALIKE:\n",
+        "        if len(part.reasons) > len(batch):\n",
         "tests/projector/test_refusals.py::test_refused_alike_is_held",
     ),
     Mutation(
