@@ -200,6 +200,9 @@ class ExpectedStream:
             return
         if taker.domain is not None:
             self._expect((taker.name, taker.domain))
+        elif self._known is not None:
+            # Its domain may not be asked for, and stays what it was taken for.
+            self._expect((taker.name, self._known[1]), is_guess=self._is_guess)
         elif reply is not None and taker.name == reply.stream:
             self._learn_first(reply)
 

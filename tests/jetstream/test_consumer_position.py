@@ -137,3 +137,21 @@ async def test_stream_that_is_what_it_was_up_to_a_place(
     await position.rewind()
 
     assert await next_of(connection, declared) == 5
+
+
+async def test_found_edited_again_and_again(
+    connection: Connection, declared: ConsumerDeclaration, position: ConsumerPosition
+) -> None:
+    """A consumer that is found edited at each look is set back once, and not until it is well again."""
+    await position.rewind()
+    js = await jetstream(connection)
+    await js.publish(f"{declared.stream}.x", b"{}")
+    reader = await js.pull_subscribe_bind("c", declared.stream)
+    await reader.fetch(1, timeout=30)
+    await position.rewind()
+    assert (await show_consumer(connection, declared)).num_ack_pending == 1
+    await begin(position, connection, declared)
+    await position.rewind()
+
+    assert await next_of(connection, declared) == MESSAGES + 1
+    await reader.unsubscribe()

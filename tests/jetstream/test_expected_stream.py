@@ -207,3 +207,31 @@ async def test_first_acknowledgement_teaches_where_nothing_may_be_asked(tmp_path
         assert publisher.counts.stored == 3
         await publisher.aclose()
         assert server.log.count("Violation") <= 1
+
+
+# It may ask for the name, and for nothing more.
+_MAY_ASK_FOR_NAMES: Final = _MAY_PUBLISH.replace('["e.>"]', '["e.>", "$JS.API.STREAM.NAMES"]')
+
+
+async def test_name_from_the_api_is_enough(tmp_path: Path) -> None:
+    """An account that may ask for the name of the stream alone believes it, and no stream that answers before it."""
+    with NatsServer(store_dir=tmp_path, config=_MAY_ASK_FOR_NAMES) as server:
+        owner_url, worker_url = (server.url.replace("//", f"//{who}:x@") for who in ("owner", "worker"))
+        async with (
+            Connection(ConnectOptions(servers=owner_url)) as owner,
+            Connection(ConnectOptions(servers=worker_url)) as worker,
+        ):
+            await ensure_stream(owner, StreamDeclaration(name="custom", subjects=("e.>",)))
+            expected, other = ExpectedStream(worker), Reply(stream="other", seq=9)
+            expected.meet((await worker.client()).home)
+            await expected.look_up("e.x", other)
+            assert not expected.counts(other)
+            assert expected.counts(Reply(stream="custom", seq=1))
+            publisher = Publisher(worker, timeout=5.0)
+            async with listener(owner_url, "e.>", {"stream": "other", "seq": 9}):
+                await publisher.publish(outgoing("e.x", 1))
+                await publisher.publish(outgoing("e.x", 2, 3))
+
+            assert (await show_stream(owner, "custom")).state.messages == 3
+        assert (publisher.counts.stored, publisher.last_sequence) == (3, 3)
+        await publisher.aclose()

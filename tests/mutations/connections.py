@@ -159,4 +159,18 @@ CONNECTIONS = (
         "home != self._home:\n",
         "tests/jetstream/test_expected_stream.py::test_domain_is_kept_within_a_cluster",
     ),
+    Mutation(
+        "what the API names is not believed where the domain may not be asked for",
+        "noetl_events/jetstream/expected_stream.py",
+        "        elif self._known is not None:\n",
+        "        elif not taker.name:\n",
+        "tests/jetstream/test_expected_stream.py::test_name_from_the_api_is_enough",
+    ),
+    Mutation(
+        "an account that may ask for the name of the stream alone counts as one that may ask for nothing",
+        "noetl_events/jetstream/taker.py",
+        "    except PermissionDenied:\n        return Taker(name)\n",
+        "    except PermissionDenied:\n        raise\n",
+        "tests/jetstream/test_expected_stream.py::test_name_from_the_api_is_enough",
+    ),
 )

@@ -154,4 +154,11 @@ CONSUMERS = (
         "",
         "tests/jetstream/test_consumer_position.py::test_stream_that_is_what_it_was_up_to_a_place",
     ),
+    Mutation(
+        "a consumer that is found edited is set back at each look",
+        "noetl_events/jetstream/consumer_position.py",
+        "        self._is_well = False\n        try",
+        "        try",
+        "tests/jetstream/test_consumer_position.py::test_found_edited_again_and_again",
+    ),
 )
