@@ -15,7 +15,7 @@ from noetl_events.jetstream.expected_stream import ExpectedStream
 from noetl_events.jetstream.options import ConnectOptions
 from noetl_events.jetstream.outgoing import Outgoing
 from noetl_events.jetstream.publisher import Publisher
-from noetl_events.jetstream.replies import Reply
+from noetl_events.jetstream.replies import Reply, ReplyError
 from noetl_events.jetstream.topology import StreamDeclaration, ensure_stream, jetstream, show_stream
 from noetl_events.testing.nats_server import NatsServer
 from tests.jetstream.scripted_stream import ScriptedStream, error, stores
@@ -115,6 +115,18 @@ async def test_foreign_answer_explains_no_later_silence() -> None:
     assert "audit" not in expected.explain_silence("e.x", 1.0, is_untaken=False)
 
 
+async def test_stream_that_answers_again_is_not_missing(connection: Connection) -> None:
+    """That no stream took the subject is not said of a later silence, once there was an answer."""
+    expected = ExpectedStream(connection, "S")
+    expected.meet((await connection.client()).home)
+    await expected.look_up("nowhere.x")
+    assert "no stream takes nowhere.x" in expected.explain_silence("nowhere.x", 1.0, is_untaken=True)
+    assert expected.counts(Reply(stream="S", seq=1))
+
+    assert expected.trouble is None
+    assert "no leader for nowhere.x" in expected.explain_silence("nowhere.x", 1.0, is_untaken=True)
+
+
 async def test_domain_is_kept_within_a_cluster() -> None:
     """A server of the same cluster may have no JetStream and name no domain; another domain is another stream."""
     expected, ours, theirs = expecting(), Reply(stream="noetl_events", seq=1), Reply("", "noetl_events", "hub", 1)
@@ -188,7 +200,8 @@ accounts { A { jetstream: enabled, users: [
 """
 
 
-async def test_first_acknowledgement_teaches_where_nothing_may_be_asked(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", [pytest.param("custom", id="learned"), pytest.param("noetl_events", id="as guessed")])
+async def test_first_acknowledgement_teaches_where_nothing_may_be_asked(tmp_path: Path, name: str) -> None:
     """An account without rights to the API believes the first PubAck; a later one of another stream is foreign."""
     with NatsServer(store_dir=tmp_path, config=_MAY_PUBLISH) as server:
         owner_url, worker_url = (server.url.replace("//", f"//{who}:x@") for who in ("owner", "worker"))
@@ -196,12 +209,12 @@ async def test_first_acknowledgement_teaches_where_nothing_may_be_asked(tmp_path
             Connection(ConnectOptions(servers=owner_url)) as owner,
             Connection(ConnectOptions(servers=worker_url)) as worker,
         ):
-            await ensure_stream(owner, StreamDeclaration(name="custom", subjects=("e.>",)))
+            await ensure_stream(owner, StreamDeclaration(name=name, subjects=("e.>",)))
             publisher = Publisher(worker, timeout=1.0)
             await publisher.publish(outgoing("e.x", 1, 2, 3))
-            await (await jetstream(owner)).delete_stream("custom")
+            await (await jetstream(owner)).delete_stream(name)
             async with listener(owner_url, "e.>", {"stream": "other", "seq": 9}):
-                with pytest.raises(NatsUnavailable, match="answered by stream other, which is not stream custom"):
+                with pytest.raises(NatsUnavailable, match=f"answered by stream other, which is not stream {name}"):
                     await publisher.publish(outgoing("e.x", 4))
 
         assert publisher.counts.stored == 3
@@ -235,3 +248,23 @@ async def test_name_from_the_api_is_enough(tmp_path: Path) -> None:
             assert (await show_stream(owner, "custom")).state.messages == 3
         assert (publisher.counts.stored, publisher.last_sequence) == (3, 3)
         await publisher.aclose()
+
+
+async def test_domain_is_learned_from_the_stream_that_the_api_names(tmp_path: Path) -> None:
+    """Behind an API prefix the domain is not known: the stream's own PubAck says it, no other one and no error does."""
+    with NatsServer(store_dir=tmp_path, config=_MAY_ASK_FOR_NAMES) as server:
+        owner_url, worker_url = (server.url.replace("//", f"//{who}:x@") for who in ("owner", "worker"))
+        async with (
+            Connection(ConnectOptions(servers=owner_url)) as owner,
+            Connection(ConnectOptions(servers=worker_url, api_prefix="$JS.API")) as worker,
+        ):
+            await ensure_stream(owner, StreamDeclaration(name="custom", subjects=("e.>",)))
+            expected = ExpectedStream(worker)
+            expected.meet((await worker.client()).home)
+            ours, other = Reply(stream="custom", domain="hub", seq=1), Reply(stream="other", domain="hub", seq=9)
+            for told in (other, Reply(stream="custom", error=ReplyError(503, 10077, "full"))):
+                await expected.look_up("e.x", told)
+                assert not expected.counts(told)
+            await expected.look_up("e.x", ours)
+
+            assert (expected.counts(ours), expected.counts(other)) == (True, False)

@@ -173,4 +173,32 @@ CONNECTIONS = (
         "    except PermissionDenied:\n        raise\n",
         "tests/jetstream/test_expected_stream.py::test_name_from_the_api_is_enough",
     ),
+    Mutation(
+        "a stream that was missing once is missing at every silence after it",
+        "noetl_events/jetstream/expected_stream.py",
+        "            self.trouble = self._foreign = None\n",
+        "            self._foreign = None\n",
+        "tests/jetstream/test_expected_stream.py::test_stream_that_answers_again_is_not_missing",
+    ),
+    Mutation(
+        "a stream that was guessed and has answered is given up for the next one that answers",
+        "noetl_events/jetstream/expected_stream.py",
+        "            self._is_guess = False\n            self.trouble",
+        "            self.trouble",
+        "tests/jetstream/test_expected_stream.py::test_first_acknowledgement_teaches_where_nothing_may_be_asked",
+    ),
+    Mutation(
+        "the stream that answers is believed, and not the one that the API names",
+        "noetl_events/jetstream/expected_stream.py",
+        "        elif reply is not None and taker.name == reply.stream:\n",
+        "        else:\n",
+        "tests/jetstream/test_expected_stream.py::test_domain_is_learned_from_the_stream_that_the_api_names",
+    ),
+    Mutation(
+        "an error, which names no domain, says which domain it is",
+        "noetl_events/jetstream/expected_stream.py",
+        "        if reply is None or reply.error is not None or ",
+        "        if reply is None or ",
+        "tests/jetstream/test_expected_stream.py::test_domain_is_learned_from_the_stream_that_the_api_names",
+    ),
 )

@@ -161,4 +161,32 @@ CONSUMERS = (
         "        try",
         "tests/jetstream/test_consumer_position.py::test_found_edited_again_and_again",
     ),
+    Mutation(
+        "of several waits before a message comes again the first one that is declared is kept to",
+        "noetl_events/jetstream/consumer_config.py",
+        'min([config.get("ack_wait", 0), *(config.get("backoff") or [])])',
+        'config.get("ack_wait", 0)',
+        "tests/jetstream/test_consumer_config.py::test_limits",
+    ),
+    Mutation(
+        "that few requests may wait at once is not known",
+        "noetl_events/jetstream/consumer_config.py",
+        'waiting=config.get("max_waiting", 0),',
+        "waiting=0,",
+        "tests/jetstream/test_consumer_config.py::test_limits",
+    ),
+    Mutation(
+        "a limit in nanoseconds is taken for seconds",
+        "noetl_events/jetstream/consumer_config.py",
+        'expires=config.get("max_expires", 0) / _SECOND,',
+        'expires=config.get("max_expires", 0),',
+        "tests/jetstream/test_consumer_config.py::test_limits",
+    ),
+    Mutation(
+        "a mark that the server has added makes a projector's consumer one of others",
+        "noetl_events/jetstream/consumer_config.py",
+        '_OURS.items() <= (config.get("metadata") or {}).items()',
+        '_OURS == config.get("metadata")',
+        "tests/jetstream/test_consumer_config.py::test_mark_of_a_projector",
+    ),
 )
