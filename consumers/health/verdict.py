@@ -22,6 +22,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 import msgspec
+from msgspec import structs
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -152,11 +153,19 @@ def report(
             name: cut_off if health.ready or health.part == "nats" else health for name, health in healths.items()
         }
     if fault:
-        faulty = Health(ready=False, part="stream", reason=fault[:_LONGEST_REASON])
-        healths = {name: faulty if health.ready else health for name, health in healths.items()}
+        healths = {name: _with_fault(health, fault) for name, health in healths.items()}
     return Report(
         alive=all(health.alive for health in healths.values()),
         ready=connected and all(health.ready for health in healths.values()),
         connected=connected,
         projectors=healths,
     )
+
+
+def _with_fault(health: Health, fault: str) -> Health:
+    """Return *health* with the fault of a stream beside what else is the matter, of which it may be the cause."""
+    if health.ready:
+        return Health(ready=False, part="stream", reason=fault[:_LONGEST_REASON])
+    half = _LONGEST_REASON // 2
+    reason = f"{health.reason[: _LONGEST_REASON - min(len(fault), half)]}; {fault}"
+    return structs.replace(health, reason=reason[:_LONGEST_REASON])

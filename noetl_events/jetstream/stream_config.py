@@ -27,6 +27,7 @@ BATCHED_SINCE: Final = (2, 14)
 ATOMIC_SINCE: Final = (2, 12)
 
 _SECOND: Final = 1_000_000_000
+_SHORTEST_AGE: Final = 3_600 * _SECOND
 # What the messages of a stream are called where its configuration is explained.
 _THINGS: Final = {"events": "events", "dead letters": "dead letters", "trials": "notes"}
 CAPABILITIES: Final = ("allow_direct", "allow_atomic", "allow_batched")
@@ -220,9 +221,8 @@ class _Look:
             meaning = f"it does not store what is published to {', '.join(missing)}"
             yield Deviation("subjects", list(wanted), list(actual), meaning, "unsafe")
         elif set(actual) != set(wanted) and not is_fed:
-            meaning = f"it takes more than {self._things}" + (
-                ": what is none becomes a dead letter" if self._is_events else ""
-            )
+            more = ": what is none becomes a dead letter" if self._is_events else ""
+            meaning = f"it takes more than {self._things}{more}"
             yield Deviation("subjects", list(wanted), list(actual), meaning, "weaker")
         yield from self._transform()
 
@@ -266,7 +266,9 @@ class _Look:
             # An age of 0 is for ever.
             is_shorter = bool(actual) and (not wanted or actual < wanted)
             meaning = short if is_shorter else f"{long} longer than is set"
-            yield Deviation(field, wanted / _SECOND, actual / _SECOND, meaning, "weaker")
+            # What a short restart is too long for is lost in it, however long the age that is set.
+            weight: Weight = "unsafe" if field == "max_age" and is_shorter and actual < _SHORTEST_AGE else "weaker"
+            yield Deviation(field, wanted / _SECOND, actual / _SECOND, meaning, weight)
 
     def limits(self) -> Iterator[Deviation]:
         """Yield what happens to messages because there are too many, or because one is too large."""
@@ -318,9 +320,8 @@ class _Look:
             if self._wanted.get(field) and is_possible and not self._config.get(field):
                 # A projector reads its notes by direct gets alone.
                 is_needed = field == "allow_direct" and self._declared.kind == "trials"
-                yield self._unset(field, _LACKING[field], "unsafe" if is_needed else "lacking")._replace(
-                    declared=True, actual=False
-                )
+                weight: Weight = "unsafe" if is_needed else "lacking"
+                yield Deviation(field, declared=True, actual=False, meaning=_LACKING[field], weight=weight)
 
     def consumers(self) -> Iterator[Deviation]:
         """Yield what its consumers inherit, and how many it may have."""

@@ -14,10 +14,10 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from nats.js import api as nats_api
-from nats.js.api import ConsumerConfig
+from nats.js.api import ConsumerConfig, StreamConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
 _MILLISECOND: Final = 1_000_000
 _SECOND: Final = 1_000 * _MILLISECOND
@@ -34,14 +34,23 @@ CONSUMER_FIELDS_BESIDE: Final = {
     "sourcing": "bool",
 }
 
+STREAM_FIELDS_BESIDE: Final[dict[str, str]] = {}
+"""Fields of nats-server 2.15 that nats-py 2.16 lacks: none that a server shows or takes."""
+
+FEEDER: Final = "feeder"
+"""The stream that a mirror or a source reads."""
+
+_TEXTS: Final = (FEEDER, "{stream}.a", "{stream}.>", "moved.{stream}", ">")
+"""Values of texts of a stream's configuration, where they are names, subjects and words."""
+
 
 class Edit(NamedTuple):
     """
     One edit by hand.
 
     Args:
-        field: that it is about.
-        changes: the fields with their new values; another one may have to change with it.
+        field: that it is about; for one inside another with a dot between.
+        changes: the fields with their new values, None for one that is left out; another one may have to change too.
 
     """
 
@@ -53,12 +62,19 @@ class Edit(NamedTuple):
         """What is edited, in words."""
         return ", ".join(f"{field}={value!r}" for field, value in self.changes.items())
 
+    @property
+    def is_text(self) -> bool:
+        """Whether the value is a text, of which one says as much as another."""
+        value: Any = self.changes
+        for step in self.field.split("."):
+            inner = value[0] if isinstance(value, list) else value
+            value = inner.get(step)
+        return isinstance(value, str) and (value in _TEXTS or "T" in value)
+
 
 def types_of(shown: Mapping[str, Any], declared: type, beside: Mapping[str, str]) -> dict[str, str]:
     """Return the fields of a configuration with their types, as nats-py writes them."""
-    known = {
-        field.name: re.sub(r"^Optional\[(.*)\]$", r"\1", str(field.type)) for field in dataclasses.fields(declared)
-    }
+    known = {field.name: _plain(field.type) for field in dataclasses.fields(declared)}
     return {name: _type_of(value) for name, value in shown.items()} | known | dict(beside)
 
 
@@ -66,6 +82,51 @@ def consumer_edits(shown: Mapping[str, Any], stream: str) -> list[Edit]:
     """Return the edits of a consumer of *stream* that a server shows with these fields."""
     types = types_of(shown, ConsumerConfig, CONSUMER_FIELDS_BESIDE)
     return [Edit(field, {field: value}) for field, kind in types.items() for value in values_of(kind, stream)]
+
+
+def stream_edits(shown: Mapping[str, Any], stream: str) -> list[Edit]:
+    """Return the edits of *stream* that a server shows with these fields: each value, and each field left out."""
+    types = types_of(shown, StreamConfig, STREAM_FIELDS_BESIDE)
+    return [
+        *(Edit(field, {field: None}) for field in shown if field != "name"),
+        *(
+            Edit(path, {field: value})
+            for field, kind in types.items()
+            for path, value in _stream_values(field, kind, stream)
+        ),
+    ]
+
+
+def _stream_values(path: str, kind: str, stream: str) -> Iterator[tuple[str, Any]]:
+    """Yield values of the type *kind* for a field, or for one inside it, with the path of that."""
+    if match := re.fullmatch(r"List\[(\w+)\]", kind):
+        for inner, value in _stream_values(path, match[1], stream) if _structure(match[1]) else ():
+            yield inner, [value]
+    if fields := _structure(kind):
+        first = {
+            name: next(_stream_values(name, of, stream))[1] for name, (of, is_needed) in fields.items() if is_needed
+        }
+        for name, (of, _) in fields.items():
+            yield from ((inner, first | {name: value}) for inner, value in _stream_values(f"{path}.{name}", of, stream))
+        return
+    values: dict[str, list[Any]] = {
+        "bool": [True, False],
+        "str": [text.replace("{stream}", stream) for text in _TEXTS],
+        "List[str]": [[f"{stream}.a"], [f"{stream}.a", f"{stream}.b"], [f"{stream}.>", f"more.{stream}"]],
+    }
+    yield from ((path, value) for value in values.get(kind) or values_of(kind, stream))
+
+
+def _structure(kind: str) -> dict[str, tuple[str, bool]]:
+    """Return the fields of a structure of nats-py with their types, and which of them it needs."""
+    found = getattr(nats_api, kind, None)
+    if not (isinstance(found, type) and dataclasses.is_dataclass(found)):
+        return {}
+    missing = dataclasses.MISSING
+    return {
+        field.name: (_plain(field.type), field.default is missing and field.default_factory is missing)
+        for field in dataclasses.fields(found)
+    }
 
 
 def of_stream(changes: Mapping[str, Any], stream: str) -> dict[str, Any]:
@@ -92,7 +153,13 @@ def values_of(kind: str, stream: str) -> list[Any]:
     return values.get(kind, kind.split("|") if "|" in kind else [])
 
 
+def _plain(kind: object) -> str:
+    return re.sub(r"^Optional\[(.*)\]$", r"\1", str(kind))
+
+
 def _named(value: Any, stream: str) -> Any:
+    if isinstance(value, dict):
+        return {name: _named(each, stream) for name, each in value.items()}
     if isinstance(value, list):
         return [_named(each, stream) for each in value]
     return value.replace("{stream}", stream) if isinstance(value, str) else value

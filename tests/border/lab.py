@@ -9,10 +9,12 @@ from contextlib import asynccontextmanager, suppress
 from itertools import count
 from typing import TYPE_CHECKING, Any, Final
 
+from nats.errors import Error as NatsError
+
 from consumers.service import Service
 from consumers.settings import ProjectorSettings, Settings
 from noetl_events import encode
-from noetl_events.jetstream.declarations import StreamDeclaration
+from noetl_events.jetstream.declarations import DEAD_LETTERS, StreamDeclaration
 from noetl_events.jetstream.topology import ensure_stream
 from noetl_events.retry import Backoff
 from noetl_events.sinks.memory import MemorySink
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from nats.aio.msg import Msg
 
     from noetl_events.jetstream.connection import Connection
+    from noetl_events.jetstream.declarations import StreamKind
 
 LOOK: Final = 0.5
 """Seconds between two looks at consumer and stream; ten of them in a real process."""
@@ -63,10 +66,10 @@ class Lab:
         answer: dict[str, Any] = json.loads((await client.request(self.connection.api(request), data, timeout=10)).data)
         return answer
 
-    async def stream(self, *, partitions: int = 0) -> StreamDeclaration:
+    async def stream(self, *, partitions: int = 0, kind: StreamKind = "events") -> StreamDeclaration:
         """Return a new stream, as declared."""
         name = f"border_{next(_numbers)}"
-        declared = StreamDeclaration(name=name, subjects=(f"{name}.>",), partitions=partitions)
+        declared = StreamDeclaration(name=name, subjects=(f"{name}.>",), partitions=partitions, kind=kind)
         await ensure_stream(self.connection, declared)
         return declared
 
@@ -97,6 +100,8 @@ class Case:
         self.sink = MemorySink()
         self.error: BaseException | None = None
         """What ended the projector, if something did."""
+
+        self.dead_letters = DEAD_LETTERS
 
         self._tail = ".x" if stream.partitions else ""
         self._ids = count(1)
@@ -149,7 +154,8 @@ class Case:
     async def running(self) -> AsyncIterator[None]:
         """Run the projector, and stop it in the end."""
         durable, options = self.durable, self.lab.connection.options
-        settings = Settings(connect=options, stream=self.stream, projector=ProjectorSettings(durable=durable))
+        projector = ProjectorSettings(durable=durable)
+        settings = Settings(connect=options, stream=self.stream, projector=projector, dead_letters=self.dead_letters)
         self._service = service = Service(
             settings,
             self.lab.connection,
@@ -159,8 +165,8 @@ class Case:
             opener=lambda _: self.sink,
         )
         service.stream_watch._interval = LOOK
-        for projector in service.projectors:
-            projector._hold._backoff = _QUICK
+        for each in service.projectors:
+            each._hold._backoff = _QUICK
         task = asyncio.create_task(service.worker.run())
         task.add_done_callback(self._note_end)
         try:
@@ -195,8 +201,8 @@ async def gathered(runs: Iterable[Callable[[], Awaitable[None]]], *, at_once: in
         async with room:
             try:
                 await each()
-            except AssertionError as exc:
-                return str(exc)
+            except (AssertionError, NatsError) as exc:
+                return str(exc) or repr(exc)
         return ""
 
     return [failed for failed in await asyncio.gather(*map(run, runs)) if failed]

@@ -82,85 +82,6 @@ async def project(connection: Connection) -> None:
         await asyncio.sleep(0.2)
 
 
-# What makes a projector say that it is not well, and go on with what there is.
-UNSAFE: dict[str, dict[str, Any]] = {
-    "no_ack": {"no_ack": True},
-    "sealed": {"sealed": True},
-    "discard": {"max_msgs": 1_000},
-    "max_msgs_per_subject": {"max_msgs_per_subject": 500},
-    "discard_new_per_subject": {"max_msgs_per_subject": 500, "discard": "new", "discard_new_per_subject": True},
-    "subjects": {"subjects": ["elsewhere.>"]},
-}
-# What is told, and changes nothing.
-TOLD: dict[str, dict[str, Any]] = {
-    "max_age": {"max_age": 3_600 * SECOND},
-    "duplicate_window": {"duplicate_window": 30 * SECOND},
-    "max_bytes": {"max_bytes": 10**7, "discard": "new"},
-    "max_msgs": {"max_msgs": 10**6, "discard": "new"},
-    "max_msg_size": {"max_msg_size": 100_000},
-    "deny_delete": {"deny_delete": True},
-    "deny_purge": {"deny_purge": True},
-    "max_consumers": {"max_consumers": 10},
-    "allow_direct": {"allow_direct": False},
-    "allow_atomic": {"allow_atomic": False},
-    "allow_batched": {"allow_batched": False},
-    "allow_rollup_hdrs": {"allow_rollup_hdrs": True},
-    "allow_msg_ttl": {"allow_msg_ttl": True},
-    "subject_transform": {"subject_transform": {"src": "edited.>", "dest": "edited.x.>"}},
-    "consumer_limits": {"consumer_limits": {"inactive_threshold": 3_600 * SECOND}},
-}
-HARMLESS: dict[str, dict[str, Any]] = {
-    "description": {"description": "x"},
-    "metadata": {"metadata": {"a": "b"}},
-    "compression": {"compression": "s2"},
-    "republish": {"republish": {"src": "edited.>", "dest": "echo.>"}},
-    "subject_delete_marker_ttl": {
-        "subject_delete_marker_ttl": 60 * SECOND,
-        "allow_msg_ttl": True,
-        "allow_rollup_hdrs": True,
-    },
-    "allow_msg_schedules": {"allow_msg_schedules": True, "allow_rollup_hdrs": True},
-}
-
-
-@pytest.mark.parametrize("field", UNSAFE)
-async def test_edited_so_that_events_are_lost(edited: Connection, field: str) -> None:
-    """Noticed while it runs: not ready, with the name of the field, and what the stream has is stored all the same."""
-    async with projecting(edited) as (served, sink, bench):
-        await bench.publish(make_events(10))
-        await eventually(lambda: len(sink.events) == 10)
-        assert await served.is_ready()
-        await edit(edited, EVENTS.name, **UNSAFE[field])
-        await eventually(served.is_not_ready)
-        part, reason = await served.why()
-
-        assert (part, f"{field}: " in reason) == ("stream", True), reason
-        assert await served.is_alive()
-    async with projecting(edited) as (served, _, _):
-        # Likewise from its start on.
-        await eventually(lambda: served.service.stream_watch.fault)
-        assert await served.is_not_ready()
-        assert f"{field}: " in (await served.why())[1]
-
-
-@pytest.mark.parametrize("field", [*TOLD, *HARMLESS])
-async def test_edited_otherwise(edited: Connection, field: str) -> None:
-    """What costs no event is told once, by the name of the field, or not at all; it is ready, and events are stored."""
-    with capture_logs() as lines:
-        async with projecting(edited) as (served, sink, bench):
-            await eventually(served.is_ready)
-            looks = served.service.stream_watch._looks
-            await edit(edited, EVENTS.name, **(TOLD | HARMLESS)[field])
-            await eventually(lambda: served.service.stream_watch._looks > looks + 3)
-            await bench.publish(make_events(10))
-            await eventually(lambda: len(sink.events) == 10)
-            assert await served.is_ready()
-            assert served.service.progress["projector"].buried == 0
-
-    told = [line["field"] for line in lines if line["event"] == "stream.differs" and line["stream"] == EVENTS.name]
-    assert told.count(field) == (field in TOLD), told
-
-
 async def test_readers_are_forgotten_soon(edited: Connection) -> None:
     """A stream that forgets its consumers sooner than a reader asks for is read all the same."""
     await edit(edited, EVENTS.name, consumer_limits={"inactive_threshold": 4 * SECOND})
@@ -209,26 +130,6 @@ async def test_other_retention_is_refused(edited: Connection, retention: str) ->
 
     state = (await find_stream(edited, EVENTS.name)).state
     assert state.messages == (5 if retention == "workqueue" else 0)
-
-
-async def test_retention_edited(edited: Connection) -> None:
-    """A retention that is changed while it runs makes it not ready."""
-    async with projecting(edited) as (served, _, _):
-        await eventually(served.is_ready)
-        await edit(edited, EVENTS.name, retention="interest")
-        await eventually(served.is_not_ready)
-        assert "retention: 'interest'" in (await served.why())[1]
-
-
-@pytest.mark.parametrize("changes", [{"storage": "memory"}, {"persist_mode": "async", "allow_atomic": False}], ids=str)
-async def test_made_otherwise(edited: Connection, changes: dict[str, Any]) -> None:
-    """What can only be chosen when a stream is made is noticed from the start on, and events are stored."""
-    await remake(edited, **changes)
-    async with projecting(edited) as (served, sink, bench):
-        await bench.publish(make_events(5))
-        await eventually(lambda: len(sink.events) == 5)
-        await eventually(served.is_not_ready)
-        assert next(iter(changes)) in (await served.why())[1]
 
 
 async def test_mirror(edited: Connection, tmp_path: Path) -> None:

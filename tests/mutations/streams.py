@@ -24,7 +24,7 @@ STREAMS = (
         "consumers/health/verdict.py",
         "    if fault:\n",
         "    if fault and not connected:\n",
-        "tests/border/test_edited_stream.py::test_retention_edited",
+        "tests/border/test_edited_stream.py::test_put_back",
     ),
     Mutation(
         "a delete marker is a dead letter",
@@ -32,5 +32,26 @@ STREAMS = (
         "        if is_of_no_publisher(message):\n",
         "        if not message:\n",
         "tests/border/test_markers.py::test_what_is_skipped",
+    ),
+    Mutation(
+        "an age too short for a restart is of no matter",
+        "noetl_events/jetstream/stream_config.py",
+        '"unsafe" if field == "max_age" and is_shorter and actual < _SHORTEST_AGE else "weaker"',
+        '"unsafe" if field == "max_age" and is_shorter and actual < 0 else "weaker"',
+        "tests/border/test_streams.py::test_edited_before_the_start",
+    ),
+    Mutation(
+        "a stream that drops its oldest events looks well",
+        "noetl_events/jetstream/stream_config.py",
+        '        if limits and config.get("discard", "old") == "old":\n',
+        '        if limits and config.get("discard", "old") == "none":\n',
+        "tests/border/test_streams.py::test_edited_before_the_start",
+    ),
+    Mutation(
+        "what differs is told at each look",
+        "consumers/stream_review.py",
+        "        if deviation in before:\n",
+        "        if not now:\n",
+        "tests/border/test_streams.py::test_edited_before_the_start",
     ),
 )
