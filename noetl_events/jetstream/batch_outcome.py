@@ -17,12 +17,14 @@ class BatchFailed(Exception):
     Args:
         reason: in a sentence.
         is_heard: whether the stream itself has said so; else it is silent.
+        code: of the error it has answered with, 0 if there was none.
 
     """
 
-    def __init__(self, reason: str, *, is_heard: bool = False) -> None:
+    def __init__(self, reason: str, *, is_heard: bool = False, code: int = 0) -> None:
         super().__init__(reason)
         self.is_heard = is_heard
+        self.code = code
 
 
 class BatchesUnsupported(BatchFailed):
@@ -34,7 +36,7 @@ def batch_failure(reply: Reply, expected: int) -> BatchFailed | None:
     if reply.error is not None:
         unsupported = reply.error.err_code in BATCHES_DISABLED
         kind = BatchesUnsupported if unsupported else BatchFailed
-        return kind(explain(reply), is_heard=not isinstance(reply, ServerStatus))
+        return kind(explain(reply), is_heard=not isinstance(reply, ServerStatus), code=reply.error.err_code)
     if not reply.batch:
         return BatchesUnsupported("the server takes each message of a batch by itself", is_heard=True)
     if reply.count != expected:

@@ -45,7 +45,7 @@ BURST: Final = 125
 # The server says so often that it is alive.
 _FLOW: Final = 250
 # Past either a batch is ended: all of it waits for the end, and is sent again if that does not come.
-_LONGEST: Final = 4_000
+LONGEST: Final = 4_000
 _LONGEST_BYTES: Final = 2 * 1024 * 1024
 _START, _APPEND, _COMMIT, _END, _ASK = 0, 1, 2, 3, 4
 # Longer than a server halts for, as a rule: then the batch is still known, and its PubAck comes.
@@ -63,6 +63,7 @@ class FastBatch:
         admit: gives what of a burst may be sent.
         on_stored: takes the messages that are stored, in order, each once, and the sequence of the last.
         patience: gives the time, of `time.monotonic`, until which a burst may wait for its answers.
+        longest: the messages after which it is ended.
 
     """
 
@@ -72,6 +73,7 @@ class FastBatch:
         client: DirectClient,
         outbox: Outbox,
         *,
+        longest: int = LONGEST,
         admit: Callable[[DirectClient, list[Outgoing]], list[Outgoing]],
         on_stored: Callable[[Sequence[Outgoing], int], None],
         patience: Callable[[Sequence[Outgoing]], float],
@@ -84,6 +86,7 @@ class FastBatch:
         self._admit = admit
         self._on_stored = on_stored
         self._patience = patience
+        self._longest = longest
         self._exchange: Exchange = inbox.exchange(self._hear)
         self._head = f"{self._exchange.reply_to}.{_FLOW}.fail.".encode()
         self._bytes = 0
@@ -137,7 +140,7 @@ class FastBatch:
         await publish_all(self._client, burst, self._commands(burst, first))
 
     def _is_full(self) -> bool:
-        return len(self.unsettled) >= _LONGEST or self._bytes >= _LONGEST_BYTES
+        return len(self.unsettled) >= self._longest or self._bytes >= _LONGEST_BYTES
 
     async def _end(self) -> None:
         self._is_ended = True

@@ -40,7 +40,7 @@ class Window:
         self.is_heard = False
         """Whether the stream itself has answered since the last attempt began."""
         self.has_duplicates = False
-        """Whether it had one of the messages before."""
+        """Whether it had one of the messages before, since this was last set to False."""
 
         self._inbox = inbox
         self._messages = messages

@@ -14,10 +14,14 @@ if TYPE_CHECKING:
 
 NO_RESPONDERS: Final = 503
 IN_PROCESS: Final = 10158
+OVERLOADED: Final = 10167
+"""The stream has more messages in its queue than it takes: it dropped this one, and asks for fewer at a time."""
+ATOMIC_UNTAKEN: Final = (OVERLOADED, 10175, 10176, 10210, 10211)
+"""Of an atomic batch nothing is stored: its end was dropped, or a message before that, or too many are under way."""
 BATCHES_DISABLED: Final = (10205, 10174)
 _TOO_LARGE: Final = (10054, 10097)
 # Cluster not available, stream or leader away for the moment: an election ends by itself.
-_TRANSIENT: Final = (IN_PROCESS, 10008, 10009, 10074, 10118, 10208, 10210, 10211)
+_TRANSIENT: Final = (IN_PROCESS, OVERLOADED, 10008, 10009, 10074, 10118, 10208, 10210, 10211)
 
 
 class ReplyError(msgspec.Struct, frozen=True):

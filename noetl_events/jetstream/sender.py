@@ -4,14 +4,18 @@ What is sent how, and what is sent again.
     first attempt                      outcome                         then
     ---------------------------------  ------------------------------  ---------------------------------
     batch, fast-ingest or atomic       acknowledged                    stored
+                                       stream overloaded               a pause, and batches half as long; an atomic
+                                                                       one again, a fast-ingest one as follows
                                        anything else                   its first again, plainly; the rest as an
-                                                                       atomic batch if that was not stored
+                                                                       atomic batch behind those that were stored
                                        batches unsupported             plain publish, now and ever after
     atomic batch, again                acknowledged                    stored, whole
+                                       stream overloaded               a pause, and the same batch again
                                        anything else                   plain publish, lane by lane
     plain publish                      sequence above 0                stored
                                        too large for the stream        rejected
                                        id in process, election,
+                                       stream overloaded,
                                        no answer, connection lost      again, until the deadline
                                        stream full, denied, missing    the call fails: emit again, later
 
@@ -37,7 +41,7 @@ from noetl_events.jetstream.fast_batch import FastBatch
 from noetl_events.jetstream.inbox import SILENCE, ReplyInbox
 from noetl_events.jetstream.plain_window import Window
 from noetl_events.jetstream.publish_counts import PublishCounts
-from noetl_events.jetstream.replies import Verdict, explain, is_no_responders, judge
+from noetl_events.jetstream.replies import ATOMIC_UNTAKEN, OVERLOADED, Verdict, explain, is_no_responders, judge
 from noetl_events.retry import Backoff
 
 if TYPE_CHECKING:
@@ -57,6 +61,9 @@ _QUIET: Final = 1.0
 
 # A publish waits for them.
 _PAUSES: Final = Backoff(initial=0.02, maximum=0.25)
+# Likewise; while a stream has more than it takes, each message sent again is one more.
+_OVERLOADED_PAUSES: Final = Backoff(initial=0.05, maximum=1.0)
+_MOST_SHARES: Final = 16
 
 log = structlog.get_logger()
 
@@ -87,6 +94,9 @@ class Sender:
         self._inbox.patience = min(SILENCE, timeout / 2)
         self._silent_since: float | None = None
         self._why = "no answer"
+        self._share = 1
+        """Of the longest batches: they are so many times shorter while the stream is overloaded."""
+        self._pauses = _OVERLOADED_PAUSES.waits()
 
     async def send_all(self) -> None:
         """Return when nothing waits, and everything handed out has its outcome or its call failed."""
@@ -121,7 +131,13 @@ class Sender:
         if self.mode == "atomic":
             return AtomicBatch(self._inbox, client, on_stored=self._store, patience=self._patience)
         return FastBatch(
-            self._inbox, client, self._outbox, admit=self._admit, on_stored=self._store, patience=self._patience
+            self._inbox,
+            client,
+            self._outbox,
+            admit=self._admit,
+            on_stored=self._store,
+            patience=self._patience,
+            longest=fast_batch.LONGEST // self._share,
         )
 
     async def _send_batch(self, batch: FastBatch | AtomicBatch, burst: Sequence[Outgoing]) -> None:
@@ -135,9 +151,26 @@ class Sender:
             if left := tuple(batch.unsettled):
                 log.warning("publisher.sending_again", events=len(left), reason=str(exc))
                 self._doubt(left)
-                await self._settle_again(left, is_heard=exc.is_heard)
+                if exc.code == OVERLOADED:
+                    await self._slow_down()
+                if isinstance(batch, FastBatch) or not await self._settle_untaken(left, exc):
+                    await self._settle_again(left, is_heard=exc.is_heard)
         else:
             self.counts.batches += 1
+            self._speed_up()
+
+    async def _slow_down(self) -> None:
+        """Let the stream work off its queue, and keep less of ours in it from now on."""
+        self._share = min(self._share * 2, _MOST_SHARES)
+        await asyncio.sleep(next(self._pauses))
+
+    def _speed_up(self) -> None:
+        if self._share > 1:
+            self._share -= 1
+            self._pauses = _OVERLOADED_PAUSES.waits()
+
+    async def _settle_untaken(self, batch: Sequence[Outgoing], failure: BatchFailed) -> bool:
+        return failure.code in ATOMIC_UNTAKEN and await self._settle_at_once(batch)
 
     def _admit(self, client: DirectClient, burst: list[Outgoing]) -> list[Outgoing]:
         """Return what of *burst* may be sent now."""
@@ -176,22 +209,31 @@ class Sender:
                     await self._settle_lanes(window, part)
 
     async def _settle_lanes(self, window: Window, batch: Sequence[Outgoing]) -> None:
+        may_go_at_once = self.mode == "fast"
         for turn, wave in enumerate(_waves(batch)):
-            # Where the first of no lane was stored, the others were not either.
-            if turn == 1 and not window.has_duplicates and await self._settle_at_once(batch):
-                return
+            # Where the one before was stored in no lane, the others were not either.
+            if turn and may_go_at_once and not window.has_duplicates:
+                if await self._settle_at_once(batch):
+                    return
+                may_go_at_once = False
+            window.has_duplicates = False
             await self._settle_wave(window, wave)
 
     async def _settle_at_once(self, batch: Sequence[Outgoing]) -> bool:
-        """Send *batch* as one that is stored whole or not at all; return False if nothing is known but that."""
-        client = await self._reach(batch) if self.mode == "fast" else None
-        batch = self._still_wanted(batch)
-        if client is None or not batch or not AtomicBatch.fits(batch, client.max_payload):
-            return False
-        try:
-            await AtomicBatch(self._inbox, client, on_stored=self._store, patience=_deadline).send(batch)
-        except BatchFailed:
-            return False
+        """Send *batch* as one or more that are stored whole or not at all; return False if that tells nothing."""
+        while (client := await self._reach(batch)) and (batch := self._still_wanted(batch)):
+            part = batch[: max(atomic_batch.MOST // self._share, 1)]
+            if not AtomicBatch.fits(part, client.max_payload):
+                return False
+            try:
+                await AtomicBatch(self._inbox, client, on_stored=self._store, patience=_deadline).send(part)
+            except BatchFailed as exc:
+                if exc.code not in ATOMIC_UNTAKEN:
+                    return False
+                self._why = str(exc)
+                await self._slow_down()
+            else:
+                self._speed_up()
         return True
 
     async def _settle_wave(self, window: Window, wave: Sequence[Outgoing]) -> None:

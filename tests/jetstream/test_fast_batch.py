@@ -87,7 +87,7 @@ async def test_long_batch_is_ended(
     publisher: Publisher, scripted: ScriptedStream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nobody waits for a batch that never ends: past its bound another begins, once it is stored."""
-    monkeypatch.setattr("noetl_events.jetstream.fast_batch._LONGEST", 2)
+    monkeypatch.setattr("noetl_events.jetstream.fast_batch.LONGEST", 2)
     monkeypatch.setattr("noetl_events.jetstream.fast_batch.BURST", 2)
     await publisher.publish(scripted.outgoing([1, 2, 3, 4]))
 

@@ -20,6 +20,27 @@ LIBRARY = (
         "tests/jetstream/test_fast_batch.py::test_anything_but_a_full_count_is_sent_again_plainly",
     ),
     Mutation(
+        "a stream that asks for fewer messages fails the call",
+        "noetl_events/jetstream/replies.py",
+        "_TRANSIENT: Final = (IN_PROCESS, OVERLOADED, 10008,",
+        "_TRANSIENT: Final = (IN_PROCESS, 10008,",
+        "tests/jetstream/test_overload.py::test_messages_dropped_by_a_full_queue_are_sent_again",
+    ),
+    Mutation(
+        "an atomic batch that a full queue dropped goes on one by one",
+        "noetl_events/jetstream/sender.py",
+        "                if exc.code not in ATOMIC_UNTAKEN:\n",
+        "                if exc.code:\n",
+        "tests/jetstream/test_overload.py::test_messages_dropped_by_a_full_queue_are_sent_again",
+    ),
+    Mutation(
+        "batches stay as long as they were while the stream is overloaded",
+        "noetl_events/jetstream/sender.py",
+        "        self._share = min(self._share * 2, _MOST_SHARES)\n",
+        "",
+        "tests/jetstream/test_overload.py::test_batches_are_shorter_while_the_stream_is_overloaded",
+    ),
+    Mutation(
         "no identity header",
         "noetl_events/jetstream/outgoing.py",
         'ID_HEADER: Final = "Nats-Msg-Id"',
@@ -29,7 +50,7 @@ LIBRARY = (
     Mutation(
         "what a batch leaves unknown counts as stored",
         "noetl_events/jetstream/sender.py",
-        "                self._doubt(left)\n                await self._settle_again(left, is_heard=exc.is_heard)\n",
+        "                self._doubt(left)\n",
         "                self._store(left, 1)\n",
         "tests/jetstream/test_fast_batch.py::test_batch_given_up_half_way_is_sent_again_whole",
     ),
@@ -191,8 +212,8 @@ LIBRARY = (
     Mutation(
         "a batch of unknown outcome is not sent again",
         "noetl_events/jetstream/sender.py",
-        "                await self._settle_again(left, is_heard=exc.is_heard)\n",
-        "                await asyncio.sleep(0)\n",
+        "                    await self._settle_again(left, is_heard=exc.is_heard)\n",
+        "                    await asyncio.sleep(0)\n",
         "tests/jetstream/test_fast_batch.py::test_batch_given_up_half_way_is_sent_again_whole",
     ),
     Mutation(

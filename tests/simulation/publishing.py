@@ -23,7 +23,7 @@ from tests.simulation.listener import Listener
 from tests.simulation.nemesis import inflict
 from tests.simulation.network import MAX_PAYLOAD, Server, SimConnection
 from tests.simulation.replay import Timeline, replay
-from tests.simulation.stream import Stream
+from tests.simulation.stream import Stream, never
 from tests.simulation.violation import Violation
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 SMALL: Final = [
     (fast_batch, "BURST", 4),
     (fast_batch, "_FLOW", 6),
-    (fast_batch, "_LONGEST", 20),
+    (fast_batch, "LONGEST", 20),
     (atomic_batch, "MOST", 6),
     (publisher, "_LONG_TURN", 5),
 ]
@@ -193,6 +193,7 @@ class PublisherRun:
             self._lose_quorum,
             self._lose_messages,
             self._fill,
+            self._overload,
             self._restart,
         ]
         at_once = self.faults_at_once
@@ -236,6 +237,13 @@ class PublisherRun:
         self.stream.is_full = True
         await asyncio.sleep(self._a_while())
         self.stream.is_full = False
+
+    async def _overload(self) -> None:
+        self.note("overload")
+        share = self.draw.choice([0.02, 0.3, 1.0])
+        self.stream.drops = lambda: self.draw.random() < share
+        await asyncio.sleep(self._a_while())
+        self.stream.drops = never
 
     def _a_while(self) -> float:
         return self.draw.expovariate(1.0) * self.draw.choice([0.01, 0.2, 2.0])

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 from tests.simulation.network import MAX_PAYLOAD
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tests.simulation.network import Command, Server
 
 
@@ -50,6 +52,9 @@ class Stream:
         self.has_quorum = True
         self.has_leader = True
         self.is_full = False
+        self.drops: Callable[[], bool] = never
+        """Whether the queue in front of the stream has no room for the message that is asked about."""
+
         self._ids: dict[str, int] = {}
         self._staged: dict[str, Stored] = {}
         self._waiting: list[tuple[set[str], Command, dict[str, Any]]] = []
@@ -80,6 +85,8 @@ class Stream:
     def _take(self, command: Command) -> None:
         if not self.has_leader:
             command.client.answer(command.reply, headers={"Status": "503"})
+        elif self.drops():
+            self._answer(command, _error(10167))
         elif command.reply.endswith(".$FI") and self.batches != "old":
             self._take_fast(command)
         elif "Nats-Batch-Id" in command.headers and self.batches != "old":
@@ -207,6 +214,11 @@ class Stream:
     def _answer(self, command: Command, answer: dict[str, Any]) -> None:
         if command.reply:
             command.client.answer(command.reply, json.dumps(answer).encode())
+
+
+def never() -> bool:
+    """Drop nothing."""
+    return False
 
 
 def _is_too_large(data: bytes) -> bool:

@@ -1,0 +1,110 @@
+"""A stream with more messages in its queue than it takes (10167): what was dropped is sent again, with patience."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, Final
+
+from noetl_events.jetstream.connection import Connection
+from noetl_events.jetstream.options import ConnectOptions
+from noetl_events.jetstream.publisher import Publisher
+from noetl_events.jetstream.topology import StreamDeclaration, ensure_stream
+from noetl_events.sinks.nats import NatsSink
+from noetl_events.testing import make_event
+from noetl_events.testing.nats_server import NatsServer
+from tests.faults.load import require_exactly_once
+from tests.jetstream.scripted_stream import error, stores
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pytest
+
+    from tests.jetstream.scripted_stream import Received, ScriptedStream
+
+OVERLOADED: Final = error(10167, "too many requests", 429)
+
+
+class Dropping:
+    """A stream that drops the third message of a fast batch, and for once what comes next in each form."""
+
+    def __init__(self) -> None:
+        self.stored: set[int] = set()
+        self.dropped: set[str] = set()
+
+    def __call__(self, received: Received) -> dict[str, Any] | None:
+        """Answer one message."""
+        if received.is_fast:
+            return self._take_fast(received)
+        form = "atomic" if received.atomic else "plain"
+        if received.id > 2 and form not in self.dropped:
+            self.dropped.add(form)
+            return OVERLOADED
+        if received.atomic:
+            return {"stream": "S", "seq": received.id, "batch": "b", "count": received.atomic}
+        answer = {"stream": "S", "seq": received.id, "duplicate": received.id in self.stored}
+        self.stored.add(received.id)
+        return answer
+
+    def _take_fast(self, received: Received) -> dict[str, Any] | None:
+        if received.seq < 3:
+            self.stored.add(received.id)
+            return None
+        return OVERLOADED
+
+
+async def test_messages_dropped_by_a_full_queue_are_sent_again(publisher: Publisher, scripted: ScriptedStream) -> None:
+    """Those before the dropped one are asked for in order; those behind it go by a batch, again until it is taken."""
+    scripted.answer = Dropping()
+    await publisher.publish(scripted.outgoing(range(1, 7)))
+    plain = [received.id for received in scripted.received if not received.is_fast and not received.atomic]
+    atomic = [received.id for received in scripted.received if received.atomic]
+
+    assert plain == [1, 2, 3, 3]
+    assert atomic == [4, 5, 6] * 2
+    assert publisher.counts.stored == 6
+
+
+async def test_atomic_batch_that_was_dropped_goes_again_whole(connection: Connection, scripted: ScriptedStream) -> None:
+    """With durable="fsync", too, none of it is sent by itself."""
+    scripted.answer = lambda received: (
+        OVERLOADED
+        if scripted.sequence < 3
+        else {"stream": "S", "seq": received.id, "batch": "b", "count": received.atomic}
+    )
+    publisher = Publisher(connection, stream="S", durable="fsync")
+    await publisher.publish(scripted.outgoing([1, 2]))
+    await publisher.aclose()
+
+    assert scripted.log == "1:atomic 1 2:atomic 2 1:atomic 1 2:atomic 2"
+
+
+async def test_batches_are_shorter_while_the_stream_is_overloaded(
+    publisher: Publisher, scripted: ScriptedStream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a message was dropped a batch is half as long, and grows again with each that is stored."""
+    monkeypatch.setattr("noetl_events.jetstream.fast_batch.LONGEST", 8)
+    monkeypatch.setattr("noetl_events.jetstream.fast_batch.BURST", 1)
+    scripted.answer = lambda received: OVERLOADED if scripted.sequence == 1 else stores(received)
+    await publisher.publish(scripted.outgoing(range(1, 30)))
+    ends = [received.count for received in scripted.received if received.is_fast and received.ends_batch]
+
+    assert ends[0] in (4, 8)
+    assert 8 in ends[1:]
+
+
+async def test_server_with_a_short_queue_stores_all_in_order(tmp_path: Path) -> None:
+    """Publishers that together have more under way than a stream takes succeed without an error, each in order."""
+    with NatsServer(store_dir=tmp_path, config="jetstream { max_buffered_msgs: 300 }") as server:
+        async with Connection(ConnectOptions(servers=server.url)) as connection:
+            await ensure_stream(connection, StreamDeclaration())
+        sinks = [NatsSink.from_url(server.url) for _ in range(3)]
+        batches = [
+            [make_event(lane * 10_000 + number, execution_id=lane) for number in range(1_500)] for lane in (1, 2, 3)
+        ]
+        await asyncio.gather(*(sink.emit_batch(batch) for sink, batch in zip(sinks, batches, strict=True)))
+        await asyncio.gather(*(sink.aclose() for sink in sinks))
+
+        await require_exactly_once(
+            server.url, [lane * 10_000 + number for lane in (1, 2, 3) for number in range(1_500)]
+        )
