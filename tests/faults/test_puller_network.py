@@ -77,6 +77,27 @@ async def test_connection_cut(behind: Bench, proxy: FaultyProxy, own_connection:
     assert await behind.dead_letters() == []
 
 
+async def test_stopped_while_messages_are_on_their_way(
+    behind: Bench, proxy: FaultyProxy, own_connection: Connection
+) -> None:
+    """What the server has sent to a projector before that one stops is waited for, stored and acknowledged."""
+    sink, seen = MemorySink(), Bench(own_connection, behind.stream, DEAD)
+
+    async def is_delivered() -> bool:
+        info = await (await jetstream(own_connection)).consumer_info(behind.stream.name, behind.consumer.name)
+        return info.delivered is not None and info.delivered.stream_seq == 20
+
+    async with behind.projecting(sink):
+        await publish(own_connection, 10)
+        await eventually(partial(has, sink, 10))
+        proxy.delay("down", 1.0)
+        await publish(own_connection, 10, start=11)
+        await eventually(is_delivered)
+
+    assert ids(sink) == list(range(1, 21))
+    await eventually(lambda: seen.unsettled_is(0))
+
+
 async def test_connection_black_holed(behind: Bench, proxy: FaultyProxy, own_connection: Connection) -> None:
     """A connection that dies without a word is found dead: what was published meanwhile is stored soon after."""
     sink = MemorySink()

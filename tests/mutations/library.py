@@ -143,7 +143,7 @@ LIBRARY = (
         "noetl_events/jetstream/puller.py",
         "                    await self._receiver.run_dry()\n",
         "                    await asyncio.sleep(0)\n",
-        "tests/projector/test_projector.py::test_stopped_while_the_stream_is_written_to",
+        "tests/faults/test_puller_network.py::test_stopped_while_messages_are_on_their_way",
     ),
     Mutation(
         "the acknowledgement of any stream counts",
