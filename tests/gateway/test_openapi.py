@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 _CHECKS: Any = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 
 
+# The gateway runs beside the strategies in this process, and draws the jitter of its waits with `random`.
+@pytest.mark.filterwarnings("ignore:Do not use the `random` module:FutureWarning")
 @pytest.mark.parametrize(
     ("method", "path"),
     # Not the stream: it never ends.
