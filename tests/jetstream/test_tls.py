@@ -177,3 +177,12 @@ async def test_closing_is_quiet(tmp_path: Path, certificates: Certificates, capl
             await (await connection.client()).flush()
 
     assert not caplog.records
+
+
+async def test_handshake_that_is_never_answered(certificates: Certificates) -> None:
+    """A server that asks for TLS and then says nothing has the time of one attempt."""
+    async with listening(info(tls_required=True)) as silent:
+        options = ConnectOptions(servers=f"tls://{silent.host}", tls_ca=certificates.ca, connect_timeout=0.5)
+        async with asyncio.timeout(20), Connection(options) as connection:
+            with pytest.raises(NatsUnavailable, match=r"does not answer within 0\.5 s"):
+                await connection.client()

@@ -201,4 +201,11 @@ CONNECTIONS = (
         "        if reply is None or ",
         "tests/jetstream/test_expected_stream.py::test_domain_is_learned_from_the_stream_that_the_api_names",
     ),
+    Mutation(
+        "a handshake that is never answered has more than the time of an attempt",
+        "noetl_events/jetstream/transport.py",
+        "            async with asyncio.timeout_at(self._deadline):\n                await self._connected().shake",
+        "            async with asyncio.timeout_at(None):\n                await self._connected().shake",
+        "tests/jetstream/test_tls.py::test_handshake_that_is_never_answered",
+    ),
 )
