@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import math
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Final
 
@@ -66,19 +68,32 @@ class Rejections(dict[int, str]):
     conflicts: frozenset[int] = frozenset()
 
 
-async def emit_patiently(batch: Sequence[ExecutorEvent], sink: EventSink, *, patience: float) -> Rejections:
+async def emit_patiently(
+    batch: Sequence[ExecutorEvent], sink: EventSink, *, patience: float, overrun: float = math.inf
+) -> Rejections:
     """
     Emit *batch*, again and again while the sink is away, and return the reasons of the rejected events by their place.
+
+    An attempt that follows a failed one is given up *overrun* seconds after the *patience* has ended.
 
     Raises:
         SinkUnavailable: the sink took nothing for *patience* seconds.
 
     """
-    rejections = Rejections()
+    rejections, error = Rejections(), None
+    end = asyncio.get_running_loop().time() + patience + overrun
     async for attempt in Retry(SinkUnavailable, backoff=_WAITS, patience=patience, log="sink", events=len(batch)):
         with attempt:
             try:
-                await sink.emit_batch(batch)
+                async with asyncio.timeout_at(None if error is None or math.isinf(end) else end) as limit:
+                    await sink.emit_batch(batch)
+            except SinkUnavailable as exc:
+                error = exc
+                raise
+            except TimeoutError:
+                if error is None or not limit.expired():
+                    raise
+                raise error from None
             except EventsRejected as exc:
                 rejections = Rejections(exc.reasons)
                 rejections.conflicts = exc.conflicts

@@ -130,6 +130,38 @@ def test_rebuild_gives_up_in_time_whatever_a_sink_asks_for(asked: Any) -> None:
     assert 12 <= len(sink.times) <= 35
 
 
+class Slow:
+    """A sink that is away, and takes *seconds* to say so."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    async def emit_batch(self, _: Any) -> None:
+        """Wait, and refuse."""
+        await asyncio.sleep(self.seconds)
+        raise SinkUnavailable(f"away after {self.seconds} s")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "ends"),
+    [
+        pytest.param(0.0, 10.0, id="says so at once"),
+        pytest.param(4.0, 11.0, id="is cut off"),
+        pytest.param(12.0, 12.0, id="has its first attempt whole"),
+    ],
+)
+def test_attempt_does_not_run_over_the_patience(seconds: float, ends: float) -> None:
+    """With an overrun of a second the last attempt ends then, and its failure is what the sink said before."""
+
+    async def carry() -> float:
+        began = time.monotonic()
+        with pytest.raises(SinkUnavailable, match=f"away after {seconds} s"):
+            await emit_patiently(make_events(3), Slow(seconds), patience=10.0, overrun=1.0)  # type: ignore[arg-type]
+        return time.monotonic() - began
+
+    assert run_virtual(carry(), 1) == pytest.approx(ends, abs=0.01)
+
+
 @pytest.mark.parametrize("asked", ABSURD)
 async def test_spool_waits_whatever_a_sink_asks_for(asked: Any, tmp_path: Path) -> None:
     """A spool hands over again after its own waits."""

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from noetl_events.envelope import ExecutorEvent
 
 _BATCH: Final = 500
+# Past the seconds to wait, for the answers to what was sent at their end.
+_OVERRUN: Final = 1.0
 
 log = structlog.get_logger()
 
@@ -99,7 +101,7 @@ class _Emitting:
 
     async def _emit(self, batch: list[ExecutorEvent]) -> None:
         self.in_hand = len(batch)
-        reasons = await emit_patiently(batch, self._sink, patience=self._patience)
+        reasons = await emit_patiently(batch, self._sink, patience=self._patience, overrun=_OVERRUN)
         for place, reason in sorted(reasons.items()):
             log.error("event.rejected", event_id=batch[place].event_id, reason=reason)
         self.rejected += len(reasons)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from consumers.doctor.finding import Finding
+from consumers.doctor.finding import MAKE_STREAMS, Finding
 from noetl_events.jetstream.errors import Refused, StreamMissing
 from noetl_events.jetstream.probing import taker
 from noetl_events.jetstream.streams import find_stream
@@ -38,4 +38,4 @@ async def _look(patient: Patient, subject: str, wanted: str) -> Finding:
     except Refused as exc:
         return Finding(check=_NAME, severity="fault", found=str(exc))
     found = f"{subject} is taken by {name or 'no stream'}, not by {wanted}: what is to be kept there holds up the rest"
-    return Finding(check=_NAME, severity="fault", found=found, remedy="noetl-events stream ensure")
+    return Finding(check=_NAME, severity="fault", found=found, remedy=MAKE_STREAMS)

@@ -11,6 +11,7 @@ from consumers.doctor.dead_letters import check_dead_letters
 from consumers.doctor.durability import check_durability
 from consumers.doctor.finding import Finding
 from consumers.doctor.inbox import check_inbox
+from consumers.doctor.jetstream import check_jetstream
 from consumers.doctor.keeping import check_discard, check_duplicates, check_retention
 from consumers.doctor.plugins import check_plugins
 from consumers.doctor.reachability import check_reachability
@@ -23,6 +24,7 @@ from noetl_events.sink import SinkUnavailable
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from consumers.doctor.finding import Severity
     from consumers.doctor.patient import Patient
 
 _LIMIT: Final = 10.0
@@ -38,9 +40,13 @@ class _Check(NamedTuple):
     name: str
     look: Callable[[Patient], Awaitable[list[Finding]]]
     asks_nats: bool = True
+    unless: str = ""
+    """Why the later ones cannot ask NATS unless this one is content."""
 
 
 _CHECKS: Final = (
+    _Check("reachability", check_reachability, unless="NATS cannot be reached"),
+    _Check("jetstream", check_jetstream, unless="JetStream does not answer"),
     _Check("tls", check_tls, asks_nats=False),
     _Check("inbox", check_inbox, asks_nats=False),
     _Check("permissions", check_rights),
@@ -58,27 +64,36 @@ _CHECKS: Final = (
 
 
 async def examine(patient: Patient, *, limit: float = _LIMIT) -> list[Finding]:
-    """Return what every check found; a check that takes longer than *limit* seconds is "unknown"."""
-    findings = await _look(_Check("reachability", check_reachability), patient, limit)
-    reached = all(finding.severity == "ok" for finding in findings)
+    """
+    Return what every check found.
+
+    A check that fails, or takes longer than *limit* seconds, is "unknown"; a "fault" if others cannot ask without it.
+    """
+    findings: list[Finding] = []
+    missing = ""
     for check in _CHECKS:
-        if check.asks_nats and not reached:
-            findings.append(Finding(check=check.name, severity="unknown", found="NATS cannot be reached"))
-        else:
-            findings += await _look(check, patient, limit)
+        if missing and check.asks_nats:
+            findings.append(Finding(check=check.name, severity="unknown", found=missing))
+            continue
+        found = await _look(check, patient, limit)
+        findings += found
+        if check.unless and any(finding.severity != "ok" for finding in found):
+            missing = check.unless
     return findings
 
 
 async def _look(check: _Check, patient: Patient, limit: float) -> list[Finding]:
+    severity: Severity = "fault" if check.unless else "unknown"
     try:
         async with asyncio.timeout(limit):
             return await check.look(patient)
     except TimeoutError:
-        return [Finding(check=check.name, severity="unknown", found=f"no answer within {limit:g} s")]
+        return [Finding(check=check.name, severity=severity, found=f"no answer within {limit:g} s")]
     except ModuleNotFoundError as exc:
-        remedy = "pip install 'noetl-events[all]'"
-        return [Finding(check=check.name, severity="unknown", found=f"needs the module {exc.name}", remedy=remedy)]
+        found, separator, extra = str(exc).partition("; pip install ")
+        found, extra = (found, extra) if separator else (f"needs the module {exc.name}", "'noetl-events[all]'")
+        return [Finding(check=check.name, severity=severity, found=found, remedy=f"pip install {extra}")]
     except ValueError as exc:
         return [Finding(check=check.name, severity="fault", found=str(exc), remedy="correct this setting or URL")]
     except (NatsUnavailable, SinkUnavailable, OSError) as exc:
-        return [Finding(check=check.name, severity="unknown", found=str(exc) or type(exc).__name__)]
+        return [Finding(check=check.name, severity=severity, found=str(exc) or type(exc).__name__)]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 import msgspec
+
+MAKE_STREAMS: Final = "noetl-events stream ensure; or set the credentials of the account that has the streams"
+"""The remedy where a stream is missing: an account has streams of its own."""
 
 Severity: TypeAlias = Literal["ok", "warning", "fault", "unknown"]
 

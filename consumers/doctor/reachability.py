@@ -23,6 +23,9 @@ async def check_reachability(patient: Patient) -> list[Finding]:
     where = ", ".join(map(str, patient.settings.connect.urls))
     try:
         version = (await patient.connection.client()).connected_server_version
+    except OSError as exc:
+        # A file of the settings; the address is looked at by the connection, which says `NatsUnavailable`.
+        return [Finding(check=_NAME, severity="fault", found=str(exc), remedy="correct this setting, or the file")]
     except NatsUnavailable as exc:
         return [Finding(check=_NAME, severity="fault", found=str(exc), remedy=_remedy(str(exc)))]
     found = f"nats-server {version.major}.{version.minor}.{version.patch} at {where}"

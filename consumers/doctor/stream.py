@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from consumers.doctor.finding import Finding
+from consumers.doctor.finding import MAKE_STREAMS, Finding
 from consumers.settings import setting_of
 from noetl_events.jetstream.errors import Refused, StreamMissing
 from noetl_events.jetstream.probing import taker
@@ -66,7 +66,7 @@ async def _taken(patient: Patient) -> Finding:
 
 
 def _missing(found: str) -> Finding:
-    return Finding(check=_NAME, severity="fault", found=found, remedy="noetl-events stream ensure")
+    return Finding(check=_NAME, severity="fault", found=found, remedy=MAKE_STREAMS)
 
 
 def _finding(declared: StreamDeclaration, deviation: Deviation) -> Finding:

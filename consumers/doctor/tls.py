@@ -32,6 +32,8 @@ async def _look(patient: Patient, url: ServerUrl) -> Finding:
             certificate = await _certificate(patient, url)
     except ssl.SSLCertVerificationError as exc:
         return Finding(check=_NAME, severity="fault", found=f"{where}: {exc.verify_message}", remedy=_remedy(exc))
+    except TimeoutError:
+        return Finding(check=_NAME, severity="unknown", found=f"{where}: it does not greet within {_TIMEOUT:g} s")
     except (OSError, ValueError) as exc:
         return Finding(check=_NAME, severity="unknown", found=f"{where}: {str(exc) or type(exc).__name__}")
     return _plain(url) if certificate is None else _judge(patient, where, certificate)

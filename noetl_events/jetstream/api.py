@@ -7,9 +7,15 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 from nats.errors import Error as NatsError
 from nats.errors import NoRespondersError
-from nats.js.errors import ServiceUnavailableError
+from nats.js.errors import APIError, ServiceUnavailableError
 
-from noetl_events.jetstream.errors import NatsUnavailable, PermissionDenied, ServerTooOld
+from noetl_events.jetstream.errors import (
+    JetStreamOff,
+    JetStreamSilent,
+    NatsUnavailable,
+    PermissionDenied,
+    ServerTooOld,
+)
 from noetl_events.jetstream.replies import ReplyError
 
 if TYPE_CHECKING:
@@ -37,7 +43,8 @@ async def ask(connection: Connection, request: str, body: bytes = b"") -> tuple[
     Return the answer to a *request*, as `STREAM.INFO.noetl_events`, and the error in it.
 
     Raises:
-        NatsUnavailable: the server did not answer, JetStream is switched off, or the request is denied.
+        JetStreamOff: it is switched off.
+        NatsUnavailable: the server did not answer, or the request is denied.
 
     """
     subject = connection.api(request)
@@ -49,9 +56,14 @@ async def ask(connection: Connection, request: str, body: bytes = b"") -> tuple[
         raise unavailable(connection, subject, exc) from exc
     except ValueError as exc:
         raise NatsUnavailable(f"{subject}: unreadable answer: {exc}") from exc
-    if error is not None and error.err_code in _SWITCHED_OFF:
-        raise NatsUnavailable(switched_off(error))
+    require_jetstream(error)
     return data, error
+
+
+def require_jetstream(error: ReplyError | None) -> None:
+    """Raise `JetStreamOff` if that is what the *error* in an answer of the API says."""
+    if error is not None and error.err_code in _SWITCHED_OFF:
+        raise JetStreamOff(_switched_off(error.description, error.err_code))
 
 
 async def server_version(connection: Connection) -> tuple[int, int]:
@@ -89,12 +101,13 @@ def unavailable(connection: Connection, subject: str, exc: Exception) -> NatsUna
         return PermissionDenied(denial)
     # A 503 without a code is what nats-py makes of a request that nobody listens to.
     if isinstance(exc, NoRespondersError) or (isinstance(exc, ServiceUnavailableError) and exc.code is None):
-        return NatsUnavailable(no_jetstream(connection))
+        return JetStreamSilent(_no_jetstream(connection))
+    if isinstance(exc, APIError) and exc.err_code in _SWITCHED_OFF:
+        return JetStreamOff(_switched_off(exc.description or "", exc.err_code))
     return NatsUnavailable(f"{subject}: {str(exc) or type(exc).__name__}")
 
 
-def no_jetstream(connection: Connection) -> str:
-    """Return what it means that nothing answers on the subjects of JetStream."""
+def _no_jetstream(connection: Connection) -> str:
     info = connection.info
     who = f"server {info.get('server_name', '')} ({info.get('version', '')})".replace(" ()", "")
     if info and not info.get("jetstream"):
@@ -102,9 +115,8 @@ def no_jetstream(connection: Connection) -> str:
     return _NO_ANSWER
 
 
-def switched_off(error: ReplyError) -> str:
-    """Return what it means that JetStream is there, and not for us."""
+def _switched_off(description: str, code: int) -> str:
     return (
-        f"JetStream is switched off for the account of these credentials: {error.description} ({error.err_code}); "
+        f"JetStream is switched off for the account of these credentials: {description} ({code}); "
         "enable it there, or use the credentials of the account that has the streams"
     )

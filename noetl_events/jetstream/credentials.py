@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import base64
 import re
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from noetl_events.jetstream.options import ConnectOptions
 
 _SECTION: Final = re.compile(rb"-+BEGIN ([A-Z ]+)-+\s*(\S+)\s+-+END [A-Z ]+-+")
@@ -35,18 +37,32 @@ def require_modules(options: ConnectOptions) -> None:
             raise ModuleNotFoundError(message, name=module)
 
 
+@contextmanager
+def reading(option: str, path: str) -> Iterator[None]:
+    """Have an `OSError` name the *option* and the file *path*, which the `ssl` module leaves out."""
+    try:
+        yield
+    except OSError as exc:
+        raise OSError(f"{option}: {path}: {exc.strerror or exc}") from exc
+
+
 class SecretFile:
     """
     What is in the file *path* now, for nats-py to ask at each connection.
+
+    Args:
+        path: of the file.
+        option: that names it.
 
     Raises:
         OSError: it cannot be read, and never could: it may be replaced at the moment, and what was valid stays so.
 
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, option: str) -> None:
         self._path = Path(path)
-        self._secret = self._read()
+        with reading(option, path):
+            self._secret = self._read()
 
     def __call__(self) -> str:
         """Return it."""
@@ -72,7 +88,8 @@ class CredentialsFile:
 
     def __init__(self, path: str) -> None:
         self._path = Path(path)
-        self._jwt, self._seed = self._read()
+        with reading("credentials", path):
+            self._jwt, self._seed = self._read()
 
     def arguments(self) -> dict[str, Any]:
         """Return the arguments of nats-py's `connect` for them."""
@@ -104,7 +121,9 @@ def nkey_arguments(path: str) -> dict[str, Any]:
         ValueError: it holds no seed.
 
     """
-    _require_seed("nkey_seed", Path(path), Path(path).read_bytes().strip())
+    with reading("nkey_seed", path):
+        seed = Path(path).read_bytes().strip()
+    _require_seed("nkey_seed", Path(path), seed)
     return {"nkeys_seed": path}
 
 

@@ -6,6 +6,8 @@ What can be wrong on the way to JetStream, each named after what the caller does
     ├── ConsumerMissing    ... after the consumer was created again
     ├── MessageTooLarge    ... once the message is smaller, or the server's max_payload larger
     ├── PermissionDenied   ... once the account has the permission
+    ├── JetStreamOff       ... once JetStream is enabled for the account
+    │   └── JetStreamSilent    ... likewise, or once a server that has it is back
     └── Refused            ... once an operator has changed what the message names: asking again is no use until then
         └── StreamRefused  ... likewise, of a stream
     StreamReplaced         start over: what was read is not in this stream
@@ -65,6 +67,14 @@ class MessageTooLarge(NatsUnavailable):
 
 class PermissionDenied(NatsUnavailable):
     """The account lacks a permission; the message names the subject."""
+
+
+class JetStreamOff(NatsUnavailable):
+    """The server says that JetStream is switched off, for the account of the connection or for all of them."""
+
+
+class JetStreamSilent(JetStreamOff):
+    """Nothing listens on the subjects of JetStream's API: as a rule it is switched off, and no server says so."""
 
 
 class Refused(NatsUnavailable):

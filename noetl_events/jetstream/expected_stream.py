@@ -24,8 +24,16 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import structlog
 
 from noetl_events.jetstream.declarations import EVENTS_STREAM
-from noetl_events.jetstream.errors import NatsUnavailable, PermissionDenied
+from noetl_events.jetstream.errors import (
+    JetStreamOff,
+    JetStreamSilent,
+    NatsUnavailable,
+    PermissionDenied,
+    Refused,
+    StreamMissing,
+)
 from noetl_events.jetstream.replies import ServerStatus
+from noetl_events.jetstream.streams import untaken
 from noetl_events.jetstream.taker import find_taker
 
 if TYPE_CHECKING:
@@ -50,13 +58,18 @@ class Trouble(NamedTuple):
     Args:
         found_at: of `time.monotonic`.
         words: that say what it is and what to do.
-        is_missing: no stream takes the subject; else one does that no publisher should send to.
+        error: that a call fails with; `NatsUnavailable` where a stream takes the subject that must not be sent to.
 
     """
 
     found_at: float
     words: str
-    is_missing: bool
+    error: type[NatsUnavailable]
+
+    @property
+    def is_barring(self) -> bool:
+        """Whether nothing may be sent while it lasts."""
+        return self.error is NatsUnavailable
 
 
 class ExpectedStream:
@@ -92,6 +105,7 @@ class ExpectedStream:
         self._look_at = 0.0
         self._looked_at = 0.0
         self._is_denied = False
+        self._silence = ""
         self._foreign: Reply | None = None
 
     def __str__(self) -> str:
@@ -146,13 +160,18 @@ class ExpectedStream:
 
     async def look_up(self, subject: str, reply: Reply | None = None) -> None:
         """Find out which stream takes *subject*, as `ReplyInbox.look_up` has it."""
-        self._is_denied, self._looked_at = False, time.monotonic()
+        self._is_denied, self._silence, self._looked_at = False, "", time.monotonic()
         try:
             taker = await find_taker(self._connection, subject)
-        except PermissionDenied:
+        except (PermissionDenied, JetStreamSilent) as exc:
             self._look_at, self._is_denied = time.monotonic() + _SELDOM, True
+            # An account that imports no more than the subject has no API either, and elections to wait for.
+            self._silence = str(exc) if isinstance(exc, JetStreamSilent) else ""
             self.trouble = None
             self._learn_first(reply)
+        except (JetStreamOff, Refused) as exc:
+            self._look_at = time.monotonic() + _LOOK_ROUND
+            self.trouble = Trouble(time.monotonic(), str(exc), Refused if isinstance(exc, Refused) else JetStreamOff)
         except NatsUnavailable:
             self._look_at = time.monotonic() + _UNANSWERED_ROUND
         else:
@@ -165,6 +184,8 @@ class ExpectedStream:
         """Return in words why the stream has not answered for so many *seconds*; *is_untaken*: as the server says."""
         if self.trouble is not None:
             why = self.trouble.words
+        elif is_untaken and self._silence:
+            why = self._silence
         elif is_untaken:
             why = f"no leader for {subject} for {seconds:.1f} s; an election may be under way"
         else:
@@ -180,14 +201,13 @@ class ExpectedStream:
     def _trouble(self, subject: str, taker: Taker | None) -> Trouble | None:
         now = time.monotonic()
         if taker is None:
-            words = f"no stream takes {subject}; run `noetl-events stream ensure`"
-            return Trouble(now, words, is_missing=True)
+            return Trouble(now, untaken(subject), StreamMissing)
         if self._declared not in {"", taker.name}:
             words = f"{subject} is taken by stream {taker.name}, not by {self}; name that one, or change its subjects"
-            return Trouble(now, words, is_missing=False)
+            return Trouble(now, words, NatsUnavailable)
         if taker.no_ack:
             words = f"stream {taker.name} stores and does not acknowledge (no_ack): change it with `nats stream edit`"
-            return Trouble(now, words, is_missing=False)
+            return Trouble(now, words, NatsUnavailable)
         return None
 
     def _guess(self, home: Home) -> tuple[str, str] | None:

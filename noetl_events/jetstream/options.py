@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from noetl_events.jetstream.credentials import CredentialsFile, SecretFile, nkey_arguments
+from noetl_events.jetstream.credentials import CredentialsFile, SecretFile, nkey_arguments, reading
 from noetl_events.jetstream.server_urls import ServerUrl, read_servers, redacted
 
 if TYPE_CHECKING:
@@ -126,9 +126,11 @@ class ConnectOptions(msgspec.Struct, frozen=True, kw_only=True):
             arguments |= nkey_arguments(self.nkey_seed)
         if self.user is not None:
             arguments["user"] = self.user
-            arguments["password"] = SecretFile(self.password_file) if self.password_file else self.password
+            arguments["password"] = (
+                SecretFile(self.password_file, "password_file") if self.password_file else self.password
+            )
         elif self.token_file or self.token is not None:
-            arguments["token"] = SecretFile(self.token_file) if self.token_file else self.token
+            arguments["token"] = SecretFile(self.token_file, "token_file") if self.token_file else self.token
         else:
             arguments |= self._user_of_url(address)
         if context := self.tls_context():
@@ -169,6 +171,8 @@ class ConnectOptions(msgspec.Struct, frozen=True, kw_only=True):
         """
         if not (self.tls_ca or self.tls_cert or self.tls_first):
             return None
-        context = ssl.create_default_context(cafile=self.tls_ca)
-        self.renew(context)
+        with reading("tls_ca", str(self.tls_ca)):
+            context = ssl.create_default_context(cafile=self.tls_ca)
+        with reading("tls_cert and tls_key", f"{self.tls_cert}, {self.tls_key}"):
+            self.renew(context)
         return context

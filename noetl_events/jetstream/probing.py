@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import TYPE_CHECKING, Any, Final
 
 from nats.errors import Error as NatsError
-from nats.errors import NoRespondersError
 
+from noetl_events.jetstream.api import unavailable
 from noetl_events.jetstream.errors import NatsUnavailable
 from noetl_events.jetstream.instants import unix_nanoseconds
-from noetl_events.jetstream.topology import unavailable
+from noetl_events.jetstream.replies import is_no_responders, read_reply
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -60,18 +61,33 @@ async def taker(connection: Connection, subject: str) -> str:
     """
     Return the name of the stream that takes *subject*, or "" if none does; nothing is stored.
 
+    Any subscriber of the subject may answer too, and sooner: its answer is passed over.
+
     Raises:
         NatsUnavailable: the server did not answer, or said no.
 
     """
     client = await connection.client()
+    inbox, has_foreign = client.new_inbox(), False
     try:
-        reply = await client.request(subject, _NOTHING, timeout=_TIMEOUT, headers=_NOWHERE)
-    except NoRespondersError:
-        return ""
+        answers = await client.subscribe(inbox)
+        try:
+            await client.publish(subject, _NOTHING, reply=inbox, headers=_NOWHERE)
+            async with asyncio.timeout(_TIMEOUT):
+                while True:
+                    reply = read_reply(await answers.next_msg(timeout=_TIMEOUT))
+                    if is_no_responders(reply):
+                        return ""
+                    # A stream refuses what names another one; what has stored it is no stream.
+                    if reply.stream and reply.error is not None:
+                        return reply.stream
+                    has_foreign = True
+        finally:
+            await answers.unsubscribe()
     except (NatsError, OSError) as exc:
+        if has_foreign and isinstance(exc, TimeoutError):
+            return ""
         raise unavailable(connection, subject, exc) from exc
-    return str(_decoded(reply.data).get("stream", ""))
 
 
 async def server_time(connection: Connection, stream: str) -> float:

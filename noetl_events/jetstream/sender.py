@@ -35,7 +35,7 @@ import structlog
 from noetl_events.jetstream import atomic_batch, fast_batch
 from noetl_events.jetstream.atomic_batch import AtomicBatch
 from noetl_events.jetstream.batch_outcome import BatchesUnsupported, BatchFailed
-from noetl_events.jetstream.errors import NatsUnavailable, PermissionDenied, StreamMissing
+from noetl_events.jetstream.errors import NatsUnavailable, PermissionDenied
 from noetl_events.jetstream.expected_stream import ExpectedStream
 from noetl_events.jetstream.fast_batch import FastBatch
 from noetl_events.jetstream.inbox import SILENCE, ReplyInbox
@@ -306,7 +306,7 @@ class Sender:
     def _is_barred(self, messages: Iterable[Outgoing]) -> bool:
         """Whether *messages* must not be sent: the stream that takes them now is not the one that should."""
         trouble = self._inbox.expected.trouble
-        if trouble is None or trouble.is_missing:
+        if trouble is None or not trouble.is_barring:
             return False
         for message in self._still_wanted(messages)[:1]:
             self._inbox.look_up(message.subject)
@@ -324,7 +324,7 @@ class Sender:
         for message in messages:
             if trouble is not None and self._has_seen(message, trouble, now):
                 why = self._inbox.expected.explain_silence(message.subject, 0.0, is_untaken=False)
-                self._fail(message, StreamMissing if trouble.is_missing else NatsUnavailable, why)
+                self._fail(message, trouble.error, why)
             elif message.deadline <= now:
                 self._fail(message, NatsUnavailable, reason)
 

@@ -13,6 +13,7 @@ from noetl_events.jetstream.errors import MessageTooLarge, NatsUnavailable, Perm
 from noetl_events.jetstream.expected_stream import ExpectedStream
 from noetl_events.jetstream.inbox import SILENCE, ReplyInbox
 from noetl_events.jetstream.replies import Verdict, explain, is_no_responders, judge
+from noetl_events.jetstream.streams import untaken
 from noetl_events.jetstream.topology import jetstream, unavailable
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ class _Addressed(NamedTuple):
 
 def _sequence(subject: str, reply: Reply) -> int:
     if is_no_responders(reply):
-        raise StreamMissing(f"no stream takes {subject}; run `noetl-events stream ensure`")
+        raise StreamMissing(untaken(subject))
     if judge(reply) is not Verdict.STORED:
         raise NatsUnavailable(f"{subject}: {explain(reply)}")
     return reply.seq

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from noetl_events.jetstream.replies import ReplyError
     from noetl_events.jetstream.stream_config import Deviation
 
+# An account has streams of its own: under other credentials the stream may be there.
+_MAKE_IT: Final = "run `noetl-events stream ensure`, or use the credentials of the account that has it"
 _NOT_FOUND: Final = 10059
 _OFFLINE: Final = (10118, 10194)
 _UNREADABLE: Final = 10025
@@ -164,7 +166,7 @@ async def show_stream(connection: Connection, name: str) -> StreamInfo:
 async def _info(connection: Connection, name: str) -> bytes:
     data, error = await ask(connection, f"STREAM.INFO.{name}")
     if error is not None:
-        raise _explained(name, error)
+        raise explained(name, error)
     return data
 
 
@@ -174,7 +176,7 @@ async def _create(connection: Connection, declared: StreamDeclaration) -> None:
         # The server that keeps the stream is not always the one we are connected to.
         unknown = _UNKNOWN_FIELD.search(error.description) if error.err_code == _UNREADABLE else None
         if unknown is None or unknown[1] not in CAPABILITIES or config.pop(unknown[1], None) is None:
-            raise _explained(declared.name, error)
+            raise explained(declared.name, error)
 
 
 async def _upgrade(connection: Connection, declared: StreamDeclaration) -> None:
@@ -183,7 +185,7 @@ async def _upgrade(connection: Connection, declared: StreamDeclaration) -> None:
     wanted = deviations(declared, found.config, version=await server_version(connection))
     missing = {deviation.field: True for deviation in wanted if deviation.field in CAPABILITIES}
     if missing and (error := await _send(connection, "UPDATE", declared.name, found.config | missing)) is not None:
-        raise _explained(declared.name, error)
+        raise explained(declared.name, error)
 
 
 async def _send(connection: Connection, verb: str, name: str, config: dict[str, Any]) -> ReplyError | None:
@@ -191,7 +193,8 @@ async def _send(connection: Connection, verb: str, name: str, config: dict[str, 
     return error
 
 
-def _explained(name: str, error: ReplyError) -> NatsUnavailable:
+def explained(name: str, error: ReplyError) -> NatsUnavailable:
+    """Return what the *error* of a request about the stream *name* means."""
     words = f"{error.description} ({error.err_code})"
     if error.err_code == _NOT_FOUND:
         return StreamMissing(missing(name))
@@ -214,8 +217,12 @@ def _field_of(error: ReplyError) -> str:
 
 def missing(name: str) -> str:
     """Return what to say where there is no stream of this *name*."""
-    remedy = "run `noetl-events stream ensure`, or use the credentials of the account that has it"
-    return f"stream {name} does not exist; {remedy}"
+    return f"stream {name} does not exist; {_MAKE_IT}"
+
+
+def untaken(subject: str) -> str:
+    """Return what to say where no stream takes *subject*."""
+    return f"no stream takes {subject}; {_MAKE_IT}"
 
 
 def lacking(found: Sequence[Deviation]) -> list[Deviation]:

@@ -24,7 +24,7 @@ from noetl_events.jetstream.declarations import (
     StreamDeclaration,
 )
 from noetl_events.jetstream.errors import StreamMissing
-from noetl_events.jetstream.streams import ensure_stream, examine_stream, require_stream, show_stream
+from noetl_events.jetstream.streams import ensure_stream, examine_stream, require_stream, show_stream, untaken
 from noetl_events.spool.watermark import Watermark
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ async def watermark(connection: Connection, subject: str) -> Watermark:
     try:
         name = await js.find_stream_name_by_subject(subject)
     except NotFoundError as exc:
-        raise StreamMissing(f"no stream takes {subject}; run `noetl-events stream ensure`") from exc
+        raise StreamMissing(untaken(subject)) from exc
     except (NatsError, APIError) as exc:
         raise unavailable(connection, connection.api("STREAM.NAMES"), exc) from exc
     info = await show_stream(connection, name)

@@ -15,6 +15,7 @@ from noetl_events.jetstream.errors import StreamDrift, StreamRefused
 from noetl_events.jetstream.options import ConnectOptions
 from noetl_events.jetstream.stream_config import KNOWN, deviations, stream_config
 from noetl_events.jetstream.streams import ensure_stream, examine_stream, find_stream
+from noetl_events.sink import SinkUnavailable
 from noetl_events.sinks.nats import NatsSink
 from noetl_events.testing import make_events
 from noetl_events.testing.nats_server import NatsServer
@@ -200,6 +201,10 @@ async def test_made_by_a_newer_server(tmp_path: Path) -> None:
                 await ensure_stream(connection, EVENTS)
             with pytest.raises(StreamRefused, match="stream is offline"):
                 await find_stream(connection, EVENTS.name)
+            sink = NatsSink(connection, timeout=2.0)
+            with pytest.raises(SinkUnavailable, match=r"stream is offline.*needs that version again"):
+                await sink.emit_batch(make_events(10))
+            await sink.aclose()
 
 
 @pytest.mark.parametrize(

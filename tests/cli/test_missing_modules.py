@@ -27,7 +27,9 @@ SEED = "SUAMK2FG4MI6UE3ACF3FK3OIQBCEIEZV7NSWFFEW63UXMRLFM2XLAXK4GY\n"
         pytest.param("nkeys", {"NATS_NKEY_SEED": "{file}"}, "pip install 'noetl-events[nkeys]'", id="seed"),
     ],
 )
-@pytest.mark.parametrize("command", [["stream", "show"], ["emit", "-"], ["tail"], ["project", "--to", "noop:"]])
+@pytest.mark.parametrize(
+    "command", [["stream", "show"], ["emit", "-"], ["tail"], ["project", "--to", "noop:"], ["doctor"]]
+)
 def test_missing_module(
     module: str,
     environ: dict[str, str],
@@ -67,12 +69,15 @@ def test_missing_module_of_a_sink_url(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        pytest.param("NATS_CREDS", None, "No such file", id="no file"),
+        pytest.param("NATS_CREDS", None, "credentials: {file}: No such file", id="no file"),
+        pytest.param("NATS_NKEY_SEED", None, "nkey_seed: {file}: No such file", id="no file with a seed"),
+        pytest.param("NATS_TLS_CA", None, "tls_ca: {file}: No such file", id="no authorities"),
+        pytest.param("NATS_TLS_CERT", None, "tls_cert and tls_key: {file}, {file}: No such file", id="no certificate"),
         pytest.param("NATS_CREDS", "vm\n", "holds no user JWT and seed", id="no credentials"),
         pytest.param("NATS_CREDS", "", "holds no user JWT and seed", id="an empty file"),
         pytest.param("NATS_NKEY_SEED", "vm\n", "holds no seed of a user", id="no seed"),
         pytest.param("NATS_NKEY_SEED", "", "holds no seed of a user", id="an empty seed"),
-        pytest.param("NATS_TLS_CA", "vm\n", "", id="no certificate"),
+        pytest.param("NATS_TLS_CA", "vm\n", "tls_ca: {file}: ", id="no authority"),
     ],
 )
 def test_file_that_holds_no_credentials(name: str, content: str | None, words: str, tmp_path: Path) -> None:
@@ -80,8 +85,9 @@ def test_file_that_holds_no_credentials(name: str, content: str | None, words: s
     file = tmp_path / "file"
     if content is not None:
         file.write_text(content)
-    done = run("stream", "show", environ={name: str(file)})
+    more = {"NATS_TLS_KEY": str(file)} if name == "NATS_TLS_CERT" else {}
+    done = run("stream", "show", environ={name: str(file)} | more)
 
     assert done.returncode == 2, done.stderr
-    assert words in done.stderr.decode()
+    assert words.format(file=file) in done.stderr.decode()
     assert b"refuses the connection" not in done.stderr

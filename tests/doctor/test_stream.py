@@ -10,15 +10,20 @@ from msgspec import structs
 
 from consumers.doctor import Finding, Patient, examine
 from consumers.doctor.dead_letters import check_dead_letters
+from consumers.doctor.finding import MAKE_STREAMS
 from noetl_events.jetstream.connection import Connection
 from noetl_events.jetstream.consumers import ensure_consumer
 from noetl_events.jetstream.declarations import DEAD_LETTERS, TRIALS
 from noetl_events.jetstream.options import ConnectOptions
+from noetl_events.jetstream.probing import taker
 from noetl_events.jetstream.topology import StreamDeclaration, ensure_stream, jetstream
+from noetl_events.testing.nats_server import NatsServer
 from tests.doctor.conftest import make_patient
 
 if TYPE_CHECKING:
-    from noetl_events.testing.nats_server import NatsServer
+    from pathlib import Path
+
+    from nats.aio.msg import Msg
 
 
 async def found(patient: Patient, check: str) -> list[Finding]:
@@ -46,7 +51,7 @@ async def test_well(well: Patient) -> None:
     findings = await examine(well)
 
     assert [(one.check, one.severity) for one in findings if one.severity != "ok"] == [("durability", "unknown")]
-    assert len({one.check for one in findings}) == 13
+    assert len({one.check for one in findings}) == 14
 
 
 async def test_examination_changes_nothing(well: Patient) -> None:
@@ -115,7 +120,7 @@ async def test_missing_streams(own_server: NatsServer, role: str) -> None:
         for declared in (StreamDeclaration(), DEAD_LETTERS, TRIALS):
             await ensure_stream(connection, declared)
 
-        assert (finding.severity, finding.remedy) == ("fault", "noetl-events stream ensure")
+        assert (finding.severity, finding.remedy) == ("fault", MAKE_STREAMS)
         assert [one.severity for one in letters] == (["fault"] * 2 if role == "projector" else [])
         assert await found(patient, "stream") + await found(patient, "dead letters") == []
 
@@ -148,3 +153,57 @@ async def test_missing_consumer(well: Patient) -> None:
 
     assert (finding.severity, finding.remedy) == ("warning", "start the projector, which creates it")
     assert await found(well, "consumer") == []
+
+
+ACCOUNT = "accounts {{ A {{ jetstream: {}, users: [ {{user: a, password: a}} ] }} }}\nno_auth_user: a"
+
+
+@pytest.mark.parametrize("role", ["projector", "publisher", "gateway", "admin"])
+async def test_jetstream_is_switched_off(tmp_path: Path, role: str) -> None:
+    """An account whose JetStream was switched off by a reload is one fault with its remedy, until it is back."""
+    with NatsServer(store_dir=tmp_path, config=ACCOUNT.format("enabled")) as server:
+        async with Connection(ConnectOptions(servers=server.url)) as connection:
+            await ensure_stream(connection, StreamDeclaration())
+            patient = make_patient(connection, StreamDeclaration(), role=role)
+            server.reload(ACCOUNT.format("disabled"))
+            findings = await examine(patient)
+            server.reload(ACCOUNT.format("enabled"))
+            after = await found(patient, "jetstream")
+
+    [fault] = [finding for finding in findings if finding.severity == "fault"]
+    assert (fault.check, after) == ("jetstream", [])
+    assert "JetStream is switched off for the account of these credentials" in fault.found
+    assert "enable it there, or use the credentials of the account that has the streams" in fault.remedy
+
+
+@pytest.mark.parametrize("role", ["projector", "publisher"])
+async def test_server_without_jetstream(tmp_path: Path, role: str) -> None:
+    """A server that runs without JetStream is one fault that names it and what to start it with."""
+    with NatsServer(store_dir=tmp_path, jetstream=False) as server:
+        async with Connection(ConnectOptions(servers=server.url)) as connection:
+            findings = await examine(make_patient(connection, StreamDeclaration(), role=role))
+
+    [fault] = [finding for finding in findings if finding.severity == "fault"]
+    assert fault.check == "jetstream"
+    assert "JetStream does not answer" in fault.found
+    assert "start it with `jetstream {}`" in fault.remedy
+
+
+@pytest.mark.parametrize("answer", [b'{"stream":"audit","seq":1}', b'{"seq":1}', b"OK", b"", b'{"error":{}}'])
+@pytest.mark.parametrize("is_made", [True, False])
+async def test_subscriber_is_not_taken_for_the_stream(own_server: NatsServer, answer: bytes, *, is_made: bool) -> None:
+    """A subscriber that answers first does not hide which stream takes a subject, nor that none does."""
+    async with Connection(ConnectOptions(servers=own_server.url)) as connection:
+        if is_made:
+            await ensure_stream(connection, StreamDeclaration())
+
+        async def take(message: Msg) -> None:
+            if message.reply:
+                await message.respond(answer)
+
+        client = await connection.client()
+        await client.subscribe("noetl.>", cb=take)
+        await client.flush()
+        takes = await taker(connection, "noetl.events.doctor")
+
+    assert takes == (StreamDeclaration().name if is_made else "")

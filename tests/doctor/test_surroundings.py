@@ -68,7 +68,7 @@ async def test_refused(tmp_path: Path) -> None:
 
 
 async def test_silent_check_is_unknown(tmp_path: Path) -> None:
-    """A server that takes connections and says nothing ends each check at its limit, and the examination soon."""
+    """A server that takes connections and says nothing ends each check at its limit; not to reach NATS is the fault."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
         options = ConnectOptions(servers=f"nats://127.0.0.1:{port}", connect_timeout=0.5)
@@ -76,7 +76,17 @@ async def test_silent_check_is_unknown(tmp_path: Path) -> None:
             to = (f"postgresql://u:p@127.0.0.1:{port}/db",)
             findings = await examine(make_patient(connection, STREAM, to=to), limit=0.1)
 
-    assert {one.severity for one in findings if one.check not in ("inbox", "plug-ins")} == {"unknown"}
+    assert [one.check for one in findings if one.severity == "fault"] == ["reachability"]
+    assert {one.severity for one in findings[1:] if one.check not in ("inbox", "plug-ins")} == {"unknown"}
+
+
+@pytest.mark.parametrize("option", ["credentials", "nkey_seed", "tls_ca"])
+async def test_file_that_is_missing(option: str, own_server: NatsServer) -> None:
+    """A file of the settings that cannot be read is a fault that names the setting and the file."""
+    [finding] = await reach(servers=own_server.url, **{option: "/no/such.file"})
+
+    assert (finding.severity, finding.found) == ("fault", f"{option}: /no/such.file: No such file or directory")
+    assert finding.remedy == "correct this setting, or the file"
 
 
 class Certified:

@@ -83,7 +83,7 @@ async def test_each_emit_waits_for_a_stream_that_is_missing(own_server: NatsServ
 @pytest.mark.parametrize(
     ("answer", "whose"),
     [
-        pytest.param(None, "stream ensure`$", id="silent"),
+        pytest.param(None, "stream ensure`, or use the credentials of the account that has it$", id="silent"),
         pytest.param(b"OK", "answered by a subscriber that is no stream", id="a word"),
         pytest.param(b'{"seq":1}', "answered by a subscriber that is no stream", id="a number"),
         pytest.param(b'{"stream":"audit","seq":1}', "answered by stream audit", id="another stream"),
@@ -122,6 +122,39 @@ async def test_stream_without_acknowledgements_is_named_and_spared(
     await sink.aclose()
 
     await require_exactly_once(own_server.url, [1])
+
+
+ACCOUNT = "accounts {{ A {{ jetstream: {}, users: [ {{user: a, password: a}} ] }} }}\nno_auth_user: a"
+
+
+@pytest.mark.parametrize("count", [pytest.param(1, id="one event"), pytest.param(5, id="batch")])
+async def test_account_whose_jetstream_is_switched_off_is_named(tmp_path: Path, count: int) -> None:
+    """JetStream switched off by a reload is said, with the remedy; once it is back the same events are stored."""
+    with NatsServer(store_dir=tmp_path, config=ACCOUNT.format("enabled")) as server:
+        async with connected(server) as connection:
+            await ensure_stream(connection, STREAM)
+            sink = NatsSink(connection, timeout=3.0)
+            await sink.emit(make_event(1))
+            server.reload(ACCOUNT.format("disabled"))
+            words = "JetStream is switched off for the account of these credentials.*enable it there"
+            events = [make_event(number) for number in range(3, 3 + count)]
+            await seconds_until_unavailable(sink, events, words)
+            await seconds_until_unavailable(sink, events, words)
+            server.reload(ACCOUNT.format("enabled"))
+            await eventually(lambda: emitted(sink, 2), timeout=15)
+            await sink.emit_batch(events)
+            await sink.aclose()
+
+        await require_exactly_once(server.url, [*range(1, 3 + count)])
+
+
+async def test_server_without_jetstream_is_named(tmp_path: Path) -> None:
+    """A server without JetStream is not taken for an election."""
+    with NatsServer(store_dir=tmp_path, jetstream=False) as server:
+        async with connected(server) as connection:
+            sink = NatsSink(connection, timeout=2.0)
+            await seconds_until_unavailable(sink, [make_event(1)], "JetStream does not answer.*start it with")
+            await sink.aclose()
 
 
 async def emitted(sink: NatsSink, number: int) -> bool:

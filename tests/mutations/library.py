@@ -191,7 +191,7 @@ LIBRARY = (
     Mutation(
         "a stream that stores and never says so is sent the same events for ever",
         "noetl_events/jetstream/sender.py",
-        "        if trouble is None or trouble.is_missing:\n            return False\n",
+        "        if trouble is None or not trouble.is_barring:\n            return False\n",
         "        if trouble is None or trouble.words:\n            return False\n",
         "tests/faults/test_silence.py::test_stream_without_acknowledgements_is_named_and_spared",
     ),

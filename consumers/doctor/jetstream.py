@@ -1,0 +1,30 @@
+"""Whether the account of our credentials has JetStream."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from consumers.doctor.finding import Finding
+from noetl_events.jetstream.errors import JetStreamOff, NatsUnavailable, PermissionDenied
+from noetl_events.jetstream.taker import streams_of
+
+if TYPE_CHECKING:
+    from consumers.doctor.patient import Patient
+
+_NAME: Final = "jetstream"
+
+
+async def check_jetstream(patient: Patient) -> list[Finding]:
+    """Ask it anything."""
+    subject = f"{patient.settings.stream.prefix}.doctor"
+    try:
+        await streams_of(patient.connection, subject)
+    except PermissionDenied:
+        return [Finding(check=_NAME, severity="ok", found="this role may not ask")]
+    except JetStreamOff as exc:
+        found, _, remedy = str(exc).rpartition("; ")
+        return [Finding(check=_NAME, severity="fault", found=found, remedy=remedy)]
+    except NatsUnavailable as exc:
+        remedy = "look at the servers with `nats server report jetstream`; an election ends by itself"
+        return [Finding(check=_NAME, severity="fault", found=str(exc), remedy=remedy)]
+    return [Finding(check=_NAME, severity="ok", found="it answers the account of these credentials")]
