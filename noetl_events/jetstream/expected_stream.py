@@ -164,9 +164,10 @@ class ExpectedStream:
         try:
             taker = await find_taker(self._connection, subject)
         except (PermissionDenied, JetStreamSilent) as exc:
-            self._look_at, self._is_denied = time.monotonic() + _SELDOM, True
             # An account that imports no more than the subject has no API either, and elections to wait for.
             self._silence = str(exc) if isinstance(exc, JetStreamSilent) else ""
+            self._look_at = time.monotonic() + (_LOOK_ROUND if self._silence else _SELDOM)
+            self._is_denied = True
             self.trouble = None
             self._learn_first(reply)
         except (JetStreamOff, Refused) as exc:
