@@ -232,8 +232,6 @@ class Sender:
                     return False
                 self._why = str(exc)
                 await self._slow_down()
-            else:
-                self._speed_up()
         return True
 
     async def _settle_wave(self, window: Window, wave: Sequence[Outgoing]) -> None:

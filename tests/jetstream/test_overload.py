@@ -89,8 +89,9 @@ async def test_batches_are_shorter_while_the_stream_is_overloaded(
     await publisher.publish(scripted.outgoing(range(1, 30)))
     ends = [received.count for received in scripted.received if received.is_fast and received.ends_batch]
 
-    assert ends[0] in (4, 8)
-    assert 8 in ends[1:]
+    # The first one may have been sent to its end before the answer came.
+    assert 4 in ends[:2]
+    assert ends[ends.index(4) + 1] == 8
 
 
 async def test_server_with_a_short_queue_stores_all_in_order(tmp_path: Path) -> None:
