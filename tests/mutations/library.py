@@ -115,7 +115,7 @@ LIBRARY = (
         "noetl_events/jetstream/pull_receiver.py",
         "(self.state.broken or self.pin.misses_one_before(message))",
         'self.state.broken == "never"',
-        "tests/simulation/test_simulation.py::test_seed_that_once_failed",
+        "tests/faults/test_puller_network.py::test_delivery_lost_to_one_that_is_served_in_order",
     ),
     Mutation(
         "a batch held for long is taken for a silent server",
