@@ -22,6 +22,12 @@ BATCHES_DISABLED: Final = (10205, 10174)
 _TOO_LARGE: Final = (10054, 10097)
 # Cluster not available, stream or leader away for the moment: an election ends by itself.
 _TRANSIENT: Final = (IN_PROCESS, OVERLOADED, 10008, 10009, 10074, 10118, 10208, 10210, 10211)
+# Limits that the server does not name where it speaks of them.
+_LIMITS: Final = {
+    10002: "max_file or max_mem of the account",
+    10023: "max_file or max_mem of the server",
+    10047: "max_file or max_mem of the server",
+}
 
 
 class ReplyError(msgspec.Struct, frozen=True):
@@ -113,5 +119,6 @@ def explain(reply: Reply | None) -> str:
     if reply.error.err_code == IN_PROCESS:
         return f"the leader has it and waits for its followers: {reply.error.description} ({IN_PROCESS})"
     if reply.error.err_code:
-        return f"{reply.error.description} ({reply.error.err_code})"
+        limit = f": {_LIMITS[reply.error.err_code]}" if reply.error.err_code in _LIMITS else ""
+        return f"{reply.error.description} ({reply.error.err_code}){limit}"
     return reply.error.description

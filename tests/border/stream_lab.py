@@ -284,7 +284,7 @@ class StreamLab(Lab):
                 refused = await self.remake(stream, each)
                 if not refused:
                     return each.changes
-                meant = [other.changes for other in others if _words(other.field) <= _words(refused)]
+                meant = [other.changes for other in others if words_of(other.field) <= words_of(refused)]
                 following += [
                     Edit(edit.field, each.changes | changes)
                     for changes in meant
@@ -294,9 +294,10 @@ class StreamLab(Lab):
         return None
 
 
-def _words(text: str) -> set[str]:
+def words_of(text: str) -> set[str]:
+    """Return the words of *text* by which the name of an option is known in what a server says."""
     # By their first letters: the server writes "batch" for "batched", and "duplicates" for "duplicate".
-    return {word[:5] for word in re.split(r"[\W_]+", text.lower())} - {"allow"}
+    return {word[:5] for word in re.split(r"[\W_]+", text.lower())} - {"", "allow", "max"}
 
 
 def names(words: str, edit: Edit) -> bool:
