@@ -59,6 +59,9 @@ def copy_tree(folder: Path) -> None:
             shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy(ROOT / part, folder / part)
+    # The servers of older versions, which are large.
+    (folder / ".venv").mkdir()
+    (folder / ".venv" / "servers").symlink_to(ROOT / ".venv" / "servers")
 
 
 def outcome(folder: Path, test: str) -> int:
