@@ -173,7 +173,7 @@ class Case:
             yield
             await service.worker.stop()
             with suppress(ValueError):
-                async with asyncio.timeout(15):
+                async with asyncio.timeout(90):
                     await task
         finally:
             task.cancel()

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from noetl_events.envelope import ExecutorEvent
     from noetl_events.jetstream.declarations import StreamDeclaration
 
-PATIENCE: Final = 20.0
+PATIENCE: Final = 90.0
 TIMEOUT: Final = 1.5
 """Seconds that a publisher tries; where it is to go on trying, the test emits the same events again."""
 

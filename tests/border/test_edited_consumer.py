@@ -16,7 +16,7 @@ from tests.border.lab import LOOK, Case, Lab, durable_of, until
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-PATIENCE = 25.0
+PATIENCE = 90.0
 
 
 @pytest.fixture

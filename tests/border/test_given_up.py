@@ -15,7 +15,7 @@ from tests.border.lab import LOOK, Case, durable_of, until
 if TYPE_CHECKING:
     from tests.border.lab import Lab
 
-PATIENCE = 20.0
+PATIENCE = 90.0
 SECOND = 1_000_000_000
 
 

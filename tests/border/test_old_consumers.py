@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-PATIENCE = 20.0
+PATIENCE = 90.0
 
 
 @pytest.fixture(params=["2.10", "2.12"])

@@ -155,9 +155,9 @@ async def test_set_back(server: NatsServer, owner: Connection, tmp_path: Path, r
         if refilled:
             async with Connection(ConnectOptions(servers=server.url)) as other:
                 await publish(other, 101, refilled)
-        await eventually(lambda: served.service.stream_watch.identity_changes == 1, timeout=30)
+        await eventually(lambda: served.service.stream_watch.identity_changes == 1, timeout=180)
         await publish(owner, 201, 1)
-        await eventually(lambda: {*range(101, 101 + refilled), 201} <= set(ids(sink)), timeout=30)
+        await eventually(lambda: {*range(101, 101 + refilled), 201} <= set(ids(sink)), timeout=180)
 
 
 async def settled(connection: Connection, sequence: int) -> bool:
@@ -178,7 +178,7 @@ async def test_set_back_while_no_projector_runs(server: NatsServer, owner: Conne
     await asyncio.to_thread(backup.set_back, consumers=False)
     await publish(owner, 101, 20)
     async with serving(owner, EVENTS, sink) as served:
-        await eventually(lambda: set(range(101, 121)) <= set(ids(sink)), timeout=30)
+        await eventually(lambda: set(range(101, 121)) <= set(ids(sink)), timeout=180)
         assert served.service.stream_watch.identity_changes == 1
 
 
@@ -203,7 +203,7 @@ async def test_ahead_on_an_older_server(tmp_path: Path) -> None:
                     assert await served.is_not_ready()
                     assert "nats consumer rm events projector" in (await served.why())[1]
                     await ask(owner, "CONSUMER.DELETE.events.projector")
-                await eventually(lambda: set(range(101, 106)) <= set(ids(sink)), timeout=30)
+                await eventually(lambda: set(range(101, 106)) <= set(ids(sink)), timeout=180)
 
 
 async def test_lag_of_a_paused_consumer(owner: Connection) -> None:

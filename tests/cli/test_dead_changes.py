@@ -97,7 +97,7 @@ def edit_with(server: NatsServer, editor: str, number: str, folder: Path) -> sub
     """Edit a letter with *editor*, whose files are in *folder*."""
     variables = environment(server.url) | {"EDITOR": editor, "VISUAL": "", "TMPDIR": str(folder)}
     command = [sys.executable, "-m", "consumers", "dead", "edit", number]
-    return subprocess.run(command, env=variables, capture_output=True, check=False, timeout=60)
+    return subprocess.run(command, env=variables, capture_output=True, check=False, timeout=180)
 
 
 def test_edit_opens_an_editor(server: NatsServer, tmp_path: Path) -> None:

@@ -104,7 +104,7 @@ def test_interrupted_says_where_to_go_on(filled: NatsServer, tmp_path: Path) -> 
     with subprocess.Popen(command, env=variables, stderr=subprocess.PIPE) as process:
         wait_for_rows(path, 30, process)
         process.send_signal(signal.SIGINT)
-        _, stderr = process.communicate(timeout=60)
+        _, stderr = process.communicate(timeout=180)
     said = re.search(rb"go on with --from-sequence (\d+)", stderr)
     assert said, stderr.decode()
     execute(path, "DROP TRIGGER dawdle")

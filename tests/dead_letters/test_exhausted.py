@@ -130,7 +130,7 @@ async def test_restart_of_the_server_ends_nothing(own_server: NatsServer) -> Non
         async with watching(bench):
             own_server.kill()
             own_server.start()
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(180):
                 await reconnected.wait()
             await give_up(bench)
             [letter] = await letters_of(bench, 1)

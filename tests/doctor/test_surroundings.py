@@ -72,7 +72,7 @@ async def test_silent_check_is_unknown(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
         options = ConnectOptions(servers=f"nats://127.0.0.1:{port}", connect_timeout=0.5)
-        async with Connection(options) as connection, asyncio.timeout(4):
+        async with Connection(options) as connection, asyncio.timeout(60):
             to = (f"postgresql://u:p@127.0.0.1:{port}/db",)
             findings = await examine(make_patient(connection, STREAM, to=to), limit=0.1)
 

@@ -130,7 +130,7 @@ async def run_elections(root: Path, faults: Sequence[Fault]) -> Outcome:
     with nats_cluster(root) as members:
         async with AsyncExitStack() as stack:
             watching = await stack.enter_async_context(_connection(members, 0))
-            await eventually(lambda: is_made(watching, StreamDeclaration(replicas=len(members))), timeout=30)
+            await eventually(lambda: is_made(watching, StreamDeclaration(replicas=len(members))), timeout=180)
             over = asyncio.Event()
             async with asyncio.TaskGroup() as group:
                 for place in range(len(members)):
@@ -225,7 +225,7 @@ async def _leader(connection: Connection, members: list[NatsServer]) -> NatsServ
         found.extend(names[name] for name in [cluster and cluster.leader] if name)
         return bool(found)
 
-    await eventually(found_one, timeout=60)
+    await eventually(found_one, timeout=180)
     return found[0]
 
 

@@ -55,7 +55,7 @@ class Load:
     async def stop(self) -> None:
         """Return when every emitter has its last acknowledgement."""
         self._stopping.set()
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(180):
             await asyncio.gather(*self._tasks)
 
     async def _emit(self, lane: int, size: int) -> None:
@@ -92,7 +92,7 @@ async def read_all(url: str, stream: str, **login: Any) -> list[ExecutorEvent]:
 
 async def answered(ask: Callable[[], Awaitable[Answer]]) -> Answer:
     """Return what JetStream answers; a cluster that is still electing says nothing, and is asked again."""
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(180):
         while True:
             try:
                 return await ask()
@@ -121,7 +121,7 @@ async def change_stream(connection: Connection, change: Callable[[StreamConfig],
 
 async def emit_until_taken(sink: NatsSink, events: list[Any]) -> None:
     """Emit again until the sink takes them."""
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(180):
         while True:
             try:
                 return await sink.emit_batch(events)

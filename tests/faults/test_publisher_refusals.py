@@ -73,8 +73,8 @@ async def test_denied_permission_is_named(tmp_path: Path, publish: str, subscrib
     with NatsServer(store_dir=tmp_path, config=users(publish, subscribe)) as server:
         await make_stream_as_owner(server)
         async with Connection(ConnectOptions(servers=server.url, user="worker", password="pw")) as connection:
-            sink = NatsSink(connection)
-            async with asyncio.timeout(4):
+            sink = NatsSink(connection, timeout=120.0)
+            async with asyncio.timeout(60):
                 with pytest.raises(SinkUnavailable, match=f"(?i){match}"):
                     await sink.emit_batch(make_events(count))
             await sink.aclose()

@@ -64,7 +64,7 @@ async def serving(
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=30)) as session:
             yield Web(gateway, listener.getsockname()[1], session)
         await gateway.stop()
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(180):
             await running
     finally:
         running.cancel()

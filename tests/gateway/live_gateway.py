@@ -56,7 +56,7 @@ class LiveGateway:
             self._token.write_text(token)
             arguments += ["--token-file", str(self._token)]
         self._process = start(arguments, self.server.url, [Path(os.devnull), self._log, self._log])
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 120
         while not self._listens():
             assert self._process.is_alive(), self._log.read_text()
             assert time.monotonic() < deadline, self._log.read_text()

@@ -27,7 +27,7 @@ class Page:
         """Return what *script* returns."""
         return self.browser.execute_script(script, *arguments)
 
-    def wait(self, reached: Callable[[], Any], within: float = 15.0) -> Any:
+    def wait(self, reached: Callable[[], Any], within: float = 120.0) -> Any:
         """Return what *reached* returns once it is true."""
         deadline = time.monotonic() + within
         while not (value := reached()):

@@ -26,7 +26,7 @@ async def answer(web: Web, request: bytes, *, half_closed: bool = False) -> byte
     writer.write(request)
     if half_closed:
         writer.write_eof()
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(180):
         line = await reader.readline()
     writer.close()
     return line

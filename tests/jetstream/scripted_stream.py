@@ -72,7 +72,7 @@ class ScriptedStream:
 
     async def wait_for(self, messages: int) -> None:
         """Return once so many messages have arrived."""
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(180):
             while len(self.received) < messages:
                 self._arrived.clear()
                 await self._arrived.wait()

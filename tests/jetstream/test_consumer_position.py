@@ -30,7 +30,7 @@ async def declared(connection: Connection, stream: StreamDeclaration) -> Consume
     for _ in range(MESSAGES):
         await js.publish(f"{stream.name}.x", b"{}")
     reader = await js.pull_subscribe_bind("c", stream.name)
-    for message in await reader.fetch(MESSAGES, timeout=30):
+    for message in await reader.fetch(MESSAGES, timeout=180):
         await message.ack_sync()
     await reader.unsubscribe()
 
@@ -147,7 +147,7 @@ async def test_found_edited_again_and_again(
     js = await jetstream(connection)
     await js.publish(f"{declared.stream}.x", b"{}")
     reader = await js.pull_subscribe_bind("c", declared.stream)
-    await reader.fetch(1, timeout=30)
+    await reader.fetch(1, timeout=180)
     await position.rewind()
     assert (await show_consumer(connection, declared)).num_ack_pending == 1
     await begin(position, connection, declared)

@@ -64,7 +64,7 @@ async def test_rest_that_goes_while_it_reads_ends_the_reading(
     """With nothing left to come the reading ends, as if it had never been there."""
     await fill(connection, stream, 500)
     seen = []
-    async with asyncio.timeout(60), aclosing(read_stored(connection, stream.name)) as reading:
+    async with asyncio.timeout(180), aclosing(read_stored(connection, stream.name)) as reading:
         async for stored in reading:
             seen.append(stored.sequence)
             if stored.sequence == 1:

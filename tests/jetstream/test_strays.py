@@ -98,7 +98,7 @@ async def test_puller_reads_on(connection: Connection, stream: StreamDeclaration
         throwing = asyncio.ensure_future(throw(stranger, lambda: [puller._inbox._name], stream.name, _STRAYS))
         for event in make_events(_EVENTS):
             await sink.emit(event)
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(180):
             await asyncio.gather(reading, throwing)
     await puller.stop()
     await puller.aclose()
@@ -173,7 +173,7 @@ async def test_bug_of_a_puller_begins_it_anew(
     with structlog.testing.capture_logs() as logged:
         await puller.ask()
         await sink.emit_batch(make_events(3))
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(180):
             while len(taken) < 3:
                 batch = await puller.pull(10)
                 await puller.ack(batch)

@@ -183,7 +183,7 @@ async def test_a_bug_tells_its_type_alone(spans: InMemorySpanExporter, bench: Be
     """An exception that ends the projector marks its span, without words that may quote an event."""
     await emit(bench.connection, bench.stream, 1)
     with pytest.raises(ZeroDivisionError):
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(180):
             await bench.projector(Broken()).run()
 
     [span] = spans.get_finished_spans()

@@ -101,7 +101,7 @@ async def projecting(connection: Connection, work: Work, url: str) -> AsyncItera
     try:
         yield service
         await service.worker.stop()
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(180):
             await running
     finally:
         running.cancel()

@@ -80,7 +80,7 @@ class Bench:
         try:
             yield projector
             await projector.stop()
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(180):
                 await running
         finally:
             running.cancel()

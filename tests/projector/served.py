@@ -101,7 +101,7 @@ async def serving(
     try:
         yield Served(service, listener.getsockname()[1])
         await worker.stop()
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(180):
             await running
     finally:
         running.cancel()

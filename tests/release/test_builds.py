@@ -38,7 +38,7 @@ def build(
     environment |= {"SETUPTOOLS_SCM_PRETEND_VERSION": version} if version else {}
     options = [option for target in targets for option in ("-t", target)]
     command = [sys.executable, "-m", "hatchling", "build", "-d", str(into), *options]
-    subprocess.run(command, cwd=tree, env=environment, check=True, capture_output=True, timeout=60)
+    subprocess.run(command, cwd=tree, env=environment, check=True, capture_output=True, timeout=180)
     return {"wheel" if path.suffix == ".whl" else "sdist": path for path in into.iterdir()}
 
 

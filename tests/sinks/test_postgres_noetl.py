@@ -199,7 +199,7 @@ async def test_parent_that_comes_late(sink: PostgresSink, url: str) -> None:
 async def test_parents_that_never_come(sink: PostgresSink, url: str) -> None:
     """Whole executions without a catalog entry are rejected with their SQLSTATE, and hold up nobody for long."""
     events = [make_event(number, meta={"catalog_id": 7 + number % 3}) for number in range(1_500)]
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(180):
         with pytest.raises(EventsRejected) as rejection:
             await sink.emit_batch(events)
 

@@ -55,7 +55,7 @@ class Client:
 
     async def receive(self) -> bytes:
         """Return what comes, nothing at the end."""
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(180):
             return await self.reader.read(100)
 
     async def is_silent(self) -> bool:

@@ -22,5 +22,5 @@ async def test_a_cluster_takes_a_replicated_stream_and_ends_with_a_signal() -> N
         info = await ensure_stream(connection, StreamDeclaration(replicas=3))
         assert info.config.num_replicas == 3
     process.send_signal(signal.SIGTERM)
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(180):
         assert await process.wait() == 0

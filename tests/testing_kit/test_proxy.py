@@ -208,7 +208,7 @@ async def test_nats_client_gets_over_a_cut_and_a_black_hole(tmp_path: Path) -> N
         reconnected.release()
 
     with NatsServer(store_dir=tmp_path) as nats_server:
-        async with FaultyProxy("127.0.0.1", nats_server.port) as proxy, asyncio.timeout(60):
+        async with FaultyProxy("127.0.0.1", nats_server.port) as proxy, asyncio.timeout(180):
             client = await nats.connect(proxy.url("nats"), reconnected_cb=note, reconnect_time_wait=0.01)
             proxy.cut()
             await reconnected.acquire()
