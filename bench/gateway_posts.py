@@ -19,8 +19,9 @@ import aiohttp
 import msgspec
 
 from noetl_events.jetstream.connection import Connection
+from noetl_events.jetstream.declarations import StreamDeclaration
 from noetl_events.jetstream.options import ConnectOptions
-from noetl_events.jetstream.topology import StreamDeclaration, ensure_stream, show_stream
+from noetl_events.jetstream.streams import ensure_stream, show_stream
 from noetl_events.testing import eventually, make_event
 from noetl_events.testing.nats_server import NatsServer
 from noetl_events.testing.server_process import free_port

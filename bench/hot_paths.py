@@ -29,9 +29,10 @@ from bench.publishers import emit_all
 from bench.rounds import seconds_of
 from bench.streams import STREAM, delete_consumers, fill_stream
 from bench.tables import clear, make_target
+from noetl_events.jetstream.api import jetstream
 from noetl_events.jetstream.connection import Connection
 from noetl_events.jetstream.options import ConnectOptions
-from noetl_events.jetstream.topology import ensure_stream, jetstream
+from noetl_events.jetstream.streams import ensure_stream
 from noetl_events.testing.nats_server import NatsServer
 from noetl_events.testing.postgres_server import PostgresServer
 

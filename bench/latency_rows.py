@@ -33,7 +33,7 @@ from bench.tables import make_target, settings
 from noetl_events.jetstream.connection import Connection
 from noetl_events.jetstream.declarations import DEAD_LETTERS, StreamDeclaration
 from noetl_events.jetstream.options import ConnectOptions
-from noetl_events.jetstream.topology import ensure_stream
+from noetl_events.jetstream.streams import ensure_stream
 from noetl_events.sinks.nats import NatsSink
 from noetl_events.testing.nats_server import NatsServer
 from noetl_events.testing.postgres_server import PostgresServer

@@ -27,9 +27,7 @@ from msgspec import Raw, structs
 
 from bench.envelopes import make_envelopes
 from consumers.sinks.postgres import PostgresSink, create_schema
-from consumers.sinks.postgres.binary import HEADER, TRAILER
-from consumers.sinks.postgres.mapping import DIGEST, PLAIN
-from consumers.sinks.postgres.rows import rows_of
+from consumers.sinks.postgres.rows import DIGEST, HEADER, PLAIN, TRAILER, rows_of
 from consumers.sinks.postgres.table import KEY, Table, listed
 from noetl_events import decode, encode
 from noetl_events.testing.postgres_server import PostgresServer

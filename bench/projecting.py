@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 from bench.streams import CONSUMER, acknowledged
 from consumers.dead_letters import DeadLetters
-from consumers.projector import Projector
-from consumers.suspects import Trials
+from consumers.projector.projector import Projector
+from consumers.projector.quarantine import Trials
 from noetl_events.jetstream.connection import Connection
+from noetl_events.jetstream.consume.puller import Puller
 from noetl_events.jetstream.options import ConnectOptions
-from noetl_events.jetstream.puller import Puller
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence

@@ -29,9 +29,11 @@ from bench.peers import installed_peers
 from bench.plot import draw_bars, svg_path
 from bench.publishers import blob, emit_all, emit_batches, emit_fsync, emit_singly, one_by_one, publish_async
 from noetl_events import encode
+from noetl_events.jetstream.api import jetstream
 from noetl_events.jetstream.connection import Connection
+from noetl_events.jetstream.declarations import StreamDeclaration
 from noetl_events.jetstream.options import ConnectOptions
-from noetl_events.jetstream.topology import StreamDeclaration, ensure_stream, jetstream
+from noetl_events.jetstream.streams import ensure_stream
 from noetl_events.testing.nats_server import NatsServer
 
 if TYPE_CHECKING:

@@ -15,9 +15,9 @@ import nats
 
 from bench.envelopes import SUBJECT
 from noetl_events import encode
-from noetl_events.jetstream.commands import publish_all
 from noetl_events.jetstream.connection import Connection
 from noetl_events.jetstream.options import ConnectOptions
+from noetl_events.jetstream.publish.message import publish_all
 from noetl_events.sinks.nats import NatsSink
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from noetl_events import ExecutorEvent
-    from noetl_events.jetstream.publisher import Durability
+    from noetl_events.jetstream.publish.publisher import Durability
 
     Publish: TypeAlias = Callable[[], Awaitable[None]]
     Way: TypeAlias = Callable[[str, list[ExecutorEvent]], AbstractAsyncContextManager[Publish]]

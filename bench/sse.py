@@ -17,8 +17,9 @@ import time
 from pathlib import Path
 
 from noetl_events.jetstream.connection import Connection
+from noetl_events.jetstream.declarations import StreamDeclaration
 from noetl_events.jetstream.options import ConnectOptions
-from noetl_events.jetstream.topology import StreamDeclaration, ensure_stream
+from noetl_events.jetstream.streams import ensure_stream
 from noetl_events.sinks.nats import NatsSink
 from noetl_events.testing import eventually, make_event
 from noetl_events.testing.nats_server import NatsServer

@@ -6,11 +6,12 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Any, Final
 
+from noetl_events.jetstream.api import jetstream
 from noetl_events.jetstream.connection import Connection
 from noetl_events.jetstream.consumers import ensure_consumer
 from noetl_events.jetstream.declarations import ConsumerDeclaration, StreamDeclaration
 from noetl_events.jetstream.options import ConnectOptions
-from noetl_events.jetstream.topology import ensure_stream, jetstream
+from noetl_events.jetstream.streams import ensure_stream
 from noetl_events.sinks.nats import NatsSink
 
 if TYPE_CHECKING:

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
-from consumers.cancellation import end_tasks
+from consumers.tasks import end_tasks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
-    from consumers.together import Worker
+    from consumers.tasks import Worker
 
 SETTLED: Final = 0
 UNSETTLED: Final = 1

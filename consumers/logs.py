@@ -1,4 +1,8 @@
-"""How the daemons log: one line an event on standard error, for people on a terminal and as JSON elsewhere."""
+"""
+Logs of the daemons: one line an event on standard error, for people on a terminal and as JSON elsewhere.
+
+Text of unknown origin is made safe for a terminal: characters that are not printable could move the cursor.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +12,34 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+import msgspec
 import structlog
 from structlog.processors import ExceptionRenderer, JSONRenderer, TimeStamper, add_log_level, format_exc_info
 from structlog.tracebacks import ExceptionDictTransformer
 
-from consumers.escaping import escaped
-
 if TYPE_CHECKING:
     from structlog.typing import EventDict, Processor, WrappedLogger
+
+
+def escaped(text: str, *, keep: str = "") -> str:
+    r"""Return *text* with all that is not printable, or in *keep*, as in Python: `\x1b`, `\u202e`."""
+    return "".join(char if char.isprintable() or char in keep else _in_python(char) for char in text)
+
+
+def escaped_json(value: object) -> str:
+    r"""Return *value* as JSON in one line, equal JSON to any reader, with all that is not printable as `\u001b`."""
+    text = msgspec.json.encode(value).decode()
+    return "".join(char if char.isprintable() else _in_json(char) for char in text)
+
+
+def _in_python(char: str) -> str:
+    return char.encode("unicode_escape").decode()
+
+
+def _in_json(char: str) -> str:
+    units = char.encode("utf-16-be")
+    return "".join(f"\\u{units[at : at + 2].hex()}" for at in range(0, len(units), 2))
+
 
 LogFormat = Literal["auto", "json", "console"]
 

@@ -2,7 +2,7 @@
 
 from noetl_events.emitter import EventEmitter
 from noetl_events.envelope import ExecutorEvent, decode, encode
-from noetl_events.event_names import EventStatus, EventType
+from noetl_events.event_types import EventStatus, EventType
 from noetl_events.ids import Snowflake
 from noetl_events.json_values import MalformedEvent
 from noetl_events.sink import EventSink, EventsRejected, SinkUnavailable, UnknownSink, open_sink

@@ -2,7 +2,7 @@
 The event envelope and its wire form: one JSON object a message, as serde writes the Rust crate's `ExecutorEvent`.
 
 `decode` reads the crate's own shape in one typed pass.  Whatever that pass refuses (aliases, ids as strings, times
-without a zone, rows) goes to `noetl_events.wire`, which reads field by field and knows why a body is malformed.
+without a zone, rows) goes to `noetl_events.lenient`, which reads field by field and knows why a body is malformed.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from noetl_events.json_values import (
     require_json,
     require_sound,
 )
-from noetl_events.wire import in_utc, read_fields
+from noetl_events.lenient import in_utc, read_fields
 
 __all__ = [
     "ExecutorEvent",

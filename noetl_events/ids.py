@@ -1,4 +1,8 @@
-"""Event ids: 41 bits of milliseconds, 10 of node, 12 of sequence, as NoETL's applications make them."""
+"""
+Event ids: 41 bits of milliseconds, 10 of node, 12 of sequence, as NoETL's applications make them.
+
+`RecentIds` remembers the ids of the last events, for destinations that cannot look an event up.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import os
 import secrets
 import threading
 import time
+from collections import OrderedDict
 from functools import cache
 from typing import TYPE_CHECKING, Final
 
@@ -141,3 +146,26 @@ def derived_id(stored_ms: int, sequence: int) -> int:
     A redelivery of the message derives the same id.
     """
     return (max(stored_ms - EPOCH_MS, 0) % _MAX_MS) << 22 | sequence % (1 << 22)
+
+
+CAPACITY: Final = 65_536
+"""Several times what a redelivery or a retry brings back, in some 12 MiB of memory."""
+
+
+class RecentIds(OrderedDict[bytes, None]):
+    """
+    A set of message ids that forgets the oldest of more than *capacity*, in the order they were first added.
+
+    `noetl_events.identity` says what a message id is.
+    A plain dict would step over all it has deleted since it last grew to find its first key.
+    """
+
+    def __init__(self, capacity: int = CAPACITY) -> None:
+        super().__init__()
+        self._capacity = capacity
+
+    def add(self, message_id: bytes) -> None:
+        """Remember *message_id*; one that is known keeps its place."""
+        self[message_id] = None
+        if len(self) > self._capacity:
+            self.popitem(last=False)

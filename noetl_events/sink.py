@@ -1,5 +1,5 @@
 """
-The seam: whatever takes events is an `EventSink`, and its errors are instructions to the caller.
+The sink contract: a destination for events is an `EventSink`, and its errors are instructions to the caller.
 
     Exception
     ├── SinkUnavailable   wait, then emit the same events again
@@ -8,17 +8,45 @@ The seam: whatever takes events is an `EventSink`, and its errors are instructio
         └── UnknownSink   the URL names no sink: correct it
 
 Anything else that escapes a sink is a bug, and stops the caller.
+
+Beside the contract: sinks opened by URL, the options of such a URL, and a count of the calls under way, for a sink that
+closes when they have ended.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
-from urllib.parse import urlsplit
+import asyncio
+from typing import TYPE_CHECKING, Final, Protocol, Self, runtime_checkable
+from urllib.parse import parse_qsl, urlsplit
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from noetl_events.envelope import ExecutorEvent
+
+
+class InFlight:
+    """Count the `with` blocks entered and not left."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._none = asyncio.Event()
+        self._none.set()
+
+    def __enter__(self) -> Self:
+        self._count += 1
+        self._none.clear()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._count -= 1
+        if not self._count:
+            self._none.set()
+
+    async def wait_for_none(self) -> None:
+        """Return when every block entered was left."""
+        await self._none.wait()
+
 
 _LONGEST_RETRY_AFTER: Final = 300.0
 _ABSURD_RETRY_AFTER: Final = 366 * 86_400.0
@@ -155,3 +183,21 @@ def require_ids(events: Sequence[ExecutorEvent]) -> list[int]:
     if len(ids) != len(events):
         raise ValueError("event_id: None cannot be stored idempotently; emit through EventEmitter or NatsSink")
     return ids
+
+
+def read_options(scheme: str, query: str, known: Sequence[str]) -> dict[str, str]:
+    """
+    Return the options in *query*, the last of each name.
+
+    Raises:
+        ValueError: one of them is not *known*.
+
+    """
+    options = dict(parse_qsl(query, keep_blank_values=True, errors="strict"))
+    unknown = sorted(options.keys() - set(known))
+    if unknown and "@" in query:
+        # What follows a ? in a password looks like an option, and is not for an error to show.
+        raise ValueError(f"sink URL: {scheme}: an unknown option, or a ? in the password; write that ? as %3F")
+    if unknown:
+        raise ValueError(f"sink URL: {scheme} has no option {', '.join(unknown)}; known: {', '.join(known)}")
+    return options

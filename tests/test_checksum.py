@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import Raw, structs
 
-from consumers.verification.checksum import checksum
+from consumers.verification.ledger import checksum
 from noetl_events import decode, encode
 from noetl_events.testing import events, json_values, make_event
 

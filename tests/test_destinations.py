@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from consumers.destinations import destinations_of
+from consumers.projector.destinations import destinations_of
 from noetl_events.jetstream.declarations import StreamDeclaration
 
 A, B = "postgresql://me:secret@db/noetl", "sqlite:///events.db"

@@ -7,8 +7,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from consumers.cli.moments import read_moment
-from consumers.escaping import escaped, escaped_json
+from consumers.cli.options import read_moment
+from consumers.logs import escaped, escaped_json
 
 
 def test_escaping_leaves_nothing_unprintable() -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from consumers.pacing import FULL, paced, read_speed
+from consumers.backfill import FULL, paced, read_speed
 from noetl_events.testing import make_event
 
 if TYPE_CHECKING:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from noetl_events.recent_ids import CAPACITY, RecentIds
+from noetl_events.ids import CAPACITY, RecentIds
 
 
 def test_forgets_the_oldest_first() -> None:

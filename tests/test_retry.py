@@ -12,18 +12,17 @@ import pytest
 from starlette.requests import Request
 from structlog.testing import capture_logs
 
-from consumers.carry import emit_patiently
-from consumers.gateway.bodies import Intake
+from consumers.backfill import emit_patiently
+from consumers.gateway.errors import Refused
 from consumers.gateway.ingest import Ingest
-from consumers.gateway.refusal import Refused
-from consumers.hold import Hold
-from consumers.progress import Progress
+from consumers.gateway.requests import Intake
+from consumers.projector.hold import Hold
+from consumers.projector.progress import Progress
 from noetl_events import SinkUnavailable, encode
 from noetl_events.retry import Backoff, Retry
-from noetl_events.sinks.best_effort import BestEffort
-from noetl_events.sinks.fanout import FanoutSink
+from noetl_events.sinks.fanout import BestEffort, FanoutSink
 from noetl_events.sinks.memory import MemorySink
-from noetl_events.sinks.spool import SpoolSink
+from noetl_events.sinks.spool.sink import SpoolSink
 from noetl_events.testing import FaultySink, eventually, make_event, make_events
 from tests.simulation.clock import run_virtual
 

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from consumers.cli.options import AsJson, Nats, Partitions, load_settings
-from consumers.escaping import escaped
+from consumers.logs import escaped
 from consumers.settings import Tables, declared_settings
 
 if TYPE_CHECKING:

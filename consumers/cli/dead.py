@@ -12,15 +12,13 @@ from typing import Annotated
 from cyclopts import App, Parameter, validators
 from msgspec.structs import replace
 
-from consumers.cli.editor import edit_in_file
-from consumers.cli.letters import print_letter, print_letters, print_outcomes, readable
-from consumers.cli.moments import read_moment
-from consumers.cli.options import AsJson, Nats, read_settings
+from consumers.cli.dead_output import edit_in_file, print_letter, print_letters, print_outcomes, readable
+from consumers.cli.options import AsJson, Nats, read_moment, read_settings
 from consumers.cli.output import print_result, progress
-from consumers.dead_letters.graveyard import Graveyard, Wanted
 from consumers.dead_letters.letter import Letter
-from consumers.dead_letters.resending import Outcome, Resending
-from consumers.escaping import escaped
+from consumers.dead_letters.resend import Outcome, Resending
+from consumers.dead_letters.store import Graveyard, Wanted
+from consumers.logs import escaped
 from noetl_events.envelope import MalformedEvent, decode
 from noetl_events.jetstream.connection import Connection
 from noetl_events.jetstream.errors import StreamMissing

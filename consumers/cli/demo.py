@@ -34,8 +34,7 @@ async def demo(
 
     Example: `noetl-events demo --events 100000 --postgres`
     """
-    from consumers.demo.run import Demo, DemoFailed
-    from consumers.demo.view import live_view
+    from consumers.demo.run import Demo, DemoFailed, live_view
 
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="noetl-events-")))

@@ -13,10 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 from consumers import logs
-from consumers.cli.moments import read_duration
-from consumers.cli.options import AsJson, Nats, Partitions, live_settings
+from consumers.cli.options import AsJson, Nats, Partitions, live_settings, read_duration
 from consumers.doctor import Finding, Patient, examine
-from consumers.escaping import escaped
+from consumers.logs import escaped
 from consumers.permissions import Role, Work
 from noetl_events.jetstream.connection import Connection
 

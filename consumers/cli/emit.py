@@ -1,9 +1,12 @@
-"""`noetl-events emit`."""
+"""`noetl-events emit`: the lines of a file or a pipe, as they come, into a sink."""
 
 from __future__ import annotations
 
+import asyncio
 import sys
-from contextlib import contextmanager
+import threading
+from concurrent.futures import CancelledError
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, cast
 
@@ -11,11 +14,10 @@ import structlog
 from cyclopts import Parameter
 from msgspec import structs
 
-from consumers.carry import emit_patiently
+from consumers.backfill import emit_patiently
 from consumers.cli.options import AsJson, Nats, Partitions, read_settings
 from consumers.cli.output import print_result, progress
 from consumers.daemon import run_until_told
-from consumers.lines import lines_of
 from noetl_events.envelope import MalformedEvent, decode
 from noetl_events.ids import process_ids
 from noetl_events.jetstream.connection import Connection
@@ -23,10 +25,51 @@ from noetl_events.sink import SinkUnavailable
 from noetl_events.sinks.nats import NatsSink
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
     from io import BufferedReader
 
     from noetl_events.envelope import ExecutorEvent
+
+_CHUNK: Final = 64 * 1024
+_CHUNKS: Final = 4
+
+
+async def lines_of(file: BufferedReader) -> AsyncIterator[list[bytes]]:
+    """
+    Yield the lines that have come since, waiting for the first; the last one may lack its line end.
+
+    They are read in a thread of its own, which is not waited for: a pipe that says nothing holds up no end.
+
+    Raises:
+        OSError: *file* cannot be read.
+
+    """
+    loop, chunks = asyncio.get_running_loop(), asyncio.Queue[list[bytes] | OSError | None](_CHUNKS)
+
+    def put(chunk: list[bytes] | OSError | None) -> None:
+        asyncio.run_coroutine_threadsafe(chunks.put(chunk), loop).result()
+
+    def read() -> None:
+        # The loop may be closed by then.
+        with suppress(RuntimeError, CancelledError):
+            rest = b""
+            try:
+                while data := file.read1(_CHUNK):
+                    *whole, rest = (rest + data).split(b"\n")
+                    if whole:
+                        put(whole)
+                put([rest] if rest else [])
+            except OSError as exc:
+                put(exc)
+            put(None)
+
+    threading.Thread(target=read, name="lines", daemon=True).start()
+    while (chunk := await chunks.get()) is not None:
+        if isinstance(chunk, OSError):
+            raise chunk
+        if chunk:
+            yield chunk
+
 
 _BATCH: Final = 500
 # Past the seconds to wait, for the answers to what was sent at their end.

@@ -9,9 +9,9 @@ from urllib.parse import urlsplit
 import msgspec
 from cyclopts import Parameter
 
-from consumers.escaping import escaped
-from consumers.health.listening import DEFAULT
-from consumers.health.verdict import Report
+from consumers.health import Report
+from consumers.http import DEFAULT
+from consumers.logs import escaped
 
 _TIMEOUT: Final = 5.0
 _GOOD: Final = 200

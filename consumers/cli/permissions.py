@@ -10,7 +10,7 @@ from cyclopts import Parameter
 
 from consumers.cli.options import AsJson, Partitions, live_settings
 from consumers.permissions import Role, Work, grants_of, render_config, rights_of
-from consumers.permissions.grants import SCHEMES
+from consumers.permissions.render import SCHEMES
 
 
 def permissions(

@@ -10,12 +10,12 @@ from cyclopts import Parameter
 
 from consumers.cli.options import Nats, Partitions, live_settings, open_labelled
 from consumers.daemon import ignore_hangup, run_until_signal
-from consumers.health.listening import open_endpoint
-from consumers.service import Service
-from consumers.together import Together
-from consumers.tracing.export import exported_traces
+from consumers.http import open_endpoint
+from consumers.projector.service import Service
+from consumers.tasks import Together
+from consumers.tracing import exported_traces
+from noetl_events.jetstream.connect.servers import redacted
 from noetl_events.jetstream.connection import Connection
-from noetl_events.jetstream.options import redacted
 
 log = structlog.get_logger()
 

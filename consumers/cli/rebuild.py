@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 from msgspec import structs
 
+from consumers.backfill import Rebuild
 from consumers.cli.options import AsJson, FromSequence, FromTime, Nats, read_settings, read_start
 from consumers.cli.output import print_result, progress
-from consumers.rebuild import Rebuild
 from noetl_events.jetstream.connection import Connection
+from noetl_events.jetstream.consume.history import History, Span
 from noetl_events.jetstream.errors import NatsUnavailable
-from noetl_events.jetstream.history import History, Span
 from noetl_events.sink import SinkUnavailable, open_sink
 
 if TYPE_CHECKING:

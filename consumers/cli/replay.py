@@ -10,12 +10,11 @@ from typing import Annotated
 from cyclopts import Parameter
 from msgspec import structs
 
-from consumers.carry import carry
+from consumers.backfill import carry, read_speed
 from consumers.cli.options import AsJson
 from consumers.cli.output import print_result, progress
-from consumers.pacing import read_speed
 from noetl_events.sink import open_sink
-from noetl_events.sinks.segments import count_lines, read_recording
+from noetl_events.sinks.recording import count_lines, read_recording
 
 
 async def replay(

@@ -12,7 +12,7 @@ from cyclopts import Parameter
 from consumers.cli.options import AsJson
 from consumers.cli.output import print_result
 from consumers.sinks import sqlite
-from noetl_events.jetstream.options import redacted
+from noetl_events.jetstream.connect.servers import redacted
 
 
 async def schema(

@@ -10,14 +10,14 @@ from cyclopts import Parameter
 
 from consumers.cli.options import Nats, Partitions, live_settings
 from consumers.daemon import ignore_hangup, run_until_signal
-from consumers.health.listening import bound
-from consumers.tracing.export import exported_traces
+from consumers.http import bound
+from consumers.tracing import exported_traces
 from noetl_events.jetstream.connection import Connection
 
 if TYPE_CHECKING:
     import socket
 
-    from consumers.gateway.guard import LocalOnly, TokenFile
+    from consumers.gateway.auth import LocalOnly, TokenFile
 
 
 async def serve(
@@ -39,7 +39,7 @@ async def serve(
 
     Example: `noetl-events serve --listen 0.0.0.0:8080 --token-file /run/secrets/token`
     """
-    from consumers.gateway.service import Gateway
+    from consumers.gateway.app import Gateway
 
     ignore_hangup()
     live = live_settings(
@@ -63,7 +63,7 @@ async def serve(
 
 
 def _rule(listener: socket.socket, token_file: str) -> TokenFile | LocalOnly:
-    from consumers.gateway.guard import LocalOnly, TokenFile
+    from consumers.gateway.auth import LocalOnly, TokenFile
 
     if token_file:
         return TokenFile(Path(token_file))

@@ -13,9 +13,9 @@ from consumers.cli.options import AsJson
 from consumers.cli.output import print_result
 from consumers.daemon import run_until_told
 from noetl_events.sink import SinkUnavailable, open_sink
-from noetl_events.sinks.spool import SpoolSink
-from noetl_events.spool.journal import Position, bodies, segments
-from noetl_events.spool.progress import Progress
+from noetl_events.sinks.spool.journal import Position, bodies, segments
+from noetl_events.sinks.spool.progress import Progress
+from noetl_events.sinks.spool.sink import SpoolSink
 
 spool = App(name="spool", help="The folder in which a worker keeps events until NATS has them.")
 

@@ -12,11 +12,12 @@ from consumers.cli.output import print_result
 from consumers.settings import setting_of
 from noetl_events.jetstream.connection import Connection
 from noetl_events.jetstream.errors import StreamDrift, StreamRefused
-from noetl_events.jetstream.topology import StreamInfo, ensure_stream, examine_stream, show_stream
+from noetl_events.jetstream.streams import ensure_stream, examine_stream, show_stream
 
 if TYPE_CHECKING:
     from noetl_events.jetstream.declarations import StreamDeclaration
     from noetl_events.jetstream.stream_config import Deviation
+    from noetl_events.jetstream.streams import StreamInfo
 
 stream = App(name="stream", help="The streams events and dead letters are kept in.")
 

@@ -14,14 +14,14 @@ from consumers.cli.options import Nats, read_settings
 from consumers.daemon import run_until_told
 from noetl_events.envelope import decode
 from noetl_events.jetstream.connection import Connection
-from noetl_events.jetstream.delivery import is_of_no_publisher
-from noetl_events.jetstream.tail import follow
+from noetl_events.jetstream.consume.history import follow
+from noetl_events.jetstream.message import is_of_no_publisher
 from noetl_events.json_values import MalformedEvent
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
-    from noetl_events.jetstream.delivery import Message
+    from noetl_events.jetstream.message import Message
 
 _MAX_SHOWN: Final = 300
 """Characters of a name; a line with a megabyte of it would be the only one on the screen."""

@@ -13,7 +13,7 @@ from consumers.cli.options import AsJson, FromSequence, FromTime, Nats, read_set
 from consumers.cli.output import print_result, progress
 from consumers.verification.verify import Verification
 from noetl_events.jetstream.connection import Connection
-from noetl_events.jetstream.history import Span
+from noetl_events.jetstream.consume.history import Span
 
 if TYPE_CHECKING:
     from consumers.verification.verify import Example

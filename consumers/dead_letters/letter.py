@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from noetl_events.ids import derived_id
-from noetl_events.jetstream.instants import unix_nanoseconds
+from noetl_events.jetstream.message import unix_nanoseconds
 
 if TYPE_CHECKING:
-    from noetl_events.jetstream.stored import Stored
+    from noetl_events.jetstream.storage import Stored
 
 FIRST: Final = "Noetl-First"
 """The header of a letter sent again that names the first place of its message."""

@@ -2,6 +2,8 @@
 The demo: a nats-server, two worker processes, a projector, a destination, and a check of what arrived.
 
 The summary compares what the workers know to be stored in the stream with what the destination holds.
+
+On a terminal four figures and a curve are redrawn five times a second.
 """
 
 from __future__ import annotations
@@ -10,32 +12,62 @@ import asyncio
 import sys
 import time
 from array import array
+from collections import deque
 from collections.abc import Callable
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack, contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from statistics import quantiles
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
+from rich.console import Console
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
 
 from consumers.dead_letters import DeadLetters
-from consumers.demo.timed_sink import TimedSink
-from consumers.projector import Projector
-from consumers.suspects import Trials
+from consumers.projector.projector import Projector
+from consumers.projector.quarantine import Trials
 from consumers.verification.readback import Key, stored_keys
+from noetl_events.jetstream.connect.servers import redacted
 from noetl_events.jetstream.connection import Connection
-from noetl_events.jetstream.options import ConnectOptions, redacted
-from noetl_events.jetstream.puller import Puller
-from noetl_events.jetstream.topology import (
-    DEAD_LETTERS,
-    TRIALS,
-    ConsumerDeclaration,
-    StreamDeclaration,
-    ensure_stream,
-    show_stream,
-)
+from noetl_events.jetstream.consume.puller import Puller
+from noetl_events.jetstream.declarations import DEAD_LETTERS, TRIALS, ConsumerDeclaration, StreamDeclaration
+from noetl_events.jetstream.options import ConnectOptions
+from noetl_events.jetstream.streams import ensure_stream, show_stream
 from noetl_events.sink import open_sink
 from noetl_events.testing.nats_server import NatsServer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from noetl_events.envelope import ExecutorEvent
+    from noetl_events.sink import EventSink
+
+
+class TimedSink:
+    """Pass on to *inner*; `ages_ms` grows by one number for each event stored."""
+
+    def __init__(self, inner: EventSink) -> None:
+        self.ages_ms: list[float] = []
+        self._inner = inner
+
+    async def emit(self, event: ExecutorEvent) -> None:
+        """Emit *event*."""
+        await self.emit_batch([event])
+
+    async def emit_batch(self, events: Sequence[ExecutorEvent]) -> None:
+        """Emit *events* and note their ages."""
+        await self._inner.emit_batch(events)
+        now = datetime.now(UTC)
+        self.ages_ms.extend((now - event.created_at).total_seconds() * 1e3 for event in events)
+
+    async def aclose(self) -> None:
+        """Close the inner sink."""
+        await self._inner.aclose()
+
 
 _WORKERS: Final = 2
 _LOOK_EVERY: Final = 0.2
@@ -204,3 +236,37 @@ def _summary(
         emit_to_row_p99_ms=round(cuts[98], 1),
         destination=redacted(destination),
     )
+
+
+_BARS: Final = " ▁▂▃▄▅▆▇█"
+_WIDTH: Final = 48
+
+
+@contextmanager
+def live_view(events: int) -> Iterator[Callable[[Moment], None]]:
+    """Show each moment on a terminal, on standard error; elsewhere show nothing."""
+    console = Console(stderr=True)
+    rates: deque[float] = deque(maxlen=_WIDTH)
+    with Live(console=console, transient=True, auto_refresh=False) as live:
+
+        def show(moment: Moment) -> None:
+            rates.append(moment.rate)
+            if console.is_terminal:
+                live.update(picture(moment, events, rates), refresh=True)
+
+        yield show
+
+
+def picture(moment: Moment, events: int, rates: deque[float]) -> Table:
+    """Return *moment*, and the *rates* up to it, as one sees them."""
+    table = Table.grid(padding=(0, 2))
+    table.add_row("published", f"{moment.published:>10,}", ProgressBar(events, moment.published, width=_WIDTH))
+    table.add_row("projected", f"{moment.projected:>10,}", ProgressBar(events, moment.projected, width=_WIDTH))
+    table.add_row("lag", f"{max(moment.published - moment.projected, 0):>10,}", Text("events", style="dim"))
+    table.add_row("rate", f"{moment.rate:>10,.0f}", Text(_curve(rates), style="cyan"))
+    return table
+
+
+def _curve(rates: deque[float]) -> str:
+    top = max(rates, default=0.0) or 1.0
+    return "".join(_BARS[round(rate / top * (len(_BARS) - 1))] for rate in rates)

@@ -1,16 +1,24 @@
-"""The Postgres destinations, each with a connection as its sink would open it."""
+"""
+Checks of the destinations: each sink can be loaded, and each Postgres is opened as its sink would open it.
+
+A sink of this project that lacks its extra, and that no destination uses, is no finding.
+"""
 
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Any, Final
 
-from noetl_events.jetstream.options import redacted
+from consumers.doctor.check import Finding
+from noetl_events.jetstream.connect.servers import redacted
 from noetl_events.sink import SinkUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Iterator
+    from importlib.metadata import EntryPoint
 
+    from consumers.doctor.check import Patient
     from consumers.sinks.postgres import PostgresSink
 
 _SCHEMES = ("postgres", "postgresql")
@@ -34,3 +42,48 @@ async def opened_postgres(urls: Iterable[str]) -> AsyncIterator[tuple[str, Postg
                 yield where, sink, connection
             finally:
                 connection.terminate()
+
+
+_NAME: Final = "plug-ins"
+
+
+async def check_plugins(patient: Patient) -> list[Finding]:
+    """Load each."""
+    known = entry_points(group="noetl_events.sinks")
+    used = {url.partition(":")[0] for url in patient.to}
+    findings = [
+        Finding(
+            check=_NAME,
+            severity="fault",
+            found=f"no installed sink has the scheme {scheme!r}",
+            remedy=f"install the distribution that has it; known are {', '.join(sorted(known.names))}",
+        )
+        for scheme in sorted(used - known.names)
+    ]
+    findings += [finding for point in known if (finding := _load(point, used=point.name in used))]
+    return findings or [Finding(check=_NAME, severity="ok", found=f"nothing is wrong with any of {len(known)} sinks")]
+
+
+def _load(point: EntryPoint, *, used: bool) -> Finding | None:
+    try:
+        point.load()
+    except Exception as exc:  # noqa: BLE001  (somebody else's module may raise anything)
+        if not used and _lacks_extra(point, exc):
+            return None
+        return Finding(
+            check=_NAME,
+            severity="fault" if used else "warning",
+            found=f"{point.name}: {point.value} cannot be loaded: {str(exc) or type(exc).__name__}",
+            remedy=_remedy(point, exc),
+        )
+    return None
+
+
+def _lacks_extra(point: EntryPoint, exc: Exception) -> bool:
+    return isinstance(exc, ModuleNotFoundError) and point.dist is not None and point.dist.name == "noetl-events"
+
+
+def _remedy(point: EntryPoint, exc: Exception) -> str:
+    if _lacks_extra(point, exc):
+        return "pip install 'noetl-events[all]'"
+    return f"install another version of {point.dist.name if point.dist else point.module}, or remove it"

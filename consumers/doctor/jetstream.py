@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from consumers.doctor.finding import Finding
+from consumers.doctor.check import Finding
 from noetl_events.jetstream.errors import JetStreamOff, NatsUnavailable, PermissionDenied
-from noetl_events.jetstream.taker import streams_of
+from noetl_events.jetstream.publish.expected_stream import streams_of
 
 if TYPE_CHECKING:
-    from consumers.doctor.patient import Patient
+    from consumers.doctor.check import Patient
 
 _NAME: Final = "jetstream"
 

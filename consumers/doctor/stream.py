@@ -1,22 +1,31 @@
-"""Whether the stream is there, and as it is declared."""
+"""Checks of the streams: as declared, kept for long enough, durable, with consumers that deliver every message."""
 
 from __future__ import annotations
 
+import asyncio
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
 
-from consumers.doctor.finding import MAKE_STREAMS, Finding
+import msgspec
+
+from consumers.doctor.check import MAKE_STREAMS, Finding
 from consumers.settings import setting_of
-from noetl_events.jetstream.errors import Refused, StreamMissing
-from noetl_events.jetstream.probing import taker
-from noetl_events.jetstream.streams import examine_stream, find_stream
+from noetl_events.jetstream.consumer_config import remarks
+from noetl_events.jetstream.consumers import require_consumer
+from noetl_events.jetstream.errors import ConsumerDrift, ConsumerMissing, Refused, ServerTooOld, StreamMissing
+from noetl_events.jetstream.probes import taker
+from noetl_events.jetstream.streams import examine_stream, find_stream, show_stream
 
 if TYPE_CHECKING:
-    from consumers.doctor.finding import Severity
-    from consumers.doctor.patient import Patient
-    from noetl_events.jetstream.declarations import StreamDeclaration
+    from collections.abc import Iterator
+
+    from consumers.doctor.check import Patient, Severity
+    from noetl_events.jetstream.consumers import ConsumerInfo
+    from noetl_events.jetstream.declarations import ConsumerDeclaration, StreamDeclaration
     from noetl_events.jetstream.stream_config import Deviation, Weight
 
-_NAME: Final = "stream"
+_STREAM: Final = "stream"
 _SEVERITIES: Final[dict[Weight, Severity]] = {
     "refused": "fault",
     "unsafe": "fault",
@@ -47,12 +56,12 @@ async def _compare(patient: Patient, declared: StreamDeclaration) -> list[Findin
         # A check of its own tells a projector of missing streams for dead letters and notes.
         return [_missing(str(exc))] if declared.kind == "events" or patient.role == "admin" else []
     except Refused as exc:
-        return [Finding(check=_NAME, severity="fault", found=str(exc))]
+        return [Finding(check=_STREAM, severity="fault", found=str(exc))]
     deviations = [_finding(declared, each) for each in found if each.field not in _TOLD_ELSEWHERE]
     if deviations:
         return deviations
     words = f"{declared.name} is as declared, and holds {messages:,} messages"
-    return [Finding(check=_NAME, severity="ok", found=words)]
+    return [Finding(check=_STREAM, severity="ok", found=words)]
 
 
 async def _taken(patient: Patient) -> Finding:
@@ -61,24 +70,211 @@ async def _taken(patient: Patient) -> Finding:
     subject = f"{declared.prefix}.doctor"
     name = await taker(patient.connection, subject)
     if name == declared.name:
-        return Finding(check=_NAME, severity="ok", found=f"{name} takes {subject}")
+        return Finding(check=_STREAM, severity="ok", found=f"{name} takes {subject}")
     return _missing(f"{subject} is taken by {name or 'no stream'}, not by {declared.name}")
 
 
 def _missing(found: str) -> Finding:
-    return Finding(check=_NAME, severity="fault", found=found, remedy=MAKE_STREAMS)
+    return Finding(check=_STREAM, severity="fault", found=found, remedy=MAKE_STREAMS)
 
 
 def _finding(declared: StreamDeclaration, deviation: Deviation) -> Finding:
     if deviation.weight == "lacking":
         found = f"{declared.name}: {deviation.field} is off: {deviation.meaning}"
-        return Finding(check=_NAME, severity="warning", found=found, remedy="noetl-events stream ensure --upgrade")
+        return Finding(check=_STREAM, severity="warning", found=found, remedy="noetl-events stream ensure --upgrade")
     setting = setting_of(declared.kind, deviation.field)
     # What is set to something else is a fault: one of the two is not what was meant.
     severity = "fault" if setting and deviation.weight == "weaker" else _SEVERITIES[deviation.weight]
     return Finding(
-        check=_NAME,
+        check=_STREAM,
         severity=severity,
         found=f"{declared.name}: {deviation}",
         remedy=f"nats stream edit {declared.name}{f', or set {setting.environ} to what is there' if setting else ''}",
     )
+
+
+_HOUR: Final = 3_600.0
+
+
+async def check_discard(patient: Patient) -> list[Finding]:
+    """Look what a full stream does: it must refuse, not drop what nobody has stored yet."""
+    config = (await show_stream(patient.connection, patient.settings.stream.name)).config
+    limits = [
+        f"{field} {value:,}"
+        for field, value in (("max_bytes", config.max_bytes), ("max_msgs", config.max_msgs))
+        if value is not None and value > 0
+    ]
+    if not limits or config.discard == "new":
+        return [Finding(check="discard", severity="ok", found="nothing is dropped to make room")]
+    return [
+        Finding(
+            check="discard",
+            severity="fault",
+            found=f"beyond {' or '.join(limits)} the oldest events are dropped, stored elsewhere or not",
+            remedy=f"nats stream edit {config.name} --discard=new",
+        )
+    ]
+
+
+async def check_retention(patient: Patient) -> list[Finding]:
+    """Compare how long messages are kept with the outage to survive."""
+    name = patient.settings.stream.name
+    kept = (await show_stream(patient.connection, name)).config.max_age or 0.0
+    if not kept or kept >= patient.outage:
+        found = f"messages are kept {_hours(kept) if kept else 'for ever'}"
+        return [Finding(check="retention", severity="ok", found=found)]
+    remedy = f"nats stream edit {name} --max-age={patient.outage:.0f}s, and NOETL_EVENT_STREAM_RETENTION_SECS likewise"
+    found = f"messages are kept {_hours(kept)}, less than an outage of {_hours(patient.outage)}"
+    return [Finding(check="retention", severity="fault", found=found, remedy=remedy)]
+
+
+async def check_duplicates(patient: Patient) -> list[Finding]:
+    """Compare how long the stream remembers ids with how long a spool may send them again."""
+    name = patient.settings.stream.name
+    window = (await show_stream(patient.connection, name)).config.duplicate_window or 0.0
+    if window >= patient.replay_window:
+        found = f"ids are remembered {window:,.0f} s, a spool's {patient.replay_window:,.0f} s or longer"
+        return [Finding(check="duplicates", severity="ok", found=found)]
+    return [
+        Finding(
+            check="duplicates",
+            severity="warning",
+            found=f"ids are remembered {window:,.0f} s, and a spool sends again what is {patient.replay_window:,.0f} s "
+            "old: then the stream has events twice, the destination once",
+            remedy=f"nats stream edit {name} --dupe-window={patient.replay_window:.0f}s, and "
+            "NOETL_EVENT_STREAM_DEDUP_SECS likewise",
+        )
+    ]
+
+
+def _hours(seconds: float) -> str:
+    return f"{seconds / _HOUR:,.1f} h"
+
+
+_DURABILITY: Final = "durability"
+_TIMEOUT: Final = 3.0
+_MOST_BYTES: Final = 4 * 1024 * 1024
+_REMEDY: Final = "write `jetstream { sync_interval: always }` and restart nats-server, or have publishers spool"
+
+
+class _Config(msgspec.Struct):
+    sync_interval: int = 0
+    sync_always: bool = False
+
+
+class _JetStream(msgspec.Struct):
+    config: _Config | None = None
+
+
+class _Varz(msgspec.Struct):
+    server_name: str
+    jetstream: _JetStream
+
+
+async def check_durability(patient: Patient) -> list[Finding]:
+    """Ask the server's monitoring how often it syncs."""
+    if not patient.monitor:
+        return [_unknown("whether the server syncs before it acknowledges is not known", "give --monitor")]
+    try:
+        varz = await asyncio.to_thread(_read, patient.monitor)
+    except (OSError, HTTPException, msgspec.DecodeError) as exc:
+        reason = f"no monitoring of nats-server at {patient.monitor}: {str(exc) or type(exc).__name__}"
+        return [_unknown(reason, "turn it on in nats-server, with `http: 127.0.0.1:8222`, and give its URL")]
+    config = varz.jetstream.config
+    if config is None:
+        found = f"{varz.server_name} has no JetStream"
+        return [
+            Finding(
+                check=_DURABILITY, severity="fault", found=found, remedy="write `jetstream {}` in its configuration"
+            )
+        ]
+    if config.sync_always:
+        return [Finding(check=_DURABILITY, severity="ok", found=f"{varz.server_name} syncs before it acknowledges")]
+    found = f"{varz.server_name} syncs every {config.sync_interval / 1e9:g} s: a power cut takes what was acknowledged"
+    return [Finding(check=_DURABILITY, severity="warning", found=found, remedy=_REMEDY)]
+
+
+def _read(url: str) -> _Varz:
+    parts = urlsplit(url)
+    kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
+    connection = kind(parts.netloc, timeout=_TIMEOUT)
+    try:
+        connection.request("GET", f"{parts.path.rstrip('/')}/varz")
+        return msgspec.json.decode(connection.getresponse().read(_MOST_BYTES), type=_Varz)
+    finally:
+        connection.close()
+
+
+def _unknown(found: str, remedy: str) -> Finding:
+    return Finding(check=_DURABILITY, severity="unknown", found=found, remedy=remedy)
+
+
+_CONSUMER: Final = "consumer"
+
+
+async def check_consumers(patient: Patient) -> list[Finding]:
+    """Compare each, if this is a projector."""
+    if patient.role != "projector":
+        return []
+    return [finding for declared in patient.work.consumers for finding in await _compare_consumer(patient, declared)]
+
+
+async def _compare_consumer(patient: Patient, declared: ConsumerDeclaration) -> list[Finding]:
+    try:
+        info = await require_consumer(patient.connection, declared)
+    except ConsumerMissing as exc:
+        remedy = "start the projector, which creates it"
+        return [Finding(check=_CONSUMER, severity="warning", found=str(exc), remedy=remedy)]
+    except ServerTooOld as exc:
+        found, _, remedy = str(exc).partition(": ")
+        return [Finding(check=_CONSUMER, severity="fault", found=found, remedy=remedy)]
+    except ConsumerDrift as exc:
+        return [
+            Finding(check=_CONSUMER, severity="fault", found=f"{declared.name}: {difference}", remedy=exc.remedy)
+            for difference in exc.differences
+        ]
+    warnings = [*_warnings(declared, info)]
+    waiting = info.num_pending + info.num_ack_pending
+    as_declared = "is read" if warnings else "is as declared"
+    found = f"{declared.name} {as_declared}, {waiting:,} messages to go"
+    return [*warnings, Finding(check=_CONSUMER, severity="ok", found=found)]
+
+
+def _warnings(declared: ConsumerDeclaration, info: ConsumerInfo) -> Iterator[Finding]:
+    place = f"{declared.stream} {declared.name}"
+    if info.paused:
+        found = f"{declared.name} is paused by an operator, for another {info.pause_remaining / 1e9:,.0f} s"
+        yield Finding(check=_CONSUMER, severity="warning", found=found, remedy=f"nats consumer resume {place}")
+    for field, sentence in remarks(declared, info.config).items():
+        found = f"{declared.name}: {field}: {sentence}"
+        remedy = f"nats consumer edit {place}, or leave it as it is"
+        yield Finding(check=_CONSUMER, severity="warning", found=found, remedy=remedy)
+
+
+_DEAD_LETTERS: Final = "dead letters"
+
+
+async def check_dead_letters(patient: Patient) -> list[Finding]:
+    """Ask who takes them, if this is a projector."""
+    if patient.role != "projector":
+        return []
+    letters, trials, consumer = patient.work.dead_letters, patient.work.trials, patient.work.consumers[0]
+    trial = f"{trials.prefix}.{consumer.stream}.{consumer.name}.doctor"
+    return [
+        await _look(patient, f"{letters.prefix}.doctor", letters.name),
+        await _look(patient, trial, trials.name),
+    ]
+
+
+async def _look(patient: Patient, subject: str, wanted: str) -> Finding:
+    name = await taker(patient.connection, subject)
+    if name == wanted:
+        return Finding(check=_DEAD_LETTERS, severity="ok", found=f"{wanted} takes {subject}")
+    try:
+        await find_stream(patient.connection, wanted)
+    except StreamMissing:
+        pass
+    except Refused as exc:
+        return Finding(check=_DEAD_LETTERS, severity="fault", found=str(exc))
+    found = f"{subject} is taken by {name or 'no stream'}, not by {wanted}: what is to be kept there holds up the rest"
+    return Finding(check=_DEAD_LETTERS, severity="fault", found=found, remedy=MAKE_STREAMS)

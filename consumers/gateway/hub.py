@@ -1,27 +1,170 @@
 """
-The one reading of the stream in a gateway process.
+The hub: a gateway process reads the stream once, for all of its clients.
 
 It goes on behind the last message through every restart of NATS.  A stream that was created again, or lost its end,
-begins a new era: its sequences name other messages.
+begins a new era: its sequences name other messages.  A ring keeps the last messages, as server-sent events, for all
+clients that are near the end of the stream.
 """
 
 from __future__ import annotations
 
 import asyncio
+from bisect import bisect_right
 from typing import TYPE_CHECKING, Final
 
+import msgspec
 import structlog
 
-from consumers.gateway.frame import frame_of
-from consumers.gateway.ring import Ring
-from noetl_events.jetstream.ephemeral import EphemeralConsumer
+from noetl_events.envelope import MalformedEvent, decode
+from noetl_events.jetstream.consume.ephemeral import EphemeralConsumer
 from noetl_events.jetstream.errors import NatsUnavailable
-from noetl_events.jetstream.topology import show_stream
+from noetl_events.jetstream.message import delivery_of
+from noetl_events.jetstream.streams import Watermark, show_stream
 from noetl_events.retry import Backoff, Retry
-from noetl_events.spool.watermark import Watermark
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from noetl_events.jetstream.connection import Connection
+    from noetl_events.jetstream.message import Message
+
+HEARTBEAT: Final = b": still there\n\n"
+RETRY: Final = b"retry: 1000\n\n"
+"""How many milliseconds a client waits before it comes again."""
+
+
+class Frame(msgspec.Struct, frozen=True, gc=False):
+    """
+    One message, encoded once for all clients.
+
+    Args:
+        sequence: in the stream.
+        execution_id: of its event.
+        event_type: of its event.
+        data: the bytes on the wire; empty if the message is no event.
+
+    """
+
+    sequence: int
+    execution_id: int
+    event_type: str
+    data: bytes
+
+
+class Wanted(msgspec.Struct, frozen=True):
+    """
+    Which events a client wants; all by default.
+
+    Args:
+        execution_id: of this execution.
+        event_types: of any of these types.
+
+    """
+
+    execution_id: int | None = None
+    event_types: frozenset[str] = frozenset()
+
+    def takes(self, frame: Frame) -> bool:
+        """Whether *frame* is one of them."""
+        return (self.execution_id is None or frame.execution_id == self.execution_id) and (
+            not self.event_types or frame.event_type in self.event_types
+        )
+
+
+def frame_of(message: Message) -> Frame:
+    """Return *message* as a frame; what is no event has no bytes: the projector buries it."""
+    sequence = delivery_of(message).sequence
+    try:
+        event = decode(message.data)
+    except MalformedEvent:
+        return Frame(sequence, 0, "", b"")
+    data = b"id: %d\ndata: %b\n\n" % (sequence, one_line(message.data))
+    return Frame(sequence, event.execution_id, event.event_type, data)
+
+
+def one_line(body: bytes) -> bytes:
+    """Return JSON without line breaks: they stand between its tokens only, where a space is as good."""
+    return body.replace(b"\n", b" ").replace(b"\r", b" ")
+
+
+def control(name: str, **data: str | int) -> bytes:
+    """Return an event that is not in the stream: it has no id, so that a client resumes behind the last one that is."""
+    return b"event: %b\ndata: %b\n\n" % (name.encode(), msgspec.json.encode(data))
+
+
+_CHUNK: Final = 256 * 1024
+
+
+class Ring:
+    """
+    So many frames and bytes, at most.
+
+    Args:
+        max_frames: kept.
+        max_bytes: of them.
+
+    """
+
+    def __init__(self, *, max_frames: int = 20_000, max_bytes: int = 32 * 1024 * 1024) -> None:
+        self.behind = 0
+        """Every frame behind this sequence is here."""
+        self.position = 0
+        """The sequence of the last frame, or where the reading stands."""
+
+        self._max_frames = max_frames
+        self._max_bytes = max_bytes
+        self._bytes = 0
+        self._frames: list[Frame] = []
+        self._sequences: list[int] = []
+        self._chunks: dict[tuple[Wanted, int], tuple[bytes, int]] = {}
+
+    def begin(self, behind: int) -> None:
+        """Forget everything, and begin behind this sequence."""
+        self.behind = self.position = behind
+        self._bytes = 0
+        self._frames.clear()
+        self._sequences.clear()
+        self._chunks.clear()
+
+    def add(self, frames: Iterable[Frame]) -> None:
+        """Add *frames*, the next in order, and forget the oldest."""
+        for frame in frames:
+            self._frames.append(frame)
+            self._sequences.append(frame.sequence)
+            self._bytes += len(frame.data)
+            self.position = frame.sequence
+        self._forget()
+        self._chunks.clear()
+
+    def chunk(self, wanted: Wanted, position: int) -> tuple[bytes, int]:
+        """Return what *wanted* takes of the next frames behind *position*, and the position then; made once for all."""
+        found = self._chunks.get((wanted, position))
+        if found is None:
+            found = self._chunks[wanted, position] = self._join(wanted, position)
+        return found
+
+    def _join(self, wanted: Wanted, position: int) -> tuple[bytes, int]:
+        parts, size = [], 0
+        for index in range(bisect_right(self._sequences, position), len(self._frames)):
+            frame = self._frames[index]
+            if wanted.takes(frame):
+                parts.append(frame.data)
+                size += len(frame.data)
+                if size >= _CHUNK:
+                    return b"".join(parts), frame.sequence
+        return b"".join(parts), max(self.position, position)
+
+    def _forget(self) -> None:
+        # A quarter at once: to take the head off a list moves all the rest.
+        if len(self._frames) <= self._max_frames and self._bytes <= self._max_bytes:
+            return
+        count = 0
+        while len(self._frames) - count > 3 * self._max_frames // 4 or self._bytes > 3 * self._max_bytes // 4:
+            self._bytes -= len(self._frames[count].data)
+            count += 1
+        self.behind = self._sequences[count - 1]
+        del self._frames[:count], self._sequences[:count]
+
 
 _LIMIT: Final = 2_000
 _MAX_PAUSE: Final = 0.1

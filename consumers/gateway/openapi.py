@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 from starlette.responses import Response
 
-from consumers.gateway.batch import MAX_EVENTS
+from consumers.gateway.requests import MAX_EVENTS
 
 if TYPE_CHECKING:
     from starlette.requests import Request

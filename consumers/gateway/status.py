@@ -10,14 +10,14 @@ import msgspec
 from starlette.responses import Response
 
 from consumers.dead_letters.letter import read_letter
-from consumers.gateway.executions import read_limit
-from consumers.gateway.refusal import Refused
-from noetl_events.jetstream.census import Reading, durable_consumers
+from consumers.gateway.errors import Refused
+from consumers.gateway.requests import read_limit
+from noetl_events.jetstream.consume.history import History, Span
+from noetl_events.jetstream.consumers import Reading, durable_consumers
 from noetl_events.jetstream.declarations import DEAD_STREAM
 from noetl_events.jetstream.errors import NatsUnavailable, StreamMissing, StreamReplaced
-from noetl_events.jetstream.history import History, Span
-from noetl_events.jetstream.stored import stored_of
-from noetl_events.jetstream.topology import show_stream
+from noetl_events.jetstream.storage import stored_of
+from noetl_events.jetstream.streams import show_stream
 
 if TYPE_CHECKING:
     from starlette.requests import Request

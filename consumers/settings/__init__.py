@@ -1,15 +1,19 @@
 """What can be set, in one file and in the environment, read at the edge into one frozen value."""
 
-from consumers.settings.daemons import DaemonSettings, GatewaySettings, LogSettings, ProjectorSettings
-from consumers.settings.environment import CONFIG
-from consumers.settings.errors import SettingsError
-from consumers.settings.loading import Loaded, load
-from consumers.settings.nats import NatsSettings, StreamSettings
-from consumers.settings.reloading import LiveSettings
-from consumers.settings.sections import Tables, declared_settings
-from consumers.settings.setting import Setting
-from consumers.settings.settings import Settings
-from consumers.settings.stream_fields import setting_of
+from consumers.settings.declared import (
+    DaemonSettings,
+    GatewaySettings,
+    LogSettings,
+    NatsSettings,
+    ProjectorSettings,
+    StreamSettings,
+    Tables,
+    declared_settings,
+    setting_of,
+)
+from consumers.settings.live import LiveSettings
+from consumers.settings.load import CONFIG, Loaded, Settings, load
+from consumers.settings.setting import Setting, SettingsError
 
 __all__ = [
     "CONFIG",

@@ -1,4 +1,4 @@
-"""What is declared of a setting, beside its type: its variable, its unit, whether it is a secret."""
+"""A setting, as it is declared: its variable, its unit, whether it is a secret; and the error about its value."""
 
 from __future__ import annotations
 
@@ -8,7 +8,31 @@ from typing import Annotated, Any, Final, Literal, TypeAlias, get_args, get_orig
 import msgspec
 from msgspec import Meta
 
-from noetl_events.jetstream.options import redacted
+from noetl_events.jetstream.connect.servers import redacted
+
+
+class SettingsError(ValueError):
+    """A setting that cannot be used; the message names its place, its value unless it is secret, and what to give."""
+
+
+NAME: Final = r"^[A-Za-z0-9_-]{1,64}$"
+"""What NATS takes as a name of a stream or consumer, and every file system as a name of a folder."""
+
+NAME_WANTED: Final = "letters, digits, _ and -, at most 64 of them"
+
+PREFIX: Final = r"^[A-Za-z0-9_-]{1,64}(\.[A-Za-z0-9_-]{1,64}){0,7}$"
+"""First tokens of subjects, which a server, a permission and a file take without quotes."""
+
+PREFIX_WANTED: Final = "tokens of letters, digits, _ and - with dots between"
+
+
+class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A table of the file; its repr, which may end up in a log, shows no value."""
+
+    def __repr__(self) -> str:
+        """Show the kind only."""
+        return f"{type(self).__name__}(...)"
+
 
 Secrecy: TypeAlias = Literal["", "secret", "url"]
 

@@ -17,7 +17,7 @@ from noetl_events.canonical_json import means_the_same
 from noetl_events.conflicts import Comparison, Frame, Likeness, frame_of, microseconds_of
 from noetl_events.envelope import MalformedEvent, checked, encode_checked
 from noetl_events.identity import digest_of_body
-from noetl_events.jetstream.options import redacted
+from noetl_events.jetstream.connect.servers import redacted
 from noetl_events.sink import EventsRejected, SinkUnavailable, require_ids
 
 if TYPE_CHECKING:

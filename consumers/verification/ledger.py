@@ -1,5 +1,5 @@
 """
-What a destination must hold, event by event, and what was found there.
+A ledger of the events a destination must hold, and of those that were found there.
 
 It is kept in a temporary SQLite database, about 80 bytes an event, which goes to the folder for temporary files as soon
 as it is larger than its cache: a stream of any length takes the same memory.
@@ -11,12 +11,65 @@ A different one is an event of its own, which is a dead letter of kind `conflict
 from __future__ import annotations
 
 import sqlite3
-from typing import TYPE_CHECKING, Final, Literal, NamedTuple, Self, TypeAlias
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Self, TypeAlias
+
+from noetl_events.canonical_json import decode_canonical, encode_canonical
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from consumers.verification.readback import Key
+    from noetl_events.envelope import ExecutorEvent
+
+
+def checksum(event: ExecutorEvent) -> int:
+    """
+    Return a signed 64-bit number that all nine fields of *event* go into; *context* and *meta* are `msgspec.Raw`.
+
+    Raises:
+        ValueError: *context* or *meta* hold no JSON.
+        RecursionError: they are nested deeper than an event can be.
+
+    """
+    context, meta = _payload(event)
+    return _number(
+        event.execution_id,
+        event.event_id,
+        event.event_type,
+        event.step,
+        event.status,
+        event.created_at,
+        context,
+        event.worker_id,
+        meta,
+    )
+
+
+def checksum_of_frame(event: ExecutorEvent) -> int:
+    """Return a number that type, step and worker of *event* go into."""
+    return _number(event.event_type, event.step, event.worker_id)
+
+
+def checksum_of_payload(event: ExecutorEvent) -> int:
+    """
+    Return a number that status, *context* and *meta* of *event* go into.
+
+    Raises:
+        ValueError: *context* or *meta* hold no JSON.
+        RecursionError: they are nested deeper than an event can be.
+
+    """
+    return _number(event.status, *_payload(event))
+
+
+def _payload(event: ExecutorEvent) -> tuple[Any, Any]:
+    return decode_canonical(event.context), None if event.meta is None else decode_canonical(event.meta)
+
+
+def _number(*fields: Any) -> int:
+    return int.from_bytes(blake2b(encode_canonical(fields), digest_size=8).digest(), signed=True)
+
 
 Kind: TypeAlias = Literal["missing", "lost", "different", "duplicates", "dead", "conflicts", "variants"]
 Place: TypeAlias = tuple[int, int]

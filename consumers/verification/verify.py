@@ -22,15 +22,13 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 import msgspec
 
 from consumers.dead_letters.letter import FIRST
-from consumers.verification.checksum import checksum, checksum_of_frame, checksum_of_payload
-from consumers.verification.ledger import Expected, Ledger
+from consumers.verification.ledger import Expected, Ledger, checksum, checksum_of_frame, checksum_of_payload
 from consumers.verification.readback import key_of, read_back
 from noetl_events.conflicts import microseconds_of
-from noetl_events.jetstream.delivery import NoPublisher, delivery_of, event_of, recipient_of
+from noetl_events.jetstream.consume.history import History, Span
+from noetl_events.jetstream.declarations import DEAD_LETTERS
 from noetl_events.jetstream.errors import StreamMissing
-from noetl_events.jetstream.history import History, Span
-from noetl_events.jetstream.instants import unix_nanoseconds
-from noetl_events.jetstream.topology import DEAD_LETTERS
+from noetl_events.jetstream.message import NoPublisher, delivery_of, event_of, recipient_of, unix_nanoseconds
 from noetl_events.json_values import MalformedEvent
 
 if TYPE_CHECKING:
@@ -40,7 +38,7 @@ if TYPE_CHECKING:
     from consumers.verification.ledger import Place
     from noetl_events.envelope import ExecutorEvent
     from noetl_events.jetstream.connection import Connection
-    from noetl_events.jetstream.delivery import Message
+    from noetl_events.jetstream.message import Message
 
     Show: TypeAlias = Callable[[str, int | None], AbstractContextManager[Callable[[int], None]]]
 

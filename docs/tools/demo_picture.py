@@ -15,8 +15,7 @@ from rich._export_format import CONSOLE_SVG_FORMAT
 from rich.console import Console
 
 from consumers.cli.output import result_table
-from consumers.demo.run import Demo
-from consumers.demo.view import picture
+from consumers.demo.run import Demo, picture
 
 if TYPE_CHECKING:
     from consumers.demo.run import Moment, Summary

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Final
 
 from prometheus_client import CollectorRegistry
 
-from consumers.gateway.guard import LocalOnly
-from consumers.gateway.service import Gateway
-from consumers.health.metrics import ProjectorMetrics
-from consumers.service import Service
+from consumers.gateway.app import Gateway
+from consumers.gateway.auth import LocalOnly
+from consumers.projector.metrics import ProjectorMetrics
+from consumers.projector.service import Service
 from consumers.settings import load
 from noetl_events.jetstream.connection import Connection
 

@@ -35,9 +35,9 @@ _MADE: Final = "<!-- Made from the code by `make reference`; what is written her
 _ERRORS: Final = (
     "noetl_events.sink",
     "noetl_events.json_values",
-    "noetl_events.spool.journal",
+    "noetl_events.sinks.spool.journal",
     "noetl_events.jetstream.errors",
-    "consumers.settings.errors",
+    "consumers.settings.setting",
     "consumers.sinks.postgres.table",
 )
 

@@ -16,7 +16,7 @@ from noetl_events.jetstream.errors import (
     PermissionDenied,
     ServerTooOld,
 )
-from noetl_events.jetstream.replies import ReplyError
+from noetl_events.jetstream.publish.replies import ReplyError
 
 if TYPE_CHECKING:
     from nats.js import JetStreamContext

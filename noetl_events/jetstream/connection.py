@@ -21,13 +21,13 @@ from urllib.parse import urlparse
 import structlog
 from nats.errors import Error as NatsError
 
-from noetl_events.jetstream.credentials import require_modules
-from noetl_events.jetstream.direct_client import NATS_PY, TRANSPORT, DirectClient, missing_hooks
+from noetl_events.jetstream.client import NATS_PY, TRANSPORT, DirectClient, missing_hooks
+from noetl_events.jetstream.connect.greeting import reason_of
+from noetl_events.jetstream.connect.server_errors import Denials, denial_in, words_of
+from noetl_events.jetstream.connect.servers import ServerPool
+from noetl_events.jetstream.connect.tcp import transport_for
 from noetl_events.jetstream.errors import ConnectionIsClosed, NatsUnavailable
-from noetl_events.jetstream.greeting import reason_of
-from noetl_events.jetstream.server_errors import Denials, denial_in, words_of
-from noetl_events.jetstream.server_pool import ServerPool
-from noetl_events.jetstream.tcp import transport_for
+from noetl_events.jetstream.options import require_modules
 
 if TYPE_CHECKING:
     import ssl
@@ -38,8 +38,8 @@ if TYPE_CHECKING:
     from nats.aio.client import Server
     from nats.js import JetStreamContext
 
+    from noetl_events.jetstream.connect.transport import ServerTransport
     from noetl_events.jetstream.options import ConnectOptions
-    from noetl_events.jetstream.transport import ServerTransport
 
 _GRACE: Final = 1.0
 _PING_INTERVAL: Final = 5.0

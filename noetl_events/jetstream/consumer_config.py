@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
 
+from noetl_events.jetstream.declarations import GROUP
 from noetl_events.jetstream.errors import Difference
-from noetl_events.jetstream.pin import GROUP
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -1,4 +1,4 @@
-"""Durable consumers on the server: looked at whole, created when missing, never changed, set back on request."""
+"""Durable consumers on the server: listed, compared, created when missing, never changed, set back on request."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 from nats.errors import Error as NatsError
+from nats.js.errors import APIError
 
-from noetl_events.jetstream.api import ask, require_version
+from noetl_events.jetstream.api import ask, jetstream, require_version, unavailable
 from noetl_events.jetstream.consumer_config import config_of, differences, filters_of
+from noetl_events.jetstream.declarations import includes
 from noetl_events.jetstream.errors import (
     ConsumerDrift,
     ConsumerMissing,
@@ -22,14 +24,13 @@ from noetl_events.jetstream.errors import (
 )
 from noetl_events.jetstream.stream_config import Deviation, has_lanes
 from noetl_events.jetstream.streams import find_stream, missing
-from noetl_events.jetstream.subjects import includes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from noetl_events.jetstream.connection import Connection
     from noetl_events.jetstream.declarations import ConsumerDeclaration
-    from noetl_events.jetstream.replies import ReplyError
+    from noetl_events.jetstream.publish.replies import ReplyError
 
 _RESET_SINCE: Final = (2, 14)
 _CONSUMER_NOT_FOUND: Final = 10014
@@ -274,3 +275,40 @@ def _read(place: str, error: ReplyError | None, data: bytes) -> ConsumerInfo:
         return _info.decode(data)
     except ValueError as exc:
         raise NatsUnavailable(f"{place}: unreadable answer: {exc}") from exc
+
+
+class Reading(msgspec.Struct, frozen=True, kw_only=True):
+    """
+    How far a durable consumer has come.
+
+    Args:
+        name: of it.
+        pending: messages it has not delivered yet.
+        ack_pending: messages it has delivered, and nobody has acknowledged.
+
+    """
+
+    name: str
+    pending: int
+    ack_pending: int
+
+
+async def durable_consumers(connection: Connection, stream: str) -> list[Reading]:
+    """
+    Return the durable consumers of *stream*, by name: the first 256 the server lists.
+
+    Raises:
+        NatsUnavailable: the server did not answer, or said no.
+
+    """
+    js = await jetstream(connection)
+    try:
+        infos = await js.consumers_info(stream)
+    except (NatsError, APIError) as exc:
+        raise unavailable(connection, connection.api(f"CONSUMER.LIST.{stream}"), exc) from exc
+    readings = [
+        Reading(name=info.name, pending=info.num_pending or 0, ack_pending=info.num_ack_pending or 0)
+        for info in infos
+        if info.config.durable_name
+    ]
+    return sorted(readings, key=lambda reading: reading.name)

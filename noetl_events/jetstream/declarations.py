@@ -1,4 +1,4 @@
-"""Streams and consumers as they shall be, and what that is in the words of the server."""
+"""Declarations of streams and consumers, their subjects, and their form in the API of JetStream."""
 
 from __future__ import annotations
 
@@ -6,6 +6,20 @@ from typing import Annotated, Final, Literal, TypeAlias
 
 import msgspec
 from msgspec import Meta
+
+
+def includes(pattern: str, subject: str) -> bool:
+    """Return whether *pattern* matches everything that *subject* does; wildcards of both count."""
+    wanted, given = pattern.split("."), subject.split(".")
+    for place, word in enumerate(wanted):
+        if word == ">":
+            return len(given) > place
+        if place >= len(given) or given[place] == ">" or word not in {"*", given[place]}:
+            return False
+    return len(given) == len(wanted)
+
+
+GROUP: Final = "projector"
 
 EVENTS_STREAM: Final = "noetl_events"
 EVENTS_SUBJECTS: Final = "noetl.events.>"

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias
 
-from noetl_events.jetstream.subjects import includes
+from noetl_events.jetstream.declarations import includes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Final, Self
 import msgspec
 
 from noetl_events.jetstream.errors import PermissionDenied
-from noetl_events.jetstream.instants import unix_nanoseconds
-from noetl_events.jetstream.stored import find_stored
+from noetl_events.jetstream.message import unix_nanoseconds
+from noetl_events.jetstream.storage import find_stored
 
 if TYPE_CHECKING:
     from noetl_events.jetstream.connection import Connection

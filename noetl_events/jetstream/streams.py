@@ -1,14 +1,21 @@
-"""Streams as declared: created when missing, refused when different, never silently changed."""
+"""
+Streams as declared: created when missing, refused when different, never silently changed.
+
+A `Watermark` is the creation time of a stream and its last sequence.  Two of them tell whether the stream has kept what
+it had acknowledged.
+"""
 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol, runtime_checkable
 
 import msgspec
+from nats.errors import Error as NatsError
 from nats.js.api import StreamInfo
+from nats.js.errors import APIError, NotFoundError
 
-from noetl_events.jetstream.api import ask, require_version, server_version
+from noetl_events.jetstream.api import ask, jetstream, require_version, server_version, unavailable
 from noetl_events.jetstream.errors import NatsUnavailable, StreamDrift, StreamMissing, StreamRefused
 from noetl_events.jetstream.stream_config import CAPABILITIES, deviations, stream_config
 
@@ -17,8 +24,59 @@ if TYPE_CHECKING:
 
     from noetl_events.jetstream.connection import Connection
     from noetl_events.jetstream.declarations import StreamDeclaration
-    from noetl_events.jetstream.replies import ReplyError
+    from noetl_events.jetstream.publish.replies import ReplyError
     from noetl_events.jetstream.stream_config import Deviation
+
+__all__ = [
+    "FoundStream",
+    "HasWatermark",
+    "StreamInfo",
+    "StreamState",
+    "Watermark",
+    "ensure_stream",
+    "examine_stream",
+    "explained",
+    "find_stream",
+    "lacking",
+    "missing",
+    "require_stream",
+    "show_stream",
+    "untaken",
+    "watermark",
+]
+
+
+class Watermark(msgspec.Struct, frozen=True):
+    """
+    How far a stream has come.
+
+    Args:
+        created: when it was created, in the server's words: another stream of the same name has another.
+        last_seq: of its youngest message; a server never counts it down, unless its disk lost messages.
+
+    """
+
+    created: str
+    last_seq: int
+
+    def has_kept(self, earlier: Watermark) -> bool:
+        """Whether a stream that stood at *earlier* and stands here now may still have all it had then."""
+        return self.created == earlier.created and self.last_seq >= earlier.last_seq
+
+
+@runtime_checkable
+class HasWatermark(Protocol):
+    """A sink whose destination can be watched for losses."""
+
+    async def watermark(self) -> Watermark:
+        """
+        Return how far the destination has come.
+
+        Raises:
+            SinkUnavailable: it cannot be asked now.
+
+        """
+
 
 # An account has streams of its own: under other credentials the stream may be there.
 _MAKE_IT: Final = "run `noetl-events stream ensure`, or use the credentials of the account that has it"
@@ -228,3 +286,23 @@ def untaken(subject: str) -> str:
 def lacking(found: Sequence[Deviation]) -> list[Deviation]:
     """Return those of what was *found* that can be switched on."""
     return [deviation for deviation in found if deviation.weight == "lacking"]
+
+
+async def watermark(connection: Connection, subject: str) -> Watermark:
+    """
+    Return how far the stream that takes *subject* has come.
+
+    Raises:
+        StreamMissing: no stream takes it.
+        NatsUnavailable: the server did not answer, or said no.
+
+    """
+    js = await jetstream(connection)
+    try:
+        name = await js.find_stream_name_by_subject(subject)
+    except NotFoundError as exc:
+        raise StreamMissing(untaken(subject)) from exc
+    except (NatsError, APIError) as exc:
+        raise unavailable(connection, connection.api("STREAM.NAMES"), exc) from exc
+    info = await show_stream(connection, name)
+    return Watermark(str(info.created), info.state.last_seq)

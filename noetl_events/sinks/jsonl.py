@@ -13,12 +13,11 @@ import structlog
 
 from noetl_events.envelope import decode, encode
 from noetl_events.identity import message_id
+from noetl_events.ids import RecentIds
 from noetl_events.json_values import MalformedEvent
-from noetl_events.recent_ids import RecentIds
-from noetl_events.sink import EventsRejected, SinkUnavailable
+from noetl_events.sink import EventsRejected, SinkUnavailable, read_options
 from noetl_events.sinks.append_file import AppendFile
 from noetl_events.sinks.lines import decode_lines, encode_lines
-from noetl_events.sinks.url_options import read_options
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -16,21 +16,19 @@ from noetl_events.ids import process_ids
 from noetl_events.jetstream.connection import Connection
 from noetl_events.jetstream.errors import NatsUnavailable
 from noetl_events.jetstream.options import ConnectOptions
-from noetl_events.jetstream.outgoing import Outgoing
-from noetl_events.jetstream.publisher import Publisher
-from noetl_events.jetstream.topology import watermark
+from noetl_events.jetstream.publish.message import Outgoing
+from noetl_events.jetstream.publish.publisher import Publisher
+from noetl_events.jetstream.streams import Watermark, watermark
 from noetl_events.json_values import MalformedEvent
-from noetl_events.sink import EventsRejected, SinkUnavailable
-from noetl_events.sinks.url_options import read_options
-from noetl_events.spool.watermark import Watermark
+from noetl_events.sink import EventsRejected, SinkUnavailable, read_options
 from noetl_events.trace_context import trace_lines
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from noetl_events.envelope import ExecutorEvent
-    from noetl_events.jetstream.publish_counts import PublishCounts
-    from noetl_events.jetstream.publisher import Durability
+    from noetl_events.jetstream.publish.message import PublishCounts
+    from noetl_events.jetstream.publish.publisher import Durability
 
 SUBJECT: Final = "noetl.events.{event_type}"
 SUBJECT_BY_EXECUTION: Final = "noetl.events.{execution_id}.{event_type}"
@@ -83,7 +81,7 @@ class NatsSink:
         timeout: seconds to try, until `SinkUnavailable`.
         durable: "stored", or "fsync" for a server with `sync_interval: always`; see `Publisher`.
         stream: name of the stream: an acknowledgement of any other does not count.  Without it the name is learned, see
-            `noetl_events.jetstream.expected_stream`.
+            `noetl_events.jetstream.publish.expected_stream`.
         message_id: "digest", or "event_id" to publish under the bare id as the first version did: two different events
             with one id are then one to the stream, which drops the second in silence.
         owns_connection: close *connection* with the sink.

@@ -1,31 +1,169 @@
-"""A record of events in a directory, in segments."""
+"""
+A recording of events in a directory: `events-<number>.jsonl`, perhaps `.gz`, then `current.jsonl`.
+
+A segment ends when it is long or old enough.
+"""
 
 from __future__ import annotations
 
 import fcntl
+import gzip
 import os
+import re
+import shutil
 import time
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
+import msgspec
 import structlog
 
 from noetl_events.envelope import encode
 from noetl_events.identity import message_id
-from noetl_events.recent_ids import CAPACITY
-from noetl_events.sink import SinkUnavailable
-from noetl_events.sinks.jsonl import JsonlSink, path_of
-from noetl_events.sinks.rotation import Rotation, read_rotation
-from noetl_events.sinks.segments import CURRENT, compress, next_segment, read_recording, segments, sync_directory
-from noetl_events.sinks.url_options import read_options
+from noetl_events.ids import CAPACITY
+from noetl_events.sink import SinkUnavailable, read_options
+from noetl_events.sinks.jsonl import JsonlSink, path_of, read_jsonl
+from noetl_events.sinks.lines import decode_lines
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import BinaryIO
 
+    from noetl_events.envelope import ExecutorEvent
     from noetl_events.sink import EventSink
     from noetl_events.sinks.append_file import AppendFile
+
+CURRENT: Final = "current.jsonl"
+_NAME: Final = re.compile(r"events-([0-9]{8,})\.jsonl(\.gz)?")
+
+
+def segments(directory: Path) -> list[Path]:
+    """Return the finished segments of *directory* in their order, each once."""
+    found: dict[int, Path] = {}
+    # Plain after .gz: where a crash left both, both hold the same.
+    for path in sorted(directory.iterdir(), key=lambda path: path.suffix != ".gz"):
+        if match := _NAME.fullmatch(path.name):
+            found[int(match[1])] = path
+    return [found[number] for number in sorted(found)]
+
+
+def next_segment(directory: Path) -> Path:
+    """Return the name of the segment after the last one."""
+    taken = segments(directory)
+    match = _NAME.fullmatch(taken[-1].name) if taken else None
+    return directory / f"events-{int(match[1]) + 1 if match else 1:08d}.jsonl"
+
+
+def compress(path: Path) -> None:
+    """
+    Replace *path* by `path.gz`; at no time is there neither of the two.
+
+    Raises:
+        OSError: *path* is there as before.
+
+    """
+    packed, unfinished = path.with_name(f"{path.name}.gz"), path.with_name(f"{path.name}.gz.part")
+    with path.open("rb") as source, unfinished.open("wb") as target:
+        with gzip.GzipFile(filename="", mode="wb", fileobj=target, compresslevel=6, mtime=0) as archive:
+            shutil.copyfileobj(source, archive, 2**20)
+        target.flush()
+        os.fsync(target.fileno())
+    unfinished.replace(packed)
+    sync_directory(path.parent)
+    path.unlink()
+
+
+def sync_directory(directory: Path) -> None:
+    """Make the names in *directory* durable."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def read_recording(path: str | os.PathLike[str]) -> Iterator[ExecutorEvent]:
+    """
+    Yield the events of a file, a `.gz` file, or a directory of them, in their order.
+
+    Raises:
+        MalformedEvent: a line is no event; the message begins with `path:line number:`.
+        OSError: something cannot be read.
+
+    """
+    for file in _files(Path(path)):
+        if file.suffix == ".gz":
+            with gzip.open(file) as lines:
+                yield from decode_lines(lines, str(file))
+        else:
+            yield from read_jsonl(file)
+
+
+def count_lines(path: str | os.PathLike[str]) -> int:
+    """Return how many lines a recording has, which is about how many events; raises OSError."""
+    lines = 0
+    for file in _files(Path(path)):
+        with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as opened:
+            while chunk := opened.read(2**20):
+                lines += chunk.count(b"\n")
+    return lines
+
+
+def _files(path: Path) -> list[Path]:
+    if not path.is_dir():
+        return [path]
+    current = path / CURRENT
+    return [*segments(path), *([current] if current.exists() else [])]
+
+
+_BYTES: Final = {"": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+_SECONDS: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
+_PART: Final = re.compile(r"([1-9][0-9]{0,9})([A-Za-z]{0,3})")
+_DEFAULT_BYTES: Final = 64 * 2**20
+
+
+class Rotation(msgspec.Struct, frozen=True, kw_only=True):
+    """
+    The end of a segment, whichever comes first.
+
+    Args:
+        size: bytes, to the next whole batch; None for no limit.
+        age: seconds since its first event was written; None for no limit.
+
+    """
+
+    size: int | None = _DEFAULT_BYTES
+    age: float | None = None
+
+
+def read_rotation(value: str) -> Rotation:
+    """
+    Return what `rotate=` says: a size as 100MiB, an age as 1h, or both as 100MiB,1h; "" for 64 MiB.
+
+    Raises:
+        ValueError: it is neither, or names one of them twice.
+
+    """
+    if not value:
+        return Rotation()
+    limits: dict[str, int] = {}
+    for part in value.split(","):
+        name, limit = _read_part(part)
+        if name in limits:
+            raise ValueError(f"sink URL: rotate={value} gives the {name} twice")
+        limits[name] = limit
+    return Rotation(size=limits.get("size"), age=limits.get("age"))
+
+
+def _read_part(part: str) -> tuple[str, int]:
+    match = _PART.fullmatch(part)
+    for name, units in (("size", _BYTES), ("age", _SECONDS)):
+        if match is not None and match[2] in units:
+            return name, int(match[1]) * units[match[2]]
+    raise ValueError(f"sink URL: rotate={part} is neither a size such as 64MiB nor an age such as 1h")
+
 
 log = structlog.get_logger()
 

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Self
 from urllib.parse import urlsplit
 
-from noetl_events.recent_ids import RecentIds
+from noetl_events.ids import RecentIds
 from noetl_events.sink import EventsRejected, SinkUnavailable
 from noetl_events.sinks.lines import encode_lines
 

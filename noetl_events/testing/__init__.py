@@ -2,9 +2,8 @@
 
 from typing import TYPE_CHECKING, Any
 
-from noetl_events.testing.events import events, json_values, make_event, make_events
+from noetl_events.testing.events import events, eventually, json_values, make_event, make_events
 from noetl_events.testing.faulty import FaultySink
-from noetl_events.testing.waiting import eventually
 
 if TYPE_CHECKING:
     from noetl_events.testing.contract import SinkContract

@@ -1,7 +1,10 @@
-"""Events to test with: realistic ones, and a Hypothesis strategy for every event the envelope can hold."""
+"""Events to test with: realistic ones, a strategy of Hypothesis for all that the envelope can hold, a wait."""
 
 from __future__ import annotations
 
+import asyncio
+import inspect
+import time
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +12,30 @@ from noetl_events.envelope import ExecutorEvent
 from noetl_events.json_values import MAX_INT64, MIN_INT64
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from hypothesis.strategies import SearchStrategy
+
+
+async def eventually(condition: Callable[[], Any], *, timeout: float = 180.0, what: str = "") -> Any:  # noqa: ASYNC109
+    """
+    Return what *condition*, a function or a coroutine function, returns once that is true.
+
+    Raises:
+        AssertionError: it was not within *timeout* seconds; it ends with *what* and the last value.
+
+    """
+    deadline = time.monotonic() + timeout
+    while True:
+        value = condition()
+        if inspect.isawaitable(value):
+            value = await value
+        if value:
+            return value
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {timeout} s: {what or condition}: {value!r}")
+        await asyncio.sleep(0.01)
+
 
 _START = datetime(2026, 5, 31, 3, 14, 15, 123456, tzinfo=UTC)
 

@@ -9,7 +9,7 @@ import pytest
 from noetl_events.jetstream.connection import Connection
 from noetl_events.jetstream.declarations import DEAD_LETTERS, TRIALS
 from noetl_events.jetstream.options import ConnectOptions
-from noetl_events.jetstream.topology import ensure_stream
+from noetl_events.jetstream.streams import ensure_stream
 from noetl_events.testing.nats_server import NatsServer
 from tests.border.lab import Lab
 

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from nats.errors import Error as NatsError
 
-from consumers.service import Service
+from consumers.projector.service import Service
 from consumers.settings import ProjectorSettings, Settings
 from noetl_events import encode
 from noetl_events.jetstream.declarations import DEAD_LETTERS, StreamDeclaration
-from noetl_events.jetstream.topology import ensure_stream
+from noetl_events.jetstream.streams import ensure_stream
 from noetl_events.retry import Backoff
 from noetl_events.sinks.memory import MemorySink
 from noetl_events.testing import make_event

@@ -20,7 +20,7 @@ from noetl_events.jetstream.connection import Connection
 from noetl_events.jetstream.declarations import DEAD_LETTERS, TRIALS
 from noetl_events.jetstream.errors import NatsUnavailable
 from noetl_events.jetstream.options import ConnectOptions
-from noetl_events.jetstream.topology import ensure_stream
+from noetl_events.jetstream.streams import ensure_stream
 from noetl_events.sink import EventsRejected, SinkUnavailable
 from noetl_events.testing import make_event
 from noetl_events.testing.nats_server import NatsServer, ServerFailed, free_port

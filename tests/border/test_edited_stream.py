@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from structlog.testing import capture_logs
 
-from consumers.dead_letters.graveyard import Graveyard, Wanted
+from consumers.dead_letters.store import Graveyard, Wanted
 from noetl_events.jetstream.api import ask
 from noetl_events.jetstream.connection import Connection
+from noetl_events.jetstream.consume.history import History, Span
 from noetl_events.jetstream.declarations import DEAD_LETTERS, TRIALS, StreamDeclaration
 from noetl_events.jetstream.errors import StreamDrift
-from noetl_events.jetstream.history import History, Span
 from noetl_events.jetstream.options import ConnectOptions
 from noetl_events.jetstream.streams import ensure_stream, find_stream
 from noetl_events.testing import eventually, make_events

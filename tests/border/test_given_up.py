@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 from structlog.testing import capture_logs
 
+from noetl_events.jetstream.api import jetstream
+from noetl_events.jetstream.declarations import DEAD_STREAM
 from noetl_events.jetstream.streams import show_stream
-from noetl_events.jetstream.topology import DEAD_STREAM, jetstream
 from tests.border.lab import LOOK, Case, durable_of, until
 
 if TYPE_CHECKING:

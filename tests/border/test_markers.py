@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from consumers.gateway.frame import frame_of
-from consumers.rebuild import Rebuild
+from consumers.backfill import Rebuild
+from consumers.gateway.hub import frame_of
 from consumers.verification.verify import Verification
 from noetl_events.jetstream.api import ask
 from noetl_events.jetstream.connection import Connection
+from noetl_events.jetstream.consume.history import History, Span
 from noetl_events.jetstream.declarations import DEAD_LETTERS, TRIALS, StreamDeclaration
-from noetl_events.jetstream.delivery import NoPublisher, event_of
-from noetl_events.jetstream.history import History, Span
+from noetl_events.jetstream.message import NoPublisher, event_of
 from noetl_events.jetstream.options import ConnectOptions
 from noetl_events.jetstream.streams import ensure_stream, find_stream
 from noetl_events.json_values import MalformedEvent

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from msgspec import structs
 
-from consumers.doctor.consumer import check_consumers
+from consumers.doctor.stream import check_consumers
 from noetl_events.jetstream.connection import Connection
 from noetl_events.jetstream.consumers import ensure_consumer
 from noetl_events.jetstream.declarations import DEAD_LETTERS, TRIALS, ConsumerDeclaration, StreamDeclaration

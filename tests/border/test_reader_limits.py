@@ -11,11 +11,11 @@ import pytest
 
 from noetl_events.jetstream.api import ask
 from noetl_events.jetstream.connection import Connection
+from noetl_events.jetstream.consume.history import History, Span
 from noetl_events.jetstream.declarations import StreamDeclaration
 from noetl_events.jetstream.errors import Refused
-from noetl_events.jetstream.history import History, Span
 from noetl_events.jetstream.options import ConnectOptions
-from noetl_events.jetstream.stored import read_stored
+from noetl_events.jetstream.storage import read_stored
 from noetl_events.jetstream.streams import ensure_stream, find_stream
 from noetl_events.sinks.nats import NatsSink
 from noetl_events.testing import make_events

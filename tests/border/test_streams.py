@@ -18,7 +18,7 @@ from noetl_events.jetstream.connection import Connection
 from noetl_events.jetstream.declarations import DEAD_LETTERS, TRIALS
 from noetl_events.jetstream.options import ConnectOptions
 from noetl_events.jetstream.stream_config import KNOWN
-from noetl_events.jetstream.topology import ensure_stream
+from noetl_events.jetstream.streams import ensure_stream
 from tests.border.lab import gathered, until
 from tests.border.stream_lab import PATIENCE, Quiet, StreamCase, StreamLab, counted_lines, names, running
 

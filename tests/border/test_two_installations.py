@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 import pytest
 from msgspec import structs
 
-from consumers.dead_letters.graveyard import Graveyard, Wanted
+from consumers.dead_letters.store import Graveyard, Wanted
 from consumers.permissions import Role, Work, rights_of
-from consumers.service import Service
+from consumers.projector.service import Service
 from consumers.settings import Settings, load
 from noetl_events.jetstream.connection import Connection
-from noetl_events.jetstream.store import store
-from noetl_events.jetstream.topology import ensure_stream
+from noetl_events.jetstream.storage import store
+from noetl_events.jetstream.streams import ensure_stream
 from noetl_events.sinks.nats import NatsSink
 from noetl_events.testing import eventually, make_events
 

@@ -11,10 +11,11 @@ from nats.js.errors import NotFoundError
 
 from consumers.dead_letters import DeadLetters
 from noetl_events import encode
+from noetl_events.jetstream.api import jetstream
 from noetl_events.jetstream.connection import Connection
+from noetl_events.jetstream.consume.puller import Puller
+from noetl_events.jetstream.declarations import ConsumerDeclaration, StreamDeclaration
 from noetl_events.jetstream.options import ConnectOptions
-from noetl_events.jetstream.puller import Puller
-from noetl_events.jetstream.topology import ConsumerDeclaration, StreamDeclaration, jetstream
 from noetl_events.testing import make_event
 
 if TYPE_CHECKING:

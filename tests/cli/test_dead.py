@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from consumers.dead_letters import DeadLetters
+from noetl_events.jetstream.api import jetstream
 from noetl_events.jetstream.connection import Connection
+from noetl_events.jetstream.consume.puller import Puller
+from noetl_events.jetstream.declarations import DEAD_LETTERS, ConsumerDeclaration
 from noetl_events.jetstream.options import ConnectOptions
-from noetl_events.jetstream.puller import Puller
-from noetl_events.jetstream.topology import DEAD_LETTERS, ConsumerDeclaration, jetstream
 from tests.cli.command import run
 from tests.cli.graves import MALFORMED, bury, lines, messages_in, three
 

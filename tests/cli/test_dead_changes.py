@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from noetl_events import encode
+from noetl_events.jetstream.api import jetstream
 from noetl_events.jetstream.connection import Connection
+from noetl_events.jetstream.declarations import DEAD_LETTERS
 from noetl_events.jetstream.options import ConnectOptions
-from noetl_events.jetstream.topology import DEAD_LETTERS, jetstream
 from noetl_events.testing import make_event
 from tests.cli.command import environment, run
 from tests.cli.graves import MALFORMED, lines, messages_in, three

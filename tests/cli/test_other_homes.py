@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 from noetl_events import encode
+from noetl_events.jetstream.api import jetstream
 from noetl_events.jetstream.connection import Connection
+from noetl_events.jetstream.declarations import StreamDeclaration
 from noetl_events.jetstream.options import ConnectOptions
-from noetl_events.jetstream.topology import StreamDeclaration, ensure_stream, jetstream, show_stream
+from noetl_events.jetstream.streams import ensure_stream, show_stream
 from noetl_events.testing import make_events
 from noetl_events.testing.nats_server import NatsServer, free_port
 from tests.cli.command import environment, run

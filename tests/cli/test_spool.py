@@ -9,7 +9,7 @@ import pytest
 
 from noetl_events.sink import SinkUnavailable
 from noetl_events.sinks.memory import MemorySink
-from noetl_events.sinks.spool import SpoolSink
+from noetl_events.sinks.spool.sink import SpoolSink
 from noetl_events.testing import FaultySink, make_events
 from tests.cli.command import run
 

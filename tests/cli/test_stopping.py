@@ -13,10 +13,11 @@ import pytest
 from consumers import logs
 from noetl_events.envelope import encode
 from noetl_events.jetstream.connection import Connection
+from noetl_events.jetstream.declarations import StreamDeclaration
 from noetl_events.jetstream.options import ConnectOptions
-from noetl_events.jetstream.topology import StreamDeclaration, ensure_stream
+from noetl_events.jetstream.streams import ensure_stream
 from noetl_events.sink import open_sink
-from noetl_events.sinks.spool import SpoolSink
+from noetl_events.sinks.spool.sink import SpoolSink
 from noetl_events.testing import eventually, make_events
 from tests.cli.command import start
 from tests.jetstream.listeners import listening

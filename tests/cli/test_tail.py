@@ -11,9 +11,11 @@ import time
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
+from noetl_events.jetstream.api import jetstream
 from noetl_events.jetstream.connection import Connection
+from noetl_events.jetstream.declarations import StreamDeclaration
 from noetl_events.jetstream.options import ConnectOptions
-from noetl_events.jetstream.topology import StreamDeclaration, ensure_stream, jetstream
+from noetl_events.jetstream.streams import ensure_stream
 from noetl_events.sinks.nats import NatsSink
 from noetl_events.testing import eventually, make_events
 from tests.cli.command import run, start

@@ -10,7 +10,7 @@ from tests.projector.bench import Bench
 
 if TYPE_CHECKING:
     from noetl_events.jetstream.connection import Connection
-    from noetl_events.jetstream.topology import StreamDeclaration
+    from noetl_events.jetstream.declarations import StreamDeclaration
 
 
 @pytest.fixture

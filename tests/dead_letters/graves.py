@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from consumers.dead_letters import DeadLetters
-from consumers.dead_letters.graveyard import Graveyard
-from consumers.dead_letters.resending import Resending
-from noetl_events.jetstream.puller import Puller
-from noetl_events.jetstream.topology import jetstream
+from consumers.dead_letters.resend import Resending
+from consumers.dead_letters.store import Graveyard
+from noetl_events.jetstream.api import jetstream
+from noetl_events.jetstream.consume.puller import Puller
 
 if TYPE_CHECKING:
     from consumers.dead_letters import Kind

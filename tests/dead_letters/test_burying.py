@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from consumers.dead_letters import DeadLetters
+from noetl_events.jetstream.api import jetstream
+from noetl_events.jetstream.consume.puller import Puller
 from noetl_events.jetstream.errors import MessageTooLarge
-from noetl_events.jetstream.puller import Puller
-from noetl_events.jetstream.topology import jetstream
 
 if TYPE_CHECKING:
     from tests.projector.bench import Bench

@@ -11,11 +11,13 @@ from nats.js.api import ConsumerConfig
 from structlog.testing import capture_logs
 
 from consumers.dead_letters import DeadLetters
-from consumers.dead_letters.exhausted import ExhaustedWatch
+from consumers.projector.max_deliveries import ExhaustedWatch
 from noetl_events import encode
+from noetl_events.jetstream.api import jetstream
 from noetl_events.jetstream.connection import Connection
+from noetl_events.jetstream.declarations import StreamDeclaration
 from noetl_events.jetstream.options import ConnectOptions
-from noetl_events.jetstream.topology import StreamDeclaration, ensure_stream, jetstream
+from noetl_events.jetstream.streams import ensure_stream
 from noetl_events.testing import eventually, make_event
 from tests.projector.bench import QUICK, Bench
 

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import pytest
 from msgspec import structs
 
-from consumers.dead_letters.graveyard import Graveyard
-from consumers.dead_letters.resending import Resending
+from consumers.dead_letters.resend import Resending
+from consumers.dead_letters.store import Graveyard
 from noetl_events import decode, encode
 from noetl_events.ids import derived_id
-from noetl_events.jetstream.store import store
-from noetl_events.jetstream.topology import jetstream
+from noetl_events.jetstream.api import jetstream
+from noetl_events.jetstream.storage import store
 from noetl_events.sinks.memory import MemorySink
 from noetl_events.testing import eventually, make_event
 from tests.dead_letters.graves import bury, events_in, graveyard_of, letters_in, resending

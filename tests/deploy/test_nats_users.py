@@ -11,24 +11,18 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from consumers.service import Service
+from consumers.projector.service import Service
 from consumers.settings import ProjectorSettings, Settings
+from noetl_events.jetstream.api import jetstream
 from noetl_events.jetstream.connection import Connection
+from noetl_events.jetstream.declarations import DEAD_LETTERS, TRIALS, StreamDeclaration
 from noetl_events.jetstream.options import ConnectOptions
-from noetl_events.jetstream.store import store
-from noetl_events.jetstream.topology import (
-    DEAD_LETTERS,
-    TRIALS,
-    StreamDeclaration,
-    ensure_stream,
-    jetstream,
-    show_stream,
-    watermark,
-)
+from noetl_events.jetstream.storage import store
+from noetl_events.jetstream.streams import ensure_stream, show_stream, watermark
 from noetl_events.sinks.nats import NatsSink
 from noetl_events.testing import make_event
+from noetl_events.testing.events import eventually
 from noetl_events.testing.nats_server import NatsServer, _find_binary
-from noetl_events.testing.waiting import eventually
 from tests.gateway.gateway_process import body_of, serving
 
 if TYPE_CHECKING:

@@ -11,12 +11,12 @@ from consumers.permissions import Work
 from consumers.settings import ProjectorSettings, Settings
 from noetl_events.jetstream.consumers import ensure_consumer
 from noetl_events.jetstream.declarations import DEAD_LETTERS, TRIALS
-from noetl_events.jetstream.topology import ensure_stream
+from noetl_events.jetstream.streams import ensure_stream
 from tests.sinks.conftest import database_url, plain_url, postgres_url
 
 if TYPE_CHECKING:
     from noetl_events.jetstream.connection import Connection
-    from noetl_events.jetstream.topology import StreamDeclaration
+    from noetl_events.jetstream.declarations import StreamDeclaration
 
 __all__ = ["database_url", "plain_url", "postgres_url"]
 

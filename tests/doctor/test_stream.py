@@ -9,14 +9,15 @@ import pytest
 from msgspec import structs
 
 from consumers.doctor import Finding, Patient, examine
-from consumers.doctor.dead_letters import check_dead_letters
-from consumers.doctor.finding import MAKE_STREAMS
+from consumers.doctor.check import MAKE_STREAMS
+from consumers.doctor.stream import check_dead_letters
+from noetl_events.jetstream.api import jetstream
 from noetl_events.jetstream.connection import Connection
 from noetl_events.jetstream.consumers import ensure_consumer
-from noetl_events.jetstream.declarations import DEAD_LETTERS, TRIALS
+from noetl_events.jetstream.declarations import DEAD_LETTERS, TRIALS, StreamDeclaration
 from noetl_events.jetstream.options import ConnectOptions
-from noetl_events.jetstream.probing import taker
-from noetl_events.jetstream.topology import StreamDeclaration, ensure_stream, jetstream
+from noetl_events.jetstream.probes import taker
+from noetl_events.jetstream.streams import ensure_stream
 from noetl_events.testing.nats_server import NatsServer
 from tests.doctor.conftest import make_patient
 

@@ -15,16 +15,13 @@ import trustme
 from msgspec import structs
 
 from consumers.doctor import Finding, Patient, examine
-from consumers.doctor.durability import check_durability
-from consumers.doctor.inbox import check_inbox
-from consumers.doctor.plugins import check_plugins
-from consumers.doctor.reachability import check_reachability
-from consumers.doctor.rights import check_rights
-from consumers.doctor.tls import check_tls
+from consumers.doctor.destinations import check_plugins
+from consumers.doctor.nats import check_inbox, check_reachability, check_rights, check_tls
+from consumers.doctor.stream import check_durability
 from consumers.permissions import Rights, Work, rights_of
 from noetl_events.jetstream.connection import Connection
+from noetl_events.jetstream.declarations import StreamDeclaration
 from noetl_events.jetstream.options import ConnectOptions
-from noetl_events.jetstream.topology import StreamDeclaration
 from noetl_events.testing.nats_server import NatsServer, free_port
 from tests.doctor.conftest import make_patient
 from tests.permissions.guarded import guarded

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from noetl_events.jetstream.connection import Connection
+from noetl_events.jetstream.declarations import DEAD_LETTERS, TRIALS, StreamDeclaration
 from noetl_events.jetstream.options import ConnectOptions
-from noetl_events.jetstream.topology import DEAD_LETTERS, TRIALS, StreamDeclaration, ensure_stream
+from noetl_events.jetstream.streams import ensure_stream
 from noetl_events.testing.postgres_server import PostgresServer
 
 if TYPE_CHECKING:

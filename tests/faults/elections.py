@@ -31,14 +31,14 @@ from nats.js.errors import APIError
 
 from noetl_events.envelope import encode
 from noetl_events.jetstream.connection import Connection
+from noetl_events.jetstream.declarations import StreamDeclaration
 from noetl_events.jetstream.errors import NatsUnavailable
 from noetl_events.jetstream.options import ConnectOptions
-from noetl_events.jetstream.topology import StreamDeclaration, show_stream
+from noetl_events.jetstream.streams import show_stream
 from noetl_events.sink import SinkUnavailable
 from noetl_events.sinks.nats import NatsSink
-from noetl_events.testing.events import make_event
+from noetl_events.testing.events import eventually, make_event
 from noetl_events.testing.nats_server import nats_cluster
-from noetl_events.testing.waiting import eventually
 from tests.faults.load import STREAM, is_made, read_all
 
 if TYPE_CHECKING:

@@ -10,8 +10,10 @@ import nats
 from nats.js.errors import ServiceUnavailableError
 
 from noetl_events.envelope import decode
+from noetl_events.jetstream.api import jetstream
+from noetl_events.jetstream.declarations import StreamDeclaration
 from noetl_events.jetstream.errors import NatsUnavailable
-from noetl_events.jetstream.topology import StreamDeclaration, ensure_stream, jetstream
+from noetl_events.jetstream.streams import ensure_stream
 from noetl_events.sink import SinkUnavailable
 from noetl_events.testing.events import make_event
 

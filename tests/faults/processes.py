@@ -10,7 +10,9 @@ import sys
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
 
-from noetl_events.jetstream.topology import StreamDeclaration, ensure_stream, jetstream
+from noetl_events.jetstream.api import jetstream
+from noetl_events.jetstream.declarations import StreamDeclaration
+from noetl_events.jetstream.streams import ensure_stream
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

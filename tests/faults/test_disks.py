@@ -15,7 +15,7 @@ import pytest
 from noetl_events import SinkUnavailable, open_sink
 from noetl_events.jetstream.connection import Connection
 from noetl_events.jetstream.options import ConnectOptions
-from noetl_events.jetstream.topology import ensure_stream
+from noetl_events.jetstream.streams import ensure_stream
 from noetl_events.sinks.nats import NatsSink
 from noetl_events.testing import eventually, make_events
 from noetl_events.testing.nats_server import NatsServer

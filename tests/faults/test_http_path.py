@@ -19,7 +19,8 @@ import asyncpg
 import pytest
 
 from consumers.sinks.postgres import create_schema
-from noetl_events.jetstream.topology import DEAD_LETTERS, show_stream
+from noetl_events.jetstream.declarations import DEAD_LETTERS
+from noetl_events.jetstream.streams import show_stream
 from noetl_events.testing import eventually
 from noetl_events.testing.server_process import free_port
 from tests.faults.load import require_exactly_once

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from consumers.dead_letters.graveyard import Graveyard, Wanted
+from consumers.dead_letters.store import Graveyard, Wanted
 from consumers.sinks.postgres import PostgresSink, create_schema
 from noetl_events import decode
 from noetl_events.identity import digest
@@ -27,7 +27,7 @@ from tests.sinks.conftest import database_url, postgres_url
 from tests.sinks.postgres_database import fetch
 
 if TYPE_CHECKING:
-    from consumers.projector import Projector
+    from consumers.projector.projector import Projector
     from tests.projector.bench import Bench
 
 __all__ = ["bench", "database_url", "postgres_url"]

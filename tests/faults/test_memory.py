@@ -17,8 +17,7 @@ import pytest
 import structlog
 
 from noetl_events.jetstream.consumers import show_consumer
-from noetl_events.jetstream.declarations import ConsumerDeclaration
-from noetl_events.jetstream.topology import StreamDeclaration
+from noetl_events.jetstream.declarations import ConsumerDeclaration, StreamDeclaration
 from noetl_events.sinks.nats import NatsSink
 from noetl_events.testing import eventually, make_events
 from tests.faults.load import emit_until_taken

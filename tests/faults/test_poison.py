@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from noetl_events.envelope import decode
-from noetl_events.jetstream.topology import DEAD_LETTERS, jetstream, show_stream
+from noetl_events.jetstream.api import jetstream
+from noetl_events.jetstream.declarations import DEAD_LETTERS
+from noetl_events.jetstream.streams import show_stream
 from noetl_events.sinks.nats import NatsSink
 from noetl_events.testing import eventually, make_event
 from tests.faults import trap

@@ -15,7 +15,8 @@ import structlog
 
 from consumers.sinks.postgres import create_schema
 from consumers.verification.readback import stored_keys
-from noetl_events.jetstream.topology import DEAD_LETTERS, show_stream
+from noetl_events.jetstream.declarations import DEAD_LETTERS
+from noetl_events.jetstream.streams import show_stream
 from noetl_events.sinks.nats import NatsSink
 from noetl_events.testing import eventually, make_event
 from tests.faults.processes import ended, projecting

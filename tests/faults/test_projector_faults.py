@@ -21,7 +21,8 @@ import pytest
 
 from consumers.sinks.postgres import create_schema
 from consumers.verification.readback import stored_keys
-from noetl_events.jetstream.topology import DEAD_LETTERS, StreamDeclaration, show_stream
+from noetl_events.jetstream.declarations import DEAD_LETTERS, StreamDeclaration
+from noetl_events.jetstream.streams import show_stream
 from noetl_events.sinks.nats import NatsSink
 from noetl_events.testing import eventually, make_events
 

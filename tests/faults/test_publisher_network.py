@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from noetl_events.jetstream.connection import Connection
+from noetl_events.jetstream.declarations import StreamDeclaration
 from noetl_events.jetstream.errors import NatsUnavailable
 from noetl_events.jetstream.options import ConnectOptions
-from noetl_events.jetstream.topology import StreamDeclaration, ensure_stream, show_stream
+from noetl_events.jetstream.streams import ensure_stream, show_stream
 from noetl_events.sink import SinkUnavailable
 from noetl_events.sinks.nats import NatsSink
 from noetl_events.testing import eventually, make_event, make_events

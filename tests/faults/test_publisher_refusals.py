@@ -10,7 +10,7 @@ import pytest
 from noetl_events.envelope import encode
 from noetl_events.jetstream.connection import Connection
 from noetl_events.jetstream.options import ConnectOptions
-from noetl_events.jetstream.topology import ensure_stream
+from noetl_events.jetstream.streams import ensure_stream
 from noetl_events.sink import EventsRejected, SinkUnavailable
 from noetl_events.sinks.nats import NatsSink
 from noetl_events.testing.events import make_event, make_events

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from noetl_events.jetstream.api import jetstream
 from noetl_events.jetstream.connection import Connection
+from noetl_events.jetstream.declarations import StreamDeclaration
 from noetl_events.jetstream.options import ConnectOptions
-from noetl_events.jetstream.topology import StreamDeclaration, ensure_stream, jetstream, show_stream
+from noetl_events.jetstream.streams import ensure_stream, show_stream
 from noetl_events.sink import SinkUnavailable
 from noetl_events.sinks.nats import NatsSink
 from noetl_events.testing import eventually, make_event, make_events

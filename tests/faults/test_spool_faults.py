@@ -14,10 +14,12 @@ from urllib.parse import quote
 
 import pytest
 
+from noetl_events.jetstream.api import jetstream
+from noetl_events.jetstream.declarations import StreamDeclaration
 from noetl_events.jetstream.errors import NatsUnavailable
-from noetl_events.jetstream.topology import StreamDeclaration, ensure_stream, jetstream, show_stream
+from noetl_events.jetstream.streams import ensure_stream, show_stream
 from noetl_events.sinks.nats import NatsSink
-from noetl_events.sinks.spool import SpoolSink
+from noetl_events.sinks.spool.sink import SpoolSink
 from noetl_events.testing import eventually, make_event, make_events
 from tests.faults.load import STREAM, read_all, require_exactly_once
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Final
 from starlette.applications import Starlette
 from starlette.routing import Route
 
-from consumers.gateway.bodies import Intake
+from consumers.gateway.errors import Refused, answer_refused
 from consumers.gateway.ingest import Ingest
-from consumers.gateway.refusal import Refused, answer_refused
+from consumers.gateway.requests import Intake
 from noetl_events import ExecutorEvent, MalformedEvent, decode, encode
 from noetl_events.json_values import MAX_INT64, MIN_INT64
 from noetl_events.sinks.memory import MemorySink

@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 import msgspec
 
-from consumers.gateway.guard import LocalOnly, TokenFile
-from consumers.gateway.service import Gateway
+from consumers.gateway.app import Gateway
+from consumers.gateway.auth import LocalOnly, TokenFile
 from consumers.settings import ProjectorSettings, Settings
-from noetl_events.jetstream.history import History, Span
+from noetl_events.jetstream.consume.history import History, Span
 from noetl_events.testing import make_event
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from noetl_events.jetstream.connection import Connection
-    from noetl_events.jetstream.topology import StreamDeclaration
+    from noetl_events.jetstream.declarations import StreamDeclaration
 
 
 class Web:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from consumers.gateway.guard import TokenFile
+from consumers.gateway.auth import TokenFile
 from tests.gateway.gateway_process import Web, body_of, serving, stored_in
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import pytest
 
     from noetl_events.jetstream.connection import Connection
-    from noetl_events.jetstream.topology import StreamDeclaration
+    from noetl_events.jetstream.declarations import StreamDeclaration
 
 HEAD = b"POST /api/events HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer sesame\r\n"
 LARGE = 5 * 1024 * 1024
@@ -38,7 +38,7 @@ async def test_each_is_answered_while_others_go_on(
     """A wrong token, a 5 MB body, a slow body, a slow head and a half-closed client beside a hundred good posts."""
     token = tmp_path / "token"
     token.write_text("sesame\n")
-    monkeypatch.setattr("consumers.gateway.protocol.REQUEST_DEADLINE", 1.5)
+    monkeypatch.setattr("consumers.gateway.server.REQUEST_DEADLINE", 1.5)
     async with serving(connection, stream, rule=TokenFile(token)) as web:
         web.gateway.intake._body_deadline = 0.3
         bad = asyncio.gather(

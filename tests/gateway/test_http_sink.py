@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from noetl_events import EventSink, ExecutorEvent
     from noetl_events.jetstream.connection import Connection
-    from noetl_events.jetstream.topology import StreamDeclaration
+    from noetl_events.jetstream.declarations import StreamDeclaration
 
 
 class TestHttpSinkToGateway(SinkContract):

@@ -9,14 +9,15 @@ import msgspec
 import pytest
 from starlette.requests import Request
 
-from consumers.gateway.bodies import Intake
-from consumers.gateway.guard import TokenFile
+from consumers.gateway.auth import TokenFile
+from consumers.gateway.errors import Refused
 from consumers.gateway.ingest import Ingest
-from consumers.gateway.refusal import Refused
+from consumers.gateway.requests import Intake
 from noetl_events import EventsRejected
 from noetl_events.jetstream.connection import Connection
+from noetl_events.jetstream.declarations import StreamDeclaration
 from noetl_events.jetstream.options import ConnectOptions
-from noetl_events.jetstream.topology import StreamDeclaration, ensure_stream
+from noetl_events.jetstream.streams import ensure_stream
 from noetl_events.sinks.memory import MemorySink
 from noetl_events.testing import FaultySink, eventually
 from tests.gateway.gateway_process import Web, body_of, serving, stored_in

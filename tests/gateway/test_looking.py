@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 from consumers.cli.health import health
 from noetl_events.jetstream.connection import Connection
+from noetl_events.jetstream.declarations import DEAD_LETTERS, StreamDeclaration
 from noetl_events.jetstream.options import ConnectOptions
-from noetl_events.jetstream.topology import DEAD_LETTERS, StreamDeclaration, ensure_stream
+from noetl_events.jetstream.streams import ensure_stream
 from noetl_events.testing import eventually, make_event, make_events
 from tests.cli.graves import bury
 from tests.gateway.gateway_process import serving

@@ -11,9 +11,11 @@ from nats.js.api import ConsumerConfig
 from structlog.testing import capture_logs
 
 from consumers.gateway.hub import Hub
+from noetl_events.jetstream.api import jetstream
 from noetl_events.jetstream.connection import Connection
+from noetl_events.jetstream.declarations import StreamDeclaration
 from noetl_events.jetstream.options import ConnectOptions
-from noetl_events.jetstream.topology import StreamDeclaration, ensure_stream, jetstream
+from noetl_events.jetstream.streams import ensure_stream
 from noetl_events.testing import eventually, make_events
 from noetl_events.testing.nats_server import NatsServer
 from tests.gateway.gateway_process import Web, serving

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from noetl_events.jetstream.connection import Connection
+from noetl_events.jetstream.declarations import StreamDeclaration
 from noetl_events.jetstream.options import ConnectOptions
-from noetl_events.jetstream.topology import StreamDeclaration, ensure_stream, show_stream
+from noetl_events.jetstream.streams import ensure_stream, show_stream
 from noetl_events.testing import eventually, make_events
 from noetl_events.testing.server_process import free_port
 from tests.gateway.gateway_process import serving

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 from urllib.error import HTTPError
 
 from noetl_events.jetstream.connection import Connection
+from noetl_events.jetstream.declarations import StreamDeclaration
 from noetl_events.jetstream.options import ConnectOptions
-from noetl_events.jetstream.topology import StreamDeclaration, ensure_stream
+from noetl_events.jetstream.streams import ensure_stream
 from noetl_events.testing import eventually
 from tests.cli.graves import messages_in
 from tests.gateway.gateway_process import body_of, serving, stored_in
@@ -61,7 +62,7 @@ def test_post_in_flight_is_stored_on_sigterm(tmp_path: Path) -> None:
 
 async def test_post_that_cannot_be_stored_is_refused(own_server: NatsServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """Told to leave while NATS is away, a post in hand is answered with 503, and its event is nowhere."""
-    monkeypatch.setattr("consumers.gateway.service.PATIENCE", 0.5)
+    monkeypatch.setattr("consumers.gateway.app.PATIENCE", 0.5)
     declared = StreamDeclaration()
     async with Connection(ConnectOptions(servers=own_server.url)) as connection:
         await ensure_stream(connection, declared)

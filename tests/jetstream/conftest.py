@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import nats
 import pytest
 
-from noetl_events.jetstream.publisher import Publisher
+from noetl_events.jetstream.publish.publisher import Publisher
 from tests.jetstream.scripted_stream import ScriptedStream
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ _subjects = count()
 @pytest.fixture
 async def scripted(nats_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[ScriptedStream]:
     """Play a stream by script, which may be slow on a busy machine: that is no silence."""
-    monkeypatch.setattr("noetl_events.jetstream.sender._QUIET", 60.0)
+    monkeypatch.setattr("noetl_events.jetstream.publish.sender._QUIET", 60.0)
     client = await nats.connect(nats_url)
     stream = ScriptedStream(client, f"scripted.{next(_subjects)}")
     await client.subscribe(stream.subject, cb=stream.take)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from noetl_events.jetstream.delivery import delivery_of
-from noetl_events.jetstream.history import History, Span
-from noetl_events.jetstream.topology import jetstream
+from noetl_events.jetstream.api import jetstream
+from noetl_events.jetstream.consume.history import History, Span
+from noetl_events.jetstream.message import delivery_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from noetl_events.jetstream.connection import Connection
-    from noetl_events.jetstream.delivery import Message
+    from noetl_events.jetstream.message import Message
 
 
 async def publish(connection: Connection, subject: str, bodies: Iterable[bytes]) -> None:

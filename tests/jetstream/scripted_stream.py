@@ -6,7 +6,7 @@ import asyncio
 import json
 from typing import TYPE_CHECKING, Any
 
-from noetl_events.jetstream.outgoing import Outgoing
+from noetl_events.jetstream.publish.message import Outgoing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from noetl_events.jetstream.api import jetstream
 from noetl_events.jetstream.connection import Connection
+from noetl_events.jetstream.declarations import StreamDeclaration
 from noetl_events.jetstream.options import ConnectOptions
-from noetl_events.jetstream.outgoing import Outgoing
-from noetl_events.jetstream.publisher import Publisher
-from noetl_events.jetstream.topology import StreamDeclaration, ensure_stream, jetstream
+from noetl_events.jetstream.publish.message import Outgoing
+from noetl_events.jetstream.publish.publisher import Publisher
+from noetl_events.jetstream.streams import ensure_stream
 from noetl_events.sinks.nats import NatsSink
 from noetl_events.testing import make_event, make_events
 from noetl_events.testing.nats_server import NatsServer

@@ -15,7 +15,7 @@ import structlog
 from noetl_events.jetstream.connection import Connection
 from noetl_events.jetstream.errors import NatsUnavailable
 from noetl_events.jetstream.options import ConnectOptions
-from noetl_events.jetstream.topology import show_stream
+from noetl_events.jetstream.streams import show_stream
 from noetl_events.testing import eventually
 from noetl_events.testing.nats_server import NatsServer, free_port
 from tests.jetstream.listeners import info, listening

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from noetl_events.jetstream.commands import command, command_with, encoded_subject, publish_all
 from noetl_events.jetstream.connection import Connection
 from noetl_events.jetstream.errors import NatsUnavailable
 from noetl_events.jetstream.options import ConnectOptions
-from noetl_events.jetstream.outgoing import Outgoing
+from noetl_events.jetstream.publish.message import Outgoing, command, command_with, encoded_subject, publish_all
 from noetl_events.testing import eventually
 
 if TYPE_CHECKING:

@@ -10,9 +10,10 @@ import pytest
 import trustme
 from nats.errors import Error as NatsError
 
+from noetl_events.jetstream.connect.servers import redacted
 from noetl_events.jetstream.connection import Connection
 from noetl_events.jetstream.errors import NatsUnavailable
-from noetl_events.jetstream.options import ConnectOptions, redacted
+from noetl_events.jetstream.options import ConnectOptions
 from noetl_events.testing import eventually
 from noetl_events.testing.nats_server import NatsServer
 from tests.jetstream.credentials import Operator

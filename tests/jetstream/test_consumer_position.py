@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from noetl_events.jetstream.consumer_position import ConsumerPosition
+from noetl_events.jetstream.api import jetstream
+from noetl_events.jetstream.consume.position import ConsumerPosition
 from noetl_events.jetstream.consumers import ensure_consumer, reset_consumer, show_consumer
 from noetl_events.jetstream.declarations import ConsumerDeclaration
-from noetl_events.jetstream.direct_client import Arrival
-from noetl_events.jetstream.topology import jetstream
+from noetl_events.jetstream.message import Arrival
 from noetl_events.testing import eventually
 
 if TYPE_CHECKING:

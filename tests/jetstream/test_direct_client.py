@@ -9,18 +9,18 @@ import pytest
 import structlog
 from nats.errors import ConnectionReconnectingError
 
-from noetl_events.jetstream import direct_client
-from noetl_events.jetstream.commands import command, command_with, publish_all, publish_to_all
+from noetl_events.jetstream import client as direct_client
+from noetl_events.jetstream.client import DirectClient, missing_hooks
 from noetl_events.jetstream.connection import Connection
-from noetl_events.jetstream.direct_client import Arrival, DirectClient, missing_hooks
+from noetl_events.jetstream.message import Arrival
 from noetl_events.jetstream.options import ConnectOptions
-from noetl_events.jetstream.outgoing import Outgoing
+from noetl_events.jetstream.publish.message import Outgoing, command, command_with, publish_all, publish_to_all
 from noetl_events.testing import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from noetl_events.jetstream.delivery import Message
+    from noetl_events.jetstream.message import Message
     from noetl_events.testing.nats_server import NatsServer
 
 

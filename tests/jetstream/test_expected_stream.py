@@ -8,15 +8,17 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
+from noetl_events.jetstream.api import jetstream
+from noetl_events.jetstream.client import Home
 from noetl_events.jetstream.connection import Connection
-from noetl_events.jetstream.direct_client import Home
+from noetl_events.jetstream.declarations import StreamDeclaration
 from noetl_events.jetstream.errors import NatsUnavailable
-from noetl_events.jetstream.expected_stream import ExpectedStream
 from noetl_events.jetstream.options import ConnectOptions
-from noetl_events.jetstream.outgoing import Outgoing
-from noetl_events.jetstream.publisher import Publisher
-from noetl_events.jetstream.replies import Reply, ReplyError
-from noetl_events.jetstream.topology import StreamDeclaration, ensure_stream, jetstream, show_stream
+from noetl_events.jetstream.publish.expected_stream import ExpectedStream
+from noetl_events.jetstream.publish.message import Outgoing
+from noetl_events.jetstream.publish.publisher import Publisher
+from noetl_events.jetstream.publish.replies import Reply, ReplyError
+from noetl_events.jetstream.streams import ensure_stream, show_stream
 from noetl_events.testing.nats_server import NatsServer
 from tests.jetstream.scripted_stream import ScriptedStream, error, stores
 

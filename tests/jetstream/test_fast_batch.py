@@ -10,7 +10,7 @@ import pytest
 from tests.jetstream.scripted_stream import ScriptedStream, acks_every, ends_batches_with, error, stores
 
 if TYPE_CHECKING:
-    from noetl_events.jetstream.publisher import Publisher
+    from noetl_events.jetstream.publish.publisher import Publisher
 
 
 SILENCE: Final = 5.0
@@ -87,8 +87,8 @@ async def test_long_batch_is_ended(
     publisher: Publisher, scripted: ScriptedStream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nobody waits for a batch that never ends: past its bound another begins, once it is stored."""
-    monkeypatch.setattr("noetl_events.jetstream.fast_batch.LONGEST", 2)
-    monkeypatch.setattr("noetl_events.jetstream.fast_batch.BURST", 2)
+    monkeypatch.setattr("noetl_events.jetstream.publish.attempts.LONGEST", 2)
+    monkeypatch.setattr("noetl_events.jetstream.publish.attempts.BURST", 2)
     await publisher.publish(scripted.outgoing([1, 2, 3, 4]))
 
     assert scripted.log == "1:fast 1/0 2:fast 2/2 3:fast 1/0 4:fast 2/2"

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
+from noetl_events.jetstream.api import jetstream
+from noetl_events.jetstream.consume.position import Gap, GapDetector, passed_over
 from noetl_events.jetstream.consumers import Position
-from noetl_events.jetstream.direct_client import Arrival
-from noetl_events.jetstream.gaps import Gap, GapDetector, passed_over
-from noetl_events.jetstream.topology import jetstream
+from noetl_events.jetstream.message import Arrival
 
 if TYPE_CHECKING:
     from noetl_events.jetstream.connection import Connection

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from msgspec import structs
 
+from noetl_events.jetstream.api import jetstream
 from noetl_events.jetstream.connection import Connection
+from noetl_events.jetstream.consume.history import History, Span
+from noetl_events.jetstream.declarations import StreamDeclaration
 from noetl_events.jetstream.errors import PermissionDenied, StreamMissing
-from noetl_events.jetstream.history import History, Span
 from noetl_events.jetstream.options import ConnectOptions
-from noetl_events.jetstream.topology import StreamDeclaration, ensure_stream, jetstream
+from noetl_events.jetstream.streams import ensure_stream
 from noetl_events.testing import eventually
 from noetl_events.testing.nats_server import NatsServer
 from tests.jetstream.past import consumers, fill, past, publish, read_all, sequences
@@ -20,7 +22,7 @@ from tests.jetstream.past import consumers, fill, past, publish, read_all, seque
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from noetl_events.jetstream.delivery import Message
+    from noetl_events.jetstream.message import Message
 
 ACCOUNTS = """
 authorization { users = [

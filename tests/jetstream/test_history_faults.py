@@ -8,11 +8,13 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from noetl_events.jetstream.api import jetstream
 from noetl_events.jetstream.connection import Connection
+from noetl_events.jetstream.consume.history import History, Span
+from noetl_events.jetstream.declarations import StreamDeclaration
 from noetl_events.jetstream.errors import NatsUnavailable, StreamReplaced
-from noetl_events.jetstream.history import History, Span
 from noetl_events.jetstream.options import ConnectOptions
-from noetl_events.jetstream.topology import StreamDeclaration, ensure_stream, jetstream
+from noetl_events.jetstream.streams import ensure_stream
 from noetl_events.testing import eventually
 from noetl_events.testing.nats_server import nats_cluster
 from noetl_events.testing.proxy import FaultyProxy

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from nats.js import JetStreamContext
 
     from noetl_events.jetstream.connection import Connection
-    from noetl_events.jetstream.topology import StreamDeclaration
+    from noetl_events.jetstream.declarations import StreamDeclaration
 
 PROGRAM = Path(__file__).with_name("many_workers.py")
 

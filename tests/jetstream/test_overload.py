@@ -6,9 +6,10 @@ import asyncio
 from typing import TYPE_CHECKING, Any, Final
 
 from noetl_events.jetstream.connection import Connection
+from noetl_events.jetstream.declarations import StreamDeclaration
 from noetl_events.jetstream.options import ConnectOptions
-from noetl_events.jetstream.publisher import Publisher
-from noetl_events.jetstream.topology import StreamDeclaration, ensure_stream
+from noetl_events.jetstream.publish.publisher import Publisher
+from noetl_events.jetstream.streams import ensure_stream
 from noetl_events.sinks.nats import NatsSink
 from noetl_events.testing import make_event
 from noetl_events.testing.nats_server import NatsServer
@@ -83,8 +84,8 @@ async def test_batches_are_shorter_while_the_stream_is_overloaded(
     publisher: Publisher, scripted: ScriptedStream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After a message was dropped a batch is half as long, and grows again with each that is stored."""
-    monkeypatch.setattr("noetl_events.jetstream.fast_batch.LONGEST", 8)
-    monkeypatch.setattr("noetl_events.jetstream.fast_batch.BURST", 1)
+    monkeypatch.setattr("noetl_events.jetstream.publish.attempts.LONGEST", 8)
+    monkeypatch.setattr("noetl_events.jetstream.publish.attempts.BURST", 1)
     scripted.answer = lambda received: OVERLOADED if scripted.sequence == 1 else stores(received)
     await publisher.publish(scripted.outgoing(range(1, 30)))
     ends = [received.count for received in scripted.received if received.is_fast and received.ends_batch]

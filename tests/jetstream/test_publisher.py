@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from noetl_events.jetstream.errors import NatsUnavailable
-from noetl_events.jetstream.outgoing import Outgoing
-from noetl_events.jetstream.publisher import Publisher
+from noetl_events.jetstream.publish.message import Outgoing
+from noetl_events.jetstream.publish.publisher import Publisher
 from noetl_events.sink import EventsRejected
 from tests.jetstream.scripted_stream import Received, ScriptedStream, error, never, stores
 

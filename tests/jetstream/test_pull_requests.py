@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from noetl_events.jetstream.pull_requests import PullRequests, is_an_ending, pull_request
+from noetl_events.jetstream.consume.pull_requests import PullRequests, is_an_ending, pull_request
 
 
 def test_messages_count_for_the_oldest() -> None:

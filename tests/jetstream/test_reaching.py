@@ -11,10 +11,10 @@ from urllib.parse import urlparse
 
 import pytest
 
+from noetl_events.jetstream.connect.tcp import TcpTransport
 from noetl_events.jetstream.connection import Connection
 from noetl_events.jetstream.errors import NatsUnavailable
 from noetl_events.jetstream.options import ConnectOptions
-from noetl_events.jetstream.tcp import TcpTransport
 from noetl_events.testing import eventually
 from noetl_events.testing.nats_server import NatsServer, free_port
 from tests.jetstream.listeners import BlackHole, info, listening

@@ -9,9 +9,8 @@ from urllib.parse import urlparse
 import pytest
 from nats.aio.client import Server
 
-from noetl_events.jetstream import server_pool
-from noetl_events.jetstream.server_pool import ServerPool
-from noetl_events.jetstream.server_urls import read_servers
+from noetl_events.jetstream.connect import servers as server_pool
+from noetl_events.jetstream.connect.servers import ServerPool, read_servers
 
 
 class Clock:

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from noetl_events.jetstream.connect.servers import read_servers
 from noetl_events.jetstream.options import ConnectOptions
-from noetl_events.jetstream.server_urls import read_servers
 from noetl_events.sinks.nats import NatsSink
 
 SECRET = "can4ry"

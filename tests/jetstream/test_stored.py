@@ -9,15 +9,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from noetl_events.jetstream.api import jetstream
 from noetl_events.jetstream.errors import MessageTooLarge, NatsUnavailable, StreamMissing
-from noetl_events.jetstream.instants import rfc3339, unix_nanoseconds
-from noetl_events.jetstream.store import store
-from noetl_events.jetstream.stored import find_stored, read_stored, remove_stored
-from noetl_events.jetstream.topology import jetstream
+from noetl_events.jetstream.message import rfc3339, unix_nanoseconds
+from noetl_events.jetstream.storage import find_stored, read_stored, remove_stored, store
 
 if TYPE_CHECKING:
     from noetl_events.jetstream.connection import Connection
-    from noetl_events.jetstream.topology import StreamDeclaration
+    from noetl_events.jetstream.declarations import StreamDeclaration
 
 
 async def fill(connection: Connection, stream: StreamDeclaration, count: int) -> None:

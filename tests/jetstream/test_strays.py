@@ -10,23 +10,22 @@ from typing import TYPE_CHECKING, Final
 import pytest
 import structlog
 
-from consumers.carry import emit_patiently
+from consumers.backfill import emit_patiently
 from noetl_events.jetstream.connection import Connection
-from noetl_events.jetstream.delivery import ack_subjects, delivery_of, status_of
-from noetl_events.jetstream.direct_client import Arrival
-from noetl_events.jetstream.history import History, Span
+from noetl_events.jetstream.consume.history import History, Span
+from noetl_events.jetstream.consume.puller import Puller
+from noetl_events.jetstream.declarations import ConsumerDeclaration
+from noetl_events.jetstream.message import Arrival, ack_subjects, delivery_of, status_of
 from noetl_events.jetstream.options import ConnectOptions
-from noetl_events.jetstream.puller import Puller
-from noetl_events.jetstream.topology import ConsumerDeclaration
 from noetl_events.sinks.nats import NatsSink
 from noetl_events.testing import eventually, make_events
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from noetl_events.jetstream.delivery import Message
-    from noetl_events.jetstream.direct_client import DirectClient
-    from noetl_events.jetstream.topology import StreamDeclaration
+    from noetl_events.jetstream.client import DirectClient
+    from noetl_events.jetstream.declarations import StreamDeclaration
+    from noetl_events.jetstream.message import Message
 
 _STRAYS: Final = 2_000
 _EVENTS: Final = 300
@@ -167,7 +166,7 @@ async def test_bug_of_a_puller_begins_it_anew(
         put(message)
 
     monkeypatch.setattr(puller._buffer, "put", fail_once)
-    monkeypatch.setattr("noetl_events.jetstream.pull_receiver._BEGIN_AGAIN", 0.0)
+    monkeypatch.setattr("noetl_events.jetstream.consume.receiver._BEGIN_AGAIN", 0.0)
     sink = NatsSink(connection, subject=f"{stream.name}.{{event_type}}")
     taken: list[int] = []
     with structlog.testing.capture_logs() as logged:

@@ -9,15 +9,11 @@ from msgspec import structs
 
 from noetl_events.jetstream.connection import Connection
 from noetl_events.jetstream.consumers import ensure_consumer
-from noetl_events.jetstream.delivery import delivery_of
+from noetl_events.jetstream.declarations import ConsumerDeclaration, StreamDeclaration
 from noetl_events.jetstream.errors import NatsUnavailable, PermissionDenied, StreamDrift, StreamMissing
+from noetl_events.jetstream.message import delivery_of
 from noetl_events.jetstream.options import ConnectOptions
-from noetl_events.jetstream.topology import (
-    ConsumerDeclaration,
-    StreamDeclaration,
-    ensure_stream,
-    show_stream,
-)
+from noetl_events.jetstream.streams import ensure_stream, show_stream
 from noetl_events.testing.nats_server import NatsServer
 
 if TYPE_CHECKING:

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from consumers.destinations import destinations_of
+from consumers.projector.destinations import destinations_of
 from noetl_events.jetstream.connection import Connection
-from noetl_events.jetstream.declarations import ConsumerDeclaration
-from noetl_events.jetstream.delivery import delivery_of
+from noetl_events.jetstream.consume.history import History, Span
+from noetl_events.jetstream.consume.puller import Puller
+from noetl_events.jetstream.declarations import ConsumerDeclaration, StreamDeclaration
 from noetl_events.jetstream.errors import NatsUnavailable
-from noetl_events.jetstream.history import History, Span
+from noetl_events.jetstream.message import delivery_of
 from noetl_events.jetstream.options import ConnectOptions
-from noetl_events.jetstream.puller import Puller
-from noetl_events.jetstream.topology import StreamDeclaration, ensure_stream
+from noetl_events.jetstream.streams import ensure_stream
 from noetl_events.sink import open_sink
 from noetl_events.sinks.nats import NatsSink
 from noetl_events.testing import eventually, make_events

@@ -7,7 +7,7 @@ from tests.mutations.mutation import Mutation
 CONFLICTS = (
     Mutation(
         "a batch of conflicts holds its projector for ever",
-        "consumers/projector.py",
+        "consumers/projector/projector.py",
         "        reasons = [reason for place, reason in part.reasons.items() if place not in part.conflicts]\n",
         "        reasons = list(part.reasons.values())\n",
         "tests/projector/test_refusals.py::test_conflicts_alike_are_buried",
@@ -28,7 +28,7 @@ CONFLICTS = (
     ),
     Mutation(
         "an answer of 409 counts as stored",
-        "noetl_events/sinks/http/answer.py",
+        "noetl_events/sinks/http/client.py",
         "        if said.duplicate or is_409_stored:\n",
         "        if said.duplicate or self.status:\n",
         "tests/sinks/test_http_faults.py::test_409_that_does_not_say_stored_is_a_refusal",
@@ -49,7 +49,7 @@ CONFLICTS = (
     ),
     Mutation(
         "of two events with one key in a batch either may be stored",
-        "consumers/sinks/postgres/staging.py",
+        "consumers/sinks/postgres/session.py",
         "ORDER BY event_id, execution_id, place ",
         "ORDER BY event_id, execution_id, place DESC ",
         "tests/sinks/test_postgres_conflicts.py::test_of_two_in_one_batch_the_first_is_stored",
@@ -70,7 +70,7 @@ CONFLICTS = (
     ),
     Mutation(
         "a digest proves nothing",
-        "consumers/sinks/postgres/staging.py",
+        "consumers/sinks/postgres/session.py",
         'other = "old.digest IS DISTINCT FROM new.digest" if self._shape.has_digest else "true"',
         'other = "true"',
         "tests/sinks/test_postgres_conflicts.py::test_rewritten_row_is_no_conflict",
@@ -112,7 +112,7 @@ CONFLICTS = (
     ),
     Mutation(
         "a letter sent again is stored by every consumer",
-        "consumers/projector.py",
+        "consumers/projector/projector.py",
         'if recipient_of(message) in ("", self.consumer.name)]',
         "]",
         "tests/dead_letters/test_resending.py::test_letter_sent_again_is_skipped_by_other_consumers",

@@ -14,21 +14,21 @@ STREAMS = (
     ),
     Mutation(
         "the identity of the stream is forgotten with the process",
-        "consumers/identity_notes.py",
+        "consumers/projector/stream_monitor.py",
         '            identity.load(payload or b"[]")\n',
         '            identity.load(b"[]")\n',
         "tests/border/test_stream_identity.py::test_made_anew_while_no_projector_runs",
     ),
     Mutation(
         "a projector is ready while its stream loses events",
-        "consumers/health/verdict.py",
+        "consumers/health.py",
         "    if fault:\n",
         "    if fault and not connected:\n",
         "tests/border/test_edited_stream.py::test_put_back",
     ),
     Mutation(
         "a delete marker is a dead letter",
-        "noetl_events/jetstream/delivery.py",
+        "noetl_events/jetstream/message.py",
         "        if is_of_no_publisher(message):\n",
         "        if not message:\n",
         "tests/border/test_markers.py::test_what_is_skipped",
@@ -49,7 +49,7 @@ STREAMS = (
     ),
     Mutation(
         "what differs is told at each look",
-        "consumers/stream_review.py",
+        "consumers/projector/stream_monitor.py",
         "        if deviation in before:\n",
         "        if not now:\n",
         "tests/border/test_streams.py::test_edited_before_the_start",

@@ -11,14 +11,15 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from noetl_events.jetstream.topology import TRIALS, ensure_stream
+from noetl_events.jetstream.declarations import TRIALS
+from noetl_events.jetstream.streams import ensure_stream
 from tests.projector.bench import Bench
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from noetl_events.jetstream.connection import Connection
-    from noetl_events.jetstream.topology import StreamDeclaration
+    from noetl_events.jetstream.declarations import StreamDeclaration
 
 
 @cache

@@ -14,7 +14,7 @@ from msgspec import structs
 
 from consumers import logs
 from consumers.cli.app import main
-from consumers.gateway.guard import TokenFile
+from consumers.gateway.auth import TokenFile
 from consumers.settings import load
 from consumers.sinks.postgres import PostgresSink
 from noetl_events import SinkUnavailable, encode
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-    from noetl_events.jetstream.topology import StreamDeclaration
+    from noetl_events.jetstream.declarations import StreamDeclaration
 
 CANARY = "CANARY7f3a"
 SEED = "SUACANARY7F3AQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQ"

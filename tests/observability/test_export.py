@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from consumers.tracing.export import exported_traces, exporter_names
+from consumers.tracing import exported_traces, exporter_names
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 PROGRAM = """
 from opentelemetry import trace
-from consumers.tracing.export import exported_traces
+from consumers.tracing import exported_traces
 with exported_traces("noetl-projector"):
     with trace.get_tracer("x").start_as_current_span("the span"):
         pass

@@ -9,13 +9,14 @@ import pytest
 from consumers.cli.dead import dead
 from consumers.cli.tail import tail
 from noetl_events import encode
+from noetl_events.jetstream.api import jetstream
 from noetl_events.jetstream.declarations import DEAD_LETTERS
-from noetl_events.jetstream.topology import ensure_stream, jetstream
+from noetl_events.jetstream.streams import ensure_stream
 from noetl_events.testing import make_event
 
 if TYPE_CHECKING:
     from noetl_events.jetstream.connection import Connection
-    from noetl_events.jetstream.topology import StreamDeclaration
+    from noetl_events.jetstream.declarations import StreamDeclaration
 
 HOSTILE = "a\x1b[2J\x1b]0;t\x07\r\nforged line\u202e\x9b31m[bold red]"
 

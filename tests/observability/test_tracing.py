@@ -10,14 +10,14 @@ from opentelemetry import trace
 from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, StatusCode, TraceFlags, TraceState
 
 from consumers.dead_letters.letter import read_letter
-from consumers.tracing.batch_span import MAX_LINKS, batch_span
+from consumers.tracing import MAX_LINKS, batch_span
 from noetl_events import EventsRejected, encode
 from noetl_events.identity import message_id
-from noetl_events.jetstream.history import History
-from noetl_events.jetstream.history import Span as Stretch
-from noetl_events.jetstream.puller import Puller
-from noetl_events.jetstream.stored import find_stored
-from noetl_events.jetstream.topology import jetstream
+from noetl_events.jetstream.api import jetstream
+from noetl_events.jetstream.consume.history import History
+from noetl_events.jetstream.consume.history import Span as Stretch
+from noetl_events.jetstream.consume.puller import Puller
+from noetl_events.jetstream.storage import find_stored
 from noetl_events.sinks.http import HttpSink
 from noetl_events.sinks.memory import MemorySink
 from noetl_events.sinks.nats import NatsSink
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
     from noetl_events import ExecutorEvent
     from noetl_events.jetstream.connection import Connection
-    from noetl_events.jetstream.delivery import Message
-    from noetl_events.jetstream.topology import StreamDeclaration
+    from noetl_events.jetstream.declarations import StreamDeclaration
+    from noetl_events.jetstream.message import Message
     from tests.projector.bench import Bench
 
 tracer = trace.get_tracer("tests")

@@ -10,7 +10,7 @@ from consumers.permissions import Role, Work, render_config, rights_of
 from noetl_events.jetstream.connection import Connection
 from noetl_events.jetstream.declarations import DEAD_LETTERS, TRIALS
 from noetl_events.jetstream.options import ConnectOptions
-from noetl_events.jetstream.topology import ensure_stream
+from noetl_events.jetstream.streams import ensure_stream
 from noetl_events.testing.nats_server import NatsServer
 
 if TYPE_CHECKING:

@@ -11,20 +11,21 @@ import asyncpg
 import pytest
 from nats.js.api import ConsumerConfig
 
-from consumers.dead_letters.graveyard import Graveyard, Wanted
-from consumers.dead_letters.resending import Resending
+from consumers.backfill import Rebuild
+from consumers.dead_letters.resend import Resending
+from consumers.dead_letters.store import Graveyard, Wanted
 from consumers.permissions import Rights, Work, grants_of, rights_of
-from consumers.rebuild import Rebuild
-from consumers.service import Service
+from consumers.projector.service import Service
 from consumers.settings import ProjectorSettings, Settings
 from consumers.sinks.postgres import create_schema
 from consumers.verification.verify import Verification
 from noetl_events import SinkUnavailable, encode
+from noetl_events.jetstream.api import jetstream
+from noetl_events.jetstream.consume.ephemeral import EphemeralConsumer
+from noetl_events.jetstream.consume.history import History, Span
 from noetl_events.jetstream.declarations import DEAD_LETTERS, DEAD_STREAM, EVENTS_STREAM, TRIALS, StreamDeclaration
-from noetl_events.jetstream.ephemeral import EphemeralConsumer
-from noetl_events.jetstream.history import History, Span
 from noetl_events.jetstream.options import ConnectOptions
-from noetl_events.jetstream.topology import ensure_stream, jetstream, show_stream
+from noetl_events.jetstream.streams import ensure_stream, show_stream
 from noetl_events.sink import open_sink
 from noetl_events.sinks.nats import SUBJECT_BY_EXECUTION, NatsSink
 from noetl_events.testing import eventually, make_event, make_events

@@ -9,15 +9,12 @@ from typing import TYPE_CHECKING, Any
 from msgspec import structs
 
 from consumers.dead_letters import DeadLetters
-from consumers.projector import Projector
-from consumers.suspects import Trials
+from consumers.projector.projector import Projector
+from consumers.projector.quarantine import Trials
 from noetl_events import ExecutorEvent, encode
-from noetl_events.jetstream.puller import Puller
-from noetl_events.jetstream.topology import (
-    ConsumerDeclaration,
-    StreamDeclaration,
-    jetstream,
-)
+from noetl_events.jetstream.api import jetstream
+from noetl_events.jetstream.consume.puller import Puller
+from noetl_events.jetstream.declarations import ConsumerDeclaration, StreamDeclaration
 from noetl_events.retry import Backoff
 from noetl_events.sinks.memory import MemorySink
 from noetl_events.testing import eventually

@@ -6,14 +6,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from noetl_events.jetstream.topology import TRIALS, ensure_stream
+from noetl_events.jetstream.declarations import TRIALS
+from noetl_events.jetstream.streams import ensure_stream
 from tests.projector.bench import Bench
 
 if TYPE_CHECKING:
     from noetl_events.jetstream.connection import Connection
-    from noetl_events.jetstream.topology import (
-        StreamDeclaration,
-    )
+    from noetl_events.jetstream.declarations import StreamDeclaration
 
 
 @pytest.fixture

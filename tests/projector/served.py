@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from consumers.health.endpoint import Endpoint
-from consumers.health.verdict import Report
-from consumers.service import Service
+from consumers.health import Report
+from consumers.projector.endpoint import Endpoint
+from consumers.projector.service import Service
 from consumers.settings import ProjectorSettings, Settings
-from consumers.together import Together
+from consumers.tasks import Together
 from noetl_events import SinkUnavailable
 from noetl_events.sinks.memory import MemorySink
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from noetl_events import EventSink, ExecutorEvent
     from noetl_events.jetstream.connection import Connection
-    from noetl_events.jetstream.topology import StreamDeclaration
+    from noetl_events.jetstream.declarations import StreamDeclaration
 
 
 class Moody(MemorySink):

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from consumers.dead_letters.graveyard import Graveyard, Wanted
+from consumers.dead_letters.store import Graveyard, Wanted
 from consumers.sinks.postgres import create_schema
 from consumers.verification.verify import Verification
 from noetl_events import EventEmitter, Snowflake, decode, open_sink
 from noetl_events.identity import digest
-from noetl_events.jetstream.history import Span
+from noetl_events.jetstream.consume.history import Span
 from noetl_events.sinks.nats import NatsSink
 from noetl_events.testing import eventually
 from tests.sinks.conftest import database_url, postgres_url

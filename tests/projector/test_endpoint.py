@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from noetl_events.jetstream.api import jetstream
 from noetl_events.jetstream.connection import Connection
+from noetl_events.jetstream.declarations import StreamDeclaration
 from noetl_events.jetstream.options import ConnectOptions
-from noetl_events.jetstream.topology import StreamDeclaration, ensure_stream, jetstream
+from noetl_events.jetstream.streams import ensure_stream
 from noetl_events.testing import eventually, make_events
 from tests.projector.bench import Bench
 from tests.projector.served import Moody, serving

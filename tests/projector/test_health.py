@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from consumers.health.verdict import Health, health_of
-from consumers.progress import Progress
+from consumers.health import Health, health_of
+from consumers.projector.progress import Progress
 
 NOW = 1_000.0
 LIMIT = 60.0

@@ -10,12 +10,13 @@ import pytest
 from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
-from consumers.health.histogram import Histogram
-from consumers.service import Service
+from consumers.projector.progress import Histogram
+from consumers.projector.service import Service
 from consumers.settings import ProjectorSettings, Settings
 from noetl_events.jetstream.connection import Connection
+from noetl_events.jetstream.declarations import DEAD_LETTERS, StreamDeclaration
 from noetl_events.jetstream.options import ConnectOptions
-from noetl_events.jetstream.topology import DEAD_LETTERS, StreamDeclaration, ensure_stream
+from noetl_events.jetstream.streams import ensure_stream
 from noetl_events.testing import eventually, make_events
 from tests.projector.served import Moody, serving
 

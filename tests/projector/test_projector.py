@@ -10,15 +10,13 @@ import pytest
 from msgspec import structs
 
 from consumers.dead_letters import DeadLetters
-from consumers.projector import Projector
-from consumers.suspects import Trials
+from consumers.projector.projector import Projector
+from consumers.projector.quarantine import Trials
 from noetl_events import EventsRejected, ExecutorEvent, SinkUnavailable, encode
 from noetl_events.ids import derived_id
-from noetl_events.jetstream.puller import Puller
-from noetl_events.jetstream.topology import (
-    ensure_stream,
-    jetstream,
-)
+from noetl_events.jetstream.api import jetstream
+from noetl_events.jetstream.consume.puller import Puller
+from noetl_events.jetstream.streams import ensure_stream
 from noetl_events.sinks.memory import MemorySink
 from noetl_events.testing import FaultySink, eventually, make_event, make_events
 from tests.projector.bench import QUICK, Bench, Blocking, ids

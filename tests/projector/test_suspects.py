@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
-from consumers.suspects import Note, Part, Trials, parts_of
+from consumers.projector.quarantine import Note, Part, Trials, parts_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from noetl_events.jetstream.topology import StreamDeclaration
+    from noetl_events.jetstream.declarations import StreamDeclaration
     from tests.projector.bench import Bench
 
 STORED_NS = 1_700_000_000_000_000_000

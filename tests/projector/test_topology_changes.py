@@ -11,16 +11,14 @@ import pytest
 from msgspec import structs
 from nats.js.api import AckPolicy, ConsumerConfig
 
+from noetl_events.jetstream.api import jetstream
 from noetl_events.jetstream.connection import Connection
 from noetl_events.jetstream.consumers import ensure_consumer
-from noetl_events.jetstream.delivery import delivery_of
+from noetl_events.jetstream.declarations import StreamDeclaration
 from noetl_events.jetstream.errors import ConsumerDrift, NatsUnavailable
+from noetl_events.jetstream.message import delivery_of
 from noetl_events.jetstream.options import ConnectOptions
-from noetl_events.jetstream.topology import (
-    StreamDeclaration,
-    ensure_stream,
-    jetstream,
-)
+from noetl_events.jetstream.streams import ensure_stream
 from noetl_events.sinks.memory import MemorySink
 from noetl_events.testing import eventually, make_events
 from tests.projector.bench import QUICK, Bench, Blocking, ids

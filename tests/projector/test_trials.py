@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 import pytest
 from nats.js.errors import NotFoundError
 
-from consumers.suspects import Trials
+from consumers.projector.quarantine import Trials
 from noetl_events import ExecutorEvent, SinkUnavailable
 from noetl_events.envelope import decode
-from noetl_events.jetstream.topology import TRIALS_STREAM, jetstream
+from noetl_events.jetstream.api import jetstream
+from noetl_events.jetstream.declarations import TRIALS_STREAM
 from noetl_events.sinks.memory import MemorySink
 from noetl_events.testing import FaultySink, eventually, make_events
 from tests.projector.bench import Bench, ids
@@ -20,8 +21,8 @@ from tests.projector.bench import Bench, ids
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-    from consumers.projector import Projector
-    from consumers.suspects import Part
+    from consumers.projector.projector import Projector
+    from consumers.projector.quarantine import Part
     from noetl_events.jetstream.connection import Connection
 
 

@@ -6,15 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from consumers import rebuild as rebuild_module
+from consumers import backfill as rebuild_module
+from consumers.backfill import Fault, Rebuild, Rebuilt
 from consumers.dead_letters import DeadLetters
-from consumers.projector import Projector
-from consumers.rebuild import Fault, Rebuild, Rebuilt
-from consumers.suspects import Trials
+from consumers.projector.projector import Projector
+from consumers.projector.quarantine import Trials
 from noetl_events import EventsRejected, SinkUnavailable, encode
-from noetl_events.jetstream.history import History, Span
-from noetl_events.jetstream.puller import Puller
-from noetl_events.jetstream.topology import ConsumerDeclaration, jetstream
+from noetl_events.jetstream.api import jetstream
+from noetl_events.jetstream.consume.history import History, Span
+from noetl_events.jetstream.consume.puller import Puller
+from noetl_events.jetstream.declarations import ConsumerDeclaration
 from noetl_events.sinks.memory import MemorySink
 from noetl_events.testing import FaultySink, eventually, make_event, make_events
 from tests.jetstream.past import publish
@@ -22,7 +23,7 @@ from tests.jetstream.past import publish
 if TYPE_CHECKING:
     from noetl_events import EventSink
     from noetl_events.jetstream.connection import Connection
-    from noetl_events.jetstream.topology import StreamDeclaration
+    from noetl_events.jetstream.declarations import StreamDeclaration
 
 BODIES = [
     encode(make_event(1, execution_id=5)),

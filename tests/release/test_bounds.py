@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from noetl_events.jetstream.direct_client import NATS_PY
+from noetl_events.jetstream.client import NATS_PY
 
 ROOT = Path(__file__).parents[2]
 

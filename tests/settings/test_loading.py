@@ -9,7 +9,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from consumers.settings import Settings, declared_settings, load
-from consumers.settings.sections import section_kinds
+from consumers.settings.declared import section_kinds
 from tests.settings.files import CANARY, refusal, write
 
 if TYPE_CHECKING:

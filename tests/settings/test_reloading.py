@@ -15,7 +15,7 @@ import msgspec
 from structlog.testing import capture_logs
 
 from consumers.daemon import SETTLED, run_until_signal
-from consumers.service import Service
+from consumers.projector.service import Service
 from consumers.settings import LiveSettings, ProjectorSettings, Settings, load
 from noetl_events.sinks.memory import MemorySink
 from noetl_events.testing import eventually
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from noetl_events.jetstream.connection import Connection
-    from noetl_events.jetstream.topology import StreamDeclaration
+    from noetl_events.jetstream.declarations import StreamDeclaration
 
 
 class Reloaded:

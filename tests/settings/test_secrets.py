@@ -9,8 +9,9 @@ import trustme
 from structlog.testing import capture_logs
 
 from consumers.settings import declared_settings, load
+from noetl_events.jetstream.connect.servers import redacted
 from noetl_events.jetstream.connection import Connection
-from noetl_events.jetstream.options import ConnectOptions, redacted
+from noetl_events.jetstream.options import ConnectOptions
 from noetl_events.testing import eventually
 from noetl_events.testing.nats_server import NatsServer
 from tests.settings.files import CANARY, refusal_of, write

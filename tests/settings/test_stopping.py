@@ -13,8 +13,9 @@ import structlog
 
 from consumers.daemon import SETTLED, UNSETTLED, run_until_signal, run_until_told
 from noetl_events.jetstream.connection import Connection
+from noetl_events.jetstream.declarations import StreamDeclaration
 from noetl_events.jetstream.options import ConnectOptions
-from noetl_events.jetstream.topology import StreamDeclaration, ensure_stream
+from noetl_events.jetstream.streams import ensure_stream
 from noetl_events.testing import eventually
 from noetl_events.testing.server_process import free_port
 from tests.cli.command import start

@@ -11,9 +11,9 @@ from noetl_events.jetstream.errors import ConsumerDrift, ConsumerMissing, NatsUn
 if TYPE_CHECKING:
     from random import Random
 
+    from noetl_events.jetstream.consume.position import Gap
     from noetl_events.jetstream.consumers import ConsumerInfo
     from noetl_events.jetstream.declarations import ConsumerDeclaration
-    from noetl_events.jetstream.gaps import Gap
     from tests.simulation.consumer import Consumer
     from tests.simulation.network import SimConnection
 

@@ -132,7 +132,7 @@ class TableSink:
 
 class Keeping:
     """
-    The streams of dead letters and of notes, by the calls our code makes to `noetl_events.jetstream.store`.
+    The streams of dead letters and of notes, by the calls our code makes to `noetl_events.jetstream.storage`.
 
     Args:
         draw: every chance of this run.

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from noetl_events.jetstream.outbox import Outbox
-    from noetl_events.jetstream.outgoing import Outgoing
+    from noetl_events.jetstream.publish.message import Outgoing
+    from noetl_events.jetstream.publish.queue import Outbox
     from tests.simulation.network import Command
 
 

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from nats.errors import TimeoutError as NatsTimeoutError
 
-from noetl_events.jetstream.direct_client import Arrival, Home
+from noetl_events.jetstream.client import Home
 from noetl_events.jetstream.errors import NatsUnavailable
+from noetl_events.jetstream.message import Arrival
 from noetl_events.jetstream.options import ConnectOptions
 from tests.simulation.pipe import Pipe
 from tests.simulation.protocol import parsed

@@ -7,11 +7,11 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from consumers.dead_letters import DeadLetters
-from consumers.projector import Projector
-from consumers.suspects import Trials
-from noetl_events.jetstream.delivery import delivery_of
+from consumers.projector.projector import Projector
+from consumers.projector.quarantine import Trials
+from noetl_events.jetstream.consume.puller import Puller
 from noetl_events.jetstream.errors import ConsumerMissing, NatsUnavailable
-from noetl_events.jetstream.puller import Puller
+from noetl_events.jetstream.message import delivery_of
 from noetl_events.retry import Backoff
 from noetl_events.sinks.fanout import FanoutSink
 from tests.simulation.destination import TableSink

@@ -15,13 +15,17 @@ from functools import partial
 from random import Random
 from typing import Any, Final
 
-from consumers import projector, suspects
-from consumers.dead_letters import burial
+from consumers.dead_letters import store as burial
+from consumers.projector import projector
+from consumers.projector import quarantine as suspects
 from noetl_events import encode
-from noetl_events.jetstream import consumer_position, consumer_view, origin, puller
+from noetl_events.jetstream.consume import ownership as origin
+from noetl_events.jetstream.consume import position as consumer_position
+from noetl_events.jetstream.consume import puller
+from noetl_events.jetstream.consume import puller as consumer_view
 from noetl_events.jetstream.declarations import ConsumerDeclaration
 from noetl_events.jetstream.errors import ConsumerDrift
-from noetl_events.jetstream.instants import unix_nanoseconds
+from noetl_events.jetstream.message import unix_nanoseconds
 from noetl_events.testing import make_event
 from tests.simulation.consumer import Consumer, place_of
 from tests.simulation.consumer_api import ConsumerApi

@@ -15,7 +15,9 @@ from random import Random
 from typing import TYPE_CHECKING, Final
 
 from noetl_events import EventsRejected, SinkUnavailable, decode
-from noetl_events.jetstream import atomic_batch, fast_batch, publisher
+from noetl_events.jetstream.publish import attempts as atomic_batch
+from noetl_events.jetstream.publish import attempts as fast_batch
+from noetl_events.jetstream.publish import publisher
 from noetl_events.sinks.nats import NatsSink
 from noetl_events.testing import make_event
 from tests.simulation.doubts import Doubts

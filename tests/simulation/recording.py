@@ -24,9 +24,7 @@ from noetl_events.json_values import MalformedEvent
 from noetl_events.sinks import jsonl
 from noetl_events.sinks.append_file import AppendFile
 from noetl_events.sinks.jsonl import JsonlSink
-from noetl_events.sinks.recording import RecordingSink
-from noetl_events.sinks.rotation import Rotation
-from noetl_events.sinks.segments import CURRENT, next_segment, read_recording
+from noetl_events.sinks.recording import CURRENT, RecordingSink, Rotation, next_segment, read_recording
 from noetl_events.testing import make_event
 from tests.simulation.disk import MEMORY, Death, Disk, noting
 from tests.simulation.replay import Timeline, replay

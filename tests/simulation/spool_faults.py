@@ -6,7 +6,7 @@ import asyncio
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from noetl_events.spool.segment import unpack
+from noetl_events.sinks.spool.journal import unpack
 from tests.simulation.disk import ids_in
 from tests.simulation.nemesis import inflict
 

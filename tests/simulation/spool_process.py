@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from noetl_events.retry import Backoff
-from noetl_events.sinks.spool import SpoolSink
+from noetl_events.sinks.spool.sink import SpoolSink
 from tests.simulation.disk import Death
 from tests.simulation.watched_stream import StreamSink, WatchedSink
 

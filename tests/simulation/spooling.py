@@ -19,10 +19,10 @@ from random import Random
 from typing import TYPE_CHECKING, Any, Final
 
 from noetl_events import SinkUnavailable, decode, encode
-from noetl_events.sinks import spool
 from noetl_events.sinks.append_file import AppendFile
-from noetl_events.spool import handover
-from noetl_events.spool.journal import Journal
+from noetl_events.sinks.spool import forwarder as handover
+from noetl_events.sinks.spool import sink as spool
+from noetl_events.sinks.spool.journal import Journal
 from noetl_events.testing import make_event
 from tests.simulation.disk import MEMORY, Disk, noting
 from tests.simulation.replay import Timeline, replay

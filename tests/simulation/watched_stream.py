@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from noetl_events import EventsRejected, SinkUnavailable
-from noetl_events.spool.watermark import Watermark
+from noetl_events.jetstream.streams import Watermark
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

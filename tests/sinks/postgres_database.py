@@ -8,7 +8,7 @@ from typing import Any
 import asyncpg
 from msgspec import Raw
 
-from consumers.sinks.postgres.mapping import PLAIN
+from consumers.sinks.postgres.rows import PLAIN
 from noetl_events import ExecutorEvent
 
 PAYLOADS = ("context", "meta")

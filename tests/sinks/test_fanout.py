@@ -10,8 +10,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from noetl_events import EventsRejected, SinkUnavailable, open_sink
-from noetl_events.sinks.best_effort import BestEffort
-from noetl_events.sinks.fanout import FanoutSink
+from noetl_events.sinks.fanout import BestEffort, FanoutSink
 from noetl_events.sinks.jsonl import JsonlSink, read_jsonl
 from noetl_events.sinks.memory import MemorySink
 from noetl_events.testing import FaultySink, SinkContract, make_event, make_events

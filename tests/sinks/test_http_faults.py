@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 
 from noetl_events import EventsRejected, SinkUnavailable
 from noetl_events.sinks.http import HttpSink
-from noetl_events.sinks.http.answer import read_retry_after
+from noetl_events.sinks.http.client import read_retry_after
 from noetl_events.testing import make_event, make_events
 from noetl_events.testing.proxy import FaultyProxy
 from noetl_events.testing.server_process import free_port

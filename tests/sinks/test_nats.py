@@ -9,9 +9,9 @@ import pytest
 
 from noetl_events.envelope import ExecutorEvent, decode, encode
 from noetl_events.identity import message_id
+from noetl_events.jetstream.api import jetstream
 from noetl_events.jetstream.errors import NatsUnavailable
 from noetl_events.jetstream.options import ConnectOptions
-from noetl_events.jetstream.topology import StreamDeclaration, jetstream
 from noetl_events.sink import EventsRejected, SinkUnavailable
 from noetl_events.sinks.nats import NatsSink, subject_tokens
 from noetl_events.testing.contract import SinkContract
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from nats.js.api import RawStreamMsg
 
     from noetl_events.jetstream.connection import Connection
+    from noetl_events.jetstream.declarations import StreamDeclaration
 
 
 async def read_stream(outside: JetStreamContext, name: str) -> list[RawStreamMsg]:

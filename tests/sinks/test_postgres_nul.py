@@ -8,7 +8,7 @@ import pytest
 from msgspec import Raw
 
 from consumers.sinks.postgres import PostgresSink, create_schema
-from consumers.sinks.postgres.nul import without_nul
+from consumers.sinks.postgres.rows import without_nul
 from noetl_events import EventsRejected
 from noetl_events.testing import make_event
 from tests.sinks.postgres_database import fetch

@@ -9,9 +9,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from noetl_events import SinkUnavailable, open_sink
-from noetl_events.sinks.recording import RecordingSink
-from noetl_events.sinks.rotation import Rotation, read_rotation
-from noetl_events.sinks.segments import count_lines, read_recording, segments
+from noetl_events.sinks.recording import RecordingSink, Rotation, count_lines, read_recording, read_rotation, segments
 from noetl_events.testing import SinkContract, make_event, make_events
 
 if TYPE_CHECKING:

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from noetl_events import EventsRejected, ExecutorEvent, SinkUnavailable, decode, open_sink
+from noetl_events.jetstream.streams import Watermark
 from noetl_events.retry import Backoff
 from noetl_events.sinks.jsonl import JsonlSink, read_jsonl
 from noetl_events.sinks.memory import MemorySink
-from noetl_events.sinks.spool import SpoolSink
-from noetl_events.spool.journal import Position, SpoolFull, bodies
-from noetl_events.spool.watermark import Watermark
+from noetl_events.sinks.spool.journal import Position, SpoolFull, bodies
+from noetl_events.sinks.spool.sink import SpoolSink
 from noetl_events.testing import FaultySink, SinkContract, eventually, make_event, make_events
 
 if TYPE_CHECKING:

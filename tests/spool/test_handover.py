@@ -11,13 +11,13 @@ from unittest.mock import patch
 import pytest
 
 from noetl_events import EventsRejected, ExecutorEvent, SinkUnavailable
+from noetl_events.jetstream.streams import Watermark
 from noetl_events.retry import Backoff
 from noetl_events.sinks.append_file import AppendFile
 from noetl_events.sinks.memory import MemorySink
-from noetl_events.sinks.spool import SpoolSink
-from noetl_events.spool import handover
-from noetl_events.spool.progress import Progress
-from noetl_events.spool.watermark import Watermark
+from noetl_events.sinks.spool import forwarder as handover
+from noetl_events.sinks.spool.progress import Progress
+from noetl_events.sinks.spool.sink import SpoolSink
 from noetl_events.testing import FaultySink, eventually, make_event, make_events
 
 if TYPE_CHECKING:

@@ -13,8 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from noetl_events import SinkUnavailable
-from noetl_events.spool.journal import Journal, Position, SpoolFull, bodies
-from noetl_events.spool.segment import is_torn, pack, unpack
+from noetl_events.sinks.spool.journal import Journal, Position, SpoolFull, bodies, is_torn, pack, unpack
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from noetl_events.spool.journal import Position
-from noetl_events.spool.progress import Mark, Progress
-from noetl_events.spool.watermark import Watermark
+from noetl_events.jetstream.streams import Watermark
+from noetl_events.sinks.spool.journal import Position
+from noetl_events.sinks.spool.progress import Mark, Progress
 
 
 def mark(offset: int, *, created: str = "first") -> Mark:

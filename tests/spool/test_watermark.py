@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from noetl_events.spool.watermark import Watermark
+from noetl_events.jetstream.streams import Watermark
 
 
 @pytest.mark.parametrize(

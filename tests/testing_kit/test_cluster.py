@@ -7,8 +7,9 @@ import signal
 import sys
 
 from noetl_events.jetstream.connection import Connection
+from noetl_events.jetstream.declarations import StreamDeclaration
 from noetl_events.jetstream.options import ConnectOptions
-from noetl_events.jetstream.topology import StreamDeclaration, ensure_stream
+from noetl_events.jetstream.streams import ensure_stream
 
 
 async def test_a_cluster_takes_a_replicated_stream_and_ends_with_a_signal() -> None:

@@ -24,7 +24,7 @@ from noetl_events.jetstream.connection import Connection
 from noetl_events.jetstream.options import ConnectOptions
 from noetl_events.sinks.memory import MemorySink
 from noetl_events.sinks.nats import NatsSink
-from noetl_events.sinks.spool import SpoolSink
+from noetl_events.sinks.spool.sink import SpoolSink
 from noetl_events.testing import FaultySink, SinkContract, make_event, make_events
 
 if TYPE_CHECKING:

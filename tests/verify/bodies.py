@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from consumers.rebuild import Rebuild
+from consumers.backfill import Rebuild
 from consumers.verification.verify import Verification, Verified
 from noetl_events import encode, open_sink
-from noetl_events.jetstream.history import History, Span
+from noetl_events.jetstream.consume.history import History, Span
 from noetl_events.testing import make_event
 from tests.jetstream.past import publish
 

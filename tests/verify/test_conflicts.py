@@ -5,13 +5,12 @@ from __future__ import annotations
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
+from consumers.backfill import Rebuild
 from consumers.dead_letters.letter import FIRST
-from consumers.rebuild import Rebuild
 from noetl_events import encode, open_sink
-from noetl_events.jetstream.delivery import delivery_of
-from noetl_events.jetstream.history import History, Span
-from noetl_events.jetstream.instants import rfc3339
-from noetl_events.jetstream.topology import jetstream
+from noetl_events.jetstream.api import jetstream
+from noetl_events.jetstream.consume.history import History, Span
+from noetl_events.jetstream.message import delivery_of, rfc3339
 from noetl_events.testing import make_event
 from tests.sinks.conflicts import another
 from tests.verify.bodies import carry, sequences, verify
@@ -19,7 +18,7 @@ from tests.verify.test_dead import bury
 
 if TYPE_CHECKING:
     from noetl_events.jetstream.connection import Connection
-    from noetl_events.jetstream.topology import StreamDeclaration
+    from noetl_events.jetstream.declarations import StreamDeclaration
     from tests.verify.conftest import Table
 
 BODIES = [encode(event) for event in (make_event(1), make_event(2), another(1), make_event(1), make_event(3))]

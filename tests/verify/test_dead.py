@@ -6,15 +6,16 @@ from typing import TYPE_CHECKING
 
 from consumers.dead_letters import DeadLetters
 from noetl_events import encode
-from noetl_events.jetstream.history import History, Span
-from noetl_events.jetstream.topology import ensure_stream, jetstream
+from noetl_events.jetstream.api import jetstream
+from noetl_events.jetstream.consume.history import History, Span
+from noetl_events.jetstream.streams import ensure_stream
 from noetl_events.testing import make_events
 from tests.jetstream.past import publish
 from tests.verify.bodies import carry, sequences, verify
 
 if TYPE_CHECKING:
     from noetl_events.jetstream.connection import Connection
-    from noetl_events.jetstream.topology import StreamDeclaration
+    from noetl_events.jetstream.declarations import StreamDeclaration
     from tests.verify.conftest import Table
 
 BODIES = [encode(event) for event in make_events(6)]

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from noetl_events.jetstream.connection import Connection
-    from noetl_events.jetstream.topology import StreamDeclaration
+    from noetl_events.jetstream.declarations import StreamDeclaration
     from tests.verify.conftest import Table
 
 

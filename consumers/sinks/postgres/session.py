@@ -4,10 +4,12 @@ One connection to a table, and how rows get into it.
 A batch is copied right into the table: new events, which is what nearly all are, cost half of what they would through a
 staging table.  A single row that is there already ends that copy, and the batch goes through the staging table instead,
 as do the next ones: where one event comes again, others follow.  Only there is an event compared with the row that has
-its key.
+its key; rows with a new key are carried over.
 
 Nothing outlives a transaction but the staging table, which each makes if it has to: a pooler may give every transaction
 another session.
+
+Verification reads the rows of a table through a cursor of the server.
 """
 
 from __future__ import annotations
@@ -15,26 +17,125 @@ from __future__ import annotations
 import asyncio
 import struct
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 from urllib.parse import parse_qsl, urlencode, urlsplit
+from zlib import crc32
 
 import asyncpg
 import structlog
 
-from consumers.sinks.postgres.binary import HEADER, TRAILER
 from consumers.sinks.postgres.errors import reason_of
-from consumers.sinks.postgres.staging import Staging
-from consumers.sinks.postgres.table import TableMismatch
-from noetl_events.conflicts import Likeness
-from noetl_events.jetstream.options import redacted
+from consumers.sinks.postgres.rows import DIGEST, HEADER, PLAIN, TRAILER
+from consumers.sinks.postgres.table import DEFAULT_TABLE, KEY, TableMismatch, listed, quoted
+from noetl_events.conflicts import Comparison, Frame, Likeness
+from noetl_events.jetstream.connect.servers import redacted
 from noetl_events.sink import SinkUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+
+    from asyncpg import Record
 
     from consumers.sinks.postgres.rows import Row
     from consumers.sinks.postgres.table import Shape, Table
-    from noetl_events.conflicts import Comparison
+
+_KEY: Final = ", ".join(KEY)
+
+
+class Staging:
+    """
+    The statements around the staging table of a session.
+
+    Args:
+        table: that rows are carried to.
+        shape: of that table.
+
+    """
+
+    def __init__(self, table: Table, shape: Shape) -> None:
+        self._table = table
+        self._shape = shape
+        columns = table.mapping.columns
+        self._columns: Final = {**columns, **(DIGEST if table.mapping.is_ours else {}), "place": "integer"}
+        # Named by its columns: in a session of a pooler, another mapping or version may have left one too.
+        self.name: Final = f"noetl_events_{crc32(listed(self._columns).encode()):08x}"
+        self.columns: Final = [*self._columns]
+        """Of the staging table: those of the table, the digest if it is a table of ours, and the place in the batch."""
+
+        self.carried: Final = [*columns, *(DIGEST if shape.has_digest else ())]
+        """The columns of the table that are written."""
+
+    @property
+    def create(self) -> str:
+        """The statement that makes it, where this session has none yet."""
+        return f"CREATE TEMPORARY TABLE IF NOT EXISTS {self.name} ({listed(self._columns)}) ON COMMIT DELETE ROWS"
+
+    @property
+    def carry_over(self) -> str:
+        """
+        The query that carries the rows with a new key over, and returns these keys.
+
+        Sorted, so that two projectors that insert the same rows wait for each other instead of locking up, and so that
+        of two with one key the first of the batch is stored.  The conflict is named: without it, a conflict with any
+        other unique index would drop a row in silence.
+        """
+        names = ", ".join(self.carried)
+        return (
+            f"INSERT INTO {self._table.quoted} ({names}) "  # noqa: S608  (the table is quoted, the columns are ours)
+            f"SELECT {names} FROM pg_temp.{self.name} ORDER BY event_id, execution_id, place "
+            f"ON CONFLICT ({_KEY}) DO NOTHING RETURNING {_KEY}"
+        )
+
+    @property
+    def compare(self) -> str:
+        """
+        The query for each staged row that is not the same as the row of its key, or for which there is none.
+
+        The row is looked up by its key: a join would have the planner read a large table from end to end.
+        """
+        likeness = self._table.mapping.likeness
+        step = likeness.step
+        same_status, same_worker, same_payload = (
+            f"coalesce({condition}, true)" for condition in (likeness.status, likeness.worker, likeness.payload)
+        )
+        same_frame = (
+            f"old.event_type = new.event_type AND {step.format('old')} = {step.format('new')} "
+            "AND old.created_at = new.created_at"
+        )
+        read = [*KEY, *likeness.columns, *(DIGEST if self._shape.has_digest else ())]
+        both = "(old.digest IS NOT NULL)" if self._shape.has_digest else "false"
+        other = "old.digest IS DISTINCT FROM new.digest" if self._shape.has_digest else "true"
+        same = f"coalesce({same_frame}, false) AND {same_status} AND {same_worker} AND {same_payload}"
+        return (
+            f"SELECT new.place, old.event_id IS NULL AS is_gone, new.execution_id, new.event_id, "  # noqa: S608  (likewise)
+            f"old.event_type AS old_type, {step.format('old')} AS old_step, {_time('old')} AS old_time, "
+            f"new.event_type AS new_type, {step.format('new')} AS new_step, {_time('new')} AS new_time, "
+            f"{same_status} AS same_status, {same_worker} AS same_worker, {same_payload} AS same_payload, "
+            f"{both} AS as_emitted "
+            f"FROM pg_temp.{self.name} new LEFT JOIN LATERAL (SELECT {', '.join(read)} FROM {self._table.quoted} found "
+            f"WHERE {' AND '.join(f'found.{name} = new.{name}' for name in KEY)} LIMIT 1) old ON true "
+            f"WHERE old.event_id IS NULL OR ({other} AND NOT ({same}))"
+        )
+
+    def comparison_of(self, found: Record) -> Comparison:
+        """Return what *found*, a row of `compare`, says."""
+        return Comparison(
+            key=(found["execution_id"], found["event_id"]),
+            stored=Frame(found["old_type"], found["old_step"], found["old_time"]),
+            event=Frame(found["new_type"], found["new_step"], found["new_time"]),
+            same_status=found["same_status"],
+            same_worker=found["same_worker"],
+            same_payload=found["same_payload"],
+            as_emitted=found["as_emitted"],
+            resolution=self._shape.resolution,
+        )
+
+
+def _time(row: str) -> str:
+    """Return the time of *row* in Unix microseconds, NULL for one that is infinite."""
+    moment = f"{row}.created_at"
+    return f"CASE WHEN isfinite({moment}) THEN round(extract(epoch FROM {moment}) * 1000000)::bigint END"
+
 
 BROKEN: Final = (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 """What asyncpg raises when a connection ends under it, the third when it ended between two of our calls."""
@@ -292,3 +393,44 @@ async def _chunks(rows: list[Row], record_of: Callable[[Row], bytes], *, fields:
         # The digests of a chunk are made while the server takes the chunk before it.
         yield count + count.join(map(record_of, rows[start : start + _CHUNK_ROWS]))
     yield TRAILER
+
+
+_FAREWELL: Final = 5.0
+_SESSION: Final = "SET LOCAL TimeZone = 'UTC'; SET LOCAL DateStyle = 'ISO'"
+# A time as text, for it may be one that Python has not: infinity, or one in the year 20000.
+_SELECTED: Final = ", ".join(
+    f"{name}::text" if kind.startswith("timestamp") else name for name, kind in PLAIN.columns.items()
+)
+
+
+def read_table(url: str, *, batch_size: int) -> AsyncGenerator[list[Any], None]:
+    """
+    Return every row of the table a `PostgresSink` of this *url* writes, all as of one moment.
+
+    Raises:
+        ValueError: the table is no name, or not the plain one.
+        SinkUnavailable: while iterating, it cannot be read now.
+
+    """
+    parts = urlsplit(url)
+    query = dict(parse_qsl(parts.query))
+    if (mapping := query.pop("mapping", "plain")) != "plain":
+        raise ValueError(f"--to: a table with mapping={mapping} cannot be read back: it does not hold all of an event")
+    query.pop("on_nul", None)
+    select = f"SELECT {_SELECTED} FROM {quoted(query.pop('table', DEFAULT_TABLE))}"  # noqa: S608  (quoted, and ours)
+    return _read(parts._replace(query=urlencode(query)).geturl(), select, batch_size)
+
+
+async def _read(dsn: str, select: str, batch_size: int) -> AsyncGenerator[list[Any], None]:
+    connection = await connect(dsn)
+    try:
+        async with connection.transaction(isolation="repeatable_read", readonly=True):
+            await connection.execute(_SESSION)
+            cursor = await connection.cursor(select)
+            while rows := await cursor.fetch(batch_size):
+                yield rows
+        await connection.close(timeout=_FAREWELL)
+    except (asyncpg.PostgresError, *BROKEN) as exc:
+        raise SinkUnavailable(f"{redacted(dsn)}: {reason_of(exc)}") from exc
+    finally:
+        connection.terminate()

@@ -11,13 +11,12 @@ import asyncpg
 import structlog
 
 from consumers.sinks.postgres.errors import reason_of
-from consumers.sinks.postgres.mapping import PLAIN
-from consumers.sinks.postgres.noetl import NOETL
-from consumers.sinks.postgres.rows import Row, rows_of
+from consumers.sinks.postgres.noetl_table import NOETL
+from consumers.sinks.postgres.rows import PLAIN, Row, rows_of
 from consumers.sinks.postgres.session import MISREAD, connect
 from consumers.sinks.postgres.table import DEFAULT_TABLE, Table
 from consumers.sinks.postgres.writer import Writer
-from noetl_events.jetstream.options import redacted
+from noetl_events.jetstream.connect.servers import redacted
 from noetl_events.sink import EventsRejected, SinkUnavailable
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from consumers.sinks.postgres.mapping import DIGEST
+from consumers.sinks.postgres.rows import DIGEST
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from asyncpg import Connection, Record
 
-    from consumers.sinks.postgres.mapping import Mapping
+    from consumers.sinks.postgres.rows import Mapping
 
 DEFAULT_TABLE: Final = "noetl.event"
 

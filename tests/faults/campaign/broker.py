@@ -13,11 +13,12 @@ from nats.js.errors import APIError, NotFoundError
 from nats.js.errors import Error as JetStreamError
 
 from noetl_events.jetstream.connection import Connection
+from noetl_events.jetstream.declarations import DEAD_LETTERS, TRIALS, StreamDeclaration
 from noetl_events.jetstream.errors import NatsUnavailable
 from noetl_events.jetstream.options import ConnectOptions
-from noetl_events.jetstream.outgoing import ID_HEADER
-from noetl_events.jetstream.stored import read_stored
-from noetl_events.jetstream.topology import DEAD_LETTERS, TRIALS, StreamDeclaration, ensure_stream
+from noetl_events.jetstream.publish.message import ID_HEADER
+from noetl_events.jetstream.storage import read_stored
+from noetl_events.jetstream.streams import ensure_stream
 from noetl_events.testing.nats_server import NatsServer, nats_cluster
 from noetl_events.testing.proxy import FaultyProxy
 

@@ -14,10 +14,10 @@ import msgspec
 import structlog
 
 from consumers.dead_letters.letter import Letter, read_letter
-from consumers.verification.checksum import checksum
+from consumers.verification.ledger import checksum
 from consumers.verification.readback import read_back
-from noetl_events.jetstream.stored import read_stored
-from noetl_events.jetstream.topology import DEAD_STREAM
+from noetl_events.jetstream.declarations import DEAD_STREAM
+from noetl_events.jetstream.storage import read_stored
 from noetl_events.testing import eventually
 from tests.faults.campaign.arrivals import Arrival
 from tests.faults.campaign.broker import event_id_of, order_of, patiently

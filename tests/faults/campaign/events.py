@@ -7,7 +7,7 @@ from hashlib import blake2b
 
 from msgspec import Raw, structs
 
-from consumers.verification.checksum import checksum
+from consumers.verification.ledger import checksum
 from noetl_events import ExecutorEvent
 from noetl_events.ids import EPOCH_MS
 from noetl_events.json_values import encode_value

@@ -14,8 +14,8 @@ from msgspec import structs
 from noetl_events import EventsRejected, SinkUnavailable
 from noetl_events.ids import Snowflake
 from noetl_events.jetstream.errors import NatsUnavailable
-from noetl_events.jetstream.outgoing import ID_HEADER
-from noetl_events.jetstream.store import store
+from noetl_events.jetstream.publish.message import ID_HEADER
+from noetl_events.jetstream.storage import store
 from noetl_events.sinks.nats import SUBJECT_BY_EXECUTION, NatsSink
 from tests.faults.campaign.events import event_of
 from tests.faults.campaign.poison import MALFORMED, REFUSED

@@ -19,8 +19,8 @@ from noetl_events.jetstream.connection import Connection
 from noetl_events.jetstream.options import ConnectOptions
 from noetl_events.sinks.http import HttpSink
 from noetl_events.sinks.nats import NatsSink
-from noetl_events.sinks.spool import SpoolSink
-from noetl_events.spool.journal import SpoolFull
+from noetl_events.sinks.spool.journal import SpoolFull
+from noetl_events.sinks.spool.sink import SpoolSink
 from tests.faults.campaign.clock import ShiftedClock
 from tests.faults.campaign.events import event_of
 from tests.faults.campaign.journal import Journal

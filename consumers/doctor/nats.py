@@ -1,0 +1,222 @@
+"""Checks of NATS: the server is reachable, the connection is private, the rights suffice, and the clocks agree."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import ssl
+from ipaddress import ip_address
+from typing import TYPE_CHECKING, Any, Final
+
+from consumers.doctor.check import Finding
+from consumers.doctor.destinations import opened_postgres
+from consumers.permissions import rights_of
+from noetl_events.jetstream.errors import NatsUnavailable
+from noetl_events.jetstream.options import ConnectOptions
+from noetl_events.jetstream.probes import denied, server_time
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from consumers.doctor.check import Patient
+    from noetl_events.jetstream.connect.servers import ServerUrl
+
+_REACHABILITY: Final = "reachability"
+_REMEDIES: Final = {
+    "authorization": "set NATS_USER and NATS_PASSWORD, NATS_TOKEN, NATS_CREDS or NATS_NKEY_SEED as the server has them",
+    "certificate": "set NATS_TLS_CA, and NATS_TLS_CERT with NATS_TLS_KEY if the server asks for ours",
+    "ssl": "set NATS_TLS_CA, and NATS_TLS_CERT with NATS_TLS_KEY if the server asks for ours",
+}
+
+
+async def check_reachability(patient: Patient) -> list[Finding]:
+    """Connect."""
+    where = ", ".join(map(str, patient.settings.connect.urls))
+    try:
+        version = (await patient.connection.client()).connected_server_version
+    except OSError as exc:
+        # A file of the settings; the address is looked at by the connection, which says `NatsUnavailable`.
+        return [
+            Finding(check=_REACHABILITY, severity="fault", found=str(exc), remedy="correct this setting, or the file")
+        ]
+    except NatsUnavailable as exc:
+        return [Finding(check=_REACHABILITY, severity="fault", found=str(exc), remedy=_remedy(str(exc)))]
+    found = f"nats-server {version.major}.{version.minor}.{version.patch} at {where}"
+    return [Finding(check=_REACHABILITY, severity="ok", found=found)]
+
+
+def _remedy(reason: str) -> str:
+    matching = (remedy for word, remedy in _REMEDIES.items() if word in reason.lower())
+    return next(matching, "start nats-server there, or set NATS_URL")
+
+
+_TLS: Final = "tls"
+_DAY: Final = 86_400.0
+_SOON: Final = 14 * _DAY
+_TIMEOUT: Final = 3.0
+
+
+async def check_tls(patient: Patient) -> list[Finding]:
+    """Shake hands with each server."""
+    return [await _look(patient, url) for url in patient.settings.connect.urls]
+
+
+async def _look(patient: Patient, url: ServerUrl) -> Finding:
+    where = str(url)
+    try:
+        async with asyncio.timeout(_TIMEOUT):
+            certificate = await _certificate(patient, url)
+    except ssl.SSLCertVerificationError as exc:
+        return Finding(
+            check=_TLS, severity="fault", found=f"{where}: {exc.verify_message}", remedy=_certificate_remedy(exc)
+        )
+    except TimeoutError:
+        return Finding(check=_TLS, severity="unknown", found=f"{where}: it does not greet within {_TIMEOUT:g} s")
+    except (OSError, ValueError) as exc:
+        return Finding(check=_TLS, severity="unknown", found=f"{where}: {str(exc) or type(exc).__name__}")
+    return _plain(url) if certificate is None else _judge(patient, where, certificate)
+
+
+async def _certificate(patient: Patient, url: ServerUrl) -> str | None:
+    """Return until when the server's certificate is good; None if it speaks without TLS."""
+    options = patient.settings.connect
+    if url.is_websocket:
+        raise ValueError("WebSocket is not looked at")
+    reader, writer = await asyncio.open_connection(url.host, url.port)
+    try:
+        told = {} if options.tls_first else json.loads((await reader.readline()).partition(b" ")[2] or b"{}")
+        if not (told.get("tls_required") or options.is_encrypted):
+            return None
+        context = options.tls_context() or ssl.create_default_context()
+        await writer.start_tls(context, server_hostname=url.host)
+        return str(writer.get_extra_info("ssl_object").getpeercert()["notAfter"])
+    finally:
+        writer.close()
+
+
+def _judge(patient: Patient, where: str, not_after: str) -> Finding:
+    left = ssl.cert_time_to_seconds(not_after) - patient.clock()
+    if left < _SOON:
+        found = f"{where}: the certificate of the server ends in {left / _DAY:.0f} days, {not_after}"
+        return Finding(check=_TLS, severity="warning", found=found, remedy="renew it, and reload nats-server")
+    return Finding(check=_TLS, severity="ok", found=f"{where}: verified, good until {not_after}")
+
+
+def _plain(url: ServerUrl) -> Finding:
+    if _is_loopback(url.host):
+        return Finding(check=_TLS, severity="ok", found=f"{url}: not encrypted, and on this machine")
+    return Finding(
+        check=_TLS,
+        severity="warning",
+        found=f"{url}: not encrypted: passwords and events can be read on the way",
+        remedy="give nats-server a `tls` block, write NATS_URL with tls:// and set NATS_TLS_CA",
+    )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _certificate_remedy(exc: ssl.SSLCertVerificationError) -> str:
+    if "expired" in exc.verify_message:
+        return "renew the certificate of the server, and reload nats-server"
+    if "match" in exc.verify_message:
+        return "connect by a name in the certificate of the server, or issue one for the name in NATS_URL"
+    return "set NATS_TLS_CA to the authority that issued the certificate of the server"
+
+
+_INBOX: Final = "inbox"
+_SHARED: Final = ConnectOptions().inbox_prefix
+
+
+async def check_inbox(patient: Patient) -> list[Finding]:
+    """Compare the prefix with the one that every client has by default."""
+    options = patient.settings.connect
+    if options.inbox_prefix != _SHARED:
+        return [Finding(check=_INBOX, severity="ok", found=f"replies come to {options.inbox_prefix}.>")]
+    if not _says_who(options):
+        return [Finding(check=_INBOX, severity="ok", found="shared, and so is everything: we come without credentials")]
+    return [
+        Finding(
+            check=_INBOX,
+            severity="warning",
+            found=f"replies come to {_SHARED}.>, as those of every client: other users may read ours, and we theirs",
+            remedy=f"set NATS_INBOX_PREFIX={_SHARED}_{patient.role}, and allow this user no other inbox",
+        )
+    ]
+
+
+def _says_who(options: ConnectOptions) -> bool:
+    given = (options.user, options.token, options.token_file, options.credentials, options.nkey_seed, options.tls_cert)
+    return any(given) or any(url.has_user for url in options.urls)
+
+
+_PERMISSIONS: Final = "permissions"
+
+
+async def check_rights(patient: Patient) -> list[Finding]:
+    """Try every right."""
+    rights = rights_of(patient.role, patient.work)
+    reasons = {("publish", _sample(right.subject)): right for right in rights.publish}
+    reasons |= {("subscribe", _sample(right.subject)): right for right in rights.subscribe}
+    publish = [subject for verb, subject in reasons if verb == "publish"]
+    subscribe = [(_sample(right.subject), right.queue) for right in rights.subscribe]
+    missing = await denied(patient.connection, publish, subscribe)
+    if not missing:
+        found = f"the {patient.role} may do all of {len(reasons)} things"
+        return [Finding(check=_PERMISSIONS, severity="ok", found=found)]
+    return [
+        Finding(
+            check=_PERMISSIONS,
+            severity="fault",
+            found=f"may not {verb} {reasons[verb, subject].subject}: {reasons[verb, subject].why}",
+            remedy=f"allow what `noetl-events permissions {patient.role}` prints, and reload nats-server",
+        )
+        for verb, subject in missing
+    ]
+
+
+def _sample(pattern: str) -> str:
+    """Return a subject that *pattern* allows, and nobody uses."""
+    return pattern.replace("*", "doctor").replace(">", "doctor")
+
+
+_CLOCK: Final = "clock"
+_TOLERATED: Final = 1.0
+_FAULT: Final = 60.0
+
+
+async def check_clock(patient: Patient) -> list[Finding]:
+    """Ask each server what time it is."""
+    findings = []
+    try:
+        stream = patient.settings.stream.name
+        findings.append(await _compare(patient, "NATS", lambda: server_time(patient.connection, stream)))
+    except NatsUnavailable as exc:
+        findings.append(Finding(check=_CLOCK, severity="unknown", found=f"NATS: {exc}"))
+    async for where, _, connection in opened_postgres(patient.to):
+
+        async def ask(connection: Any = connection) -> float:
+            return float(await connection.fetchval("SELECT extract(epoch FROM clock_timestamp())::float8"))
+
+        findings.append(await _compare(patient, where, ask))
+    return findings
+
+
+async def _compare(patient: Patient, where: str, ask: Callable[[], Awaitable[float]]) -> Finding:
+    before = patient.clock()
+    theirs = await ask()
+    after = patient.clock()
+    # Its answer is from somewhere between: only what lies outside is a difference.
+    skew = max(before - theirs, theirs - after, 0.0)
+    if skew <= _TOLERATED:
+        return Finding(check=_CLOCK, severity="ok", found=f"{where}: within {_TOLERATED:g} s of ours")
+    return Finding(
+        check=_CLOCK,
+        severity="fault" if skew > _FAULT else "warning",
+        found=f"{where}: {skew:.1f} s {'behind' if theirs < before else 'ahead of'} ours",
+        remedy="synchronise both machines, as with chrony",
+    )

@@ -1,0 +1,107 @@
+"""A gateway process, put together: one connection to NATS, one reading of the stream, one web server."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from starlette.applications import Starlette
+from starlette.routing import Route
+
+from consumers.gateway.auth import Guard
+from consumers.gateway.errors import Refused, answer_refused
+from consumers.gateway.health import Condition
+from consumers.gateway.history import Executions, Past
+from consumers.gateway.hub import Hub
+from consumers.gateway.ingest import Ingest
+from consumers.gateway.openapi import show_openapi
+from consumers.gateway.page import show_page
+from consumers.gateway.requests import Intake
+from consumers.gateway.server import WebServer
+from consumers.gateway.sse import Streaming
+from consumers.gateway.status import Status
+from consumers.gateway.tracing import traced
+from consumers.tasks import Together
+from noetl_events.sinks.nats import NatsSink
+
+if TYPE_CHECKING:
+    import socket
+
+    from consumers.gateway.auth import LocalOnly, TokenFile
+    from consumers.settings import Settings
+    from noetl_events.jetstream.connection import Connection
+    from noetl_events.jetstream.publish.message import PublishCounts
+
+_TRACED: Final = frozenset({"/api/events", "/api/events/batch"})
+
+PATIENCE: Final = 5.0
+"""Seconds a post waits for NATS."""
+
+
+class Gateway:
+    """
+    What `noetl-events serve` runs.
+
+    Args:
+        settings: of the process.
+        connection: to NATS; it stays open.
+        listener: a bound socket; closed in the end.
+        rule: who may use the API.
+
+    """
+
+    def __init__(
+        self, settings: Settings, connection: Connection, listener: socket.socket, rule: TokenFile | LocalOnly
+    ) -> None:
+        self.intake = Intake()
+        self._sink = NatsSink(
+            connection,
+            subject=settings.stream.template,
+            timeout=PATIENCE,
+            stream=settings.stream.name,
+            message_id=settings.publish.message_id,
+        )
+        self.ingest = Ingest(self._sink, self.intake)
+        self.hub = Hub(connection, settings.stream.name)
+        self._past = Past(connection, settings.stream.name)
+        self.streaming = Streaming(self.hub, self._past)
+        self._status = Status(connection, settings.stream.name, settings.dead_letters.name)
+        self.condition = Condition(
+            connection, hub=self.hub, ingest=self.ingest, intake=self.intake, streaming=self.streaming, sink=self._sink
+        )
+        self._server = WebServer(traced(Guard(self._app(), rule), routes=_TRACED), listener)
+
+    @property
+    def in_hand(self) -> int:
+        """Requests whose events are not stored yet."""
+        return self.intake.requests
+
+    @property
+    def published(self) -> PublishCounts:
+        """What it has published, and how."""
+        return self._sink.counts
+
+    async def run(self) -> None:
+        """Serve until `stop`, then finish what was asked."""
+        await Together([self._server], beside=[self.hub.run]).run()
+        await self._sink.aclose()
+
+    async def stop(self) -> None:
+        """Accept no more, and send away who only listens."""
+        await self._server.stop()
+        self.hub.stop()
+
+    def _app(self) -> Starlette:
+        routes = [
+            Route("/api/events", self.ingest.one, methods=["POST"]),
+            Route("/api/events/batch", self.ingest.many, methods=["POST"]),
+            Route("/api/events/stream", self.streaming.open),
+            Route("/api/executions/{execution_id}", Executions(self._past).show),
+            Route("/api/status", self._status.status),
+            Route("/api/dead", self._status.dead),
+            Route("/healthz", self.condition.healthz),
+            Route("/readyz", self.condition.readyz),
+            Route("/metrics", self.condition.metrics),
+            Route("/openapi.json", show_openapi),
+            Route("/", show_page),
+        ]
+        return Starlette(routes=routes, exception_handlers={Refused: answer_refused})

@@ -1,0 +1,86 @@
+"""`/healthz`, `/readyz` and `/metrics`: whether the gateway is of use now, and its numbers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+from prometheus_client import CollectorRegistry, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.exposition import choose_encoder
+from starlette.responses import Response
+
+from consumers.health import Health, Report
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from prometheus_client.core import Metric
+    from starlette.requests import Request
+
+    from consumers.gateway.hub import Hub
+    from consumers.gateway.ingest import Ingest
+    from consumers.gateway.requests import Intake
+    from consumers.gateway.sse import Streaming
+    from noetl_events.jetstream.connection import Connection
+    from noetl_events.sinks.nats import NatsSink
+
+
+class Condition:
+    """Report the health of a gateway, from its own event loop: a loop that hangs does not answer."""
+
+    def __init__(
+        self, connection: Connection, *, hub: Hub, ingest: Ingest, intake: Intake, streaming: Streaming, sink: NatsSink
+    ) -> None:
+        self._connection = connection
+        self._hub = hub
+        self._ingest = ingest
+        self._intake = intake
+        self._streaming = streaming
+        self._sink = sink
+        self._registry = CollectorRegistry()
+        self._registry.register(self)
+        ProcessCollector(registry=self._registry)
+
+    def report(self) -> Report:
+        """Return it in the form of a projector, for `noetl-events health`."""
+        connected, trouble = self._connection.is_connected, self._connection.trouble
+        reason = trouble or self._hub.reason
+        part = "nats" if trouble else "stream" if reason else ""
+        health = Health(ready=not part, part=part, reason=reason)
+        return Report(alive=True, ready=health.ready, connected=connected, projectors={"gateway": health})
+
+    async def healthz(self, _: Request) -> Response:
+        """Say that it lives."""
+        return self._answer(good=True)
+
+    async def readyz(self, _: Request) -> Response:
+        """Say whether it takes events and streams them."""
+        return self._answer(good=self.report().ready)
+
+    async def metrics(self, request: Request) -> Response:
+        """Return the numbers for Prometheus."""
+        encode, content_type = choose_encoder(request.headers.get("accept", ""))
+        return Response(encode(self._registry), headers={"content-type": content_type})
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield every metric as it is now."""
+        yield CounterMetricFamily("noetl_gateway_stored", "Events answered with a success.", self._ingest.stored)
+        refused = CounterMetricFamily("noetl_gateway_refused", "Posts refused, by code.", labels=["code"])
+        for code, count in self._ingest.refused.items():
+            refused.add_metric([code], count)
+        yield refused
+        yield GaugeMetricFamily("noetl_gateway_in_hand", "Posts not answered yet.", self._intake.requests)
+        yield GaugeMetricFamily("noetl_gateway_clients", "Clients of the stream.", self._hub.clients)
+        failures = "Attempts to read the stream that were refused or cut off."
+        yield CounterMetricFamily("noetl_gateway_stream_failures", failures, self._hub.failures)
+        yield CounterMetricFamily("noetl_gateway_dropped", "Clients that read too slowly.", self._streaming.dropped)
+        counts = self._sink.counts
+        yield CounterMetricFamily("noetl_gateway_sent_again", "Events published again, to be sure.", counts.sent_again)
+        fell_back = "1 once the stream has shown that it takes no batches."
+        yield GaugeMetricFamily("noetl_gateway_fell_back", fell_back, counts.fell_back)
+        yield GaugeMetricFamily("noetl_gateway_ready", "1 while it is of use.", self.report().ready)
+
+    def _answer(self, *, good: bool) -> Response:
+        body = msgspec.json.encode(self.report())
+        return Response(body, 200 if good else 503, media_type="application/json")

@@ -1,0 +1,246 @@
+"""Request bodies: read within bounds of size, number and time, and split into the events they bring."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+from msgspec import Raw, structs
+from starlette.requests import ClientDisconnect
+
+from consumers.gateway.errors import Fault, Refused
+from noetl_events.envelope import MalformedEvent, decode
+from noetl_events.json_values import MAX_INT64, MIN_INT64, explain
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator
+
+    from starlette.requests import Request
+
+    from noetl_events.envelope import ExecutorEvent
+
+MAX_BODY: Final = 2 * 1024 * 1024
+_BUSY: Final = 1
+
+
+class Intake:
+    """
+    The requests whose events are not stored yet.
+
+    Args:
+        max_requests: of them; past that they are refused, to come again.
+        max_bytes: of their bodies, likewise.
+        body_deadline: seconds a body may take to arrive.
+
+    """
+
+    def __init__(
+        self, *, max_requests: int = 1_000, max_bytes: int = 64 * 1024 * 1024, body_deadline: float = 10.0
+    ) -> None:
+        self.requests = 0
+        """In hand now."""
+        self.bytes = 0
+        """Of their bodies, as far as they have arrived."""
+
+        self._max_requests = max_requests
+        self._max_bytes = max_bytes
+        self._body_deadline = body_deadline
+
+    @contextmanager
+    def place(self) -> Iterator[Place]:
+        """
+        Hold a place for one request.
+
+        Raises:
+            Refused: there is none.
+
+        """
+        if self.requests >= self._max_requests:
+            raise Refused(429, "busy", f"{self.requests} requests wait to be stored", retry_after=_BUSY)
+        self.requests += 1
+        place = Place(self)
+        try:
+            yield place
+        finally:
+            self.requests -= 1
+            self.bytes -= place.size
+
+    def take(self, size: int) -> None:
+        """
+        Take room for so many bytes.
+
+        Raises:
+            Refused: there is none.
+
+        """
+        if self.bytes + size > self._max_bytes:
+            raise Refused(429, "busy", f"{self.bytes:,} bytes wait to be stored", retry_after=_BUSY)
+        self.bytes += size
+
+    async def read(self, request: Request, place: Place) -> bytes:
+        """
+        Return the body of *request*.
+
+        Raises:
+            Refused: it is too large, too slow or cut short, or there is no room for it.
+
+        """
+        # The server has made sure that it is a number; a body in chunks announces none.
+        if int(request.headers.get("content-length", "0")) > MAX_BODY:
+            raise _too_large()
+        try:
+            async with asyncio.timeout(self._body_deadline):
+                return b"".join([chunk async for chunk in place.chunks(request)])
+        except TimeoutError:
+            raise Refused(408, "slow", f"the body took longer than {self._body_deadline:g} s") from None
+        except ClientDisconnect:
+            raise Refused(400, "cut", "the body ended early") from None
+
+
+class Place:
+    """The place of one request in *intake*: what it takes there is given back with it."""
+
+    def __init__(self, intake: Intake) -> None:
+        self.size = 0
+        self._intake = intake
+
+    async def chunks(self, request: Request) -> AsyncIterator[bytes]:
+        """Yield the body as it comes, and not a byte more than is allowed."""
+        async for chunk in request.stream():
+            if self.size + len(chunk) > MAX_BODY:
+                raise _too_large()
+            self._intake.take(len(chunk))
+            self.size += len(chunk)
+            yield chunk
+
+
+def _too_large() -> Refused:
+    return Refused(413, "too_large", f"a body may have {MAX_BODY:,} bytes")
+
+
+# Of the longest number of 64 bits: Python reads no endless digits, and says so in another way.
+_LONGEST: Final = len(str(MIN_INT64))
+
+
+def read_number(name: str, text: str, least: int) -> int:
+    """
+    Return the whole number *text* is.
+
+    Raises:
+        Refused: it is none, or below *least* or beyond 64 bits.
+
+    """
+    if text.lstrip("-").isdecimal() and text.isascii() and len(text) <= _LONGEST and least <= int(text) <= MAX_INT64:
+        return int(text)
+    reason = f"{name}: {text[:80]!r} is no whole number from {least} up"
+    raise Refused(422, "query", reason, errors=(Fault(field=name, reason=reason),))
+
+
+def read_limit(request: Request, default: int, maximum: int) -> int:
+    """Return the `limit` of *request*; raises `Refused`."""
+    limit = read_number("limit", request.query_params.get("limit", str(default)), 1)
+    if limit > maximum:
+        reason = f"limit: {limit} is more than {maximum}"
+        raise Refused(422, "query", reason, errors=(Fault(field="limit", reason=reason),))
+    return limit
+
+
+MAX_EVENTS: Final = 256
+_MAX_FAULTS: Final = 20
+
+
+class _Batch(msgspec.Struct, frozen=True, kw_only=True):
+    events: list[Raw]
+    execution_id: Raw = Raw()
+    worker_id: Raw = Raw()
+
+
+_read_batch = msgspec.json.Decoder(_Batch).decode
+_split = msgspec.json.Decoder(dict[str, Raw]).decode
+_join = msgspec.json.Encoder().encode
+
+
+def read_one(body: bytes, new_id: Callable[[], int]) -> ExecutorEvent:
+    """
+    Return the event in *body*, with an id.
+
+    Raises:
+        Refused: it holds none.
+
+    """
+    try:
+        return _with_id(decode(body), new_id)
+    except MalformedEvent as exc:
+        raise malformed((_fault(exc, None),)) from None
+
+
+def read_many(body: bytes, new_id: Callable[[], int]) -> list[ExecutorEvent]:
+    """
+    Return the events in *body*, each with an id; what one does not say itself, the batch says for it.
+
+    Raises:
+        Refused: one of them is none, or there are too many or none at all.
+
+    """
+    batch = _read(body)
+    said = {"execution_id": batch.execution_id, "worker_id": batch.worker_id}
+    defaults = {name: raw for name, raw in said.items() if bytes(raw) not in (b"", b"null")}
+    events: list[ExecutorEvent] = []
+    faults: list[Fault] = []
+    for index, raw in enumerate(batch.events):
+        try:
+            events.append(_with_id(decode(_completed(raw, defaults)), new_id))
+        except MalformedEvent as exc:
+            faults.append(_fault(exc, index))
+    if faults:
+        raise malformed(tuple(faults))
+    return events
+
+
+def malformed(faults: tuple[Fault, ...]) -> Refused:
+    """Return the refusal of events that no one will ever take."""
+    return _refused(422, "malformed", faults)
+
+
+def conflicting(faults: tuple[Fault, ...]) -> Refused:
+    """Return the refusal of events whose keys are taken by different events; all others of the request are stored."""
+    return _refused(409, "conflict", faults)
+
+
+def _refused(status: int, code: str, faults: tuple[Fault, ...]) -> Refused:
+    first = faults[0]
+    place = "" if first.index is None else f"events[{first.index}]: "
+    return Refused(status, code, f"{place}{first.reason}", errors=faults[:_MAX_FAULTS])
+
+
+def _read(body: bytes) -> _Batch:
+    try:
+        batch = _read_batch(body)
+    except (ValueError, RecursionError, OverflowError) as exc:
+        field = "events" if isinstance(exc, msgspec.ValidationError) and "events" in str(exc) else "body"
+        raise malformed((Fault(field=field, reason=f"{field}: {explain(exc)}"),)) from None
+    if not batch.events:
+        raise malformed((Fault(field="events", reason="events: none; send at least one"),))
+    if len(batch.events) > MAX_EVENTS:
+        raise Refused(413, "too_many", f"events: {len(batch.events)}; a batch may have {MAX_EVENTS}")
+    return batch
+
+
+def _completed(raw: Raw, defaults: dict[str, Raw]) -> bytes:
+    try:
+        said = _split(raw) if defaults else {}
+    except (ValueError, RecursionError, OverflowError):
+        # Whoever decodes it says better what is wrong.
+        return bytes(raw)
+    missing = {name: value for name, value in defaults.items() if name not in said}
+    return _join({**said, **missing}) if missing else bytes(raw)
+
+
+def _with_id(event: ExecutorEvent, new_id: Callable[[], int]) -> ExecutorEvent:
+    return event if event.event_id is not None else structs.replace(event, event_id=new_id())
+
+
+def _fault(exc: MalformedEvent, index: int | None) -> Fault:
+    return Fault(index=index, field=str(exc).partition(":")[0], reason=str(exc))

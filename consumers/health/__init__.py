@@ -1,1 +1,0 @@
-"""Whether a projector is well, for people, orchestrators and Prometheus."""

@@ -1,0 +1,1 @@
+"""The projector: pulls a stream, writes each batch into a destination, acknowledges it."""

@@ -1,0 +1,111 @@
+"""
+The projector over HTTP, in its own loop: if the loop hangs, nobody answers, and that is the answer.
+
+    GET /healthz   200 while every projector lives, else 503: restart it
+    GET /readyz    200 while what comes now would be stored now, else 503: it mends itself
+    GET /metrics   for Prometheus
+
+The first two have the same body: how each projector is, and why.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+import structlog
+import uvicorn
+from prometheus_client import CollectorRegistry, ProcessCollector
+from prometheus_client.exposition import choose_encoder
+from starlette.applications import Starlette
+from starlette.responses import Response
+from starlette.routing import Route
+
+from consumers.projector.metrics import ProjectorMetrics
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Iterator
+
+    from starlette.requests import Request
+
+    from consumers.health import Report
+    from consumers.projector.service import Service
+
+_CLOSING: Final = 1
+_CLOSED: Final = 2.0
+
+log = structlog.get_logger()
+
+
+class Endpoint:
+    """
+    Serve the health and the metrics of *service* on *listener*, which is closed in the end.
+
+    Args:
+        service: to show.
+        listener: a bound socket.
+
+    """
+
+    def __init__(self, service: Service, listener: socket.socket) -> None:
+        self._service = service
+        self._listener = listener
+        self._registry = CollectorRegistry()
+        self._registry.register(ProjectorMetrics(service))
+        ProcessCollector(registry=self._registry)
+
+    async def run(self) -> None:
+        """Serve until cancelled; what is being answered then has a second to end."""
+        host, port, *_ = self._listener.getsockname()
+        log.info("endpoint.listening", host=host, port=port)
+        server = _Server(self._config())
+        serving = asyncio.create_task(server.serve([self._listener]))
+        try:
+            await asyncio.shield(serving)
+        finally:
+            server.should_exit = True
+            try:
+                await asyncio.wait({serving}, timeout=_CLOSED)
+            finally:
+                serving.cancel()
+                self._listener.close()
+
+    def _config(self) -> uvicorn.Config:
+        routes = [Route("/healthz", self._healthz), Route("/readyz", self._readyz), Route("/metrics", self._metrics)]
+        return uvicorn.Config(
+            Starlette(routes=routes),
+            access_log=False,
+            lifespan="off",
+            log_config=None,
+            log_level="warning",
+            server_header=False,
+            timeout_graceful_shutdown=_CLOSING,
+            ws="none",
+        )
+
+    async def _healthz(self, _: Request) -> Response:
+        report = self._service.report()
+        return _answer(report, good=report.alive)
+
+    async def _readyz(self, _: Request) -> Response:
+        report = self._service.report()
+        return _answer(report, good=report.ready)
+
+    async def _metrics(self, request: Request) -> Response:
+        encode, content_type = choose_encoder(request.headers.get("accept", ""))
+        return Response(encode(self._registry), headers={"content-type": content_type})
+
+
+def _answer(report: Report, *, good: bool) -> Response:
+    return Response(msgspec.json.encode(report), status_code=200 if good else 503, media_type="application/json")
+
+
+class _Server(uvicorn.Server):
+    """A server that leaves the signals to the daemon."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield

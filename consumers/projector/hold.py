@@ -1,0 +1,71 @@
+"""Holding: keep what is in hand and try again, while something is away."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, TypeVar
+
+from noetl_events.jetstream.errors import NatsUnavailable, Refused
+from noetl_events.retry import Retry
+from noetl_events.sink import SinkUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from consumers.projector.progress import Progress
+    from noetl_events.retry import Backoff
+
+T = TypeVar("T")
+
+
+class Hold:
+    """
+    The holding of one projector.
+
+    Args:
+        progress: is told what is away, and why.
+        backoff: the waits between two attempts.
+        consumer: of the projector, for the log.
+
+    """
+
+    def __init__(self, progress: Progress, backoff: Backoff, *, consumer: str = "") -> None:
+        self._progress = progress
+        self._backoff = backoff
+        self._consumer = consumer
+        self._hurried = asyncio.Event()
+        self._retry: Retry | None = None
+
+    def hurry(self) -> None:
+        """Try again soon from now on, whatever the back-off says: the process is told to stop."""
+        self._hurried.set()
+
+    async def until_back(self, part: str, call: Callable[[], Awaitable[T]]) -> T:
+        """
+        Return what *call* returns, made again while *part* is away; one line in the log a minute.
+
+        Raises:
+            Exception: whatever *call* raises but `SinkUnavailable` and `NatsUnavailable`.
+
+        """
+        away = (SinkUnavailable, NatsUnavailable)
+        self._retry = Retry(
+            away, backoff=self._backoff, hurry=self._hurried, log="projector", consumer=self._consumer, part=part
+        )
+        async for attempt in self._retry:
+            self._progress.attempting = part
+            with attempt:
+                result = await call()
+            if attempt.error:
+                is_refused = isinstance(attempt.error, Refused)
+                self._progress.refused += is_refused
+                self._progress.hold("consumer" if is_refused else part, str(attempt.error), attempt.wait)
+        self._progress.attempting = ""
+        self.resume()
+        return result
+
+    def resume(self) -> None:
+        """Note that what was away is back, however long the attempt under way takes."""
+        if self._progress.holding and self._retry:
+            self._progress.resume()
+            self._retry.works()

@@ -1,0 +1,114 @@
+"""
+Messages that a consumer with a finite `max_deliver` gave up on: they become dead letters of the kind "exhausted".
+
+The consumers of a projector deliver for ever.  One of another program may not, and what it gives up on would stay in
+the stream unnoticed, until it is too old.  The server says so once, in an advisory that is not stored: run the watch
+for as long as there are such consumers.
+
+If a projector's own consumer gives up on a message, its `max_deliver` was edited by hand.  That message is no dead
+letter: the consumer is set back and delivers it again, to a destination that takes it twice.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import structlog
+
+from noetl_events.jetstream.advisories import Advisories
+from noetl_events.jetstream.consumer_config import is_of_a_projector
+from noetl_events.jetstream.consumers import show_consumer
+from noetl_events.jetstream.declarations import ConsumerDeclaration
+from noetl_events.jetstream.errors import ConsumerMissing, MessageTooLarge, NatsUnavailable, PermissionDenied
+from noetl_events.jetstream.storage import find_stored
+from noetl_events.retry import Backoff, Retry
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+
+    from consumers.dead_letters import DeadLetters
+    from noetl_events.jetstream.advisories import MaxDeliveries
+    from noetl_events.jetstream.connection import Connection
+    from noetl_events.jetstream.storage import Stored
+
+_GROUP: Final = "noetl_exhausted"
+
+log = structlog.get_logger()
+
+
+class ExhaustedWatch:
+    """
+    Bury what the consumers of a stream gave up on; of several watches one buries each.
+
+    Args:
+        connection: to NATS; it stays open.
+        dead_letters: takes the messages.
+        stream: whose consumers count.
+        own: names of the consumers that this process reads.
+        on_own: is told of a message that one of them gave up on.
+        backoff: the waits while NATS is away.
+
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        dead_letters: DeadLetters,
+        *,
+        stream: str,
+        own: Collection[str] = (),
+        on_own: Callable[[MaxDeliveries], None] = lambda _: None,
+        backoff: Backoff | None = None,
+    ) -> None:
+        self._connection = connection
+        self._dead_letters = dead_letters
+        self._own = frozenset(own)
+        self._on_own = on_own
+        self._advisories = Advisories(connection, stream, group=_GROUP, own=own)
+        self._backoff = backoff or Backoff()
+
+    async def run(self) -> None:
+        """Watch until cancelled; what was heard and is not buried by then is counted in the log."""
+        try:
+            while True:
+                async for attempt in Retry(NatsUnavailable, backoff=self._backoff, log="exhausted"):
+                    with attempt:
+                        await self._bury_next()
+        finally:
+            if self._advisories.waiting:
+                log.error("exhausted.left", messages=self._advisories.waiting)
+            await self._advisories.aclose()
+
+    async def _bury_next(self) -> None:
+        given_up = await self._advisories.first()
+        if given_up.consumer in self._own:
+            self._on_own(given_up)
+        elif not await self._is_of_a_projector(given_up):
+            await self._find_and_bury(given_up)
+        self._advisories.drop_first()
+
+    async def _is_of_a_projector(self, given_up: MaxDeliveries) -> bool:
+        """Return whether another projector reads that consumer, and sees to it that nothing is lost."""
+        declared = ConsumerDeclaration(name=given_up.consumer, stream=given_up.stream)
+        try:
+            return is_of_a_projector((await show_consumer(self._connection, declared)).config)
+        except (ConsumerMissing, PermissionDenied):
+            return False
+
+    async def _find_and_bury(self, given_up: MaxDeliveries) -> None:
+        stored = await find_stored(self._connection, given_up.stream, given_up.stream_seq)
+        if stored is None:
+            log.error("exhausted.gone", consumer=given_up.consumer, sequence=given_up.stream_seq)
+        else:
+            await self._bury(stored, given_up)
+
+    async def _bury(self, stored: Stored, given_up: MaxDeliveries) -> None:
+        reason = f"consumer {given_up.consumer} gave up after {given_up.deliveries} deliveries"
+        place = {"consumer": given_up.consumer, "sequence": given_up.stream_seq}
+        try:
+            await self._dead_letters.bury_stored(stored, "exhausted", reason, consumer=given_up.consumer)
+        except MessageTooLarge as exc:
+            # Only an operator can help, and those behind it need not wait for that.
+            log.error("exhausted.too_large", **place, reason=str(exc))
+        else:
+            log.error("exhausted.buried", **place, deliveries=given_up.deliveries)

@@ -1,0 +1,165 @@
+"""
+The numbers of a projector process for Prometheus, read when somebody asks: the loop pays nothing for them.
+
+The labels are the consumer, and where a metric has parts or kinds, which one: nothing that grows.  A replica shows what
+it did itself and how its consumers are: over replicas, counts are summed up, and of a lag the maximum is true.
+"""
+
+from __future__ import annotations
+
+import time
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Final, NamedTuple, get_args
+
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+)
+
+from consumers.dead_letters import Kind
+from consumers.projector.progress import PARTS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from prometheus_client.core import Metric
+
+    from consumers.projector.progress import Histogram, Progress
+    from consumers.projector.service import Service
+
+# The fourth is buried by no projector: its consumer had given it up.
+_KINDS: Final = tuple(kind for kind in get_args(Kind) if kind != "exhausted")
+
+
+class _Count(NamedTuple):
+    name: str
+    help: str
+    of: Callable[[Progress], float]
+
+
+class _Spread(NamedTuple):
+    name: str
+    help: str
+    of: Callable[[Progress], Histogram]
+
+
+_COUNTS: Final = (
+    _Count("received", "Messages delivered.", lambda progress: progress.received),
+    _Count("redelivered", "Messages delivered not for the first time.", lambda progress: progress.redelivered),
+    _Count("stored", "Events stored and acknowledged.", lambda progress: progress.stored),
+    _Count("refused", "Requests the server refused: the log has its words.", lambda progress: progress.refused),
+    _Count("skipped", "Messages that were for another consumer.", lambda progress: progress.skipped),
+    _Count(
+        "passed_over", "Messages a consumer had left out, and delivered later.", lambda progress: progress.passed_over
+    ),
+    _Count("markers", "Messages that no publisher wrote, acknowledged.", lambda progress: progress.markers),
+    _Count("batches", "Writes that ended well.", lambda progress: progress.batches),
+    _Count("held_seconds", "Time spent waiting for what was away.", lambda progress: progress.held(time.monotonic())),
+)
+_SPREADS: Final = (
+    _Spread("batch_events", "Events of a write.", lambda progress: progress.batch_events),
+    _Spread("write_seconds", "Time a write took.", lambda progress: progress.write_seconds),
+)
+
+
+class ProjectorMetrics:
+    """
+    The collector of *service*, for a registry of prometheus-client.
+
+    Counts outlive the projector of a lane that is given to another replica and comes back; what only a running
+    projector has, such as its lag, is shown while it runs.
+    """
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield every metric as it is now."""
+        for count in _COUNTS:
+            yield self._counted(count)
+        for spread in _SPREADS:
+            yield self._spread(spread)
+        yield self._buried()
+        yield self._of_sinks("duplicates", "Events the destination had already, where it can tell.")
+        yield self._of_sinks("variants", "Events the destination had already with another payload, where it can tell.")
+        yield from self._lags()
+        yield self._holding()
+        yield from self._states()
+        yield from self._process()
+
+    def _counted(self, count: _Count) -> Metric:
+        family = CounterMetricFamily(_full(count.name), count.help, labels=["consumer"])
+        for consumer, progress in self._service.progress.items():
+            family.add_metric([consumer], count.of(progress))
+        return family
+
+    def _spread(self, spread: _Spread) -> Metric:
+        family = HistogramMetricFamily(_full(spread.name), spread.help, labels=["consumer"])
+        for consumer, progress in self._service.progress.items():
+            histogram = spread.of(progress)
+            family.add_metric([consumer], histogram.buckets(), histogram.sum)
+        return family
+
+    def _buried(self) -> Metric:
+        family = CounterMetricFamily(_full("buried"), "Dead letters.", labels=["consumer", "kind"])
+        for consumer, progress in self._service.progress.items():
+            for kind in _KINDS:
+                family.add_metric([consumer, kind], progress.buried_by[kind])
+        return family
+
+    def _of_sinks(self, name: str, description: str) -> Metric:
+        """Return what the sinks count under *name*."""
+        family = CounterMetricFamily(_full(name), description, labels=["consumer"])
+        for channel in self._service.channels:
+            count = getattr(channel.sink, name, None)
+            if isinstance(count, int):
+                family.add_metric([channel.consumer.name], count)
+        return family
+
+    def _lags(self) -> Iterator[Metric]:
+        in_hand = GaugeMetricFamily(_full("in_hand"), "Messages received and not settled.", labels=["consumer"])
+        events = GaugeMetricFamily(_full("lag_events"), "Messages not settled, in hand or not.", labels=["consumer"])
+        seconds = GaugeMetricFamily(_full("lag_seconds"), "Age of the oldest of them.", labels=["consumer"])
+        for projector in self._service.projectors:
+            name, progress, messages = projector.consumer.name, projector.progress, projector.in_hand
+            in_hand.add_metric([name], messages)
+            events.add_metric([name], projector.unsettled)
+            lag = progress.lag_seconds(oldest_ns=projector.oldest_ns, now_ns=time.time_ns())
+            seconds.add_metric([name], lag)
+        return iter((in_hand, events, seconds))
+
+    def _holding(self) -> Metric:
+        family = GaugeMetricFamily(_full("holding"), "1 while it waits for a part.", labels=["consumer", "part"])
+        for projector in self._service.projectors:
+            for part in PARTS:
+                family.add_metric([projector.consumer.name, part], projector.progress.holding == part)
+        return family
+
+    def _states(self) -> Iterator[Metric]:
+        alive = GaugeMetricFamily(_full("alive"), "0 when it is stalled.", labels=["consumer"])
+        ready = GaugeMetricFamily(_full("ready"), "1 when what comes now is stored now.", labels=["consumer"])
+        for name, health in self._service.report().projectors.items():
+            alive.add_metric([name], health.alive)
+            ready.add_metric([name], health.ready)
+        pinned = GaugeMetricFamily(_full("pinned"), "0 while another replica is served.", labels=["consumer"])
+        for projector in self._service.projectors:
+            pinned.add_metric([projector.consumer.name], projector.puller.serves_us)
+        paused = GaugeMetricFamily(_full("paused"), "1 while an operator has paused it.", labels=["consumer"])
+        for projector in self._service.projectors:
+            paused.add_metric([projector.consumer.name], projector.puller.pause > 0)
+        return iter((alive, ready, pinned, paused))
+
+    def _process(self) -> Iterator[Metric]:
+        yield GaugeMetricFamily(_full("connected"), "1 while NATS is there.", self._service.report().connected)
+        yield CounterMetricFamily(
+            _full("stream_identity_changes"),
+            "How often the stream was found created again, or shorter than before.",
+            self._service.stream_watch.identity_changes,
+        )
+        yield InfoMetricFamily(_full("build"), "What runs.", {"version": version("noetl-events")})
+
+
+def _full(name: str) -> str:
+    return f"noetl_projector_{name}"

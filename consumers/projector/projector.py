@@ -1,0 +1,324 @@
+"""
+The projector: pull, decode, write, settle, until stopped.
+
+    stored        the sink returned                     ack
+    unavailable   SinkUnavailable                       hold: keep the batch in hand, write it again, pull nothing more
+    rejected      EventsRejected, or a malformed body   bury: store a dead letter, then ack
+    for another   a dead letter sent again              ack
+
+There is no nak: it would bring a batch back after its successors, and burn deliveries in an outage.  Until a batch is
+acknowledged nothing of it is lost, only delivered again, and every sink takes an event twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter, deque
+from contextlib import suppress
+from functools import partial
+from itertools import chain
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+import structlog
+
+from consumers.projector.hold import Hold
+from consumers.projector.progress import Progress
+from consumers.projector.quarantine import FATAL, parts_of
+from consumers.tasks import end_tasks
+from consumers.tracing import batch_span
+from noetl_events.jetstream.errors import NatsUnavailable
+from noetl_events.jetstream.message import NoPublisher, delivery_of, event_of, recipient_of
+from noetl_events.json_values import MalformedEvent
+from noetl_events.retry import Backoff
+from noetl_events.sink import EventsRejected, SinkUnavailable
+
+if TYPE_CHECKING:
+    from consumers.dead_letters import DeadLetters, Kind
+    from consumers.projector.quarantine import Part, Trials
+    from noetl_events.envelope import ExecutorEvent
+    from noetl_events.jetstream.consume.puller import Puller
+    from noetl_events.jetstream.declarations import ConsumerDeclaration
+    from noetl_events.jetstream.message import Message
+    from noetl_events.sink import EventSink
+
+# Seconds to withdraw a trial, for who is told to leave at once.
+_FAREWELL: Final = 1.0
+
+# Fewer refused alike may be one poisoned execution; that many are a destination that takes nothing.
+_ALIKE: Final = 10
+
+Carried: TypeAlias = "tuple[ExecutorEvent, Message]"
+Dead: TypeAlias = "tuple[Message, Kind, str]"
+Refusals: TypeAlias = "dict[int, tuple[Kind, str]]"
+
+log = structlog.get_logger()
+
+
+class Projector:
+    """
+    Carry events from a consumer into a sink.
+
+    Args:
+        puller: of the consumer.
+        sink: takes the events; it stays open.
+        dead_letters: takes what the sink never will.
+        trials: notes what is written that may have killed the process before.
+        batch_size: events written at once, at most.
+        backoff: the waits while something is away.
+        progress: the numbers to go on with; new ones by default.
+
+    """
+
+    def __init__(
+        self,
+        puller: Puller,
+        sink: EventSink,
+        dead_letters: DeadLetters,
+        trials: Trials,
+        *,
+        batch_size: int = 2_000,
+        backoff: Backoff | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        self.progress = progress or Progress()
+        self._puller = puller
+        self._sink = sink
+        self._dead_letters = dead_letters
+        self._trials = trials
+        self.batch_size = batch_size
+        """Of the next batch; may be changed while it runs."""
+
+        self._in_hand: deque[Message] = deque()
+        self._is_stopping = False
+        self._pulling: asyncio.Timeout | None = None
+        self._hold = Hold(self.progress, backoff or Backoff(), consumer=self.consumer.name)
+
+    @property
+    def consumer(self) -> ConsumerDeclaration:
+        """The consumer it reads."""
+        return self._puller.consumer
+
+    @property
+    def puller(self) -> Puller:
+        """Of that consumer."""
+        return self._puller
+
+    @property
+    def oldest_ns(self) -> int:
+        """When the stream stored what is longest in hand, in Unix nanoseconds; 0 with nothing in hand."""
+        oldest = next(chain(self._in_hand, self._puller.buffered), None)
+        return delivery_of(oldest).stored_ns if oldest else 0
+
+    @property
+    def in_hand(self) -> int:
+        """Messages received and not settled."""
+        return len(self._in_hand) + len(self._puller.buffered)
+
+    @property
+    def unsettled(self) -> int:
+        """Messages of the stream not settled, in hand or not."""
+        progress = self.progress
+        # Received since it was noted what is pending: they were, then.
+        since = sum(delivery_of(message).sequence > progress.pending_behind for message in self._puller.buffered)
+        return max(progress.pending - since, 0) + self.in_hand
+
+    async def run(self) -> None:
+        """
+        Project until `stop`, then finish what is in hand.
+
+        Cancel it to leave at once: what is in hand stays unacknowledged and is delivered again.
+
+        Raises:
+            ConsumerDrift: the consumer on the server must not be read, and never was by this projector.
+            StreamDrift: its stream has other partitions than declared.
+            ServerTooOld: the server cannot serve such a consumer.
+            Exception: whatever else escapes the sink is a bug of the sink; nothing of the batch was acknowledged.
+
+        """
+        heartbeats = asyncio.create_task(self._heartbeats())
+        try:
+            while await self.step():
+                self.progress.move()
+                if heartbeats.done():
+                    heartbeats.result()
+            await self._puller.flush()
+        finally:
+            await end_tasks([heartbeats])
+            await self._puller.aclose()
+
+    async def stop(self) -> None:
+        """Pull nothing more; `run` returns once everything in hand is settled, at once with nothing in hand."""
+        self._is_stopping = True
+        if self._pulling is not None and self._may_leave():
+            self._pulling.reschedule(asyncio.get_running_loop().time())
+        else:
+            self._hold.hurry()
+        await self._puller.stop()
+
+    async def step(self) -> bool:
+        """Carry what one pull brings; return False once stopped and nothing is left."""
+        messages = await self._pulled()
+        if not messages:
+            return False
+        self._in_hand.extend(messages)
+        # Pending is what is behind the last one delivered: what is buffered is in hand already.
+        self.progress.receive(len(messages), delivery_of((self._puller.buffered or messages)[-1]))
+        for part in parts_of(messages, in_doubt=self._puller.in_doubt):
+            for smaller in await self._narrowed(part):
+                await self._carry(smaller)
+        return True
+
+    async def _pulled(self) -> list[Message]:
+        """Return what one pull brings, however long NATS is away; none when it is told to stop meanwhile."""
+        if self._is_stopping and self._may_leave():
+            return []
+        try:
+            async with asyncio.timeout(None) as self._pulling:
+                return await self._hold.until_back("nats", self._pull)
+        except TimeoutError:
+            if not (self._pulling and self._pulling.expired()):
+                raise
+            return []
+        finally:
+            self._pulling = None
+
+    def _may_leave(self) -> bool:
+        return self._puller.is_empty and not self._in_hand
+
+    async def _pull(self) -> list[Message]:
+        await self._puller.ask()
+        if self._puller.is_reading:
+            # NATS is back, however long the next message takes.
+            self._hold.resume()
+        messages = await self._puller.pull(self.batch_size)
+        self.progress.passed_over = self._puller.passed_over
+        return messages
+
+    async def _narrowed(self, part: Part) -> list[Part]:
+        if not part.suspected:
+            return [part]
+        self.progress.redelivered += len(part.messages)
+        return await self._hold.until_back("trials", partial(self._trials.narrow, part))
+
+    async def _carry(self, part: Part) -> None:
+        with batch_span(self.consumer, part.messages) as span:
+            ours = self._ours(part.messages)
+            events, dead = self._decode(ours)
+            markers = len(ours) - len(events) - len(dead)
+            dead += await self._write(events, part)
+            await self._bury(dead)
+            await self._settle(part, len(ours) - len(dead) - markers)
+            self.progress.markers += markers
+            span.settle(stored=len(ours) - len(dead) - markers, buried=len(dead))
+
+    def _ours(self, messages: list[Message]) -> list[Message]:
+        """Return *messages* without those that are for another consumer."""
+        ours = [message for message in messages if recipient_of(message) in ("", self.consumer.name)]
+        self.progress.skipped += len(messages) - len(ours)
+        return ours
+
+    def _decode(self, messages: list[Message]) -> tuple[list[Carried], list[Dead]]:
+        events: list[Carried] = []
+        dead: list[Dead] = []
+        for message in messages:
+            try:
+                events.append((event_of(message), message))
+            except NoPublisher:
+                # It is acknowledged with the others.
+                continue
+            except MalformedEvent as exc:
+                dead.append((message, "malformed", str(exc)))
+        return events, dead
+
+    async def _write(self, events: list[Carried], part: Part) -> list[Dead]:
+        if not events:
+            return []
+        batch = [event for event, _ in events]
+        attempt = partial(self._try, batch, part) if part.suspected else partial(self._emit_together, batch)
+        refused = await self._hold.until_back("sink", attempt)
+        return [(events[place][1], kind, reason) for place, (kind, reason) in sorted(refused.items())]
+
+    async def _emit_together(self, batch: list[ExecutorEvent]) -> Refusals:
+        async with self._trials.turns.together():
+            return await self._emit(batch)
+
+    async def _emit(self, batch: list[ExecutorEvent]) -> Refusals:
+        began = time.monotonic()
+        refused: Refusals = {}
+        try:
+            await self._sink.emit_batch(batch)
+        except EventsRejected as exc:
+            _require_some_taken(batch, exc)
+            refused = {
+                place: ("conflict" if place in exc.conflicts else "rejected", reason)
+                for place, reason in exc.reasons.items()
+            }
+        self.progress.write(len(batch), time.monotonic() - began)
+        return refused
+
+    async def _try(self, batch: list[ExecutorEvent], part: Part) -> Refusals:
+        """Emit what may have killed the process before; what escapes here leaves the note of the trial behind."""
+        if part.is_fatal:
+            return dict.fromkeys(range(len(batch)), ("fatal", FATAL))
+        turns = self._trials.turns
+        # Only a death in solitude is a verdict: any projector of this process may be the one that kills it.
+        async with turns.alone() if len(part.messages) == 1 else turns.together():
+            try:
+                await self._trials.begin(part)
+                refused = await self._emit(batch)
+                await self._trials.survive(part)
+            except SinkUnavailable:
+                await self._trials.withdraw(part)
+                raise
+            except asyncio.CancelledError:
+                await self._leave(part)
+                raise
+            return refused
+
+    async def _leave(self, part: Part) -> None:
+        """Withdraw what is on trial if there is time for it: whoever stops us, it is not the event."""
+        with suppress(NatsUnavailable, TimeoutError):
+            async with asyncio.timeout(_FAREWELL):
+                await self._trials.withdraw(part)
+
+    async def _bury(self, dead: list[Dead]) -> None:
+        # The dead letter is stored before its message is acknowledged: a crash in between leaves it twice, the other
+        # order would leave nothing.
+        for message, kind, reason in dead:
+            await self._hold.until_back("dead_letters", partial(self._dead_letters.bury, message, kind, reason))
+        if dead:
+            self.progress.buried_by.update(kind for _, kind, _ in dead)
+            log.error("projector.buried", messages=len(dead), kind=dead[0][1], reason=dead[0][2])
+
+    async def _settle(self, part: Part, stored: int) -> None:
+        await self._puller.ack(part.messages)
+        for _ in part.messages:
+            self._in_hand.popleft()
+        self.progress.settle(stored, delivery_of(part.messages[-1]))
+        if part.suspected:
+            # The next part may be the one that kills: what is settled must not come back with it.
+            await self._puller.flush()
+
+    async def _heartbeats(self) -> None:
+        """Keep the server from delivering again what is in hand: every third of the consumer's own ack wait."""
+        while True:
+            await self._puller.until_keep_alive()
+            await self._puller.keep_alive(self._in_hand)
+
+
+def _require_some_taken(batch: list[ExecutorEvent], rejection: EventsRejected) -> None:
+    """
+    Refuse to bury a whole batch, most of it for one reason: that is the destination, not the events.
+
+    Of several destinations each is judged by what it said itself: what another one took, or says of the same events,
+    tells nothing of it.  Conflicts are no such reason: each names another event that the destination has.
+    """
+    for part in rejection.parts:
+        reasons = [reason for place, reason in part.reasons.items() if place not in part.conflicts]
+        reason, times = max(Counter(reasons).items(), key=lambda counted: counted[1], default=("", 0))
+        if len(part.reasons) == len(batch) and times >= _ALIKE:
+            raise SinkUnavailable(
+                f"it refuses all of {len(batch)} events, {times} of them alike, so that none is buried: {reason}; "
+                f"mend the destination, or bury them with batches below {_ALIKE}"
+            )

@@ -1,0 +1,168 @@
+"""A projector process, put together: each destination's consumers, and for each a sink and a projector."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import socket
+import time
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
+
+from consumers.dead_letters import DeadLetters
+from consumers.health import report
+from consumers.projector.destinations import destinations_of
+from consumers.projector.max_deliveries import ExhaustedWatch
+from consumers.projector.partitions import Lanes
+from consumers.projector.progress import Progress
+from consumers.projector.projector import Projector
+from consumers.projector.quarantine import Trials
+from consumers.projector.stream_monitor import IdentityNotes, StreamWatch
+from consumers.tasks import Together
+from noetl_events.jetstream.consume.puller import Puller
+from noetl_events.jetstream.presence import Presence
+from noetl_events.sink import open_sink
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from consumers.health import Report
+    from consumers.settings import Settings
+    from noetl_events.jetstream.advisories import MaxDeliveries
+    from noetl_events.jetstream.connection import Connection
+    from noetl_events.jetstream.declarations import ConsumerDeclaration
+    from noetl_events.sink import EventSink
+
+
+class Channel(NamedTuple):
+    """A consumer and the sink it is carried to."""
+
+    consumer: ConsumerDeclaration
+    sink: EventSink
+
+
+class Service:
+    """
+    What `noetl-events project` runs.
+
+    Args:
+        settings: of the process.
+        connection: to NATS; it stays open.
+        to: URLs of the destinations.
+        durable: the name of the consumer, or what the names of several begin with.
+        standby: let one replica work at a time, in the order of the stream, and the others wait for its end.
+        opener: opens the sink of a URL.
+
+    Raises:
+        UnknownSink: a URL names no sink.
+        ValueError: a URL is given twice, or refused by its sink.
+
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        connection: Connection,
+        to: Sequence[str],
+        *,
+        durable: str,
+        standby: bool = False,
+        opener: Callable[[str], EventSink] = open_sink,
+    ) -> None:
+        self._settings = settings
+        self._connection = connection
+        self._dead_letters = DeadLetters(
+            connection, prefix=settings.dead_letters.prefix, stream=settings.dead_letters.name
+        )
+        self._trials = Trials(connection, settings.trials)
+        self.channels = [
+            Channel(consumer, opener(destination.url))
+            for destination in destinations_of(to, durable)
+            for consumer in destination.consumers(
+                settings.stream,
+                ack_wait=settings.projector.ack_wait,
+                max_ack_pending=settings.projector.max_ack_pending,
+                pin_ttl=settings.projector.pin_ttl,
+                exclusive=standby,
+            )
+        ]
+        self._lanes = self._spread(durable) if settings.stream.partitions else None
+        self.progress = {channel.consumer.name: Progress() for channel in self.channels}
+        """The numbers of each consumer: they outlive the projectors of its lane."""
+
+        self.stream_watch = StreamWatch(
+            connection,
+            settings.stream,
+            lambda: self.projectors,
+            notes=IdentityNotes(connection, settings.trials, self.channels[0].consumer),
+            beside=(settings.dead_letters, settings.trials),
+        )
+        self._projectors = [] if self._lanes else [self._projector(channel) for channel in self.channels]
+        self.worker = Together(
+            [self._lanes] if self._lanes else self._projectors,
+            beside=[
+                self.stream_watch.run,
+                ExhaustedWatch(
+                    connection,
+                    self._dead_letters,
+                    stream=settings.stream.name,
+                    own=[*self.progress],
+                    on_own=self._deliver_again,
+                ).run,
+            ],
+        )
+
+    @property
+    def projectors(self) -> list[Projector]:
+        """Those that run now."""
+        return self._lanes.projectors if self._lanes else self._projectors
+
+    def report(self) -> Report:
+        """Return how the projectors are now."""
+        stall_after = self._settings.projector.stall_after
+        return report(
+            self.projectors,
+            self._connection,
+            now=time.monotonic(),
+            stall_after=stall_after,
+            fault=self.stream_watch.fault,
+        )
+
+    def follow(self, settings: Settings) -> None:
+        """Work with *settings* from the next batch on; of those that are not reloadable none may differ."""
+        self._settings = settings
+        for projector in self.projectors:
+            projector.batch_size = settings.projector.batch_size
+
+    async def aclose(self) -> None:
+        """Close the sinks."""
+        for channel in self.channels:
+            await channel.sink.aclose()
+
+    def _spread(self, durable: str) -> Lanes:
+        name = f"{socket.gethostname()}:{os.getpid()}"
+        # Only who shares all of these lanes is one to share them with.
+        lanes = hashlib.blake2b(" ".join(channel.consumer.name for channel in self.channels).encode(), digest_size=4)
+        head = f"{self._settings.projector.presence}.{self._settings.stream.name}"
+        subject = f"{head}.{durable}.{lanes.hexdigest()}"
+        presence = Presence(self._connection, subject, name=name)
+        return Lanes([partial(self._projector, channel) for channel in self.channels], presence)
+
+    def _deliver_again(self, given_up: MaxDeliveries) -> None:
+        """Have what one of our consumers gave up on delivered again."""
+        for projector in self.projectors:
+            if projector.consumer.name == given_up.consumer:
+                reason = f"it gave up on message {given_up.stream_seq}: max_deliver was edited"
+                projector.puller.begin_again(reason, start=given_up.stream_seq)
+
+    def _projector(self, channel: Channel) -> Projector:
+        progress = self.progress[channel.consumer.name]
+        progress.begin()
+        return Projector(
+            Puller(self._connection, channel.consumer, look=partial(self.stream_watch.look, channel.consumer.name)),
+            channel.sink,
+            self._dead_letters,
+            self._trials,
+            batch_size=self._settings.projector.batch_size,
+            progress=progress,
+        )

@@ -1,1 +1,0 @@
-"""Spans of the daemons, and where they are exported to."""

@@ -1,0 +1,66 @@
+"""The event types and statuses NoETL is known to write.  The envelope takes any string; these spare typing errors."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class EventType(StrEnum):
+    """What happened."""
+
+    PLAYBOOK_INITIALIZED = "playbook.initialized"
+    PLAYBOOK_STARTED = "playbook.started"
+    PLAYBOOK_COMPLETED = "playbook.completed"
+    PLAYBOOK_FAILED = "playbook.failed"
+    PLAYBOOK_CANCELLED = "playbook.cancelled"
+    WORKFLOW_INITIALIZED = "workflow.initialized"
+    WORKFLOW_COMPLETED = "workflow.completed"
+    WORKFLOW_FAILED = "workflow.failed"
+    EXECUTION_CANCELLED = "execution.cancelled"
+    STEP_ENTER = "step.enter"
+    STEP_EXIT = "step.exit"
+    STEP_DONE = "step.done"
+    STEP_SKIPPED = "step.skipped"
+    STEP_FAILED = "step.failed"
+    CALL_DONE = "call.done"
+    CALL_ERROR = "call.error"
+    COMMAND_ISSUED = "command.issued"
+    COMMAND_CLAIMED = "command.claimed"
+    COMMAND_STARTED = "command.started"
+    COMMAND_HEARTBEAT = "command.heartbeat"
+    COMMAND_COMPLETED = "command.completed"
+    COMMAND_FAILED = "command.failed"
+    COMMAND_CANCELLED = "command.cancelled"
+    BATCH_ACCEPTED = "batch.accepted"
+    BATCH_PROCESSING = "batch.processing"
+    BATCH_COMPLETED = "batch.completed"
+    BATCH_FAILED = "batch.failed"
+    LOOP_STARTED = "loop.started"
+    LOOP_ITEM = "loop.item"
+    LOOP_DONE = "loop.done"
+    LOOP_STALLED = "loop.stalled"
+    LOOP_SHARD_DONE = "loop.shard.done"
+    LOOP_SHARD_FAILED = "loop.shard.failed"
+    LOOP_FANIN_COMPLETED = "loop.fanin.completed"
+    STAGE_OPENED = "stage.opened"
+    STAGE_CLOSED = "stage.closed"
+    FRAME_DISPATCHED = "frame.dispatched"
+    FRAME_STARTED = "frame.started"
+    FRAME_COMMITTED = "frame.committed"
+    FRAME_FAILED = "frame.failed"
+    FRAME_ABANDONED = "frame.abandoned"
+    FRAME_HEARTBEAT = "frame.heartbeat"
+    CHECKPOINT_COMMITTED = "checkpoint.committed"
+
+
+class EventStatus(StrEnum):
+    """Where the step stands after it."""
+
+    PENDING = "PENDING"
+    RUNNING = "RUNNING"
+    STARTED = "STARTED"
+    COMPLETED = "COMPLETED"
+    FAILED = "FAILED"
+    CANCELLED = "CANCELLED"
+    SKIPPED = "SKIPPED"
+    PAUSED = "PAUSED"

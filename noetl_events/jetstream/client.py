@@ -1,0 +1,311 @@
+"""
+nats-py's client, and every private name of nats-py that this project uses; no other file uses one.
+
+    used for                                 private names                        without them
+    ---------------------------------------  -----------------------------------  ---------------------------
+    messages straight from the parser        _process_msg, _subs, _id of a        each by a queue and a task
+                                             subscription
+    many messages in one write               _send_command, _flush_pending        a call of `publish` each
+    a reading task that ended on an error    _read_loop, _reading_task            noticed by the pings, in 15 s
+    the answer to a ping that is not         _process_pong, _pongs                likewise
+    waited for any more
+    a transport of ours: see `transport`     _transport, _connect_to_server       nats-py's own, never for TLS
+    an error nats-py's reconnection does     _process_connect_init                it ends its reconnection
+    not expect
+
+nats-py 2.16 reads the headers of each message into a dictionary, puts the message into a queue and wakes a task to take
+it out: a third of what it costs to receive one.  Its `publish` looks at each subject, builds each header and awaits
+once a message: half of what a batch costs.  There is no public way around either, so the private names are used, and
+looked at once: when another release of nats-py has them no more, or with other parameters, the public way serves, and
+a warning says so.
+
+A callback runs in the task that reads the connection, and an exception there would end it.  So what a callback raises
+is counted, logged once for each kind, and told to the subscription's owner; the next message is read as usual.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import traceback
+from collections import Counter
+from functools import cache
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import msgspec
+import structlog
+from nats.aio.client import Client
+from nats.errors import ConnectionReconnectingError
+from nats.errors import Error as NatsError
+
+from noetl_events.jetstream.message import Arrival, read_headers
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from nats.aio.msg import Msg
+    from nats.aio.subscription import Subscription
+
+    from noetl_events.jetstream.connect.transport import ServerTransport
+    from noetl_events.jetstream.message import Message
+
+    Take = Callable[[Message], bool]
+    OnError = Callable[[Exception], None]
+
+NATS_PY: Final = "nats-py>=2.15,<2.17"
+"""What this was made for, and tested with."""
+
+MESSAGES: Final = "messages from the parser"
+WRITES: Final = "many messages in one write"
+READING: Final = "a reading loop that ended"
+PINGS: Final = "answers to pings"
+TRANSPORT: Final = "a transport"
+CONNECTING: Final = "errors while connecting"
+
+_METHODS: Final[dict[str, dict[str, tuple[str, ...]]]] = {
+    MESSAGES: {"_process_msg": ("sid", "subject", "reply", "data", "headers")},
+    WRITES: {"_send_command": ("cmd", "priority"), "_flush_pending": ("force_flush",)},
+    READING: {"_read_loop": ()},
+    PINGS: {"_process_pong": ()},
+    TRANSPORT: {"_connect_to_server": ("s",)},
+    CONNECTING: {"_process_connect_init": ()},
+}
+_ATTRIBUTES: Final[dict[str, tuple[str, ...]]] = {
+    MESSAGES: ("_subs",),
+    READING: ("_reading_task",),
+    PINGS: ("_pongs",),
+    TRANSPORT: ("_transport",),
+}
+_SHOWN: Final = 100
+
+log = structlog.get_logger()
+
+
+@cache
+def missing_hooks() -> frozenset[str]:
+    """Return what the installed nats-py has no private names for, or other ones than those used here."""
+    client = Client()
+    missing = {
+        use
+        for use, methods in _METHODS.items()
+        if any(_parameters(name) != wanted for name, wanted in methods.items())
+        or not all(hasattr(client, name) for name in _ATTRIBUTES.get(use, ()))
+    }
+    if missing:
+        log.warning(
+            "client.nats_py_differs",
+            missing=sorted(missing),
+            remedy=f"install {NATS_PY}; until then publishing and reading are slower",
+        )
+    return frozenset(missing)
+
+
+def _parameters(name: str) -> tuple[str, ...] | None:
+    method = getattr(Client, name, None)
+    return tuple(inspect.signature(method).parameters)[1:] if inspect.iscoroutinefunction(method) else None
+
+
+class Home(msgspec.Struct, frozen=True):
+    """
+    Where a client is, as its server said when it connected.
+
+    Args:
+        cluster: name of the server's cluster.
+        domain: of its JetStream, "" if that has none; None if this server has no JetStream.
+
+    """
+
+    cluster: str = ""
+    domain: str | None = None
+
+
+class _Taker(NamedTuple):
+    take: Take
+    on_error: OnError
+
+
+class DirectClient(Client):
+    """nats-py's client with subscriptions that need no queue, and requests that do not outlive the connection."""
+
+    def __init__(self, transport: ServerTransport) -> None:
+        super().__init__()
+        self.transport = transport
+        """What it reads and writes through."""
+
+        self.passed_over: Counter[str] = Counter()
+        """Messages that were dropped as they came, by kind: "stray", or the name of what their callback raised."""
+
+        self._missing = missing_hooks()
+        for name in chain.from_iterable(_METHODS[use] for use in self._missing):
+            if hasattr(Client, name):
+                # What overrides it below was written for another method of this name.
+                setattr(self, name, getattr(Client, name).__get__(self))
+        self._takers: dict[int, _Taker] = {}
+        self._lost: asyncio.Future[None] | None = None
+        if TRANSPORT not in self._missing:
+            self._transport = transport
+
+    @property
+    def home(self) -> Home:
+        """Where it is connected."""
+        info = getattr(self, "_server_info", {})
+        return Home(info.get("cluster", ""), info.get("domain", "") if info.get("jetstream") else None)
+
+    def lose_requests(self) -> None:
+        """End the requests under way: the connection is lost, and their answers with it."""
+        if self._lost is not None:
+            self._lost.set_result(None)
+            self._lost = None
+
+    async def request(self, subject: str, *arguments: Any, **options: Any) -> Msg:
+        """
+        Return the answer, as nats-py does; all of its JetStream asks by this.
+
+        Raises:
+            ConnectionReconnectingError: the connection was lost meanwhile; nats-py would wait out the timeout.
+            nats.errors.Error: as nats-py.
+
+        """
+        lost = self._lost = self._lost or asyncio.get_running_loop().create_future()
+        asked = asyncio.ensure_future(super().request(subject, *arguments, **options))
+        try:
+            await asyncio.wait([asked, lost], return_when=asyncio.FIRST_COMPLETED)
+            if not asked.done():
+                raise ConnectionReconnectingError
+            return asked.result()
+        finally:
+            asked.cancel()
+
+    async def subscribe_direct(self, subject: str, take: Take, on_error: OnError) -> Subscription:
+        """
+        Have *take* called with each message of *subject*, in order, in the task that reads the connection.
+
+        *take* returns whether the message was one it expects; others are strays: counted, logged once, dropped.  What
+        it raises is counted and logged likewise, and given to *on_error*, which must not raise.
+
+        Raises:
+            nats.errors.Error: as `subscribe`.
+
+        """
+        taker = _Taker(take, on_error)
+
+        async def take_from_queue(message: Any) -> None:
+            self._give(taker, message)
+
+        # A subscriber that asks for no more than it has room for needs no limit here; one would drop messages unseen.
+        subscription = await self.subscribe(subject, cb=take_from_queue, pending_msgs_limit=0, pending_bytes_limit=0)
+        if MESSAGES not in self._missing:
+            self._takers = {sid: taker for sid, taker in self._takers.items() if sid in self._subs}
+            self._takers[subscription._id] = taker  # noqa: SLF001  (the number the parser calls us with)
+        return subscription
+
+    async def flush(self, timeout: int = 10) -> None:  # noqa: ASYNC109  (as nats-py has it)
+        """
+        Return once the server has read everything that was written before, in at most twice *timeout* seconds.
+
+        nats-py writes a ping at once, ahead of the commands that wait for its writing task.  That task has written them
+        by the time the first ping is answered, so the second ping comes behind them.
+
+        Raises:
+            nats.errors.Error: as nats-py; what was written may still be on its way.
+
+        """
+        await super().flush(timeout)
+        await super().flush(timeout)
+
+    async def write(self, encoded: bytes) -> None:
+        """
+        Hand the commands *encoded* to the socket, in one write.
+
+        Raises:
+            nats.errors.Error: as `publish`.
+
+        """
+        if WRITES in self._missing:
+            for subject, reply, headers, payload in _read_commands(encoded):
+                await self.publish(subject, payload, reply=reply, headers=headers)
+            return
+        await self._send_command(encoded)
+        # This wakes the task that writes, as nats-py's own publish does.
+        await self._flush_pending()
+
+    def _give(self, taker: _Taker, message: Message) -> None:
+        try:
+            if taker.take(message):
+                return
+        except Exception as exc:  # noqa: BLE001  (nothing may end the task that reads the connection)
+            self._pass_over(type(exc).__name__, message.subject, message.reply, exc)
+            taker.on_error(exc)
+        else:
+            self._pass_over("stray", message.subject, message.reply)
+
+    def _pass_over(self, kind: str, subject: str, reply: str, exc: Exception | None = None) -> None:
+        self.passed_over[kind] += 1
+        if self.passed_over[kind] == 1:
+            where = {"error": str(exc), "where": _place_of(exc)} if exc else {}
+            log.warning("client.passed_over", kind=kind, subject=subject[:_SHOWN], reply=reply[:_SHOWN], **where)
+
+    async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:  # noqa: PLR0917  (as nats-py has it)
+        try:
+            taker = self._takers.get(sid)
+            if taker is None or sid not in self._subs:
+                await super()._process_msg(sid, subject, reply, data, headers)
+                return
+            self.stats["in_msgs"] += 1
+            self.stats["in_bytes"] += len(data)
+            message = Arrival(_text(subject), _text(reply), data, headers)
+        except Exception as exc:  # noqa: BLE001  (in nats-py a subject that is no UTF-8 is enough to end its task)
+            self._pass_over(type(exc).__name__, repr(subject), repr(reply), exc)
+        else:
+            self._give(taker, message)
+
+    async def _process_connect_init(self) -> None:
+        try:
+            await super()._process_connect_init()
+        except (NatsError, OSError, TimeoutError):
+            raise
+        except Exception as exc:
+            # nats-py's reconnection would end on it, and say nothing.
+            raise NatsError(f"{type(exc).__name__}: {exc}") from exc
+
+    async def _process_pong(self) -> None:
+        if self._pongs and self._pongs[0].done():
+            # Its flush was cancelled or has timed out: to answer it would raise, and end nats-py's reading task.
+            self._pongs[0] = asyncio.get_running_loop().create_future()
+        await super()._process_pong()
+
+    async def _read_loop(self) -> None:
+        await super()._read_loop()
+        task = asyncio.current_task()
+        if task is not None and task is self._reading_task and self.is_connected and not task.cancelling():
+            # An exception has ended it, and nats-py goes on as if it were connected.
+            log.error("client.reading_ended", remedy="none needed: it reconnects")
+            await self.force_reconnect()
+
+
+def _text(raw: bytes) -> str:
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        # NATS takes any bytes for a subject, and an event that is stored under such a one is an event.
+        return raw.decode(errors="replace")
+
+
+def _place_of(exc: Exception) -> str:
+    frames = traceback.extract_tb(exc.__traceback__)
+    return f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+
+
+def _read_commands(encoded: bytes) -> Iterator[tuple[str, str, dict[str, str] | None, bytes]]:
+    """Yield subject, reply, headers and payload of each command in *encoded*, as `commands` writes them."""
+    start = 0
+    while start < len(encoded):
+        end = encoded.index(b"\r\n", start)
+        verb, subject, *reply, size = encoded[start:end].decode().split(" ")
+        head_size = int(reply.pop()) if verb == "HPUB" else 0
+        head, body = end + 2, end + 2 + head_size
+        start = end + 2 + int(size) + 2
+        headers = read_headers(encoded[head:body]) if head_size else None
+        yield subject, reply[0] if reply else "", headers, encoded[body : start - 2]

@@ -1,0 +1,1 @@
+"""How a connection to NATS is made: servers, transports, credentials."""

@@ -1,0 +1,1 @@
+"""Reading a stream: the durable pull consumer, and readers without one."""

@@ -1,0 +1,440 @@
+"""
+A continuous pull: messages are received while those before them are written.
+
+nats-py's `fetch` makes a task for each message and sleeps through a server's restart.  Here each message goes from the
+parser into a bounded buffer, and requests go out before it is empty.  One that brings nothing ends after a second: the
+server is alive.  When nothing comes for ten, and after a reconnection, the consumer is looked up again and asked again.
+
+A consumer that is edited by hand while it is read is looked at anew, and read on within its new limits, or refused with
+what differs.  Requests that the server refuses are sent again with back-off: `Refused` says so in the server's words.
+
+An exclusive consumer serves one puller at a time, the pinned one (see `ownership`).  A puller that gets the pin, or
+reconnects with it, has the consumer start again behind its last acknowledgement: messages another puller had in flight
+come first, in the order of the stream, instead of later, between younger messages.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final
+
+import structlog
+from nats.errors import Error as NatsError
+
+from noetl_events.jetstream.consume.ownership import Origin
+from noetl_events.jetstream.consume.position import PASSED_OVER, ConsumerPosition, StreamEnd
+from noetl_events.jetstream.consume.receiver import PullReceiver
+from noetl_events.jetstream.consumer_config import ConsumerLimits, essence_of, limits_of, remarks
+from noetl_events.jetstream.consumers import ensure_consumer, require_server, unpin_consumer
+from noetl_events.jetstream.errors import ConsumerDrift, NatsUnavailable, Refused, ServerTooOld, StreamDrift
+from noetl_events.jetstream.publish.message import publish_to_all
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable, Sequence
+
+    from noetl_events.jetstream.client import DirectClient
+    from noetl_events.jetstream.connection import Connection
+    from noetl_events.jetstream.consumers import ConsumerInfo
+    from noetl_events.jetstream.declarations import ConsumerDeclaration
+    from noetl_events.jetstream.message import Message
+
+log = structlog.get_logger()
+
+
+class ConsumerView:
+    """
+    What is known of one consumer.
+
+    Args:
+        connection: to NATS; it stays open.
+        consumer: as declared.
+
+    """
+
+    def __init__(self, connection: Connection, consumer: ConsumerDeclaration) -> None:
+        self.limits = ConsumerLimits(ack_wait=consumer.ack_wait, pin_ttl=consumer.pin_ttl)
+        """What its pullers keep to."""
+
+        self._connection = connection
+        self._consumer = consumer
+        self._config: dict[str, Any] = {}
+        self._remarks: dict[str, str] = {}
+        self._paused_until = 0.0
+        self._changed = asyncio.Event()
+
+    @property
+    def pause(self) -> float:
+        """Seconds for which an operator has paused it, as of the last look; 0 when it is not paused."""
+        return max(self._paused_until - time.monotonic(), 0.0)
+
+    async def require_server(self) -> None:
+        """Return if the server can serve it; raises as `look`."""
+        try:
+            await require_server(self._connection, self._consumer)
+        except ServerTooOld as exc:
+            if not self._config:
+                raise
+            raise Refused(str(exc)) from exc
+
+    async def look(self) -> ConsumerInfo:
+        """
+        Return the consumer, created if it was missing.
+
+        Raises:
+            ConsumerDrift, StreamDrift, ServerTooOld: it must not be read, and was not read before.
+            Refused: it must not be read any more.
+            NatsUnavailable: the server did not answer, or said no.
+
+        """
+        try:
+            info = await ensure_consumer(self._connection, self._consumer)
+        except (ConsumerDrift, ServerTooOld, StreamDrift) as exc:
+            if not self._config:
+                raise
+            raise Refused(str(exc)) from exc
+        if (found := remarks(self._consumer, info.config)) != self._remarks:
+            self._remarks = found
+            log.warning("consumer.adapted_to", consumer=self._consumer.name, fields=found)
+        return info
+
+    def is_unchanged(self, info: ConsumerInfo) -> bool:
+        """Return whether deliveries go on as they did."""
+        return essence_of(info.config) == self._config
+
+    def take(self, info: ConsumerInfo) -> None:
+        """Keep to what the consumer is like now."""
+        self._config = essence_of(info.config)
+        self.note_pause(info)
+        if (limits := limits_of(self._consumer, info.config)) != self.limits:
+            self.limits = limits
+            self._changed.set()
+
+    def note_pause(self, info: ConsumerInfo) -> None:
+        """Note whether it is paused, and until when."""
+        was_paused = self.pause > 0
+        self._paused_until = time.monotonic() + info.pause_remaining / 1e9 if info.paused else 0.0
+        if info.paused and not was_paused:
+            log.warning("consumer.paused", consumer=self._consumer.name, seconds=round(self.pause, 1))
+
+    async def until_keep_alive(self) -> None:
+        """Return after a third of the shortest time for which the server waits for a sign of life."""
+        while True:
+            limits = self.limits
+            shortest = min(limits.ack_wait, limits.pin_ttl if self._consumer.exclusive else limits.ack_wait)
+            self._changed.clear()
+            try:
+                async with asyncio.timeout(shortest / 3):
+                    await self._changed.wait()
+            except TimeoutError:
+                return
+
+
+_FAREWELL: Final = 5.0
+_DELETED: Final = "the consumer was deleted"
+
+
+class Puller:
+    """
+    The one reader of a durable consumer in this process.
+
+    Args:
+        connection: to NATS; it stays open.
+        consumer: as declared; created from the start of the stream when it is missing.
+        max_messages: received and not yet taken, or asked for, at most.
+        max_bytes: likewise, of their headers and payloads; but one message of any size always passes.
+        look: looks at the stream and returns where it ends; called before the consumer is read, at first and after each
+            interruption, and when a message may be of another stream than those before.  What it raises, `pull` raises.
+
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        consumer: ConsumerDeclaration,
+        *,
+        max_messages: int = 8_000,
+        max_bytes: int = 32 * 1024 * 1024,
+        look: Callable[[], Awaitable[StreamEnd | None]] | None = None,
+    ) -> None:
+        self.consumer = consumer
+        self._connection = connection
+        self._look_at_stream = look
+        self._origin = Origin(connection, consumer)
+        self._position = ConsumerPosition(connection, consumer)
+        self._view = ConsumerView(connection, consumer)
+        self._receiver = PullReceiver(
+            connection, consumer, self._position, max_messages=max_messages, max_bytes=max_bytes
+        )
+        self._buffer, self._inbox = self._receiver.buffer, self._receiver.inbox
+        self._state, self._pin = self._receiver.state, self._receiver.pin
+        self._is_told = False
+        self._stopping = False
+        self._finished = False
+
+    @property
+    def heard(self) -> float:
+        """When the server last said anything to us, by `time.monotonic`."""
+        return self._receiver.heard
+
+    @property
+    def in_doubt(self) -> int:
+        """Of an exclusive consumer: up to this sequence another puller may have had it in hand when it died."""
+        return self._receiver.in_doubt
+
+    @property
+    def buffered(self) -> Sequence[Message]:
+        """Received and not yet taken."""
+        return tuple(self._buffer.messages)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing was received, and nothing is on its way: NATS is away, or nothing was asked for."""
+        return not (self._receiver.expects or self._buffer or self._receiver.is_handing_over)
+
+    @property
+    def is_reading(self) -> bool:
+        """Whether the consumer was there when we last looked, and nothing has come between since."""
+        return self._state.is_reading and self._connection.is_connected
+
+    @property
+    def reason(self) -> str:
+        """Why it does not read now; empty while it does, and while it starts."""
+        return self._state.reason
+
+    @property
+    def pause(self) -> float:
+        """Seconds for which an operator has paused the consumer, as of the last look; 0 when it is not paused."""
+        return self._view.pause
+
+    @property
+    def passed_over(self) -> int:
+        """Messages the consumer was found to have passed over, and was set back for."""
+        return self._position.passed_over
+
+    @property
+    def serves_us(self) -> bool:
+        """Whether messages come to us: of an exclusive consumer, whether we have its pin."""
+        return not self.consumer.exclusive or bool(self._pin.id)
+
+    async def until_keep_alive(self) -> None:
+        """Return when `keep_alive` is due again: after a third of the shortest time the server waits for it."""
+        await self._view.until_keep_alive()
+
+    async def ask(self) -> None:
+        """
+        Have messages sent to us, and return without waiting for one; `pull` does the same before it waits.
+
+        After a refusal it returns once the server has accepted a request.
+
+        Raises:
+            NatsUnavailable: the consumer cannot be read now (its subclasses say why); ask again later.
+            ConsumerDrift: the consumer must not be read, and never was.
+            StreamDrift: its stream has other partitions than declared.
+            ServerTooOld: the server cannot serve such a consumer.
+
+        """
+        if not self._stopping:
+            await self._keep_asking()
+        while self._state.refusal and not (self._stopping or self._buffer):
+            await self._wait_for_arrival()
+            await self._keep_asking()
+
+    async def pull(self, limit: int) -> list[Message]:
+        """
+        Return 1 to *limit* messages in the order of delivery, waiting for the first; none once stopped and empty.
+
+        Raises:
+            NatsUnavailable: the consumer cannot be read now (its subclasses say why); pull again later.
+            ConsumerDrift, StreamDrift, ServerTooOld: as `ask`.
+
+        """
+        batch: list[Message] = []
+        while not batch and (self._buffer or not self._finished):
+            while not self._buffer and not self._finished:
+                if not self._stopping:
+                    await self._keep_asking()
+                await self._wait_for_arrival()
+            batch = await self._take(limit)
+        if not self._stopping and self.is_reading:
+            # It is in nobody's hand yet: nothing here may begin anew, or drop it.
+            self._receiver.is_handing_over = True
+            with suppress(NatsUnavailable):
+                await self._receiver.fill()
+            self._receiver.is_handing_over = False
+        return batch
+
+    def look_at(self, info: ConsumerInfo | None) -> None:
+        """Take what the consumer is like now, None if it is gone: one that is not as it was is begun with anew."""
+        if not self._state.is_reading:
+            return
+        if info is None or not self._origin.is_from(info.created):
+            self._receiver.interrupt(_DELETED)
+        elif self._view.is_unchanged(info):
+            self._position.note(info)
+            self._view.note_pause(info)
+        else:
+            self._state.edited = "the consumer was edited"
+            self._receiver.arrived.set()
+
+    def begin_again(self, reason: str, *, start: int = 0) -> None:
+        """Look at stream and consumer anew before the next message is taken; deliver again from *start* on."""
+        if start:
+            self._position.restart_at(start)
+        if self._state.is_reading:
+            self._receiver.interrupt(reason)
+
+    async def ack(self, messages: Iterable[Message]) -> None:
+        """Tell the server that *messages* are settled; an answer lost on the way means one more delivery."""
+        await self._answer(messages, b"+ACK", in_doubt=bool(self._state.broken))
+
+    async def keep_alive(self, messages: Iterable[Message]) -> None:
+        """Start the ack wait of *messages* and of what is buffered anew; keep the pin while nothing is pulled."""
+        if held := [*messages, *self._buffer.messages]:
+            await self._answer(held, b"+WPI", in_doubt=True)
+        if self._pin.id and not self._inbox.requests:
+            with suppress(NatsUnavailable):
+                await self._inbox.show_life()
+
+    async def flush(self) -> None:
+        """Return when the server has everything sent so far; at once when it is away."""
+        if self._connection.is_connected:
+            with suppress(NatsError, OSError, asyncio.TimeoutError, NatsUnavailable):
+                await (await self._connection.client()).flush(timeout=5)
+
+    async def stop(self) -> None:
+        """Ask for nothing more and receive what is under way; `pull` returns it, then nothing."""
+        if self._stopping:
+            return
+        self._stopping = True
+        try:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_FAREWELL):
+                    await self._receiver.run_dry()
+            await self._inbox.close()
+        finally:
+            self._finished = True
+            self._receiver.arrived.set()
+
+    async def aclose(self) -> None:
+        """Receive nothing more; what is in the buffer stays unacknowledged and is delivered again."""
+        self._stopping = self._finished = True
+        if self._is_told:
+            self._connection.off_reconnect(self._receiver.reconnected)
+            self._is_told = False
+        await self._inbox.close()
+        if self._pin.id:
+            await unpin_consumer(self._connection, self.consumer, self._pin.arguments())
+            self._pin.lose()
+
+    async def _take(self, limit: int) -> list[Message]:
+        """Return what comes next in the buffer, up to a gap in the stream; none if the gap is not explained."""
+        batch = self._buffer.take(limit)
+        is_watched = self._look_at_stream is not None and not self._stopping
+        if batch and is_watched and self._position.may_be_of_another_stream(batch[-1]):
+            self._buffer.put_back(batch)
+            self._receiver.interrupt("the stream may be another one")
+            return []
+        if not batch or (found := self._position.gap_in(batch)) is None:
+            return batch
+        place, gap = found
+        self._buffer.put_back(batch[place:])
+        if place:
+            return batch[:place]
+        reason = "" if self._stopping else await self._position.explain(gap, batch[0])
+        if self._stopping or reason == PASSED_OVER:
+            # It comes again, behind what is missing before it.
+            self._buffer.clear()
+        if reason:
+            self._receiver.interrupt(reason)
+            await self._keep_asking()
+        return []
+
+    async def _keep_asking(self) -> None:
+        self._state.raise_failure()
+        client = await self._connection.client()
+        if self._state.broken or client is not self._inbox.client:
+            await self._begin(client)
+        elif self._state.edited:
+            await self._adapt()
+        if not self._stopping:
+            # Stopped meanwhile, what is asked for now would come to nobody.
+            await self._receiver.fill()
+
+    async def _begin(self, client: DirectClient) -> None:
+        self._state.log_begin()
+        await self._view.require_server()
+        end = await self._find_end()
+        info = await self._look()
+        if end is not None and info.delivered.stream_seq > end.last:
+            # It may have delivered since what was stored since.
+            end = await self._find_end()
+        self._origin.begin(info.created, self._buffer.messages)
+        if not self._is_told:
+            self._connection.on_reconnect(self._receiver.reconnected)
+            self._is_told = True
+        self._keep_to(info)
+        await self._receiver.open(client)
+        if self._pin.id and self._pin.is_fresh:
+            # The reset makes every delivery a first one: how far others were served can be seen only now.
+            self._receiver.in_doubt = max(self._receiver.in_doubt, self._pin.before(info.delivered.stream_seq))
+        await self._position.begin(info, is_pinned=bool(self._pin.id), buffered=len(self._buffer), end=end)
+        if self._pin.id:
+            self._pin.start_again()
+        self._receiver.begin()
+
+    async def _adapt(self) -> None:
+        """Look what the consumer is like since it was edited; requests that are under way go on."""
+        self._state.log_edit()
+        try:
+            info = await self._look()
+        except Refused:
+            self._receiver.interrupt(self._state.edited)
+            raise
+        if not self._origin.is_from(info.created):
+            self._receiver.interrupt(_DELETED)
+        self._keep_to(info)
+
+    def _keep_to(self, info: ConsumerInfo) -> None:
+        self._state.edited = ""
+        self._view.take(info)
+        self._inbox.limits = self._view.limits
+
+    async def _find_end(self) -> StreamEnd | None:
+        """Return where the stream ends; of what is buffered from before a loss of it nothing is acknowledged."""
+        end = None if self._look_at_stream is None else await self._look_at_stream()
+        if end is not None and end.kept is not None:
+            self._position.note_replaced(end.kept)
+            self._origin.orphan(self._buffer.messages)
+        return end
+
+    async def _look(self) -> ConsumerInfo:
+        """Return the consumer; one that was edited while it was read is waited for, with what it passed over."""
+        try:
+            return await self._view.look()
+        except Refused:
+            # A request that still waits must not take what is set back.
+            await self._inbox.close()
+            await self._position.rewind(buffered=len(self._buffer))
+            raise
+
+    async def _wait_for_arrival(self) -> None:
+        self._receiver.arrived.clear()
+        if self._buffer or self._finished or ((self._state.broken or self._state.edited) and not self._stopping):
+            return
+        if self._stopping:
+            # `stop` ends this wait, however silent the server is.
+            await self._receiver.arrived.wait()
+            return
+        await self._receiver.until_arrival()
+
+    async def _answer(self, messages: Iterable[Message], answer: bytes, *, in_doubt: bool) -> None:
+        try:
+            if in_doubt and await self._origin.is_lost():
+                self._receiver.interrupt("another consumer of this name")
+            replies = [message.reply for message in self._origin.own(messages)]
+            await publish_to_all(await self._connection.client(), replies, answer)
+        except NatsUnavailable as exc:
+            # What was not settled is delivered again, and every sink takes it twice.
+            log.warning("puller.answer_lost", answer=answer.decode(), reason=str(exc))

@@ -1,0 +1,117 @@
+"""Questions to a server that change nothing there: what we may do, who takes a subject, what time it is."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import TYPE_CHECKING, Any, Final
+
+from nats.errors import Error as NatsError
+
+from noetl_events.jetstream.api import unavailable
+from noetl_events.jetstream.errors import NatsUnavailable
+from noetl_events.jetstream.message import unix_nanoseconds
+from noetl_events.jetstream.publish.replies import is_no_responders, read_reply
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from noetl_events.jetstream.connection import Connection
+
+_TIMEOUT: Final = 3
+# No stream is called this, so none stores the message; and no request has this body, so none is carried out.  Nor is
+# one without a reply subject.
+_NOWHERE: Final = {"Nats-Expected-Stream": "-"}
+_NOTHING: Final = b"?"
+
+
+async def denied(
+    connection: Connection, publish: Iterable[str], subscribe: Iterable[tuple[str, str]]
+) -> list[tuple[str, str]]:
+    """
+    Return what the server denies us, as "publish" or "subscribe" and a subject; to know, each is tried.
+
+    Args:
+        connection: to NATS; it stays open.
+        publish: subjects.
+        subscribe: subjects, each with its queue group or "".
+
+    Raises:
+        NatsUnavailable: the server does not answer.
+
+    """
+    publish, subscribe = list(publish), list(subscribe)
+    client = await connection.client()
+    try:
+        subscriptions = [await client.subscribe(subject, queue=queue) for subject, queue in subscribe]
+        for subject in publish:
+            await client.publish(subject, _NOTHING, headers=_NOWHERE)
+        # The server reports a denial before it answers the flush.
+        await client.flush(timeout=_TIMEOUT)
+        found = [("publish", name) for name in publish if connection.denial(name, "publish")]
+        found += [("subscribe", name) for name, _ in subscribe if connection.denial(name, "subscription")]
+        for subscription in subscriptions:
+            await subscription.unsubscribe()
+    except (NatsError, OSError) as exc:
+        raise NatsUnavailable(f"cannot ask what is allowed: {str(exc) or type(exc).__name__}") from exc
+    return found
+
+
+async def taker(connection: Connection, subject: str) -> str:
+    """
+    Return the name of the stream that takes *subject*, or "" if none does; nothing is stored.
+
+    Any subscriber of the subject may answer too, and sooner: its answer is passed over.
+
+    Raises:
+        NatsUnavailable: the server did not answer, or said no.
+
+    """
+    client = await connection.client()
+    inbox, has_foreign = client.new_inbox(), False
+    try:
+        answers = await client.subscribe(inbox)
+        try:
+            await client.publish(subject, _NOTHING, reply=inbox, headers=_NOWHERE)
+            async with asyncio.timeout(_TIMEOUT):
+                while True:
+                    reply = read_reply(await answers.next_msg(timeout=_TIMEOUT))
+                    if is_no_responders(reply):
+                        return ""
+                    # A stream refuses what names another one; what has stored it is no stream.
+                    if reply.stream and reply.error is not None:
+                        return reply.stream
+                    has_foreign = True
+        finally:
+            await answers.unsubscribe()
+    except (NatsError, OSError) as exc:
+        if has_foreign and isinstance(exc, TimeoutError):
+            return ""
+        raise unavailable(connection, subject, exc) from exc
+
+
+async def server_time(connection: Connection, stream: str) -> float:
+    """
+    Return the time by the server's clock, in seconds of Unix.
+
+    Raises:
+        NatsUnavailable: the server did not answer, or said no.
+
+    """
+    subject = connection.api(f"STREAM.INFO.{stream}")
+    client = await connection.client()
+    try:
+        reply = await client.request(subject, b"", timeout=_TIMEOUT)
+    except (NatsError, OSError) as exc:
+        raise unavailable(connection, subject, exc) from exc
+    if not (told := _decoded(reply.data).get("ts")):
+        raise NatsUnavailable("the server does not tell its time")
+    return unix_nanoseconds(told) / 1e9
+
+
+def _decoded(data: bytes) -> dict[str, Any]:
+    try:
+        answer = json.loads(data)
+    except ValueError:
+        answer = None
+    return answer if isinstance(answer, dict) else {}

@@ -1,0 +1,1 @@
+"""Publishing into a stream: the queue, the batches, and what their answers mean."""

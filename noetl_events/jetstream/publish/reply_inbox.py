@@ -1,0 +1,305 @@
+"""
+Our own reply inbox: one subscription for all the answers to a publisher.
+
+nats-py's `request` costs a future and a task each, and its `publish_async` never resolves when the answer is an error
+or was lost with the connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import suppress
+from functools import partial
+from itertools import count
+from typing import TYPE_CHECKING, Final, Protocol, Self
+
+from nats.errors import Error as NatsError
+
+from noetl_events.jetstream.errors import ConnectionIsClosed, NatsUnavailable, PermissionDenied
+from noetl_events.jetstream.publish.replies import read_reply
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable
+
+    from nats.aio.msg import Msg
+    from nats.aio.subscription import Subscription
+
+    from noetl_events.jetstream.client import DirectClient
+    from noetl_events.jetstream.connection import Connection
+    from noetl_events.jetstream.publish.expected_stream import ExpectedStream
+    from noetl_events.jetstream.publish.replies import Reply
+
+SILENCE: Final = 5.0
+"""Seconds without an answer after which it is looked up why; as a rule an exchange is given up then."""
+
+_LOOK_ROUND: Final = 0.25
+_QUIET: Final = 0.5
+_DOMAIN_GRACE: Final = 0.25
+_MOST_UNPROVEN: Final = 20_000
+
+
+class Addressed(Protocol):
+    """What was sent."""
+
+    @property
+    def subject(self) -> str:
+        """It was published to."""
+
+
+class ReplyInbox:
+    """
+    The inbox of one publisher.
+
+    Args:
+        connection: to NATS; it stays open.
+        expected: the stream whose answers count.
+
+    """
+
+    def __init__(self, connection: Connection, expected: ExpectedStream) -> None:
+        self.expected = expected
+        self.patience = SILENCE
+        """Seconds without an answer after which it is looked up why."""
+
+        self._connection = connection
+        self._looking: asyncio.Task[None] | None = None
+        self._client: DirectClient | None = None
+        self._subscription: Subscription | None = None
+        self._prefix = ""
+        self._numbers = count(1)
+        self._exchanges: dict[str, Exchange] = {}
+
+    async def open(self) -> DirectClient:
+        """
+        Return a client that is connected now and subscribed to this inbox.
+
+        Raises:
+            NatsUnavailable: there is none at the moment.
+
+        """
+        client = await self._connection.client()
+        if not client.is_connected:
+            raise NatsUnavailable(f"not connected: {self._connection.last_error or 'reconnecting'}")
+        if client is not self._client or self._subscription is None:
+            await self._subscribe(client)
+        self.expected.meet(client.home)
+        return client
+
+    def exchange(self, on_reply: Callable[[str, Reply], None]) -> Exchange:
+        """Return an exchange with a token of its own; *on_reply* takes what stands behind it, and the answer."""
+        # The running part of a NUID, from a random start of 62^10: as good as all of it, and every message carries it.
+        exchange = Exchange(self, f"{self._prefix}.", f"{self._prefix[-10:]}{next(self._numbers)}", on_reply)
+        self._exchanges[exchange.token] = exchange
+        return exchange
+
+    def forget(self, exchange: Exchange) -> None:
+        """Drop what still arrives for *exchange*."""
+        self._exchanges.pop(exchange.token, None)
+
+    def look_up(self, subject: str, reply: Reply | None = None) -> bool:
+        """
+        Have it found out which stream takes *subject*, and return whether it is.
+
+        It is because one that is not the expected one has answered with *reply*, or because none answers.  Once it is
+        known, what could not be judged is judged again.
+        """
+        if self._looking is None and self.expected.may_look:
+            self._looking = asyncio.create_task(self._look_up(subject, reply))
+        return self._looking is not None
+
+    def require_health(self, subjects: Iterable[str]) -> None:
+        """
+        Look why nothing is heard.
+
+        Raises:
+            PermissionDenied: we may not publish to one of *subjects*, or not listen to the answers.
+            NatsUnavailable: the connection is lost.
+
+        """
+        if denial := self._connection.denial(self._prefix):
+            # Told once only: subscribe anew next time, and be told again or not.
+            self._subscription = None
+            raise PermissionDenied(denial)
+        for subject in subjects:
+            if denial := self._connection.denial(subject):
+                raise PermissionDenied(denial)
+        if self._client is None or not self._client.is_connected:
+            raise NatsUnavailable(f"connection lost: {self._connection.last_error or 'reconnecting'}")
+
+    async def aclose(self) -> None:
+        """Unsubscribe."""
+        if self._looking is not None:
+            self._looking.cancel()
+            await asyncio.wait([self._looking])
+        if self._client is not None:
+            self._connection.off_reconnect(self._on_reconnect)
+            self._client = None
+        if self._subscription is not None:
+            subscription, self._subscription = self._subscription, None
+            # Closed or reconnecting: the server has forgotten it, or will with the connection.
+            with suppress(NatsError, OSError):
+                await subscription.unsubscribe()
+
+    async def _look_up(self, subject: str, reply: Reply | None) -> None:
+        try:
+            # A connection that its owner has closed meanwhile answers nothing; each publish says so itself.
+            with suppress(ConnectionIsClosed):
+                await self.expected.look_up(subject, reply)
+        finally:
+            self._looking = None
+            for exchange in tuple(self._exchanges.values()):
+                exchange.judge_again()
+
+    async def _subscribe(self, client: DirectClient) -> None:
+        prefix = client.new_inbox()
+        try:
+            self._subscription = await client.subscribe(
+                f"{prefix}.>", cb=self._on_message, pending_msgs_limit=0, pending_bytes_limit=0
+            )
+        except (NatsError, OSError) as exc:
+            raise NatsUnavailable(f"cannot subscribe: {str(exc) or type(exc).__name__}") from exc
+        if self._client is None:
+            self._connection.on_reconnect(self._on_reconnect)
+        self._client, self._prefix = client, prefix
+
+    async def _on_message(self, message: Msg) -> None:
+        token, _, rest = message.subject[len(self._prefix) + 1 :].partition(".")
+        if exchange := self._exchanges.get(token):
+            exchange.hear(rest, read_reply(message))
+
+    def _on_reconnect(self) -> None:
+        for exchange in self._exchanges.values():
+            exchange.lose("the connection was lost before the answer")
+
+
+class Exchange:
+    """One burst of messages, or several, and the answers to them."""
+
+    def __init__(self, inbox: ReplyInbox, prefix: str, token: str, on_reply: Callable[[str, Reply], None]) -> None:
+        self.token = token
+        self.reply_to = f"{prefix}{token}"
+        self.subject = ""
+        """Of a message in it."""
+
+        self._inbox = inbox
+        self._on_reply = on_reply
+        self._lost = ""
+        self._unproven: list[tuple[str, Reply]] = []
+        self._frame = -1
+        self._news: asyncio.Future[bool] | None = None
+        self._heard = time.monotonic()
+        self._quiet_since = self._heard
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether nothing more is to be heard."""
+        return bool(self._lost)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._inbox.forget(self)
+
+    def hear(self, rest: str, reply: Reply) -> None:
+        """Take one answer, if it counts."""
+        if reply.type:
+            self._hear_frame(reply)
+        elif self._inbox.expected.counts(reply):
+            if self._inbox.expected.is_ambiguous(reply):
+                asyncio.get_running_loop().call_later(_DOMAIN_GRACE, self._take, rest, reply)
+            else:
+                self._take(rest, reply)
+        elif reply.stream and len(self._unproven) < _MOST_UNPROVEN and self._inbox.look_up(self.subject, reply):
+            self._unproven.append((rest, reply))
+        else:
+            self._inbox.expected.pass_over(reply)
+
+    def _take(self, rest: str, reply: Reply) -> None:
+        self._heard = time.monotonic()
+        self._on_reply(rest, reply)
+        self._tell(is_news=True)
+
+    def judge_again(self) -> None:
+        """Take what counts after all, of the answers that came while it was not known."""
+        self._tell(is_news=True)
+        unproven, self._unproven = self._unproven, []
+        for rest, reply in unproven:
+            if self._inbox.expected.counts(reply):
+                self.hear(rest, reply)
+            else:
+                self._inbox.expected.pass_over(reply)
+
+    def _hear_frame(self, reply: Reply) -> None:
+        # A sign of life if a batch has come further; a frame does not say whose it is.
+        if reply.type == "ack" and reply.seq > self._frame:
+            self._frame = reply.seq
+            self._heard = time.monotonic()
+
+    def lose(self, reason: str) -> None:
+        """End it: nothing will be heard any more."""
+        self._lost = reason
+        self._tell(is_news=True)
+
+    async def until(
+        self,
+        is_met: Callable[[], bool],
+        messages: Iterable[Addressed],
+        deadline: float,
+        *,
+        silence: float = SILENCE,
+        on_quiet: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
+        """
+        Return when what was heard makes *is_met* true.
+
+        Args:
+            is_met: looked at whenever something was heard.
+            messages: that were sent.
+            deadline: of `time.monotonic`.
+            silence: seconds, from now or the last answer on, after which it is given up.
+            on_quiet: called after each half a second without an answer.
+
+        Raises:
+            PermissionDenied: the subject of one of *messages* is denied to us.
+            NatsUnavailable: the connection is lost, *deadline* has passed, all is silent, or no answer will come.
+
+        """
+        began = self._quiet_since = time.monotonic()
+        while not is_met():
+            if self._lost:
+                raise NatsUnavailable(self._lost)
+            now, heard = time.monotonic(), max(began, self._heard)
+            limit = min(deadline, heard + silence)
+            if now >= limit:
+                reason = self._inbox.expected.explain_silence(self.subject, now - heard, is_untaken=False)
+                raise NatsUnavailable(reason)
+            if not await self._is_told(min(_LOOK_ROUND, limit - now)):
+                self._inbox.require_health({message.subject for message in messages})
+                if now - heard >= self._inbox.patience:
+                    self._look_why(began)
+                if on_quiet is not None and now - max(heard, self._quiet_since) >= _QUIET:
+                    self._quiet_since = now
+                    await on_quiet()
+
+    def _look_why(self, began: float) -> None:
+        expected = self._inbox.expected
+        if expected.trouble is not None and expected.trouble.found_at > began:
+            raise NatsUnavailable(expected.trouble.words)
+        expected.miss(began)
+        self._inbox.look_up(self.subject)
+
+    async def _is_told(self, seconds: float) -> bool:
+        # A timer and a future: asyncio's own waits cost a lone message a tenth of its round trip.
+        loop = asyncio.get_running_loop()
+        self._news = loop.create_future()
+        timer = loop.call_later(seconds, partial(self._tell, is_news=False))
+        try:
+            return await self._news
+        finally:
+            timer.cancel()
+
+    def _tell(self, *, is_news: bool) -> None:
+        if self._news is not None and not self._news.done():
+            self._news.set_result(is_news)

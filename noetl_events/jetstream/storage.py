@@ -1,0 +1,282 @@
+"""Single messages of a stream: publish one, get one, delete one, or read the stream through."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import msgspec
+from nats.errors import Error as NatsError
+from nats.js.errors import APIError, NotFoundError
+
+from noetl_events.jetstream.api import jetstream, unavailable
+from noetl_events.jetstream.consume.history import History, Span
+from noetl_events.jetstream.declarations import EVENTS_STREAM
+from noetl_events.jetstream.errors import (
+    MessageTooLarge,
+    NatsUnavailable,
+    PermissionDenied,
+    StreamMissing,
+    StreamReplaced,
+)
+from noetl_events.jetstream.message import delivery_of, unix_nanoseconds
+from noetl_events.jetstream.publish.expected_stream import ExpectedStream
+from noetl_events.jetstream.publish.replies import ReplyError, Verdict, explain, is_no_responders, judge
+from noetl_events.jetstream.publish.reply_inbox import SILENCE, ReplyInbox
+from noetl_events.jetstream.streams import missing, untaken
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+    from datetime import datetime
+
+    from noetl_events.jetstream.connection import Connection
+    from noetl_events.jetstream.message import Message
+    from noetl_events.jetstream.publish.replies import Reply
+
+
+async def store(
+    connection: Connection,
+    subject: str,
+    payload: bytes,
+    headers: dict[str, str],
+    *,
+    stream: str = "",
+    usual: str = EVENTS_STREAM,
+) -> int:
+    """
+    Return the stream sequence of the message, once it is stored; give it a `Nats-Msg-Id` and trying again is safe.
+
+    Args:
+        connection: to NATS; it stays open.
+        subject: to publish to.
+        payload: of the message.
+        headers: of the message.
+        stream: name of the stream that has to store it; empty for any that takes *subject*.
+        usual: name of the one that takes it as a rule, where *stream* is empty.
+
+    Raises:
+        StreamMissing: no stream takes *subject*.
+        MessageTooLarge: it exceeds what the server takes.
+        NatsUnavailable: whether it is stored is unknown.
+
+    """
+    inbox = ReplyInbox(connection, ExpectedStream(connection, stream, usual=usual))
+    answers: list[Reply] = []
+    try:
+        client = await inbox.open()
+        _require_room(client.max_payload, payload, headers)
+        with inbox.exchange(lambda _, reply: answers.append(reply)) as exchange:
+            exchange.subject = subject
+            await client.publish(subject, payload, reply=exchange.reply_to, headers=headers)
+            await exchange.until(lambda: bool(answers), [_Addressed(subject)], time.monotonic() + SILENCE)
+    except (PermissionDenied, MessageTooLarge):
+        raise
+    except (NatsUnavailable, NatsError, OSError) as exc:
+        raise NatsUnavailable(f"{subject}: {str(exc) or type(exc).__name__}") from exc
+    finally:
+        await inbox.aclose()
+    return _sequence(subject, answers[0])
+
+
+class _Addressed(NamedTuple):
+    subject: str
+
+
+def _sequence(subject: str, reply: Reply) -> int:
+    if is_no_responders(reply):
+        raise StreamMissing(untaken(subject))
+    if judge(reply) is not Verdict.STORED:
+        raise NatsUnavailable(f"{subject}: {explain(reply)}")
+    return reply.seq
+
+
+async def last_payload(connection: Connection, stream: str, subject: str) -> bytes | None:
+    """
+    Return the payload of the last message of *subject* in *stream*, or None if there is none.
+
+    Raises:
+        NatsUnavailable: the server did not answer, or said no.
+
+    """
+    js = await jetstream(connection)
+    try:
+        return (await js.get_last_msg(stream, subject, direct=True)).data or b""
+    except NotFoundError:
+        return None
+    except (NatsError, APIError) as exc:
+        raise unavailable(connection, connection.api(f"DIRECT.GET.{stream}.{subject}"), exc) from exc
+
+
+def _require_room(room: int, payload: bytes, headers: dict[str, str]) -> None:
+    # The server closes the connection over a message that is too large, and nats-py looks at the payload alone.
+    size = (
+        len(payload) + len("NATS/1.0\r\n\r\n") + sum(len(f"{name}: {headers[name]}\r\n".encode()) for name in headers)
+    )
+    if size > room:
+        raise MessageTooLarge(
+            f"{size:,} bytes with headers exceed the server's max_payload of {room:,}; raise it there"
+        )
+
+
+_PATIENCE: Final = 5.0
+# What is removed while it is read may be among these.
+_AHEAD: Final = 200
+_STREAM_NOT_FOUND: Final = 10059
+_MESSAGE_NOT_FOUND: Final = 10037
+
+
+class Stored(msgspec.Struct, frozen=True, kw_only=True):
+    """
+    A message as a stream holds it.
+
+    Args:
+        stream: that holds it.
+        sequence: its place there.
+        stored_ns: Unix nanoseconds, by the server's clock.
+        subject: it was published to.
+        headers: of the message; the last of a name counts.
+        data: of the message; empty when only headers were read.
+        size: of *data* in the stream, in bytes.
+
+    """
+
+    stream: str
+    sequence: int
+    stored_ns: int
+    subject: str
+    headers: dict[str, str]
+    data: bytes
+    size: int
+
+
+class _Raw(msgspec.Struct, frozen=True):
+    seq: int
+    subject: str
+    time: str
+    data: bytes = b""
+    hdrs: bytes = b""
+
+
+class _Answer(msgspec.Struct, frozen=True):
+    message: _Raw | None = None
+    error: ReplyError | None = None
+    success: bool = False
+
+
+_answer = msgspec.json.Decoder(_Answer)
+
+
+async def read_stored(
+    connection: Connection, stream: str, *, since: datetime | None = None, headers_only: bool = False
+) -> AsyncGenerator[Stored, None]:
+    """
+    Yield what *stream* holds now, in order; what is stored while it is read comes with the next reading.
+
+    Close it (`contextlib.aclosing`) when leaving early: it has a consumer, which otherwise is kept for minutes.
+
+    Raises:
+        StreamMissing: there is no such stream.
+        Refused: the server will not let it be read like this.
+        NatsUnavailable: the server did not answer, or said no; or meanwhile the stream became another one.
+
+    """
+    span = Span(stream=stream, start=since, headers_only=headers_only)
+    try:
+        async with History(connection, span, patience=_PATIENCE, max_messages=_AHEAD) as history:
+            while messages := await history.read():
+                for message in messages:
+                    yield stored_of(message)
+    except StreamReplaced as exc:
+        raise NatsUnavailable(str(exc)) from exc
+
+
+async def find_stored(connection: Connection, stream: str, sequence: int, *, subject: str = "") -> Stored | None:
+    """
+    Return the message at *sequence*, or with a *subject* the first one from there on that matches; None if none does.
+
+    It asks the stream's leader: a replica that answers direct gets may be behind, and say none where there is one.
+
+    Raises:
+        StreamMissing: there is no such stream.
+        NatsUnavailable: the server did not answer, or said no.
+
+    """
+    wanted: dict[str, int | str] = {"seq": sequence} | ({"next_by_subj": subject} if subject else {})
+    answer = await _ask(connection, "GET", stream, msgspec.json.encode(wanted))
+    if answer.message is not None:
+        return _of_raw(stream, answer.message)
+    if answer.error is not None and answer.error.err_code == _MESSAGE_NOT_FOUND:
+        return None
+    raise NatsUnavailable(f"message {sequence} of {stream} cannot be read: {_words(answer)}")
+
+
+async def remove_stored(connection: Connection, stream: str, sequence: int) -> bool:
+    """
+    Remove the message at *sequence* and return whether it was there.
+
+    Its bytes stay in the server's file until that is compacted: writing over them takes the server 15 times as long.
+
+    Raises:
+        StreamMissing: there is no such stream.
+        NatsUnavailable: it may be there or not; removing it again is safe.
+
+    """
+    answer = await _ask(connection, "DELETE", stream, b'{"seq":%d,"no_erase":true}' % sequence)
+    if answer.success:
+        return True
+    # One error code stands for a message that is gone and for one that may not be removed.
+    if await find_stored(connection, stream, sequence) is None:
+        return False
+    raise NatsUnavailable(f"message {sequence} of {stream} cannot be removed: {_words(answer)}")
+
+
+async def _ask(connection: Connection, verb: str, stream: str, request: bytes) -> _Answer:
+    # Not nats-py's get_msg: it reads headers as e-mail, and turns what is not ASCII in them into other objects.
+    subject = connection.api(f"STREAM.MSG.{verb}.{stream}")
+    client = await connection.client()
+    try:
+        reply = await client.request(subject, request, timeout=5)
+        answer = _answer.decode(reply.data)
+    except (NatsError, OSError) as exc:
+        raise unavailable(connection, subject, exc) from exc
+    except ValueError as exc:
+        raise NatsUnavailable(f"{subject}: unreadable answer: {exc}") from exc
+    if answer.error is not None and answer.error.err_code == _STREAM_NOT_FOUND:
+        raise StreamMissing(missing(stream))
+    return answer
+
+
+def _words(answer: _Answer) -> str:
+    return answer.error.description if answer.error is not None else "no reason given"
+
+
+def stored_of(message: Message) -> Stored:
+    """Return a delivered *message* as its stream holds it."""
+    delivery, headers = delivery_of(message), dict(message.headers or {})
+    return Stored(
+        stream=delivery.stream,
+        sequence=delivery.sequence,
+        stored_ns=delivery.stored_ns,
+        subject=message.subject,
+        # The server adds the size where it leaves the data out.
+        size=int(headers.pop("Nats-Msg-Size", len(message.data))),
+        headers=headers,
+        data=message.data,
+    )
+
+
+def _of_raw(stream: str, raw: _Raw) -> Stored:
+    return Stored(
+        stream=stream,
+        sequence=raw.seq,
+        stored_ns=unix_nanoseconds(raw.time),
+        subject=raw.subject,
+        headers=_headers(raw.hdrs),
+        data=raw.data,
+        size=len(raw.data),
+    )
+
+
+def _headers(block: bytes) -> dict[str, str]:
+    lines = block.decode(errors="replace").split("\r\n")[1:]
+    return {name.strip(): value.strip() for name, colon, value in (line.partition(":") for line in lines) if colon}

@@ -1,1 +1,0 @@
-"""What `SpoolSink` keeps on disk: a journal of events, and how far it was handed over."""
