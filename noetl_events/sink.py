@@ -9,43 +9,18 @@ The sink contract: a destination for events is an `EventSink`, and its errors ar
 
 Anything else that escapes a sink is a bug, and stops the caller.
 
-Beside the contract: sinks opened by URL, the options of such a URL, and a count of the calls under way, for a sink that
-closes when they have ended.
+Beside the contract: sinks opened by URL, and the options of such a URL.
 """
 
 from __future__ import annotations
 
-import asyncio
-from typing import TYPE_CHECKING, Final, Protocol, Self, runtime_checkable
+from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
 from urllib.parse import parse_qsl, urlsplit
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from noetl_events.envelope import ExecutorEvent
-
-
-class InFlight:
-    """Count the `with` blocks entered and not left."""
-
-    def __init__(self) -> None:
-        self._count = 0
-        self._none = asyncio.Event()
-        self._none.set()
-
-    def __enter__(self) -> Self:
-        self._count += 1
-        self._none.clear()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._count -= 1
-        if not self._count:
-            self._none.set()
-
-    async def wait_for_none(self) -> None:
-        """Return when every block entered was left."""
-        await self._none.wait()
 
 
 _LONGEST_RETRY_AFTER: Final = 300.0

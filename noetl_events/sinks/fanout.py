@@ -9,8 +9,9 @@ from urllib.parse import parse_qsl, urlsplit
 
 import structlog
 
+from noetl_events.in_flight import InFlight
 from noetl_events.retry import Backoff
-from noetl_events.sink import EventsRejected, InFlight, SinkUnavailable, open_sink, require_ids
+from noetl_events.sink import EventsRejected, SinkUnavailable, open_sink, require_ids
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

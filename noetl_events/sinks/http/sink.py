@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Self
 import structlog
 
 from noetl_events.envelope import encode
+from noetl_events.in_flight import InFlight
 from noetl_events.json_values import MalformedEvent
-from noetl_events.sink import EventsRejected, InFlight, SinkUnavailable, require_ids
+from noetl_events.sink import EventsRejected, SinkUnavailable, require_ids
 from noetl_events.sinks.http.client import Client, Encoded, Refusal, Request, requests_of
 from noetl_events.sinks.http.target import Target, read_url
 
