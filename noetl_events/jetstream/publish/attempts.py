@@ -1,39 +1,37 @@
 """
-Three ways to publish a burst of messages: a fast-ingest batch, an atomic batch, or each message plainly.
+Three ways to publish a burst of messages: a fast-ingest batch, an atomic batch, or plain publishes.
 
-Plain publishes are many under way at a time, each with an answer of its own.
+Plain publishes: each message has an answer of its own, and many are in flight at a time.
 
-Atomic batches (ADR-50): all messages are stored, or none, and a server told to sync always does it once a batch.
-
-With `sync_interval: always` a server before 2.15 syncs each message, a later one each atomic batch: 20,000 to 60,000
-messages a second where fast-ingest batches and plain publishes reach 4,000.
+Atomic batches (ADR-50): the server stores all messages or none.  A server with `sync_interval: always` syncs each
+atomic
+batch once since 2.15 (each message before): 20,000 to 60,000 messages a second, where fast-ingest batches and plain
+publishes reach 4,000.
 
     Nats-Batch-Id: <batch>        on every message
-    Nats-Batch-Sequence: <seq>    likewise, from 1
-    Nats-Batch-Commit: 1          on the last, which alone is answered
+    Nats-Batch-Sequence: <seq>    on every message, from 1
+    Nats-Batch-Commit: 1          on the last message, the only one that is answered
 
-One id that is stored already refuses the whole batch (10201), one that is under way likewise (10158).  Which one it was
-the server does not say: sent again one by one, each message gets an answer of its own.
+A single id that is already stored refuses the whole batch (10201), and so does an id that is in flight (10158).  The
+server does not say which id that was, so the messages are sent again as plain publishes, each with its own answer.
 
-Fast-ingest batches (ADR-50): many messages, few answers.
-
-Everything about a batch stands in the reply subject of its messages:
+Fast-ingest batches (ADR-50): many messages, few answers.  The reply subject of each message describes the batch:
 
     <inbox>.<batch>.<flow>.<gap>.<seq>.<op>.$FI
 
-*flow* is how many messages one ack may cover, *gap* `fail` ends the batch at the first message lost on the way, *seq*
-counts from 1, and *op* is 0 for the first, 1 for the next, 2 for the last, 3 for an end that is no message, 4 for the
-question whether the batch is still known: another leader knows none, and says so at once.  At the end
-there is a PubAck, also when the server gave the batch up half-way, after a frame that says why: only the *count* in it
-tells.  Frames name no stream, so nothing follows from them.
+*flow* is the number of messages that one ack may cover.  A *gap* of `fail` ends the batch at the first message lost in
+transit.  *seq* counts from 1.  *op* is 0 for the first message, 1 for the next ones, 2 for the last, 3 for an end that
+is no message, and 4 for the question whether the batch is still known: a new leader knows no batch and answers so at
+once.  The end of a batch is answered with a PubAck, also if the server aborted the batch half-way; a frame before it
+then gives the reason, and only the *count* of the PubAck shows it.  Frames name no stream, so they decide nothing.
 
-The PubAck alone says that anything is stored.  An id counts as a duplicate while its first message waits for a quorum,
-and may yet be lost (server 2.15): acks under way cover such duplicates at once.  Where the PubAck has a sequence, the
-quorum has taken a message of this very batch, and with it all that the leader had taken before.  Where it has none,
-every id was a duplicate, and nothing is known.
+Only the PubAck confirms that messages are stored.  The server reports an id as a duplicate while its first message
+still waits for a quorum and may be lost (server 2.15), and acks of frames cover such duplicates at once.  A PubAck with
+a sequence means that the quorum has stored a message of this batch, and so everything that the leader had accepted
+before.  A PubAck without a sequence means that every id was a duplicate, so the outcome is unknown.
 
-A batch goes on as long as there is something to send, up to a bound.  After a failure nothing later is stored either,
-so what is sent again keeps its order.
+A batch continues while there are messages to send, up to a bound.  After a failure the server stores nothing later of
+the batch either, so messages that are sent again keep their order.
 """
 
 from __future__ import annotations
@@ -58,14 +56,14 @@ if TYPE_CHECKING:
 
 class Window:
     """
-    The messages of one window and the answers so far; `with` begins and ends it.
+    Collect the answers to the messages of one window; a context manager.
 
-    A message may be sent several times.  The answer to each attempt counts, however late it comes.
+    A message may be sent several times.  The answer to each attempt counts, however late it arrives.
 
     Args:
-        inbox: for the answers.
-        messages: that may be sent.
-        on_stored: takes each message that is stored, as soon as that is known, and its sequence.
+        inbox: inbox for the answers.
+        messages: messages that may be sent.
+        on_stored: callback for each stored message, with its stream sequence.
 
     """
 
@@ -73,13 +71,13 @@ class Window:
         self, inbox: ReplyInbox, messages: Sequence[Outgoing], on_stored: Callable[[Sequence[Outgoing], int], None]
     ) -> None:
         self.silence = "no answer"
-        """Why answers are missing, when they are."""
+        """Reason for missing answers."""
         self.denial = ""
-        """The server's words, when it denies us a subject of this window."""
+        """Error text of the server if it denies a subject of this window; empty otherwise."""
         self.is_heard = False
-        """Whether the stream itself has answered since the last attempt began."""
+        """True if the stream itself has answered since the last attempt began."""
         self.has_duplicates = False
-        """Whether it had one of the messages before, since this was last set to False."""
+        """True if the stream reported a duplicate since this was last set to False."""
 
         self._inbox = inbox
         self._messages = messages
@@ -97,13 +95,13 @@ class Window:
             self._inbox.forget(self._exchange)
 
     def reply_to(self, message: Outgoing) -> Reply | None:
-        """Return the answer to the last attempt at *message*, or to one before that came since."""
+        """Return the latest answer to *message*: to its last attempt, or to an earlier one that arrived since."""
         return self._replies.get(message)
 
     async def send(
         self, client: DirectClient, messages: Sequence[Outgoing], deadline: float, *, silence: float
     ) -> None:
-        """Send *messages*, and return when all are answered, or nothing was heard for so many seconds of *silence*."""
+        """Send *messages*, and return when all are answered, or after *silence* seconds without an answer."""
         self.is_heard = False
         self._missing = {message for message in messages if not message.settled}
         for message in messages:
@@ -130,7 +128,7 @@ class Window:
 
     def _take(self, place: str, reply: Reply) -> None:
         message = self._places.get(place)
-        # A message of another client may have any place, or none.
+        # Another client may publish to the inbox, so the place may be any text.
         if message is None or message.settled:
             return
         self.is_heard = self.is_heard or not isinstance(reply, ServerStatus)
@@ -145,24 +143,24 @@ class Window:
 
 
 MOST: Final = 1_000
-"""Messages the server takes in one batch."""
+"""Most messages that the server accepts in one batch."""
 
 _ATOMIC_SILENCE: Final = 2.0
-"""Seconds without an answer after which it is sent again."""
+"""Seconds without an answer after which the batch is sent again."""
 
 _EXTRA_BYTES: Final = 160
-"""What the headers of a batch add to a message, at most."""
+"""Upper bound of the bytes that the headers of a batch add to a message."""
 
 
 class AtomicBatch:
     """
-    One batch, until it is stored.
+    Publish one atomic batch.
 
     Args:
-        inbox: for the answer.
-        client: connected.
-        on_stored: takes the messages once they are, and the sequence of the last.
-        patience: gives the time, of `time.monotonic`, until which they may wait for the answer.
+        inbox: inbox for the answer.
+        client: connected client.
+        on_stored: callback for the stored messages, with the stream sequence of the last.
+        patience: function that returns the deadline of `time.monotonic` for the answer to messages.
 
     """
 
@@ -175,7 +173,7 @@ class AtomicBatch:
         patience: Callable[[Sequence[Outgoing]], float],
     ) -> None:
         self.unsettled: Sequence[Outgoing] = ()
-        """Sent or about to be, and not known to be stored, in order."""
+        """Messages sent or about to be sent, and not known to be stored, in order."""
 
         self._client = client
         self._on_stored = on_stored
@@ -188,8 +186,8 @@ class AtomicBatch:
         Return when all of *messages* are stored.
 
         Raises:
-            BatchesUnsupported: send them some other way, now and ever after.
-            BatchFailed: anything but a PubAck over all of them.
+            BatchesUnsupported: the messages, and all later ones, have to be sent some other way.
+            BatchFailed: the answer is not a PubAck for all of them.
 
         """
         self.unsettled = messages
@@ -209,7 +207,7 @@ class AtomicBatch:
 
     @staticmethod
     def fits(messages: Sequence[Outgoing], limit: int) -> bool:
-        """Whether none of *messages* is larger than *limit* bytes with the headers of a batch."""
+        """Return True if each of *messages* has at most *limit* bytes, headers of a batch included."""
         return all(message.size + _EXTRA_BYTES <= limit for message in messages)
 
 
@@ -222,30 +220,30 @@ def _commands(messages: Sequence[Outgoing], exchange: Exchange) -> Iterator[byte
 
 
 BURST: Final = 125
-"""Messages sent in one write."""
+"""Most messages in one write."""
 
-# The server says so often that it is alive.
+# The server sends an ack after each so many messages, so a client sees that it still answers.
 _FLOW: Final = 250
-# Past either a batch is ended: all of it waits for the end, and is sent again if that does not come.
+# A batch ends at either bound: all of it waits for the end, and is sent again if the PubAck is missing.
 LONGEST: Final = 4_000
 _LONGEST_BYTES: Final = 2 * 1024 * 1024
 _START, _APPEND, _COMMIT, _END, _ASK = 0, 1, 2, 3, 4
-# Longer than a server halts for, as a rule: then the batch is still known, and its PubAck comes.
+# A server rarely pauses for longer; after a shorter pause it still knows the batch, and sends the PubAck.
 _FAST_SILENCE: Final = 2 * SILENCE
 
 
 class FastBatch:
     """
-    One batch, until its last message is stored.
+    Publish one fast-ingest batch.
 
     Args:
-        inbox: for the answers.
-        client: connected.
-        outbox: where there may be more.
-        admit: gives what of a burst may be sent.
-        on_stored: takes the messages that are stored, in order, each once, and the sequence of the last.
-        patience: gives the time, of `time.monotonic`, until which a burst may wait for its answers.
-        longest: the messages after which it is ended.
+        inbox: inbox for the answers.
+        client: connected client.
+        outbox: queue with more messages for the batch.
+        admit: function that returns the messages of a burst that may be sent.
+        on_stored: callback for the stored messages, in order and each once, with the stream sequence of the last.
+        patience: function that returns the deadline of `time.monotonic` for the answers to a burst.
+        longest: number of messages after which the batch ends.
 
     """
 
@@ -261,7 +259,7 @@ class FastBatch:
         patience: Callable[[Sequence[Outgoing]], float],
     ) -> None:
         self.unsettled: list[Outgoing] = []
-        """Sent or about to be, and not known to be stored, in order."""
+        """Messages sent or about to be sent, and not known to be stored, in order."""
 
         self._client = client
         self._outbox = outbox
@@ -278,11 +276,11 @@ class FastBatch:
 
     async def send(self, burst: Sequence[Outgoing]) -> None:
         """
-        Return when *burst*, and what came after it into the same batch, is stored.
+        Return when *burst*, and all messages added to the same batch later, are stored.
 
         Raises:
-            BatchesUnsupported: send `unsettled` some other way, and all others now and ever after.
-            BatchFailed: which of `unsettled` are stored is unknown.
+            BatchesUnsupported: `unsettled`, and all later messages, have to be sent some other way.
+            BatchFailed: the outcome of the messages in `unsettled` is unknown.
 
         """
         with self._exchange:

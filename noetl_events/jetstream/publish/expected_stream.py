@@ -1,19 +1,19 @@
 """
-The stream whose acknowledgements count.
+The stream that has to acknowledge messages.
 
-A stream of another domain answers a publish that reaches it, and so does any subscriber of the subject.  An answer
-counts if it names the expected stream and its domain.  Every other one is foreign: it is passed over, and the wait for
-the right one goes on.  What is expected is known, in this order, from
+A stream of another domain answers a publish that reaches it, and any subscriber of the subject may answer too.  An
+answer counts if it names the expected stream and its domain.  Any other answer is foreign: it is ignored, and the wait
+for the right answer continues.  The expected name and domain come from the first of these that has them:
 
-    the settings                     the name of the stream, and the domain of its JetStream
-    the server we are connected to   its own domain; the default name where none was given
-    the API of JetStream             asked when a stream answers that is neither: which one takes the subject?
-    the first PubAck                 where nothing of that says anything, and the account may not ask
+    settings                  the name of the stream, and the domain of its JetStream
+    connected server          its own domain; the default name of the stream
+    JetStream API             asked which stream takes the subject, when another stream answers
+    first PubAck              if all of the above say nothing, and the account may not ask the API
 
-A name from the settings stays.  What was learned is learned anew once the API names another stream (one renamed, or
-made anew under another name), and after a reconnection to another cluster or domain.
+A name from the settings is fixed.  A learned name is replaced when the API names another stream (after a rename, or a
+deletion and creation under another name), and after a reconnection to another cluster or domain.
 
-This tells mistakes apart.  It is no authentication: a subscriber that copies the name of the stream is believed.
+The check detects mistakes.  A subscriber that copies the name of the stream is believed, so it is no authentication.
 """
 
 from __future__ import annotations
@@ -48,10 +48,10 @@ if TYPE_CHECKING:
     from noetl_events.jetstream.publish.replies import Reply
 
 _TIMEOUT: Final = 2.0
-# nats-py tells of a denial on the side only, and waits for an answer all the same.
+# nats-py reports a denial through its error callback only and still waits for an answer, so look for one this often.
 _ANSWERS_LOOK_ROUND: Final = 0.05
 _STREAM_NOT_FOUND: Final = 10059
-# Of a newer server, with what this one does not know; a stream without a leader is offline too, under another code.
+# The stream needs a newer server than this one; a stream without a leader is offline too, with another code.
 _UNSUPPORTED: Final = 10194
 
 
@@ -60,9 +60,9 @@ class Taker(msgspec.Struct, frozen=True):
     A stream that takes a subject.
 
     Args:
-        name: of the stream.
-        domain: that it is in, "" where the server has none; None where the account may not ask.
-        no_ack: whether it is set to store without acknowledging.
+        name: name of the stream.
+        domain: JetStream domain of the stream, "" if the server has none; None if the account may not ask.
+        no_ack: True if the stream stores without acknowledging.
 
     """
 
@@ -87,13 +87,13 @@ _answer = msgspec.json.Decoder(_Answer)
 
 async def find_taker(connection: Connection, subject: str) -> Taker | None:
     """
-    Return the stream that takes *subject*, or None if there is none; the leader of JetStream itself says so.
+    Return the stream that takes *subject*, or None if there is none, as the leader of JetStream knows it.
 
     Raises:
         PermissionDenied: the account may not ask.
-        StreamRefused: the server has the stream, and will not serve it.
-        JetStreamOff: it is switched off; `JetStreamSilent` if no API answers.
-        NatsUnavailable: nothing is known: the server did not answer, as during an election, or said no.
+        StreamRefused: the server has the stream, and refuses to serve it.
+        JetStreamOff: JetStream is switched off; `JetStreamSilent` if no API answers.
+        NatsUnavailable: the result is unknown: the server did not answer, as during an election, or refused.
 
     """
     names = await streams_of(connection, subject)
@@ -107,7 +107,7 @@ async def find_taker(connection: Connection, subject: str) -> Taker | None:
     if info.error is None:
         return Taker(name, info.domain, info.config.no_ack)
     if info.error.err_code == _STREAM_NOT_FOUND:
-        # Deleted in the meantime.
+        # The stream was deleted between the two requests.
         return None
     if info.error.err_code == _UNSUPPORTED:
         raise explained(name, info.error)
@@ -152,12 +152,12 @@ log = structlog.get_logger()
 
 class Trouble(NamedTuple):
     """
-    A state of the streams that does not pass by itself.
+    A state of the streams that does not end by itself.
 
     Args:
-        found_at: of `time.monotonic`.
-        words: that say what it is and what to do.
-        error: that a call fails with; `NatsUnavailable` where a stream takes the subject that must not be sent to.
+        found_at: time of the discovery, of `time.monotonic`.
+        words: text with the state and the remedy.
+        error: error for failed calls; `NatsUnavailable` if the wrong stream takes the subject.
 
     """
 
@@ -167,7 +167,7 @@ class Trouble(NamedTuple):
 
     @property
     def is_barring(self) -> bool:
-        """Whether nothing may be sent while it lasts."""
+        """True if no message may be sent while the state lasts."""
         return self.error is NatsUnavailable
 
 
@@ -176,10 +176,10 @@ class ExpectedStream:
     The stream that a publisher publishes to.
 
     Args:
-        connection: to NATS; it stays open.
-        name: of the stream; empty where it has to be learned.
-        usual: name that is believed where none was given.
-        on_change: called when another stream is expected than before.
+        connection: connection to NATS; it is not closed here.
+        name: name of the stream; empty to learn it.
+        usual: name to accept if none was given.
+        on_change: callback for a change of the expected stream.
 
     """
 
@@ -192,7 +192,7 @@ class ExpectedStream:
         on_change: Callable[[], None] = lambda: None,
     ) -> None:
         self.trouble: Trouble | None = None
-        """What was found when it was looked up last, and has not answered since."""
+        """Result of the last look-up; None if it found no trouble, or the stream has answered since."""
 
         self._connection = connection
         self._declared = name
@@ -208,23 +208,23 @@ class ExpectedStream:
         self._foreign: Reply | None = None
 
     def __str__(self) -> str:
-        """Name it as an error does."""
+        """Return the stream's name as error texts use it."""
         name, domain = self._known or (self._declared, "")
         return _in_words(name, domain) if name else "the stream of this subject"
 
     @property
     def may_look(self) -> bool:
-        """Whether it is time to ask once more."""
+        """True if the next look-up is due."""
         return time.monotonic() >= self._look_at
 
     def counts(self, reply: Reply) -> bool:
-        """Return whether *reply* is an answer of the stream, or of the server itself."""
+        """Return True if *reply* is an answer of the stream, or of the server itself."""
         if isinstance(reply, ServerStatus):
             return True
         if self._known is None:
             return False
         name, domain = self._known
-        # Servers name no domain when they answer with an error.
+        # Servers omit the domain when they answer with an error.
         if reply.stream != name or (reply.domain != domain and reply.error is None):
             return False
         if not self.is_ambiguous(reply):
@@ -233,17 +233,17 @@ class ExpectedStream:
         return True
 
     def is_ambiguous(self, reply: Reply) -> bool:
-        """Return whether *reply*, which counts, may be an error of a stream of the same name in another domain."""
+        """Return True if *reply*, which counts, may be an error of a stream of the same name in another domain."""
         has_domain = self._known is not None and bool(self._known[1])
         return reply.error is not None and has_domain and not isinstance(reply, ServerStatus)
 
     def disown(self, reply: Reply) -> str:
-        """Return in words whose answer *reply* is, which does not count."""
+        """Return a text that names the sender of *reply*, which does not count."""
         theirs = _in_words(reply.stream, reply.domain) if reply.stream else "a subscriber that is no stream"
         return f"answered by {theirs}, which is not {self}"
 
     def meet(self, home: Home) -> None:
-        """Note where the client is connected now."""
+        """Record the server that the client is connected to."""
         if home == self._home and self._known is not None:
             return
         if self._known is None or self._home is None or _is_elsewhere(home, self._home):
@@ -252,18 +252,18 @@ class ExpectedStream:
         self._home = home
 
     def miss(self, since: float) -> None:
-        """Note that the stream is silent *since* then: it may be that another takes the subject now."""
+        """Record that the stream is silent *since* that time, as another stream may take the subject now."""
         if not self._is_denied:
             soon = 0.0 if self._looked_at < since else self._looked_at + _LOOK_ROUND
             self._look_at = min(self._look_at, soon)
 
     async def look_up(self, subject: str, reply: Reply | None = None) -> None:
-        """Find out which stream takes *subject*, as `ReplyInbox.look_up` has it."""
+        """Look up which stream takes *subject*, as described in `ReplyInbox.look_up`."""
         self._is_denied, self._silence, self._looked_at = False, "", time.monotonic()
         try:
             taker = await find_taker(self._connection, subject)
         except (PermissionDenied, JetStreamSilent) as exc:
-            # An account that imports no more than the subject has no API either, and elections to wait for.
+            # An account that imports only the subject has no API either, and still has elections to wait for.
             self._silence = str(exc) if isinstance(exc, JetStreamSilent) else ""
             self._look_at = time.monotonic() + (_LOOK_ROUND if self._silence else _SELDOM)
             self._is_denied = True
@@ -281,7 +281,7 @@ class ExpectedStream:
             self._look_at = time.monotonic() + (_LOOK_ROUND if self._known != before or self.trouble else _SELDOM)
 
     def explain_silence(self, subject: str, seconds: float, *, is_untaken: bool) -> str:
-        """Return in words why the stream has not answered for so many *seconds*; *is_untaken*: as the server says."""
+        """Return a reason why the stream is silent for *seconds*; *is_untaken*: the server reports no responders."""
         if self.trouble is not None:
             why = self.trouble.words
         elif is_untaken and self._silence:
@@ -295,7 +295,7 @@ class ExpectedStream:
         return f"{why}; {self.disown(self._foreign)}" if self._foreign else why
 
     def pass_over(self, reply: Reply) -> None:
-        """Note *reply*, which does not count."""
+        """Record *reply*, which does not count, for error texts."""
         self._foreign = reply
 
     def _trouble(self, subject: str, taker: Taker | None) -> Trouble | None:
@@ -321,7 +321,7 @@ class ExpectedStream:
         if taker.domain is not None:
             self._expect((taker.name, taker.domain))
         elif self._known is not None:
-            # Its domain may not be asked for, and stays what it was taken for.
+            # The account may not read the domain, so the assumed one is kept.
             self._expect((taker.name, self._known[1]), is_guess=self._is_guess)
         elif reply is not None and taker.name == reply.stream:
             self._learn_first(reply)
@@ -346,6 +346,6 @@ def _in_words(name: str, domain: str) -> str:
 
 
 def _is_elsewhere(home: Home, before: Home) -> bool:
-    # A server of the same cluster may have no JetStream, and then names no domain.
+    # A server of the same cluster may have no JetStream, and then reports no domain.
     has_domains = home.domain is not None and before.domain is not None
     return home.cluster != before.cluster or (has_domains and home.domain != before.domain)

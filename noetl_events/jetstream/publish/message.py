@@ -1,8 +1,8 @@
 """
-Messages on their way to the server: their encoding, the call that waits for them, and the counts of a publisher.
+Outgoing messages: their encoding, the call that waits for them, and the counts of a publisher.
 
-Many messages go in one write.  nats-py's `publish` looks at each subject, builds each header and awaits once a message:
-half of what a batch costs.
+Many messages go into one write, because nats-py's `publish` checks the subject, builds the headers and awaits for each
+message: half of the cost of a batch.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 
 class PublishCounts(msgspec.Struct, kw_only=True):
     """
-    Counted since the publisher was made.
+    Counts since the publisher was created.
 
     Args:
         stored: messages the stream has acknowledged.
-        refused: messages it will never take.
-        batches: acknowledged whole.
-        sent_again: messages whose first outcome was unknown.
-        fell_back: 1 once the stream has shown that it takes no batches.
+        refused: messages the stream will never accept.
+        batches: batches acknowledged as a whole.
+        sent_again: messages sent again because their first outcome was unknown.
+        fell_back: 1 once the stream has shown that it accepts no batches.
 
     """
 
@@ -45,25 +45,25 @@ class PublishCounts(msgspec.Struct, kw_only=True):
 
 
 ID_HEADER: Final = "Nats-Msg-Id"
-# What the stream knows a message by; more headers would cost every reader.
+# The stream identifies a message by this header; further headers would cost every reader.
 _HEAD: Final = f"NATS/1.0\r\n{ID_HEADER}: %b\r\n%b\r\n".encode()
 
 
 class Outgoing:
     """
-    One message on its way to the stream.
+    A message to be published.
 
     Args:
-        subject: it is published to.
-        message_id: its identity, for `Nats-Msg-Id`; the stream takes each once within its duplicate window.
-        body: its payload.
-        lane: messages of one lane (an execution, say) keep their order whatever goes wrong, on a stream that takes
-            batches; of plain publishes one may be lost and the next not.
-        place: in the batch of its call, by which a refusal names it.
-        lines: more headers, each with its line end.
+        subject: subject to publish to.
+        message_id: value of `Nats-Msg-Id`; the stream stores each id once within its duplicate window.
+        body: payload.
+        lane: ordering key (an execution, for example).  Messages of one lane keep their order despite failures on a
+            stream that accepts batches; of plain publishes one may be lost while the next is stored.
+        place: index in the batch of its call, by which a refusal names the message.
+        lines: further headers, each with its line end.
 
     Raises:
-        ValueError: *subject* is none.
+        ValueError: *subject* is not a valid subject.
 
     """
 
@@ -99,27 +99,27 @@ class Outgoing:
         self.call: Call
 
     def is_over(self) -> bool:
-        """Whether its outcome is known, or nobody waits for it because its call has failed or was cancelled."""
+        """Return True if the outcome is known, or the call has failed or was cancelled."""
         return self.settled or self.call.done.done()
 
     def store(self) -> None:
-        """Note that the stream has it."""
+        """Record that the stream has stored the message."""
         self.settled = True
         self.call.settle_one()
 
     def refuse(self, reason: str) -> None:
-        """Note that the stream will never take it."""
+        """Record that the stream will never accept the message."""
         self.settled = True
         self.call.refused[self.place] = reason
         self.call.settle_one()
 
     def fail(self, kind: type[NatsUnavailable], reason: str) -> None:
-        """Fail its whole call: what the caller does next is emit all of it again."""
+        """Fail the whole call of the message; the caller then emits all of it again."""
         self.call.fail(kind(reason))
 
 
 class Call:
-    """The messages of one `publish`, counted until each has its outcome."""
+    """Count the messages of one `publish` until each has its outcome."""
 
     __slots__ = ("_complete", "_left", "done", "refused")
 
@@ -130,30 +130,30 @@ class Call:
         self._complete = False
 
     def add(self, message: Outgoing) -> None:
-        """Wait for *message* too."""
+        """Add *message* to the call."""
         message.call = self
         self._left += 1
 
     def complete(self) -> None:
-        """Note that nothing will be added any more."""
+        """Record that no further message will be added."""
         self._complete = True
         self._finish_if_settled()
 
     def settle_one(self) -> None:
-        """Note that one message has its outcome."""
+        """Record that one message has its outcome."""
         self._left -= 1
         if not self._left:
             self._finish_if_settled()
 
     def fail(self, exc: BaseException) -> None:
-        """End the wait with *exc*, unless it is over."""
+        """Fail the call with *exc*, unless it is finished."""
         if not self.done.done():
             self.done.set_exception(exc)
 
     def close(self) -> None:
-        """Wait for nothing any more: what is still queued of it is not sent."""
+        """Cancel the call: its queued messages are not sent."""
         if not self.done.cancel() and not self.done.cancelled():
-            # Looked at, so that asyncio does not report a failure that nobody waited for.
+            # Retrieve the exception, so asyncio does not report it as never retrieved.
             self.done.exception()
 
     def _finish_if_settled(self) -> None:
@@ -164,18 +164,18 @@ class Call:
                 self.done.set_result(None)
 
 
-# A blank or a line end in a subject would be read as the next argument, or the next command.
+# A blank or a line end in a subject would start the next argument or the next command.
 _WORD: Final = re.compile(r"[^\s\x00-\x1f\x7f]+")
-# No stream is called this: a server without batches stores no such message.
+# No stream has this name, so a server without batches does not store such a message.
 _NOWHERE: Final = b"NATS/1.0\r\nNats-Expected-Stream: -\r\n\r\n"
 
 
 async def publish_all(client: DirectClient, messages: Sequence[Outgoing], commands: Iterable[bytes]) -> None:
     """
-    Hand *messages*, encoded as *commands*, to the socket in their order; their answers come later.
+    Write *messages*, encoded as *commands*, to the socket in their order; the answers come later.
 
     Raises:
-        NatsUnavailable: the connection is not there; nothing was handed over.
+        NatsUnavailable: the client is not connected; nothing was written.
 
     """
     _require_connection(client)
@@ -187,10 +187,10 @@ async def publish_all(client: DirectClient, messages: Sequence[Outgoing], comman
 
 async def publish_to_all(client: DirectClient, subjects: Iterable[str], payload: bytes) -> None:
     """
-    Hand *payload* to the socket once for each of *subjects*, which must be sound: those of deliveries are.
+    Write *payload* to the socket once for each of *subjects*, which have to be valid, as those of deliveries are.
 
     Raises:
-        NatsUnavailable: the connection is not there; nothing was handed over.
+        NatsUnavailable: the client is not connected; nothing was written.
 
     """
     _require_connection(client)
@@ -201,7 +201,7 @@ async def publish_to_all(client: DirectClient, subjects: Iterable[str], payload:
 
 def _require_connection(client: DirectClient) -> None:
     if not client.is_connected:
-        # nats-py would keep them and send them after the reconnection, when their outcome was long decided.
+        # nats-py would buffer the messages and send them after the reconnection, when their outcome is decided.
         raise NatsUnavailable("cannot send: not connected")
 
 
@@ -215,10 +215,10 @@ async def _write(client: DirectClient, encoded: bytes) -> None:
 @lru_cache(maxsize=1024)
 def encoded_subject(subject: str) -> bytes:
     """
-    Return *subject* as it stands in a command.
+    Return *subject* encoded for a command.
 
     Raises:
-        ValueError: it is empty, or holds a blank or a control character.
+        ValueError: *subject* is empty, or contains a blank or a control character.
 
     """
     if not _WORD.fullmatch(subject):
@@ -227,13 +227,13 @@ def encoded_subject(subject: str) -> bytes:
 
 
 def command(message: Outgoing, reply: bytes) -> bytes:
-    """Return *message* as a command whose answer goes to *reply*."""
+    """Return *message* as a command with the reply subject *reply*."""
     head, body = message.head, message.body
     return b"HPUB %b %b %d %d\r\n%b%b\r\n" % (message.encoded_subject, reply, len(head), message.size, head, body)
 
 
 def command_with(message: Outgoing, headers: bytes, reply: bytes) -> bytes:
-    """Return *message* as a command with the lines *headers* added; an empty *reply* asks for no answer."""
+    """Return *message* as a command with the header lines *headers*; an empty *reply* requests no answer."""
     head, body = message.head[:-2] + headers + b"\r\n", message.body
     address = b"%b %b" % (message.encoded_subject, reply) if reply else message.encoded_subject
     return b"HPUB %b %d %d\r\n%b%b\r\n" % (address, len(head), len(head) + len(body), head, body)
@@ -255,7 +255,7 @@ def batch_command(message: Outgoing, reply_head: bytes, seq: int, operation: int
 
 
 def control_command(subject: str, reply_head: bytes, seq: int, operation: int) -> bytes:
-    """Return the command that ends a fast-ingest batch, or asks about it, and is no message."""
+    """Return the command without a message that ends a fast-ingest batch or asks for its state."""
     return b"HPUB %b %b%d.%d.$FI %d %d\r\n%b\r\n" % (
         encoded_subject(subject),
         reply_head,

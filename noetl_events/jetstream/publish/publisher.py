@@ -1,7 +1,7 @@
 """
-Messages into a stream, each stored once, as fast as the server takes them.
+Publish messages into a stream, each stored once, as fast as the server accepts them.
 
-There is no timer: a message that finds nothing under way goes at once; what comes in meanwhile forms the next batch.
+There is no timer: a message is sent at once if none is in flight; messages that arrive meanwhile form the next batch.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Durability = Literal["stored", "fsync"]
 
 _MODES: Final[dict[str, Mode]] = {"stored": "fast", "fsync": "atomic"}
 
-# A large call is encoded as it is queued: after so many, other tasks have their turn, and the first ones are sent.
+# A large call is encoded while it is queued; after so many messages it yields to other tasks, and sending starts.
 _LONG_TURN: Final = 125
 
 
@@ -34,14 +34,14 @@ class Publisher:
     Publish from many tasks through one connection.
 
     Args:
-        connection: to NATS; it stays open.
+        connection: connection to NATS; the publisher does not close it.
         timeout: seconds a message may wait for its outcome.
-        max_messages: waiting and under way; past that `publish` waits.
-        max_bytes: likewise, of subjects' headers and payloads.
-        durable: "fsync" where the server has `sync_interval: always`: of the atomic batches this sends it syncs each
-            once (server 2.15), of the faster "stored" ones each message.  Which promise holds is the server's setting:
-            without it, it acknowledges before it syncs, whatever stands here.
-        stream: name of the stream whose acknowledgements count; empty where it has to be learned.
+        max_messages: most messages queued and in flight; at that bound `publish` waits.
+        max_bytes: most bytes of headers and payloads queued and in flight; at that bound `publish` waits.
+        durable: "fsync" for a server with `sync_interval: always`: messages go in atomic batches, and the server syncs
+            each batch once (server 2.15).  The faster "stored" batches are synced message by message on such a server.
+            The server's setting decides: without it, the server acknowledges before it syncs, whatever is set here.
+        stream: name of the stream that has to acknowledge; empty to learn the name.
 
     """
 
@@ -67,26 +67,26 @@ class Publisher:
 
     @property
     def mode(self) -> Mode:
-        """How batches go: "fast" or "atomic" (ADR-50), or "plain" once the stream has shown that it takes none."""
+        """Kind of batches: "fast" or "atomic" (ADR-50), or "plain" once the stream has shown that it accepts none."""
         return self._sender.mode
 
     @property
     def counts(self) -> PublishCounts:
-        """What was done so far."""
+        """Counts since the publisher was created."""
         return self._sender.counts
 
     @property
     def last_sequence(self) -> int:
-        """In the stream, of what was acknowledged last; 0 before."""
+        """Stream sequence of the message acknowledged last; 0 before the first."""
         return self._sender.last_sequence
 
     async def publish(self, messages: Iterable[Outgoing]) -> None:
         """
-        Return when every one of *messages* is stored; they are taken from the iterable as there is room for them.
+        Return when all of *messages* are stored; the iterable is consumed as the queue has room.
 
         Raises:
-            NatsUnavailable: what is stored of them is unknown; publish all of them again, later.
-            EventsRejected: the stream will never take these; all others are stored.
+            NatsUnavailable: the outcome of at least one message is unknown; publish all of them again later.
+            EventsRejected: the stream will never accept these; all others are stored.
             RuntimeError: the publisher is closed.
 
         """
@@ -103,13 +103,13 @@ class Publisher:
             self._idle.set()
 
     async def aclose(self) -> None:
-        """Return when everything accepted has its outcome; twice is once."""
+        """Close the publisher when everything accepted has its outcome; calling it twice is harmless."""
         self._closed = True
         while self._calls:
             self._idle.clear()
             await self._idle.wait()
         if self._worker is not None:
-            # Everything is settled; it only ends its batch.
+            # Every message has its outcome, so the worker only ends its batch.
             await asyncio.wait([self._worker])
         await self._sender.aclose()
 
@@ -139,11 +139,11 @@ class Publisher:
             raise NatsUnavailable(f"not sent: no room for {self._timeout:g} s") from None
 
     async def _work(self) -> None:
-        """Send until nothing waits; `publish` starts it again."""
+        """Send until the queue is empty; `publish` starts the worker again."""
         try:
             await self._sender.send_all()
         except BaseException as exc:
-            # A bug, or the loop is going down: nobody may wait for ever.
+            # A bug or the end of the event loop: fail all calls, so no caller waits for ever.
             for message in self._outbox.abandon():
                 if isinstance(exc, Exception):
                     message.call.fail(exc)

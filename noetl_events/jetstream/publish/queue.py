@@ -1,4 +1,4 @@
-"""The queue of a publisher: messages that wait, in order, or are under way, with a bound that holds the caller back."""
+"""The queue of a publisher: messages queued and in flight, in order, with a bound that makes callers wait."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 class Room:
     """
-    Room for so many messages and bytes, taken in the order of asking.
+    A limit of messages and bytes, granted in the order of requests.
 
-    One message always fits an empty room, however large it is.
+    A single message is always granted if no other is, however large it is.
     """
 
     def __init__(self, max_messages: int, max_bytes: int) -> None:
@@ -31,7 +31,7 @@ class Room:
         self._freed = asyncio.Event()
 
     def try_take(self, size: int) -> bool:
-        """Take room for one message of *size* bytes if there is some and nobody waits for it."""
+        """Reserve room for one message of *size* bytes; return False if it is full or another task waits for room."""
         if self._waiting or not self._fits(size):
             return False
         self._messages += 1
@@ -39,7 +39,7 @@ class Room:
         return True
 
     async def take(self, size: int) -> None:
-        """Wait for room and take it; cancelled, nothing was taken."""
+        """Wait for room and reserve it; if the wait is cancelled, nothing is reserved."""
         self._waiting += 1
         try:
             async with self._turn:
@@ -52,7 +52,7 @@ class Room:
             self._waiting -= 1
 
     def give_back(self, messages: int, size: int) -> None:
-        """Return the room of so many messages, *size* bytes in all."""
+        """Release the room of so many messages with *size* bytes in total."""
         self._messages -= messages
         self._bytes -= size
         self._freed.set()
@@ -61,25 +61,25 @@ class Room:
         return not self._messages or (self._messages < self._max_messages and self._bytes + size <= self._max_bytes)
 
 
-# nats-py gathers 2 MiB before it has to wait for the socket: a burst below that is written in one go.
+# nats-py buffers 2 MiB before it waits for the socket, so a smaller burst needs one write.
 _MOST_BYTES: Final = 1024 * 1024
 
 
 class Outbox:
     """
-    The messages of a publisher, bounded.
+    The bounded queue of a publisher's messages.
 
-    No id is out twice: a message that repeats one waits until the first has its outcome.
+    Two messages with the same id are never in flight together: the second waits for the outcome of the first.
 
     Args:
-        max_messages: waiting and out; past that there is no room.
-        max_bytes: likewise, of headers and payloads.
+        max_messages: most messages queued and in flight.
+        max_bytes: most bytes of headers and payloads queued and in flight.
 
     """
 
     def __init__(self, max_messages: int, max_bytes: int) -> None:
         self.room = Room(max_messages, max_bytes)
-        """Taken before a message is put."""
+        """Limit; room is reserved before a message is put."""
 
         self._uncertain = RecentIds()
         self._waiting: deque[Outgoing] = deque()
@@ -88,25 +88,25 @@ class Outbox:
 
     @property
     def out(self) -> list[Outgoing]:
-        """What was handed out and not released."""
+        """Messages handed out and not released."""
         return list(self._out.values())
 
     @property
     def is_filling(self) -> bool:
-        """Whether somebody who has more to put only lets others have their turn."""
+        """True if a task that has more messages to put is yielding to other tasks."""
         return self._adding > 0
 
     @property
     def is_drained(self) -> bool:
-        """Whether nothing waits, and nothing is about to."""
+        """True if no message is queued and no task is about to put more."""
         return not self._waiting and not self._adding
 
     def put(self, message: Outgoing) -> None:
-        """Take in *message*, whose room is taken."""
+        """Append *message*, for which room is reserved."""
         self._waiting.append(message)
 
     async def let_others(self) -> None:
-        """Let other tasks have their turn, having more to put."""
+        """Yield to other tasks in the middle of a call that has more messages to put."""
         self._adding += 1
         try:
             await asyncio.sleep(0)
@@ -115,9 +115,9 @@ class Outbox:
 
     def next_burst(self, limit: int, *, certain: bool = False) -> list[Outgoing]:
         """
-        Hand out up to *limit* messages, in order, until a repeated id.
+        Return up to *limit* messages, in order, up to the first repeated id.
 
-        No burst mixes messages whose outcome was ever unknown with others; if *certain*, it has none of them.
+        A burst never mixes ids that ever had an unknown outcome with others; if *certain*, it contains none of them.
         """
         burst: list[Outgoing] = []
         waiting, out, doubted = self._waiting, self._out, self._uncertain
@@ -140,16 +140,16 @@ class Outbox:
         return burst
 
     def is_uncertain(self, message: Outgoing) -> bool:
-        """Whether *message* was sent before with an outcome that stayed unknown."""
+        """Return True if *message* was sent before with an unknown outcome."""
         return message.message_id in self._uncertain
 
     def doubt(self, messages: Iterable[Outgoing]) -> None:
-        """Note that the outcome of *messages* is unknown: nothing with these ids is part of a batch again."""
+        """Record that the outcome of *messages* is unknown, so their ids never join a fast-ingest batch again."""
         for message in messages:
             self._uncertain.add(message.message_id)
 
     def release(self, messages: Iterable[Outgoing]) -> None:
-        """Take back the room of *messages*, which are finished; what was released before is left alone."""
+        """Release the room of *messages*, which are finished; messages released before are ignored."""
         count = size = 0
         for message in messages:
             if self._out.get(message.message_id) is message:
@@ -159,7 +159,7 @@ class Outbox:
         self.room.give_back(count, size)
 
     def abandon(self) -> list[Outgoing]:
-        """Return everything, finished with none of it."""
+        """Remove and return all messages, none of which is finished."""
         messages = [*self.out, *self._waiting]
         self._out.clear()
         self._waiting.clear()

@@ -1,7 +1,7 @@
 """
-Answers of JetStream to published messages: stored, to be sent again, or refused.
+Answers of JetStream to published messages: stored, send again, or refused.
 
-Only a PubAck that counts all messages of a batch means that they are stored.
+The messages of a batch are stored only if a PubAck counts all of them.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 NO_RESPONDERS: Final = 503
 IN_PROCESS: Final = 10158
 OVERLOADED: Final = 10167
-"""The stream has more messages in its queue than it takes: it dropped this one, and asks for fewer at a time."""
+"""The queue of the stream is full: the server dropped this message, and asks for a lower rate."""
 ATOMIC_UNTAKEN: Final = (OVERLOADED, 10175, 10176, 10210, 10211)
-"""Of an atomic batch nothing is stored: its end was dropped, or a message before that, or too many are under way."""
+"""No message of the atomic batch is stored: its end or an earlier message was dropped, or too many are in flight."""
 BATCHES_DISABLED: Final = (10205, 10174)
 _TOO_LARGE: Final = (10054, 10097)
-# Cluster not available, stream or leader away for the moment: an election ends by itself.
+# Cluster, stream or leader are unavailable for the moment: an election ends by itself.
 _TRANSIENT: Final = (IN_PROCESS, OVERLOADED, 10008, 10009, 10074, 10118, 10208, 10210, 10211)
-# Limits that the server does not name where it speaks of them.
+# The server reports these limits without their names.
 _LIMITS: Final = {
     10002: "max_file or max_mem of the account",
     10023: "max_file or max_mem of the server",
@@ -35,7 +35,7 @@ _LIMITS: Final = {
 
 
 class ReplyError(msgspec.Struct, frozen=True):
-    """An error as the server words it."""
+    """An error answered by the server."""
 
     code: int = 0
     err_code: int = 0
@@ -44,17 +44,17 @@ class ReplyError(msgspec.Struct, frozen=True):
 
 class Reply(msgspec.Struct, frozen=True):
     """
-    One answer: a PubAck, a frame of a fast-ingest batch (which has a *type*), or an error.
+    An answer: a PubAck, a frame of a fast-ingest batch (which has a *type*), or an error.
 
     Args:
-        type: "ack", "gap" or "err" on a frame; empty on a PubAck.
-        stream: that answers; errors name it too.
-        domain: of its JetStream; errors leave it out.
-        seq: of the message in the stream; 0 when it is not known to be there.
-        duplicate: the id was stored before, as *seq*.
-        batch: the batch a PubAck ends.
-        count: of its messages.
-        error: instead of all that.
+        type: "ack", "gap" or "err" of a frame; empty for a PubAck.
+        stream: name of the stream that answers; errors contain it too.
+        domain: domain of its JetStream; absent from errors.
+        seq: stream sequence of the message; 0 if the message is not known to be stored.
+        duplicate: True if the id was stored before, as *seq*.
+        batch: id of the batch that a PubAck ends.
+        count: number of messages in that batch.
+        error: error, in place of the other fields.
 
     """
 
@@ -69,11 +69,11 @@ class Reply(msgspec.Struct, frozen=True):
 
 
 class ServerStatus(Reply, frozen=True):
-    """What the server itself says, in a header: above all that nobody takes the subject."""
+    """A status header of the server itself, mainly "no responders": no subscriber or stream receives the subject."""
 
 
 class Verdict(Enum):
-    """What becomes of a message after an answer."""
+    """Outcome of a message after an answer."""
 
     STORED = "stored"
     REFUSED = "refused"
@@ -85,7 +85,7 @@ _decoder = msgspec.json.Decoder(Reply)
 
 
 def read_reply(message: Message) -> Reply:
-    """Return the answer in *message*; what cannot be read is an error without a code."""
+    """Return the answer in *message*; an unreadable one becomes an error without a code."""
     status, _ = status_of(message)
     if status:
         return ServerStatus(error=ReplyError(code=int(status), description=f"status {status}"))
@@ -96,11 +96,11 @@ def read_reply(message: Message) -> Reply:
 
 
 def judge(reply: Reply | None) -> Verdict:
-    """Return what *reply* to a plain publish means; None is silence."""
+    """Return the meaning of *reply* to a plain publish; None means that no answer came."""
     if reply is None:
         return Verdict.AGAIN
     if reply.error is None:
-        # A duplicate at sequence 0 is an id under way that is not stored yet, and may never be.
+        # Sequence 0 marks a duplicate of an id in flight: that message is not stored yet, and may be lost.
         return Verdict.STORED if reply.seq > 0 else Verdict.AGAIN
     if reply.error.err_code in _TOO_LARGE:
         return Verdict.REFUSED
@@ -110,12 +110,12 @@ def judge(reply: Reply | None) -> Verdict:
 
 
 def is_no_responders(reply: Reply | None) -> bool:
-    """Whether nobody takes the subject: no stream has it, or its leader is being elected."""
+    """Return True for "no responders": no stream has the subject, or its leader is being elected."""
     return isinstance(reply, ServerStatus) and reply.error is not None and reply.error.code == NO_RESPONDERS
 
 
 def explain(reply: Reply | None) -> str:
-    """Return *reply* in words, for the reason of a failure."""
+    """Return *reply* as text for the reason of a failure."""
     if reply is None:
         return "no answer"
     if reply.error is None:
@@ -130,12 +130,12 @@ def explain(reply: Reply | None) -> str:
 
 class BatchFailed(Exception):
     """
-    Which messages of the batch are stored is unknown.
+    The outcome of a batch is unknown.
 
     Args:
-        reason: in a sentence.
-        is_heard: whether the stream itself has said so; else it is silent.
-        code: of the error it has answered with, 0 if there was none.
+        reason: reason, as a sentence.
+        is_heard: True if the stream itself answered so; False if it did not answer.
+        code: error code of the answer, 0 without one.
 
     """
 
@@ -146,11 +146,11 @@ class BatchFailed(Exception):
 
 
 class BatchesUnsupported(BatchFailed):
-    """The stream or its server has no such batches: it stored each message by itself, in order, or none."""
+    """The stream or its server does not support such batches: it stored each message by itself, in order, or none."""
 
 
 def batch_failure(reply: Reply, expected: int) -> BatchFailed | None:
-    """Return what *reply*, the one that ends a batch of *expected* messages, says against it."""
+    """Return the failure that *reply*, the end of a batch of *expected* messages, reports, or None."""
     if reply.error is not None:
         unsupported = reply.error.err_code in BATCHES_DISABLED
         kind = BatchesUnsupported if unsupported else BatchFailed

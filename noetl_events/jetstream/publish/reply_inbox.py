@@ -1,8 +1,8 @@
 """
-Our own reply inbox: one subscription for all the answers to a publisher.
+The reply inbox of a publisher: one subscription for all answers.
 
-nats-py's `request` costs a future and a task each, and its `publish_async` never resolves when the answer is an error
-or was lost with the connection.
+nats-py's `request` costs a future and a task for each message, and its `publish_async` never resolves if the answer is
+an error or was lost with the connection.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from noetl_events.jetstream.publish.replies import Reply
 
 SILENCE: Final = 5.0
-"""Seconds without an answer after which it is looked up why; as a rule an exchange is given up then."""
+"""Seconds without an answer after which the cause is looked up, and an exchange usually fails."""
 
 _LOOK_ROUND: Final = 0.25
 _QUIET: Final = 0.5
@@ -40,27 +40,27 @@ _MOST_UNPROVEN: Final = 20_000
 
 
 class Addressed(Protocol):
-    """What was sent."""
+    """A message with a subject."""
 
     @property
     def subject(self) -> str:
-        """It was published to."""
+        """Subject the message was published to."""
 
 
 class ReplyInbox:
     """
-    The inbox of one publisher.
+    The reply inbox of one publisher.
 
     Args:
-        connection: to NATS; it stays open.
-        expected: the stream whose answers count.
+        connection: connection to NATS; the inbox does not close it.
+        expected: stream that has to answer.
 
     """
 
     def __init__(self, connection: Connection, expected: ExpectedStream) -> None:
         self.expected = expected
         self.patience = SILENCE
-        """Seconds without an answer after which it is looked up why."""
+        """Seconds without an answer after which the cause is looked up."""
 
         self._connection = connection
         self._looking: asyncio.Task[None] | None = None
@@ -72,10 +72,10 @@ class ReplyInbox:
 
     async def open(self) -> DirectClient:
         """
-        Return a client that is connected now and subscribed to this inbox.
+        Return a client that is connected and subscribed to this inbox.
 
         Raises:
-            NatsUnavailable: there is none at the moment.
+            NatsUnavailable: no client is connected at the moment.
 
         """
         client = await self._connection.client()
@@ -87,22 +87,22 @@ class ReplyInbox:
         return client
 
     def exchange(self, on_reply: Callable[[str, Reply], None]) -> Exchange:
-        """Return an exchange with a token of its own; *on_reply* takes what stands behind it, and the answer."""
-        # The running part of a NUID, from a random start of 62^10: as good as all of it, and every message carries it.
+        """Return a new exchange with its own token; *on_reply* receives the subject after the token, and the answer."""
+        # The serial part of a NUID starts at a random number below 62^10, unique enough and shorter in each message.
         exchange = Exchange(self, f"{self._prefix}.", f"{self._prefix[-10:]}{next(self._numbers)}", on_reply)
         self._exchanges[exchange.token] = exchange
         return exchange
 
     def forget(self, exchange: Exchange) -> None:
-        """Drop what still arrives for *exchange*."""
+        """Discard later answers for *exchange*."""
         self._exchanges.pop(exchange.token, None)
 
     def look_up(self, subject: str, reply: Reply | None = None) -> bool:
         """
-        Have it found out which stream takes *subject*, and return whether it is.
+        Start a look-up of the stream that takes *subject*, and return True if one is under way.
 
-        It is because one that is not the expected one has answered with *reply*, or because none answers.  Once it is
-        known, what could not be judged is judged again.
+        The caller looks up because another stream has answered with *reply*, or because no stream answers.  Answers
+        that could not be judged before are judged again after the look-up.
         """
         if self._looking is None and self.expected.may_look:
             self._looking = asyncio.create_task(self._look_up(subject, reply))
@@ -110,15 +110,15 @@ class ReplyInbox:
 
     def require_health(self, subjects: Iterable[str]) -> None:
         """
-        Look why nothing is heard.
+        Raise the reason for missing answers, if there is one.
 
         Raises:
-            PermissionDenied: we may not publish to one of *subjects*, or not listen to the answers.
+            PermissionDenied: the account may not publish to one of *subjects*, or not subscribe to the answers.
             NatsUnavailable: the connection is lost.
 
         """
         if denial := self._connection.denial(self._prefix):
-            # Told once only: subscribe anew next time, and be told again or not.
+            # The server reports a denial once per subscription, so subscribe again before the next attempt.
             self._subscription = None
             raise PermissionDenied(denial)
         for subject in subjects:
@@ -128,7 +128,7 @@ class ReplyInbox:
             raise NatsUnavailable(f"connection lost: {self._connection.last_error or 'reconnecting'}")
 
     async def aclose(self) -> None:
-        """Unsubscribe."""
+        """Unsubscribe from the inbox."""
         if self._looking is not None:
             self._looking.cancel()
             await asyncio.wait([self._looking])
@@ -137,13 +137,13 @@ class ReplyInbox:
             self._client = None
         if self._subscription is not None:
             subscription, self._subscription = self._subscription, None
-            # Closed or reconnecting: the server has forgotten it, or will with the connection.
+            # A closed or reconnecting client has lost the subscription, or loses it with the connection.
             with suppress(NatsError, OSError):
                 await subscription.unsubscribe()
 
     async def _look_up(self, subject: str, reply: Reply | None) -> None:
         try:
-            # A connection that its owner has closed meanwhile answers nothing; each publish says so itself.
+            # The connection may have been closed meanwhile; each publish raises that error itself.
             with suppress(ConnectionIsClosed):
                 await self.expected.look_up(subject, reply)
         finally:
@@ -174,13 +174,13 @@ class ReplyInbox:
 
 
 class Exchange:
-    """One burst of messages, or several, and the answers to them."""
+    """Bursts of messages, and the answers to them."""
 
     def __init__(self, inbox: ReplyInbox, prefix: str, token: str, on_reply: Callable[[str, Reply], None]) -> None:
         self.token = token
         self.reply_to = f"{prefix}{token}"
         self.subject = ""
-        """Of a message in it."""
+        """Subject of a message in the exchange."""
 
         self._inbox = inbox
         self._on_reply = on_reply
@@ -193,7 +193,7 @@ class Exchange:
 
     @property
     def is_lost(self) -> bool:
-        """Whether nothing more is to be heard."""
+        """True if no further answer can arrive."""
         return bool(self._lost)
 
     def __enter__(self) -> Self:
@@ -203,7 +203,7 @@ class Exchange:
         self._inbox.forget(self)
 
     def hear(self, rest: str, reply: Reply) -> None:
-        """Take one answer, if it counts."""
+        """Process an answer, if it counts."""
         if reply.type:
             self._hear_frame(reply)
         elif self._inbox.expected.counts(reply):
@@ -222,7 +222,7 @@ class Exchange:
         self._tell(is_news=True)
 
     def judge_again(self) -> None:
-        """Take what counts after all, of the answers that came while it was not known."""
+        """Judge again the answers that could not be judged before, and process those that count."""
         self._tell(is_news=True)
         unproven, self._unproven = self._unproven, []
         for rest, reply in unproven:
@@ -232,13 +232,13 @@ class Exchange:
                 self._inbox.expected.pass_over(reply)
 
     def _hear_frame(self, reply: Reply) -> None:
-        # A sign of life if a batch has come further; a frame does not say whose it is.
+        # An ack of a later sequence proves that the stream answers; a frame does not name its stream.
         if reply.type == "ack" and reply.seq > self._frame:
             self._frame = reply.seq
             self._heard = time.monotonic()
 
     def lose(self, reason: str) -> None:
-        """End it: nothing will be heard any more."""
+        """End the exchange: no further answer can arrive."""
         self._lost = reason
         self._tell(is_news=True)
 
@@ -252,18 +252,18 @@ class Exchange:
         on_quiet: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         """
-        Return when what was heard makes *is_met* true.
+        Return when the answers make *is_met* true.
 
         Args:
-            is_met: looked at whenever something was heard.
-            messages: that were sent.
-            deadline: of `time.monotonic`.
-            silence: seconds, from now or the last answer on, after which it is given up.
-            on_quiet: called after each half a second without an answer.
+            is_met: condition, checked after each answer.
+            messages: messages that were sent.
+            deadline: latest time, of `time.monotonic`.
+            silence: seconds without an answer after which the wait fails, counted from the call or the last answer.
+            on_quiet: callback for each half second without an answer.
 
         Raises:
-            PermissionDenied: the subject of one of *messages* is denied to us.
-            NatsUnavailable: the connection is lost, *deadline* has passed, all is silent, or no answer will come.
+            PermissionDenied: the subject of one of *messages* is denied to the account.
+            NatsUnavailable: the connection is lost, *deadline* or *silence* has passed, or no answer can arrive.
 
         """
         began = self._quiet_since = time.monotonic()
@@ -291,7 +291,7 @@ class Exchange:
         self._inbox.look_up(self.subject)
 
     async def _is_told(self, seconds: float) -> bool:
-        # A timer and a future: asyncio's own waits cost a lone message a tenth of its round trip.
+        # A timer and a future are used, because asyncio's own waits add a tenth to the round trip of one message.
         loop = asyncio.get_running_loop()
         self._news = loop.create_future()
         timer = loop.call_later(seconds, partial(self._tell, is_news=False))

@@ -1,14 +1,14 @@
 """
-What is sent how, and what is sent again.
+Choose the attempts for messages: how they are sent first, and how they are sent again.
 
     first attempt                      outcome                         then
     ---------------------------------  ------------------------------  ---------------------------------
     batch, fast-ingest or atomic       acknowledged                    stored
-                                       stream overloaded               a pause, and batches half as long; an atomic
-                                                                       one again, a fast-ingest one as follows
-                                       anything else                   its first again, plainly; the rest as an
-                                                                       atomic batch behind those that were stored
-                                       batches unsupported             plain publish, now and ever after
+                                       stream overloaded               a pause, then batches half as long; an atomic
+                                                                       one again, a fast-ingest one as below
+                                       anything else                   its first message again, plainly; the rest as
+                                                                       an atomic batch after those that were stored
+                                       batches unsupported             plain publish, from then on
     atomic batch, again                acknowledged                    stored, whole
                                        stream overloaded               a pause, and the same batch again
                                        anything else                   plain publish, lane by lane
@@ -19,9 +19,9 @@ What is sent how, and what is sent again.
                                        no answer, connection lost      again, until the deadline
                                        stream full, denied, missing    the call fails: emit again, later
 
-An id whose outcome was ever unknown is never part of a fast-ingest batch again (see `fast_batch`).  An atomic batch
-stores nothing if it has such an id, and says so.  Of plain publishes at most one message of each lane is under way, so
-that none overtakes the one before it.
+An id that ever had an unknown outcome never joins a fast-ingest batch again (see `attempts`).  The server rejects an
+atomic batch with such an id as a whole.  At most one plain publish of each lane is in flight, so no message overtakes
+the one before it.
 """
 
 from __future__ import annotations
@@ -64,11 +64,11 @@ if TYPE_CHECKING:
 Mode = Literal["fast", "atomic", "plain"]
 
 _QUIET: Final = 1.0
-"""Seconds without an answer after which a plain publish is sent again; the answer to the earlier one counts still."""
+"""Seconds without an answer after which a plain publish is sent again; a late answer still counts."""
 
-# A publish waits for them.
+# A publish waits for these pauses, so they are short.
 _PAUSES: Final = Backoff(initial=0.02, maximum=0.25)
-# Likewise; while a stream has more than it takes, each message sent again is one more.
+# A publish waits for these too; they grow longer, because each retry adds a message to an overloaded stream.
 _OVERLOADED_PAUSES: Final = Backoff(initial=0.05, maximum=1.0)
 _MOST_SHARES: Final = 16
 
@@ -80,11 +80,11 @@ class Sender:
     Give each message of *outbox* its outcome.
 
     Args:
-        connection: to NATS; it stays open.
-        outbox: of the publisher.
-        timeout: seconds a message is given when it is queued.
-        mode: how batches go, as long as the stream takes them.
-        stream: whose acknowledgements count; empty where it has to be learned.
+        connection: connection to NATS; it is not closed here.
+        outbox: queue of the publisher.
+        timeout: seconds between queueing a message and its deadline.
+        mode: kind of batches, while the stream accepts them.
+        stream: name of the stream that has to acknowledge; empty to learn it.
 
     """
 
@@ -95,18 +95,18 @@ class Sender:
         self.mode = mode
         self.counts = PublishCounts()
         self.last_sequence = 0
-        """In the stream, of what was acknowledged last."""
+        """Stream sequence of the message acknowledged last."""
 
         self._inbox = ReplyInbox(connection, ExpectedStream(connection, stream, on_change=self._forget))
         self._inbox.patience = min(SILENCE, timeout / 2)
         self._silent_since: float | None = None
         self._why = "no answer"
         self._share = 1
-        """Of the longest batches: they are so many times shorter while the stream is overloaded."""
+        """Divisor of the longest batch; above 1 while the stream is overloaded."""
         self._pauses = _OVERLOADED_PAUSES.waits()
 
     async def send_all(self) -> None:
-        """Return when nothing waits, and everything handed out has its outcome or its call failed."""
+        """Send until the queue is empty and each message handed out has its outcome, or its call has failed."""
         while burst := self._outbox.next_burst(fast_batch.BURST if self.mode == "fast" else atomic_batch.MOST):
             try:
                 await self._send(burst)
@@ -114,13 +114,13 @@ class Sender:
                 for message in self._still_wanted(self._outbox.out):
                     message.fail(type(exc), str(exc))
             except BaseException:
-                # Cancelled in the middle of a send: some of it may be stored.
+                # Cancelled during a send, so some messages may be stored.
                 self._doubt(self._outbox.out)
                 raise
             self._outbox.release(self._outbox.out)
 
     async def aclose(self) -> None:
-        """Release the inbox."""
+        """Close the inbox."""
         await self._inbox.aclose()
 
     async def _send(self, burst: Sequence[Outgoing]) -> None:
@@ -167,7 +167,7 @@ class Sender:
             self._speed_up()
 
     async def _slow_down(self) -> None:
-        """Let the stream work off its queue, and keep less of ours in it from now on."""
+        """Pause so that the stream can process its queue, and send shorter batches from now on."""
         self._share = min(self._share * 2, _MOST_SHARES)
         await asyncio.sleep(next(self._pauses))
 
@@ -180,7 +180,7 @@ class Sender:
         return failure.code in ATOMIC_UNTAKEN and await self._settle_at_once(batch)
 
     def _admit(self, client: DirectClient, burst: list[Outgoing]) -> list[Outgoing]:
-        """Return what of *burst* may be sent now."""
+        """Return the messages of *burst* that may be sent now."""
         limit, now = client.max_payload, time.monotonic()
         if all(message.size <= limit and message.deadline > now for message in burst):
             return burst
@@ -202,7 +202,7 @@ class Sender:
         self.last_sequence = 0
 
     async def _settle_window(self, batch: Sequence[Outgoing]) -> None:
-        """Send all at once, one by one for the server; what is not settled then is sent again."""
+        """Send all of *batch* at once as plain publishes, then send those without an outcome again."""
         if (client := await self._reach(batch)) and (batch := self._still_wanted(batch)):
             with Window(self._inbox, batch, self._store) as window:
                 again = await self._attempt(window, client, batch, self._patience(batch))
@@ -218,7 +218,7 @@ class Sender:
     async def _settle_lanes(self, window: Window, batch: Sequence[Outgoing]) -> None:
         may_go_at_once = self.mode == "fast"
         for turn, wave in enumerate(_waves(batch)):
-            # Where the one before was stored in no lane, the others were not either.
+            # A wave without a duplicate shows that no lane stored its next message either, so try an atomic batch.
             if turn and may_go_at_once and not window.has_duplicates:
                 if await self._settle_at_once(batch):
                     return
@@ -227,7 +227,7 @@ class Sender:
             await self._settle_wave(window, wave)
 
     async def _settle_at_once(self, batch: Sequence[Outgoing]) -> bool:
-        """Send *batch* as one or more that are stored whole or not at all; return False if that tells nothing."""
+        """Send *batch* as atomic batches; return False if the outcome of one is unknown."""
         while (client := await self._reach(batch)) and (batch := self._still_wanted(batch)):
             part = batch[: max(atomic_batch.MOST // self._share, 1)]
             if not AtomicBatch.fits(part, client.max_payload):
@@ -244,7 +244,7 @@ class Sender:
     async def _settle_wave(self, window: Window, wave: Sequence[Outgoing]) -> None:
         pauses = _PAUSES.waits()
         while (client := await self._reach(wave)) and (wave := self._still_wanted(wave)):
-            # While the stream is silent one message asks for all: a server that comes back is not flooded.
+            # While the stream is silent, only one message is sent again, so a server that returns is not flooded.
             sent = wave if window.is_heard else wave[:1]
             again = await self._attempt(window, client, sent, _deadline(wave))
             if any(window.reply_to(message) for message in again):
@@ -253,7 +253,7 @@ class Sender:
     async def _attempt(
         self, window: Window, client: DirectClient, messages: Sequence[Outgoing], deadline: float
     ) -> list[Outgoing]:
-        """Send *messages* once and return those to send again."""
+        """Send *messages* once, and return those to send again."""
         began = time.monotonic()
         await window.send(client, messages, deadline, silence=_QUIET)
         again = [message for message in messages if not self._settle(message, window.reply_to(message), window)]
@@ -274,13 +274,13 @@ class Sender:
             self._inbox.look_up(subject)
 
     def _settle(self, message: Outgoing, reply: Reply | None, window: Window) -> bool:
-        """Give *message* the outcome that *reply* means; return False if it has to be sent again."""
+        """Set the outcome of *message* from *reply*; return False if it has to be sent again."""
         if reply is None and _is_denied(message, window.denial):
             message.fail(PermissionDenied, window.denial)
             return True
         match judge(reply):
             case Verdict.STORED:
-                # Its window has told us.
+                # The window has already called `_store`.
                 pass
             case Verdict.REFUSED:
                 self.counts.refused += 1
@@ -293,7 +293,7 @@ class Sender:
         return True
 
     async def _reach(self, messages: Sequence[Outgoing]) -> DirectClient | None:
-        """Return a client once it is connected, or None when none of *messages* is waited for any more."""
+        """Return a client once it is connected, or None if all of *messages* have ended."""
         pauses = _PAUSES.waits()
         while self._still_wanted(messages):
             try:
@@ -309,7 +309,7 @@ class Sender:
         return None
 
     def _is_barred(self, messages: Iterable[Outgoing]) -> bool:
-        """Whether *messages* must not be sent: the stream that takes them now is not the one that should."""
+        """Return True if *messages* must not be sent, because the wrong stream takes their subject."""
         trouble = self._inbox.expected.trouble
         if trouble is None or not trouble.is_barring:
             return False
@@ -318,7 +318,7 @@ class Sender:
         return True
 
     def _refuse_oversize(self, messages: Sequence[Outgoing], limit: int) -> None:
-        # The server would close the connection for good, with everybody else's messages.
+        # The server would close the connection for an oversize message, and lose all other messages in flight.
         for message in messages:
             if message.size > limit and not message.is_over():
                 self.counts.refused += 1
@@ -334,7 +334,7 @@ class Sender:
                 self._fail(message, NatsUnavailable, reason)
 
     def _has_seen(self, message: Outgoing, trouble: Trouble, now: float) -> bool:
-        """Whether *trouble* was found since *message* waits: what was found before may be mended since."""
+        """Return True if *trouble* applies to *message*: found while it waits, as an older one may be repaired."""
         queued = message.deadline - self._timeout
         return now >= message.deadline or (trouble.found_at >= queued and now - queued >= self._inbox.patience)
 
@@ -351,7 +351,7 @@ class Sender:
         self._outbox.doubt(doubtful)
 
     def _patience(self, batch: Sequence[Outgoing]) -> float:
-        """Return until when a first attempt may take: one that waited long for its turn still gets a fair try."""
+        """Return the deadline of a first attempt; a message that was queued for long still gets a full attempt."""
         return max(time.monotonic() + self._first_patience, _deadline(batch))
 
     def _fall_back(self, reason: str) -> None:
@@ -370,7 +370,7 @@ def _is_denied(message: Outgoing, denial: str) -> bool:
 
 
 def _waves(batch: Sequence[Outgoing]) -> list[list[Outgoing]]:
-    """Return the first message of each lane, then the second of each, and so on."""
+    """Return waves: the first message of each lane, then the second of each, and so on."""
     waves: list[list[Outgoing]] = []
     depth: dict[int, int] = {}
     for message in batch:
