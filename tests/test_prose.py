@@ -15,7 +15,12 @@ if TYPE_CHECKING:
 
 ROOT: Final = Path(__file__).parents[1]
 
-PLAIN: Final[tuple[str, ...]] = ("consumers/permissions", "noetl_events/jetstream/publish")
+PLAIN: Final[tuple[str, ...]] = (
+    "consumers/dead_letters",
+    "consumers/permissions",
+    "consumers/projector",
+    "noetl_events/jetstream/publish",
+)
 """The folders that follow the rules; a folder is added once all of its files do."""
 
 _SENTENCE: Final = re.compile(r"(?:\A|(?<=[.!?:]\s)|(?<=[.!?]\s\s)|(?<=\n\n))\s*([A-Z]\w*)")

@@ -1,4 +1,4 @@
-"""Messages that could not go where they should: how they are buried, looked at, and sent back."""
+"""Dead letters: store, list, and resend messages that could not be delivered."""
 
 from consumers.dead_letters.store import DeadLetters, Kind
 

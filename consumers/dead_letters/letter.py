@@ -1,4 +1,4 @@
-"""A dead letter as its reader sees it: `consumers.dead_letters` writes what this reads."""
+"""The dead letter as read from its stream; `consumers.dead_letters.store` writes this format."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ if TYPE_CHECKING:
     from noetl_events.jetstream.storage import Stored
 
 FIRST: Final = "Noetl-First"
-"""The header of a letter sent again that names the first place of its message."""
+"""The header of a resent dead letter that names the first stream position of its message."""
 
 _KEPT: Final = "Noetl-Header-"
-# The largest message a NATS server can be set to take.
+# Largest message size that a NATS server can be configured to accept.
 _MAX_BODY: Final = 64 * 1024 * 1024
 
 
 class Letter(msgspec.Struct, frozen=True, kw_only=True):
     """
-    One dead letter; what its headers do not say is empty.
+    A dead letter; a field without its header is empty.
 
     Args:
-        sequence: its number, in the dead-letter stream.
-        buried_at: when it was stored there.
-        kind: why it is dead, in a word; any word.
-        reason: in a sentence.
-        subject: the message was published to.
-        stream: that held the message.
-        origin_sequence: its place there, in digits.
-        origin_time: when it was stored there, RFC 3339 with nanoseconds.
-        consumer: that could not settle it.
-        size: of the body as it is stored, in bytes.
-        headers: the message had.
-        body: of the message; empty when only headers were read.
+        sequence: stream sequence of the dead letter.
+        buried_at: time at which the dead letter was stored.
+        kind: kind of the dead letter; any word.
+        reason: reason of the failure, as a sentence.
+        subject: subject that the message was published to.
+        stream: stream that held the message.
+        origin_sequence: stream sequence of the message, in digits.
+        origin_time: time at which the message was stored in its stream, RFC 3339 with nanoseconds.
+        consumer: consumer that could not process the message.
+        size: size of the stored body, in bytes.
+        headers: headers of the message.
+        body: body of the message; empty if only headers were read.
 
     """
 
@@ -58,22 +58,22 @@ class Letter(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def place(self) -> str:
-        """Where the message was: sequences start again in a stream created anew, with the time they are unique."""
+        """Stream position of the message; the time makes it unique, because a recreated stream reuses sequences."""
         return f"{self.stream}:{self.origin_sequence}:{self.origin_time}"
 
     @property
     def first_place(self) -> str:
-        """Where the message was before any letter about it was sent again."""
+        """Stream position of the message before its first resend."""
         return self.headers.get(FIRST) or self.place
 
     @property
     def identity(self) -> str:
-        """What two burials of one message have in common; a letter that names no place is only itself."""
+        """Key that two dead letters of the same message share; unique if the letter names no position."""
         return f"{self.consumer}:{self.place}" if self.origin_sequence else f"#{self.sequence}"
 
     @property
     def derived_id(self) -> int | None:
-        """The id a projector derives for the message when its body has none; None when the letter names no place."""
+        """Event id that a projector derives for a message without one; None if the letter names no position."""
         try:
             return derived_id(unix_nanoseconds(self.origin_time) // 1_000_000, int(self.origin_sequence))
         except ValueError:
@@ -81,10 +81,10 @@ class Letter(msgspec.Struct, frozen=True, kw_only=True):
 
     def new_id(self, event_id: int) -> int | None:
         """
-        Return another id for the event of the message, which has *event_id*; None when the letter names no place.
+        Return another id for the event, which has *event_id*; None if the letter names no position.
 
-        It follows from the first place of the message, so that all letters about one message agree on it, and from the
-        id it replaces, so that one that collides too is replaced by yet another.
+        The id derives from the first position of the message, so all dead letters of one message get the same id.  The
+        replaced id is part of the hash too, so a new id that also conflicts is replaced by yet another.
         """
         place = self.first_place
         drawn = blake2b(f"{place}:{event_id}".encode(), digest_size=8).digest()
@@ -96,7 +96,7 @@ class Letter(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_letter(stored: Stored) -> Letter:
-    """Return the dead letter in *stored*; whatever somebody put into the stream is one."""
+    """Return the dead letter in *stored*; any message of the stream counts as one."""
     said = stored.headers
     return Letter(
         sequence=stored.sequence,

@@ -1,21 +1,22 @@
 """
-Sending dead letters back to where they came from: publish, wait until that is stored, and only then remove the letter.
+Resending dead letters: publish to the original subject, wait until that is stored, then remove the letter.
 
-A crash in between leaves the letter, and sending it again stores nothing twice:
+A crash in between leaves the letter, and resending it again stores nothing twice:
 
-- For as long as the stream remembers ids, by `Nats-Msg-Id`.  It cannot be the original one: the stream may still know
-  that, would answer "duplicate", and deliver nothing.  It is `retry:` with the place of the original message, a digest
-  of the body, so that an edited body is another message, and the consumer it is for.
-- After that by `event_id`: a sink takes an event twice and keeps it once.  An event that came without one is given the
-  id that its first place in the stream derives; without that, its new place would derive another, and a sink that has
-  the event already would store it again.  A body that is no event is sent as it is.
+- For as long as the stream remembers ids, by `Nats-Msg-Id`.  The original id would be answered with "duplicate", and
+  not delivered.  So the id is `retry:` with the position of the original message, a digest of the body, so that an
+  edited body is another message, and the recipient.
+- After that by `event_id`: a sink accepts an event twice and stores it once.  An event without an id is given the id
+  that its first position in the stream derives; its new position would derive another, and a sink that already has the
+  event would store it again.  A body that is no event is sent unchanged.
 
-A message that is refused again is buried again, as a new letter about a new place.
+A message that is rejected again is buried again, as a new letter with a new position.
 
-A letter sent again is for the consumer that buried it, which `Noetl-For` names: the projectors of others acknowledge
-and skip it.  It is for all where that consumer is gone, or where there is no room for the header.  A projector of the
-first version does not know the header: beside a newer one it stores an event under a new id too, and once, since all
-letters of one message agree on that id.  `Noetl-First` keeps the first place of the message.
+A resent letter is addressed to the consumer that buried it, which `Noetl-For` names: projectors of other consumers
+acknowledge and skip it.  If that consumer is gone, or the header does not fit, the letter is for all consumers.  A
+projector of the first version ignores the header, so beside a newer one it also stores an event that was sent under a
+new id; only once, because all letters of one message agree on that id.  `Noetl-First` keeps the first position of the
+message.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ _split = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of one letter."""
+    """The result of resending one letter."""
 
     sequence: int
     outcome: Literal["retried", "would be retried", "already gone", "failed"]
@@ -56,13 +57,13 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
 
 class Resending:
     """
-    Send letters back.
+    Resend dead letters.
 
     Args:
-        connection: to NATS; it stays open.
-        graveyard: the letters are in.
-        new_id: give each event another id; without it a conflict is not sent, for it would be buried again.
-        recipient: the consumer they are for, in place of the one that buried them; `*` for all.
+        connection: connection to NATS; the caller closes it.
+        graveyard: store of the letters.
+        new_id: give each event another id; without it a conflict is not sent, because it would be buried again.
+        recipient: consumer to send the letters to, instead of the one that buried them; `*` for all.
 
     """
 
@@ -76,7 +77,7 @@ class Resending:
 
     async def retry(self, sequence: int, *, dry: bool = False) -> Outcome:
         """
-        Send the letter with this number back as it is; with *dry* only say whether that would be tried.
+        Resend the letter with this sequence unchanged; with *dry* only return whether that would be tried.
 
         Raises:
             NatsUnavailable: the letter cannot be read now; it stays.
@@ -92,12 +93,13 @@ class Resending:
         return await self.send(letter, letter.body)
 
     async def send(self, letter: Letter, body: bytes) -> Outcome:
-        """Publish *body* in place of *letter*'s own and remove the letter; when that fails, the letter stays."""
+        """Publish *body* instead of the body of *letter* and remove the letter; if that fails, the letter stays."""
         if refusal := _refusal(letter):
             return refusal
         try:
             body = _with_new_id(letter, body) if self._new_id else _with_id(letter, body)
-            # Stored before it is removed: a crash in between leaves it twice, the other order would leave nothing.
+            # The message is stored before the letter is removed.  A crash in between duplicates it; in the other order
+            # it would lose it.
             await self._store(letter, body, await self._recipient_of(letter))
             await self._graveyard.remove(letter.sequence)
         except (NatsUnavailable, MalformedEvent) as exc:
@@ -114,10 +116,10 @@ class Resending:
 
     async def _recipient_of(self, letter: Letter) -> str:
         """
-        Return the consumer that *letter* is for, empty for all: one that is gone would have it skipped by all.
+        Return the consumer that *letter* is for; empty for all, also if that consumer is gone.
 
         Raises:
-            NatsUnavailable: the one asked for does not exist, or that cannot be asked now.
+            NatsUnavailable: the requested consumer does not exist, or NATS is unavailable.
 
         """
         name = self._recipient or letter.consumer
@@ -137,7 +139,7 @@ def _refusal(letter: Letter) -> Outcome | None:
     if not letter.subject:
         reason = "it does not say which subject it came from; `show --raw` has its body"
     elif letter.subject.startswith("$"):
-        # No event comes from there; a forged letter could have us command the server.
+        # Events never have such a subject, and a forged letter could send commands to the server.
         reason = "its subject belongs to the server"
     return _failed(letter, reason) if reason else None
 
@@ -147,7 +149,7 @@ def _failed(letter: Letter, reason: str) -> Outcome:
 
 
 def _headers(letter: Letter, body: bytes, recipient: str) -> dict[str, str]:
-    # What begins with Nats- was said to the server about the first publish: an expected sequence, a time to live.
+    # Nats- headers (expected sequence, time to live) were for the first publish only, so they are dropped.
     restored = {name: value for name, value in letter.headers.items() if not name.lower().startswith("nats-")}
     name = f"retry:{letter.place}:{blake2b(body, digest_size=8).hexdigest()}:{recipient}"
     said = {"Nats-Msg-Id": name, FOR: recipient, FIRST: letter.first_place if letter.stream else ""}
@@ -156,10 +158,10 @@ def _headers(letter: Letter, body: bytes, recipient: str) -> dict[str, str]:
 
 def _with_new_id(letter: Letter, body: bytes) -> bytes:
     """
-    Return *body* with another id.
+    Return *body* with another event id.
 
     Raises:
-        MalformedEvent: it is no event, or the letter does not say where it came from.
+        MalformedEvent: the body is no event, or the letter names no stream position.
 
     """
     event_id = decode(body).event_id

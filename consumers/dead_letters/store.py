@@ -1,19 +1,19 @@
 """
-Dead letters: messages that could not go where they should, kept whole in a stream of their own.
+Dead letters: messages that could not be delivered, kept whole in a stream of their own.
 
-The body is the message as it came.  Headers say the rest: `Noetl-Reason`, `Noetl-Kind`, `Noetl-Subject`,
-`Noetl-Stream`, `Noetl-Sequence`, `Noetl-Time` (RFC 3339, nanoseconds), `Noetl-Consumer`, and `Noetl-Header-*` for each
-header it had.  The kinds:
+The body is the original body.  The headers are `Noetl-Reason`, `Noetl-Kind`, `Noetl-Subject`, `Noetl-Stream`,
+`Noetl-Sequence`, `Noetl-Time` (RFC 3339, nanoseconds), `Noetl-Consumer`, and `Noetl-Header-*` for each header of the
+message.  The kinds:
 
     malformed   the body is no event
-    rejected    the sink will never take the event
+    rejected    the sink rejects the event permanently
     conflict    the sink has a different event with the same execution_id and event_id
-    fatal       a message that ends the process that handles it
-    exhausted   delivered as often as its consumer allows, and never acknowledged
+    fatal       the message kills the process that handles it
+    exhausted   the consumer delivered the message as often as it may, without an acknowledgement
 
-A body that no longer fits beside the headers is compressed, and `Noetl-Encoding: zlib` says so.
+A body that no longer fits beside the headers is compressed, which `Noetl-Encoding: zlib` marks.
 
-`Graveyard` lists letters, gets one and removes one, for the operator of the stream.
+`Graveyard` lists, reads and removes letters, for the operator of the stream.
 """
 
 from __future__ import annotations
@@ -43,18 +43,18 @@ if TYPE_CHECKING:
 Kind = Literal["malformed", "rejected", "conflict", "fatal", "exhausted"]
 
 _MAX_REASON: Final = 1_000
-# What the client sends in the name of a header, besides letters and digits.
+# Signs that the client accepts in the name of a header, beside letters and digits.
 _NAME_SIGNS: Final = "!#$%&'*+-.^_`|~"
 
 
 class DeadLetters:
     """
-    The graveyard: a stream of its own, since the server's duplicate window is one a stream.
+    The writer of dead letters: they have a stream of their own, because a stream has one duplicate window only.
 
     Args:
-        connection: to NATS; it stays open.
-        prefix: of the subjects; the kind follows it.
-        stream: name of the stream that has to store them; empty for any that takes these subjects.
+        connection: connection to NATS; the caller closes it.
+        prefix: prefix of the subjects, which the kind follows.
+        stream: name of the stream that must store them; empty for any stream with these subjects.
 
     """
 
@@ -65,20 +65,20 @@ class DeadLetters:
 
     async def bury(self, message: Message, kind: Kind, reason: str) -> None:
         """
-        Return once *message* is stored as a dead letter; burying it again stores nothing more.
+        Store *message* as a dead letter; storing it again has no effect.
 
         Raises:
-            NatsUnavailable: it may not be stored; do not acknowledge it, bury it again later.
+            NatsUnavailable: the letter may not be stored; do not acknowledge the message, and retry later.
 
         """
         await self.bury_stored(stored_of(message), kind, reason, consumer=delivery_of(message).consumer)
 
     async def bury_stored(self, stored: Stored, kind: Kind, reason: str, *, consumer: str) -> None:
         """
-        Bury, as `bury` does, a message that was read from its stream and not delivered by *consumer*.
+        Store a message as a dead letter that was read from its stream, and not delivered by *consumer*.
 
         Raises:
-            NatsUnavailable: it may not be stored; bury it again later.
+            NatsUnavailable: the letter may not be stored; retry later.
 
         """
         subject, headers = f"{self._prefix}.{kind}", _headers(stored, kind, reason, consumer)
@@ -93,7 +93,7 @@ class DeadLetters:
 def _headers(stored: Stored, kind: Kind, reason: str, consumer: str) -> dict[str, str]:
     kept = {f"Noetl-Header-{quote(name, safe=_NAME_SIGNS)}": value for name, value in stored.headers.items()}
     return kept | {
-        # Sequences start again in a stream created anew; with the time the place is unique.
+        # A recreated stream reuses sequences, so the id also contains the time.
         "Nats-Msg-Id": f"{consumer}:{stored.sequence}:{stored.stored_ns}",
         "Noetl-Kind": kind,
         "Noetl-Reason": _printable(reason),
@@ -111,15 +111,15 @@ def _printable(reason: str) -> str:
 
 class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     """
-    Which dead letters; all of them by default.
+    A filter of dead letters; by default it matches all.
 
     Args:
-        kinds: any of these.
-        reason: in their reason, in any case.
-        since: buried then or later.
-        until: buried before.
-        execution: the id in their body, whether or not the rest of it is an event.
-        limit: the first so many; None for all.
+        kinds: kinds to match.
+        reason: text within the reason, in any case.
+        since: earliest time of burial.
+        until: end of the time of burial, exclusive.
+        execution: execution id in the body, even if the body is no valid event.
+        limit: largest number of letters; None for all.
 
     """
 
@@ -131,7 +131,7 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     limit: int | None = None
 
     def takes(self, letter: Letter) -> bool:
-        """Whether *letter* is one of them, whatever the limit."""
+        """Return whether *letter* matches, regardless of the limit."""
         return (
             (not self.kinds or letter.kind in self.kinds)
             and self.reason.casefold() in letter.reason.casefold()
@@ -143,11 +143,11 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
 
 class Graveyard:
     """
-    The dead letters of a stream.
+    The reader of a stream of dead letters.
 
     Args:
-        connection: to NATS; it stays open.
-        stream: that holds them.
+        connection: connection to NATS; the caller closes it.
+        stream: name of the stream.
 
     """
 
@@ -157,13 +157,13 @@ class Graveyard:
 
     async def letters(self, wanted: Wanted, *, distinct: bool = False) -> AsyncGenerator[Letter, None]:
         """
-        Yield the letters there are now, in the order of their burial, without bodies unless *wanted* needs them.
+        Yield the present letters in the order of burial; without bodies, unless *wanted* needs them.
 
-        With *distinct* a message that was buried again, when the stream no longer remembered its id, comes once.
-        Close it (`contextlib.aclosing`) when leaving early.
+        With *distinct*, a message that was buried twice, because the stream had forgotten its id, is yielded once.
+        Close the generator (`contextlib.aclosing`) when leaving early.
 
         Raises:
-            NatsUnavailable: they cannot be read now.
+            NatsUnavailable: the letters cannot be read now.
 
         """
         headers_only = wanted.execution is None
@@ -183,10 +183,10 @@ class Graveyard:
 
     async def find(self, sequence: int) -> Letter | None:
         """
-        Return the letter with this number, whole, or None when there is none.
+        Return the complete letter with this sequence, or None if there is none.
 
         Raises:
-            NatsUnavailable: it cannot be read now.
+            NatsUnavailable: the letter cannot be read now.
 
         """
         stored = await find_stored(self._connection, self.stream, sequence)
@@ -194,10 +194,10 @@ class Graveyard:
 
     async def remove(self, sequence: int) -> bool:
         """
-        Remove the letter with this number for ever, and return whether it was there.
+        Delete the letter with this sequence permanently, and return whether it was there.
 
         Raises:
-            NatsUnavailable: it may be there or not.
+            NatsUnavailable: the letter may or may not be deleted.
 
         """
         return await remove_stored(self._connection, self.stream, sequence)

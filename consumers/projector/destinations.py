@@ -1,4 +1,4 @@
-"""Where a projector process carries to: each destination with consumers of its own, so that none waits for another."""
+"""Destinations of a projector process: each has consumers of its own, so none waits for another."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 class Destination(msgspec.Struct, frozen=True):
     """
-    One destination.
+    A destination: a sink and the consumers that feed it.
 
     Args:
-        url: of its sink.
-        durable: the name its consumers begin with; its progress in the stream is kept under it.
+        url: URL of the sink.
+        durable: prefix of the consumer names; the stream keeps the destination's progress under these names.
 
     """
 
@@ -39,9 +39,10 @@ class Destination(msgspec.Struct, frozen=True):
         exclusive: bool,
         max_ack_pending: int = MAX_ACK_PENDING,
     ) -> Iterator[ConsumerDeclaration]:
-        """Yield the consumers that read for it: one, or one for each lane of a partitioned *stream*."""
+        """Yield the consumers that read for this destination: a single one, or one per partition of *stream*."""
         if exclusive or stream.partitions:
-            # A new pin comes with a message: when the dead puller had all there are, with the first delivered again.
+            # The server pins a new client only when it delivers a message.  If the dead client held all of them, that
+            # is after ack_wait.
             ack_wait = min(ack_wait, pin_ttl)
         if not stream.partitions:
             yield ConsumerDeclaration(
@@ -67,12 +68,12 @@ class Destination(msgspec.Struct, frozen=True):
 
 def destinations_of(urls: Sequence[str], durable: str) -> list[Destination]:
     """
-    Return a destination for each of *urls*: one alone is called *durable*, several by what they are.
+    Return a destination for each of *urls*; with several, each name is *durable* plus a hash of the URL.
 
-    By what they are, and not by their place: two that change places must not take over each other's progress.
+    The hash does not depend on the order of the URLs, so reordering them cannot swap their progress.
 
     Raises:
-        ValueError: one is given twice.
+        ValueError: a URL is given twice.
 
     """
     if len(urls) == 1:
@@ -86,6 +87,6 @@ def destinations_of(urls: Sequence[str], durable: str) -> list[Destination]:
 
 def _label(url: str) -> str:
     parts = urlsplit(url)
-    # Neither user nor password: a new password is no new destination.
+    # The label excludes user and password, so a new password does not make a new destination.
     place = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}?{parts.query}"
     return f"{parts.scheme}_{hashlib.blake2b(place.encode(), digest_size=4).hexdigest()}"

@@ -1,11 +1,12 @@
 """
-The projector over HTTP, in its own loop: if the loop hangs, nobody answers, and that is the answer.
+Health checks and metrics of the projector over HTTP.
 
-    GET /healthz   200 while every projector lives, else 503: restart it
-    GET /readyz    200 while what comes now would be stored now, else 503: it mends itself
+    GET /healthz   200 while every projector is alive, else 503: restart the process
+    GET /readyz    200 while events that arrive now are stored now, else 503: the process recovers without a restart
     GET /metrics   for Prometheus
 
-The first two have the same body: how each projector is, and why.
+The endpoint runs in the projector's own event loop, so a blocked loop fails the probe.  The two health checks have the
+same body: the state of each projector with its reasons.
 """
 
 from __future__ import annotations
@@ -42,10 +43,10 @@ log = structlog.get_logger()
 
 class Endpoint:
     """
-    Serve the health and the metrics of *service* on *listener*, which is closed in the end.
+    Serve the health checks and the metrics of *service* on *listener*, and close *listener* at the end.
 
     Args:
-        service: to show.
+        service: service to report on.
         listener: a bound socket.
 
     """
@@ -58,7 +59,7 @@ class Endpoint:
         ProcessCollector(registry=self._registry)
 
     async def run(self) -> None:
-        """Serve until cancelled; what is being answered then has a second to end."""
+        """Serve until cancelled; requests in flight then have a second to finish."""
         host, port, *_ = self._listener.getsockname()
         log.info("endpoint.listening", host=host, port=port)
         server = _Server(self._config())

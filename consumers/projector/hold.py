@@ -1,4 +1,4 @@
-"""Holding: keep what is in hand and try again, while something is away."""
+"""Retries of one projector: keep the batch in flight and retry while a dependency is unavailable."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ T = TypeVar("T")
 
 class Hold:
     """
-    The holding of one projector.
+    The retry loop of one projector.
 
     Args:
-        progress: is told what is away, and why.
-        backoff: the waits between two attempts.
-        consumer: of the projector, for the log.
+        progress: receives the name of the unavailable dependency and the reason.
+        backoff: waits between two attempts.
+        consumer: consumer of the projector, for the log.
 
     """
 
@@ -37,15 +37,15 @@ class Hold:
         self._retry: Retry | None = None
 
     def hurry(self) -> None:
-        """Try again soon from now on, whatever the back-off says: the process is told to stop."""
+        """Cap the waits between retries from now on, because shutdown was requested."""
         self._hurried.set()
 
     async def until_back(self, part: str, call: Callable[[], Awaitable[T]]) -> T:
         """
-        Return what *call* returns, made again while *part* is away; one line in the log a minute.
+        Return the result of *call*, retried while *part* is unavailable; at most one log line per minute.
 
         Raises:
-            Exception: whatever *call* raises but `SinkUnavailable` and `NatsUnavailable`.
+            Exception: any error of *call* except `SinkUnavailable` and `NatsUnavailable`.
 
         """
         away = (SinkUnavailable, NatsUnavailable)
@@ -65,7 +65,7 @@ class Hold:
         return result
 
     def resume(self) -> None:
-        """Note that what was away is back, however long the attempt under way takes."""
+        """Record that the dependency is available again, before the attempt in progress ends."""
         if self._progress.holding and self._retry:
             self._progress.resume()
             self._retry.works()

@@ -1,12 +1,12 @@
 """
-Messages that a consumer with a finite `max_deliver` gave up on: they become dead letters of the kind "exhausted".
+Max-deliveries monitor: messages that exceeded a consumer's finite `max_deliver` become "exhausted" dead letters.
 
-The consumers of a projector deliver for ever.  One of another program may not, and what it gives up on would stay in
-the stream unnoticed, until it is too old.  The server says so once, in an advisory that is not stored: run the watch
-for as long as there are such consumers.
+The consumers of a projector have no delivery limit.  A consumer of another program may have one, and a message beyond
+the limit would stay in the stream unnoticed until it expires.  The server reports it once, in an advisory that is not
+stored, so the monitor must run for as long as such consumers exist.
 
-If a projector's own consumer gives up on a message, its `max_deliver` was edited by hand.  That message is no dead
-letter: the consumer is set back and delivers it again, to a destination that takes it twice.
+If a projector's own consumer exceeds the limit, its `max_deliver` was edited by hand.  The message is no dead letter:
+the consumer is reset and redelivers it, and the destination ignores what it has already.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ log = structlog.get_logger()
 
 class ExhaustedWatch:
     """
-    Bury what the consumers of a stream gave up on; of several watches one buries each.
+    Bury the messages that exceeded `max_deliver` of a stream's consumers; parallel monitors share the work.
 
     Args:
-        connection: to NATS; it stays open.
-        dead_letters: takes the messages.
-        stream: whose consumers count.
+        connection: connection to NATS; the caller closes it.
+        dead_letters: destination of the messages.
+        stream: name of the stream with the consumers.
         own: names of the consumers that this process reads.
-        on_own: is told of a message that one of them gave up on.
-        backoff: the waits while NATS is away.
+        on_own: callback for a message that exceeded the limit of one of *own*.
+        backoff: waits while NATS is unavailable.
 
     """
 
@@ -68,7 +68,7 @@ class ExhaustedWatch:
         self._backoff = backoff or Backoff()
 
     async def run(self) -> None:
-        """Watch until cancelled; what was heard and is not buried by then is counted in the log."""
+        """Watch until cancelled; log the number of advisories that were received and not processed by then."""
         try:
             while True:
                 async for attempt in Retry(NatsUnavailable, backoff=self._backoff, log="exhausted"):
@@ -88,7 +88,7 @@ class ExhaustedWatch:
         self._advisories.drop_first()
 
     async def _is_of_a_projector(self, given_up: MaxDeliveries) -> bool:
-        """Return whether another projector reads that consumer, and sees to it that nothing is lost."""
+        """Return whether another projector reads that consumer and therefore resets it itself."""
         declared = ConsumerDeclaration(name=given_up.consumer, stream=given_up.stream)
         try:
             return is_of_a_projector((await show_consumer(self._connection, declared)).config)
@@ -108,7 +108,7 @@ class ExhaustedWatch:
         try:
             await self._dead_letters.bury_stored(stored, "exhausted", reason, consumer=given_up.consumer)
         except MessageTooLarge as exc:
-            # Only an operator can help, and those behind it need not wait for that.
+            # Only an operator can fix this, so the advisories behind it are processed meanwhile.
             log.error("exhausted.too_large", **place, reason=str(exc))
         else:
             log.error("exhausted.buried", **place, deliveries=given_up.deliveries)

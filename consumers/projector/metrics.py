@@ -1,8 +1,8 @@
 """
-The numbers of a projector process for Prometheus, read when somebody asks: the loop pays nothing for them.
+Metrics of a projector process for Prometheus, read at scrape time, so they cost the loop nothing.
 
-The labels are the consumer, and where a metric has parts or kinds, which one: nothing that grows.  A replica shows what
-it did itself and how its consumers are: over replicas, counts are summed up, and of a lag the maximum is true.
+Labels are the consumer and, for some metrics, a dependency or a kind, so the number of series is bounded.  Each replica
+reports its own work and the state of its consumers.  Across replicas, sum the counters and take the maximum of a lag.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from consumers.projector.progress import Histogram, Progress
     from consumers.projector.service import Service
 
-# The fourth is buried by no projector: its consumer had given it up.
+# Projectors bury no message as "exhausted": that kind is for consumers with a delivery limit.
 _KINDS: Final = tuple(kind for kind in get_args(Kind) if kind != "exhausted")
 
 
@@ -47,20 +47,24 @@ class _Spread(NamedTuple):
 
 _COUNTS: Final = (
     _Count("received", "Messages delivered.", lambda progress: progress.received),
-    _Count("redelivered", "Messages delivered not for the first time.", lambda progress: progress.redelivered),
+    _Count("redelivered", "Messages delivered again.", lambda progress: progress.redelivered),
     _Count("stored", "Events stored and acknowledged.", lambda progress: progress.stored),
-    _Count("refused", "Requests the server refused: the log has its words.", lambda progress: progress.refused),
-    _Count("skipped", "Messages that were for another consumer.", lambda progress: progress.skipped),
+    _Count("refused", "Requests the server refused; the log has the reason.", lambda progress: progress.refused),
+    _Count("skipped", "Resent dead letters addressed to another consumer.", lambda progress: progress.skipped),
     _Count(
-        "passed_over", "Messages a consumer had left out, and delivered later.", lambda progress: progress.passed_over
+        "passed_over", "Messages a consumer skipped and delivered after a reset.", lambda progress: progress.passed_over
     ),
-    _Count("markers", "Messages that no publisher wrote, acknowledged.", lambda progress: progress.markers),
-    _Count("batches", "Writes that ended well.", lambda progress: progress.batches),
-    _Count("held_seconds", "Time spent waiting for what was away.", lambda progress: progress.held(time.monotonic())),
+    _Count("markers", "Messages written by the server, acknowledged.", lambda progress: progress.markers),
+    _Count("batches", "Successful writes.", lambda progress: progress.batches),
+    _Count(
+        "held_seconds",
+        "Time spent waiting for an unavailable dependency.",
+        lambda progress: progress.held(time.monotonic()),
+    ),
 )
 _SPREADS: Final = (
-    _Spread("batch_events", "Events of a write.", lambda progress: progress.batch_events),
-    _Spread("write_seconds", "Time a write took.", lambda progress: progress.write_seconds),
+    _Spread("batch_events", "Events per write.", lambda progress: progress.batch_events),
+    _Spread("write_seconds", "Duration of a write.", lambda progress: progress.write_seconds),
 )
 
 
@@ -68,22 +72,24 @@ class ProjectorMetrics:
     """
     The collector of *service*, for a registry of prometheus-client.
 
-    Counts outlive the projector of a lane that is given to another replica and comes back; what only a running
-    projector has, such as its lag, is shown while it runs.
+    Counters survive a partition that moves to another replica and returns.  Gauges such as the lag exist only while the
+    projector runs.
     """
 
     def __init__(self, service: Service) -> None:
         self._service = service
 
     def collect(self) -> Iterator[Metric]:
-        """Yield every metric as it is now."""
+        """Yield every metric with its current value."""
         for count in _COUNTS:
             yield self._counted(count)
         for spread in _SPREADS:
             yield self._spread(spread)
         yield self._buried()
-        yield self._of_sinks("duplicates", "Events the destination had already, where it can tell.")
-        yield self._of_sinks("variants", "Events the destination had already with another payload, where it can tell.")
+        yield self._of_sinks("duplicates", "Events the destination already had, if the sink counts them.")
+        yield self._of_sinks(
+            "variants", "Events the destination already had with another payload, if the sink counts them."
+        )
         yield from self._lags()
         yield self._holding()
         yield from self._states()
@@ -110,7 +116,7 @@ class ProjectorMetrics:
         return family
 
     def _of_sinks(self, name: str, description: str) -> Metric:
-        """Return what the sinks count under *name*."""
+        """Return the counter that the sinks keep as attribute *name*."""
         family = CounterMetricFamily(_full(name), description, labels=["consumer"])
         for channel in self._service.channels:
             count = getattr(channel.sink, name, None)
@@ -119,9 +125,13 @@ class ProjectorMetrics:
         return family
 
     def _lags(self) -> Iterator[Metric]:
-        in_hand = GaugeMetricFamily(_full("in_hand"), "Messages received and not settled.", labels=["consumer"])
-        events = GaugeMetricFamily(_full("lag_events"), "Messages not settled, in hand or not.", labels=["consumer"])
-        seconds = GaugeMetricFamily(_full("lag_seconds"), "Age of the oldest of them.", labels=["consumer"])
+        in_hand = GaugeMetricFamily(_full("in_hand"), "Messages received and not acknowledged.", labels=["consumer"])
+        events = GaugeMetricFamily(
+            _full("lag_events"), "Messages not acknowledged, received or not.", labels=["consumer"]
+        )
+        seconds = GaugeMetricFamily(
+            _full("lag_seconds"), "Age of the oldest message not acknowledged.", labels=["consumer"]
+        )
         for projector in self._service.projectors:
             name, progress, messages = projector.consumer.name, projector.progress, projector.in_hand
             in_hand.add_metric([name], messages)
@@ -131,34 +141,40 @@ class ProjectorMetrics:
         return iter((in_hand, events, seconds))
 
     def _holding(self) -> Metric:
-        family = GaugeMetricFamily(_full("holding"), "1 while it waits for a part.", labels=["consumer", "part"])
+        family = GaugeMetricFamily(
+            _full("holding"), "1 while the projector waits for the part.", labels=["consumer", "part"]
+        )
         for projector in self._service.projectors:
             for part in PARTS:
                 family.add_metric([projector.consumer.name, part], projector.progress.holding == part)
         return family
 
     def _states(self) -> Iterator[Metric]:
-        alive = GaugeMetricFamily(_full("alive"), "0 when it is stalled.", labels=["consumer"])
-        ready = GaugeMetricFamily(_full("ready"), "1 when what comes now is stored now.", labels=["consumer"])
+        alive = GaugeMetricFamily(_full("alive"), "0 if the projector is stalled.", labels=["consumer"])
+        ready = GaugeMetricFamily(_full("ready"), "1 if the projector is ready.", labels=["consumer"])
         for name, health in self._service.report().projectors.items():
             alive.add_metric([name], health.alive)
             ready.add_metric([name], health.ready)
-        pinned = GaugeMetricFamily(_full("pinned"), "0 while another replica is served.", labels=["consumer"])
+        pinned = GaugeMetricFamily(
+            _full("pinned"), "0 while the server delivers to another replica.", labels=["consumer"]
+        )
         for projector in self._service.projectors:
             pinned.add_metric([projector.consumer.name], projector.puller.serves_us)
-        paused = GaugeMetricFamily(_full("paused"), "1 while an operator has paused it.", labels=["consumer"])
+        paused = GaugeMetricFamily(
+            _full("paused"), "1 while the consumer is paused by an operator.", labels=["consumer"]
+        )
         for projector in self._service.projectors:
             paused.add_metric([projector.consumer.name], projector.puller.pause > 0)
         return iter((alive, ready, pinned, paused))
 
     def _process(self) -> Iterator[Metric]:
-        yield GaugeMetricFamily(_full("connected"), "1 while NATS is there.", self._service.report().connected)
+        yield GaugeMetricFamily(_full("connected"), "1 while connected to NATS.", self._service.report().connected)
         yield CounterMetricFamily(
             _full("stream_identity_changes"),
-            "How often the stream was found created again, or shorter than before.",
+            "Times the stream was recreated, or lost its end.",
             self._service.stream_watch.identity_changes,
         )
-        yield InfoMetricFamily(_full("build"), "What runs.", {"version": version("noetl-events")})
+        yield InfoMetricFamily(_full("build"), "Version of the software.", {"version": version("noetl-events")})
 
 
 def _full(name: str) -> str:

@@ -1,9 +1,9 @@
 """
-The lanes of a partitioned stream, spread over the replicas that are there.
+Partition assignment: the partitions of a stream are spread over the running replicas.
 
-Each lane is an exclusive consumer: whichever replica asks for it, the server serves one, in order.  Presence decides
-who asks, so that each replica has its share; when one dies the others ask for its lanes, and get them as soon as the
-server gives up its pins.
+Each partition has an exclusive consumer, which the server delivers to one client at a time, in order.  Presence decides
+which replica pulls from which partition, so that each has its share.  When a replica dies, the remaining ones pull from
+its partitions, and receive once the server releases the dead client's pins.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ class Lanes:
     Run this replica's share of *lanes*.
 
     Args:
-        lanes: each makes a new projector of its lane.
-        presence: of this replica among the others.
+        lanes: factories of the projectors, one per partition.
+        presence: presence of this replica in its group.
 
     """
 
@@ -43,25 +43,25 @@ class Lanes:
 
     @property
     def in_hand(self) -> int:
-        """Messages received and not settled."""
+        """Number of messages received and not acknowledged."""
         return sum(projector.in_hand for projector in self._projectors.values())
 
     @property
     def projectors(self) -> list[Projector]:
-        """Those that run now."""
+        """The projectors that run now."""
         return list(self._projectors.values())
 
     @property
     def owned(self) -> list[int]:
-        """The lanes this replica runs, or still has in hand."""
+        """The partitions that this replica runs, including those it is releasing."""
         return sorted(self._tasks)
 
     async def run(self) -> None:
         """
-        Run until `stop`, then finish what is in hand.
+        Run until `stop`, then finish the messages in flight.
 
         Raises:
-            Exception: whatever ends one of the projectors.
+            Exception: the error that ended one of the projectors.
 
         """
         telling = asyncio.create_task(self._presence.run())
@@ -74,7 +74,7 @@ class Lanes:
             await end_tasks([*self._tasks.values(), telling])
 
     async def stop(self) -> None:
-        """Ask for nothing more; `run` returns once everything in hand is settled."""
+        """Stop pulling; `run` returns once every message in flight is acknowledged."""
         self._stopping.set()
 
     async def _rebalance(self) -> None:

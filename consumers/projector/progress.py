@@ -1,7 +1,7 @@
 """
-The progress of a projector: counts, lag, and signs of life, as plain numbers that cost the loop nothing.
+The progress of a projector: counters, lag and times of activity, as plain numbers that cost the loop nothing.
 
-A histogram has a fixed number of buckets, so a hundred million values take no more room than a single one.
+A histogram has a fixed number of buckets, so its size does not depend on the number of values.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ EVENTS: Final = (1.0, 10.0, 50.0, 100.0, 250.0, 500.0, 1_000.0, 2_000.0, 5_000.0
 
 class Histogram:
     """
-    Counts of values.
+    A histogram: the number of values per bucket.
 
     Args:
-        bounds: the largest value of each bucket, ascending; one more bucket takes what is larger.
+        bounds: upper bounds of the buckets, ascending; a last bucket has none.
 
     """
 
     def __init__(self, bounds: Iterable[float]) -> None:
         self.sum = 0.0
-        """Of all values."""
+        """Sum of all values."""
 
         self._bounds = tuple(bounds)
         self._counts = [0] * (len(self._bounds) + 1)
@@ -45,42 +45,43 @@ class Histogram:
         self.sum += value
 
     def buckets(self) -> list[tuple[str, float]]:
-        """Return each bound and how many values are not above it, as Prometheus wants them."""
+        """Return each bound and the number of values up to it, as Prometheus expects."""
         bounds = map(str, chain(self._bounds, ["+Inf"]))
         return list(zip(bounds, map(float, accumulate(self._counts)), strict=True))
 
 
 PARTS: Final = ("nats", "consumer", "sink", "dead_letters", "trials")
-"""What a projector may have to wait for."""
+"""The dependencies that a projector may have to wait for."""
 
 
 class Progress(msgspec.Struct, kw_only=True):
     """
-    One projector's numbers.
+    The numbers of one projector.
 
     Args:
-        received: messages delivered to it.
-        redelivered: of those, delivered not for the first time.
-        stored: events whose destination has them, and which are acknowledged.
-        markers: messages that no publisher wrote, as the server's delete markers, acknowledged.
-        buried_by: dead letters, by kind.
-        refused: requests for messages that the server refused, and would refuse again.
-        skipped: messages that were for another consumer, acknowledged and not stored.
-        passed_over: messages that the consumer had passed over, and delivered after it was set back.
-        batches: writes that ended well.
-        batch_events: how many events they had.
-        write_seconds: how long they took.
-        held_seconds: spent waiting for something that was away, and is back.
-        holding: which of the `PARTS` is away now; empty when none is.
-        reason: why, in words.
-        holding_since: since when, by `time.monotonic`.
-        attempting: which of them it waits for an answer from now; "nats" also while no message comes.
-        pending: messages of the stream that were not delivered when that was last noted.
-        pending_behind: the sequence of the last one delivered then.
-        settled_ns: when the stream stored the last message settled, in Unix nanoseconds; 0 before the first.
-        oldest_ns: likewise, of the oldest message not settled when that was last looked up; 0 if there was none.
-        moved: when the loop last got anything done or tried to, by `time.monotonic`.
-        resting_until: when it tries again what is away, by the same clock.
+        received: number of messages delivered.
+        redelivered: number of these that were redeliveries.
+        stored: number of events stored in the destination and acknowledged.
+        markers: number of messages written by the server, such as delete markers, that were acknowledged.
+        buried_by: number of dead letters, by kind.
+        refused: number of pull requests that the server refused permanently.
+        skipped: number of messages for another consumer, acknowledged and not stored.
+        passed_over: number of messages that the consumer skipped and delivered after a reset.
+        batches: number of successful writes.
+        batch_events: events per write.
+        write_seconds: duration of a write.
+        held_seconds: seconds of the outages that have ended.
+        holding: one of `PARTS` that is unavailable now; empty if there is none.
+        reason: reason of the outage, in words.
+        holding_since: start of the outage, by `time.monotonic`.
+        attempting: one of `PARTS` that a call is waiting for; "nats" also while the stream has no new message.
+        pending: number of undelivered messages of the stream, when last read.
+        pending_behind: stream sequence of the last message delivered at that time.
+        settled_ns: time at which the stream stored the last message acknowledged, in Unix nanoseconds; 0 before the
+            first.
+        oldest_ns: the same time of the oldest message not acknowledged, when last read; 0 if there was none.
+        moved: last activity of the loop, including a failed attempt, by `time.monotonic`.
+        resting_until: time of the next attempt, by the same clock.
 
     """
 
@@ -109,43 +110,43 @@ class Progress(msgspec.Struct, kw_only=True):
 
     @property
     def buried(self) -> int:
-        """Dead letters, of all kinds."""
+        """Number of dead letters of all kinds."""
         return self.buried_by.total()
 
     def begin(self) -> None:
-        """Note that another projector goes on with these numbers: the counts stay, where it stood does not."""
+        """Reset the state and keep the counters, for a new projector of the same consumer."""
         self.holding = self.reason = self.attempting = ""
         self.pending = self.pending_behind = self.settled_ns = self.oldest_ns = 0
         self.move()
 
     def move(self) -> None:
-        """Note that the loop does something."""
+        """Record activity of the loop."""
         self.moved = time.monotonic()
 
     def receive(self, messages: int, last: Delivery) -> None:
-        """Note so many *messages*, and how many are behind the *last* one delivered."""
+        """Record received *messages*, and the number pending behind the *last* one delivered."""
         self.received += messages
         self.note_pending(last.pending, behind=last.sequence)
         self.move()
 
     def note_pending(self, messages: int, *, behind: int) -> None:
-        """Note that so many *messages* were not delivered yet when the last one delivered was that of *behind*."""
+        """Record that *messages* were pending behind the last one delivered, of sequence *behind*."""
         self.pending, self.pending_behind = messages, behind
 
     def settle(self, stored: int, last: Delivery) -> None:
-        """Note so many events *stored*, up to and with *last*."""
+        """Record *stored* events, and *last* as the last message acknowledged."""
         self.stored += stored
         self.settled_ns = max(self.settled_ns, last.stored_ns)
         self.move()
 
     def write(self, events: int, seconds: float) -> None:
-        """Note a write of so many *events* that took so many *seconds*."""
+        """Record a write of *events* that took *seconds*."""
         self.batches += 1
         self.batch_events.add(events)
         self.write_seconds.add(seconds)
 
     def hold(self, part: str, reason: str, rest: float) -> None:
-        """Note that *part* is away, and tried again after a *rest* of so many seconds."""
+        """Record that *part* is unavailable and retried after *rest* seconds."""
         self.move()
         if not self.holding:
             self.holding_since = self.moved
@@ -153,23 +154,23 @@ class Progress(msgspec.Struct, kw_only=True):
         self.resting_until = self.moved + rest
 
     def resume(self) -> float:
-        """Note that it is back, and return after how many seconds."""
+        """Record the end of an outage, and return its seconds."""
         seconds = time.monotonic() - self.holding_since
         self.holding = self.reason = ""
         self.held_seconds += seconds
         return seconds
 
     def held(self, now: float) -> float:
-        """Return `held_seconds` with those of what is still away at *now*."""
+        """Return `held_seconds` plus the seconds of the current outage at *now*."""
         return self.held_seconds + (now - self.holding_since if self.holding else 0.0)
 
     def lag_seconds(self, *, oldest_ns: int, now_ns: int) -> float:
         """
-        Return for how long the stream has been ahead at *now_ns*: 0 when everything in it is settled.
+        Return the lag in seconds at *now_ns*: 0 if every message of the stream is acknowledged.
 
-        That is the age of the oldest message in hand, which the stream stored at *oldest_ns*.  With none in hand, 0,
-        and some pending, these are younger than the last one settled, and not older than the oldest one when that was
-        last looked up, if it was.
+        The lag is the age of the oldest message in flight, which the stream stored at *oldest_ns*.  With none in flight
+        (0) and some pending, the pending ones are younger than the last one acknowledged, and not older than the oldest
+        one when that was last read; the later of these two times counts.
         """
         since = oldest_ns or (max(self.settled_ns, self.oldest_ns) if self.pending else 0)
         return max(now_ns - since, 0) / 1e9 if since else 0.0

@@ -1,13 +1,13 @@
 """
-The projector: pull, decode, write, settle, until stopped.
+The projector: pull, decode, write and acknowledge, until stopped.
 
-    stored        the sink returned                     ack
-    unavailable   SinkUnavailable                       hold: keep the batch in hand, write it again, pull nothing more
-    rejected      EventsRejected, or a malformed body   bury: store a dead letter, then ack
-    for another   a dead letter sent again              ack
+    stored               the sink returned                     ack
+    unavailable          SinkUnavailable                       hold: keep the batch, retry it, pull nothing more
+    rejected             EventsRejected, or a malformed body   bury: store a dead letter, then ack
+    for another consumer a resent dead letter                  ack
 
-There is no nak: it would bring a batch back after its successors, and burn deliveries in an outage.  Until a batch is
-acknowledged nothing of it is lost, only delivered again, and every sink takes an event twice.
+There is no nak: it would redeliver a batch after its successors, and use up deliveries in an outage.  A batch that is
+not acknowledged is never lost, only redelivered, and every sink accepts an event twice.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ if TYPE_CHECKING:
     from noetl_events.jetstream.message import Message
     from noetl_events.sink import EventSink
 
-# Seconds to withdraw a trial, for who is told to leave at once.
+# Timeout in seconds for restoring the crash record when the task is cancelled.
 _FAREWELL: Final = 1.0
 
-# Fewer refused alike may be one poisoned execution; that many are a destination that takes nothing.
+# Fewer than 10 identical rejections may be bad events; 10 or more mean that the destination is broken.
 _ALIKE: Final = 10
 
 Carried: TypeAlias = "tuple[ExecutorEvent, Message]"
@@ -57,16 +57,16 @@ log = structlog.get_logger()
 
 class Projector:
     """
-    Carry events from a consumer into a sink.
+    Copy events from a consumer into a sink.
 
     Args:
-        puller: of the consumer.
-        sink: takes the events; it stays open.
-        dead_letters: takes what the sink never will.
-        trials: notes what is written that may have killed the process before.
-        batch_size: events written at once, at most.
-        backoff: the waits while something is away.
-        progress: the numbers to go on with; new ones by default.
+        puller: puller of the consumer.
+        sink: destination of the events; the caller closes it.
+        dead_letters: destination of the events that the sink rejects.
+        trials: crash records of the messages that may have killed the process.
+        batch_size: largest number of events per write.
+        backoff: waits while a dependency is unavailable.
+        progress: numbers to continue; new ones by default.
 
     """
 
@@ -87,7 +87,7 @@ class Projector:
         self._dead_letters = dead_letters
         self._trials = trials
         self.batch_size = batch_size
-        """Of the next batch; may be changed while it runs."""
+        """Size of the next batch; may be changed while the projector runs."""
 
         self._in_hand: deque[Message] = deque()
         self._is_stopping = False
@@ -96,44 +96,44 @@ class Projector:
 
     @property
     def consumer(self) -> ConsumerDeclaration:
-        """The consumer it reads."""
+        """The consumer that this projector reads."""
         return self._puller.consumer
 
     @property
     def puller(self) -> Puller:
-        """Of that consumer."""
+        """The puller of that consumer."""
         return self._puller
 
     @property
     def oldest_ns(self) -> int:
-        """When the stream stored what is longest in hand, in Unix nanoseconds; 0 with nothing in hand."""
+        """Time at which the stream stored the oldest message in flight, in Unix nanoseconds; 0 with none in flight."""
         oldest = next(chain(self._in_hand, self._puller.buffered), None)
         return delivery_of(oldest).stored_ns if oldest else 0
 
     @property
     def in_hand(self) -> int:
-        """Messages received and not settled."""
+        """Number of messages received and not acknowledged."""
         return len(self._in_hand) + len(self._puller.buffered)
 
     @property
     def unsettled(self) -> int:
-        """Messages of the stream not settled, in hand or not."""
+        """Number of messages of the stream that are not acknowledged, received or not."""
         progress = self.progress
-        # Received since it was noted what is pending: they were, then.
+        # These arrived after the pending count was read, so the count still includes them.
         since = sum(delivery_of(message).sequence > progress.pending_behind for message in self._puller.buffered)
         return max(progress.pending - since, 0) + self.in_hand
 
     async def run(self) -> None:
         """
-        Project until `stop`, then finish what is in hand.
+        Project until `stop`, then finish the messages in flight.
 
-        Cancel it to leave at once: what is in hand stays unacknowledged and is delivered again.
+        Cancel it to leave at once: messages in flight stay unacknowledged and are redelivered.
 
         Raises:
-            ConsumerDrift: the consumer on the server must not be read, and never was by this projector.
-            StreamDrift: its stream has other partitions than declared.
-            ServerTooOld: the server cannot serve such a consumer.
-            Exception: whatever else escapes the sink is a bug of the sink; nothing of the batch was acknowledged.
+            ConsumerDrift: the consumer's configuration on the server forbids reading it, and did so from the start.
+            StreamDrift: the stream has other partitions than declared.
+            ServerTooOld: the server does not support such a consumer.
+            Exception: any other error of the sink is a bug of the sink; nothing of the batch was acknowledged.
 
         """
         heartbeats = asyncio.create_task(self._heartbeats())
@@ -148,7 +148,7 @@ class Projector:
             await self._puller.aclose()
 
     async def stop(self) -> None:
-        """Pull nothing more; `run` returns once everything in hand is settled, at once with nothing in hand."""
+        """Stop pulling; `run` returns once every message in flight is acknowledged, at once if there is none."""
         self._is_stopping = True
         if self._pulling is not None and self._may_leave():
             self._pulling.reschedule(asyncio.get_running_loop().time())
@@ -157,12 +157,12 @@ class Projector:
         await self._puller.stop()
 
     async def step(self) -> bool:
-        """Carry what one pull brings; return False once stopped and nothing is left."""
+        """Process the messages of one pull; return False once stopped with nothing left."""
         messages = await self._pulled()
         if not messages:
             return False
         self._in_hand.extend(messages)
-        # Pending is what is behind the last one delivered: what is buffered is in hand already.
+        # The server's pending count excludes buffered messages.
         self.progress.receive(len(messages), delivery_of((self._puller.buffered or messages)[-1]))
         for part in parts_of(messages, in_doubt=self._puller.in_doubt):
             for smaller in await self._narrowed(part):
@@ -170,7 +170,7 @@ class Projector:
         return True
 
     async def _pulled(self) -> list[Message]:
-        """Return what one pull brings, however long NATS is away; none when it is told to stop meanwhile."""
+        """Return the messages of one pull, retried while NATS is unavailable; none if `stop` is called meanwhile."""
         if self._is_stopping and self._may_leave():
             return []
         try:
@@ -189,7 +189,7 @@ class Projector:
     async def _pull(self) -> list[Message]:
         await self._puller.ask()
         if self._puller.is_reading:
-            # NATS is back, however long the next message takes.
+            # The request reached the server, so NATS is available, even if no message arrives for a long time.
             self._hold.resume()
         messages = await self._puller.pull(self.batch_size)
         self.progress.passed_over = self._puller.passed_over
@@ -213,7 +213,7 @@ class Projector:
             span.settle(stored=len(ours) - len(dead) - markers, buried=len(dead))
 
     def _ours(self, messages: list[Message]) -> list[Message]:
-        """Return *messages* without those that are for another consumer."""
+        """Return *messages* without those addressed to another consumer."""
         ours = [message for message in messages if recipient_of(message) in ("", self.consumer.name)]
         self.progress.skipped += len(messages) - len(ours)
         return ours
@@ -225,7 +225,7 @@ class Projector:
             try:
                 events.append((event_of(message), message))
             except NoPublisher:
-                # It is acknowledged with the others.
+                # The message is acknowledged with its batch.
                 continue
             except MalformedEvent as exc:
                 dead.append((message, "malformed", str(exc)))
@@ -258,11 +258,11 @@ class Projector:
         return refused
 
     async def _try(self, batch: list[ExecutorEvent], part: Part) -> Refusals:
-        """Emit what may have killed the process before; what escapes here leaves the note of the trial behind."""
+        """Emit messages that may have killed the process; an unexpected error leaves their crash record in place."""
         if part.is_fatal:
             return dict.fromkeys(range(len(batch)), ("fatal", FATAL))
         turns = self._trials.turns
-        # Only a death in solitude is a verdict: any projector of this process may be the one that kills it.
+        # A crash counts against an event only if no other projector of this process was writing.
         async with turns.alone() if len(part.messages) == 1 else turns.together():
             try:
                 await self._trials.begin(part)
@@ -277,14 +277,14 @@ class Projector:
             return refused
 
     async def _leave(self, part: Part) -> None:
-        """Withdraw what is on trial if there is time for it: whoever stops us, it is not the event."""
+        """Restore the crash record within a timeout: the cancellation was not caused by the event."""
         with suppress(NatsUnavailable, TimeoutError):
             async with asyncio.timeout(_FAREWELL):
                 await self._trials.withdraw(part)
 
     async def _bury(self, dead: list[Dead]) -> None:
-        # The dead letter is stored before its message is acknowledged: a crash in between leaves it twice, the other
-        # order would leave nothing.
+        # The dead letter is stored before its message is acknowledged.  A crash in between duplicates it; in the other
+        # order it would lose it.
         for message, kind, reason in dead:
             await self._hold.until_back("dead_letters", partial(self._dead_letters.bury, message, kind, reason))
         if dead:
@@ -297,11 +297,12 @@ class Projector:
             self._in_hand.popleft()
         self.progress.settle(stored, delivery_of(part.messages[-1]))
         if part.suspected:
-            # The next part may be the one that kills: what is settled must not come back with it.
+            # The next part may kill the process, so the acknowledgements are sent first: this part must not be
+            # redelivered with it.
             await self._puller.flush()
 
     async def _heartbeats(self) -> None:
-        """Keep the server from delivering again what is in hand: every third of the consumer's own ack wait."""
+        """Extend the ack wait of the messages in flight at every third of it, so that the server redelivers none."""
         while True:
             await self._puller.until_keep_alive()
             await self._puller.keep_alive(self._in_hand)
@@ -309,10 +310,10 @@ class Projector:
 
 def _require_some_taken(batch: list[ExecutorEvent], rejection: EventsRejected) -> None:
     """
-    Refuse to bury a whole batch, most of it for one reason: that is the destination, not the events.
+    Raise if the sink rejects a whole batch and most of it for one reason: then the destination is at fault.
 
-    Of several destinations each is judged by what it said itself: what another one took, or says of the same events,
-    tells nothing of it.  Conflicts are no such reason: each names another event that the destination has.
+    Each of several destinations is judged by its own answer only.  Conflicts do not count as a common reason, because
+    each names another event that the destination has.
     """
     for part in rejection.parts:
         reasons = [reason for place, reason in part.reasons.items() if place not in part.conflicts]

@@ -1,17 +1,18 @@
 """
-Quarantine: the event that kills its process is found and buried.
+Quarantine: find the event that kills its process, and bury it.
 
-A message that is delivered again was in hand when a process died, or a connection.  That says nothing of which of
-thousands it was.  So what is delivered again is written in blocks, each on trial: a note in a stream of its own says
-which messages are about to be written, and is struck out once the process has survived that, whatever came of it.  A
-note that was never struck out holds the culprit: its messages are tried in parts of a twenty-fifth, and in the end one
-by one.  The one that was alone when the process died, twice, is it.  What no note of the block holds is tried under one
-of its own, in another place, for it may hold another culprit; no trial strikes out what another one has found.
+A redelivered message was in flight when a process or a connection died.  Any of thousands of messages may be the cause,
+so redelivered messages are written in blocks, each with a crash record in a stream of its own.  The record names the
+messages before they are written, and is cleared once the process survives the write, with any result.  A record that
+was never cleared contains the cause: its messages are retried in parts of a twenty-fifth, and in the end one by one.  A
+message that was written alone at two crashes is the cause.  Messages of the block outside every record get a record of
+their own in another slot, because they may contain a second cause.  Clearing one crash record never clears another.
 
     block of 500 ─ died ─► parts of 20 ─ died ─► one by one ─ died ─► once more ─ died ─► buried
 
-A process has a projector for each destination and for each partition, and all die together.  So a death counts against
-an event only if nothing else was being written: a lock has normal writes share it, and a suspect event hold it alone.
+A process has a projector for each destination and for each partition, and all die together.  So a crash counts against
+an event only if no other projector was writing: a lock is shared by normal writes and held exclusively for a suspect
+event.
 """
 
 from __future__ import annotations
@@ -42,10 +43,11 @@ _PATIENCE: Final = 10.0
 
 class Turns:
     """
-    The turns of the projectors of one process.
+    A lock for the projectors of one process: shared for normal writes, exclusive for one suspect event.
 
     Args:
-        patience: seconds to wait for a turn, so that a destination that hangs does not keep the others for ever.
+        patience: timeout in seconds for acquiring the lock, so that a destination that hangs does not block the rest
+            for ever.
 
     """
 
@@ -59,10 +61,10 @@ class Turns:
     @asynccontextmanager
     async def together(self) -> AsyncIterator[None]:
         """
-        Write while others do, but while nobody writes `alone`.
+        Hold the lock shared: writes run concurrently, but not beside an exclusive one.
 
         Raises:
-            SinkUnavailable: somebody does, for too long; try again.
+            SinkUnavailable: the exclusive lock was held for too long; retry.
 
         """
         await self._enter()
@@ -79,10 +81,10 @@ class Turns:
     @asynccontextmanager
     async def alone(self) -> AsyncIterator[None]:
         """
-        Write while nobody else does.
+        Hold the lock exclusively.
 
         Raises:
-            SinkUnavailable: somebody does, for too long; try again.
+            SinkUnavailable: the lock was held for too long; retry.
 
         """
         await self._enter()
@@ -111,13 +113,13 @@ FATAL: Final = f"the process died {_FATAL_DEATHS} times while it wrote this even
 
 class Note(msgspec.Struct, frozen=True, kw_only=True):
     """
-    The messages of a block that hold the culprit, by their sequences.
+    A crash record: the range of stream sequences that contains the cause of a crash.
 
     Args:
-        first: of them.
-        last: of them.
-        stored_ns: when the stream stored the first, where it is alone: sequences may start again.
-        deaths: how often it was alone when the process died.
+        first: stream sequence of the first message.
+        last: stream sequence of the last message.
+        stored_ns: time at which the stream stored a single message, in Unix nanoseconds: sequences may restart.
+        deaths: number of crashes while a single message was written.
 
     """
 
@@ -127,19 +129,19 @@ class Note(msgspec.Struct, frozen=True, kw_only=True):
     deaths: int = 0
 
     def behind(self, sequence: int) -> Note | None:
-        """Return what is left of it behind *sequence*."""
+        """Return the rest of the record behind *sequence*, or None if nothing is left."""
         return Note(first=sequence + 1, last=self.last) if self.first <= sequence < self.last else None
 
 
 class Part(NamedTuple):
     """
-    Messages that are written together.
+    A group of messages that are written together.
 
     Args:
-        messages: at least one, in order.
-        suspected: delivered again: they are on trial.
-        note: that stands on their block, if one does.
-        place: of the note, among those of the block.
+        messages: at least one message, in order.
+        suspected: whether the messages were redelivered, so that they need a crash record.
+        note: crash record that covers the messages, if there is one.
+        place: slot of that record within its block.
 
     """
 
@@ -150,12 +152,12 @@ class Part(NamedTuple):
 
     @property
     def sequences(self) -> list[int]:
-        """Of the messages: what comes again does not always come in order."""
+        """Stream sequences of the messages; redeliveries do not always arrive in order."""
         return [delivery_of(message).sequence for message in self.messages]
 
     @property
     def deaths(self) -> int:
-        """How often the process died of the only message in it, as far as is noted."""
+        """Number of recorded crashes while the only message was written; 0 for several messages."""
         if self.note is None or len(self.messages) > 1 or self.note.first != self.note.last:
             return 0
         alone = delivery_of(self.messages[0])
@@ -163,15 +165,15 @@ class Part(NamedTuple):
 
     @property
     def is_fatal(self) -> bool:
-        """Whether it must not be tried any more."""
+        """True if the message must not be written again."""
         return self.deaths >= _FATAL_DEATHS
 
 
 def parts_of(messages: Sequence[Message], *, in_doubt: int = 0) -> Iterator[Part]:
     """
-    Yield *messages* in their order: what comes for the first time together, what comes again in blocks.
+    Yield *messages* in their order: new ones as one group, redelivered ones by block.
 
-    Up to sequence *in_doubt* everything comes again, whatever its attempt says.
+    All messages up to sequence *in_doubt* count as redelivered, whatever their delivery count.
     """
     for block, group in groupby(messages, partial(_block_of, in_doubt=in_doubt)):
         yield Part(list(group), block is not None)
@@ -182,11 +184,11 @@ _read_note = msgspec.json.Decoder(Note).decode
 
 class Trials:
     """
-    The notes of what is on trial: one of these for all projectors of a process.
+    The crash records of a process, shared by all of its projectors.
 
     Args:
-        connection: to NATS; it stays open.
-        stream: the notes are kept in.
+        connection: connection to NATS; the caller closes it.
+        stream: stream that stores the records.
 
     """
 
@@ -197,10 +199,10 @@ class Trials:
 
     async def narrow(self, part: Part) -> list[Part]:
         """
-        Return *part* in the parts in which it is to be tried now, in its order.
+        Return *part* split into the groups to write now, in its order.
 
         Raises:
-            NatsUnavailable: the notes cannot be read.
+            NatsUnavailable: the records cannot be read.
 
         """
         notes = await self._notes(part)
@@ -212,7 +214,7 @@ class Trials:
         return parts
 
     async def _notes(self, part: Part) -> list[Note | None]:
-        """Return the notes on the block of *part* by their places, None where one was struck out."""
+        """Return the crash records of the block of *part* by slot, None where a record was cleared."""
         notes: list[Note | None] = []
         while (payload := await self._payload(part._replace(place=len(notes)))) is not None:
             notes.append(_read_note(payload) if payload else None)
@@ -223,10 +225,10 @@ class Trials:
 
     async def begin(self, part: Part) -> None:
         """
-        Note that *part* is about to be written.
+        Record that *part* is about to be written.
 
         Raises:
-            NatsUnavailable: it may not be noted; do not write it.
+            NatsUnavailable: the record may not be stored; do not write the messages.
 
         """
         first = delivery_of(part.messages[0])
@@ -237,20 +239,20 @@ class Trials:
 
     async def survive(self, part: Part) -> None:
         """
-        Strike *part* out: it was written, or refused; what stands behind it on the note remains.
+        Clear *part* from its crash record after a write or a rejection; messages behind it stay recorded.
 
         Raises:
-            NatsUnavailable: it may still stand.
+            NatsUnavailable: the record may still be there.
 
         """
         await self._write(part, part.note and part.note.behind(max(part.sequences)))
 
     async def withdraw(self, part: Part) -> None:
         """
-        Have the note as it was before the trial of *part*: nothing came of it.
+        Restore the record to its state before this attempt.
 
         Raises:
-            NatsUnavailable: the trial may still stand.
+            NatsUnavailable: the attempt may still be recorded.
 
         """
         await self._write(part, part.note)
@@ -266,7 +268,7 @@ class Trials:
 
 
 def _narrowest(message: Message, notes: Sequence[Note | None]) -> int | None:
-    """Return the place of the note with the fewest messages that holds *message*."""
+    """Return the slot of the smallest record that contains *message*."""
     holding = [(note.last - note.first, place) for place, note in enumerate(notes) if note and _is_in(message, note)]
     return min(holding)[1] if holding else None
 

@@ -1,4 +1,4 @@
-"""A projector process, put together: each destination's consumers, and for each a sink and a projector."""
+"""A projector process: the consumers of each destination, and a sink and a projector for each consumer."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 class Channel(NamedTuple):
-    """A consumer and the sink it is carried to."""
+    """A consumer and the sink that receives its events."""
 
     consumer: ConsumerDeclaration
     sink: EventSink
@@ -43,19 +43,19 @@ class Channel(NamedTuple):
 
 class Service:
     """
-    What `noetl-events project` runs.
+    The service behind `noetl-events project`.
 
     Args:
-        settings: of the process.
-        connection: to NATS; it stays open.
+        settings: settings of the process.
+        connection: connection to NATS; the caller closes it.
         to: URLs of the destinations.
-        durable: the name of the consumer, or what the names of several begin with.
-        standby: let one replica work at a time, in the order of the stream, and the others wait for its end.
-        opener: opens the sink of a URL.
+        durable: name of the consumer, or the prefix of several consumers' names.
+        standby: read in the order of the stream, by one replica at a time, with the remaining ones on standby.
+        opener: function that opens the sink of a URL.
 
     Raises:
         UnknownSink: a URL names no sink.
-        ValueError: a URL is given twice, or refused by its sink.
+        ValueError: a URL is given twice, or its sink refuses it.
 
     """
 
@@ -88,7 +88,7 @@ class Service:
         ]
         self._lanes = self._spread(durable) if settings.stream.partitions else None
         self.progress = {channel.consumer.name: Progress() for channel in self.channels}
-        """The numbers of each consumer: they outlive the projectors of its lane."""
+        """The progress of each consumer, which survives the projectors of its partition."""
 
         self.stream_watch = StreamWatch(
             connection,
@@ -114,11 +114,11 @@ class Service:
 
     @property
     def projectors(self) -> list[Projector]:
-        """Those that run now."""
+        """The projectors that run now."""
         return self._lanes.projectors if self._lanes else self._projectors
 
     def report(self) -> Report:
-        """Return how the projectors are now."""
+        """Return the health of the projectors."""
         stall_after = self._settings.projector.stall_after
         return report(
             self.projectors,
@@ -129,7 +129,7 @@ class Service:
         )
 
     def follow(self, settings: Settings) -> None:
-        """Work with *settings* from the next batch on; of those that are not reloadable none may differ."""
+        """Apply *settings* from the next batch on; only reloadable settings may differ."""
         self._settings = settings
         for projector in self.projectors:
             projector.batch_size = settings.projector.batch_size
@@ -141,7 +141,7 @@ class Service:
 
     def _spread(self, durable: str) -> Lanes:
         name = f"{socket.gethostname()}:{os.getpid()}"
-        # Only who shares all of these lanes is one to share them with.
+        # Replicas form a group only if they have the same set of consumers.
         lanes = hashlib.blake2b(" ".join(channel.consumer.name for channel in self.channels).encode(), digest_size=4)
         head = f"{self._settings.projector.presence}.{self._settings.stream.name}"
         subject = f"{head}.{durable}.{lanes.hexdigest()}"
@@ -149,7 +149,7 @@ class Service:
         return Lanes([partial(self._projector, channel) for channel in self.channels], presence)
 
     def _deliver_again(self, given_up: MaxDeliveries) -> None:
-        """Have what one of our consumers gave up on delivered again."""
+        """Redeliver a message that exceeded `max_deliver` of one of this process's consumers."""
         for projector in self.projectors:
             if projector.consumer.name == given_up.consumer:
                 reason = f"it gave up on message {given_up.stream_seq}: max_deliver was edited"

@@ -1,14 +1,14 @@
 """
-A monitor that looks at the streams and the consumers every ten seconds, from outside the projector's loop.
+A monitor that checks the streams and the consumers every ten seconds, outside the projector's loop.
 
-It reads how much is pending, also while the loop holds and receives nothing.  A consumer that was edited, paused or
-deleted by hand interrupts its puller.  Streams whose configuration no longer serves the projector are reported once,
-and again when that changes.  A stream that was created again, or lost its end in a power cut, is reported too: it
-starts its sequences again.  Nothing here goes by sequence, so nothing is skipped for it; but an operator has to know.
+The monitor reads the pending count, also while the loop holds and receives nothing.  A consumer that was edited, paused
+or deleted by hand interrupts its puller.  Drift in the configuration of a stream is reported once, and again when it
+changes.  A stream that was recreated, or lost its end in a power cut, is reported too, because it reuses sequences.  No
+message is skipped by its sequence, so none is lost by that, but an operator has to know.
 
-The identity of the stream is remembered from one start of a projector to the next, in a note in the stream of trials,
-under a subject of the projector's own, of which the last message is kept.  A store that is set back whole takes the
-note back with it, so that the stream is recognised as the one that is remembered.
+The identity of the stream survives a restart of the projector, in a record in the trials stream under a subject of its
+own, which keeps the last message only.  Restoring a backup of the whole store restores the record with it, so the
+stream is recognised.
 """
 
 from __future__ import annotations
@@ -50,10 +50,10 @@ log = structlog.get_logger()
 
 class StreamReview:
     """
-    What is not as declared of several streams.
+    The configuration drift of several streams.
 
     Args:
-        connection: to NATS; it stays open.
+        connection: connection to NATS; the caller closes it.
 
     """
 
@@ -63,7 +63,7 @@ class StreamReview:
 
     @property
     def fault(self) -> str:
-        """Why events may be lost, or are not stored; empty if nothing is known to be wrong."""
+        """Reason why events may be lost or are not stored; empty if none is known."""
         return "; ".join(
             f"stream {name}: {deviation}"
             for name, found in self._found.items()
@@ -73,11 +73,11 @@ class StreamReview:
 
     async def note(self, declared: StreamDeclaration, found: FoundStream) -> None:
         """
-        Compare a stream, as it was *found*, and tell what has changed since the last time.
+        Compare the stream that was *found* with *declared*, and log the changes since the last call.
 
         Raises:
-            StreamDrift: it must not be read, and never could be since the start.
-            Refused: it must not be read any more.
+            StreamDrift: the configuration forbids reading the stream, and did so at the first call.
+            Refused: the configuration forbids reading the stream since it was changed.
             NatsUnavailable: the server's version is not known now.
 
         """
@@ -109,18 +109,18 @@ def _tell(name: str, before: list[Deviation], now: list[Deviation]) -> None:
             log.info("stream.as_declared", stream=name, field=deviation.field)
 
 
-# A stream that stands still is noted once in a while: notes are kept as long as events.
+# Records expire with the events, so the record of an idle stream is stored again at this interval, in seconds.
 _AGAIN: Final = 3_600.0
 
 
 class IdentityNotes:
     """
-    The note of one projector; its replicas share it.
+    The stored identity record of one projector, which its replicas share.
 
     Args:
-        connection: to NATS; it stays open.
-        stream: the notes are kept in.
-        consumer: of the projector, under whose name the note stands.
+        connection: connection to NATS; the caller closes it.
+        stream: stream that stores the records.
+        consumer: consumer of the projector; part of the record's subject.
 
     """
 
@@ -134,7 +134,7 @@ class IdentityNotes:
         self._is_told = False
 
     async def load(self, identity: StreamIdentity) -> None:
-        """Have *identity* remember what was noted; without a note, or where it cannot be read, nothing."""
+        """Load the stored record into *identity*, once; without a readable record *identity* stays empty."""
         if self._is_loaded:
             return
         self._is_loaded = True
@@ -146,7 +146,7 @@ class IdentityNotes:
             identity.load(payload or b"[]")
 
     async def save(self, identity: StreamIdentity) -> None:
-        """Note what *identity* remembers, if it is not noted already."""
+        """Store *identity*, unless the same was stored recently."""
         payload = identity.dump()
         if payload == self._saved and time.monotonic() < self._save_at:
             return
@@ -168,15 +168,15 @@ _INTERVAL: Final = 10.0
 
 class StreamWatch:
     """
-    Watch the streams of a projector and the consumers it reads.
+    Monitor the streams of a projector and the consumers that it reads.
 
     Args:
-        connection: to NATS; it stays open.
-        stream: of the events.
-        projectors: gives those that run now; their `progress` is kept up to date.
-        notes: remembers the identity of the stream for the next start.
-        beside: the streams that a projector writes to.
-        interval: seconds between two looks.
+        connection: connection to NATS; the caller closes it.
+        stream: stream of the events.
+        projectors: function that returns the running projectors; the monitor updates their `progress`.
+        notes: storage of the stream's identity for the next start.
+        beside: streams that a projector writes to.
+        interval: seconds between two checks.
 
     """
 
@@ -208,30 +208,31 @@ class StreamWatch:
 
     @property
     def identity_changes(self) -> int:
-        """How often the stream was found created again, set back, or shorter than before."""
+        """Number of times that the stream was recreated, restored, or shortened."""
         return len(self._replaced)
 
     @property
     def fault(self) -> str:
-        """Why events may be lost, or are not stored; empty if nothing is known to be wrong."""
+        """Reason why events may be lost or are not stored; empty if none is known."""
         return self._review.fault
 
     async def run(self) -> None:
-        """Watch until cancelled."""
+        """Monitor until cancelled."""
         while True:
             await self._look()
             await asyncio.sleep(self._interval)
 
     async def look(self, consumer: str = "") -> StreamEnd | None:
         """
-        Look at the stream, before *consumer* is read; who asks meanwhile shares the answer.
+        Check the stream before *consumer* is read; concurrent callers share one request.
 
         Returns:
-            Where the stream ends, and from where *consumer* has to be read anew; None if it must not be looked at.
+            The end of the stream, and the sequence from which *consumer* must be read again; None if permissions forbid
+            the check.
 
         Raises:
-            StreamDrift: it must not be read, and never could be since the start.
-            NatsUnavailable: it cannot be looked at now, or must not be read any more.
+            StreamDrift: the configuration forbids reading the stream, and did so from the start.
+            NatsUnavailable: the stream cannot be checked now, or must not be read any more.
 
         """
         looks = self._looks
@@ -249,14 +250,14 @@ class StreamWatch:
             try:
                 await look()
             except NatsUnavailable as exc:
-                # The loop itself says so where it matters.
+                # The projector's loop reports an outage itself, so this is logged for debugging only.
                 log.debug("stream.unseen", reason=str(exc))
 
     async def _look_at_stream(self) -> None:
         try:
             found = await find_stream(self._connection, self._stream.name)
         except PermissionDenied as exc:
-            # Old permissions lack this right: read on, and do not ask again.
+            # Permissions of an older version lack this right, so read on and do not ask again.
             self._may_look = False
             log.warning("stream.unseen", stream=self._stream.name, reason=str(exc))
             return
@@ -302,13 +303,13 @@ class StreamWatch:
         await self._look_at_oldest(projector, consumer)
 
     async def _require_end(self, projector: Projector, consumer: ConsumerInfo) -> None:
-        """Have a consumer begun with anew that has delivered more than its stream has."""
+        """Restart a consumer that has delivered a sequence beyond the end of its stream."""
         self._end = (await find_stream(self._connection, self._stream.name)).state.last_seq
         if consumer.delivered.stream_seq > self._end:
             projector.puller.begin_again("the consumer is ahead of its stream")
 
     async def _look_at_oldest(self, projector: Projector, consumer: ConsumerInfo) -> None:
-        """Note when the oldest message that is not settled was stored, also if this process never had it in hand."""
+        """Record the store time of the oldest message that is not acknowledged, even if another process holds it."""
         if not (consumer.num_pending or consumer.num_ack_pending) or not self._may_look_at_messages:
             projector.progress.oldest_ns = 0
             return
@@ -329,7 +330,8 @@ class StreamWatch:
             try:
                 found = await find_stream(self._connection, declared.name)
             except (StreamMissing, Refused) as exc:
-                # The doctor says so, and so does the loop once it needs it.
+                # Doctor reports this, and the projector's loop does once it needs the stream, so this is for debugging
+                # only.
                 log.debug("stream.unseen", stream=declared.name, reason=str(exc))
             except PermissionDenied as exc:
                 self._beside.remove(declared)
