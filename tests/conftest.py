@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
+import shutil
 import signal
 import tempfile
+import time
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,19 +32,26 @@ if TYPE_CHECKING:
     from nats.js import JetStreamContext
 
 _numbers = count()
+# Seconds that the temporary folders of a run stay, to be looked at: no run takes as long.
+_KEPT = 86_400.0
 
 
 def pytest_configure() -> None:
     """
-    Give the temporary folders of this checkout a root of their own.
+    Give the temporary folders of this run a root of their own.
 
     pytest closes the one root of a user to others each time it starts, and with it the Postgres of another run, which
     serves as another user.
     """
-    checkout = hashlib.blake2b(os.fsencode(Path(__file__).parent), digest_size=4).hexdigest()
-    root = Path(tempfile.gettempdir(), f"noetl-events-tests-{os.getuid()}-{checkout}")
-    root.mkdir(mode=0o700, exist_ok=True)
-    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(root))
+    root = Path(tempfile.gettempdir(), f"noetl-events-tests-{os.getuid()}")
+    if "PYTEST_DEBUG_TEMPROOT" not in os.environ:
+        own = root / str(os.getpid())
+        own.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.environ["PYTEST_DEBUG_TEMPROOT"] = str(own)
+        for other in root.iterdir():
+            with suppress(FileNotFoundError):
+                if time.time() - other.stat().st_mtime > _KEPT:
+                    shutil.rmtree(other, ignore_errors=True)
     # How fast this machine is at the moment says nothing of the code; and a checkout may be read-only.
     hypothesis.settings.register_profile(
         "any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow], database=None
