@@ -19,6 +19,8 @@ PLAIN: Final[tuple[str, ...]] = (
     "consumers/dead_letters",
     "consumers/permissions",
     "consumers/projector",
+    "consumers/sinks",
+    "consumers/sinks/postgres",
     "noetl_events/jetstream/publish",
 )
 """The folders that follow the rules; a folder is added once all of its files do."""

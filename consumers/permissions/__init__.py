@@ -1,4 +1,4 @@
-"""What each role may do on the servers, and nothing else: as nats-server reads it, and as grants for Postgres."""
+"""The NATS permissions and Postgres grants of each role, and no more: rendered for nats-server and as SQL."""
 
 from consumers.permissions.render import grants_of, render_config
 from consumers.permissions.roles import Right, Rights, Role, Work, rights_of

@@ -1,7 +1,7 @@
 """
-Rights as text: a file for nats-server to include, and SQL for Postgres.
+Render permissions as configuration of nats-server, and grants as SQL for Postgres.
 
-The file for nats-server defines a variable to use:
+The file for nats-server defines a variable:
 
     include "projector.conf"
     accounts { NOETL { jetstream: enabled, users: [
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from consumers.permissions.roles import Right, Rights, Role
 
-# Whatever could end the quotes around it, or stand for more than one subject.
+# Excludes characters that could end the quotes or separate two subjects.
 _SUBJECT: Final = re.compile(r"[^\s\x00-\x1f\x7f\"\\]+")
 
 
@@ -29,11 +29,11 @@ def render_config(role: Role, rights: Rights) -> str:
     Return *rights* as configuration.
 
     Raises:
-        ValueError: a name among them cannot stand there.
+        ValueError: a subject has a character that the file cannot contain.
 
     """
     lines = [
-        f"# What the {role} may do: include this file, and give its user `permissions: ${_variable(role)}`.",
+        f"# Permissions of the {role}: include this file, and give its user `permissions: ${_variable(role)}`.",
         f"{_variable(role)} {{",
         *_block("publish", rights.publish),
         *_block("subscribe", rights.subscribe),
@@ -65,7 +65,7 @@ SCHEMES: Final = ("postgres", "postgresql")
 
 def grants_of(role: Role, url: str) -> str:
     """
-    Return the statements that give *role* what it needs for the destination *url*; none if it needs nothing.
+    Return the grants that *role* needs for the destination *url*; empty if it needs none.
 
     The name of the role is the user of *url*, or `noetl_<role>`.
 
@@ -98,13 +98,13 @@ def _admin(who: str, database: str, query: dict[str, str]) -> Iterator[str]:
     yield f"-- The administrator; first: CREATE ROLE {who} LOGIN; and give it a password."
     yield "-- CREATE is for `noetl-events schema`, which then owns schema and table and needs nothing below."
     yield f"GRANT CONNECT, TEMPORARY, CREATE ON DATABASE {database} TO {who};"
-    yield "-- For `verify` and `rebuild` on a table of somebody else:"
+    yield "-- For `verify` and `rebuild` on a table with another owner:"
     yield f"GRANT USAGE ON SCHEMA {schema} TO {who};"
     yield f"GRANT INSERT, SELECT ON TABLE {table} TO {who};"
 
 
 def _compared(query: dict[str, str]) -> str:
-    """Return the columns to read of a table that is not ours; of ours all are read, later ones included."""
+    """Return the columns to grant on NoETL's own table; on a table of `schema` all are granted, later ones included."""
     if query.get("mapping") != "noetl":
         return ""
     from consumers.sinks.postgres.noetl_table import NOETL

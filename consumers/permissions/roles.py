@@ -1,8 +1,8 @@
 """
-Roles and the rights of each on NATS.
+Roles and the NATS permissions of each.
 
-Each is there because the role's own code uses that subject; `tests/permissions` runs every role with exactly these, and
-finds each of them used.
+Each permission is required by the role's own code: `tests/permissions` runs every role with exactly these, and checks
+that each is used.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ Role: TypeAlias = Literal["publisher", "projector", "gateway", "admin"]
 
 class Right(NamedTuple):
     """
-    A subject that has to be allowed.
+    A permission: a subject that has to be allowed.
 
     Args:
-        subject: as a pattern of NATS.
-        why: what fails without it.
-        queue: of a subscription, the only queue group it may join; empty for no group.
+        subject: subject, as a pattern of NATS.
+        why: purpose of the permission.
+        queue: the only queue group that a subscription may join; empty for no group.
 
     """
 
@@ -41,7 +41,7 @@ class Right(NamedTuple):
 
 
 class Rights(NamedTuple):
-    """Everything a role may do on NATS."""
+    """All NATS permissions of a role."""
 
     publish: tuple[Right, ...]
     subscribe: tuple[Right, ...]
@@ -49,18 +49,18 @@ class Rights(NamedTuple):
 
 class Work(msgspec.Struct, frozen=True, kw_only=True):
     """
-    What a role works with.
+    The streams, consumers and subjects that a role works with.
 
     Args:
-        stream: of the events.
-        consumers: that the projector reads.
-        durable: the name they begin with.
-        inbox_prefix: of the client; one that no other role has keeps replies private.
+        stream: stream of the events.
+        consumers: consumers that the projector reads.
+        durable: prefix of the consumers' names.
+        inbox_prefix: prefix of the client's inbox; an exclusive one keeps replies private.
         spool: whether the publisher watches the stream for a `SpoolSink`.
-        api: subject that requests to JetStream begin with.
-        dead_letters: the stream they are kept in.
-        trials: the stream of a projector's notes.
-        presence: what the subjects begin with on which replicas share lanes.
+        api: prefix of the subjects for JetStream requests.
+        dead_letters: stream of the dead letters.
+        trials: stream of a projector's crash records.
+        presence: prefix of the subjects by which replicas share partitions.
 
     """
 
@@ -77,7 +77,7 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
     @classmethod
     def of(cls, settings: Settings, *, spool: bool = False) -> Self:
         """
-        Return what a process with these settings works with, as `Service` does.
+        Return the work of a process with these settings, as `Service` does.
 
         Raises:
             ValueError: a destination is given twice.
@@ -112,14 +112,14 @@ _EXHAUSTED_GROUP: Final = "noetl_exhausted"
 
 
 def rights_of(role: Role, work: Work) -> Rights:
-    """Return what *role* needs for *work*."""
+    """Return the permissions that *role* needs for *work*."""
     return _ROLES[role](work)
 
 
 def _publisher(work: Work) -> Rights:
     spool = (
-        Right(f"{work.api}.STREAM.NAMES", "a spool finds the stream it watches"),
-        Right(f"{work.api}.STREAM.INFO.{work.stream.name}", "a spool sees whether the stream lost its end"),
+        Right(f"{work.api}.STREAM.NAMES", "to find the stream that a spool watches"),
+        Right(f"{work.api}.STREAM.INFO.{work.stream.name}", "to detect that the stream lost its end, for a spool"),
     )
     return Rights((*_events(work), *(spool if work.spool else ())), _replies(work))
 
@@ -128,21 +128,24 @@ def _projector(work: Work) -> Rights:
     stream = work.stream.name
     publish = [
         *(right for consumer in work.consumers for right in _consumer(work, consumer)),
-        Right(f"{work.api}.STREAM.INFO.{stream}", "to see that the stream is still the same"),
-        Right(f"{work.api}.STREAM.INFO.{work.dead_letters.name}", "to see that dead letters are kept"),
-        Right(f"{work.api}.STREAM.INFO.{work.trials.name}", "to see that its notes are kept"),
-        Right(f"{work.api}.CONSUMER.INFO.{stream}.*", "to see whose consumer gave up on a message"),
-        Right(f"{work.api}.STREAM.MSG.GET.{stream}", "to bury what a consumer of another program gave up on"),
-        Right(f"{work.dead_letters.prefix}.*", "to bury what the destination will never take"),
+        Right(f"{work.api}.STREAM.INFO.{stream}", "to detect that the stream was recreated"),
+        Right(f"{work.api}.STREAM.INFO.{work.dead_letters.name}", "to check that the stream keeps dead letters"),
+        Right(f"{work.api}.STREAM.INFO.{work.trials.name}", "to check that the stream keeps crash records"),
+        Right(f"{work.api}.CONSUMER.INFO.{stream}.*", "to identify a consumer that gave up on a message"),
+        Right(f"{work.api}.STREAM.MSG.GET.{stream}", "to bury messages that other consumers gave up on"),
+        Right(f"{work.dead_letters.prefix}.*", "to bury events that the destination rejects"),
     ]
     advisories = f"$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.{stream}"
     subscribe = [
         *_replies(work),
-        Right(f"{advisories}.*", "to hear of what a consumer gave up on", _EXHAUSTED_GROUP),
-        *(Right(f"{advisories}.{each.name}", "to hear of what our own gave up on") for each in work.consumers),
+        Right(f"{advisories}.*", "to learn of messages that a consumer gave up on", _EXHAUSTED_GROUP),
+        *(
+            Right(f"{advisories}.{each.name}", "to learn of messages that its own gave up on")
+            for each in work.consumers
+        ),
     ]
     if work.stream.partitions:
-        presence = Right(f"{work.presence}.{stream}.{work.durable}.*", "replicas share the lanes")
+        presence = Right(f"{work.presence}.{stream}.{work.durable}.*", "to share the partitions with other replicas")
         publish.append(presence)
         subscribe.append(presence)
     return Rights(tuple(publish), tuple(subscribe))
@@ -152,16 +155,16 @@ def _consumer(work: Work, consumer: ConsumerDeclaration) -> Iterator[Right]:
     place = f"{consumer.stream}.{consumer.name}"
     trials = work.trials
     notes = f"{trials.prefix}.{place}.*"
-    yield Right(f"{work.api}.CONSUMER.INFO.{place}", "to compare the consumer, and see how far it is")
-    yield Right(f"{work.api}.CONSUMER.DURABLE.CREATE.{place}", "to create the consumer, also after it was deleted")
-    yield Right(f"{work.api}.CONSUMER.MSG.NEXT.{place}", "to ask for messages")
-    yield Right(f"$JS.ACK.{place}.>", "to acknowledge them")
-    yield Right(f"$JS.ACK.*.*.{place}.>", "to acknowledge them where the server uses acks of version 2")
-    yield Right(f"{work.api}.CONSUMER.RESET.{place}", "to set the consumer back behind the last acknowledgement")
+    yield Right(f"{work.api}.CONSUMER.INFO.{place}", "to check the consumer and its position")
+    yield Right(f"{work.api}.CONSUMER.DURABLE.CREATE.{place}", "to create the consumer, also after a deletion")
+    yield Right(f"{work.api}.CONSUMER.MSG.NEXT.{place}", "to pull messages")
+    yield Right(f"$JS.ACK.{place}.>", "to acknowledge messages")
+    yield Right(f"$JS.ACK.*.*.{place}.>", "to acknowledge messages with acks of version 2")
+    yield Right(f"{work.api}.CONSUMER.RESET.{place}", "to reset the consumer to its last acknowledgement")
     if consumer.exclusive:
-        yield Right(f"{work.api}.CONSUMER.UNPIN.{place}", "who stops lets another take over at once")
-    yield Right(notes, "to note what may kill the process, and which stream it reads")
-    yield Right(f"{work.api}.DIRECT.GET.{trials.name}.{notes}", "to read those notes")
+        yield Right(f"{work.api}.CONSUMER.UNPIN.{place}", "to let another replica take over at once")
+    yield Right(notes, "to store crash records and the stream's identity")
+    yield Right(f"{work.api}.DIRECT.GET.{trials.name}.{notes}", "to read crash records and the stream's identity")
 
 
 def _gateway(work: Work) -> Rights:
@@ -170,7 +173,7 @@ def _gateway(work: Work) -> Rights:
         *_events(work),
         *_reading(work, stream),
         *_reading(work, work.dead_letters.name),
-        Right(f"{work.api}.CONSUMER.LIST.{stream}", "to show who reads the stream"),
+        Right(f"{work.api}.CONSUMER.LIST.{stream}", "to list the consumers of the stream"),
     )
     return Rights(publish, _replies(work))
 
@@ -185,7 +188,7 @@ def _admin(work: Work) -> Rights:
         *_reading(work, stream),
         *_reading(work, dead),
         Right(f"{api}.STREAM.MSG.GET.{dead}", "`dead show`"),
-        Right(f"{api}.STREAM.MSG.DELETE.{dead}", "`dead purge`, and `dead retry` once a letter is sent"),
+        Right(f"{api}.STREAM.MSG.DELETE.{dead}", "`dead purge`, and `dead retry` after sending a letter"),
         *_events(work),
     )
     return Rights(publish, _replies(work))
@@ -196,18 +199,18 @@ def _events(work: Work) -> tuple[Right, ...]:
 
 
 def _reading(work: Work, stream: str) -> tuple[Right, ...]:
-    # A consumer of our own has a name of the server's choice: there is no narrower pattern.
+    # The server chooses the name of such a consumer, so no narrower pattern exists.
     return (
-        Right(f"{work.api}.STREAM.INFO.{stream}", "to see where the stream begins and ends"),
-        Right(f"{work.api}.CONSUMER.CREATE.{stream}", "to read it with a consumer of our own"),
-        Right(f"{work.api}.CONSUMER.MSG.NEXT.{stream}.*", "to ask for messages"),
-        Right(f"{work.api}.CONSUMER.INFO.{stream}.*", "to see whether the rest was deleted meanwhile"),
-        Right(f"{work.api}.CONSUMER.DELETE.{stream}.*", "to take the consumer away in the end"),
+        Right(f"{work.api}.STREAM.INFO.{stream}", "to read the first and last sequence"),
+        Right(f"{work.api}.CONSUMER.CREATE.{stream}", "to read the stream with a temporary consumer"),
+        Right(f"{work.api}.CONSUMER.MSG.NEXT.{stream}.*", "to pull messages"),
+        Right(f"{work.api}.CONSUMER.INFO.{stream}.*", "to detect that the remaining messages were deleted"),
+        Right(f"{work.api}.CONSUMER.DELETE.{stream}.*", "to delete the temporary consumer"),
     )
 
 
 def _replies(work: Work) -> tuple[Right, ...]:
-    return (Right(f"{work.inbox_prefix}.>", "to hear the answers"),)
+    return (Right(f"{work.inbox_prefix}.>", "to receive replies"),)
 
 
 _ROLES: Final[Mapping[Role, Callable[[Work], Rights]]] = {

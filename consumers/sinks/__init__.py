@@ -1,1 +1,1 @@
-"""The destinations a projector writes to, one file each."""
+"""The sinks that a projector can write to, one file each."""

@@ -1,4 +1,4 @@
-"""Events as rows of a SQLite file."""
+"""The SQLite sink: events as rows of a file."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ CREATE TABLE IF NOT EXISTS event (
 """
 _ADD_DIGEST: Final = "ALTER TABLE event ADD COLUMN digest INTEGER"
 _FIND_DIGEST: Final = "SELECT 1 FROM pragma_table_info('event') WHERE name = 'digest' AND upper(type) = 'INTEGER'"
-# Only the key makes a double: INSERT OR IGNORE would also drop a row for a NULL or a CHECK, in silence.
+# The conflict target is named, because INSERT OR IGNORE would also drop a row silently for a NULL or a CHECK.
 _INSERT: Final = """
 INSERT INTO event (execution_id, event_id, event_type, step, status, created_at, context, worker_id, meta{digest})
 VALUES (:execution_id, :event_id, :event_type, :step, :status, :created_at, :context, :worker_id, :meta{value})
@@ -69,25 +69,25 @@ class SqliteSink:
     """
     Insert each event into the table `event` of a SQLite file, once; a batch is one transaction.
 
-    An event whose key the table has is compared with that row: `noetl_events.conflicts` says how.
+    An event with an existing key is compared with that row, as `noetl_events.conflicts` describes.
 
-    The file and its table are made at the first emit.  `created_at` is RFC 3339 in UTC with six fraction digits, so
-    that it sorts; `context` and `meta` are JSON text.  The journal is a WAL, synced at every commit.
+    The first emit creates the file and its table.  `created_at` is RFC 3339 in UTC with six fraction digits, so that it
+    sorts; `context` and `meta` are JSON text.  The journal is a WAL, synced at every commit.
 
     Args:
-        path: of the file; its folder must exist.
+        path: path of the file; its folder must exist.
 
     """
 
     def __init__(self, path: str) -> None:
         self.duplicates = 0
-        """Events that were there already."""
+        """Number of events that existed already."""
         self.conflicts = 0
-        """Events whose key the table has for a different event."""
+        """Number of events with a key that a different event has."""
         self.variants = 0
-        """Events that the table has with another payload."""
+        """Number of events that the table has with another payload."""
         self._path = path
-        # SQLite blocks: one thread of its own keeps the loop free and the writes in order.
+        # SQLite blocks, so one thread of its own keeps the loop free and the writes in order.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="sqlite")
         self._database: sqlite3.Connection | None = None
         self._has_digest = False
@@ -104,10 +104,10 @@ class SqliteSink:
 
     async def emit_batch(self, events: Sequence[ExecutorEvent]) -> None:
         """
-        Insert *events*; see `EventSink` for what is raised.
+        Insert *events*; see `EventSink` for the errors raised.
 
         Raises:
-            sqlite3.DatabaseError: the file is no database, or its table `event` is another one.
+            sqlite3.DatabaseError: the file is no database, or its table `event` has another shape.
 
         """
         if self._closed:
@@ -124,7 +124,7 @@ class SqliteSink:
             raise EventsRejected(reasons | conflicts, conflicts=conflicts)
 
     async def aclose(self) -> None:
-        """Finish the insert under way and close the file."""
+        """Finish the insert in progress and close the file."""
         if not self._closed:
             self._closed = True
             await asyncio.get_running_loop().run_in_executor(self._thread, self._close)
@@ -141,14 +141,14 @@ class SqliteSink:
         return conflicts
 
     def _insert(self, rows: list[_Row]) -> dict[int, Comparison]:
-        """Insert *rows*, and return those whose key is there for an event that is not the same, by their place."""
+        """Insert *rows*, and return by batch index the comparisons of those that differ from an existing row."""
         database = self._database or self._open()
         digest, value = (", digest", ", :digest") if self._has_digest else ("", "")
         insert = _INSERT.format(digest=digest, value=value)
         with database:
             if database.executemany(insert, [row.values for row in rows]).rowcount == len(rows):
                 return {}
-            # A key is there already.  Again one by one, to learn which.
+            # A key exists already, so the rows are inserted one by one to find it.
             database.rollback()
             return self._insert_singly(database, insert, rows)
 
@@ -186,7 +186,7 @@ class SqliteSink:
 
 def path_of(url: str) -> str:
     """
-    Return the file that `sqlite:///relative.db` or `sqlite:////absolute.db` names.
+    Return the path that `sqlite:///relative.db` or `sqlite:////absolute.db` names.
 
     Raises:
         ValueError: the URL has a host, a query or no path.
@@ -201,14 +201,14 @@ def path_of(url: str) -> str:
 
 def create_schema(url: str, *, upgrade: bool = False) -> bool:
     """
-    Make the file of *url* and its table if they are missing, and return whether the table has the digest.
+    Create the file of *url* and its table if they are missing, and return whether the table has the digest.
 
     Args:
-        url: as `SqliteSink.from_url` takes it.
+        url: URL as for `SqliteSink.from_url`.
         upgrade: add the column of the digest to a table of an older version.
 
     Raises:
-        ValueError: *url* is none.
+        ValueError: *url* is invalid.
         SinkUnavailable: the file cannot be opened or changed now.
 
     """
@@ -251,7 +251,7 @@ def _row(place: int, event_id: int, event: ExecutorEvent) -> _Row:
 
 
 def _compare(found: tuple[Any, ...], row: _Row) -> Comparison | None:
-    """Compare *row* with the one *found* under its key; None where their digests are equal."""
+    """Compare *row* with the one *found* under its key; None if their digests are equal."""
     event_type, step, created_at, status, worker_id, context, meta, digest = found
     if digest == row.values["digest"]:
         return None
@@ -268,7 +268,7 @@ def _compare(found: tuple[Any, ...], row: _Row) -> Comparison | None:
 
 
 def _time(text: Any) -> int | None:
-    """Return a stored time in Unix microseconds, None for one that is written in another way than RFC 3339."""
+    """Return a stored time in Unix microseconds, None if it is not RFC 3339."""
     try:
         moment = datetime.fromisoformat(text)
     except (TypeError, ValueError):

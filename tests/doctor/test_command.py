@@ -48,7 +48,7 @@ def test_permissions(capsys: pytest.CaptureFixture[str]) -> None:
     permissions("projector", to=("postgresql://projector:secret@db/noetl",), sql=True)
     grants = capsys.readouterr().out
 
-    assert config.startswith("# What the publisher may do")
+    assert config.startswith("# Permissions of the publisher")
     assert 'TO "projector";' in grants
     assert "secret" not in grants
 

@@ -165,7 +165,7 @@ async def test_projector(tmp_path: Path, projector_url: str, partitions: int, co
             await project(server, owner, connection, projector_url)
             unused = await server.unused("projector", connection)
 
-        version = "to acknowledge them" if partitions else "to acknowledge them where the server uses acks of version 2"
+        version = "to acknowledge messages" if partitions else "to acknowledge messages with acks of version 2"
         assert (server.violations, unused) == ([], {version})
 
 

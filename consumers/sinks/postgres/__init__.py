@@ -1,4 +1,4 @@
-"""Events as rows of a Postgres table."""
+"""The Postgres sink: events as rows of a table."""
 
 from consumers.sinks.postgres.sink import PostgresSink, create_schema
 from consumers.sinks.postgres.table import TableMismatch

@@ -1,15 +1,15 @@
 """
-What an error of Postgres means, by its SQLSTATE: drivers group them otherwise, so that classes mislead.
+Classify errors of Postgres by SQLSTATE, because the exception classes of drivers group them differently.
 
-    outage          no SQLSTATE, 08 53 57 58, 25006 (failed over),     connect again, the batch again
-                    25P03, 40003, 55P03 (somebody holds the table)
-    contention      40001 40P01 55006                                  the batch again, soon
-    slow            57014 (timed out)                                  fewer rows at once, later
-    configuration   28 3D 3F 42 0A XX001 XX002,                        somebody has to change something
+    outage          no SQLSTATE, 08 53 57 58, 25006 (failed over),     reconnect, retry the batch
+                    25P03, 40003, 55P03 (the table is locked)
+    contention      40001 40P01 55006                                  retry the batch soon
+    slow            57014 (timed out)                                  retry later with fewer rows
+    configuration   28 3D 3F 42 0A XX001 XX002,                        an operator has to change something
                     23514 without a constraint (no partition)
-    orphan          23503                                              wait for its parent, then reject it
-    row             22 23 54                                           find it, reject it
-    unknown         whatever is not named above                        an outage, and after some a row
+    orphan          23503                                              wait for the parent row, then reject
+    row             22 23 54                                           find the row, reject it
+    unknown         any other SQLSTATE                                 an outage; a row after repeated errors
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from asyncpg import PostgresError
 
-# Whatever the language of the server's messages: "COPY event, line 7, column meta".
+# Matches a message in any language of the server, such as "COPY event, line 7, column meta".
 _LINE: Final = re.compile(r"^COPY [^,]+, \D*([0-9]+)", re.MULTILINE)
 _MISSING_PARENT: Final = re.compile(r"\(catalog_id\)=\((-?[0-9]+)\)")
 
@@ -35,7 +35,7 @@ _REMEDIES: Final = {
 
 
 class Meaning(Enum):
-    """What the caller does next."""
+    """The class of an error; the class decides the caller's next step."""
 
     OUTAGE = auto()
     CONTENTION = auto()
@@ -59,7 +59,7 @@ _MEANINGS: Final = {
 
 
 def meaning_of(error: PostgresError) -> Meaning:
-    """Return what *error* asks for."""
+    """Return the class of *error*."""
     state = error.sqlstate
     if not state:
         return Meaning.OUTAGE
@@ -69,7 +69,7 @@ def meaning_of(error: PostgresError) -> Meaning:
 
 
 def reason_of(error: Exception) -> str:
-    """Return *error* in one line, with its SQLSTATE and, where there is one, the remedy."""
+    """Return *error* in one line, with its SQLSTATE and the remedy, if there is one."""
     state = getattr(error, "sqlstate", None)
     if state is None:
         return " ".join(str(error).split()) or type(error).__name__
@@ -79,12 +79,12 @@ def reason_of(error: Exception) -> str:
 
 
 def line_of(error: PostgresError) -> int | None:
-    """Return the line, from 1, that COPY names as the culprit."""
+    """Return the line of the rejected row that COPY names, from 1."""
     found = _LINE.search(error.context or "")
     return int(found[1]) if found else None
 
 
 def missing_parent_of(error: PostgresError) -> int | None:
-    """Return the catalog_id that a foreign key looked for in vain."""
+    """Return the missing catalog_id that a foreign key refers to."""
     found = _MISSING_PARENT.search(error.detail or "") if meaning_of(error) is Meaning.ORPHAN else None
     return int(found[1]) if found else None

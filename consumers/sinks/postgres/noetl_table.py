@@ -1,14 +1,14 @@
 """
-Events as rows of NoETL's own `noetl.event`, for `?mapping=noetl`.
+The mapping of events to rows of NoETL's own `noetl.event`, for `?mapping=noetl`.
 
     node_id, node_name             step
     result                         {"status": status, "context": context}
-    context                        the context where it is no object, which the table's check on result does not take
-    catalog_id, and other columns  what meta has under their names; without catalog_id there is no row
+    context                        a context that is no object, because the table's check on result forbids it there
+    catalog_id, and other columns  fields of meta with these names; catalog_id is required
     meta                           meta, with worker_id in it
     worker_id                      worker_id
 
-A meta that has a `result` is that of an event that was a row before: its result and context are columns already.
+A meta with a `result` belongs to an event that was read from such a row: its result and context are columns already.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _split = msgspec.json.Decoder(dict[str, Raw]).decode
 
 
 class _Columns(msgspec.Struct, gc=False):
-    """The columns that travel in meta."""
+    """The columns that are read from meta."""
 
     catalog_id: _Id
     parent_event_id: _Id | None = None
@@ -46,7 +46,7 @@ class _Columns(msgspec.Struct, gc=False):
     result: Raw = Raw()
 
 
-# Not strict: some writers send ids as strings of digits.
+# Not strict, because some writers send ids as strings of digits.
 _read_columns = msgspec.json.Decoder(_Columns, strict=False).decode
 
 
@@ -86,7 +86,7 @@ def _columns_of(event: ExecutorEvent) -> _Columns:
 
 
 def _payloads(event: ExecutorEvent, result: bytes) -> tuple[bytes | None, bytes | None]:
-    """Return result and context; null is no value."""
+    """Return result and context; JSON null becomes SQL NULL."""
     context = _value(bytes(event.context))
     if result:
         return _value(result), context
@@ -99,11 +99,11 @@ def _payloads(event: ExecutorEvent, result: bytes) -> tuple[bytes | None, bytes 
 def _meta(event: ExecutorEvent, *, is_row: bool) -> bytes:
     meta = bytes(event.meta)
     if is_row:
-        # It may be large, and has its own column.
+        # The result may be large and has its own column.
         meta = encode_value({name: value for name, value in _split(meta).items() if name != "result"})
     if event.worker_id is None:
         return meta
-    # In front, so that a worker_id that meta brings itself wins; meta is never empty, it has the catalog_id.
+    # Placed first, so a worker_id within meta overrides it.  Meta is never empty, because the catalog_id is required.
     return b'{"worker_id":' + encode_value(event.worker_id) + b"," + meta.lstrip().removeprefix(b"{")
 
 
@@ -120,7 +120,8 @@ _LIKENESS: Final = Likeness(
     step="coalesce({0}.node_name, {0}.node_id)",
     status="nullif(old.status, '') = new.status",
     worker="coalesce(old.worker_id, old.meta ->> 'worker_id') = coalesce(new.worker_id, new.meta ->> 'worker_id')",
-    # NoETL's own writers keep a large payload elsewhere, and one that is no object nowhere: then it is not known.
+    # NoETL's own writers store a large payload elsewhere and drop one that is no object, so the comparison is undecided
+    # then.
     payload=(
         "CASE WHEN old.result - 'status' = new.result - 'status' AND old.context IS NOT DISTINCT FROM new.context"
         " THEN true"

@@ -1,12 +1,11 @@
 r"""
-Events as rows ready to copy: payloads go as the JSON bytes they came as, never decoded.
+Events as rows in the binary format of COPY; payloads are copied as the JSON bytes that arrived, never decoded.
 
-A mapping has the columns, and the values written into them.  They are in the binary format of COPY: each field is its
-length in four bytes, then its bytes; -1 is NULL.  Nothing has to be escaped on this side or parsed on the other, which
-halves the cost of a row for both.
+A mapping holds the columns and writes their values.  A field is its length in four bytes, then its bytes; -1 is NULL.
+The client need not escape anything and the server need not parse anything, which halves the cost of a row for both.
 
-JSON text may hold NUL and Postgres cannot: `?on_nul=replace` puts U+FFFD in its place.  In JSON a NUL is the escape
-`\u0000`.  In `\\u0000` the backslash itself is escaped, and no NUL is meant.
+JSON text may contain NUL and Postgres cannot store it: `?on_nul=replace` writes U+FFFD instead.  In JSON a NUL is the
+escape `\u0000`.  In `\\u0000` the backslash itself is escaped, so there is no NUL.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
 
     RowOf: TypeAlias = Callable[[tuple[int, int], ExecutorEvent, "Texts"], "Row"]
 
-# Escaped backslashes are matched too, so that the scan passes over them in pairs.
+# The pattern also matches escaped backslashes, so the scan skips them in pairs.
 _ESCAPE: Final = re.compile(rb"\\\\|\\u0000")
 _TEXTS: Final = ("event_type", "step", "status", "worker_id")
 
@@ -43,7 +42,7 @@ def without_nul(event: ExecutorEvent) -> ExecutorEvent:
     Return *event* without NUL; the same object if it has none.
 
     Raises:
-        MalformedEvent: as `checked`.
+        MalformedEvent: the event is malformed, as in `checked`.
 
     """
     if type(event.context) is not Raw or not (event.meta is None or type(event.meta) is Raw):
@@ -66,16 +65,16 @@ def _replace(escape: re.Match[bytes]) -> bytes:
 
 class Likeness(NamedTuple):
     """
-    How an event and a row with its key are compared, as SQL over `old`, the row, and `new`, the event as a row.
+    The comparison of an event with the row of its key, as SQL over `old`, the row, and `new`, the event as a row.
 
-    A condition that cannot be decided, because the row does not say, is NULL.
+    A condition that the row cannot decide is NULL.
 
     Args:
-        columns: of the row that are read.
-        step: the step of a row, with `{0}` for its name.
-        status: whether their status is equal.
-        worker: whether their worker is equal.
-        payload: whether their payload is equal.
+        columns: columns of the row that are read.
+        step: step of a row, with `{0}` for the name of the row.
+        status: condition that the statuses are equal.
+        worker: condition that the workers are equal.
+        payload: condition that the payloads are equal.
 
     """
 
@@ -91,11 +90,11 @@ class Mapping(NamedTuple):
     A way to write events into a table.
 
     Args:
-        columns: the columns written, in the order they are, each with its type as Postgres names it.
-        likeness: how an event and a row with its key are compared.
-        row_of: makes the row of an event as the wire has it, given its place in the batch and its id; raises
-            `MalformedEvent` if it can be none.
-        is_ours: whether we create the table, with a column for the digest.
+        columns: columns in the order they are written, each with its type as Postgres names it.
+        likeness: comparison of an event with the row of its key.
+        row_of: function that builds the row of an event from the wire, given its place in the batch and its id; raises
+            `MalformedEvent` for an event without a row.
+        is_ours: whether `create_schema` creates the table, with a column for the digest.
 
     """
 
@@ -106,14 +105,14 @@ class Mapping(NamedTuple):
 
 
 DIGEST: Final = {"digest": "bigint"}
-"""The column of the digest.  Rows of the first version have none, and neither have those of other writers."""
+"""The column of the digest; rows of the first version and of other writers have none."""
 
 _pack_ids = Struct(">iqiq").pack
 _pack_time_and_length = Struct(">iqiB").pack
 
 
 def _plain_row(names: tuple[int, int], event: ExecutorEvent, texts: Texts) -> Row:
-    # Neighbours are packed in one call each: this runs for every event, and takes most of the time a row takes.
+    # Adjacent fields are packed in one call each, because this runs for every event and dominates the cost of a row.
     context = bytes(event.context)
     place, event_id = names
     record = (
@@ -167,9 +166,9 @@ _pack_jsonb = Struct(">iB").pack
 
 class Texts(dict[str | None, bytes]):
     """
-    The text fields of one batch: its events share a few types, steps and statuses, so most are a look-up.
+    The encoded text fields of one batch; its events share a few types, steps and statuses, so most are a look-up.
 
-    One for each batch, so that it never holds more than the batch does.
+    Each batch has its own, so the size is bounded by the batch.
     """
 
     def __init__(self) -> None:
@@ -187,7 +186,7 @@ def bigint(value: int | None) -> bytes:
 
 
 def jsonb(text: bytes | None) -> bytes:
-    """Return a field of type jsonb: its JSON text behind the number of the format."""
+    """Return a field of type jsonb: the format version, then the JSON text."""
     return NULL if text is None else _pack_jsonb(len(text) + 1, JSONB_VERSION) + text
 
 
@@ -204,20 +203,20 @@ def microseconds(moment: datetime) -> int:
 
 _DIGEST_LENGTH: Final = struct.pack(">i", 8)
 
-# What writing an event raises when one of its fields is not what the envelope declares.
+# Errors raised while writing an event with a field of a type that the envelope does not declare.
 _MISTYPED: Final = (TypeError, AttributeError, struct.error, UnicodeEncodeError)
 
 
 class Row(NamedTuple):
     """
-    One event, ready to copy.
+    An event, ready to copy.
 
     Args:
-        event_id: of the event.
-        record: the fields of the columns, as COPY reads them.
-        place: of the event in the batch.
-        event: as it was emitted.
-        catalog_id: the parent its foreign key asks for, in a table that has one.
+        event_id: id of the event.
+        record: fields of the columns, as COPY reads them.
+        place: index of the event in the batch.
+        event: event as it was emitted.
+        catalog_id: parent that the foreign key refers to, in a table with one.
 
     """
 
@@ -229,7 +228,7 @@ class Row(NamedTuple):
 
     @property
     def digest(self) -> bytes:
-        """The field of the digest, which is that of the event also where NUL was replaced in the record."""
+        """The field of the digest; the event as emitted counts, even if NUL was replaced in the record."""
         return _DIGEST_LENGTH + digest_bytes_of_body(encode_checked(self.event))
 
 
@@ -237,9 +236,9 @@ def rows_of(
     events: Sequence[ExecutorEvent], mapping: Mapping, *, replace_nul: bool = False
 ) -> tuple[list[Row], dict[int, str]]:
     """
-    Return the rows of *events* by event_id, and by place the reasons of those that can be none.
+    Return the rows of *events* sorted by event_id, and by index the reasons why events have no row.
 
-    Sorted, so that two projectors that insert the same rows wait for each other instead of locking up.
+    Sorted rows make two projectors that insert the same rows wait for each other instead of deadlocking.
 
     Raises:
         ValueError: an event has no id.
@@ -259,12 +258,12 @@ def rows_of(
 
 
 def _row_of(names: tuple[int, int], event: ExecutorEvent, *, row_of: RowOf, texts: Texts) -> Row:
-    # Looking at what `decode` has looked at costs twice as much as writing it.
+    # Checking what `decode` has already checked costs twice as much as writing it.
     if _came_from_wire(event):
         try:
             return row_of(names, event, texts)
         except _MISTYPED:
-            # Made by hand after all: `checked` knows what is wrong with it.
+            # The event was built by hand after all, so `checked` names the fault.
             pass
     return row_of(names, checked(event), texts)
 

@@ -1,15 +1,15 @@
 """
-One connection to a table, and how rows get into it.
+A connection to a table, and the ways to write rows into it and to read them.
 
-A batch is copied right into the table: new events, which is what nearly all are, cost half of what they would through a
-staging table.  A single row that is there already ends that copy, and the batch goes through the staging table instead,
-as do the next ones: where one event comes again, others follow.  Only there is an event compared with the row that has
-its key; rows with a new key are carried over.
+A batch is copied directly into the table: nearly all events are new, and this costs half of a copy through a staging
+table.  A single row that exists already aborts that copy.  The batch then goes through the staging table, as do the
+next ones, because redelivered events come in runs.  Only there is an event compared with the row of its key, and rows
+with a new key are moved to the table.
 
-Nothing outlives a transaction but the staging table, which each makes if it has to: a pooler may give every transaction
-another session.
+No state outlives a transaction except the staging table, which a transaction creates if necessary, because a pooler may
+assign another session to every transaction.
 
-Verification reads the rows of a table through a cursor of the server.
+Verification reads the rows of a table through a server-side cursor.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ _KEY: Final = ", ".join(KEY)
 
 class Staging:
     """
-    The statements around the staging table of a session.
+    The statements for the staging table of a session.
 
     Args:
-        table: that rows are carried to.
-        shape: of that table.
+        table: table that the rows are moved to.
+        shape: shape of that table.
 
     """
 
@@ -57,27 +57,31 @@ class Staging:
         self._shape = shape
         columns = table.mapping.columns
         self._columns: Final = {**columns, **(DIGEST if table.mapping.is_ours else {}), "place": "integer"}
-        # Named by its columns: in a session of a pooler, another mapping or version may have left one too.
+        # The columns are part of the name, because a pooler's session may have a staging table of another mapping or
+        # version.
         self.name: Final = f"noetl_events_{crc32(listed(self._columns).encode()):08x}"
         self.columns: Final = [*self._columns]
-        """Of the staging table: those of the table, the digest if it is a table of ours, and the place in the batch."""
+        """
+        The columns of the staging table: those of the table, the digest if `create_schema` made it, and the batch
+        index.
+        """
 
         self.carried: Final = [*columns, *(DIGEST if shape.has_digest else ())]
         """The columns of the table that are written."""
 
     @property
     def create(self) -> str:
-        """The statement that makes it, where this session has none yet."""
+        """The statement that creates the staging table, unless this session has one."""
         return f"CREATE TEMPORARY TABLE IF NOT EXISTS {self.name} ({listed(self._columns)}) ON COMMIT DELETE ROWS"
 
     @property
     def carry_over(self) -> str:
         """
-        The query that carries the rows with a new key over, and returns these keys.
+        The query that inserts the rows with a new key, and returns these keys.
 
-        Sorted, so that two projectors that insert the same rows wait for each other instead of locking up, and so that
-        of two with one key the first of the batch is stored.  The conflict is named: without it, a conflict with any
-        other unique index would drop a row in silence.
+        Sorted rows make two projectors that insert the same rows wait for each other instead of deadlocking, and of two
+        rows with one key the first of the batch is stored.  The conflict target is named, because otherwise a conflict
+        with any other unique index would drop a row silently.
         """
         names = ", ".join(self.carried)
         return (
@@ -89,9 +93,9 @@ class Staging:
     @property
     def compare(self) -> str:
         """
-        The query for each staged row that is not the same as the row of its key, or for which there is none.
+        The query for each staged row that differs from the row of its key, or that has no such row.
 
-        The row is looked up by its key: a join would have the planner read a large table from end to end.
+        A lateral look-up finds the row by key, because for a join the planner would scan a large table completely.
         """
         likeness = self._table.mapping.likeness
         step = likeness.step
@@ -118,7 +122,7 @@ class Staging:
         )
 
     def comparison_of(self, found: Record) -> Comparison:
-        """Return what *found*, a row of `compare`, says."""
+        """Return the comparison in *found*, a row of `compare`."""
         return Comparison(
             key=(found["execution_id"], found["event_id"]),
             stored=Frame(found["old_type"], found["old_step"], found["old_time"]),
@@ -132,30 +136,30 @@ class Staging:
 
 
 def _time(row: str) -> str:
-    """Return the time of *row* in Unix microseconds, NULL for one that is infinite."""
+    """Return the time of *row* in Unix microseconds, NULL for an infinite one."""
     moment = f"{row}.created_at"
     return f"CASE WHEN isfinite({moment}) THEN round(extract(epoch FROM {moment}) * 1000000)::bigint END"
 
 
 BROKEN: Final = (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.InternalClientError)
-"""What asyncpg raises when a connection ends under it, the third when it ended between two of our calls."""
+"""Errors of asyncpg for a lost connection; InterfaceError is raised if it was lost between two calls."""
 
 MISREAD: Final = "not such as postgresql://user@host:5432/db; in user and password write / ? # [ as %2F %3F %23 %5B"
-"""What is wrong with a URL in which a host or a port cannot be found."""
+"""The error text for a URL without a readable host or port."""
 
 _CONNECT_TIMEOUT: Final = 5.0
-# One message of the protocol cannot be larger than 1 GB, and an event than NATS' max_payload.
+# A protocol message is limited to 1 GB, and an event to NATS' max_payload.
 _CHUNK_ROWS: Final = 500
 _STAGED_AFTER_CONFLICT: Final = 32
-# A row may be deleted between the insert that finds its key taken and the look at it.
+# A row may be deleted between the insert that conflicts with it and the look-up.
 _LOOKS: Final = 3
-# A row that is there already, and row-level security, under which COPY takes nothing.
+# SQLSTATE of an existing row, and of row-level security, which does not support COPY.
 _NEEDS_STAGING: Final = ("23505", "0A000")
 
-# Sent with the first message of a connection, these three hold behind a pooler too.
+# These three are sent with the first message of a connection, so they also apply behind a pooler.
 _DEFAULTS: Final = {"target_session_attrs": "read-write", "application_name": "noetl-events", "timezone": "UTC"}
-# READ COMMITTED, because a stricter level fails where somebody else stores the same event at the same time.  The
-# timeouts are for a server that lost us: until it gives up, our rows are locked.
+# READ COMMITTED, because a stricter level fails when another client stores the same event at the same time.  The
+# timeouts release this session's row locks when the server has lost its client.
 _BEGIN: Final = """
 BEGIN ISOLATION LEVEL READ COMMITTED;
 SET LOCAL statement_timeout = '25s';
@@ -172,11 +176,11 @@ log = structlog.get_logger()
 
 class Stored(NamedTuple):
     """
-    What became of the rows of one transaction.
+    The result of storing rows in one transaction.
 
     Args:
-        inserted: rows that were new.
-        unlike: by place, those whose key the table has for an event that is not the same.
+        inserted: number of new rows.
+        unlike: comparisons of rows that conflict with a row of another event, by batch index.
 
     """
 
@@ -185,7 +189,7 @@ class Stored(NamedTuple):
 
 
 class Session:
-    """Rows into *table*, which has this *shape*, over *connection*, which was opened for it."""
+    """A session that writes rows into *table* of this *shape* over *connection*, and owns the connection."""
 
     def __init__(self, connection: asyncpg.Connection, table: Table, shape: Shape) -> None:
         self._connection = connection
@@ -197,11 +201,11 @@ class Session:
     @classmethod
     async def open(cls, dsn: str, table: Table) -> Self:
         """
-        Connect, and see that the table takes what will be written.
+        Connect, and check that the table accepts the rows of the mapping.
 
         Raises:
-            SinkUnavailable: nobody answers, the server says no, or the table is another one.
-            ValueError: *dsn* is none.
+            SinkUnavailable: the server does not answer or refuses, or the table does not match the mapping.
+            ValueError: *dsn* is invalid.
 
         """
         connection = await connect(dsn)
@@ -219,11 +223,11 @@ class Session:
 
     async def insert(self, rows: list[Row]) -> Stored:
         """
-        Store *rows* in one transaction; of those whose key is there, the row that is there stays as it is.
+        Store *rows* in one transaction; an existing row of the same key stays unchanged.
 
         Raises:
-            asyncpg.PostgresError: a row, or all, are refused; nothing was stored, and the session goes on.
-            OSError: and whatever else is `BROKEN`: unknown whether they are stored; terminate the session.
+            asyncpg.PostgresError: one or all rows were refused; nothing was stored, and the session is usable.
+            OSError: or any other error of `BROKEN`: the rows may be stored or not; terminate the session.
 
         """
         if not self._staged_left:
@@ -237,7 +241,7 @@ class Session:
         return await self._transact(self._copy_staged, rows)
 
     def terminate(self) -> None:
-        """Close without the farewell: a peer that does not answer would keep us waiting."""
+        """Close the connection without the terminate message, because a peer that hangs would block it."""
         self._connection.terminate()
 
     async def _transact(self, store: Callable[[list[Row]], Awaitable[Stored]], rows: list[Row]) -> Stored:
@@ -277,7 +281,7 @@ class Session:
         for _ in range(_LOOKS):
             inserted |= _places_of(await self._connection.fetch(staging.carry_over), rows)
             found = [] if len(inserted) == len(rows) else await self._connection.fetch(staging.compare)
-            # The table may change what it is given: a row that was just inserted is not compared with itself.
+            # A trigger may change the rows, so rows that were just inserted are not compared with themselves.
             unlike = [row for row in found if row["place"] not in inserted]
             if not any(row["is_gone"] for row in unlike):
                 break
@@ -291,11 +295,11 @@ class Session:
 
 async def connect(dsn: str) -> asyncpg.Connection:
     """
-    Connect to the first host of *dsn* that takes writes.
+    Connect to the first host of *dsn* that accepts writes.
 
     Raises:
-        SinkUnavailable: none does; the reason is that of the last one.
-        ValueError: *dsn* is none.
+        SinkUnavailable: no host accepts writes; the reason is the last host's.
+        ValueError: *dsn* is invalid.
 
     """
     *others, last = _hosts_of(dsn)
@@ -307,19 +311,19 @@ async def connect(dsn: str) -> asyncpg.Connection:
 
 async def _connect_to(dsn: str) -> asyncpg.Connection:
     try:
-        # Without prepared statements a pooler between us and the server does not matter.
+        # Prepared statements are off, so a pooler in between is harmless.
         return await asyncpg.connect(dsn, timeout=_CONNECT_TIMEOUT, statement_cache_size=0)
     except asyncpg.ClientConfigurationError as exc:
         raise ValueError(f"sink URL: {redacted(dsn)}: {exc}") from None
     except ValueError:
-        # Its words quote what may be a part of the password.
+        # The driver's text may quote a part of the password.
         raise ValueError(f"sink URL: {redacted(dsn)}: {MISREAD}") from None
     except (asyncpg.PostgresError, *BROKEN) as exc:
         raise SinkUnavailable(f"cannot connect to {redacted(dsn)}: {reason_of(exc)}") from exc
 
 
 def _hosts_of(dsn: str) -> list[str]:
-    """Return one URL for each host: asyncpg has one timeout for all, which the first may use up in silence."""
+    """Return a URL for each host, because asyncpg's single timeout could be used up by a first host that hangs."""
     parts = urlsplit(dsn)
     query = urlencode(_DEFAULTS | dict(parse_qsl(parts.query)))
     user, at, hosts = parts.netloc.rpartition("@")
@@ -328,10 +332,10 @@ def _hosts_of(dsn: str) -> list[str]:
 
 async def _require_readable(connection: asyncpg.Connection, table: Table, shape: Shape) -> None:
     """
-    Refuse a role that cannot compare an event with the row that has its key, as roles of the first version cannot.
+    Raise if the role cannot read the columns to compare, as roles of the first version cannot.
 
     Raises:
-        SinkUnavailable: with the statement to run.
+        SinkUnavailable: a column is unreadable; the text has the statement to run.
 
     """
     if not shape.unreadable:
@@ -345,10 +349,10 @@ async def _require_readable(connection: asyncpg.Connection, table: Table, shape:
 
 
 def _places_of(keys: list[asyncpg.Record], rows: list[Row]) -> set[int]:
-    """Return the places of the rows that were inserted with *keys*: of two with one key it is the first."""
+    """Return the batch indexes of the rows that were inserted with *keys*; of two rows with one key, the first."""
     if not keys:
         return set()
-    # Of two rows with one key the first is the last to be noted.
+    # Reversed order lets the first of two rows with one key overwrite the second.
     places = {(row.event.execution_id, row.event_id): row.place for row in reversed(rows)}
     return {places[key["execution_id"], key["event_id"]] for key in keys}
 
@@ -386,18 +390,18 @@ def _staged_with_digest(row: Row) -> bytes:
 
 
 async def _chunks(rows: list[Row], record_of: Callable[[Row], bytes], *, fields: int) -> AsyncIterator[bytes]:
-    # The number of fields stands in front of each record.
+    # The number of fields precedes each record.
     count = _pack_count(fields)
     yield HEADER
     for start in range(0, len(rows), _CHUNK_ROWS):
-        # The digests of a chunk are made while the server takes the chunk before it.
+        # The digests of a chunk are computed while the server receives the previous one.
         yield count + count.join(map(record_of, rows[start : start + _CHUNK_ROWS]))
     yield TRAILER
 
 
 _FAREWELL: Final = 5.0
 _SESSION: Final = "SET LOCAL TimeZone = 'UTC'; SET LOCAL DateStyle = 'ISO'"
-# A time as text, for it may be one that Python has not: infinity, or one in the year 20000.
+# Times are read as text, because Python has no infinity and no year 20000.
 _SELECTED: Final = ", ".join(
     f"{name}::text" if kind.startswith("timestamp") else name for name, kind in PLAIN.columns.items()
 )
@@ -405,11 +409,11 @@ _SELECTED: Final = ", ".join(
 
 def read_table(url: str, *, batch_size: int) -> AsyncGenerator[list[Any], None]:
     """
-    Return every row of the table a `PostgresSink` of this *url* writes, all as of one moment.
+    Yield every row of the table that a `PostgresSink` of this *url* writes, from one snapshot.
 
     Raises:
-        ValueError: the table is no name, or not the plain one.
-        SinkUnavailable: while iterating, it cannot be read now.
+        ValueError: the table name is invalid, or the mapping is not the plain one.
+        SinkUnavailable: while iterating, the table cannot be read now.
 
     """
     parts = urlsplit(url)

@@ -1,4 +1,4 @@
-"""The sink: what is given to it, what it counts, and how it ends."""
+"""The Postgres sink: options, counters and life cycle."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 _MAPPINGS: Final = {"plain": PLAIN, "noetl": NOETL}
 _SCHEMES: Final = ("postgres", "postgresql")
 _HOST: Final = re.compile(r"(\[[^\]]*\]|[^:\[\]]*)(:[0-9]*)?")
-# Not the remedy of the projector, whose role creates nothing.
+# The projector's remedy does not fit here, because its role creates nothing.
 _CREATE: Final = (
     "to create schema and table the role needs CREATE on the database, and for a schema that is there CREATE on that; "
     "run this as their owner"
@@ -42,22 +42,22 @@ log = structlog.get_logger()
 
 class PostgresSink:
     """
-    Copy a batch into the table, in one transaction; what the table has already stays as it is.
+    Copy a batch into the table, in one transaction; existing rows stay unchanged.
 
-    An event whose key the table has is compared with that row: `noetl_events.conflicts` says how.
+    An event with an existing key is compared with that row, as `noetl_events.conflicts` describes.
 
-    Connects at the first emit, and again whenever the connection is lost.  It never creates anything but a temporary
-    staging table: `create_schema` does, for an operator.
+    The sink connects at the first emit, and again whenever the connection is lost.  The only object it creates is a
+    temporary staging table; operators create the schema with `create_schema`.
 
-    When a row can never be stored, the batch is cut at it: the rows before it, and those after it, are transactions of
-    their own.  A row is rejected only after it was refused alone.
+    When a row can never be stored, the batch is split at it: the rows before and after it are transactions of their
+    own.  A row is rejected only after it was refused alone.
 
     Args:
-        dsn: a libpq URL; of several hosts the first that takes writes is used.
-        table: schema.table.
+        dsn: libpq URL; of several hosts the first that accepts writes is used.
+        table: name of the table as schema.table.
         mapping: `plain`, the table that `create_schema` makes, or `noetl`, NoETL's own.
-        on_nul: what becomes of a NUL, which Postgres cannot hold: its event is rejected, or it is replaced by U+FFFD.
-        deadline: seconds a transaction may take.
+        on_nul: handling of NUL, which Postgres cannot store: `reject` the event, or `replace` NUL by U+FFFD.
+        deadline: timeout of a transaction, in seconds.
 
     """
 
@@ -73,11 +73,11 @@ class PostgresSink:
         _require_one_of(_MAPPINGS, mapping=mapping)
         _require_one_of(_ON_NUL, on_nul=on_nul)
         self.rejected = 0
-        """Events that will never be rows, conflicts among them."""
+        """Number of events rejected permanently, conflicts included."""
         self.conflicts = 0
-        """Of those, events whose key the table has for a different event."""
+        """Number of these with a key that a different event has."""
         self.variants = 0
-        """Events that the table has with another payload."""
+        """Number of events that the table has with another payload."""
         self._dsn = dsn
         self._mapping = _MAPPINGS[mapping]
         self._replace_nul = on_nul == "replace"
@@ -90,12 +90,12 @@ class PostgresSink:
     @classmethod
     def from_url(cls, url: str) -> Self:
         """
-        Open `postgresql://user@host/db?table=schema.table`, a libpq URL with options of ours.
+        Open `postgresql://user@host/db?table=schema.table`, a libpq URL with additional options.
 
         Options: `table`; `mapping`, `plain` or `noetl` for NoETL's own table; `on_nul`, `reject` or `replace`.
 
         Raises:
-            ValueError: one of these is none.
+            ValueError: the URL or an option is invalid.
 
         """
         parts = urlsplit(url)
@@ -107,22 +107,22 @@ class PostgresSink:
 
     @property
     def table(self) -> str:
-        """Where events go, as schema.table."""
+        """Name of the table, as schema.table."""
         return self._table.name
 
     @property
     def layout(self) -> Table:
-        """The table, and what is asked of it."""
+        """The table and its requirements."""
         return self._table
 
     @property
     def inserted(self) -> int:
-        """Rows that were new."""
+        """Number of new rows."""
         return self._writer.inserted
 
     @property
     def duplicates(self) -> int:
-        """Rows that were there already."""
+        """Number of rows that existed already."""
         return self._writer.duplicates
 
     async def emit(self, event: ExecutorEvent) -> None:
@@ -130,7 +130,7 @@ class PostgresSink:
         await self.emit_batch([event])
 
     async def emit_batch(self, events: Sequence[ExecutorEvent]) -> None:
-        """Insert *events*; see `EventSink` for what is raised."""
+        """Insert *events*; see `EventSink` for the errors raised."""
         if self._closed:
             raise RuntimeError("PostgresSink is closed")
         rows, reasons = rows_of(events, self._mapping, replace_nul=self._replace_nul)
@@ -148,15 +148,15 @@ class PostgresSink:
         """
         Create schema and table if they are missing, and return the shape of the table.
 
-        NoETL's own are not made, only looked at.
+        NoETL's own table is only checked, never created.
 
         Args:
-            upgrade: add what a table of an older version lacks: the column of the digest.
+            upgrade: add the column of the digest, which a table of an older version lacks.
 
         Raises:
-            ValueError: NoETL's own table is not ours to upgrade.
-            TableMismatch: it differs, or is missing where it is not ours to make.
-            SinkUnavailable: the database is away, or says no.
+            ValueError: NoETL's own table cannot be upgraded.
+            TableMismatch: the table differs, or NoETL's own is missing.
+            SinkUnavailable: the database is unavailable, or refuses.
 
         """
         if upgrade and not self._mapping.is_ours:
@@ -180,16 +180,16 @@ class PostgresSink:
 
     async def connect(self) -> asyncpg.Connection:
         """
-        Return a connection of the caller's own, as this sink opens one for itself.
+        Return a new connection with this sink's options, which the caller closes.
 
         Raises:
-            SinkUnavailable: nobody answers, or the server says no.
+            SinkUnavailable: the server does not answer, or refuses.
 
         """
         return await connect(self._dsn)
 
     async def aclose(self) -> None:
-        """Finish the transaction under way and close the connection."""
+        """Finish the transaction in progress and close the connection."""
         self._closed = True
         if self._storing:
             await asyncio.wait(self._storing)
@@ -202,8 +202,8 @@ class PostgresSink:
             log.warning("postgres.variants", events=len(variants), execution_id=execution_id, event_id=event_id)
 
     async def _store_undisturbed(self, rows: list[Row]) -> Unstored:
-        # A caller that is cancelled leaves its transaction to end by itself, within the deadline: asyncpg cannot use
-        # a connection that was left between two messages of the protocol.
+        # The transaction of a cancelled caller ends by itself, within the deadline: asyncpg cannot use a connection
+        # that was interrupted between two messages of the protocol.
         storing = asyncio.create_task(self._store_in_turn(rows))
         self._storing.add(storing)
         storing.add_done_callback(self._storing.discard)
@@ -215,12 +215,12 @@ class PostgresSink:
 
 
 async def create_schema(url: str, *, upgrade: bool = False) -> None:
-    """Create what `PostgresSink.from_url(url)` needs; see `PostgresSink.create_schema`."""
+    """Create the schema and table for `PostgresSink.from_url(url)`; see `PostgresSink.create_schema`."""
     await PostgresSink.from_url(url).create_schema(upgrade=upgrade)
 
 
 def _require_hosts(scheme: str, netloc: str, url: str) -> None:
-    # What is special and not escaped in a password ends the host early; an error of the driver would quote the rest.
+    # An unescaped special character in a password cuts the host off early, and the driver's error would quote the rest.
     hosts = netloc.rpartition("@")[2].split(",")
     if scheme not in _SCHEMES or not all(_HOST.fullmatch(host) for host in hosts):
         raise ValueError(f"sink URL: {redacted(url)!r}: {MISREAD}")

@@ -1,4 +1,4 @@
-"""The table events are kept in: its name, the SQL for it, how it is made, and whether it is what a mapping needs."""
+"""The table of the events: its name, its SQL, its creation, and the check that it fits a mapping."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DEFAULT_TABLE: Final = "noetl.event"
 
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_$]{0,62}")
 KEY: Final = ("execution_id", "event_id")
-"""The columns that an event is known by."""
+"""The columns of the key of an event."""
 
 _NOT_NULL: Final = " NOT NULL"
 _REMEDY: Final = "alter it, or name another with ?table= or ?mapping="
@@ -31,7 +31,7 @@ SELECT attname AS name, format_type(atttypid, NULL) AS kind, attnotnull AS requi
        has_column_privilege(attrelid, attnum, 'INSERT') AS writable
 FROM pg_attribute WHERE attrelid = to_regclass($1) AND attnum > 0 AND NOT attisdropped
 """
-# What ON CONFLICT can name: every row's, at once, and on the columns themselves.
+# The unique indexes that ON CONFLICT can name: not partial, not deferrable, and on plain columns.
 _READ_KEYS: Final = """
 SELECT array_agg(attname ORDER BY attname)::text[] AS key
 FROM pg_index JOIN pg_attribute ON attrelid = indrelid AND attnum = ANY (indkey)
@@ -42,17 +42,17 @@ GROUP BY indexrelid
 
 
 class TableMismatch(ValueError):
-    """The table is not there, or not as the mapping needs it; it was left as it is."""
+    """The table is missing, or does not fit the mapping; it was left unchanged."""
 
 
 class Shape(NamedTuple):
     """
-    A table that takes what is written, as it was found.
+    The shape of a table that fits a mapping, as it was found.
 
     Args:
         has_digest: whether the role can write and read the digest of an event.
-        resolution: of `created_at`, in microseconds.
-        unreadable: the columns that an event with a key that is there is compared by, and that the role may not read.
+        resolution: resolution of `created_at`, in microseconds.
+        unreadable: columns that a comparison needs and the role may not read.
 
     """
 
@@ -63,7 +63,7 @@ class Shape(NamedTuple):
 
 class Table:
     """
-    A table, and what is asked of it to hold the rows of *mapping*.
+    A table with the rows of *mapping*.
 
     Raises:
         ValueError: *name* is no schema.table.
@@ -77,18 +77,18 @@ class Table:
 
     @property
     def schema(self) -> str:
-        """The first part of its name."""
+        """The first part of the name."""
         return self.name.partition(".")[0]
 
     @property
     def relation(self) -> str:
-        """The second part of its name."""
+        """The second part of the name."""
         return self.name.partition(".")[2]
 
     async def create(self, connection: Connection) -> None:
         """Create schema and table if they are missing."""
         schema = self.quoted.partition(".")[0]
-        # Looked for first: IF NOT EXISTS wants a right for what is there, too.
+        # The schema is looked up first, because IF NOT EXISTS requires CREATE even for an existing schema.
         if await connection.fetchval("SELECT to_regnamespace($1) IS NULL", schema):
             await connection.execute(f"CREATE SCHEMA IF NOT EXISTS {schema}")
         columns = listed({**self.mapping.columns, **DIGEST})
@@ -101,10 +101,10 @@ class Table:
         Add the column of the digest if it is missing, which rewrites no row.
 
         Raises:
-            TableMismatch: there is a column of that name and another type.
+            TableMismatch: a column of that name has another type.
 
         """
-        # A lock that many readers must wait for is not worth waiting for long.
+        # The lock blocks readers while it waits, so it waits for a short time only.
         await connection.execute("SET LOCAL lock_timeout = '5s'")
         await connection.execute(f"ALTER TABLE {self.quoted} ADD COLUMN IF NOT EXISTS {listed(DIGEST)}")
         found = {row["name"]: row for row in await connection.fetch(_READ_COLUMNS, self.quoted)}
@@ -113,12 +113,12 @@ class Table:
 
     async def check(self, connection: Connection) -> Shape:
         """
-        Compare the table with what the mapping writes; columns that fill themselves may be there besides.
+        Check that the table fits the mapping; it may have additional columns with defaults.
 
-        In a transaction, since a pooler may give each statement outside one to another session.
+        Call it in a transaction, because a pooler may assign another session to each statement outside one.
 
         Raises:
-            TableMismatch: naming everything that is missing or different.
+            TableMismatch: the table does not fit; the text names every difference.
 
         """
         found = {row["name"]: row for row in await connection.fetch(_READ_COLUMNS, self.quoted)}
@@ -163,7 +163,7 @@ def _is_digest(column: Record | None) -> bool:
 
 
 def _resolution(digits: int) -> int:
-    """Return the microseconds of the last of so many fraction digits; -1 is the default, six."""
+    """Return the resolution in microseconds of so many fraction digits; -1 is the default, six."""
     return 10 ** (6 - digits) if digits >= 0 else 1
 
 
@@ -174,12 +174,12 @@ def _surplus(declared: Dictionary[str, str], found: Dictionary[str, Record]) -> 
 
 
 def _same(kind: str) -> tuple[str, ...]:
-    # One in the binary format too, and NoETL's own table has the second.
+    # The binary format of both types is the same, and NoETL's own table has character varying.
     return ("text", "character varying") if kind == "text" else (kind,)
 
 
 def listed(columns: Dictionary[str, str]) -> str:
-    """Return *columns* as they stand in a CREATE TABLE."""
+    """Return *columns* as a column list of CREATE TABLE."""
     return ", ".join(f"{name} {column}" for name, column in columns.items())
 
 
@@ -188,7 +188,7 @@ def quoted(table: str) -> str:
     Return *table*, "schema.table", as SQL.
 
     Raises:
-        ValueError: it is no such name.
+        ValueError: the name is invalid.
 
     """
     schema, _, name = table.partition(".")

@@ -1,7 +1,7 @@
 """
-Rows into a table: one transaction if all goes well, else by the meaning of the server's answer.
+The writer: store rows in one transaction if possible, else handle the error by its class.
 
-A batch is cut at the rows the table refuses, until each of those stands alone.  `errors` has the table of meanings.
+A batch is split at the rows that the table refuses, until each of these stands alone.  `errors` has the error classes.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ if TYPE_CHECKING:
     from consumers.sinks.postgres.table import Table
     from noetl_events.conflicts import Comparison
 
-# Where one row was refused others may follow, and what stands behind such a row is sent in vain.
+# Refused rows come in runs, and rows behind a refused one are sent in vain, so these parts are small.
 _NEXT_ROWS: Final = 500
 
 
 def is_refused(rows: list[Row], refusal: PostgresError) -> bool:
-    """Return whether *refusal* is about every one of *rows*: there is one, or they share the parent that is missing."""
+    """Return whether *refusal* applies to every one of *rows*: there is one row, or all share the missing parent."""
     parent = missing_parent_of(refusal)
     return len(rows) == 1 or (parent is not None and all(row.catalog_id == parent for row in rows))
 
 
 def cut(rows: list[Row], refusal: PostgresError) -> list[list[Row]]:
-    """Return *rows* in parts, the refused ones apart if *refusal* tells which these are, else in halves."""
+    """Return *rows* in parts: the refused ones apart if *refusal* names them, else in halves."""
     parent = missing_parent_of(refusal)
     orphans = [row for row in rows if row.catalog_id == parent] if parent is not None else []
     if orphans:
@@ -66,12 +66,12 @@ _MOST_ROWS: Final = 1_000_000
 
 class Unstored(NamedTuple):
     """
-    The rows of a batch that are not stored, by their place.
+    The rows of a batch that are not stored, by batch index.
 
     Args:
-        reasons: why the server will never take them.
-        conflicts: those whose key the table has for a different event.
-        variants: those that the table has with another payload.
+        reasons: reasons of the rows that the server rejects permanently.
+        conflicts: comparisons of the rows with a key that a different event has.
+        variants: comparisons of the rows that exist with another payload.
 
     """
 
@@ -82,12 +82,12 @@ class Unstored(NamedTuple):
 
 class Writer:
     """
-    Keeps a session on *table*, and stores batches with it, one at a time.
+    Hold a session on *table*, and store batches with it, one at a time.
 
     Args:
-        dsn: of the server.
-        table: to write to.
-        deadline: seconds a transaction may take.
+        dsn: URL of the server.
+        table: table to write to.
+        deadline: timeout of a transaction, in seconds.
 
     """
 
@@ -99,16 +99,16 @@ class Writer:
         self._table = table
         self._deadline = deadline
         self._session: Session | None = None
-        # What one transaction takes at most; a server too slow for it gets half as many.
+        # The largest number of rows per transaction, halved when the server is too slow for it.
         self._most_rows = _MOST_ROWS
         self._unknown_errors = 0
 
     async def store(self, rows: list[Row]) -> Unstored:
         """
-        Store *rows*, and return which never will be; all others are stored.
+        Store *rows*, and return those that can never be stored; the rest is stored.
 
         Raises:
-            SinkUnavailable: some may be stored; store all again, later.
+            SinkUnavailable: some rows may be stored; retry all of them later.
 
         """
         self._unlike = {}
@@ -130,7 +130,7 @@ class Writer:
             self._session = None
 
     async def _store_patiently(self, rows: list[Row]) -> dict[int, asyncpg.PostgresError]:
-        """Store *rows*, those whose parent is missing again after a while; return which were refused, and why."""
+        """Store *rows*, retrying those with a missing parent; return the refused ones with their errors."""
         refused = await self._store_in_parts(rows)
         for wait in _PARENT_WAITS:
             orphans = [row for row in rows if _is_orphan(refused.get(row.place))]
@@ -143,7 +143,7 @@ class Writer:
         return refused
 
     async def _store_in_parts(self, rows: list[Row]) -> dict[int, asyncpg.PostgresError]:
-        """Store *rows*, a part being everything until a row is refused; return which were refused, and why."""
+        """Store *rows* in one transaction, split only at refused rows; return the refused ones with their errors."""
         refused: dict[int, asyncpg.PostgresError] = {}
         parts = deque(in_parts(rows, self._most_rows))
         while parts:
@@ -159,7 +159,7 @@ class Writer:
         return refused
 
     async def _store_part(self, rows: list[Row]) -> asyncpg.PostgresError | None:
-        """Store *rows* in one transaction, or return why one of them cannot be."""
+        """Store *rows* in one transaction, or return the error if a row is refused."""
         for attempt in range(1, _CONTENTION_ATTEMPTS + 1):
             try:
                 stored = await self._insert(rows)
@@ -205,7 +205,7 @@ class Writer:
             self._take_fewer_than(rows)
         if meaning is not Meaning.UNKNOWN:
             return meaning
-        # An outage first, for those are wrongly taken for a bad row at the cost of every event; but not for ever.
+        # Treat unknown errors as outages for the first three attempts, then as row errors.
         self._unknown_errors += 1
         return Meaning.OUTAGE if self._unknown_errors <= _UNKNOWN_ATTEMPTS else Meaning.ROW
 
@@ -221,14 +221,14 @@ def _require_suspects_to_be_few(
     rows: list[Row], refused: dict[int, asyncpg.PostgresError], conflicts: Iterable[int]
 ) -> None:
     """
-    Take a batch of which no row is there, most of it refused for one reason, for the fault of the table.
+    Raise if no row of a batch was stored and most were refused for one reason: then the table is at fault.
 
-    A conflict is no row that the table took: it has another one with that key.  Where a parent is missing it is the
-    fault of the event: a batch is often all of one execution, and one catalog entry that never comes must not hold up
-    everybody else.
+    A conflict does not count as stored, because the table has another row with that key.  A missing parent is the fault
+    of the event: a batch often belongs to one execution, and a catalog entry that never arrives must not block the
+    rest.
 
     Raises:
-        SinkUnavailable: it is.
+        SinkUnavailable: the table is at fault.
 
     """
     if len(refused.keys() | conflicts) < len(rows):
