@@ -21,6 +21,7 @@ PLAIN: Final[tuple[str, ...]] = (
     "consumers/projector",
     "consumers/sinks",
     "consumers/sinks/postgres",
+    "noetl_events/jetstream/consume",
     "noetl_events/jetstream/publish",
 )
 """The folders that follow the rules; a folder is added once all of its files do."""

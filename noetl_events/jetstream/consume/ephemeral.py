@@ -1,8 +1,8 @@
 """
-A consumer for one read: nobody acknowledges, the server keeps it in memory and forgets it once we are gone.
+A consumer for one read: without acknowledgements, in the memory of the server, deleted when the reader is gone.
 
-Whatever goes wrong (a reconnection, two heartbeats missed, the consumer or its leader gone, a message lost on the way)
-ends it.  What it handed out until then is complete and in order, so that another one goes on right behind it.
+Any failure (a reconnection, two missed heartbeats, the loss of the consumer, its leader or a message) ends it.  The
+messages returned until then are complete and in order, so another consumer can continue right after them.
 """
 
 from __future__ import annotations
@@ -35,25 +35,25 @@ if TYPE_CHECKING:
 
 _EXPIRES: Final = 30.0
 _HEADER_ROOM: Final = 65_536
-# A sink that is away for minutes shall not cost us the consumer each time.
+# A reader may pause for minutes while its sink is unavailable, and should find its consumer afterwards.
 _FORGOTTEN_AFTER: Final = 300.0
 _FAREWELL: Final = 2.0
-# Where each may ask for few messages, more of them are under way.
+# A small `max_batch` of the consumer limits each request, so more of them are in flight.
 _SMALL_REQUESTS: Final = 8
 _FLUSH: Final = 5
 
 
 class EphemeralConsumer:
     """
-    Pull what *stream* holds, from a place on.
+    Pull the messages of *stream* from a given position.
 
     Args:
-        connection: to NATS; it stays open.
-        stream: to read.
-        max_messages: received and not yet taken, or asked for, at most.
-        max_bytes: likewise; but one message of any size always passes.
-        heartbeat: seconds between two signs of life of a quiet server; after twice as long it counts as gone.
-        follows: wait at the end of the stream for what is stored next.
+        connection: connection to NATS; it is not closed here.
+        stream: name of the stream.
+        max_messages: most messages buffered and requested.
+        max_bytes: most bytes buffered and requested; a single message of any size always passes.
+        heartbeat: seconds between two heartbeats of an idle server; after twice as long the server counts as lost.
+        follows: True to wait for new messages at the end of the stream.
 
     """
 
@@ -68,7 +68,7 @@ class EphemeralConsumer:
         follows: bool = False,
     ) -> None:
         self.pending = 0
-        """Messages behind the last one taken, as the server counted them when it sent that one."""
+        """Messages after the last one returned, as counted by the server when it sent that one."""
 
         self._connection = connection
         self._stream = stream
@@ -94,12 +94,12 @@ class EphemeralConsumer:
 
     async def open(self, *, start: int | datetime | None, subject: str = "", headers_only: bool = False) -> None:
         """
-        Create the consumer: from the sequence or the time *start* on, or from the first message.
+        Create the consumer; *start* is a sequence, a time, or None for the first message.
 
         Raises:
             StreamMissing: the stream does not exist.
-            Refused: the server will not make such a consumer.
-            NatsUnavailable: the server did not answer, or said no.
+            Refused: the server refuses such a consumer.
+            NatsUnavailable: the server did not answer, or answered with an error.
 
         """
         config = _config(start, subject, headers_only=headers_only)
@@ -119,13 +119,13 @@ class EphemeralConsumer:
 
     async def begin(self, *, await_answer: bool = False) -> None:
         """
-        Ask for the first messages, and raise the refusal that the server answers with at once.
+        Request the first messages, and raise an immediate refusal of the server.
 
         Args:
-            await_answer: return only after a message or a heartbeat: they prove that the request is served.
+            await_answer: True to return only after a message or a heartbeat, which proves that the request is served.
 
         Raises:
-            NatsUnavailable: the request was refused or is not answered, or the connection is lost.
+            NatsUnavailable: the request was refused or not answered, or the connection is lost.
 
         """
         await self._keep_asking()
@@ -144,13 +144,13 @@ class EphemeralConsumer:
 
     async def pull(self, limit: int) -> list[Message]:
         """
-        Return the next 1 to *limit* messages, waiting for the first.
+        Return the next 1 to *limit* messages, and wait for the first.
 
-        None when nothing was left behind the last; one that follows waits then.
+        The list is empty if no message is left after the last one; a following consumer waits instead.
 
         Raises:
             Refused: the server refuses the requests of this consumer.
-            NatsUnavailable: the consumer is of no use any more.
+            NatsUnavailable: the consumer has failed; create another.
 
         """
         while (self.pending or self._follows) and not self._buffer:
@@ -162,7 +162,7 @@ class EphemeralConsumer:
         return batch
 
     async def aclose(self) -> None:
-        """Drop what is in the buffer, and have the server forget the consumer."""
+        """Clear the buffer, and delete the consumer on the server."""
         client, self._client = self._client, None
         subscription, self._subscription = self._subscription, None
         if client is None:
@@ -194,13 +194,13 @@ class EphemeralConsumer:
     async def _ask(self, client: DirectClient, room: int) -> None:
         request: dict[str, Any] = {
             "batch": room,
-            # Two requests under way and half a buffer are all of it.
+            # Two requests in flight and half a buffer add up to the maximum.
             "max_bytes": max(self._max_bytes // 4, client.max_payload + _HEADER_ROOM),
             "expires": int(_EXPIRES * 1e9),
             "idle_heartbeat": int(self._heartbeat * 1e9),
         }
         if self._oversized:
-            # Stored while the server took larger messages than it takes now.
+            # The message was stored when the server accepted larger messages, so request it alone and without limit.
             request["batch"], request["max_bytes"] = 1, 0
         self._oversized = False
         self._heard = time.monotonic()
@@ -232,7 +232,7 @@ class EphemeralConsumer:
             self._broken = f"no heartbeat for {2 * self._heartbeat:g} s"
         if not self._broken:
             return
-        # nats-py tells of a denied publish only on the side.
+        # nats-py reports a denied publish through its error callback only.
         if denial := self._connection.denial(self._next_subject):
             raise PermissionDenied(denial)
         raise self._failure()
@@ -242,7 +242,7 @@ class EphemeralConsumer:
         return Refused(words) if self._is_refused else NatsUnavailable(words)
 
     async def _recount(self) -> None:
-        """See whether the messages we wait for were deleted meanwhile."""
+        """Check whether the messages that are waited for have been deleted."""
         self._idle = False
         js = await jetstream(self._connection)
         try:

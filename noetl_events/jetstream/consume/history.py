@@ -1,12 +1,12 @@
 """
-Reading a stream without a durable consumer: its past once, up to its end, or onwards with each new message.
+Read a stream without a durable consumer: its past once, up to its end, or continuously with each new message.
 
-A following read leaves nothing behind on the server, and continues after a loss:
+A following read leaves nothing on the server, and continues after a loss:
 
-    the connection, the server or the consumer was lost   goes on behind the last message
-    the stream was deleted                                waits until it is there again
-    ... and created anew                                  goes on with its first message
-    the stream has lost its end                           ends: which messages are new cannot be told
+    the connection, the server or the consumer was lost   continues after the last message
+    the stream was deleted                                waits until the stream exists again
+    ... and created again                                 continues with its first message
+    the stream has lost its end                           fails, because new messages cannot be told from old ones
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ class Span(msgspec.Struct, frozen=True, kw_only=True):
     A part of a stream's past.
 
     Args:
-        stream: that holds it.
-        start: the sequence or the time of its first message; None for the first there is.
-        end: the sequence of its last message; None for the last there is when the reading begins.
-        subject: of the messages wanted; empty for all.
-        headers_only: leave out the bodies.
+        stream: name of the stream.
+        start: sequence or time of the first message; None for the first one stored.
+        end: sequence of the last message; None for the last one stored when the reading begins.
+        subject: subject of the messages; empty for all.
+        headers_only: True to omit the bodies.
 
     """
 
@@ -59,18 +59,18 @@ class Span(msgspec.Struct, frozen=True, kw_only=True):
 
 class History:
     """
-    Read *span* from its first message to its last, each once; `async with` begins and ends it.
+    Read *span* from its first message to its last, each once; an async context manager.
 
-    It disturbs nobody: its consumer is its own, and nothing is acknowledged.  Through reconnections, restarts and a new
-    leader it goes on behind the last message read.
+    The consumer is its own and acknowledges nothing, so other readers are not affected.  After reconnections, restarts
+    and leader changes the reading continues after the last message read.
 
     Args:
-        connection: to NATS; it stays open.
-        span: what to read.
-        patience: seconds `read` waits while NATS is away.
-        max_messages: received and not yet read, or asked for, at most.
-        max_bytes: likewise, of their payloads; but one message of any size always passes.
-        heartbeat: seconds between two signs of life of a quiet server; after twice as long it counts as gone.
+        connection: connection to NATS; it is not closed here.
+        span: part of the stream to read.
+        patience: seconds for which `read` retries while NATS is unavailable.
+        max_messages: most messages buffered and requested.
+        max_bytes: most bytes of payloads buffered and requested; a single message of any size always passes.
+        heartbeat: seconds between two heartbeats of an idle server; after twice as long the server counts as lost.
 
     """
 
@@ -86,13 +86,13 @@ class History:
     ) -> None:
         self.span = span
         self.first = 0
-        """The sequence of the first message the stream held at the beginning."""
+        """Sequence of the first message stored when the reading began."""
         self.end = 0
-        """The sequence after which nothing is read."""
+        """Sequence of the last message to read."""
         self.total = 0
-        """Messages there were to read at the beginning: some may be deleted before they are."""
+        """Number of messages to read when the reading began; some may be deleted before they are read."""
         self.position = 0
-        """The sequence of the last message read; 0 before the first."""
+        """Sequence of the last message read; 0 before the first."""
 
         self._connection = connection
         self._patience = patience
@@ -107,7 +107,7 @@ class History:
         try:
             await self._hold(self._ready)
         except BaseException:
-            # Cancelled or not: who never got in is never told to leave.
+            # `__aexit__` does not run after a failed entry, so release the consumer here.
             await self._leave()
             raise
         return self
@@ -118,14 +118,14 @@ class History:
 
     async def read(self, limit: int = 2_000) -> Sequence[Message]:
         """
-        Return the next 1 to *limit* messages in the order of the stream; none after the last.
+        Return the next 1 to *limit* messages in stream order; none after the last.
 
         Raises:
             StreamReplaced: the stream is not the one this reading began with.
-            StreamMissing: there is no such stream.
-            PermissionDenied: the account may not read it.
-            Refused: the server will not let it be read like this.
-            NatsUnavailable: for *patience* seconds it could not be read; reading on is safe.
+            StreamMissing: the stream does not exist.
+            PermissionDenied: the account may not read the stream.
+            Refused: the server refuses such a consumer.
+            NatsUnavailable: NATS was unavailable for *patience* seconds; another `read` continues safely.
 
         """
         batch: list[Message] = [] if self._over else [*await self._hold(lambda: self._pull(limit))]
@@ -158,7 +158,7 @@ class History:
         return [] if consumer is None else await consumer.pull(limit)
 
     async def _ready(self) -> EphemeralConsumer | None:
-        """Return the consumer, created if there is none; None when there is nothing to read."""
+        """Return the consumer, created if necessary; None if there is nothing to read."""
         if self._consumer is not None:
             return self._consumer
         await self._recognise()
@@ -179,7 +179,7 @@ class History:
         return consumer
 
     async def _recognise(self) -> None:
-        """See that the stream is the one this reading began with, or begin it."""
+        """Check that the stream is the one this reading began with; the first call records it."""
         info = await show_stream(self._connection, self.span.stream)
         mark = Watermark(str(info.created), info.state.last_seq)
         if self._mark is None:
@@ -206,19 +206,19 @@ async def follow(
     connection: Connection, stream: str, *, subject: str = ">", from_start: bool = False, until_end: bool = False
 ) -> AsyncGenerator[Message, None]:
     """
-    Yield the messages of *stream* in order: new ones, or all of them with *from_start*, and end with *until_end*.
+    Yield the messages of *stream* in order: new ones, or all with *from_start*; stop at the end with *until_end*.
 
-    Once it has begun it goes on through every interruption, with a line in the log for each.
+    After the start, every interruption is logged and retried.
 
     Raises:
-        StreamMissing: there was no such stream at the beginning.
+        StreamMissing: the stream did not exist at the start.
         StreamReplaced: the stream has lost its end.
-        PermissionDenied: the account may not read it.
-        NatsUnavailable: it could not begin.
+        PermissionDenied: the account may not read the stream.
+        NatsUnavailable: NATS was unavailable at the start.
 
     """
     if until_end:
-        # Of new messages there is none before the end.
+        # The end is where the reading begins, so there is no new message before it.
         span = Span(stream=stream, subject=subject, end=None if from_start else 0)
         async with History(connection, span) as history:
             while messages := await history.read():
@@ -252,11 +252,11 @@ async def _read(connection: Connection, place: _Place, subject: str, attempt: Re
 
 
 class _Place:
-    """How far a stream was read, and which stream that is."""
+    """The position of a reader, and the stream it belongs to."""
 
     def __init__(self, connection: Connection, stream: str, *, from_start: bool) -> None:
         self.last = 0
-        """The sequence of the last message that was read, or passed over at the beginning."""
+        """Sequence of the last message that was read, or skipped at the start."""
 
         self.stream = stream
         self._connection = connection
@@ -265,11 +265,11 @@ class _Place:
 
     async def find(self) -> None:
         """
-        Find it in the stream as it is now.
+        Find the position in the stream as it is now.
 
         Raises:
             StreamReplaced: the stream has lost its end.
-            NatsUnavailable: the stream cannot be looked at; `StreamMissing` if it does not exist.
+            NatsUnavailable: the stream's state is unavailable; `StreamMissing` if the stream does not exist.
 
         """
         info = await show_stream(self._connection, self.stream)

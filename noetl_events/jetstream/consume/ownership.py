@@ -1,14 +1,14 @@
 """
-Ownership of what a consumer delivers: the pin of an exclusive consumer, and the stream a message came from.
+Ownership of deliveries: the pin of an exclusive consumer, and the stream a message came from.
 
-The pin (ADR-42): the server serves the one puller whose requests carry it.
+The server serves only the pinned client, which sends the pin's id with its requests (ADR-42):
 
-    no pin     ask for one message without an id; the server lets all but one of the pullers wait
-    pinned     a message came with `Nats-Pin-Id`: ask with this id, again and again, or the server pins another
-    lost       status 423: another puller is pinned now, ask without an id again
+    no pin     request one message without an id; the server makes all clients but one wait
+    pinned     a message had `Nats-Pin-Id`: send each request with this id; without requests the server pins another
+    lost       status 423: another client is pinned now, so request without an id again
 
-An acknowledgement names a sequence and not the stream it belongs to.  So a stream that was deleted and created anew
-takes the acknowledgement of an old message for one of its own message at that sequence (nats-server 2.15).
+An acknowledgement names a sequence, but not the incarnation of the stream.  So a stream that was deleted and created
+again accepts the acknowledgement of an old message for its own message with that sequence (nats-server 2.15).
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ _HEADER: Final = "Nats-Pin-Id"
 
 
 class Pin:
-    """Our pin on a consumer, if we have it."""
+    """The pin of this client on a consumer, if it has one."""
 
     def __init__(self) -> None:
         self.id = ""
         self.is_fresh = False
-        """Whether the consumer has not started again for us yet."""
+        """True until the consumer has been reset for this pin."""
 
         self._brought_new = 0
         self._next = 0
 
     def is_new_in(self, message: Message) -> bool:
-        """Take the pin *message* brings; return whether we had another or none."""
+        """Store the pin in *message*; return True if it differs from the previous one."""
         given = (message.headers or {}).get(_HEADER, "")
         if not given or given == self.id:
             return False
@@ -53,36 +53,36 @@ class Pin:
         return True
 
     def before(self, delivered: int) -> int:
-        """Return how far others had been served, given that by now the consumer has *delivered* up to a sequence."""
+        """Return the last sequence delivered to other clients, of a consumer that has *delivered* up to a sequence."""
         return delivered - 1 if delivered == self._brought_new else delivered
 
     def start_again(self) -> None:
-        """Note that the consumer has started again for us, and counts its deliveries from 1."""
+        """Record that the consumer was reset for this client, so its delivery numbers start at 1."""
         self.is_fresh = False
         self._next = 1
 
     def misses_one_before(self, message: Message) -> bool:
-        """Take the count of *message*; return whether the delivery before it has not come."""
+        """Record the delivery number of *message*; return True if the delivery before it is missing."""
         number, expected = number_of(message), self._next
         self._next = number + 1
         return number != expected
 
     def lose(self) -> None:
-        """Note that it is somebody else's."""
+        """Record that another client has the pin."""
         self.id = ""
 
     def arguments(self) -> dict[str, Any]:
-        """Return what a pull request has to say of it."""
+        """Return the fields of a pull request that carry the pin."""
         return {"group": GROUP} | ({"id": self.id} if self.id else {})
 
 
 class Origin:
     """
-    The consumer as it was when we began to read it, and the messages that came from an earlier one.
+    The incarnation of the consumer being read, and the buffered messages of an earlier one.
 
     Args:
-        connection: to NATS; it stays open.
-        consumer: as declared.
+        connection: connection to NATS; it is not closed here.
+        consumer: declaration of the consumer.
 
     """
 
@@ -94,11 +94,11 @@ class Origin:
         self._is_gone = False
 
     def is_from(self, created: str) -> bool:
-        """Whether the consumer we read is the one that was *created* then."""
+        """Return True if *created* is the creation time of the consumer being read."""
         return created == self._created
 
     def begin(self, created: str, buffered: Iterable[Message]) -> None:
-        """Read the consumer that was *created* then; what is *buffered*, and nothing else is in hand, may be older."""
+        """Record the incarnation *created*; the *buffered* messages may be from an earlier one, and no others are."""
         if created != self._created:
             self._orphans = set(buffered)
         else:
@@ -106,15 +106,15 @@ class Origin:
         self._created, self._is_gone = created, False
 
     def orphan(self, messages: Iterable[Message]) -> None:
-        """Note that the stream has lost *messages*, or may have others in their places."""
+        """Record that *messages* must not be acknowledged: the stream lost them, or has others at their sequences."""
         self._orphans |= set(messages)
 
     async def is_lost(self) -> bool:
         """
-        Look, and return whether another consumer has the name now, or none.
+        Request the consumer's state, and return True if it was deleted or created again.
 
         Raises:
-            NatsUnavailable: the server did not answer, or said no.
+            NatsUnavailable: the server did not answer, or answered with an error.
 
         """
         try:
@@ -126,5 +126,5 @@ class Origin:
         return self._is_gone
 
     def own(self, messages: Iterable[Message]) -> list[Message]:
-        """Return those of *messages* that the consumer there is now knows."""
+        """Return those of *messages* that the current consumer has delivered."""
         return [] if self._is_gone else [message for message in messages if message not in self._orphans]

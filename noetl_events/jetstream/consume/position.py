@@ -1,14 +1,13 @@
 """
-The position of a durable consumer: its last acknowledgement, and the messages it has passed over.
+The position of a durable consumer: its last acknowledgement, and the messages it has skipped.
 
-A consumer that was edited by hand may pass messages over for good, and once it is put back its configuration shows no
-trace of that.  The numbers do: a consumer without filters counts its deliveries, and each first delivery takes one
-message of the stream.  So the sequences of the stream must not run ahead of the deliveries, except over messages that
-were removed.  Where they do, and the stream still has the messages between, there is a gap.
+A consumer that was edited by hand may skip messages for ever, and its configuration shows no trace of that once it is
+restored.  The numbers do: a consumer without filters counts its deliveries, and each first delivery is one message of
+the stream.  So the stream sequences of the deliveries must not grow faster than their numbers, except over removed
+messages.  If they do, and the stream still has the messages between, there is a gap.
 
-Deliveries are compared with the stream before any of them is acknowledged.  A consumer that is found edited is set back
-at once, behind the last acknowledgement of the time before.  The server keeps that position, so it outlives this
-process.
+Deliveries are compared with the stream before any of them is acknowledged.  A consumer that was edited is reset at once
+to its last acknowledgement before the edit.  The server stores that position, so it survives this process.
 """
 
 from __future__ import annotations
@@ -32,19 +31,19 @@ if TYPE_CHECKING:
     from noetl_events.jetstream.declarations import ConsumerDeclaration
     from noetl_events.jetstream.message import Delivery, Message
 
-# The server lists what was removed in between: 100 kB of an answer.  With more, nothing can be told.
+# The server lists the removed sequences, 100 kB for this many.  With more, gaps are not detected.
 _MOST_REMOVED: Final = 10_000
 
 
 class Gap(NamedTuple):
     """
-    Sequences that no delivery known to us accounts for.
+    A range of sequences without a known delivery.
 
     Args:
-        after: the last sequence before it.
-        before: the first one behind it.
-        elsewhere: deliveries meanwhile that other pullers may have had, each of one of these sequences.
-        is_renumbered: the consumer counts its deliveries anew, and has delivered to others what is not known.
+        after: last sequence before the gap.
+        before: first sequence after the gap.
+        elsewhere: deliveries in the meantime that other pullers may have received, each for one of these sequences.
+        is_renumbered: True if the consumer's delivery numbers restarted after deliveries to other pullers.
 
     """
 
@@ -55,18 +54,18 @@ class Gap(NamedTuple):
 
 
 class GapDetector:
-    """The deliveries of a consumer without filters, in the order of their arrival."""
+    """Find gaps in the deliveries of a consumer without filters, in the order of their arrival."""
 
     def __init__(self) -> None:
         self._last = Position()
         self._uncounted = 0
 
     def begin(self, last: Position, *, uncounted: int = 0) -> None:
-        """Note the *last* delivery that is accounted for; so many of the next were counted before it counted anew."""
+        """Start after the delivery *last*; the next *uncounted* messages were numbered before the numbers restarted."""
         self._last, self._uncounted = last, uncounted
 
     def find(self, messages: Sequence[Message]) -> tuple[int, Gap] | None:
-        """Take *messages*; return the place of the first one behind a gap, which is not taken, and that gap."""
+        """Return the index of the first of *messages* after a gap, and the gap; the messages before it are recorded."""
         passed = min(self._uncounted, len(messages))
         self._uncounted -= passed
         found = self._find(messages[passed:]) if passed < len(messages) else None
@@ -85,7 +84,7 @@ class GapDetector:
         return None
 
     def accept(self, message: Message) -> None:
-        """Take *message*, whatever lies before it."""
+        """Record *message*, despite a gap before it."""
         self._take(delivery_of(message))
 
     def _accounts_for(self, delivery: Delivery) -> bool:
@@ -103,7 +102,7 @@ class GapDetector:
         if delivery.attempt == 1:
             self._last = Position(delivery.sequence, delivery.number)
         else:
-            # It counts as a delivery, and takes no further message of the stream.
+            # A redelivery has a delivery number of its own, but is no further message of the stream.
             self._last = Position(self._last.stream_seq, self._last.consumer_seq + 1)
 
 
@@ -122,10 +121,10 @@ _decode = msgspec.json.Decoder(_Answer).decode
 
 async def passed_over(connection: Connection, stream: str, gap: Gap) -> int:
     """
-    Return how many messages *stream* still has in *gap* that were delivered to no puller.
+    Return how many messages in *gap* are still in *stream* and were delivered to no puller.
 
     Raises:
-        NatsUnavailable: the server did not answer, or said no.
+        NatsUnavailable: the server did not answer, or answered with an error.
 
     """
     state = await _state(connection, stream, b"")
@@ -149,17 +148,17 @@ async def _state(connection: Connection, stream: str, body: bytes) -> _State:
 
 
 def _are_fresh(messages: Sequence[Message], first: Delivery) -> bool:
-    """Return whether *messages* are delivered for the first time, by the beginnings of their ack subjects alone."""
+    """Return True if all *messages* are first deliveries, judged by the prefixes of their ack subjects."""
     if first.attempt != 1:
         return False
     reply = messages[0].reply
-    # The subject up to and with the attempt, in either form.
+    # The prefix ends with the attempt, in either form of the subject.
     tail = reply.rindex(f".1.{first.sequence}.{first.number}.")
     beginning = reply[: tail + 3]
     return all(message.reply.startswith(beginning) for message in messages)
 
 
-# In a cluster, what is acknowledged and how far that reaches are not told of the same moment.
+# A cluster reports pending acknowledgements and the ack floor of different moments, so compare again after this time.
 _SETTLING: Final = 1.0
 
 PASSED_OVER: Final = "messages were passed over"
@@ -169,12 +168,12 @@ log = structlog.get_logger()
 
 class StreamEnd(NamedTuple):
     """
-    Where a stream ends.
+    The end of a stream.
 
     Args:
-        last: sequence of its last message.
-        kept: if it was created again or lost its end since the consumer was begun with, the last sequence up to which
-            it is still what it was; None if it was not.
+        last: sequence of the last message.
+        kept: last sequence that is unchanged since the consumer was started, if the stream was created again or lost
+            its end; None otherwise.
 
     """
 
@@ -187,18 +186,18 @@ class ConsumerPosition:
     The position of one consumer.
 
     Args:
-        connection: to NATS; it stays open.
-        consumer: as declared.
+        connection: connection to NATS; it is not closed here.
+        consumer: declaration of the consumer.
 
     """
 
     def __init__(self, connection: Connection, consumer: ConsumerDeclaration) -> None:
         self.passed_over = 0
-        """Messages the consumer was found to have passed over, and delivered again."""
+        """Number of messages that the consumer had skipped, and that were delivered again."""
 
         self._connection = connection
         self._consumer = consumer
-        # With a filter, the numbers of the deliveries say nothing of the messages between them.
+        # With a filter, delivery numbers say nothing about the messages between them.
         self._gaps = None if consumer.filter_subjects else GapDetector()
         self._created = ""
         self._acked = 0
@@ -213,18 +212,18 @@ class ConsumerPosition:
         self._is_well = False
 
     def note(self, info: ConsumerInfo) -> None:
-        """Note that the consumer is well, and how far everything is acknowledged."""
+        """Record the ack floor of a consumer with the expected configuration."""
         self._acked, self._is_well = info.ack_floor.stream_seq, True
 
     def restart_at(self, sequence: int) -> None:
-        """Have the consumer deliver again from *sequence* on when it is next begun with, or from before."""
+        """Reset the consumer to *sequence*, or an earlier one requested before, at its next start."""
         self._restart = min(self._restart or sequence, sequence)
 
     def lacks_body(self, message: Message) -> bool:
         """
-        Return whether the server has left the body of *message* out: it is delivered again.
+        Return True if the server omitted the body of *message*, which is then delivered again.
 
-        One that comes so again, once the consumer was looked at, has none.
+        A message without its body after a check of the consumer is accepted: it was stored without one.
         """
         if (message.headers or {}).get("Nats-Msg-Size", "0") == "0":
             return False
@@ -232,18 +231,18 @@ class ConsumerPosition:
         self._bodiless = max(self._bodiless, sequence)
         if sequence <= self._bodiless_again:
             return False
-        # Soon, and not only after its ack wait.
+        # Reset the consumer, so the message comes before its ack wait is over.
         self._dropped = min(self._dropped or sequence, sequence)
         return True
 
     def may_be_of_another_stream(self, message: Message) -> bool:
-        """Return whether a message of at least this sequence was stored before *message*: it is not there any more."""
+        """Return True if an older message had at least the sequence of *message*, so the stream no longer has it."""
         delivery, (sequence, stored_ns) = delivery_of(message), self._newest
         self._newest = max(sequence, delivery.sequence), max(stored_ns, delivery.stored_ns)
         return sequence >= delivery.sequence and delivery.stored_ns > stored_ns
 
     def note_replaced(self, kept: int) -> None:
-        """Note that the stream is what it was up to sequence *kept* only: what comes behind is delivered anew."""
+        """Record that the stream is unchanged only up to sequence *kept*; later messages are delivered again."""
         self._kept = kept if self._kept is None else min(self._kept, kept)
         self._acked = min(self._acked, kept)
         self._newest = (0, 0)
@@ -252,23 +251,23 @@ class ConsumerPosition:
         self, info: ConsumerInfo, *, is_pinned: bool, buffered: int = 0, end: StreamEnd | None = None
     ) -> None:
         """
-        Go on with a consumer that is well, set back if it has to be; one that is pinned always is.
+        Start to read a consumer with the expected configuration; reset it if necessary, and always if it is pinned.
 
         Args:
-            info: of the consumer.
-            is_pinned: it is exclusive, and serves us.
-            buffered: messages received from it before, or from an earlier one, and not yet taken.
-            end: of its stream, if that is known: the consumer must not be ahead of it.
+            info: state of the consumer.
+            is_pinned: True if the consumer is exclusive and this client is pinned.
+            buffered: number of messages in the buffer from this consumer or an earlier incarnation.
+            end: end of the stream, if known: a consumer ahead of it is reset.
 
         Raises:
-            Refused: it has passed messages over, and the server cannot set it back.
-            NatsUnavailable: the server did not answer, or said no.
+            Refused: the consumer has skipped messages, and the server cannot reset it.
+            NatsUnavailable: the server did not answer, or answered with an error.
 
         """
         self._buffered = buffered
         if info.created != self._created:
             if self._created:
-                # It was made anew since, and delivers everything.
+                # The consumer was created again, so it delivers everything anyway.
                 self._restart, self._dropped, self._kept = 0, 0, None
             self._created = info.created
             self._note_delivered(info.delivered)
@@ -289,12 +288,12 @@ class ConsumerPosition:
             self.note(info)
 
     def _follow(self, delivered: Position, end: StreamEnd | None) -> None:
-        """Have delivered again what comes behind a loss of the stream, and what a consumer ahead of it would miss."""
+        """Request redelivery of messages after a loss of the stream, and of those that a consumer ahead of it skips."""
         if self._kept is not None and delivered.stream_seq > self._kept:
             self.restart_at(self._kept + 1)
         was_ahead, self._is_ahead = self._is_ahead, end is not None and delivered.stream_seq > end.last
         if end is not None and self._is_ahead:
-            # What it delivered before the stream lost its end, and what is there now, cannot be told apart otherwise.
+            # Old deliveries and new messages at the same sequences cannot be told apart, so deliver all again.
             start = self._acked + 1 if 0 < self._acked <= end.last else 1
             self.restart_at(start if self._kept is None else min(start, self._kept + 1))
             if not was_ahead:
@@ -307,7 +306,7 @@ class ConsumerPosition:
                 )
 
     async def rewind(self, *, buffered: int = 0) -> None:
-        """Set a consumer back that was found edited, behind what was acknowledged while it was well; once."""
+        """Reset an edited consumer to its last ack floor before the edit; further calls do nothing."""
         if not self._is_well:
             return
         self._buffered = buffered
@@ -323,21 +322,21 @@ class ConsumerPosition:
             log.warning("consumer.not_set_back", consumer=self._consumer.name, reason=str(exc))
 
     def gap_in(self, messages: Sequence[Message]) -> tuple[int, Gap] | None:
-        """Return the place of the first of *messages* behind a gap, and the gap, if there is one."""
+        """Return the index of the first of *messages* after a gap, and the gap; None without a gap."""
         return self._gaps.find(messages) if self._gaps is not None else None
 
     async def explain(self, gap: Gap, message: Message) -> str:
         """
-        Return why the consumer has to be begun with anew before *message* is taken, which stands behind *gap*.
+        Return the reason why the consumer has to be restarted before *message*, the first one after *gap*.
 
-        Empty if what lies in the gap was removed from the stream: *message* is taken then.
+        The reason is empty, and *message* accepted, if all messages in the gap were removed from the stream.
 
         Raises:
-            NatsUnavailable: the server did not answer, or said no.
+            NatsUnavailable: the server did not answer, or answered with an error.
 
         """
         if gap.elsewhere or gap.is_renumbered:
-            # Deliveries of other pullers may have been counted anew since the last one of ours.
+            # Other pullers may have received deliveries with restarted numbers since the last one seen here.
             gap = gap._replace(after=max(gap.after, self._acked))
         is_suspect = gap.before - gap.after - 1 > gap.elsewhere
         missing = await passed_over(self._connection, self._consumer.stream, gap) if is_suspect else 0
@@ -361,7 +360,7 @@ class ConsumerPosition:
         return ""
 
     async def _left_out(self, info: ConsumerInfo) -> int:
-        """Return from where an earlier reader of the consumer left messages out; 0 if none did."""
+        """Return the sequence after which an earlier reader of the consumer skipped messages; 0 if none did."""
         acked, delivered = info.ack_floor, info.delivered
         if self._consumer.exclusive or delivered.stream_seq <= acked.stream_seq:
             return 0
@@ -379,14 +378,14 @@ class ConsumerPosition:
         return 0
 
     async def _passes_over(self, info: ConsumerInfo) -> bool:
-        """Return whether there is a gap behind what is acknowledged."""
+        """Return True if there is a gap after the ack floor."""
         acked, delivered = info.ack_floor, info.delivered
         gap = Gap(acked.stream_seq, delivered.stream_seq + 1, delivered.consumer_seq - acked.consumer_seq)
         is_suspect = gap.before - gap.after - 1 > gap.elsewhere and self._gaps is not None
         return is_suspect and await passed_over(self._connection, self._consumer.stream, gap) > 0
 
     async def _has_given_up(self, info: ConsumerInfo) -> bool:
-        """Return whether messages are neither acknowledged nor waited for: it had a finite `max_deliver`."""
+        """Return True if messages are neither acknowledged nor pending, as after a finite `max_deliver`."""
         if info.num_ack_pending:
             return False
         await asyncio.sleep(_SETTLING)
@@ -399,7 +398,7 @@ class ConsumerPosition:
                 f"consumer {self._consumer.name} has to deliver again from sequence {start} on, for messages were "
                 f"passed over or the stream lost its end, and this server cannot set it back; {self._remedy}"
             )
-        # Another puller may just have set it back further: what it waits for must not be passed over.
+        # Another puller may just have reset the consumer further back, so never move it past the ack floor.
         acked = (await show_consumer(self._connection, self._consumer)).ack_floor.stream_seq
         info = await reset_consumer(self._connection, self._consumer, start=min(start, acked + 1))
         log.error("consumer.set_back", consumer=self._consumer.name, start=min(start, acked + 1))

@@ -1,4 +1,4 @@
-"""Pull requests: the requests under way, the inbox that messages come to, and the buffer of received messages."""
+"""Pull requests: the open requests, the inbox for messages, and the buffer of received messages."""
 
 from __future__ import annotations
 
@@ -24,42 +24,42 @@ if TYPE_CHECKING:
     from noetl_events.jetstream.declarations import ConsumerDeclaration
 
 EXPIRES: Final = 1.0
-"""Seconds a request waits for messages: its end is the sign of life of a quiet server, and who stops waits for it."""
+"""Seconds a request waits for messages: its end shows that an idle server answers, and a stop waits for it."""
 
 TOO_LARGE: Final = "Exceeds MaxBytes"
-"""The next message alone is larger than the bytes that were asked for."""
+"""The next message alone exceeds the requested bytes."""
 
 NO_ROOM: Final = "Exceeded MaxWaiting"
-"""As many requests wait as may: others are served, or those that came before this one."""
+"""The most allowed requests are waiting: those before this one, or those of other clients, are served."""
 
 _MOST_DIGITS: Final = 19
 _TIMED_OUT: Final = "408"
-# The consumer is there again soon, or is made anew.
+# The consumer soon exists again: it moves to another server, or is created again.
 _PASSING: Final = ("Consumer Deleted", "Leadership Change", "Server Shutdown")
 _ENDED_BY_SIZE: Final = ("Batch Completed", TOO_LARGE)
 
 
 def pull_request(*, batch: int, max_bytes: int, expires: float, **more: Any) -> bytes:
-    """Return the body of a request for up to *batch* messages that ends after so many seconds."""
+    """Return the body of a request for up to *batch* messages that ends after *expires* seconds."""
     return json.dumps({"batch": batch, "max_bytes": max_bytes, "expires": int(expires * 1e9)} | more).encode()
 
 
 def is_an_ending(status: str, text: str) -> bool:
-    """Return whether this is how a request ends after which the next one is still served."""
+    """Return True if the status ends a request normally, so the next request is served."""
     return status == _TIMED_OUT or any(ending in text for ending in _ENDED_BY_SIZE)
 
 
 def is_a_refusal(status: str, text: str) -> bool:
-    """Return whether the next request like this one will be refused as well."""
+    """Return True if the next request like this one will be refused as well."""
     return status in {"400", "409"} and not any(passing in text for passing in _PASSING)
 
 
 class PullRequests:
     """
-    The pull requests under way.
+    The open pull requests.
 
-    The server serves them in the order they were sent, so that a message counts for the oldest, and the end of one is
-    the end of all before it: what was lost on the way is not waited for any longer than its request.
+    The server serves requests in the order they were sent.  So a message counts for the oldest one, and the end of a
+    request is the end of all before it: a lost message is not waited for after the end of its request.
     """
 
     def __init__(self) -> None:
@@ -67,30 +67,30 @@ class PullRequests:
         self._last = 0
         self._open: deque[list[int]] = deque()
         self.outstanding = 0
-        """Messages asked for and not received."""
+        """Messages requested and not received."""
 
     def __len__(self) -> int:
         return len(self._open)
 
     def add(self, messages: int) -> int:
-        """Note a request for so many *messages*, and return its number."""
+        """Add a request for *messages* messages, and return its number."""
         number = self._last = next(self._numbers)
         self._open.append([number, messages])
         self.outstanding += messages
         return number
 
     def number(self, subject: str) -> int | None:
-        """Return the number at the end of *subject*, or None if no request ever had it."""
+        """Return the request number at the end of *subject*, or None if no request had it."""
         text = subject.rpartition(".")[2]
         number = int(text) if text.isascii() and text.isdecimal() and len(text) <= _MOST_DIGITS else 0
         return number if 0 < number <= self._last else None
 
     def is_open(self, number: int) -> bool:
-        """Return whether request *number* is under way, as far as we know."""
+        """Return True if request *number* is open, as far as is known."""
         return bool(self._open) and self._open[0][0] <= number <= self._open[-1][0]
 
     def receive(self) -> None:
-        """Note that a message came."""
+        """Count a received message for the oldest request."""
         if self._open:
             self.outstanding -= 1
             self._open[0][1] -= 1
@@ -98,12 +98,12 @@ class PullRequests:
                 self._open.popleft()
 
     def end(self, number: int) -> None:
-        """Note that the server has ended request *number*."""
+        """Remove request *number*, which the server has ended, and all before it."""
         while self._open and self._open[0][0] <= number:
             self.outstanding -= self._open.popleft()[1]
 
     def drop(self, number: int) -> None:
-        """Note that the server has refused request *number*; those before it are still under way."""
+        """Remove request *number*, which the server has refused; those before it stay open."""
         for request in self._open:
             if request[0] == number:
                 self.outstanding -= request[1]
@@ -111,7 +111,7 @@ class PullRequests:
                 return
 
     def forget(self) -> None:
-        """Note that the server knows of none: a new connection, or another inbox."""
+        """Remove all requests, as after a reconnection or a change of the inbox."""
         self._open.clear()
         self.outstanding = 0
 
@@ -120,7 +120,7 @@ M = TypeVar("M", bound=Message)
 
 
 class PullBuffer(Generic[M]):
-    """Messages in the order of their delivery, and how many bytes they are."""
+    """Messages in delivery order, and their total size in bytes."""
 
     def __init__(self) -> None:
         self.messages: deque[M] = deque()
@@ -130,23 +130,23 @@ class PullBuffer(Generic[M]):
         return len(self.messages)
 
     def put(self, message: M) -> None:
-        """Add *message*."""
+        """Append *message*."""
         self.messages.append(message)
         self.bytes += _size(message)
 
     def take(self, limit: int) -> list[M]:
-        """Return the first *limit* messages, or all there are."""
+        """Remove and return the first *limit* messages, or all if there are fewer."""
         taken = [self.messages.popleft() for _ in range(min(limit, len(self.messages)))]
         self.bytes -= sum(map(_size, taken))
         return taken
 
     def put_back(self, messages: Sequence[M]) -> None:
-        """Have *messages*, which were taken last, before all others again."""
+        """Put *messages*, which were taken last, back to the front."""
         self.messages.extendleft(reversed(messages))
         self.bytes += sum(map(_size, messages))
 
     def clear(self) -> None:
-        """Drop everything; unacknowledged, it is delivered again."""
+        """Drop all messages; they are unacknowledged, so they are delivered again."""
         self.messages.clear()
         self.bytes = 0
 
@@ -157,21 +157,21 @@ def _size(message: Message) -> int:
 
 _HEADER_ROOM: Final = 65_536
 _REQUESTS: Final = 2
-# Where each may ask for few, more of them are under way.
+# A small batch limit of the consumer limits each request, so more of them are in flight.
 _SMALL_REQUESTS: Final = 8
 
 
 class PullInbox:
     """
-    The inbox of one puller, a new one each time it is opened.
+    The inbox of one puller, with a new subject each time it is opened.
 
     Args:
-        consumer: that is asked.
-        pin: on it, if we have it.
-        take: takes each message that comes, and what the server says; returns False for a stray one.
-        on_error: is given what *take* raises.
-        next_subject: of the requests for messages.
-        request_bytes: one request brings at most; but one message of any size always passes.
+        consumer: declaration of the consumer.
+        pin: pin of this client.
+        take: callback for each message and each status; returns False for a foreign message.
+        on_error: callback for exceptions of *take*.
+        next_subject: subject of the requests.
+        request_bytes: most bytes of one request; a single message of any size always passes.
 
     """
 
@@ -186,11 +186,11 @@ class PullInbox:
         request_bytes: int,
     ) -> None:
         self.client: DirectClient | None = None
-        """Whose inbox it is; None before it was opened."""
+        """Client of the subscription; None before the inbox was opened."""
 
         self.requests = PullRequests()
         self.limits = ConsumerLimits(ack_wait=consumer.ack_wait, pin_ttl=consumer.pin_ttl)
-        """What the requests keep to."""
+        """Limits that the requests observe."""
 
         self._consumer = consumer
         self._pin = pin
@@ -205,13 +205,13 @@ class PullInbox:
 
     @property
     def most_requests(self) -> int:
-        """Requests that may be under way at once."""
+        """Most requests that may be open at once."""
         most = _SMALL_REQUESTS if self.limits.batch else _REQUESTS
         return min(most, self.limits.waiting or most)
 
     async def open(self, client: DirectClient) -> None:
         """
-        Listen to a new inbox: what still comes to the old one belongs to what was before.
+        Subscribe to a new inbox, so messages for earlier requests are ignored.
 
         Raises:
             NatsUnavailable: *client* cannot subscribe now.
@@ -227,24 +227,24 @@ class PullInbox:
         self.client = client
 
     async def close(self) -> None:
-        """Listen no more."""
+        """Unsubscribe."""
         subscription, self._subscription = self._subscription, None
         if subscription is not None:
-            # Of a client that is closed or gone, the server has forgotten it.
+            # A closed or lost client has lost its subscription too.
             with suppress(NatsError, OSError):
                 await subscription.unsubscribe()
 
     async def ask(self, batch: int) -> None:
         """
-        Ask for up to *batch* messages, or for as many as one request may bring.
+        Request up to *batch* messages, or as many as one request may.
 
         Raises:
-            NatsUnavailable: nothing was asked.
+            NatsUnavailable: the request was not sent.
 
         """
         limits = self.limits
         if self._is_next_large:
-            # Stored while the server took larger messages than it takes now, or larger than one request may bring.
+            # The message exceeds the limits of a request or of today's server, so request it alone, without limit.
             self._is_next_large = False
             await self._send(1, max_bytes=0)
             return
@@ -254,16 +254,16 @@ class PullInbox:
 
     async def show_life(self) -> None:
         """
-        Ask for a message no larger than a byte: the server notes that we are there, and sends none.
+        Request a message of at most one byte: the server registers the request, and sends no message.
 
         Raises:
-            NatsUnavailable: nothing was asked.
+            NatsUnavailable: the request was not sent.
 
         """
         self._sign_of_life = await self._send(1, max_bytes=1)
 
     def end(self, number: int, text: str) -> None:
-        """Note that the server has ended request *number*, with this *text*."""
+        """Remove request *number*, which the server has ended with *text*."""
         self.requests.end(number)
         self._is_next_large = TOO_LARGE in text and number != self._sign_of_life
 

@@ -1,16 +1,17 @@
 """
-A continuous pull: messages are received while those before them are written.
+A continuous pull: messages are received while earlier ones are written.
 
-nats-py's `fetch` makes a task for each message and sleeps through a server's restart.  Here each message goes from the
-parser into a bounded buffer, and requests go out before it is empty.  One that brings nothing ends after a second: the
-server is alive.  When nothing comes for ten, and after a reconnection, the consumer is looked up again and asked again.
+nats-py's `fetch` creates a task for each message and does not notice a server's restart.  Here each message goes from
+the parser into a bounded buffer, and requests are sent before it is empty.  A request without messages ends after a
+second, so an idle server still shows that it answers.  After ten seconds of silence, and after a reconnection, the
+consumer is checked and requested again.
 
-A consumer that is edited by hand while it is read is looked at anew, and read on within its new limits, or refused with
-what differs.  Requests that the server refuses are sent again with back-off: `Refused` says so in the server's words.
+If a consumer is edited by hand while it is read, it is checked again, and either read within its new limits or refused
+with the differences.  Refused requests are retried with back-off, and `Refused` contains the server's words.
 
-An exclusive consumer serves one puller at a time, the pinned one (see `ownership`).  A puller that gets the pin, or
-reconnects with it, has the consumer start again behind its last acknowledgement: messages another puller had in flight
-come first, in the order of the stream, instead of later, between younger messages.
+An exclusive consumer serves one client at a time, the pinned one (see `ownership`).  A client that becomes pinned, or
+reconnects while pinned, resets the consumer to its last acknowledgement.  So messages that another client had in flight
+are delivered first, in stream order, and not later between younger messages.
 """
 
 from __future__ import annotations
@@ -45,17 +46,17 @@ log = structlog.get_logger()
 
 class ConsumerView:
     """
-    What is known of one consumer.
+    The known configuration of one consumer.
 
     Args:
-        connection: to NATS; it stays open.
-        consumer: as declared.
+        connection: connection to NATS; it is not closed here.
+        consumer: declaration of the consumer.
 
     """
 
     def __init__(self, connection: Connection, consumer: ConsumerDeclaration) -> None:
         self.limits = ConsumerLimits(ack_wait=consumer.ack_wait, pin_ttl=consumer.pin_ttl)
-        """What its pullers keep to."""
+        """Limits that the pullers of the consumer observe."""
 
         self._connection = connection
         self._consumer = consumer
@@ -66,11 +67,11 @@ class ConsumerView:
 
     @property
     def pause(self) -> float:
-        """Seconds for which an operator has paused it, as of the last look; 0 when it is not paused."""
+        """Seconds until the end of an operator's pause, as of the last check; 0 if the consumer is not paused."""
         return max(self._paused_until - time.monotonic(), 0.0)
 
     async def require_server(self) -> None:
-        """Return if the server can serve it; raises as `look`."""
+        """Check that the server supports the consumer; raises as `look`."""
         try:
             await require_server(self._connection, self._consumer)
         except ServerTooOld as exc:
@@ -83,9 +84,9 @@ class ConsumerView:
         Return the consumer, created if it was missing.
 
         Raises:
-            ConsumerDrift, StreamDrift, ServerTooOld: it must not be read, and was not read before.
-            Refused: it must not be read any more.
-            NatsUnavailable: the server did not answer, or said no.
+            ConsumerDrift, StreamDrift, ServerTooOld: the consumer must not be read, and was not read before.
+            Refused: the consumer must not be read any more.
+            NatsUnavailable: the server did not answer, or answered with an error.
 
         """
         try:
@@ -100,11 +101,11 @@ class ConsumerView:
         return info
 
     def is_unchanged(self, info: ConsumerInfo) -> bool:
-        """Return whether deliveries go on as they did."""
+        """Return True if the configuration of *info* is the known one."""
         return essence_of(info.config) == self._config
 
     def take(self, info: ConsumerInfo) -> None:
-        """Keep to what the consumer is like now."""
+        """Store the configuration and the limits of *info*."""
         self._config = essence_of(info.config)
         self.note_pause(info)
         if (limits := limits_of(self._consumer, info.config)) != self.limits:
@@ -112,14 +113,14 @@ class ConsumerView:
             self._changed.set()
 
     def note_pause(self, info: ConsumerInfo) -> None:
-        """Note whether it is paused, and until when."""
+        """Record the pause of *info*."""
         was_paused = self.pause > 0
         self._paused_until = time.monotonic() + info.pause_remaining / 1e9 if info.paused else 0.0
         if info.paused and not was_paused:
             log.warning("consumer.paused", consumer=self._consumer.name, seconds=round(self.pause, 1))
 
     async def until_keep_alive(self) -> None:
-        """Return after a third of the shortest time for which the server waits for a sign of life."""
+        """Return after a third of the shortest time that the server waits for acknowledgements or requests."""
         while True:
             limits = self.limits
             shortest = min(limits.ack_wait, limits.pin_ttl if self._consumer.exclusive else limits.ack_wait)
@@ -137,15 +138,16 @@ _DELETED: Final = "the consumer was deleted"
 
 class Puller:
     """
-    The one reader of a durable consumer in this process.
+    The single reader of a durable consumer in this process.
 
     Args:
-        connection: to NATS; it stays open.
-        consumer: as declared; created from the start of the stream when it is missing.
-        max_messages: received and not yet taken, or asked for, at most.
-        max_bytes: likewise, of their headers and payloads; but one message of any size always passes.
-        look: looks at the stream and returns where it ends; called before the consumer is read, at first and after each
-            interruption, and when a message may be of another stream than those before.  What it raises, `pull` raises.
+        connection: connection to NATS; it is not closed here.
+        consumer: declaration; a missing consumer is created at the start of the stream.
+        max_messages: most messages buffered and requested.
+        max_bytes: most bytes of headers and payloads buffered and requested; a single message of any size always
+            passes.
+        look: function that checks the stream and returns its end; called before the consumer is read, at first and
+            after each interruption, and if a message may be from another stream.  `pull` raises its errors.
 
     """
 
@@ -175,64 +177,64 @@ class Puller:
 
     @property
     def heard(self) -> float:
-        """When the server last said anything to us, by `time.monotonic`."""
+        """Time of the last message from the server, by `time.monotonic`."""
         return self._receiver.heard
 
     @property
     def in_doubt(self) -> int:
-        """Of an exclusive consumer: up to this sequence another puller may have had it in hand when it died."""
+        """Last sequence that another client of an exclusive consumer may have processed when it died."""
         return self._receiver.in_doubt
 
     @property
     def buffered(self) -> Sequence[Message]:
-        """Received and not yet taken."""
+        """Messages received and not yet returned."""
         return tuple(self._buffer.messages)
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing was received, and nothing is on its way: NATS is away, or nothing was asked for."""
+        """True if nothing is buffered and no message can arrive: NATS is unavailable, or no request is open."""
         return not (self._receiver.expects or self._buffer or self._receiver.is_handing_over)
 
     @property
     def is_reading(self) -> bool:
-        """Whether the consumer was there when we last looked, and nothing has come between since."""
+        """True if the last check found the consumer, and nothing has interrupted the reading since."""
         return self._state.is_reading and self._connection.is_connected
 
     @property
     def reason(self) -> str:
-        """Why it does not read now; empty while it does, and while it starts."""
+        """Reason why the consumer is not read now; empty while it is read or the puller starts."""
         return self._state.reason
 
     @property
     def pause(self) -> float:
-        """Seconds for which an operator has paused the consumer, as of the last look; 0 when it is not paused."""
+        """Seconds until the end of an operator's pause, as of the last check; 0 if the consumer is not paused."""
         return self._view.pause
 
     @property
     def passed_over(self) -> int:
-        """Messages the consumer was found to have passed over, and was set back for."""
+        """Number of messages that the consumer had skipped, and was reset for."""
         return self._position.passed_over
 
     @property
     def serves_us(self) -> bool:
-        """Whether messages come to us: of an exclusive consumer, whether we have its pin."""
+        """True if the server delivers to this client: always, or while pinned for an exclusive consumer."""
         return not self.consumer.exclusive or bool(self._pin.id)
 
     async def until_keep_alive(self) -> None:
-        """Return when `keep_alive` is due again: after a third of the shortest time the server waits for it."""
+        """Return when the next `keep_alive` is due: after a third of the shortest time the server waits for it."""
         await self._view.until_keep_alive()
 
     async def ask(self) -> None:
         """
-        Have messages sent to us, and return without waiting for one; `pull` does the same before it waits.
+        Request messages, and return without waiting for one; `pull` does the same before it waits.
 
-        After a refusal it returns once the server has accepted a request.
+        After a refusal the call returns once the server has accepted a request.
 
         Raises:
-            NatsUnavailable: the consumer cannot be read now (its subclasses say why); ask again later.
-            ConsumerDrift: the consumer must not be read, and never was.
-            StreamDrift: its stream has other partitions than declared.
-            ServerTooOld: the server cannot serve such a consumer.
+            NatsUnavailable: the consumer cannot be read now (subclasses give the reason); call again later.
+            ConsumerDrift: the consumer must not be read, and was not read before.
+            StreamDrift: the stream's partitions differ from the declared ones.
+            ServerTooOld: the server does not support such a consumer.
 
         """
         if not self._stopping:
@@ -243,10 +245,10 @@ class Puller:
 
     async def pull(self, limit: int) -> list[Message]:
         """
-        Return 1 to *limit* messages in the order of delivery, waiting for the first; none once stopped and empty.
+        Return 1 to *limit* messages in delivery order, and wait for the first; none once stopped and empty.
 
         Raises:
-            NatsUnavailable: the consumer cannot be read now (its subclasses say why); pull again later.
+            NatsUnavailable: the consumer cannot be read now (subclasses give the reason); call again later.
             ConsumerDrift, StreamDrift, ServerTooOld: as `ask`.
 
         """
@@ -258,7 +260,7 @@ class Puller:
                 await self._wait_for_arrival()
             batch = await self._take(limit)
         if not self._stopping and self.is_reading:
-            # It is in nobody's hand yet: nothing here may begin anew, or drop it.
+            # The batch has not been returned yet, so nothing here may raise, restart the pull, or drop the batch.
             self._receiver.is_handing_over = True
             with suppress(NatsUnavailable):
                 await self._receiver.fill()
@@ -266,7 +268,7 @@ class Puller:
         return batch
 
     def look_at(self, info: ConsumerInfo | None) -> None:
-        """Take what the consumer is like now, None if it is gone: one that is not as it was is begun with anew."""
+        """Compare the consumer with its state in *info*, None if it is gone; a changed one is checked or restarted."""
         if not self._state.is_reading:
             return
         if info is None or not self._origin.is_from(info.created):
@@ -279,18 +281,18 @@ class Puller:
             self._receiver.arrived.set()
 
     def begin_again(self, reason: str, *, start: int = 0) -> None:
-        """Look at stream and consumer anew before the next message is taken; deliver again from *start* on."""
+        """Check stream and consumer before the next message is returned; redeliver from sequence *start*, if given."""
         if start:
             self._position.restart_at(start)
         if self._state.is_reading:
             self._receiver.interrupt(reason)
 
     async def ack(self, messages: Iterable[Message]) -> None:
-        """Tell the server that *messages* are settled; an answer lost on the way means one more delivery."""
+        """Acknowledge *messages*; a message is delivered again if its acknowledgement is lost."""
         await self._answer(messages, b"+ACK", in_doubt=bool(self._state.broken))
 
     async def keep_alive(self, messages: Iterable[Message]) -> None:
-        """Start the ack wait of *messages* and of what is buffered anew; keep the pin while nothing is pulled."""
+        """Extend the ack wait of *messages* and of the buffered ones; keep the pin while no request is open."""
         if held := [*messages, *self._buffer.messages]:
             await self._answer(held, b"+WPI", in_doubt=True)
         if self._pin.id and not self._inbox.requests:
@@ -298,13 +300,13 @@ class Puller:
                 await self._inbox.show_life()
 
     async def flush(self) -> None:
-        """Return when the server has everything sent so far; at once when it is away."""
+        """Return when the server has received everything sent so far; return at once while disconnected."""
         if self._connection.is_connected:
             with suppress(NatsError, OSError, asyncio.TimeoutError, NatsUnavailable):
                 await (await self._connection.client()).flush(timeout=5)
 
     async def stop(self) -> None:
-        """Ask for nothing more and receive what is under way; `pull` returns it, then nothing."""
+        """Stop requesting, and receive the messages in flight; `pull` returns those, then none."""
         if self._stopping:
             return
         self._stopping = True
@@ -318,7 +320,7 @@ class Puller:
             self._receiver.arrived.set()
 
     async def aclose(self) -> None:
-        """Receive nothing more; what is in the buffer stays unacknowledged and is delivered again."""
+        """Stop receiving; buffered messages stay unacknowledged and are delivered again."""
         self._stopping = self._finished = True
         if self._is_told:
             self._connection.off_reconnect(self._receiver.reconnected)
@@ -329,7 +331,7 @@ class Puller:
             self._pin.lose()
 
     async def _take(self, limit: int) -> list[Message]:
-        """Return what comes next in the buffer, up to a gap in the stream; none if the gap is not explained."""
+        """Return the next messages of the buffer, up to a gap in the stream; none if the gap is not explained."""
         batch = self._buffer.take(limit)
         is_watched = self._look_at_stream is not None and not self._stopping
         if batch and is_watched and self._position.may_be_of_another_stream(batch[-1]):
@@ -344,7 +346,7 @@ class Puller:
             return batch[:place]
         reason = "" if self._stopping else await self._position.explain(gap, batch[0])
         if self._stopping or reason == PASSED_OVER:
-            # It comes again, behind what is missing before it.
+            # The messages are delivered again, after those missing before them.
             self._buffer.clear()
         if reason:
             self._receiver.interrupt(reason)
@@ -359,7 +361,7 @@ class Puller:
         elif self._state.edited:
             await self._adapt()
         if not self._stopping:
-            # Stopped meanwhile, what is asked for now would come to nobody.
+            # After a stop during the calls above, requested messages would have no reader.
             await self._receiver.fill()
 
     async def _begin(self, client: DirectClient) -> None:
@@ -368,7 +370,7 @@ class Puller:
         end = await self._find_end()
         info = await self._look()
         if end is not None and info.delivered.stream_seq > end.last:
-            # It may have delivered since what was stored since.
+            # Messages may have been stored and delivered since the end was read, so read it again.
             end = await self._find_end()
         self._origin.begin(info.created, self._buffer.messages)
         if not self._is_told:
@@ -377,7 +379,7 @@ class Puller:
         self._keep_to(info)
         await self._receiver.open(client)
         if self._pin.id and self._pin.is_fresh:
-            # The reset makes every delivery a first one: how far others were served can be seen only now.
+            # The reset makes every delivery a first one, so this is the last chance to see what others received.
             self._receiver.in_doubt = max(self._receiver.in_doubt, self._pin.before(info.delivered.stream_seq))
         await self._position.begin(info, is_pinned=bool(self._pin.id), buffered=len(self._buffer), end=end)
         if self._pin.id:
@@ -385,7 +387,7 @@ class Puller:
         self._receiver.begin()
 
     async def _adapt(self) -> None:
-        """Look what the consumer is like since it was edited; requests that are under way go on."""
+        """Check the consumer after an edit; requests in flight continue."""
         self._state.log_edit()
         try:
             info = await self._look()
@@ -402,7 +404,7 @@ class Puller:
         self._inbox.limits = self._view.limits
 
     async def _find_end(self) -> StreamEnd | None:
-        """Return where the stream ends; of what is buffered from before a loss of it nothing is acknowledged."""
+        """Return the end of the stream; messages buffered before a loss of the stream are never acknowledged."""
         end = None if self._look_at_stream is None else await self._look_at_stream()
         if end is not None and end.kept is not None:
             self._position.note_replaced(end.kept)
@@ -410,11 +412,11 @@ class Puller:
         return end
 
     async def _look(self) -> ConsumerInfo:
-        """Return the consumer; one that was edited while it was read is waited for, with what it passed over."""
+        """Return the consumer; if it was edited and is refused, reset it so that nothing is skipped."""
         try:
             return await self._view.look()
         except Refused:
-            # A request that still waits must not take what is set back.
+            # An open request must not receive the messages that the reset delivers again.
             await self._inbox.close()
             await self._position.rewind(buffered=len(self._buffer))
             raise
@@ -424,7 +426,7 @@ class Puller:
         if self._buffer or self._finished or ((self._state.broken or self._state.edited) and not self._stopping):
             return
         if self._stopping:
-            # `stop` ends this wait, however silent the server is.
+            # `stop` ends this wait, even if the server is silent.
             await self._receiver.arrived.wait()
             return
         await self._receiver.until_arrival()
@@ -436,5 +438,5 @@ class Puller:
             replies = [message.reply for message in self._origin.own(messages)]
             await publish_to_all(await self._connection.client(), replies, answer)
         except NatsUnavailable as exc:
-            # What was not settled is delivered again, and every sink takes it twice.
+            # Unacknowledged messages are delivered again, and every sink accepts them twice.
             log.warning("puller.answer_lost", answer=answer.decode(), reason=str(exc))

@@ -1,7 +1,7 @@
 """
-The receiving half of a puller: messages into its buffer, and the statuses that answer its requests.
+The receiving half of a puller: messages for its buffer, and statuses that answer its requests.
 
-Its state tells whether the consumer is read now, and otherwise the reason: interrupted, edited by hand, or refused.
+`PullState` says if the consumer is read now, and otherwise the reason: interrupted, edited by hand, or refused.
 """
 
 from __future__ import annotations
@@ -36,19 +36,19 @@ class PullState:
     The state of one puller.
 
     Args:
-        consumer: that it reads.
+        consumer: declaration of the consumer.
 
     """
 
     def __init__(self, consumer: ConsumerDeclaration) -> None:
         self.broken = STARTING
-        """Why the consumer has to be begun with anew; empty while it is read."""
+        """Reason why the consumer has to be restarted; empty while it is read."""
 
         self.edited = ""
-        """Why the consumer has to be looked at; empty while it is as it was."""
+        """Reason why the consumer has to be checked; empty while it is unchanged."""
 
         self.refusal = ""
-        """The server's words for the requests it refuses; empty once it has accepted one."""
+        """Error text of the server for refused requests; empty once it has accepted a request."""
 
         self._consumer = consumer
         self._failure: NatsUnavailable | None = None
@@ -57,31 +57,31 @@ class PullState:
 
     @property
     def reason(self) -> str:
-        """Why the consumer is not read now; empty while it is, and while the puller starts."""
+        """Reason why the consumer is not read now; empty while it is read or the puller starts."""
         return self.refusal or self.edited or (self.broken if self.broken != STARTING else "")
 
     @property
     def is_reading(self) -> bool:
-        """Whether the consumer was there at the last look, and nothing has come between since."""
+        """True if the last check found the consumer, and nothing has interrupted the reading since."""
         return not self.broken and not self.reason
 
     def begin(self) -> None:
-        """Note that the consumer is begun with; whether its requests are accepted is not known yet."""
+        """Record the start of the reading; the server has not accepted a request yet."""
         self.broken, self._is_accepted = "", False
 
     def accept(self) -> None:
-        """Note that the server has accepted a request."""
+        """Record that the server has accepted a request."""
         if not self._is_accepted:
             self._is_accepted = True
             self.refusal = self._logged = ""
 
     def refuse(self, status: str, text: str) -> bool:
-        """Note that the server has refused a request; return whether others that are under way may be served."""
+        """Record a refused request; return True if the other open requests may still be served."""
         words, is_refusal = f"{status} {text}".strip(), is_a_refusal(status, text)
-        # Of several requests under way each is refused: the consumer is looked at for the first.
+        # Each of several open requests is refused, but one check of the consumer is enough.
         is_known = is_refusal and bool(self.edited)
         if NO_ROOM in text or not (self._is_accepted or is_known):
-            # Not the first time: to ask again at once would be to ask for ever.
+            # A repeated refusal becomes an error, so the caller retries with back-off and not at once.
             self.refusal = words
             said = f"consumer {self._consumer.name} of stream {self._consumer.stream} refuses requests: {words}"
             self._failure = Refused(said) if is_refusal else NatsUnavailable(said)
@@ -91,11 +91,11 @@ class PullState:
 
     def raise_failure(self) -> None:
         """
-        Return unless a request was refused since the last call.
+        Raise the refusal since the last call, if there was one.
 
         Raises:
-            Refused: the next one will be refused as well.
-            NatsUnavailable: the next one may be served.
+            Refused: the next request will be refused as well.
+            NatsUnavailable: the next request may be served.
 
         """
         failure, self._failure = self._failure, None
@@ -103,7 +103,7 @@ class PullState:
             raise failure
 
     def log_begin(self) -> None:
-        """Log why the consumer is begun with anew: once, however often it is tried."""
+        """Log the reason of a restart, once for several attempts."""
         if self.broken == PINNED:
             log.info("puller.pinned", consumer=self._consumer.name)
         elif self.broken not in {STARTING, self._logged}:
@@ -111,7 +111,7 @@ class PullState:
             log.warning("puller.restarting", consumer=self._consumer.name, reason=self.broken)
 
     def log_edit(self) -> None:
-        """Log why the consumer is looked at, likewise."""
+        """Log the reason of a check, once for several attempts."""
         if self.edited != self._logged:
             self._logged = self.edited
             log.warning("consumer.edited", consumer=self._consumer.name, reason=self.edited)
@@ -126,14 +126,15 @@ _BODILESS: Final = "a message came without its body"
 
 class PullReceiver:
     """
-    The receiving side of one puller: called as messages are parsed, it never waits.
+    The receiving side of one puller: called while messages are parsed, so its callbacks never wait.
 
     Args:
-        connection: to NATS; it stays open.
-        consumer: as declared.
-        position: of the consumer.
-        max_messages: received and not yet taken, or asked for, at most.
-        max_bytes: likewise, of their headers and payloads; but one message of any size always passes.
+        connection: connection to NATS; it is not closed here.
+        consumer: declaration of the consumer.
+        position: position of the consumer.
+        max_messages: most messages buffered and requested.
+        max_bytes: most bytes of headers and payloads buffered and requested; a single message of any size always
+            passes.
 
     """
 
@@ -147,19 +148,19 @@ class PullReceiver:
         max_bytes: int,
     ) -> None:
         self.heard = time.monotonic()
-        """When the server last said anything, by `time.monotonic`."""
+        """Time of the last message from the server, by `time.monotonic`."""
 
         self.in_doubt = 0
-        """Of an exclusive consumer: up to this sequence another puller may have had it in hand when it died."""
+        """Last sequence that another client of an exclusive consumer may have processed when it died."""
 
         self.buffer: PullBuffer[Message] = PullBuffer()
         self.state = PullState(consumer)
         self.pin = Pin()
         self.arrived = asyncio.Event()
-        """Set when a message has come, or anything has changed that is not to be waited for any longer."""
+        """Set when a message arrives, or a change ends the wait for one."""
 
         next_subject = connection.api(f"CONSUMER.MSG.NEXT.{consumer.stream}.{consumer.name}")
-        # Two requests under way and half a buffer are all of it.
+        # Two requests in flight and half a buffer add up to the maximum.
         self.inbox = PullInbox(
             consumer,
             self.pin,
@@ -169,7 +170,7 @@ class PullReceiver:
             request_bytes=max_bytes // 4,
         )
         self.is_handing_over = False
-        """Whether a batch was taken out, and its reader does not have it yet."""
+        """True while a batch is out of the buffer and not yet returned to the reader."""
 
         self._connection = connection
         self._is_exclusive = consumer.exclusive
@@ -181,7 +182,7 @@ class PullReceiver:
 
     async def open(self, client: DirectClient) -> None:
         """
-        Listen to a new inbox.
+        Subscribe to a new inbox.
 
         Raises:
             NatsUnavailable: *client* cannot subscribe now.
@@ -192,27 +193,27 @@ class PullReceiver:
             self.buffer.clear()
 
     def begin(self) -> None:
-        """Note that the consumer is read from now on."""
+        """Record that the consumer is read from now on."""
         self.state.begin()
         self.heard = self._begun = time.monotonic()
 
     def interrupt(self, reason: str) -> None:
-        """Note that the consumer has to be begun with anew: the server knows of none of our requests."""
+        """Record that the consumer has to be restarted; open requests are forgotten."""
         self.state.broken = reason
         self.inbox.requests.forget()
         self.arrived.set()
 
     def reconnected(self) -> None:
-        """Note that the connection was lost, and is there again, or was closed for good."""
+        """Record that the connection was restored or closed for good."""
         self.interrupt("reconnected")
 
     @property
     def expects(self) -> bool:
-        """Whether messages may be on their way: some were asked for, and the connection is there."""
+        """True if messages may arrive: requests are open, and the connection is up."""
         return self.inbox.requests.outstanding > 0 and self._connection.is_connected
 
     async def run_dry(self) -> None:
-        """Return when nothing more comes: what is asked for cannot be taken back, and would come to nobody."""
+        """Return when no message can arrive, as requests cannot be cancelled and their messages need a reader."""
         while self.expects:
             self.arrived.clear()
             with suppress(TimeoutError):
@@ -220,7 +221,7 @@ class PullReceiver:
                     await self.arrived.wait()
 
     async def until_arrival(self) -> None:
-        """Return once something has come or changed; silence for long is an interruption as well."""
+        """Return after a message or a change; a long silence interrupts the reading."""
         quiet = time.monotonic() - self.heard
         try:
             async with asyncio.timeout(max(_SILENCE - quiet, 0)):
@@ -231,14 +232,14 @@ class PullReceiver:
 
     async def fill(self) -> None:
         """
-        Ask for as many messages as there is room for.
+        Request as many messages as the buffer has room for.
 
         Raises:
-            NatsUnavailable: nothing was asked.
+            NatsUnavailable: the request was not sent.
 
         """
         if self._is_exclusive and not self.pin.id:
-            # One message brings the pin.
+            # One message is enough to bring the pin.
             if not self.inbox.requests:
                 await self._ask(1)
             return
@@ -250,7 +251,7 @@ class PullReceiver:
 
     async def _ask(self, batch: int) -> None:
         if not self.inbox.requests:
-            # While nothing is asked for, a server owes no sign of life, however long a batch was held.
+            # Without an open request the server sends nothing, so the silence is measured from now on.
             self.heard = time.monotonic()
         await self.inbox.ask(batch)
 
@@ -263,14 +264,14 @@ class PullReceiver:
         self.state.accept()
         self.inbox.requests.receive()
         if self._is_exclusive and self.pin.is_new_in(message):
-            # It comes again with what was before it.
+            # The restart delivers this message again, together with those before it.
             self.in_doubt = 0
             self.interrupt(PINNED)
         elif self._is_exclusive and (self.state.broken or self.pin.misses_one_before(message)):
-            # Lost on the way, it would come after younger ones: this one comes again behind it.
+            # A delivery is missing, so restart: both messages are delivered again, in order.
             self.interrupt(self.state.broken or _GAP)
         elif not message.data and self._position.lacks_body(message):
-            # It is not acknowledged, and comes again once it is known what the consumer is like.
+            # The message is not acknowledged; it is delivered again after a check of the consumer.
             self.interrupt(_BODILESS)
         else:
             self.buffer.put(message)
@@ -292,7 +293,7 @@ class PullReceiver:
             self.arrived.set()
         elif self.inbox.requests.is_open(number):
             if self.state.refuse(status, text):
-                # What else is under way may be served.
+                # The other open requests may still be served.
                 self.inbox.requests.drop(number)
                 self.arrived.set()
             else:
@@ -300,7 +301,7 @@ class PullReceiver:
         return True
 
     def _on_error(self, exc: Exception) -> None:
-        # A bug of ours: what is noted of requests and pin may be half of it.  The message comes again after its ack
-        # wait; if it does the same each time, the others have their turn in between.
+        # A bug in this code, so the state of requests and pin may be wrong.  The message is delivered again after its
+        # ack wait, and others are processed in between if it fails each time.
         if time.monotonic() - self._begun > _BEGIN_AGAIN:
             self.interrupt(f"a message could not be taken: {type(exc).__name__}: {exc}")
