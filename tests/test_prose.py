@@ -17,6 +17,7 @@ ROOT: Final = Path(__file__).parents[1]
 
 PLAIN: Final[tuple[str, ...]] = (
     "consumers/dead_letters",
+    "consumers/gateway",
     "consumers/permissions",
     "consumers/projector",
     "consumers/sinks",

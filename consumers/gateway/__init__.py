@@ -1,1 +1,1 @@
-"""The gateway: events in over HTTP, and out as a live stream."""
+"""The gateway: receives events over HTTP, and serves them as a live stream."""

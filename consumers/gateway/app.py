@@ -1,4 +1,4 @@
-"""A gateway process, put together: one connection to NATS, one reading of the stream, one web server."""
+"""A gateway process: one connection to NATS, one reader of the stream, one web server."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ if TYPE_CHECKING:
 _TRACED: Final = frozenset({"/api/events", "/api/events/batch"})
 
 PATIENCE: Final = 5.0
-"""Seconds a post waits for NATS."""
+"""Timeout in seconds for a post to be stored in NATS."""
 
 
 class Gateway:
     """
-    What `noetl-events serve` runs.
+    The service behind `noetl-events serve`.
 
     Args:
-        settings: of the process.
-        connection: to NATS; it stays open.
-        listener: a bound socket; closed in the end.
-        rule: who may use the API.
+        settings: settings of the process.
+        connection: connection to NATS; the caller closes it.
+        listener: a bound socket, which the gateway closes.
+        rule: access rule of the API.
 
     """
 
@@ -72,21 +72,21 @@ class Gateway:
 
     @property
     def in_hand(self) -> int:
-        """Requests whose events are not stored yet."""
+        """Number of requests with events that are not stored yet."""
         return self.intake.requests
 
     @property
     def published(self) -> PublishCounts:
-        """What it has published, and how."""
+        """Counts of the published events."""
         return self._sink.counts
 
     async def run(self) -> None:
-        """Serve until `stop`, then finish what was asked."""
+        """Serve until `stop`, then finish the requests in flight."""
         await Together([self._server], beside=[self.hub.run]).run()
         await self._sink.aclose()
 
     async def stop(self) -> None:
-        """Accept no more, and send away who only listens."""
+        """Accept no more requests, and disconnect the clients of the live stream."""
         await self._server.stop()
         self.hub.stop()
 

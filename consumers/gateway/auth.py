@@ -1,4 +1,4 @@
-"""Who may use the API: whoever has the token; without one, only programs of this machine, no page of another site."""
+"""Access to the API: for clients with a token; without tokens, for local programs, but no page of another site."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ log = structlog.get_logger()
 
 class TokenFile:
     """
-    The tokens in *path*, one a line, read again whenever the file changes.
+    The tokens in *path*, one per line, reloaded whenever the file changes.
 
     Raises:
         ValueError: the file cannot be read, or holds no token.
@@ -45,15 +45,15 @@ class TokenFile:
 
     def require(self, headers: Mapping[str, str]) -> None:
         """
-        Let pass who brings a token.
+        Check that the request has a valid token.
 
         Raises:
-            Refused: 401.
+            Refused: 401, the token is missing or wrong.
 
         """
         self._refresh()
         scheme, _, given = headers.get("authorization", "").partition(" ")
-        # Each of them is compared, so that the time tells nothing.
+        # Every token is compared, so the duration reveals nothing.
         matches = [hmac.compare_digest(given.strip().encode(), token) for token in self._tokens]
         if scheme.lower() != _SCHEME or not any(matches):
             raise Refused(401, "token", "bring the token: Authorization: Bearer ...")
@@ -62,7 +62,7 @@ class TokenFile:
         try:
             self._read()
         except OSError as exc:
-            # Whoever replaces the file may be half way; what was valid stays so.
+            # The file may be in the middle of a replacement, so the previous tokens stay valid.
             log.warning("gateway.token_unread", path=str(self._path), reason=str(exc))
 
     def _read(self) -> None:
@@ -75,17 +75,17 @@ class TokenFile:
 
 class LocalOnly:
     """
-    No token: whoever reaches the loopback address may use it, but browsers reach it for every page they show.
+    The rule without tokens: any local program may use the API, but no page of another site in a local browser.
 
-    A page of another site has another `Origin`, or after a trick with names (DNS rebinding) another `Host`.
+    Such a page sends another `Origin`, or after DNS rebinding another `Host`.
     """
 
     def require(self, headers: Mapping[str, str]) -> None:
         """
-        Let pass what comes from this machine itself.
+        Check that the request comes from this machine itself.
 
         Raises:
-            Refused: 403.
+            Refused: 403, the request names another host or origin.
 
         """
         host = headers.get("host", "")
@@ -97,14 +97,14 @@ class LocalOnly:
 
 
 class Guard:
-    """Ask *rule* before *app* sees a request of the API; everything else is public."""
+    """Apply *rule* to requests of the API before *app* receives them; all other paths are public."""
 
     def __init__(self, app: ASGIApp, rule: TokenFile | LocalOnly) -> None:
         self._app = app
         self._rule = rule
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer, or pass on."""
+        """Answer a refused request, or pass it to the app."""
         if scope["type"] == "http" and scope["path"].startswith("/api/"):
             try:
                 self._rule.require(Request(scope).headers)

@@ -1,14 +1,14 @@
 """
-What the gateway says when it does not do what it was asked, and what the client does next.
+Error responses of the gateway, and the client's next step.
 
     400, 404, 405        correct the request
-    401                  bring the token
-    403                  a page of another site asked: not from here
+    401                  send the token
+    403                  do not call the API from a page of another site
     408                  send the body faster
-    409                  give the events that `errors` names ids of their own: others have theirs
+    409                  give the events in `errors` other ids: theirs belong to other events
     413                  send less at once
-    422                  correct the events that `errors` names; nothing else will ever be taken
-    429, 503             send the same again after `Retry-After` seconds
+    422                  correct the events in `errors`; they are rejected permanently
+    429, 503             retry the same request after `Retry-After` seconds
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 
 class Fault(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """
-    What is the matter with one event.
+    The error of one event.
 
     Args:
-        index: of the event in its batch, from 0 up.
-        event_id: of it, if it has one.
-        field: that is wrong.
-        reason: in words.
+        index: index of the event in its batch, from 0.
+        event_id: id of the event, if it has one.
+        field: name of the wrong field.
+        reason: reason in words.
 
     """
 
@@ -50,14 +50,14 @@ class _Body(msgspec.Struct, frozen=True, kw_only=True):
 
 class Refused(Exception):
     """
-    A request that gets another answer than the one it asked for.
+    An error response.
 
     Args:
-        status: of HTTP.
-        code: why, in a word that does not change.
-        message: why, for people.
-        errors: which events, if it is about some of them.
-        retry_after: seconds until it may work.
+        status: HTTP status.
+        code: stable error code, one word.
+        message: reason, for people.
+        errors: errors of single events.
+        retry_after: seconds until the client should retry.
 
     """
 
@@ -77,7 +77,7 @@ class Refused(Exception):
         self.retry_after = retry_after
 
     def response(self) -> Response:
-        """Return it as an answer."""
+        """Return the HTTP response."""
         headers = {} if self.retry_after is None else {"retry-after": str(self.retry_after)}
         if self.status == HTTPStatus.UNAUTHORIZED:
             headers["www-authenticate"] = "Bearer"
@@ -86,7 +86,7 @@ class Refused(Exception):
 
 
 async def answer_refused(_: Request, exc: Exception) -> Response:
-    """Answer a `Refused` that an endpoint raised."""
+    """Return the response for a `Refused` that an endpoint raised."""
     if not isinstance(exc, Refused):
         raise exc
     return exc.response()

@@ -1,4 +1,4 @@
-"""`/healthz`, `/readyz` and `/metrics`: whether the gateway is of use now, and its numbers."""
+"""`/healthz`, `/readyz` and `/metrics`: health checks and metrics of the gateway."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class Condition:
-    """Report the health of a gateway, from its own event loop: a loop that hangs does not answer."""
+    """The health checks of a gateway, answered in its own event loop, so a blocked loop fails them."""
 
     def __init__(
         self, connection: Connection, *, hub: Hub, ingest: Ingest, intake: Intake, streaming: Streaming, sink: NatsSink
@@ -43,7 +43,7 @@ class Condition:
         ProcessCollector(registry=self._registry)
 
     def report(self) -> Report:
-        """Return it in the form of a projector, for `noetl-events health`."""
+        """Return the health in the form of a projector's report, for `noetl-events health`."""
         connected, trouble = self._connection.is_connected, self._connection.trouble
         reason = trouble or self._hub.reason
         part = "nats" if trouble else "stream" if reason else ""
@@ -51,35 +51,41 @@ class Condition:
         return Report(alive=True, ready=health.ready, connected=connected, projectors={"gateway": health})
 
     async def healthz(self, _: Request) -> Response:
-        """Say that it lives."""
+        """Answer the liveness check, which always succeeds."""
         return self._answer(good=True)
 
     async def readyz(self, _: Request) -> Response:
-        """Say whether it takes events and streams them."""
+        """Answer the readiness check: whether the gateway can store and stream events."""
         return self._answer(good=self.report().ready)
 
     async def metrics(self, request: Request) -> Response:
-        """Return the numbers for Prometheus."""
+        """Return the metrics for Prometheus."""
         encode, content_type = choose_encoder(request.headers.get("accept", ""))
         return Response(encode(self._registry), headers={"content-type": content_type})
 
     def collect(self) -> Iterator[Metric]:
-        """Yield every metric as it is now."""
-        yield CounterMetricFamily("noetl_gateway_stored", "Events answered with a success.", self._ingest.stored)
-        refused = CounterMetricFamily("noetl_gateway_refused", "Posts refused, by code.", labels=["code"])
+        """Yield every metric with its current value."""
+        yield CounterMetricFamily("noetl_gateway_stored", "Events stored.", self._ingest.stored)
+        refused = CounterMetricFamily("noetl_gateway_refused", "Refused posts, by code.", labels=["code"])
         for code, count in self._ingest.refused.items():
             refused.add_metric([code], count)
         yield refused
-        yield GaugeMetricFamily("noetl_gateway_in_hand", "Posts not answered yet.", self._intake.requests)
-        yield GaugeMetricFamily("noetl_gateway_clients", "Clients of the stream.", self._hub.clients)
-        failures = "Attempts to read the stream that were refused or cut off."
+        yield GaugeMetricFamily("noetl_gateway_in_hand", "Posts in flight.", self._intake.requests)
+        yield GaugeMetricFamily("noetl_gateway_clients", "Connected clients of the live stream.", self._hub.clients)
+        failures = "Failed attempts to read the stream."
         yield CounterMetricFamily("noetl_gateway_stream_failures", failures, self._hub.failures)
-        yield CounterMetricFamily("noetl_gateway_dropped", "Clients that read too slowly.", self._streaming.dropped)
+        yield CounterMetricFamily(
+            "noetl_gateway_dropped", "Clients dropped because they read too slowly.", self._streaming.dropped
+        )
         counts = self._sink.counts
-        yield CounterMetricFamily("noetl_gateway_sent_again", "Events published again, to be sure.", counts.sent_again)
-        fell_back = "1 once the stream has shown that it takes no batches."
+        yield CounterMetricFamily(
+            "noetl_gateway_sent_again",
+            "Events published again because the first attempt was in doubt.",
+            counts.sent_again,
+        )
+        fell_back = "1 after the stream refused batch publishing."
         yield GaugeMetricFamily("noetl_gateway_fell_back", fell_back, counts.fell_back)
-        yield GaugeMetricFamily("noetl_gateway_ready", "1 while it is of use.", self.report().ready)
+        yield GaugeMetricFamily("noetl_gateway_ready", "1 if the gateway is ready.", self.report().ready)
 
     def _answer(self, *, good: bool) -> Response:
         body = msgspec.json.encode(self.report())

@@ -1,7 +1,7 @@
 """
-The stream's past, page by page, and `GET /api/executions/{id}`: the events of one execution, in its order.
+Reading the stream's past by pages, and `GET /api/executions/{id}`: the events of one execution in order.
 
-A client that reads slowly holds nothing on the server.
+A slow client holds no resources on the server between two pages.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ _PATIENCE: Final = 5.0
 
 class Past:
     """
-    What *stream* holds.
+    The stored messages of *stream*, by pages.
 
     Args:
-        connection: to NATS; it stays open.
-        stream: to read.
+        connection: connection to NATS; the caller closes it.
+        stream: name of the stream.
 
     """
 
@@ -49,17 +49,17 @@ class Past:
         self._readers = asyncio.Semaphore(_READERS)
 
     async def bounds(self) -> tuple[int, int]:
-        """Return the first and the last sequence there are; raises `NatsUnavailable`."""
+        """Return the first and the last stream sequence; raises `NatsUnavailable`."""
         state = (await show_stream(self._connection, self._stream)).state
         return state.first_seq, state.last_seq
 
     async def page(self, behind: int) -> tuple[int, list[Message], int]:
         """
-        Return the first sequence of the stream, its next messages behind *behind*, and where the page ends.
+        Return the first sequence of the stream, the next messages behind *behind*, and the end of this page.
 
         Raises:
-            NatsUnavailable: it cannot be read now.
-            StreamReplaced: meanwhile it became another stream.
+            NatsUnavailable: the stream cannot be read now.
+            StreamReplaced: the stream was recreated meanwhile.
 
         """
         messages: list[Message] = []
@@ -86,10 +86,10 @@ _COME_AGAIN: Final = 2
 
 class Executions:
     """
-    Look through *past* for the events of an execution.
+    Search *past* for the events of an execution.
 
-    An answer has at most *limit* events, and ends after some megabytes and seconds in any case: `next` says where the
-    next one begins, and is null at the end of the stream.
+    A response is limited by the number of events, megabytes and seconds: its `next` is the position of the next page,
+    and null at the end of the stream.
     """
 
     def __init__(self, past: Past) -> None:
@@ -131,7 +131,7 @@ class Executions:
 
 
 def _event(message: Message, wanted: Wanted) -> tuple[int, bytes] | None:
-    # To look for the digits first saves decoding most of a stream; they could stand as escapes.
+    # Searching for the digits first saves decoding most of a stream; a body with escapes is decoded in any case.
     digits = str(abs(wanted.execution_id or 0)).encode()
     if digits not in message.data and b"\\u" not in message.data:
         return None

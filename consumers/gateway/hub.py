@@ -1,9 +1,9 @@
 """
 The hub: a gateway process reads the stream once, for all of its clients.
 
-It goes on behind the last message through every restart of NATS.  A stream that was created again, or lost its end,
-begins a new era: its sequences name other messages.  A ring keeps the last messages, as server-sent events, for all
-clients that are near the end of the stream.
+The hub resumes behind the last message after every restart of NATS.  A stream that was recreated, or lost its end,
+starts a new era, because its sequences name other messages.  A ring keeps the last messages, encoded as server-sent
+events, for all clients near the end of the stream.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ if TYPE_CHECKING:
 
 HEARTBEAT: Final = b": still there\n\n"
 RETRY: Final = b"retry: 1000\n\n"
-"""How many milliseconds a client waits before it comes again."""
+"""Milliseconds that a client waits before it reconnects."""
 
 
 class Frame(msgspec.Struct, frozen=True, gc=False):
     """
-    One message, encoded once for all clients.
+    A message, encoded once for all clients.
 
     Args:
-        sequence: in the stream.
-        execution_id: of its event.
-        event_type: of its event.
-        data: the bytes on the wire; empty if the message is no event.
+        sequence: stream sequence of the message.
+        execution_id: execution id of its event.
+        event_type: type of its event.
+        data: bytes to send; empty if the message is no event.
 
     """
 
@@ -53,11 +53,11 @@ class Frame(msgspec.Struct, frozen=True, gc=False):
 
 class Wanted(msgspec.Struct, frozen=True):
     """
-    Which events a client wants; all by default.
+    A client's filter of events; by default it matches all.
 
     Args:
-        execution_id: of this execution.
-        event_types: of any of these types.
+        execution_id: execution to match.
+        event_types: types to match.
 
     """
 
@@ -65,14 +65,14 @@ class Wanted(msgspec.Struct, frozen=True):
     event_types: frozenset[str] = frozenset()
 
     def takes(self, frame: Frame) -> bool:
-        """Whether *frame* is one of them."""
+        """Return whether the filter matches *frame*."""
         return (self.execution_id is None or frame.execution_id == self.execution_id) and (
             not self.event_types or frame.event_type in self.event_types
         )
 
 
 def frame_of(message: Message) -> Frame:
-    """Return *message* as a frame; what is no event has no bytes: the projector buries it."""
+    """Return *message* as a frame; a message that is no event has empty data, because the projector buries it."""
     sequence = delivery_of(message).sequence
     try:
         event = decode(message.data)
@@ -83,12 +83,12 @@ def frame_of(message: Message) -> Frame:
 
 
 def one_line(body: bytes) -> bytes:
-    """Return JSON without line breaks: they stand between its tokens only, where a space is as good."""
+    """Return JSON without line breaks, which occur only between its tokens, so a space is equivalent."""
     return body.replace(b"\n", b" ").replace(b"\r", b" ")
 
 
 def control(name: str, **data: str | int) -> bytes:
-    """Return an event that is not in the stream: it has no id, so that a client resumes behind the last one that is."""
+    """Return a control event; it has no id, so a client resumes behind the last stored event."""
     return b"event: %b\ndata: %b\n\n" % (name.encode(), msgspec.json.encode(data))
 
 
@@ -97,19 +97,19 @@ _CHUNK: Final = 256 * 1024
 
 class Ring:
     """
-    So many frames and bytes, at most.
+    A bounded buffer of the newest frames.
 
     Args:
-        max_frames: kept.
-        max_bytes: of them.
+        max_frames: largest number of frames.
+        max_bytes: largest size of their data.
 
     """
 
     def __init__(self, *, max_frames: int = 20_000, max_bytes: int = 32 * 1024 * 1024) -> None:
         self.behind = 0
-        """Every frame behind this sequence is here."""
+        """Sequence before the oldest frame: every later frame is in the ring."""
         self.position = 0
-        """The sequence of the last frame, or where the reading stands."""
+        """Sequence of the newest frame, or the reader's position before the first frame."""
 
         self._max_frames = max_frames
         self._max_bytes = max_bytes
@@ -119,7 +119,7 @@ class Ring:
         self._chunks: dict[tuple[Wanted, int], tuple[bytes, int]] = {}
 
     def begin(self, behind: int) -> None:
-        """Forget everything, and begin behind this sequence."""
+        """Clear the ring, and start behind this sequence."""
         self.behind = self.position = behind
         self._bytes = 0
         self._frames.clear()
@@ -127,7 +127,7 @@ class Ring:
         self._chunks.clear()
 
     def add(self, frames: Iterable[Frame]) -> None:
-        """Add *frames*, the next in order, and forget the oldest."""
+        """Add *frames*, the next in order, and discard the oldest ones if the ring is full."""
         for frame in frames:
             self._frames.append(frame)
             self._sequences.append(frame.sequence)
@@ -137,7 +137,11 @@ class Ring:
         self._chunks.clear()
 
     def chunk(self, wanted: Wanted, position: int) -> tuple[bytes, int]:
-        """Return what *wanted* takes of the next frames behind *position*, and the position then; made once for all."""
+        """
+        Return the frames behind *position* that *wanted* matches, and the new position.
+
+        The result has a limited size, and is cached for all clients.
+        """
         found = self._chunks.get((wanted, position))
         if found is None:
             found = self._chunks[wanted, position] = self._join(wanted, position)
@@ -155,7 +159,7 @@ class Ring:
         return b"".join(parts), max(self.position, position)
 
     def _forget(self) -> None:
-        # A quarter at once: to take the head off a list moves all the rest.
+        # A quarter is discarded at once, because deleting the head of a list moves the rest.
         if len(self._frames) <= self._max_frames and self._bytes <= self._max_bytes:
             return
         count = 0
@@ -168,7 +172,7 @@ class Ring:
 
 _LIMIT: Final = 2_000
 _MAX_PAUSE: Final = 0.1
-# A thousand clients are woken ten times a second, one client two thousand times.
+# A thousand clients are notified ten times a second, a single client two thousand times.
 _PAUSE_PER_CLIENT: Final = 0.0001
 _BUFFERED_BYTES: Final = 16 * 1024 * 1024
 _PREFILLED: Final = 5_000
@@ -182,10 +186,10 @@ class Hub:
     Read *stream* for all clients.
 
     Args:
-        connection: to NATS; it stays open.
-        stream: to read.
-        ring: of the last messages.
-        heartbeat: seconds between two signs of life of a quiet server; after twice as long it counts as gone.
+        connection: connection to NATS; the caller closes it.
+        stream: name of the stream.
+        ring: buffer of the last messages.
+        heartbeat: seconds between the server's heartbeats while idle; the server counts as gone after twice as long.
 
     """
 
@@ -194,18 +198,18 @@ class Hub:
     ) -> None:
         self.ring = ring or Ring()
         self.era = 0
-        """Counts the streams that had this name; 0 before the first was found."""
+        """Number of incarnations of the stream seen so far; 0 before the first."""
         self.first = 0
-        """The first sequence the stream held when its era began."""
+        """First stream sequence at the start of the era."""
         self.last = 0
-        """The last sequence the stream is known to have held, read or not."""
+        """Last known stream sequence, whether it was read or not."""
         self.clients = 0
-        """Who listen now."""
+        """Number of connected clients."""
         self.stopping = False
         self.reason = "starting"
-        """Why it does not read; empty while it does."""
+        """Reason why the stream is not read; empty while it is."""
         self.failures = 0
-        """Attempts to read that ended with a refusal or a lost connection."""
+        """Number of failed attempts to read the stream."""
 
         self._connection = connection
         self._stream = stream
@@ -214,7 +218,7 @@ class Hub:
         self._news = asyncio.Event()
 
     async def run(self) -> None:
-        """Read until cancelled; a refusal is held with back-off, and `reason` has the server's words meanwhile."""
+        """Read until cancelled; retry with back-off after a failure, with the server's text in `reason`."""
         async for attempt in Retry(NatsUnavailable, backoff=_WAITS, log="hub", stream=self._stream):
             with attempt:
                 await self._follow(attempt)
@@ -222,13 +226,13 @@ class Hub:
             self.reason = str(attempt.error)
 
     def stop(self) -> None:
-        """Send the clients away; they come again, to whoever is here then."""
+        """Disconnect the clients, which then reconnect to another gateway."""
         self.stopping = True
         self._wake()
 
     @property
     def news(self) -> asyncio.Event:
-        """Set when something has changed since it was asked for: ask first, then look, then wait."""
+        """Event that is set at the next change: fetch it first, then check the state, then wait."""
         return self._news
 
     async def _follow(self, attempt: Retry) -> None:
@@ -238,14 +242,15 @@ class Hub:
         )
         try:
             await consumer.open(start=self.ring.position + 1)
-            # After a failure only an answer shows that it is over; without that, each attempt would look well at first.
+            # After a failure the first reply proves that the stream can be read again, so wait for it before the
+            # failure is cleared.
             await consumer.begin(await_answer=self.failures > 0)
             attempt.works()
             self.reason = ""
             while True:
                 self.ring.add([frame_of(message) for message in await consumer.pull(_LIMIT)])
                 self._wake()
-                # Clients write at once what came meanwhile.
+                # Clients write the new frames during this pause.
                 await asyncio.sleep(min(_MAX_PAUSE, self.clients * _PAUSE_PER_CLIENT))
         finally:
             await consumer.aclose()
@@ -255,10 +260,11 @@ class Hub:
         mark = Watermark(str(info.created), info.state.last_seq)
         known = self._mark and Watermark(self._mark.created, max(self._mark.last_seq, self.ring.position))
         if known is None or not mark.has_kept(known):
-            # An empty stream says 0.
+            # The first sequence of an empty stream is 0.
             self.first = max(info.state.first_seq, 1)
             self.era += 1
-            # Clients of a gateway that went away come all at once, a little behind the end.
+            # Clients of a gateway that stopped reconnect all at once, a little behind the end, so the ring starts
+            # before it.
             self.ring.begin(max(self.first, info.state.last_seq - _PREFILLED + 1) - 1)
             if known is not None:
                 log.error("hub.stream_replaced", stream=self._stream, created=mark.created, last=mark.last_seq)

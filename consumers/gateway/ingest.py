@@ -1,5 +1,5 @@
 """
-Ingest: events are answered with a success when the stream has stored them, never before.
+Ingest: a post is answered with success only after the stream has stored its events.
 
 Requests with an `Idempotency-Key` are remembered with the ids that their events were given.
 """
@@ -34,7 +34,7 @@ _KEPT_BYTES: Final = 32 * 1024 * 1024
 
 
 class Seen:
-    """One request: its *events*, with their ids, and whether they are stored."""
+    """A request with a key: its *events* with their ids, and whether they are stored."""
 
     def __init__(self, body: bytes, events: Sequence[ExecutorEvent]) -> None:
         self.request_id = secrets.token_hex(16)
@@ -46,10 +46,11 @@ class Seen:
 
 class RequestsSeen:
     """
-    The last requests with a key.
+    A cache of the last requests with a key.
 
-    An event that brings its own id needs none of this: the stream knows the id.  For one without, a second request of
-    the same key has the id of the first; after a restart of the gateway it has another, and is another event.
+    An event with its own id needs no cache, because the stream deduplicates by id.  For an event without one, a second
+    request with the same key gets the id of the first.  A restart of the gateway clears the cache, so the event gets a
+    new id then, and is stored as another event.
     """
 
     def __init__(self) -> None:
@@ -58,10 +59,10 @@ class RequestsSeen:
 
     def find(self, key: str, body: bytes) -> Seen | None:
         """
-        Return the request that came with *key*.
+        Return the cached request with *key*.
 
         Raises:
-            Refused: that one had another body.
+            Refused: the cached request had another body.
 
         """
         seen = self._seen.get(key)
@@ -70,7 +71,7 @@ class RequestsSeen:
         return seen
 
     def note(self, key: str, body: bytes, events: Sequence[ExecutorEvent]) -> Seen:
-        """Remember a request, if it has a key, and forget the oldest."""
+        """Store a request in the cache if it has a key, and discard the oldest ones if the cache is full."""
         seen = Seen(body, events)
         if key:
             self._seen[key] = seen
@@ -103,20 +104,20 @@ class _Accepted(msgspec.Struct, frozen=True, kw_only=True):
 
 class Ingest:
     """
-    Take events over HTTP into *sink*.
+    Store events that arrive over HTTP in *sink*.
 
     Args:
-        sink: to store them; it gives up within seconds, so that clients learn of it.
-        intake: bounds what is in hand.
-        new_id: makes the id of an event that came without.
+        sink: sink that stores the events; it must time out within seconds, so that clients learn of a failure.
+        intake: limit of the requests in flight.
+        new_id: generator of ids for events without one.
 
     """
 
     def __init__(self, sink: EventSink, intake: Intake, *, new_id: Callable[[], int] | None = None) -> None:
         self.stored = 0
-        """Events answered with a success."""
+        """Number of events answered with success."""
         self.refused: dict[str, int] = {}
-        """Requests that were not, by code."""
+        """Number of refused requests, by code."""
 
         self._sink = sink
         self._intake = intake
@@ -134,7 +135,7 @@ class Ingest:
         return _answer(_Stored(event_id=event.event_id or 0), 200)
 
     async def many(self, request: Request) -> Response:
-        """Store the events in the body; with an `Idempotency-Key`, a body sent again keeps the ids it was given."""
+        """Store the events in the body; a retry with the same `Idempotency-Key` keeps the ids of the events."""
         try:
             key = _key(request)
             with self._intake.place() as place:

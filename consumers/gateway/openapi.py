@@ -1,4 +1,4 @@
-"""`GET /openapi.json`: the API for programs."""
+"""`GET /openapi.json`: the OpenAPI document of the API."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _EVENT: Final = {
         "status": _TEXT,
         "created_at": {"type": "string", "format": "date-time"},
         "context": {"description": "Any JSON. Or `payload`."},
-        "event_id": _ID | {"description": "The idempotency key; given if missing."},
+        "event_id": _ID | {"description": "The idempotency key; generated if missing."},
         "worker_id": _TEXT,
         "meta": {"description": "Any JSON."},
     },
@@ -61,25 +61,25 @@ _ERROR: Final = {
     },
 }
 _REFUSALS: Final = {
-    400: "The request is wrong.",
+    400: "The request is invalid.",
     401: "The token is missing or wrong.",
-    403: "It comes from a page of another site.",
-    408: "The body came too slowly.",
-    409: "`errors` names events whose ids other events have; all others of the request are stored.",
-    413: "It is too large.",
-    422: "`errors` names what will never be taken.",
-    429: "Too much is in hand; come again after `Retry-After`.",
-    503: "NATS is away; come again after `Retry-After`.",
+    403: "The request comes from a page of another site.",
+    408: "The body arrived too slowly.",
+    409: "`errors` lists events with the ids of other events; the rest of the request is stored.",
+    413: "The body or the batch is too large.",
+    422: "`errors` lists what is invalid; do not retry.",
+    429: "Too many requests are in flight; retry after `Retry-After`.",
+    503: "NATS is unavailable; retry after `Retry-After`.",
 }
 
 
 async def show_openapi(_: Request) -> Response:
-    """Return the document."""
+    """Return the OpenAPI document as a response."""
     return Response(msgspec.json.encode(document()), media_type="application/json")
 
 
 def document() -> dict[str, Any]:
-    """Return it as a value."""
+    """Return the OpenAPI document."""
     return {
         "openapi": "3.1.0",
         "info": {"title": "noetl-events", "version": version("noetl-events")},
@@ -127,7 +127,7 @@ def _posting(summary: str, body: str, status: int, answer: list[str]) -> dict[st
 
 
 def _getting(summary: str, parameters: list[Any], media_type: str = "application/json") -> dict[str, Any]:
-    return {"summary": summary, "parameters": parameters, "responses": _responses(200, "Here it is.", media_type, {})}
+    return {"summary": summary, "parameters": parameters, "responses": _responses(200, "Success.", media_type, {})}
 
 
 def _responses(status: int, words: str, media_type: str, schema: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""`GET /`: the live page, one file that may load nothing and run nothing but what is in it."""
+"""`GET /`: the live page, a single file; its policy forbids loading or running any other resource."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Request bodies: read within bounds of size, number and time, and split into the events they bring."""
+"""Request bodies: read with limits of size, number and time, and split into events."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ _BUSY: Final = 1
 
 class Intake:
     """
-    The requests whose events are not stored yet.
+    Limits for the requests with events that are not stored yet.
 
     Args:
-        max_requests: of them; past that they are refused, to come again.
-        max_bytes: of their bodies, likewise.
-        body_deadline: seconds a body may take to arrive.
+        max_requests: largest number of requests; further ones are refused with 429.
+        max_bytes: largest total size of their bodies, with the same refusal.
+        body_deadline: timeout in seconds for a body to arrive.
 
     """
 
@@ -40,9 +40,9 @@ class Intake:
         self, *, max_requests: int = 1_000, max_bytes: int = 64 * 1024 * 1024, body_deadline: float = 10.0
     ) -> None:
         self.requests = 0
-        """In hand now."""
+        """Number of requests in flight."""
         self.bytes = 0
-        """Of their bodies, as far as they have arrived."""
+        """Total size of their bodies, as far as they have arrived."""
 
         self._max_requests = max_requests
         self._max_bytes = max_bytes
@@ -51,10 +51,10 @@ class Intake:
     @contextmanager
     def place(self) -> Iterator[Place]:
         """
-        Hold a place for one request.
+        Hold a slot for one request.
 
         Raises:
-            Refused: there is none.
+            Refused: no slot is free.
 
         """
         if self.requests >= self._max_requests:
@@ -69,10 +69,10 @@ class Intake:
 
     def take(self, size: int) -> None:
         """
-        Take room for so many bytes.
+        Reserve *size* bytes.
 
         Raises:
-            Refused: there is none.
+            Refused: the limit of bytes is reached.
 
         """
         if self.bytes + size > self._max_bytes:
@@ -84,10 +84,10 @@ class Intake:
         Return the body of *request*.
 
         Raises:
-            Refused: it is too large, too slow or cut short, or there is no room for it.
+            Refused: the body is too large, too slow or cut short, or the limit of bytes is reached.
 
         """
-        # The server has made sure that it is a number; a body in chunks announces none.
+        # The server has checked that it is a number; a chunked body has no such header.
         if int(request.headers.get("content-length", "0")) > MAX_BODY:
             raise _too_large()
         try:
@@ -100,14 +100,14 @@ class Intake:
 
 
 class Place:
-    """The place of one request in *intake*: what it takes there is given back with it."""
+    """The slot of one request in *intake*; its bytes are released with it."""
 
     def __init__(self, intake: Intake) -> None:
         self.size = 0
         self._intake = intake
 
     async def chunks(self, request: Request) -> AsyncIterator[bytes]:
-        """Yield the body as it comes, and not a byte more than is allowed."""
+        """Yield the chunks of the body, within the limits."""
         async for chunk in request.stream():
             if self.size + len(chunk) > MAX_BODY:
                 raise _too_large()
@@ -120,16 +120,16 @@ def _too_large() -> Refused:
     return Refused(413, "too_large", f"a body may have {MAX_BODY:,} bytes")
 
 
-# Of the longest number of 64 bits: Python reads no endless digits, and says so in another way.
+# Digits of the longest 64-bit number; a longer text is refused first, because Python reports it in another way.
 _LONGEST: Final = len(str(MIN_INT64))
 
 
 def read_number(name: str, text: str, least: int) -> int:
     """
-    Return the whole number *text* is.
+    Return the whole number in *text*.
 
     Raises:
-        Refused: it is none, or below *least* or beyond 64 bits.
+        Refused: the text is no whole number, below *least*, or beyond 64 bits.
 
     """
     if text.lstrip("-").isdecimal() and text.isascii() and len(text) <= _LONGEST and least <= int(text) <= MAX_INT64:
@@ -167,7 +167,7 @@ def read_one(body: bytes, new_id: Callable[[], int]) -> ExecutorEvent:
     Return the event in *body*, with an id.
 
     Raises:
-        Refused: it holds none.
+        Refused: the body is no valid event.
 
     """
     try:
@@ -178,10 +178,10 @@ def read_one(body: bytes, new_id: Callable[[], int]) -> ExecutorEvent:
 
 def read_many(body: bytes, new_id: Callable[[], int]) -> list[ExecutorEvent]:
     """
-    Return the events in *body*, each with an id; what one does not say itself, the batch says for it.
+    Return the events in *body*, each with an id; the fields of the batch are defaults of its events.
 
     Raises:
-        Refused: one of them is none, or there are too many or none at all.
+        Refused: an event is invalid, or there are too many or none.
 
     """
     batch = _read(body)
@@ -200,12 +200,12 @@ def read_many(body: bytes, new_id: Callable[[], int]) -> list[ExecutorEvent]:
 
 
 def malformed(faults: tuple[Fault, ...]) -> Refused:
-    """Return the refusal of events that no one will ever take."""
+    """Return the refusal of malformed events."""
     return _refused(422, "malformed", faults)
 
 
 def conflicting(faults: tuple[Fault, ...]) -> Refused:
-    """Return the refusal of events whose keys are taken by different events; all others of the request are stored."""
+    """Return the refusal of events with keys of different events; the rest of the request is stored."""
     return _refused(409, "conflict", faults)
 
 
@@ -232,7 +232,7 @@ def _completed(raw: Raw, defaults: dict[str, Raw]) -> bytes:
     try:
         said = _split(raw) if defaults else {}
     except (ValueError, RecursionError, OverflowError):
-        # Whoever decodes it says better what is wrong.
+        # The decoder reports the fault with a better text.
         return bytes(raw)
     missing = {name: value for name, value in defaults.items() if name not in said}
     return _join({**said, **missing}) if missing else bytes(raw)

@@ -1,7 +1,8 @@
 """
-The web server of a gateway process, from its first connection to the answer to its last request.
+The web server of a gateway process.
 
-uvicorn's HTTP/1.1 gets the limits it lacks: deadlines for requests and readers, patience with half a close.
+uvicorn's HTTP/1.1 protocol gets the limits it lacks, deadlines for requests and for readers, and support for
+half-closed connections.
 """
 
 from __future__ import annotations
@@ -21,22 +22,22 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
 REQUEST_DEADLINE: Final = 20.0
-"""Seconds from the first byte of a request, or the connection, until its last byte."""
+"""Seconds from the first byte of a request, or the start of the connection, to its last byte."""
 
 MAX_HEAD: Final = 65_536
-"""Bytes of a request's line and headers."""
+"""Largest size of the request line and headers, in bytes."""
 
 READ_DEADLINE: Final = 30.0
-"""Seconds a client may take to read what is buffered for it."""
+"""Seconds that a client may take to read its buffered data."""
 
 
 class GatewayProtocol(HttpToolsProtocol):
     """
-    One connection.
+    A connection of the HTTP server, with limits.
 
-    uvicorn 0.54 takes heads of any size, and waits for ever for the rest of one, for the rest of a body that was
-    refused early, and for a client that does not read.  And a client that ends its side after the request, as it may,
-    gets no answer from it.
+    uvicorn 0.54 accepts heads of any size.  Its protocol waits without a deadline for the rest of a head, for the rest
+    of a body that was refused early, and for a client that does not read.  A client that half-closes the connection
+    after its request, which HTTP allows, gets no response from it.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -48,14 +49,15 @@ class GatewayProtocol(HttpToolsProtocol):
         self._half_closed = False
 
     def connection_made(self, transport: Any) -> None:
-        """Begin to wait for a request."""
+        """Start the deadline of the first request."""
         super().connection_made(transport)
-        # asyncio leaves it out for a listener made by `socket.create_server`: each answer would wait 40 ms for an ACK.
+        # asyncio does not set this for a listener of `socket.create_server`, so each response would wait 40 ms for an
+        # ACK.
         transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._watch(waiting=True)
 
     def data_received(self, data: bytes) -> None:
-        """Take what came, and see whether a request is complete by now."""
+        """Parse *data*, check the size of the head, and update the deadline."""
         self._head += len(data)
         super().data_received(data)
         if self._head > MAX_HEAD and not self.transport.is_closing():
@@ -63,50 +65,50 @@ class GatewayProtocol(HttpToolsProtocol):
         self._watch(waiting=self._begun)
 
     def on_message_begin(self) -> None:
-        """Begin a request."""
+        """Record the start of a request."""
         super().on_message_begin()
         self._begun = True
 
     def on_headers_complete(self) -> None:
-        """Begin to answer."""
+        """Reset the size of the head at its end."""
         super().on_headers_complete()
         self._head = 0
 
     def on_body(self, body: bytes) -> None:
-        """Take a part of the body, which has bounds of its own."""
+        """Reset the size of the head; the body has limits of its own."""
         super().on_body(body)
         self._head = 0
 
     def on_message_complete(self) -> None:
-        """End a request."""
+        """Record the end of a request."""
         super().on_message_complete()
         self._begun, self._head = False, 0
 
     def eof_received(self) -> bool | None:  # type: ignore[override]  # uvicorn has it say None, asyncio take a bool
-        """Keep the connection for an answer that has not begun; a reader that goes away in the midst of one is gone."""
+        """Keep a half-closed connection for a response that has not started; close it if the response has started."""
         cycle: Any = self.cycle
         self._half_closed = not self._begun and cycle is not None and not cycle.response_started
         return self._half_closed
 
     def on_response_complete(self) -> None:
-        """End the connection where nothing more can come."""
+        """Close the connection if no further request can arrive."""
         super().on_response_complete()
         if self._half_closed:
             self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Wait no more."""
+        """Cancel both deadlines."""
         self._watch(waiting=False)
         self._end_reading()
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
-        """Begin to wait for the client to read."""
+        """Start the deadline for the client to read."""
         super().pause_writing()
         self._reading = self._reading or self.loop.call_later(READ_DEADLINE, self.transport.abort)
 
     def resume_writing(self) -> None:
-        """Go on: it has read."""
+        """Cancel the deadline, because the client has read."""
         self._end_reading()
         super().resume_writing()
 
@@ -137,10 +139,10 @@ log = structlog.get_logger()
 
 class WebServer:
     """
-    Serve *app* on *listener*, which is closed in the end.
+    Serve *app* on *listener*, and close *listener* at the end.
 
     Args:
-        app: to serve.
+        app: application to serve.
         listener: a bound socket.
 
     """
@@ -150,7 +152,7 @@ class WebServer:
         self._server = _Server(_config(app))
 
     async def run(self) -> None:
-        """Serve until `stop`, then answer what was asked; cancelled, at once."""
+        """Serve until `stop`, then finish the requests in flight; return at once if cancelled."""
         host, port, *_ = self._listener.getsockname()
         log.info("gateway.listening", host=host, port=port)
         try:
@@ -160,13 +162,13 @@ class WebServer:
 
     @property
     def in_hand(self) -> int:
-        """Requests that are being answered."""
+        """Number of requests in flight."""
         return len(self._server.server_state.tasks)
 
     async def stop(self) -> None:
-        """Accept no more."""
+        """Accept no more connections."""
         self._server.should_exit = True
-        # At once, not when uvicorn looks next: whoever is sent away must not come back here.
+        # uvicorn would close the listener at its next tick only; until then disconnected clients could reconnect here.
         for server in getattr(self._server, "servers", ()):
             server.close()
 
@@ -185,7 +187,7 @@ def _config(app: ASGIApp) -> uvicorn.Config:
         http=GatewayProtocol,
         access_log=False,
         backlog=_BACKLOG,
-        # What events hold goes out as data; no browser may take it for a page.
+        # Event data is user content, so browsers must not interpret it as a page.
         headers=[("x-content-type-options", "nosniff")],
         lifespan="off",
         limit_concurrency=_MAX_CONNECTIONS,

@@ -1,11 +1,12 @@
 """
-`GET /api/events/stream`: server-sent events, and the way of each client along the stream.
+`GET /api/events/stream`: server-sent events, and the position of each client in the stream.
 
-    its next message is in the ring       it gets it from there, with everybody else
-    is older                              page by page from the stream, until the ring has what comes next
-    is older, and it had caught up        it reads too slowly: `dropped`, and goodbye; it may resume
-    is not in the stream any more         `resync`, and on with the first message there is
-    is of a stream that was replaced      `resync`, and on with the first message of the new one
+    state of the client's next message    response
+    in the ring                           from the ring, encoded once for all clients
+    older than the ring                   read by pages from the stream, until the ring has the next message
+    older, after the client had caught up `dropped`, and disconnect: the client reads too slowly, and may resume
+    expired in the stream                 `resync`, and continue with the first message that exists
+    of a stream that was replaced         `resync`, and continue with the first message of the new stream
 """
 
 from __future__ import annotations
@@ -37,19 +38,19 @@ _WAITS: Final = Backoff(initial=0.5, maximum=2.0)
 
 class Live:
     """
-    Read along for one client.
+    The live stream of one client.
 
     Args:
-        hub: reads the stream.
-        past: of the stream.
-        wanted: events.
-        behind: the sequence it stopped at; 0 for the start of the stream, None for what is new.
+        hub: reader of the stream.
+        past: pages of the stream's past.
+        wanted: filter of the events.
+        behind: sequence that the client has reached; 0 for the start of the stream, None for new events only.
 
     """
 
     def __init__(self, hub: Hub, past: Past, wanted: Wanted, behind: int | None) -> None:
         self.dropped = False
-        """Whether it read too slowly."""
+        """True once the client was dropped because it read too slowly."""
 
         self._hub = hub
         self._past = past
@@ -61,7 +62,7 @@ class Live:
         self._waits = _WAITS.waits()
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        """Yield what to send, until it has to go."""
+        """Yield the bytes to send, until the client is dropped or the hub stops."""
         yield RETRY
         while not self._hub.stopping and not self.dropped:
             chunk = await self._next()
@@ -70,7 +71,7 @@ class Live:
         yield RETRY
 
     async def _next(self) -> bytes:
-        """Return the next bytes; none after waiting for something that was not for it."""
+        """Return the next bytes; empty after a wait that brought nothing for this client."""
         hub, ring, news = self._hub, self._hub.ring, self._hub.news
         if self._era != hub.era:
             return self._enter()
@@ -86,7 +87,7 @@ class Live:
         return chunk
 
     def _enter(self) -> bytes:
-        """Begin, or begin again in another stream."""
+        """Start the stream, or restart it in a recreated one."""
         before, self._era = self._era, self._hub.era
         if not before:
             self._position = max(self._hub.last, self._hub.ring.position) if self._is_new else self._position
@@ -100,7 +101,7 @@ class Live:
         return control("dropped", reason="read too slowly; resume from the last id")
 
     async def _find(self) -> bytes:
-        """See whether the stream has come to where the client says it was; if not, it was in another one."""
+        """Check whether the client's position exists in the stream; if not, it is from another stream."""
         era = self._hub.era
         try:
             first, last = await self._past.bounds()
@@ -118,7 +119,7 @@ class Live:
         try:
             first, messages, end = await self._past.page(self._position)
         except (NatsUnavailable, StreamReplaced):
-            # The hub finds out as well, and which of the two it is.
+            # The hub detects the failure too, and whether the stream was replaced.
             await asyncio.sleep(next(self._waits))
             return b""
         self._waits = _WAITS.waits()
@@ -126,7 +127,7 @@ class Live:
             return b""
         frames = [frame_of(message) for message in messages]
         data = b"".join(frame.data for frame in frames if self._wanted.takes(frame))
-        # What is older than the stream at the start of the reading is not missed by a client that wanted the start.
+        # Events that expired before the start of the stream are not missing for a client that asked for the start.
         if self._position and self._position + 1 < first:
             data = _resync("expired", first, end) + data
         self._position = end
@@ -141,7 +142,7 @@ _INTERVAL: Final = 15.0
 _HEADERS: Final = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-store"),
-    # A stream that has ended is over: who comes again may have to go elsewhere.
+    # A client should reconnect with a new connection, which may lead to another gateway.
     (b"connection", b"close"),
     (b"x-accel-buffering", b"no"),
 ]
@@ -149,25 +150,25 @@ _HEADERS: Final = [
 
 class Streaming:
     """
-    Stream the events *hub* reads.
+    The endpoint of the live stream.
 
     Args:
-        hub: reads the stream.
-        past: of the stream.
-        heartbeat: seconds of quiet until a client is sent a sign of life.
+        hub: reader of the stream.
+        past: pages of the stream's past.
+        heartbeat: seconds without events until a heartbeat is sent.
 
     """
 
     def __init__(self, hub: Hub, past: Past, *, heartbeat: float = _INTERVAL) -> None:
         self.dropped = 0
-        """Clients that read too slowly."""
+        """Number of clients that were dropped because they read too slowly."""
 
         self._hub = hub
         self._past = past
         self._heartbeat = heartbeat
 
     async def open(self, request: Request) -> _Response:
-        """Return the stream that *request* asks for."""
+        """Return the stream for the filter and position in *request*."""
         query = request.query_params
         types = frozenset(filter(None, query.get("event_type", "").split(",")))
         execution = query.get("execution_id")
@@ -175,7 +176,7 @@ class Streaming:
         return _Response(self, Live(self._hub, self._past, wanted, _start(request)))
 
     async def send(self, live: Live, send: Send) -> None:
-        """Send *live* to its client to its end."""
+        """Send *live* to the client until it ends."""
         await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
         async with aclosing(_with_heartbeats(live.chunks(), self._heartbeat)) as chunks:
             async for chunk in chunks:
@@ -184,7 +185,7 @@ class Streaming:
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def serve(self, live: Live, receive: Receive, send: Send) -> None:
-        """Send *live* until it ends or its client goes away."""
+        """Send *live* until it ends or the client disconnects."""
         self._hub.clients += 1
         tasks = {asyncio.create_task(self.send(live, send)), asyncio.create_task(_until_gone(receive))}
         try:
@@ -221,7 +222,7 @@ async def _until_gone(receive: Receive) -> None:
 
 
 async def _with_heartbeats(chunks: AsyncIterator[bytes], interval: float) -> AsyncGenerator[bytes, None]:
-    """Yield *chunks*, and a heartbeat whenever there was none for so long."""
+    """Yield *chunks*, and a heartbeat after each *interval* without one."""
     waiting: asyncio.Task[bytes] | None = None
     try:
         while True:

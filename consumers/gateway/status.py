@@ -1,4 +1,4 @@
-"""`GET /api/status` and `GET /api/dead`: the stream, who reads it, and what nobody could store."""
+"""`GET /api/status` and `GET /api/dead`: the stream, its consumers, and its dead letters."""
 
 from __future__ import annotations
 
@@ -57,12 +57,12 @@ class _Dead(msgspec.Struct, frozen=True, kw_only=True):
 
 class Status:
     """
-    Show *stream* and its dead letters.
+    Status of *stream* and its dead letters.
 
     Args:
-        connection: to NATS; it stays open.
-        stream: its name.
-        dead: the name of the stream of dead letters.
+        connection: connection to NATS; the caller closes it.
+        stream: name of the stream.
+        dead: name of the dead-letter stream.
 
     """
 
@@ -72,14 +72,14 @@ class Status:
         self._dead = dead
 
     async def status(self, _: Request) -> Response:
-        """Return how the stream and its durable consumers are."""
+        """Return the state of the stream and of its durable consumers."""
         try:
             return _answer(await self._look())
         except NatsUnavailable as exc:
             raise _unavailable(exc) from exc
 
     async def dead(self, request: Request) -> Response:
-        """Return the newest dead letters, the newest first."""
+        """Return the newest dead letters, newest first."""
         try:
             return _answer(await self._newest(read_limit(request, _LIMIT, _MAX_LIMIT)))
         except StreamMissing:
@@ -111,7 +111,7 @@ class Status:
         while True:
             start = max(state.last_seq - width + 1, state.first_seq, 1)
             letters = await self._read(start, limit)
-            # Letters that were taken out leave gaps.
+            # Deleted letters leave gaps, so a wider range is read until there are enough.
             if len(letters) == limit or start <= max(state.first_seq, 1):
                 return letters[::-1]
             width *= 8

@@ -1,4 +1,4 @@
-"""A span for each post to the gateway, which goes on with the trace of the client."""
+"""Tracing of the gateway: a span for each post, which continues the client's trace."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _SERVER_ERROR: Final = 500
 
 
 def traced(app: ASGIApp, *, routes: frozenset[str]) -> ASGIApp:
-    """Return *app* with spans for posts to *routes*, or *app* itself where OpenTelemetry is not installed."""
+    """Return *app* with spans for posts to *routes*, or *app* itself if OpenTelemetry is not installed."""
     try:
         import opentelemetry.trace  # noqa: F401  (to see whether it is there)
     except ModuleNotFoundError:
@@ -24,9 +24,9 @@ def traced(app: ASGIApp, *, routes: frozenset[str]) -> ASGIApp:
 
 class ServerSpans:
     """
-    Spans around *app*, for posts to *routes*.
+    Record spans around *app*, for posts to *routes*.
 
-    Without an SDK nothing is recorded, but the client's trace context still goes on to whatever the request emits.
+    Without an SDK nothing is recorded, but the client's trace context is still passed on to the emitted events.
     """
 
     def __init__(self, app: ASGIApp, routes: frozenset[str]) -> None:
@@ -46,7 +46,7 @@ class ServerSpans:
             context=_context_of(scope),
             kind=SpanKind.SERVER,
             attributes={"http.request.method": "POST", "http.route": route, "url.path": route},
-            # The words of an exception may quote an event.
+            # The text of an exception may quote an event, so exceptions are not recorded.
             record_exception=False,
         ) as span:
             await self._app(scope, receive, _noting_status(send, span))
