@@ -22,6 +22,7 @@ PLAIN: Final[tuple[str, ...]] = (
     "consumers/projector",
     "consumers/sinks",
     "consumers/sinks/postgres",
+    "noetl_events/jetstream",
     "noetl_events/jetstream/consume",
     "noetl_events/jetstream/publish",
 )

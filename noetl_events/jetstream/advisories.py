@@ -1,4 +1,4 @@
-"""What the server says about consumers that gave up on a message: one advisory each, on a plain subject."""
+"""Max-deliveries advisories: the server publishes one for each message that a consumer stops delivering."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ log = structlog.get_logger()
 
 
 class MaxDeliveries(msgspec.Struct, frozen=True):
-    """A consumer delivered a message as often as it may, and nobody acknowledged it."""
+    """An advisory: a consumer delivered a message the allowed number of times, without an acknowledgement."""
 
     stream: str
     consumer: str
@@ -43,15 +43,15 @@ _decode = msgspec.json.Decoder(MaxDeliveries).decode
 
 class Advisories:
     """
-    The advisories about the consumers of a stream, each to one member of a queue group.
+    The advisories about the consumers of a stream, each received by one member of a queue group.
 
-    They are not stored: what is said while nobody listens is lost, and so is what comes while 10,000 wait.
+    The server does not store advisories: they are lost while no replica subscribes, or while 10,000 are waiting here.
 
     Args:
-        connection: to NATS; it stays open.
-        stream: whose consumers count.
-        group: shared by replicas.
-        own: names of consumers whose advisories are wanted in any case, and not by one member of the group alone.
+        connection: connection to NATS; it is not closed here.
+        stream: name of the stream.
+        group: queue group of the replicas.
+        own: names of consumers with advisories for every replica, not only for one member of the group.
 
     """
 
@@ -67,32 +67,32 @@ class Advisories:
 
     @property
     def waiting(self) -> int:
-        """How many were heard and not yet dropped."""
+        """Number of advisories received and not yet dropped."""
         return len(self._waiting)
 
     async def first(self) -> MaxDeliveries:
         """
-        Return the first of those that wait, waiting for one if there is none; it stays the first until it is dropped.
+        Return the first waiting advisory, or wait for one; it remains the first until it is dropped.
 
         Raises:
-            NatsUnavailable: nobody listens now; call again later.
+            NatsUnavailable: the subscription is not possible now; call again later.
 
         """
         while not self._waiting:
             self._arrived.clear()
             await self._listen()
             with suppress(TimeoutError):
-                # Looked at again now and then: a client that was closed for good is replaced by asking for it.
+                # Repeat this from time to time: `client` replaces a client that was closed for good.
                 async with asyncio.timeout(_LOOK_AFTER):
                     await self._arrived.wait()
         return self._waiting[0]
 
     def drop_first(self) -> None:
-        """Forget the first: it is dealt with."""
+        """Drop the first advisory, which is processed."""
         self._waiting.popleft()
 
     async def aclose(self) -> None:
-        """Listen no more."""
+        """Unsubscribe."""
         subscriptions, self._subscriptions, self._client = self._subscriptions, [], None
         for subscription in subscriptions:
             with suppress(NatsError, OSError):
@@ -107,19 +107,19 @@ class Advisories:
                 await client.subscribe(subject, queue=group, cb=self._on_message) for subject, group in self._subjects
             ]
             self._client = client
-            # Once the server has answered, what it says is heard.
+            # The answer to the flush proves that the server knows the subscriptions.
             await client.flush(timeout=5)
         except (NatsError, OSError) as exc:
             raise NatsUnavailable(f"cannot listen on {self.subject}: {str(exc) or type(exc).__name__}") from exc
 
     async def _on_message(self, message: Msg) -> None:
-        # Called by nats-py: this must not raise.
+        # nats-py calls this in its own task, so this must not raise.
         if len(self._waiting) >= _MAX_WAITING:
             log.error("advisories.dropped", subject=message.subject, waiting=len(self._waiting))
             return
         try:
             advisory = _decode(message.data)
-            # Advisories pass from one domain to the next, and a stream there may have the same name.
+            # Advisories cross domains, and a stream of another domain may have the same name.
             if advisory.domain == (self._connection.options.domain or advisory.domain):
                 self._waiting.append(advisory)
         except ValueError as exc:

@@ -1,4 +1,4 @@
-"""Requests to the JetStream API, as the server answers them: a client library would drop what it does not know."""
+"""Requests to the JetStream API with the server's raw answers: a client library would drop unknown fields."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from noetl_events.jetstream.connection import Connection
 
 _TIMEOUT: Final = 5.0
-# JetStream not enabled for the account, and at the server.
+# The two codes: JetStream is not enabled for the account, or on the server.
 _SWITCHED_OFF: Final = (10039, 10076)
 _NO_ANSWER: Final = (
     "JetStream does not answer: it is not enabled for the account of these credentials, or the server is without it"
@@ -40,10 +40,10 @@ _answer = msgspec.json.Decoder(_Answer)
 
 async def ask(connection: Connection, request: str, body: bytes = b"") -> tuple[bytes, ReplyError | None]:
     """
-    Return the answer to a *request*, as `STREAM.INFO.noetl_events`, and the error in it.
+    Return the answer to a *request* such as `STREAM.INFO.noetl_events`, and the error in it.
 
     Raises:
-        JetStreamOff: it is switched off.
+        JetStreamOff: JetStream is switched off.
         NatsUnavailable: the server did not answer, or the request is denied.
 
     """
@@ -61,24 +61,24 @@ async def ask(connection: Connection, request: str, body: bytes = b"") -> tuple[
 
 
 def require_jetstream(error: ReplyError | None) -> None:
-    """Raise `JetStreamOff` if that is what the *error* in an answer of the API says."""
+    """Raise `JetStreamOff` if the *error* in an answer of the API means that JetStream is switched off."""
     if error is not None and error.err_code in _SWITCHED_OFF:
         raise JetStreamOff(_switched_off(error.description, error.err_code))
 
 
 async def server_version(connection: Connection) -> tuple[int, int]:
-    """Return the version of the server we are connected to; raises `NatsUnavailable`."""
+    """Return the version of the connected server; raises `NatsUnavailable`."""
     version = (await connection.client()).connected_server_version
     return version.major, version.minor
 
 
 async def require_version(connection: Connection, feature: str, *, since: tuple[int, int] = (2, 14)) -> None:
     """
-    Return if the server we are connected to is at least of version *since*, which *feature* needs.
+    Check that the connected server has at least version *since*, which *feature* needs.
 
     Raises:
-        ServerTooOld: it is older.
-        NatsUnavailable: no server took us.
+        ServerTooOld: the server is older.
+        NatsUnavailable: no server accepted the connection.
 
     """
     version = (await connection.client()).connected_server_version
@@ -91,15 +91,15 @@ async def require_version(connection: Connection, feature: str, *, since: tuple[
 
 
 async def jetstream(connection: Connection) -> JetStreamContext:
-    """Return the JetStream context of the client as it is now."""
+    """Return the JetStream context of the current client."""
     return await connection.jetstream()
 
 
 def unavailable(connection: Connection, subject: str, exc: Exception) -> NatsUnavailable:
-    """Return what a failed request on *subject* means: nats-py reports a denial as nothing but a timeout."""
+    """Return the error that a failed request on *subject* means; nats-py reports a denial only as a timeout."""
     if denial := connection.denial(subject):
         return PermissionDenied(denial)
-    # A 503 without a code is what nats-py makes of a request that nobody listens to.
+    # nats-py raises a 503 without a code for a request without a responder.
     if isinstance(exc, NoRespondersError) or (isinstance(exc, ServiceUnavailableError) and exc.code is None):
         return JetStreamSilent(_no_jetstream(connection))
     if isinstance(exc, APIError) and exc.err_code in _SWITCHED_OFF:

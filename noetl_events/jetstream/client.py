@@ -3,24 +3,23 @@ nats-py's client, and every private name of nats-py that this project uses; no o
 
     used for                                 private names                        without them
     ---------------------------------------  -----------------------------------  ---------------------------
-    messages straight from the parser        _process_msg, _subs, _id of a        each by a queue and a task
+    messages straight from the parser        _process_msg, _subs, _id of a        a queue and a task for each
                                              subscription
-    many messages in one write               _send_command, _flush_pending        a call of `publish` each
-    a reading task that ended on an error    _read_loop, _reading_task            noticed by the pings, in 15 s
-    the answer to a ping that is not         _process_pong, _pongs                likewise
-    waited for any more
-    a transport of ours: see `transport`     _transport, _connect_to_server       nats-py's own, never for TLS
-    an error nats-py's reconnection does     _process_connect_init                it ends its reconnection
-    not expect
+    many messages in one write               _send_command, _flush_pending        a call of `publish` for each
+    a reading task that ended on an error    _read_loop, _reading_task            detected by pings, in 15 s
+    the answer to a ping without a waiting   _process_pong, _pongs                detected by pings, in 15 s
+    flush
+    the own transport: see `transport`       _transport, _connect_to_server       nats-py's own, never for TLS
+    an error that nats-py's reconnection     _process_connect_init                the reconnection ends
+    does not expect
 
 nats-py 2.16 reads the headers of each message into a dictionary, puts the message into a queue and wakes a task to take
-it out: a third of what it costs to receive one.  Its `publish` looks at each subject, builds each header and awaits
-once a message: half of what a batch costs.  There is no public way around either, so the private names are used, and
-looked at once: when another release of nats-py has them no more, or with other parameters, the public way serves, and
-a warning says so.
+it out: a third of the cost of receiving it.  Its `publish` checks the subject, builds the headers and awaits for each
+message: half of the cost of a batch.  No public name avoids either, so the private names are used.  They are checked
+once: if another release of nats-py lacks them or has other parameters, the public way is used, with a warning.
 
-A callback runs in the task that reads the connection, and an exception there would end it.  So what a callback raises
-is counted, logged once for each kind, and told to the subscription's owner; the next message is read as usual.
+Callbacks run in the task that reads the connection, and an exception there would end that task.  So an exception of a
+callback is counted, logged once for each kind, and passed to the subscription's owner; reading continues.
 """
 
 from __future__ import annotations
@@ -55,7 +54,7 @@ if TYPE_CHECKING:
     OnError = Callable[[Exception], None]
 
 NATS_PY: Final = "nats-py>=2.15,<2.17"
-"""What this was made for, and tested with."""
+"""Supported and tested releases of nats-py."""
 
 MESSAGES: Final = "messages from the parser"
 WRITES: Final = "many messages in one write"
@@ -85,7 +84,7 @@ log = structlog.get_logger()
 
 @cache
 def missing_hooks() -> frozenset[str]:
-    """Return what the installed nats-py has no private names for, or other ones than those used here."""
+    """Return the uses for which the installed nats-py lacks a private name, or has one with other parameters."""
     client = Client()
     missing = {
         use
@@ -109,11 +108,11 @@ def _parameters(name: str) -> tuple[str, ...] | None:
 
 class Home(msgspec.Struct, frozen=True):
     """
-    Where a client is, as its server said when it connected.
+    The place of a client in the NATS network, as its server reported it.
 
     Args:
         cluster: name of the server's cluster.
-        domain: of its JetStream, "" if that has none; None if this server has no JetStream.
+        domain: domain of its JetStream, "" without a domain; None if the server has no JetStream.
 
     """
 
@@ -127,20 +126,20 @@ class _Taker(NamedTuple):
 
 
 class DirectClient(Client):
-    """nats-py's client with subscriptions that need no queue, and requests that do not outlive the connection."""
+    """A nats-py client with subscriptions that need no queue, and requests that end with the connection."""
 
     def __init__(self, transport: ServerTransport) -> None:
         super().__init__()
         self.transport = transport
-        """What it reads and writes through."""
+        """Transport for reading and writing."""
 
         self.passed_over: Counter[str] = Counter()
-        """Messages that were dropped as they came, by kind: "stray", or the name of what their callback raised."""
+        """Dropped messages by kind: "stray", or the class name of an exception of their callback."""
 
         self._missing = missing_hooks()
         for name in chain.from_iterable(_METHODS[use] for use in self._missing):
             if hasattr(Client, name):
-                # What overrides it below was written for another method of this name.
+                # The method that overrides it here was written for other parameters, so restore nats-py's own.
                 setattr(self, name, getattr(Client, name).__get__(self))
         self._takers: dict[int, _Taker] = {}
         self._lost: asyncio.Future[None] | None = None
@@ -149,22 +148,22 @@ class DirectClient(Client):
 
     @property
     def home(self) -> Home:
-        """Where it is connected."""
+        """Place of the server the client is connected to."""
         info = getattr(self, "_server_info", {})
         return Home(info.get("cluster", ""), info.get("domain", "") if info.get("jetstream") else None)
 
     def lose_requests(self) -> None:
-        """End the requests under way: the connection is lost, and their answers with it."""
+        """Fail the open requests: the connection is lost, and their answers with it."""
         if self._lost is not None:
             self._lost.set_result(None)
             self._lost = None
 
     async def request(self, subject: str, *arguments: Any, **options: Any) -> Msg:
         """
-        Return the answer, as nats-py does; all of its JetStream asks by this.
+        Return the answer, as nats-py does; its JetStream methods use this method too.
 
         Raises:
-            ConnectionReconnectingError: the connection was lost meanwhile; nats-py would wait out the timeout.
+            ConnectionReconnectingError: the connection was lost; nats-py would wait until the timeout.
             nats.errors.Error: as nats-py.
 
         """
@@ -180,10 +179,10 @@ class DirectClient(Client):
 
     async def subscribe_direct(self, subject: str, take: Take, on_error: OnError) -> Subscription:
         """
-        Have *take* called with each message of *subject*, in order, in the task that reads the connection.
+        Call *take* with each message of *subject*, in order, in the task that reads the connection.
 
-        *take* returns whether the message was one it expects; others are strays: counted, logged once, dropped.  What
-        it raises is counted and logged likewise, and given to *on_error*, which must not raise.
+        *take* returns True if it expects the message.  Other messages are strays: counted, logged once and dropped.
+        Exceptions of *take* are counted, logged once, and passed to *on_error*, which must not raise.
 
         Raises:
             nats.errors.Error: as `subscribe`.
@@ -194,22 +193,22 @@ class DirectClient(Client):
         async def take_from_queue(message: Any) -> None:
             self._give(taker, message)
 
-        # A subscriber that asks for no more than it has room for needs no limit here; one would drop messages unseen.
+        # The subscriber requests no more than it has room for; a limit here would drop messages without notice.
         subscription = await self.subscribe(subject, cb=take_from_queue, pending_msgs_limit=0, pending_bytes_limit=0)
         if MESSAGES not in self._missing:
             self._takers = {sid: taker for sid, taker in self._takers.items() if sid in self._subs}
-            self._takers[subscription._id] = taker  # noqa: SLF001  (the number the parser calls us with)
+            self._takers[subscription._id] = taker  # noqa: SLF001  (the number the parser passes to `_process_msg`)
         return subscription
 
     async def flush(self, timeout: int = 10) -> None:  # noqa: ASYNC109  (as nats-py has it)
         """
-        Return once the server has read everything that was written before, in at most twice *timeout* seconds.
+        Return once the server has read everything written before, in at most twice *timeout* seconds.
 
-        nats-py writes a ping at once, ahead of the commands that wait for its writing task.  That task has written them
-        by the time the first ping is answered, so the second ping comes behind them.
+        nats-py writes a ping at once, before the commands that wait for its writing task.  The answer to the first ping
+        comes after that task has written them, so the second ping follows them.
 
         Raises:
-            nats.errors.Error: as nats-py; what was written may still be on its way.
+            nats.errors.Error: as nats-py; the written data may still be in transit.
 
         """
         await super().flush(timeout)
@@ -217,7 +216,7 @@ class DirectClient(Client):
 
     async def write(self, encoded: bytes) -> None:
         """
-        Hand the commands *encoded* to the socket, in one write.
+        Write the commands *encoded* to the socket, in one write.
 
         Raises:
             nats.errors.Error: as `publish`.
@@ -228,14 +227,14 @@ class DirectClient(Client):
                 await self.publish(subject, payload, reply=reply, headers=headers)
             return
         await self._send_command(encoded)
-        # This wakes the task that writes, as nats-py's own publish does.
+        # This wakes the writing task, as nats-py's own publish does.
         await self._flush_pending()
 
     def _give(self, taker: _Taker, message: Message) -> None:
         try:
             if taker.take(message):
                 return
-        except Exception as exc:  # noqa: BLE001  (nothing may end the task that reads the connection)
+        except Exception as exc:  # noqa: BLE001  (an exception would end the task that reads the connection)
             self._pass_over(type(exc).__name__, message.subject, message.reply, exc)
             taker.on_error(exc)
         else:
@@ -256,7 +255,7 @@ class DirectClient(Client):
             self.stats["in_msgs"] += 1
             self.stats["in_bytes"] += len(data)
             message = Arrival(_text(subject), _text(reply), data, headers)
-        except Exception as exc:  # noqa: BLE001  (in nats-py a subject that is no UTF-8 is enough to end its task)
+        except Exception as exc:  # noqa: BLE001  (nats-py's task would end on a subject that is no UTF-8)
             self._pass_over(type(exc).__name__, repr(subject), repr(reply), exc)
         else:
             self._give(taker, message)
@@ -267,12 +266,12 @@ class DirectClient(Client):
         except (NatsError, OSError, TimeoutError):
             raise
         except Exception as exc:
-            # nats-py's reconnection would end on it, and say nothing.
+            # nats-py's reconnection would end on this error without a message.
             raise NatsError(f"{type(exc).__name__}: {exc}") from exc
 
     async def _process_pong(self) -> None:
         if self._pongs and self._pongs[0].done():
-            # Its flush was cancelled or has timed out: to answer it would raise, and end nats-py's reading task.
+            # The flush was cancelled or has timed out: setting its result would raise, and end nats-py's reading task.
             self._pongs[0] = asyncio.get_running_loop().create_future()
         await super()._process_pong()
 
@@ -280,7 +279,7 @@ class DirectClient(Client):
         await super()._read_loop()
         task = asyncio.current_task()
         if task is not None and task is self._reading_task and self.is_connected and not task.cancelling():
-            # An exception has ended it, and nats-py goes on as if it were connected.
+            # An exception has ended the task, and nats-py still believes to be connected.
             log.error("client.reading_ended", remedy="none needed: it reconnects")
             await self.force_reconnect()
 
@@ -289,7 +288,7 @@ def _text(raw: bytes) -> str:
     try:
         return raw.decode()
     except UnicodeDecodeError:
-        # NATS takes any bytes for a subject, and an event that is stored under such a one is an event.
+        # NATS allows any bytes in a subject, and the stream may hold an event with such a subject.
         return raw.decode(errors="replace")
 
 
@@ -299,7 +298,7 @@ def _place_of(exc: Exception) -> str:
 
 
 def _read_commands(encoded: bytes) -> Iterator[tuple[str, str, dict[str, str] | None, bytes]]:
-    """Yield subject, reply, headers and payload of each command in *encoded*, as `commands` writes them."""
+    """Yield subject, reply, headers and payload of each command in *encoded*, as the publisher encodes them."""
     start = 0
     while start < len(encoded):
         end = encoded.index(b"\r\n", start)

@@ -1,12 +1,13 @@
 """
-One NATS connection that never gives up.
+A NATS connection that reconnects for ever.
 
-nats-py 2.16 by default stops after two minutes without a server, waits a fixed time between attempts, finds a dead peer
-after six minutes, and stays closed for good after an error it does not know.  Here: for ever, with jittered back-off, a
-dead peer found in 15 s (three pings), and a closed client replaced by the next call of `client`.
+nats-py 2.16 by default stops after two minutes without a server, waits a fixed time between attempts, detects a dead
+server after six minutes, and stays closed after an error it does not know.  This connection retries without end and
+with jittered back-off, detects a dead server in 15 s (three pings), and the next call of `client` replaces a closed
+client.
 
-The first connection tries each server of the list once, each with its own timeout, and fails with what each of them
-said: a caller that can wait calls again, and is told the same without another attempt until it is time for one.
+The first connection tries each server of the list once, each with its own timeout, and fails with the answers of all.
+A caller may call again at once: until the next attempt is due, the same error is raised without one.
 """
 
 from __future__ import annotations
@@ -54,10 +55,10 @@ log = structlog.get_logger()
 
 class Connection:
     """
-    A connection to NATS, made at the first call of `client` and closed by `aclose`.
+    A connection to NATS, opened by the first call of `client` and closed by `aclose`.
 
     Args:
-        options: where, and who we are.
+        options: servers, credentials and TLS.
 
     Raises:
         ModuleNotFoundError: *options* need a module that is not installed; the message names the extra to install.
@@ -86,21 +87,21 @@ class Connection:
 
     @property
     def is_connected(self) -> bool:
-        """Whether the server is there now, as far as this client has noticed."""
+        """True if the client is connected, as far as it has noticed."""
         return self._client is not None and self._client.is_connected
 
     @property
     def last_error(self) -> str:
-        """What went wrong last, in the words of the server or of nats-py; empty if nothing has."""
+        """Text of the last error, from the server or from nats-py; empty without one."""
         return self._last_error
 
     @property
     def trouble(self) -> str:
         """
-        Why no connection was made or kept, in words; empty while all is well.
+        Reason why there is no connection, or why the last one was closed; empty if the connection is good.
 
-        What a server gave as its reason to close a connection stands until another one has lasted for ten seconds: it
-        may close the next one for the same.
+        The reason that a server gave for closing a connection stays until another one has lasted for ten seconds,
+        because the server may close the next one for the same reason.
         """
         if self.is_connected and (not self._refusal or self._pool.is_lasting):
             return ""
@@ -110,44 +111,44 @@ class Connection:
 
     @property
     def info(self) -> dict[str, Any]:
-        """What the server has said of itself (its INFO); empty before the first one."""
+        """INFO of the server; empty before the first one."""
         return self._client.transport.info if self._client is not None else {}
 
     def api(self, request: str) -> str:
-        """Return the subject of a *request* to JetStream, as `STREAM.INFO.noetl_events`."""
+        """Return the subject of a JetStream *request* such as `STREAM.INFO.noetl_events`."""
         return f"{self.options.api}.{request}"
 
     def on_reconnect(self, callback: Callable[[], None]) -> None:
-        """Have *callback* called once pull requests and unanswered publishes are lost: reconnected, or closed."""
+        """Add a callback for the loss of pull requests and unanswered publishes: after a reconnection or a close."""
         self._reconnected.append(callback)
 
     def off_reconnect(self, callback: Callable[[], None]) -> None:
-        """Undo `on_reconnect`."""
+        """Remove a callback of `on_reconnect`."""
         self._reconnected.remove(callback)
 
     def denial(self, subject: str, action: str = "") -> str | None:
         """
-        Return the server's words if it has denied us *subject* since the last call, else None.
+        Return the server's error text if it has denied *subject* since the last call, else None.
 
         Args:
-            subject: whole, or up to a token.
+            subject: whole subject, or its first tokens.
             action: "publish" or "subscription"; either by default.
 
         """
         return self._denials.take(subject, action)
 
     def tolerating(self, subject: str) -> AbstractContextManager[None]:
-        """Have a denial of *subject* told by `denial` alone, and not logged as an error: it is worth a try."""
+        """Report a denial of *subject* only through `denial`, not in the log: the caller expects one."""
         return self._denials.tolerating(subject)
 
     async def client(self) -> DirectClient:
         """
-        Return the nats-py client, connected first or anew if need be; it may be reconnecting at the moment.
+        Return the nats-py client, connected if necessary; it may be reconnecting at the moment.
 
         Raises:
-            NatsUnavailable: no server took us, now or a moment ago; the message says what each of them did.
+            NatsUnavailable: no server accepted the connection; the message has the answer of each.
             OSError: a file with credentials or certificates cannot be read.
-            ValueError: such a file does not hold what it should.
+            ValueError: such a file has the wrong content.
             ConnectionIsClosed: this connection was closed by `aclose`.
 
         """
@@ -160,15 +161,15 @@ class Connection:
                 raise NatsUnavailable(f"{self._refusal}; tried again in {rest:.1f} s")
             self._connecting = asyncio.create_task(self._connect())
             self._connecting.add_done_callback(self._on_attempt)
-        # Whoever is cancelled leaves the attempt to the others, and to `aclose`.
+        # A cancelled caller leaves the attempt running for other callers and for `aclose`.
         return await asyncio.shield(self._connecting)
 
     async def jetstream(self) -> JetStreamContext:
-        """Return nats-py's JetStream of the client as it is now; raises as `client`."""
+        """Return nats-py's JetStream context of the current client; raises as `client`."""
         return (await self.client()).jetstream(prefix=self.options.api)
 
     async def aclose(self) -> None:
-        """Flush and close; safe before first use, twice, and at once while the server is away."""
+        """Flush and close; safe before first use and twice, and immediate while disconnected."""
         self._closed = True
         if self._connecting is not None:
             await _end(self._connecting)
@@ -181,7 +182,7 @@ class Connection:
     def _on_attempt(self, attempt: asyncio.Task[DirectClient]) -> None:
         self._connecting = None
         if not attempt.cancelled():
-            # Looked at, for when nobody waits any more.
+            # Retrieve the exception, so asyncio does not report it as never retrieved.
             attempt.exception()
 
     async def _connect(self) -> DirectClient:
@@ -191,7 +192,7 @@ class Connection:
         except (OSError, ValueError) as exc:
             if not is_rebuilt:
                 raise
-            # It was good before: it is being replaced.
+            # The file was readable before, so it is probably being replaced.
             raise NatsUnavailable(f"cannot connect again: {exc}") from exc
         self._transport = transport_for(self.options, arguments.get("tls"))
         self._client = await self._first_connected(self._transport, arguments)
@@ -202,7 +203,7 @@ class Connection:
         return self._client
 
     async def _first_connected(self, transport: ServerTransport, arguments: dict[str, Any]) -> DirectClient:
-        """Return a client of the first server that takes us."""
+        """Return a client connected to the first server that accepts it."""
         is_ours = TRANSPORT not in missing_hooks()
         if self.options.is_encrypted and not is_ours:
             raise ValueError(f"nats-py: this release cannot be held to TLS, which is wanted; install {NATS_PY}")
@@ -214,7 +215,7 @@ class Connection:
                 await transport.open(urlparse(str(server)))
                 if not is_ours:
                     await transport.wait_closed()
-                # The others are for a reconnection.
+                # The other servers are candidates for a reconnection.
                 names = [str(server), *(str(other) for other in servers if other is not server)]
                 return await self._taken(DirectClient(transport), names, arguments)
             except (NatsError, OSError, TimeoutError) as exc:
@@ -225,12 +226,12 @@ class Connection:
         raise NatsUnavailable(self._refusal)
 
     async def _taken(self, client: DirectClient, servers: Sequence[str], arguments: dict[str, Any]) -> DirectClient:
-        """Return *client* once the first of *servers* has taken it."""
+        """Return *client* connected to the first of *servers*."""
         connecting = asyncio.create_task(
             client.connect(
                 servers=list(servers),
                 dont_randomize=True,
-                # nats-py would go on to the others, and never end.
+                # nats-py would try the other servers, and never stop.
                 allow_reconnect=False,
                 disconnected_cb=partial(self._on_disconnected, client),
                 closed_cb=partial(self._on_closed, client),
@@ -239,7 +240,7 @@ class Connection:
             )
         )
         try:
-            # Not `wait_for`: nats-py swallows a cancellation, and begins again.
+            # `wait_for` does not work here: nats-py swallows a cancellation and restarts.
             await asyncio.wait({connecting}, timeout=self.options.connect_timeout + _GRACE)
             _require_done(connecting)
         except BaseException:
@@ -252,7 +253,7 @@ class Connection:
     def _arguments(self) -> dict[str, Any]:
         arguments = self.options.client_arguments(lambda: self._transport.address if self._transport else "")
         return arguments | {
-            # A little more than the transport's own, which knows why.
+            # The transport has its own timeout and a better error text, so this one is a little longer.
             "connect_timeout": self.options.connect_timeout + _GRACE,
             "max_reconnect_attempts": -1,
             "reconnect_time_wait": 0.25,
@@ -265,7 +266,7 @@ class Connection:
     def _before_reconnect(
         self, context: ssl.SSLContext | None, servers: list[Server], _: dict[str, Any]
     ) -> tuple[Server, float]:
-        # nats-py asks for user, token and credentials each time by itself; a context it keeps.
+        # nats-py fetches user, token and credentials at each connection, but keeps the TLS context.
         if context is not None:
             try:
                 self.options.renew(context)
@@ -273,7 +274,7 @@ class Connection:
                 log.warning("connection.certificate_unread", path=self.options.tls_cert, reason=str(exc))
         return self._pool.choose(servers)
 
-    # What follows is called by nats-py, in the task that reads or the one that reconnects: it must not raise.
+    # nats-py calls these callbacks in its reading or reconnecting task, so they must not raise.
 
     async def _on_error(self, client: DirectClient, error: Exception) -> None:
         if (denial := denial_in(error)) is not None:
@@ -285,13 +286,13 @@ class Connection:
             self._say("connection.retrying", f"{client.transport.address} {self._last_error}")
 
     async def _on_disconnected(self, client: DirectClient) -> None:
-        # Closing a client that never connected calls this too.
+        # This is also called when a client that never connected is closed.
         if client is not self._client:
             return
         client.lose_requests()
         if self._closed:
             return
-        # Of an error that closes it for good nats-py tells nothing but this.
+        # nats-py reports an error that closes the client for good only here.
         self._last_error = words_of(client.last_error) or client.transport.ended or self._last_error
         if client.is_closed:
             self._refusal = f"{client.transport.address} has closed the connection: {self._last_error}"
@@ -299,7 +300,7 @@ class Connection:
         self._say("connection.lost", self._last_error)
 
     async def _on_closed(self, client: DirectClient) -> None:
-        # For good, as after a revoked credential: who waits for a message would wait in vain.
+        # The client is closed for good, as after a revoked credential, so readers must not wait for messages.
         if client is self._client and not self._closed:
             self._announce()
 
@@ -310,7 +311,7 @@ class Connection:
         self._announce()
 
     def _say(self, event: str, reason: str) -> None:
-        """Log it, unless the same was said within a minute."""
+        """Log *event*, unless it was logged with the same reason within a minute."""
         now = time.monotonic()
         if now - self._said.get(event + reason, -_SAY_AGAIN) >= _SAY_AGAIN:
             log.warning(event, reason=reason)
@@ -339,7 +340,7 @@ def _require_done(connecting: asyncio.Task[None]) -> None:
 async def _end(task: asyncio.Task[Any]) -> None:
     while not task.done():
         task.cancel()
-        # More than once: nats-py swallows a cancellation that comes while it flushes.
+        # nats-py swallows a cancellation that comes while it flushes, so cancel again.
         await asyncio.wait({task}, timeout=_CANCEL_AGAIN)
 
 

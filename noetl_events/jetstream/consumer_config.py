@@ -1,12 +1,12 @@
 """
-The configuration of a durable consumer: as declared, and as the server has it, compared whole.
+The configuration of a durable consumer: the declared one and the server's, compared field by field.
 
-    refused      what makes it deliver less than every message, whole, to each puller: another start, a filter, ...
-    kept to      limits of requests, and waits: what is asked stays within them
-    told         what deletes the consumer, or a field that this version does not know: served, with a warning
-    of no matter name, description, metadata, replicas, sampling
+    refused      a field that keeps full messages from a client, such as another start or a filter
+    observed     limits of requests, and waits: requests stay within them
+    reported     a field that deletes the consumer, or is unknown to this version: served, with a warning
+    ignored      name, description, metadata, replicas, sampling
 
-The server's JSON is compared, not what a client library makes of it: a library drops fields that it does not know.
+The server's JSON is compared, because a client library drops fields that it does not know.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from noetl_events.jetstream.declarations import ConsumerDeclaration
 
 _SECOND: Final = 1_000_000_000
-# Below, messages come again while they are written, and signs of life would be all we send.
+# With a shorter ack wait, messages are redelivered while they are written, and extending it would take all the time.
 _SHORTEST_WAIT: Final = 1.0
-# Below, requests end faster than it makes sense to send the next one.
+# Shorter requests end before the next one can sensibly be sent.
 _SHORTEST_REQUEST: Final = 0.1
 
 _OURS: Final = {"noetl-events": "projector"}
@@ -38,15 +38,15 @@ _FILTERED: Final = "it leaves out messages of the stream"
 
 class ConsumerLimits(msgspec.Struct, frozen=True, kw_only=True):
     """
-    What the pullers of a consumer keep to.
+    Limits that the pullers of a consumer observe.
 
     Args:
-        ack_wait: seconds until a message that was delivered and not acknowledged is delivered again.
-        pin_ttl: seconds without a request after which the puller of an exclusive consumer counts as gone.
-        batch: messages one request may ask for; 0 for any number.
-        expires: seconds one request may wait; 0 for any time.
-        bytes: one request may ask for; 0 for any number.
-        waiting: requests that may wait at once, of all pullers; 0 for any number.
+        ack_wait: seconds until an unacknowledged message is delivered again.
+        pin_ttl: seconds without a request after which the server unpins the client of an exclusive consumer.
+        batch: most messages of one request; 0 without a limit.
+        expires: most seconds one request may wait; 0 without a limit.
+        bytes: most bytes of one request; 0 without a limit.
+        waiting: most requests of all clients that may wait; 0 without a limit.
 
     """
 
@@ -59,7 +59,7 @@ class ConsumerLimits(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Field(NamedTuple):
-    """A field that must be as declared: what it is when it is not set, and what another value means."""
+    """A field that must be as declared: its value if it is not set, and the effect of another value."""
 
     unset: object
     meaning: str
@@ -83,7 +83,7 @@ _REQUIRED: Final = {
     "priority_groups": _Field([], "it serves those pullers only that name one of these groups"),
     "priority_policy": _Field("", "it does not serve every puller alike"),
 }
-# Compared on their own.
+# These fields are compared separately.
 _FILTERS: Final = ("filter_subject", "filter_subjects")
 _LIMITS: Final = (
     "ack_wait",
@@ -98,11 +98,11 @@ _LIMITS: Final = (
 _TOLD: Final = ("durable_name", "inactive_threshold", "mem_storage")
 _HARMLESS: Final = ("description", "metadata", "name", "num_replicas", "pause_until", "sample_freq")
 KNOWN: Final = frozenset((*_REQUIRED, *_FILTERS, *_LIMITS, *_TOLD, *_HARMLESS))
-"""The fields whose meaning is known here."""
+"""Known fields of a consumer's configuration."""
 
 
 def config_of(declared: ConsumerDeclaration) -> dict[str, Any]:
-    """Return *declared* in the words of the server."""
+    """Return *declared* as the JSON of the server's API."""
     filters = declared.filter_subjects
     pinned = {
         "priority_groups": [GROUP],
@@ -116,7 +116,7 @@ def config_of(declared: ConsumerDeclaration) -> dict[str, Any]:
         "ack_policy": "explicit",
         "replay_policy": "instant",
         "ack_wait": round(declared.ack_wait * _SECOND),
-        # A finite number would hide what was delivered too often: it stays in the stream and leaves the lag.
+        # After a finite number of deliveries a message would stay in the stream, but vanish from the lag.
         "max_deliver": -1,
         "max_ack_pending": declared.max_ack_pending,
         **({"filter_subject": filters[0]} if len(filters) == 1 else {}),
@@ -126,18 +126,18 @@ def config_of(declared: ConsumerDeclaration) -> dict[str, Any]:
 
 
 def is_of_a_projector(config: Mapping[str, Any]) -> bool:
-    """Return whether a projector has made the consumer with *config*."""
+    """Return True if a projector has created the consumer with *config*."""
     return _OURS.items() <= (config.get("metadata") or {}).items()
 
 
 def filters_of(config: Mapping[str, Any]) -> frozenset[str]:
-    """Return the subjects a consumer with *config* delivers; none for all."""
+    """Return the filter subjects of a consumer with *config*; empty if it has none."""
     one = config.get("filter_subject")
     return frozenset([*([one] if one else []), *(config.get("filter_subjects") or [])])
 
 
 def essence_of(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields of *config* that matter to deliveries."""
+    """Return the fields of *config* that affect deliveries."""
     return {name: value for name, value in config.items() if name not in _HARMLESS}
 
 
@@ -145,12 +145,12 @@ def differences(
     declared: ConsumerDeclaration, config: Mapping[str, Any], *, delivers_all: bool = False
 ) -> list[Difference]:
     """
-    Return the fields of *config* for which a projector must not read the consumer.
+    Return the fields of *config* that forbid a projector to read the consumer.
 
     Args:
-        declared: the consumer.
-        config: of the consumer, as the server has it.
-        delivers_all: whether its filters are known to leave no message of the stream out.
+        declared: declaration of the consumer.
+        config: configuration on the server.
+        delivers_all: True if its filters are known to match every message of the stream.
 
     """
     wanted = config_of(declared)
@@ -166,7 +166,7 @@ def differences(
 
 
 def limits_of(declared: ConsumerDeclaration, config: Mapping[str, Any]) -> ConsumerLimits:
-    """Return what the pullers of a consumer with *config* keep to."""
+    """Return the limits that the pullers of a consumer with *config* observe."""
     return ConsumerLimits(
         ack_wait=min([config.get("ack_wait", 0), *(config.get("backoff") or [])]) / _SECOND or declared.ack_wait,
         pin_ttl=config.get("priority_timeout", 0) / _SECOND or declared.pin_ttl,
@@ -178,7 +178,7 @@ def limits_of(declared: ConsumerDeclaration, config: Mapping[str, Any]) -> Consu
 
 
 def remarks(declared: ConsumerDeclaration, config: Mapping[str, Any]) -> dict[str, str]:
-    """Return what is to be told of a consumer with *config* that is served all the same: a sentence by field."""
+    """Return a remark for each field of *config* that deserves a warning, though the consumer is read."""
     return dict([*_adapted(declared, config), *_told(config)])
 
 

@@ -1,4 +1,4 @@
-"""Durable consumers on the server: listed, compared, created when missing, never changed, set back on request."""
+"""Durable consumers on the server: list, compare, create missing ones, and reset on request; none is changed."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _KEPT_TOO_LONG: Final = 10153
 
 
 class Position(msgspec.Struct, frozen=True):
-    """How far a consumer is: a sequence of the stream, and how many deliveries that took."""
+    """A position of a consumer: a stream sequence, and the number of deliveries up to it."""
 
     stream_seq: int = 0
     consumer_seq: int = 0
@@ -53,17 +53,17 @@ class ConsumerInfo(msgspec.Struct, frozen=True, kw_only=True):
     A consumer as the server describes it.
 
     Args:
-        stream_name: of its stream.
-        name: of it.
-        created: when, in the server's words.
-        config: the server's JSON, with the fields that this version does not know.
-        delivered: the last message that was delivered for the first time.
-        ack_floor: up to there everything is acknowledged.
-        num_ack_pending: messages delivered and not acknowledged.
-        num_pending: messages not delivered yet.
-        num_waiting: pull requests that wait.
-        paused: it delivers nothing now, because an operator has said so.
-        pause_remaining: nanoseconds until it delivers again.
+        stream_name: name of its stream.
+        name: name of the consumer.
+        created: creation time in the server's format.
+        config: configuration as the server's JSON, unknown fields included.
+        delivered: position of the last first delivery.
+        ack_floor: position up to which everything is acknowledged.
+        num_ack_pending: number of messages delivered and not acknowledged.
+        num_pending: number of messages not delivered yet.
+        num_waiting: number of waiting pull requests.
+        paused: True while an operator has paused the consumer.
+        pause_remaining: nanoseconds until the end of the pause.
 
     """
 
@@ -88,11 +88,11 @@ async def ensure_consumer(connection: Connection, declared: ConsumerDeclaration)
     Return the consumer as it is on the server, created from the start of the stream if it was missing.
 
     Raises:
-        ServerTooOld: the server cannot serve such a consumer.
-        ConsumerDrift: it exists, and must not be read.
+        ServerTooOld: the server does not support such a consumer.
+        ConsumerDrift: the consumer exists, and must not be read.
         StreamDrift: its stream has other partitions.
         StreamMissing: its stream does not exist.
-        NatsUnavailable: the server did not answer, or said no.
+        NatsUnavailable: the server did not answer, or answered with an error.
 
     """
     await require_server(connection, declared)
@@ -108,12 +108,12 @@ async def ensure_consumer(connection: Connection, declared: ConsumerDeclaration)
 
 async def make_ephemeral(connection: Connection, stream: str, config: dict[str, Any]) -> ConsumerInfo:
     """
-    Create a consumer that ends with its reader, kept no longer than *stream* allows; its name is the server's choice.
+    Create a consumer that ends with its reader, idle for no longer than *stream* allows; the server chooses its name.
 
     Raises:
         StreamMissing: the stream does not exist.
-        Refused: the server will not make such a consumer.
-        NatsUnavailable: the server did not answer, or said no.
+        Refused: the server refuses such a consumer.
+        NatsUnavailable: the server did not answer, or answered with an error.
 
     """
     data, error = await _ask_for_ephemeral(connection, stream, config)
@@ -138,8 +138,8 @@ async def show_consumer(connection: Connection, declared: ConsumerDeclaration) -
     Return the consumer as it is on the server.
 
     Raises:
-        ConsumerMissing: there is none of this name, or no stream.
-        NatsUnavailable: the server did not answer, or said no.
+        ConsumerMissing: the consumer or its stream does not exist.
+        NatsUnavailable: the server did not answer, or answered with an error.
 
     """
     data, error = await ask(connection, f"CONSUMER.INFO.{declared.stream}.{declared.name}")
@@ -150,13 +150,13 @@ async def show_consumer(connection: Connection, declared: ConsumerDeclaration) -
 
 async def require_consumer(connection: Connection, declared: ConsumerDeclaration) -> ConsumerInfo:
     """
-    Return the consumer as it is on the server, which may be read.
+    Return the consumer as it is on the server, after checking that it may be read.
 
     Raises:
-        ServerTooOld: the server cannot serve such a consumer.
-        ConsumerDrift: it must not be read.
-        ConsumerMissing: there is none of this name, or no stream.
-        NatsUnavailable: the server did not answer, or said no.
+        ServerTooOld: the server does not support such a consumer.
+        ConsumerDrift: the consumer must not be read.
+        ConsumerMissing: the consumer or its stream does not exist.
+        NatsUnavailable: the server did not answer, or answered with an error.
 
     """
     await require_server(connection, declared)
@@ -167,11 +167,11 @@ async def require_consumer(connection: Connection, declared: ConsumerDeclaration
 
 async def require_server(connection: Connection, declared: ConsumerDeclaration) -> None:
     """
-    Return if the server can serve a consumer that is declared so.
+    Check that the server supports the declared consumer.
 
     Raises:
-        ServerTooOld: it cannot.
-        NatsUnavailable: no server took us.
+        ServerTooOld: the server does not support it.
+        NatsUnavailable: no server accepted the connection.
 
     """
     if declared.exclusive:
@@ -179,19 +179,19 @@ async def require_server(connection: Connection, declared: ConsumerDeclaration) 
 
 
 async def can_reset(connection: Connection) -> bool:
-    """Return whether the server can set a consumer back; raises `NatsUnavailable`."""
+    """Return True if the server can reset a consumer; raises `NatsUnavailable`."""
     version = (await connection.client()).connected_server_version
     return (version.major, version.minor) >= _RESET_SINCE
 
 
 async def reset_consumer(connection: Connection, declared: ConsumerDeclaration, *, start: int = 0) -> ConsumerInfo:
     """
-    Have the consumer deliver again, in order, what comes from sequence *start* on, and return it (ADR-60, server 2.14).
+    Reset the consumer to sequence *start*, so it delivers again from there in order (ADR-60, server 2.14); return it.
 
-    Without *start* that is whatever comes behind its last contiguous acknowledgement.
+    Without *start* the consumer continues after its ack floor.
 
     Raises:
-        NatsUnavailable: the server did not answer, or said no.
+        NatsUnavailable: the server did not answer, or answered with an error.
 
     """
     body = json.dumps({"seq": start}).encode() if start else b""
@@ -200,7 +200,7 @@ async def reset_consumer(connection: Connection, declared: ConsumerDeclaration, 
 
 
 async def unpin_consumer(connection: Connection, declared: ConsumerDeclaration, pin: dict[str, str]) -> None:
-    """Let the consumer serve another puller now, before our pin has expired; the answer is not waited for."""
+    """Release the pin of this client before it expires, so another client is served; do not wait for the answer."""
     with suppress(NatsError, NatsUnavailable, OSError):
         if connection.is_connected:
             client = await connection.client()
@@ -209,7 +209,7 @@ async def unpin_consumer(connection: Connection, declared: ConsumerDeclaration, 
 
 
 async def _create(connection: Connection, declared: ConsumerDeclaration) -> ConsumerInfo:
-    """Create the consumer, with as many messages on their way as the stream, the account and the server allow."""
+    """Create the consumer, with as many pending acknowledgements as stream, account and server allow."""
     config = config_of(declared)
     error, data = await _try_to_create(connection, declared, config)
     if error is not None and error.err_code == _TOO_MANY_PENDING and (limit := re.search(r"\d+$", error.description)):
@@ -218,7 +218,7 @@ async def _create(connection: Connection, declared: ConsumerDeclaration) -> Cons
     if error is not None and error.err_code == _STREAM_NOT_FOUND:
         raise StreamMissing(missing(declared.stream))
     if error is not None and error.err_code in _EXISTS_ALREADY:
-        # Another process was faster, and has made a different one.
+        # Another process has created a different consumer meanwhile.
         return await show_consumer(connection, declared)
     return _read(_place(declared), error, data)
 
@@ -226,7 +226,7 @@ async def _create(connection: Connection, declared: ConsumerDeclaration) -> Cons
 async def _try_to_create(
     connection: Connection, declared: ConsumerDeclaration, config: dict[str, Any]
 ) -> tuple[ReplyError | None, bytes]:
-    # Without the action the server would change one that was made meanwhile.
+    # Without the action, the server would change a consumer that was created meanwhile.
     body = {"stream_name": declared.stream, "config": config, "action": "create"}
     request = f"CONSUMER.DURABLE.CREATE.{declared.stream}.{declared.name}"
     data, error = await ask(connection, request, json.dumps(body).encode())
@@ -234,7 +234,7 @@ async def _try_to_create(
 
 
 async def _require_whole(connection: Connection, declared: ConsumerDeclaration, info: ConsumerInfo) -> None:
-    """Refuse a consumer that does not deliver every message, whole, to who asks."""
+    """Raise `ConsumerDrift` if the consumer does not deliver every message in full to each client."""
     delivers_all = False
     if filters_of(info.config) and not declared.filter_subjects:
         delivers_all = _covers(filters_of(info.config), (await find_stream(connection, declared.stream)).config)
@@ -243,17 +243,17 @@ async def _require_whole(connection: Connection, declared: ConsumerDeclaration, 
 
 
 def _covers(filters: frozenset[str], config: Mapping[str, Any]) -> bool:
-    """Return whether every message a stream with *config* can have matches one of *filters*."""
+    """Return True if every possible message of a stream with *config* matches one of *filters*."""
     if ">" in filters:
         return True
-    # What comes from other streams, or under other subjects than it was published to, may be anything.
+    # Messages from other streams, or with transformed subjects, may have any subject.
     plain = not any(config.get(field) for field in ("mirror", "sources", "subject_transform"))
     subjects = config.get("subjects") or ()
     return plain and all(any(includes(each, subject) for each in filters) for subject in subjects)
 
 
 async def _require_lanes(connection: Connection, declared: ConsumerDeclaration) -> None:
-    """Refuse to read one lane of a stream that has others: what went elsewhere would never be read."""
+    """Raise `StreamDrift` if the stream has other partitions, because messages of those would never be read."""
     config = (await find_stream(connection, declared.stream)).config
     if not has_lanes(config, declared.filter_subjects[0], declared.partitions):
         found = (config.get("subject_transform") or {}).get("dest")
@@ -268,7 +268,7 @@ def _place(declared: ConsumerDeclaration) -> str:
 def _read(place: str, error: ReplyError | None, data: bytes) -> ConsumerInfo:
     if error is not None:
         words = f"{place}: {error.description} ({error.err_code})"
-        # When another reader ends, there is room for one more.
+        # This error ends when another consumer is deleted, so it is no final refusal.
         is_final = error.code in {400, 409} and error.err_code != _TOO_MANY_CONSUMERS
         raise Refused(words) if is_final else NatsUnavailable(words)
     try:
@@ -279,12 +279,12 @@ def _read(place: str, error: ReplyError | None, data: bytes) -> ConsumerInfo:
 
 class Reading(msgspec.Struct, frozen=True, kw_only=True):
     """
-    How far a durable consumer has come.
+    The lag of a durable consumer.
 
     Args:
-        name: of it.
-        pending: messages it has not delivered yet.
-        ack_pending: messages it has delivered, and nobody has acknowledged.
+        name: name of the consumer.
+        pending: number of messages not delivered yet.
+        ack_pending: number of messages delivered and not acknowledged.
 
     """
 
@@ -298,7 +298,7 @@ async def durable_consumers(connection: Connection, stream: str) -> list[Reading
     Return the durable consumers of *stream*, by name: the first 256 the server lists.
 
     Raises:
-        NatsUnavailable: the server did not answer, or said no.
+        NatsUnavailable: the server did not answer, or answered with an error.
 
     """
     js = await jetstream(connection)

@@ -9,7 +9,7 @@ from msgspec import Meta
 
 
 def includes(pattern: str, subject: str) -> bool:
-    """Return whether *pattern* matches everything that *subject* does; wildcards of both count."""
+    """Return True if *pattern* matches every subject that *subject* matches; both may have wildcards."""
     wanted, given = pattern.split("."), subject.split(".")
     for place, word in enumerate(wanted):
         if word == ">":
@@ -37,20 +37,20 @@ StreamKind: TypeAlias = Literal["events", "dead letters", "trials"]
 
 class StreamDeclaration(msgspec.Struct, frozen=True, kw_only=True):
     """
-    A stream as it shall be: files, limits retention, direct gets, batch publishing where the server has it.
+    A declared stream: file storage, limits retention, direct gets, and batch publishing if the server supports it.
 
     Args:
-        name: of the stream.
-        subjects: it stores.
+        name: name of the stream.
+        subjects: subjects that it stores.
         max_age: seconds a message is kept; 0 for ever.
-        max_bytes: of the whole stream, which refuses what does not fit; -1 without a limit.
-        max_per_subject: messages kept of each subject, the last ones; -1 without a limit.
+        max_bytes: most bytes of the whole stream, which refuses further messages; -1 without a limit.
+        max_per_subject: number of last messages kept for each subject; -1 without a limit.
         duplicate_window: seconds a `Nats-Msg-Id` is remembered; each costs the server about 230 bytes.
-        replicas: 1, 3 or 5.
-        partitions: lanes the subjects are spread over by their first free token, which must be the execution's id for
-            order within an execution: `noetl.events.<execution_id>.call.done` is kept as
-            `noetl.events.<lane>.<execution_id>.call.done`.  0 leaves subjects as they are.
-        kind: what its messages are, which decides what a difference on the server means.
+        replicas: number of replicas: 1, 3 or 5.
+        partitions: number of partitions for the subjects, by their first free token, which must be the execution's id
+            to keep the order within an execution: `noetl.events.<execution_id>.call.done` is stored as
+            `noetl.events.<partition>.<execution_id>.call.done`.  0 leaves subjects as they are.
+        kind: kind of its messages, which decides the weight of a difference on the server.
 
     """
 
@@ -66,33 +66,33 @@ class StreamDeclaration(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def prefix(self) -> str:
-        """The subjects' first tokens: all but the wildcard at the end of the first one."""
+        """First tokens of the subjects: the first subject without the wildcard at its end."""
         return self.subjects[0].removesuffix(".>")
 
     @property
     def template(self) -> str:
-        """The subject an event is published to; a partitioned stream spreads what follows the prefix."""
+        """Subject template for publishing an event; a partitioned stream maps the part after the prefix."""
         return f"{self.prefix}.{{execution_id}}.{{event_type}}" if self.partitions else f"{self.prefix}.{{event_type}}"
 
     def lane_filters(self, lane: int) -> tuple[str, ...]:
-        """Return the subjects of *lane*; the first one also has those without a second token, which go to no lane."""
+        """Return the subjects of partition *lane*; partition 0 also has subjects without a second token."""
         heads = [subject.removesuffix(">") for subject in self.subjects]
         return tuple([f"{head}{lane}.>" for head in heads] + ([f"{head}*" for head in heads] if lane == 0 else []))
 
 
 class ConsumerDeclaration(msgspec.Struct, frozen=True, kw_only=True):
     """
-    A durable pull consumer as it shall be: every message from the first, acknowledged one by one, delivered for ever.
+    A declared durable pull consumer: all messages from the first one, acknowledged one by one, redelivered for ever.
 
     Args:
-        name: of the durable.
-        stream: it reads.
-        filter_subjects: of the messages it wants; none for all.
+        name: name of the durable consumer.
+        stream: name of its stream.
+        filter_subjects: subjects of its messages; empty for all.
         ack_wait: seconds until an unacknowledged message is delivered again.
-        max_ack_pending: messages delivered and not acknowledged, over all replicas.
-        partitions: lanes its stream must have, where it reads one of them.
-        exclusive: it serves one puller at a time, in the order of the stream, and another when that one is gone.
-        pin_ttl: seconds without a request after which a puller of an exclusive consumer counts as gone.
+        max_ack_pending: most messages delivered and not acknowledged, over all replicas.
+        partitions: number of partitions that the stream must have, if the consumer reads one of them.
+        exclusive: True to serve one client at a time in stream order, and another one when that one is gone.
+        pin_ttl: seconds without a request after which the server unpins the client of an exclusive consumer.
 
     """
 

@@ -1,22 +1,22 @@
 """
-What can be wrong on the way to JetStream, each named after what the caller does next.
+Errors of JetStream, named after the action that the caller takes next.
 
-    NatsUnavailable        wait and try again; it heals by itself or by an operator
-    ├── StreamMissing      ... once somebody has created the stream
+    NatsUnavailable        wait and retry: it ends by itself, or an operator ends it
+    ├── StreamMissing      ... after the stream was created
     ├── ConsumerMissing    ... after the consumer was created again
-    ├── MessageTooLarge    ... once the message is smaller, or the server's max_payload larger
-    ├── PermissionDenied   ... once the account has the permission
-    ├── JetStreamOff       ... once JetStream is enabled for the account
-    │   └── JetStreamSilent    ... likewise, or once a server that has it is back
-    └── Refused            ... once an operator has changed what the message names: asking again is no use until then
-        └── StreamRefused  ... likewise, of a stream
-    StreamReplaced         start over: what was read is not in this stream
+    ├── MessageTooLarge    ... with a smaller message, or after the server's max_payload was raised
+    ├── PermissionDenied   ... after the account was given the permission
+    ├── JetStreamOff       ... after JetStream was enabled for the account
+    │   └── JetStreamSilent    ... or after a server with JetStream is back
+    └── Refused            ... after an operator has changed the setting in the message: a retry before that is useless
+        └── StreamRefused  ... the same, for a stream
+    StreamReplaced         start over: the messages read before are not in this stream
     RuntimeError
-    └── ConnectionIsClosed  open another connection: its owner has closed this one
+    └── ConnectionIsClosed  open another connection: the owner has closed this one
     ValueError
-    ├── StreamDrift        change the declaration or the server; trying again is no use
-    ├── ConsumerDrift      likewise, of a durable consumer
-    └── ServerTooOld       use a newer server, or do without what the message names
+    ├── StreamDrift        change the declaration or the server: a retry is useless
+    ├── ConsumerDrift      the same, for a durable consumer
+    └── ServerTooOld       use a newer server, or do without the feature in the message
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from noetl_events.jetstream.stream_config import Deviation
 
-# The server lets nothing else of a consumer be changed.
+# The server allows changes only to these fields of a consumer.
 _EDITABLE: Final = frozenset(
     (
         "ack_wait",
@@ -46,11 +46,11 @@ _EDITABLE: Final = frozenset(
 
 
 class ConnectionIsClosed(RuntimeError):
-    """The connection was closed by `aclose`, and is asked for something afterwards."""
+    """The connection was closed by `aclose` before the call."""
 
 
 class NatsUnavailable(Exception):
-    """NATS cannot do it now; nothing is known of what was under way."""
+    """NATS is unavailable at the moment; the outcome of requests in flight is unknown."""
 
 
 class StreamMissing(NatsUnavailable):
@@ -74,21 +74,21 @@ class JetStreamOff(NatsUnavailable):
 
 
 class JetStreamSilent(JetStreamOff):
-    """Nothing listens on the subjects of JetStream's API: as a rule it is switched off, and no server says so."""
+    """No server answers on the subjects of JetStream's API: usually JetStream is off, and no server reports that."""
 
 
 class Refused(NatsUnavailable):
-    """The server refuses what is asked, and will refuse it again until an operator changes what the message names."""
+    """The server refuses the request, and will refuse it until an operator changes the setting in the message."""
 
 
 class StreamRefused(Refused):
     """
-    The server does not make, change or serve a stream.
+    The server refuses to create, change or serve a stream.
 
     Args:
-        name: of the stream.
-        reason: in the server's words.
-        field: of the stream's configuration for which it is refused; empty if that is not known.
+        name: name of the stream.
+        reason: error text of the server.
+        field: refused field of the stream's configuration; empty if unknown.
 
     """
 
@@ -98,11 +98,11 @@ class StreamRefused(Refused):
 
 
 class ServerTooOld(ValueError):
-    """The server lacks what is asked of it; the message names the version that has it."""
+    """The server does not support the feature; the message names the version that does."""
 
 
 class StreamReplaced(Exception):
-    """While a stream was read it was created again, or lost its end: its sequences name other messages now."""
+    """The stream was created again, or lost its end, while it was read: its sequences mean other messages now."""
 
 
 class StreamDrift(ValueError):
@@ -110,8 +110,8 @@ class StreamDrift(ValueError):
     A stream exists and differs from its declaration.
 
     Args:
-        name: of the stream.
-        deviations: at least one.
+        name: name of the stream.
+        deviations: differences, at least one.
 
     """
 
@@ -126,7 +126,7 @@ class StreamDrift(ValueError):
 
 
 class Difference(NamedTuple):
-    """A field of a consumer that differs: its name, the declared value, the one on the server, and what that means."""
+    """A difference of a consumer: field, declared value, value on the server, and its effect."""
 
     field: str
     declared: object
@@ -139,12 +139,12 @@ class Difference(NamedTuple):
 
 class ConsumerDrift(ValueError):
     """
-    A durable consumer exists, and a projector must not read it: it would miss messages, or get none.
+    A projector must not read an existing durable consumer, because it would miss messages or get none.
 
     Args:
-        stream: of the consumer.
-        name: of the consumer.
-        differences: at least one.
+        stream: name of the stream.
+        name: name of the consumer.
+        differences: differences, at least one.
 
     """
 

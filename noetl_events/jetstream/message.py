@@ -1,7 +1,7 @@
 """
-A delivered message: the event in it, and its place in the stream, read from the ack subject (ADR-15, both forms).
+A delivered message: its event, and its position in the stream, read from the ack subject (ADR-15, both forms).
 
-The server's times are nanoseconds in RFC 3339.  A datetime ends at microseconds, so they are read and written here.
+The server's times are RFC 3339 with nanoseconds.  A datetime has only microseconds, so they are converted here.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ def rfc3339(nanoseconds: int) -> str:
 
 def unix_nanoseconds(text: str) -> int:
     """
-    Return the Unix nanoseconds of a time in UTC with up to nine fraction digits, as servers write it.
+    Return the Unix nanoseconds of a UTC time with up to nine fraction digits, as servers write it.
 
     Raises:
-        ValueError: *text* is no such time.
+        ValueError: *text* is not such a time.
 
     """
     moment, _, fraction = text.removesuffix("Z").partition(".")
@@ -55,51 +55,51 @@ __all__ = [
 ]
 
 FOR: Final = "Noetl-For"
-"""The header that names the one consumer a message is for."""
+"""Header with the name of the only consumer a message is addressed to."""
 
 _FIRST_FORM_TOKENS: Final = 9
-# Of delete markers, schedules and counters; and of roll-ups and deletions, which have no body.
+# Headers of delete markers, schedules and counters; the second tuple: of roll-ups and deletions, which have no body.
 _MARKED: Final = ("Nats-Marker-Reason", "Nats-Schedule", "Nats-Incr", "Nats-Counter-Sources")
 _MARKED_IF_EMPTY: Final = ("Nats-Rollup", "KV-Operation")
 _STATUS: Final = re.compile(r"[1-5][0-9]{2}")
 
 
 class NoPublisher(MalformedEvent):
-    """The message holds no event, and was never meant to: the server keeps its own notes in the stream."""
+    """The message is no event and no publisher sent it: the server stores its own notes in the stream."""
 
 
 class Message(Protocol):
-    """A message as it was delivered, by nats-py or straight from its parser."""
+    """A delivered message, from nats-py or straight from its parser."""
 
     @property
     def subject(self) -> str:
-        """It was published to."""
+        """Subject the message was published to."""
 
     @property
     def reply(self) -> str:
-        """Where it is acknowledged."""
+        """Reply subject for the acknowledgement."""
 
     @property
     def data(self) -> bytes:
-        """What it holds."""
+        """Payload."""
 
     @property
     def headers(self) -> dict[str, str] | None:
-        """What is said about it."""
+        """Headers; None without any."""
 
 
 class Delivery(msgspec.Struct, frozen=True):
     """
-    One delivery of one message.
+    A delivery of a message.
 
     Args:
-        stream: it is stored in.
-        consumer: it was delivered to.
-        attempt: from 1 up.
-        sequence: in the stream.
-        stored_ns: Unix nanoseconds, by the server's clock.
-        pending: messages after it that match the consumer.
-        number: of the delivery, counted by the consumer from 1 up.
+        stream: name of the stream.
+        consumer: name of the consumer.
+        attempt: number of the attempt to deliver this message, from 1.
+        sequence: stream sequence of the message.
+        stored_ns: time of storing in Unix nanoseconds, by the server's clock.
+        pending: number of later messages that match the consumer.
+        number: number of the delivery, counted by the consumer from 1.
 
     """
 
@@ -113,18 +113,18 @@ class Delivery(msgspec.Struct, frozen=True):
 
     @property
     def stored_ms(self) -> int:
-        """Unix milliseconds at which the stream stored it."""
+        """Time of storing in Unix milliseconds."""
         return self.stored_ns // 1_000_000
 
 
 def ack_subjects(stream: str, consumer: str) -> re.Pattern[str]:
     """
-    Return what matches the ack subjects of *consumer* in full: a message with another reply is none of its deliveries.
+    Return a pattern for whole ack subjects of *consumer*; a message with another reply is none of its deliveries.
 
-    Any client may publish to an inbox.  This tells its messages apart; one that copies an ack subject is not found out.
+    Any client may publish to an inbox.  The pattern rejects its messages, unless they copy an ack subject.
     """
     ours = rf"{re.escape(stream)}\.{re.escape(consumer)}"
-    # Each message is matched: the common form comes first, and no digit is looked at twice.
+    # Each message is matched, so the common form comes first, and the digits never backtrack.
     return re.compile(
         rf"\$JS\.ACK\.(?:{ours}|[^.]+\.[^.]+\.{ours})"
         r"\.[0-9]{1,19}+\.[0-9]{1,19}+\.[0-9]{1,19}+\.[0-9]{1,19}+\.[0-9]{1,19}+(?:\.[^.]+)?"
@@ -133,9 +133,9 @@ def ack_subjects(stream: str, consumer: str) -> re.Pattern[str]:
 
 def recipient_of(message: Message) -> str:
     """
-    Return the consumer that *message* is for, empty if it is for all.
+    Return the consumer that *message* is addressed to; empty if it is for all.
 
-    A dead letter that is sent again is for the consumer that buried it: the others have stored its event.
+    A resent dead letter is addressed to the consumer that rejected it, because the others have stored its event.
     """
     if isinstance(message, Arrival) and not message.may_say(FOR):
         return ""
@@ -143,10 +143,10 @@ def recipient_of(message: Message) -> str:
 
 
 def status_of(message: Message) -> tuple[str, str]:
-    """Return the status of three digits that *message* is, and its description; empty if it is none."""
+    """Return the three-digit status and the description of a status message; empty strings for other messages."""
     headers = message.headers or {}
     status = headers.get("Status", "")
-    # The server's own have no body.
+    # The server's own status messages have no body.
     if message.data or not _STATUS.fullmatch(status):
         return "", ""
     return status, headers.get("Description", "")
@@ -154,10 +154,10 @@ def status_of(message: Message) -> tuple[str, str]:
 
 def delivery_of(message: Message) -> Delivery:
     """
-    Return what the ack subject of *message* says, which must be one of `ack_subjects`.
+    Return the fields of the ack subject of *message*, which must match `ack_subjects`.
 
-    `$JS.ACK.<stream>.<consumer>.<attempt>.<sequence>.<consumer sequence>.<time>.<pending>`; the second form puts domain
-    and account before the stream and may add a token at the end.
+    `$JS.ACK.<stream>.<consumer>.<attempt>.<sequence>.<consumer sequence>.<time>.<pending>`; the second form has domain
+    and account before the stream, and may have another token at the end.
     """
     tokens = message.reply.split(".")
     if len(tokens) > _FIRST_FORM_TOKENS:
@@ -168,11 +168,11 @@ def delivery_of(message: Message) -> Delivery:
 
 def event_of(message: Message) -> ExecutorEvent:
     """
-    Return the event *message* holds; one that came without an id gets the one derived from its place in the stream.
+    Return the event in *message*; an event without an id gets an id derived from its position in the stream.
 
     Raises:
-        NoPublisher: it is a delete marker, a schedule or the like.
-        MalformedEvent: it holds none.
+        NoPublisher: the message is a delete marker, a schedule or similar.
+        MalformedEvent: the message is no event.
 
     """
     try:
@@ -188,26 +188,26 @@ def event_of(message: Message) -> ExecutorEvent:
 
 
 def is_of_no_publisher(message: Message) -> bool:
-    """Return whether the headers of *message* say that the server wrote it, or reads it itself."""
+    """Return True if the headers of *message* show that the server wrote it, or processes it itself."""
     headers = message.headers or {}
     names = _MARKED if message.data else (*_MARKED, *_MARKED_IF_EMPTY)
     return any(name in headers for name in names)
 
 
 def attempt_of(message: Message) -> int:
-    """Return the *attempt* of `delivery_of` alone, for who looks at every message."""
+    """Return only the *attempt* of `delivery_of`, for code that checks every message."""
     tokens = message.reply.split(".")
     return int(tokens[4 if len(tokens) <= _FIRST_FORM_TOKENS else 6])
 
 
 def number_of(message: Message) -> int:
-    """Return the *number* of `delivery_of` alone, likewise."""
+    """Return only the *number* of `delivery_of`, for code that checks every message."""
     tokens = message.reply.split(".")
     return int(tokens[6 if len(tokens) <= _FIRST_FORM_TOKENS else 8])
 
 
 class Arrival:
-    """A message as it came; its headers are read when they are looked at."""
+    """A received message; its headers are parsed on access."""
 
     __slots__ = ("_head", "data", "reply", "subject")
 
@@ -219,16 +219,16 @@ class Arrival:
 
     @property
     def headers(self) -> dict[str, str] | None:
-        """The headers, with `Status` and `Description` when the server itself speaks; None if there are none."""
+        """Headers, with `Status` and `Description` for messages of the server itself; None without any."""
         return read_headers(self._head) if self._head else None
 
     def may_say(self, name: str) -> bool:
-        """Return whether a header *name* may be among the headers, without reading them."""
+        """Return True if the headers may contain *name*, without parsing them."""
         return self._head is not None and name.encode() in self._head
 
 
 def read_headers(head: bytes) -> dict[str, str]:
-    """Return the headers in *head*: `NATS/1.0[ <status>[ <description>]]`, and a line each; of a name the last."""
+    """Return the headers in *head*: `NATS/1.0[ <status>[ <description>]]`, then lines; the last of a name counts."""
     first, *lines = head.decode(errors="surrogateescape").split("\r\n")
     _, _, spoken = first.partition(" ")
     headers: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""Options of a connection to NATS, and the credentials they name."""
+"""Options of a connection to NATS, and the files with credentials they name."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ _SEED: Final = b"USER NKEY SEED"
 
 def require_modules(options: ConnectOptions) -> None:
     """
-    Look that the optional modules *options* need are installed.
+    Check that the optional modules for *options* are installed.
 
     Raises:
-        ModuleNotFoundError: one is not; the message names the option and the extra to install.
+        ModuleNotFoundError: a module is missing; the message names the option and the extra to install.
 
     """
     needed = {
@@ -42,7 +42,7 @@ def require_modules(options: ConnectOptions) -> None:
 
 @contextmanager
 def reading(option: str, path: str) -> Iterator[None]:
-    """Have an `OSError` name the *option* and the file *path*, which the `ssl` module leaves out."""
+    """Add the *option* and the file *path* to an `OSError`, because the `ssl` module omits them."""
     try:
         yield
     except OSError as exc:
@@ -51,14 +51,15 @@ def reading(option: str, path: str) -> Iterator[None]:
 
 class SecretFile:
     """
-    What is in the file *path* now, for nats-py to ask at each connection.
+    The current content of a file, which nats-py reads at each connection.
 
     Args:
-        path: of the file.
-        option: that names it.
+        path: path of the file.
+        option: option with that path.
 
     Raises:
-        OSError: it cannot be read, and never could: it may be replaced at the moment, and what was valid stays so.
+        OSError: the file was never readable.  After a successful read, an error keeps the last content, because the
+            file may be in the middle of a replacement.
 
     """
 
@@ -68,7 +69,7 @@ class SecretFile:
             self._secret = self._read()
 
     def __call__(self) -> str:
-        """Return it."""
+        """Return the content."""
         with suppress(OSError):
             self._secret = self._read()
         return self._secret
@@ -81,11 +82,11 @@ class CredentialsFile:
     """
     The JWT of a user and its seed in a `.creds` file, read again at each connection.
 
-    nats-py's own reader never returns from a file without them, as one is while it is written.
+    nats-py's own reader never returns from a file without credentials, such as one that is being written.
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: it holds no credentials.
+        ValueError: the file contains no credentials.
 
     """
 
@@ -95,14 +96,14 @@ class CredentialsFile:
             self._jwt, self._seed = self._read()
 
     def arguments(self) -> dict[str, Any]:
-        """Return the arguments of nats-py's `connect` for them."""
+        """Return the arguments of nats-py's `connect` for the credentials."""
         return {"user_jwt_cb": self._user_jwt, "signature_cb": self._sign}
 
     def _user_jwt(self) -> bytes:
         return self._jwt
 
     def _sign(self, nonce: str) -> bytes:
-        # nats-py asks for the signature before it asks for the JWT.
+        # nats-py requests the signature before the JWT, so this reads both.
         with suppress(OSError, ValueError):
             self._jwt, self._seed = self._read()
         return _signature(self._seed, nonce)
@@ -121,7 +122,7 @@ def nkey_arguments(path: str) -> dict[str, Any]:
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: it holds no seed.
+        ValueError: the file contains no seed.
 
     """
     with reading("nkey_seed", path):
@@ -158,26 +159,26 @@ _PREFIX: Final = re.compile(rf"{_LABEL}(\.{_LABEL})*\.?")
 
 class ConnectOptions(msgspec.Struct, frozen=True, kw_only=True):
     """
-    Where NATS is and who we are there.
+    Servers, credentials, TLS and JetStream subjects of a connection.
 
     Args:
-        servers: URLs, comma separated (see `server_urls`); a user and password in one is used when *user* is not given.
+        servers: URLs, comma separated (see `server_urls`); the user and password of a URL apply if *user* is not given.
             With `tls://`, `wss://` or one of the options *tls_ca*, *tls_cert* and *tls_first*, nothing is sent to a
             server without TLS.
-        user: with *password*; these win over the URL.
-        password_file: path of a file with the password instead, read again at every connection.
-        token: instead of a user.
-        token_file: path of a file with the token instead, read again at every connection.
+        user: name of the user, with *password*; both override the URL.
+        password_file: path of a file with the password, read again at every connection.
+        token: token, instead of a user.
+        token_file: path of a file with the token, read again at every connection.
         credentials: path of a `.creds` file, read again at every connection.
         nkey_seed: path of an nkey seed file, read again at every connection.
-        tls_ca: path of the authorities the server's certificate is checked against; the system's by default.
-        tls_cert: path of our certificate, for mutual TLS, with *tls_key*; both read again at every connection.
-        tls_first: shake hands before the server's INFO, for a server that wants it.
-        domain: JetStream domain of the streams, where it is not the domain of the server connected to (leaf nodes).
-        api_prefix: subject that JetStream's API is imported as from another account; instead of *domain*.
-        inbox_prefix: a private one keeps other clients from reading our replies.
-        name: shown in the server's monitoring.
-        connect_timeout: seconds for one server.
+        tls_ca: path of the authorities for the server's certificate; the system's by default.
+        tls_cert: path of the client's certificate for mutual TLS, with *tls_key*; both read again at every connection.
+        tls_first: True for the TLS handshake before the server's INFO, if the server requires it.
+        domain: JetStream domain of the streams, if it is not the domain of the connected server (leaf nodes).
+        api_prefix: subject under which JetStream's API is imported from another account; instead of *domain*.
+        inbox_prefix: prefix of reply subjects; a private one keeps other clients from reading replies.
+        name: name of the client in the server's monitoring.
+        connect_timeout: timeout in seconds for each server.
 
     """
 
@@ -200,7 +201,7 @@ class ConnectOptions(msgspec.Struct, frozen=True, kw_only=True):
     connect_timeout: float = 5.0
 
     def __post_init__(self) -> None:
-        """Refuse what can never connect, naming the field."""
+        """Reject options that can never connect, and name the field."""
         servers = read_servers(self.servers)
         if servers[0].scheme == "ws" and self.is_encrypted:
             raise ValueError("servers: ws:// is not encrypted, and a TLS option is set; write wss://")
@@ -221,37 +222,37 @@ class ConnectOptions(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError(f"api_prefix: {self.api_prefix!r} is not a subject to send to, such as JS.store.API")
 
     def __repr__(self) -> str:
-        """Show where, never who: a repr ends up in logs."""
+        """Show the servers only: a repr may be logged, so it must not contain credentials."""
         return f"ConnectOptions(servers={', '.join(map(str, self.urls))!r}, name={self.name!r})"
 
     @property
     def urls(self) -> tuple[ServerUrl, ...]:
-        """The servers, one by one."""
+        """Servers, each with its parsed URL."""
         return read_servers(self.servers)
 
     @property
     def is_encrypted(self) -> bool:
-        """Whether nothing may go to a server that does not speak TLS: a URL or an option asks for it."""
+        """True if a URL or an option requires TLS, so nothing may be sent to a server without it."""
         secure = any(server.scheme in ("tls", "wss") for server in self.urls)
         return secure or bool(self.tls_ca or self.tls_cert or self.tls_first)
 
     @property
     def api(self) -> str:
-        """The subject that requests to JetStream begin with."""
+        """Subject prefix of requests to JetStream."""
         if self.api_prefix:
             return self.api_prefix.removesuffix(".")
         return f"$JS.{self.domain}.API" if self.domain else "$JS.API"
 
     def client_arguments(self, address: Callable[[], str]) -> dict[str, Any]:
         """
-        Return the arguments of `nats.aio.client.Client.connect` that say who we are.
+        Return the arguments of `nats.aio.client.Client.connect` for credentials, TLS and the name.
 
         Args:
-            address: returns host and port of the server that is connected to.
+            address: function that returns host and port of the connected server.
 
         Raises:
             OSError: a file cannot be read.
-            ValueError: a file does not hold what it should.
+            ValueError: a file has the wrong content.
 
         """
         arguments: dict[str, Any] = {"inbox_prefix": self.inbox_prefix, "name": self.name}
@@ -274,17 +275,17 @@ class ConnectOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     def renew(self, context: ssl.SSLContext) -> None:
         """
-        Have *context*, which `client_arguments` made, use the certificate that is in its file now.
+        Load the current certificate into *context*, which `client_arguments` created.
 
         Raises:
-            OSError: it cannot be read, or certificate and key do not match, as while they are being replaced.
+            OSError: it cannot be read, or certificate and key do not match, as during a replacement.
 
         """
         if self.tls_cert:
             context.load_cert_chain(self.tls_cert, self.tls_key)
 
     def _user_of_url(self, address: Callable[[], str]) -> dict[str, Any]:
-        """Return who the URLs say we are: a server they do not name, or name without a user, gets the first user."""
+        """Return the user of the server's URL; a server without a URL, or without a user in it, gets the first user."""
         known = {url.address: url for url in reversed(self.urls) if url.has_user}
         if not known:
             return {}
@@ -298,7 +299,7 @@ class ConnectOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     def tls_context(self) -> ssl.SSLContext | None:
         """
-        Return the context that the TLS options ask for; None without any.
+        Return the TLS context for the options; None without TLS options.
 
         Raises:
             OSError: a certificate or key cannot be read.

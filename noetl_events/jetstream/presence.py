@@ -1,10 +1,11 @@
 """
-Who else does the same work: replicas that tell each other that they are there, by plain messages.
+Presence of replicas that share the same work, by heartbeats in plain messages.
 
-    +<name>    here, every two seconds, and at once when somebody new is heard
-    -<name>    gone
+    +<name>    heartbeat, every two seconds, and at once when a new replica is heard
+    -<name>    end of the replica
 
-Presence only says who should ask for what; who gets it is the server's decision, so a wrong view costs time, not order.
+Presence only decides which replica requests which partition.  The server decides which one gets it, so a wrong view
+costs time, but not the order.
 """
 
 from __future__ import annotations
@@ -32,12 +33,12 @@ _MOST_MEMBERS: Final = 10_000
 
 class Presence:
     """
-    One replica among the others.
+    The presence of one replica.
 
     Args:
-        connection: to NATS; it stays open.
-        subject: the replicas talk on.
-        name: of this one; no other has it.
+        connection: connection to NATS; it is not closed here.
+        subject: subject of the heartbeats.
+        name: unique name of this replica.
 
     """
 
@@ -53,7 +54,7 @@ class Presence:
 
     @property
     def members(self) -> list[str]:
-        """The names of all replicas, this one included, in an order they all agree on."""
+        """Names of all replicas, this one included, in the same order on every replica."""
         return sorted({self.name, *self._seen})
 
     async def changed(self) -> None:
@@ -62,7 +63,7 @@ class Presence:
         self._changed.clear()
 
     async def run(self) -> None:
-        """Tell and listen until cancelled; then the others are told that this one is gone."""
+        """Send and receive heartbeats until cancelled, then announce the end of this replica."""
         try:
             while True:
                 await self._tell("+")
@@ -90,7 +91,7 @@ class Presence:
                     await self._subscription.unsubscribe()
 
     async def _on_message(self, message: Msg) -> None:
-        # An exception here would end the subscription.
+        # An exception would end the subscription, so this must not raise.
         text = message.data.decode(errors="replace")
         sign, name = text[:1], text[1:]
         if not name or name == self.name:
@@ -107,7 +108,7 @@ class Presence:
     def _forget_the_silent(self) -> None:
         now = time.monotonic()
         if not self._connection.is_connected:
-            # Silence is ours: nobody is gone for it.
+            # The client is disconnected, so missing heartbeats do not mean that replicas are gone.
             self._seen = dict.fromkeys(self._seen, now)
         for name, seen in list(self._seen.items()):
             if now - seen > _GONE_AFTER:

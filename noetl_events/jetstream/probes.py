@@ -1,4 +1,4 @@
-"""Questions to a server that change nothing there: what we may do, who takes a subject, what time it is."""
+"""Probes of a server that change nothing: denied subjects, the stream of a subject, and the server's time."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from noetl_events.jetstream.connection import Connection
 
 _TIMEOUT: Final = 3
-# No stream is called this, so none stores the message; and no request has this body, so none is carried out.  Nor is
-# one without a reply subject.
+# No stream has this name, so none stores the probe.  No API request has this body or lacks a reply subject, so none is
+# executed.
 _NOWHERE: Final = {"Nats-Expected-Stream": "-"}
 _NOTHING: Final = b"?"
 
@@ -29,12 +29,12 @@ async def denied(
     connection: Connection, publish: Iterable[str], subscribe: Iterable[tuple[str, str]]
 ) -> list[tuple[str, str]]:
     """
-    Return what the server denies us, as "publish" or "subscribe" and a subject; to know, each is tried.
+    Return the denied subjects, as "publish" or "subscribe" and the subject; each is tried.
 
     Args:
-        connection: to NATS; it stays open.
-        publish: subjects.
-        subscribe: subjects, each with its queue group or "".
+        connection: connection to NATS; it is not closed here.
+        publish: subjects for publishing.
+        subscribe: subjects for subscribing, each with its queue group or "".
 
     Raises:
         NatsUnavailable: the server does not answer.
@@ -61,10 +61,10 @@ async def taker(connection: Connection, subject: str) -> str:
     """
     Return the name of the stream that takes *subject*, or "" if none does; nothing is stored.
 
-    Any subscriber of the subject may answer too, and sooner: its answer is passed over.
+    Any subscriber of the subject may answer too, and sooner; its answer is ignored.
 
     Raises:
-        NatsUnavailable: the server did not answer, or said no.
+        NatsUnavailable: the server did not answer, or answered with an error.
 
     """
     client = await connection.client()
@@ -78,7 +78,7 @@ async def taker(connection: Connection, subject: str) -> str:
                     reply = read_reply(await answers.next_msg(timeout=_TIMEOUT))
                     if is_no_responders(reply):
                         return ""
-                    # A stream refuses what names another one; what has stored it is no stream.
+                    # A stream refuses a message for another stream, so an answer without an error is from no stream.
                     if reply.stream and reply.error is not None:
                         return reply.stream
                     has_foreign = True
@@ -92,10 +92,10 @@ async def taker(connection: Connection, subject: str) -> str:
 
 async def server_time(connection: Connection, stream: str) -> float:
     """
-    Return the time by the server's clock, in seconds of Unix.
+    Return the time of the server's clock, in Unix seconds.
 
     Raises:
-        NatsUnavailable: the server did not answer, or said no.
+        NatsUnavailable: the server did not answer, or answered with an error.
 
     """
     subject = connection.api(f"STREAM.INFO.{stream}")

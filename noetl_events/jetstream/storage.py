@@ -1,4 +1,4 @@
-"""Single messages of a stream: publish one, get one, delete one, or read the stream through."""
+"""Single messages of a stream: publish, get or delete one, or read the whole stream."""
 
 from __future__ import annotations
 
@@ -44,20 +44,20 @@ async def store(
     usual: str = EVENTS_STREAM,
 ) -> int:
     """
-    Return the stream sequence of the message, once it is stored; give it a `Nats-Msg-Id` and trying again is safe.
+    Publish a message, and return its stream sequence once it is stored; with a `Nats-Msg-Id` a retry is safe.
 
     Args:
-        connection: to NATS; it stays open.
-        subject: to publish to.
-        payload: of the message.
-        headers: of the message.
+        connection: connection to NATS; it is not closed here.
+        subject: subject to publish to.
+        payload: payload of the message.
+        headers: headers of the message.
         stream: name of the stream that has to store it; empty for any that takes *subject*.
-        usual: name of the one that takes it as a rule, where *stream* is empty.
+        usual: name of the stream that usually takes it, if *stream* is empty.
 
     Raises:
         StreamMissing: no stream takes *subject*.
-        MessageTooLarge: it exceeds what the server takes.
-        NatsUnavailable: whether it is stored is unknown.
+        MessageTooLarge: the message exceeds the server's max_payload.
+        NatsUnavailable: the outcome is unknown.
 
     """
     inbox = ReplyInbox(connection, ExpectedStream(connection, stream, usual=usual))
@@ -95,7 +95,7 @@ async def last_payload(connection: Connection, stream: str, subject: str) -> byt
     Return the payload of the last message of *subject* in *stream*, or None if there is none.
 
     Raises:
-        NatsUnavailable: the server did not answer, or said no.
+        NatsUnavailable: the server did not answer, or answered with an error.
 
     """
     js = await jetstream(connection)
@@ -108,7 +108,7 @@ async def last_payload(connection: Connection, stream: str, subject: str) -> byt
 
 
 def _require_room(room: int, payload: bytes, headers: dict[str, str]) -> None:
-    # The server closes the connection over a message that is too large, and nats-py looks at the payload alone.
+    # The server closes the connection over a message that is too large, and nats-py checks only the payload.
     size = (
         len(payload) + len("NATS/1.0\r\n\r\n") + sum(len(f"{name}: {headers[name]}\r\n".encode()) for name in headers)
     )
@@ -119,7 +119,7 @@ def _require_room(room: int, payload: bytes, headers: dict[str, str]) -> None:
 
 
 _PATIENCE: Final = 5.0
-# What is removed while it is read may be among these.
+# Messages removed during the reading may be among the prefetched ones, so few are prefetched.
 _AHEAD: Final = 200
 _STREAM_NOT_FOUND: Final = 10059
 _MESSAGE_NOT_FOUND: Final = 10037
@@ -127,16 +127,16 @@ _MESSAGE_NOT_FOUND: Final = 10037
 
 class Stored(msgspec.Struct, frozen=True, kw_only=True):
     """
-    A message as a stream holds it.
+    A stored message.
 
     Args:
-        stream: that holds it.
-        sequence: its place there.
-        stored_ns: Unix nanoseconds, by the server's clock.
-        subject: it was published to.
-        headers: of the message; the last of a name counts.
-        data: of the message; empty when only headers were read.
-        size: of *data* in the stream, in bytes.
+        stream: name of the stream.
+        sequence: stream sequence.
+        stored_ns: time of storing in Unix nanoseconds, by the server's clock.
+        subject: subject it was published to.
+        headers: headers; the last of a name counts.
+        data: payload; empty if only headers were read.
+        size: size of the payload in the stream, in bytes.
 
     """
 
@@ -170,14 +170,14 @@ async def read_stored(
     connection: Connection, stream: str, *, since: datetime | None = None, headers_only: bool = False
 ) -> AsyncGenerator[Stored, None]:
     """
-    Yield what *stream* holds now, in order; what is stored while it is read comes with the next reading.
+    Yield the messages that *stream* holds now, in order; later ones are left for the next reading.
 
-    Close it (`contextlib.aclosing`) when leaving early: it has a consumer, which otherwise is kept for minutes.
+    Close the generator (`contextlib.aclosing`) when stopping early, or its consumer stays on the server for minutes.
 
     Raises:
-        StreamMissing: there is no such stream.
-        Refused: the server will not let it be read like this.
-        NatsUnavailable: the server did not answer, or said no; or meanwhile the stream became another one.
+        StreamMissing: the stream does not exist.
+        Refused: the server refuses such a consumer.
+        NatsUnavailable: the server did not answer, or answered with an error; or the stream was replaced meanwhile.
 
     """
     span = Span(stream=stream, start=since, headers_only=headers_only)
@@ -192,13 +192,13 @@ async def read_stored(
 
 async def find_stored(connection: Connection, stream: str, sequence: int, *, subject: str = "") -> Stored | None:
     """
-    Return the message at *sequence*, or with a *subject* the first one from there on that matches; None if none does.
+    Return the message at *sequence*, or with a *subject* the first matching one from there on; None without one.
 
-    It asks the stream's leader: a replica that answers direct gets may be behind, and say none where there is one.
+    The request goes to the stream's leader, because a replica that answers direct gets may lack the message.
 
     Raises:
-        StreamMissing: there is no such stream.
-        NatsUnavailable: the server did not answer, or said no.
+        StreamMissing: the stream does not exist.
+        NatsUnavailable: the server did not answer, or answered with an error.
 
     """
     wanted: dict[str, int | str] = {"seq": sequence} | ({"next_by_subj": subject} if subject else {})
@@ -212,26 +212,26 @@ async def find_stored(connection: Connection, stream: str, sequence: int, *, sub
 
 async def remove_stored(connection: Connection, stream: str, sequence: int) -> bool:
     """
-    Remove the message at *sequence* and return whether it was there.
+    Delete the message at *sequence*, and return True if it existed.
 
-    Its bytes stay in the server's file until that is compacted: writing over them takes the server 15 times as long.
+    Its bytes stay in the server's file until a compaction: overwriting them takes the server 15 times as long.
 
     Raises:
-        StreamMissing: there is no such stream.
-        NatsUnavailable: it may be there or not; removing it again is safe.
+        StreamMissing: the stream does not exist.
+        NatsUnavailable: the outcome is unknown; deleting again is safe.
 
     """
     answer = await _ask(connection, "DELETE", stream, b'{"seq":%d,"no_erase":true}' % sequence)
     if answer.success:
         return True
-    # One error code stands for a message that is gone and for one that may not be removed.
+    # The same error code stands for a deleted message and for a denied deletion.
     if await find_stored(connection, stream, sequence) is None:
         return False
     raise NatsUnavailable(f"message {sequence} of {stream} cannot be removed: {_words(answer)}")
 
 
 async def _ask(connection: Connection, verb: str, stream: str, request: bytes) -> _Answer:
-    # Not nats-py's get_msg: it reads headers as e-mail, and turns what is not ASCII in them into other objects.
+    # nats-py's get_msg parses headers as e-mail, and turns non-ASCII values into other objects, so it is not used.
     subject = connection.api(f"STREAM.MSG.{verb}.{stream}")
     client = await connection.client()
     try:
@@ -258,7 +258,7 @@ def stored_of(message: Message) -> Stored:
         sequence=delivery.sequence,
         stored_ns=delivery.stored_ns,
         subject=message.subject,
-        # The server adds the size where it leaves the data out.
+        # The server adds the size if it omits the data.
         size=int(headers.pop("Nats-Msg-Size", len(message.data))),
         headers=headers,
         data=message.data,

@@ -1,13 +1,13 @@
 """
-The configuration of a stream: as declared, and as the server has it, compared whole.
+The configuration of a stream: the declared one and the server's, compared field by field.
 
-    refused   a projector must not read it: others would not get what it takes, or it would read a part only
-    unsafe    events may be lost, or are not stored: read on, and say that it is not well
-    weaker    as declared it is not, and what differs costs a promise that is not about losing events
-    lacking   a capability that its server has and that can be switched on: served in a slower way without it
-    told      of no matter for what is promised, but good to know
+    refused   a projector must not read the stream: it would take messages from other readers, or read a part only
+    unsafe    events may be lost, or are not stored: the stream is read, and reported as unhealthy
+    weaker    the stream differs from its declaration at the cost of a promise other than keeping events
+    lacking   a capability of the server that can be switched on: served in a slower way without it
+    told      without effect on the promises, but worth a remark
 
-The server's JSON is compared, not what a client library makes of it: a library drops fields that it does not know.
+The server's JSON is compared, because a client library drops fields that it does not know.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ ATOMIC_SINCE: Final = (2, 12)
 
 _SECOND: Final = 1_000_000_000
 _SHORTEST_AGE: Final = 3_600 * _SECOND
-# What the messages of a stream are called where its configuration is explained.
+# Names for the messages of a stream in explanations of its configuration.
 _THINGS: Final = {"events": "events", "dead letters": "dead letters", "trials": "notes"}
 CAPABILITIES: Final = ("allow_direct", "allow_atomic", "allow_batched")
-"""What can be switched on, and never has to be switched off."""
+"""Capabilities that can be switched on, and never have to be switched off."""
 
 _COMPARED: Final = (
     *CAPABILITIES,
@@ -61,7 +61,7 @@ _COMPARED: Final = (
     "subject_transform",
     "subjects",
 )
-# Messages that the server itself writes, for markers and schedules, are known by their headers.
+# The headers of a message show if the server itself wrote it, for markers and schedules, so these do no harm.
 _HARMLESS: Final = (
     "allow_msg_schedules",
     "compression",
@@ -76,11 +76,11 @@ _HARMLESS: Final = (
     "template_owner",
 )
 KNOWN: Final = frozenset((*_COMPARED, *_HARMLESS))
-"""The fields whose meaning is known here."""
+"""Known fields of a stream's configuration."""
 
 
 class Deviation(NamedTuple):
-    """A field that is not as declared: its name, the declared value, the one on the server, and what that means."""
+    """A difference of a stream: field, declared value, value on the server, and its effect."""
 
     field: str
     declared: object
@@ -93,7 +93,7 @@ class Deviation(NamedTuple):
 
 
 def stream_config(declared: StreamDeclaration, version: tuple[int, int]) -> dict[str, Any]:
-    """Return *declared* in the words of a server of *version*, which refuses fields that it does not know."""
+    """Return *declared* as the JSON for a server of *version*, without the fields that it would refuse as unknown."""
     return {
         "name": declared.name,
         "subjects": list(declared.subjects),
@@ -101,7 +101,7 @@ def stream_config(declared: StreamDeclaration, version: tuple[int, int]) -> dict
         "storage": "file",
         "max_age": round(declared.max_age * _SECOND),
         "max_bytes": declared.max_bytes,
-        # A full stream refuses, and publishers hold what they have: "old" would drop what nobody has stored yet.
+        # A full stream refuses messages, and publishers keep them; "old" would drop messages that are not stored yet.
         "discard": "new" if declared.max_bytes > 0 else "old",
         "max_msgs_per_subject": declared.max_per_subject,
         "duplicate_window": round(declared.duplicate_window * _SECOND),
@@ -114,14 +114,14 @@ def stream_config(declared: StreamDeclaration, version: tuple[int, int]) -> dict
 
 
 def lanes_of(declared: StreamDeclaration) -> dict[str, str]:
-    """Return how the subjects of *declared* are spread over its partitions."""
+    """Return the transform that maps the subjects of *declared* to its partitions."""
     return _lanes(f"{declared.prefix}.", declared.partitions)
 
 
 def has_lanes(config: Mapping[str, Any], filter_subject: str, partitions: int) -> bool:
-    """Return whether *filter_subject* is one of so many lanes of a stream with *config*."""
+    """Return True if *filter_subject* is one of *partitions* partitions of a stream with *config*."""
     if config.get("mirror"):
-        # Its messages come from another stream, under the subjects that one has given them.
+        # A mirror has the messages of another stream, with the subjects that stream gave them.
         return True
     transform = config.get("subject_transform") or {}
     head = transform.get("src", "").removesuffix("*.>")
@@ -134,12 +134,12 @@ def _lanes(head: str, partitions: int) -> dict[str, str]:
 
 def deviations(declared: StreamDeclaration, config: Mapping[str, Any], *, version: tuple[int, int]) -> list[Deviation]:
     """
-    Return what of *config*, which a server of *version* has, is not as *declared*; the gravest first.
+    Return the fields of *config* that are not as *declared*, the gravest first.
 
     Args:
-        declared: the stream.
-        config: of it, as the server has it.
-        version: of the server.
+        declared: declaration of the stream.
+        config: configuration on the server.
+        version: version of the server.
 
     """
     wanted = stream_config(declared, version)
@@ -166,7 +166,7 @@ def _unknown(config: Mapping[str, Any]) -> Iterator[Deviation]:
 
 
 class _Look:
-    """One stream, looked at field by field."""
+    """The fields of a stream's configuration, compared in groups."""
 
     def __init__(self, declared: StreamDeclaration, config: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
         self._declared = declared
@@ -178,7 +178,7 @@ class _Look:
         self._sources = [source.get("name", "") for source in config.get("sources") or ()]
 
     def storing(self) -> Iterator[Deviation]:
-        """Yield what keeps messages from being stored, or stored well."""
+        """Yield the deviations that keep messages from being stored, or stored well."""
         config, things = self._config, self._things
         if config.get("no_ack"):
             yield self._unset("no_ack", "it never answers that a message is stored: each publish waits in vain")
@@ -212,9 +212,9 @@ class _Look:
             yield Deviation("num_replicas", wanted, actual, meaning, "weaker")
 
     def subjects(self) -> Iterator[Deviation]:
-        """Yield what of the subjects is not as it should be."""
+        """Yield the deviations of the subjects."""
         wanted, actual = self._declared.subjects, tuple(self._config.get("subjects") or ())
-        # What comes from another stream comes under any subject.
+        # Messages from another stream may have any subject.
         is_fed = bool(self._mirrored) or (bool(self._sources) and not actual)
         missing = [subject for subject in wanted if not any(includes(each, subject) for each in actual)]
         if missing and not is_fed:
@@ -242,7 +242,7 @@ class _Look:
             yield Deviation("subject_transform", declared, found, meaning, "weaker")
 
     def keeping(self) -> Iterator[Deviation]:
-        """Yield what of the time for which messages and ids are kept differs."""
+        """Yield the deviations of retention, age and duplicate window."""
         if (retention := self._config.get("retention", "limits")) != "limits":
             yield self._retention(retention)
         if self._declared.kind == "trials" or self._config.get("sealed"):
@@ -263,15 +263,15 @@ class _Look:
     def _time(self, field: str, *, short: str, long: str) -> Iterator[Deviation]:
         wanted, actual = self._wanted[field], self._config.get(field, 0)
         if wanted != actual:
-            # An age of 0 is for ever.
+            # An age of 0 means for ever.
             is_shorter = bool(actual) and (not wanted or actual < wanted)
             meaning = short if is_shorter else f"{long} longer than is set"
-            # What a short restart is too long for is lost in it, however long the age that is set.
+            # An outage of an hour would lose messages, so a shorter age is unsafe whatever age is declared.
             weight: Weight = "unsafe" if field == "max_age" and is_shorter and actual < _SHORTEST_AGE else "weaker"
             yield Deviation(field, wanted / _SECOND, actual / _SECOND, meaning, weight)
 
     def limits(self) -> Iterator[Deviation]:
-        """Yield what happens to messages because there are too many, or because one is too large."""
+        """Yield the deviations of limits on the number and size of messages."""
         config, things = self._config, self._things
         size, count = config.get("max_bytes", -1), config.get("max_msgs", -1)
         limits = [f"{field} {value:,}" for field, value in (("max_bytes", size), ("max_msgs", count)) if value > 0]
@@ -302,7 +302,7 @@ class _Look:
             yield Deviation("max_msgs_per_subject", wanted, actual, meaning, "unsafe")
 
     def removing(self) -> Iterator[Deviation]:
-        """Yield what says how messages may be removed."""
+        """Yield the deviations that allow or forbid removing messages."""
         for field, verb in (("deny_delete", "removed"), ("deny_purge", "purged")):
             if self._config.get(field) and not self._config.get("sealed"):
                 more = ", also by `dead retry` and `dead purge`" if self._declared.kind == "dead letters" else ""
@@ -312,19 +312,19 @@ class _Look:
                 yield self._unset(field, f"a publisher can have events removed, with the header {header}", "told")
 
     def capabilities(self) -> Iterator[Deviation]:
-        """Yield what the server can do, and the stream was made without."""
+        """Yield the capabilities that the server has and the stream lacks."""
         if self._mirrored or self._config.get("sealed") or self._config.get("allow_msg_counter"):
             return
         for field in CAPABILITIES:
             is_possible = field != "allow_atomic" or self._config.get("persist_mode", "default") in ("", "default")
             if self._wanted.get(field) and is_possible and not self._config.get(field):
-                # A projector reads its notes by direct gets alone.
+                # A projector reads its crash records only by direct gets.
                 is_needed = field == "allow_direct" and self._declared.kind == "trials"
                 weight: Weight = "unsafe" if is_needed else "lacking"
                 yield Deviation(field, declared=True, actual=False, meaning=_LACKING[field], weight=weight)
 
     def consumers(self) -> Iterator[Deviation]:
-        """Yield what its consumers inherit, and how many it may have."""
+        """Yield the deviations of limits for the stream's consumers."""
         limits = self._config.get("consumer_limits") or {}
         if (idle := limits.get("inactive_threshold")) and self._is_events:
             meaning = (

@@ -1,14 +1,14 @@
 """
-The identity of a stream: whether it is still the one that was read before.
+The identity of a stream: a check that it is still the stream that was read before.
 
-A stream that is created again, set back to a backup, or that lost its end in a power cut starts its sequences again.
-The time of its creation proves nothing: a store that is set back keeps it, and a restore through the API changes it.
-What proves that it is the same is that a message that is remembered is still the one at its place.  So marks are kept:
-how far the stream was, and when its last message then was stored.
+The sequences start again if a stream is created again, restored from a backup, or loses its end in a power cut.  The
+creation time proves nothing: a restored store keeps it, and a restore through the API changes it.  The proof is a
+remembered message that is still stored at its sequence.  So marks are kept: the last sequence of the stream, and the
+time when that message was stored.
 
     the message at a mark was stored at the same time          the same stream, up to there
     another message is there, or the stream ends before it     another stream, from somewhere before there on
-    the message is gone, or must not be looked at              the time of creation decides
+    the message is gone, or reading it is denied               the creation time decides
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ _MOST_MARKS: Final = 32
 
 class Mark(msgspec.Struct, frozen=True):
     """
-    How far a stream was.
+    The end of a stream at some time.
 
     Args:
-        created: when, as the server writes it.
-        sequence: of its last message; 0 of one that never had any.
-        stored_ns: when that one was stored, in Unix nanoseconds; 0 if it is not known.
+        created: creation time of the stream, in the server's format.
+        sequence: sequence of the last message; 0 if there never was one.
+        stored_ns: time of storing that message, in Unix nanoseconds; 0 if unknown.
 
     """
 
@@ -45,19 +45,19 @@ class Mark(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, found: FoundStream) -> Self:
-        """Return the mark of a stream as it was *found*."""
+        """Return the mark of the stream *found*."""
         sequence = found.state.last_seq
         return cls(found.created, sequence, unix_nanoseconds(found.state.last_ts) if sequence else 0)
 
 
 class Replaced(msgspec.Struct, frozen=True):
     """
-    A stream that is not what it was.
+    A stream that has changed its identity.
 
     Args:
-        kept: up to this sequence it still is; 0 if nothing of it is known to be.
-        before: the last mark of what it was.
-        now: the mark of what it is.
+        kept: last sequence that is unchanged; 0 if none is known to be.
+        before: last mark of the earlier stream.
+        now: mark of the current stream.
 
     """
 
@@ -71,41 +71,41 @@ _decode = msgspec.json.Decoder(list[Mark]).decode
 
 class StreamIdentity:
     """
-    What is remembered of one stream.
+    The remembered marks of one stream.
 
     Args:
-        connection: to NATS; it stays open.
-        stream: its name.
+        connection: connection to NATS; it is not closed here.
+        stream: name of the stream.
 
     """
 
     def __init__(self, connection: Connection, stream: str) -> None:
         self.marks: list[Mark] = []
-        """Oldest first: the last one at every look, the older ones further and further apart."""
+        """Marks, oldest first: the last one is of the latest check, older ones are further and further apart."""
 
         self._connection = connection
         self._stream = stream
         self._may_look = True
 
     def load(self, payload: bytes) -> None:
-        """Remember what `dump` returned in an earlier process; what cannot be read is forgotten."""
+        """Load marks that `dump` returned in an earlier process; unreadable ones are ignored."""
         try:
             self.marks = [*_decode(payload), *self.marks]
         except msgspec.MsgspecError:
             return
 
     def dump(self) -> bytes:
-        """Return what is remembered."""
+        """Return the marks, encoded."""
         return msgspec.json.encode(self.marks)
 
     async def look(self, found: FoundStream) -> Replaced | None:
         """
-        Compare a stream, as it was *found*, with what is remembered; return how it differs, if it does.
+        Compare the stream *found* with the marks, and return the difference, if there is one.
 
-        What was found is remembered from then on.
+        The end of *found* becomes the latest mark.
 
         Raises:
-            NatsUnavailable: a message of it cannot be looked at now.
+            NatsUnavailable: a message of the stream cannot be read now.
 
         """
         now, before = Mark.of(found), self.marks[-1] if self.marks else None
@@ -122,7 +122,7 @@ class StreamIdentity:
         if now.sequence < mark.sequence:
             return False
         if not mark.sequence or (now.sequence, now.stored_ns) == (mark.sequence, mark.stored_ns):
-            # Of an empty stream there is nothing to recognise; the same message is the same stream.
+            # An empty stream has no message to compare; the same last message means the same stream.
             return bool(mark.sequence) or now.created == mark.created
         if mark.sequence >= found.state.first_seq and self._may_look:
             try:
@@ -138,6 +138,6 @@ class StreamIdentity:
         if not self.marks or now != self.marks[-1]:
             self.marks.append(now)
         if len(self.marks) > _MOST_MARKS:
-            # Of the older half every other one.
+            # Drop every other mark of the older half.
             half = _MOST_MARKS // 2
             self.marks = [*self.marks[:half:2], *self.marks[half:]]

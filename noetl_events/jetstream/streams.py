@@ -1,8 +1,8 @@
 """
-Streams as declared: created when missing, refused when different, never silently changed.
+Declared streams: create missing ones, refuse different ones, never change one silently.
 
-A `Watermark` is the creation time of a stream and its last sequence.  Two of them tell whether the stream has kept what
-it had acknowledged.
+A `Watermark` is the creation time of a stream and its last sequence.  Comparing two of them shows a loss of messages
+that the stream had acknowledged.
 """
 
 from __future__ import annotations
@@ -48,11 +48,11 @@ __all__ = [
 
 class Watermark(msgspec.Struct, frozen=True):
     """
-    How far a stream has come.
+    The end of a stream.
 
     Args:
-        created: when it was created, in the server's words: another stream of the same name has another.
-        last_seq: of its youngest message; a server never counts it down, unless its disk lost messages.
+        created: creation time in the server's format, which differs for another stream of the same name.
+        last_seq: sequence of the last message; a server never decreases it, unless its disk lost messages.
 
     """
 
@@ -60,32 +60,32 @@ class Watermark(msgspec.Struct, frozen=True):
     last_seq: int
 
     def has_kept(self, earlier: Watermark) -> bool:
-        """Whether a stream that stood at *earlier* and stands here now may still have all it had then."""
+        """Return True if the stream may still have everything it had at *earlier*."""
         return self.created == earlier.created and self.last_seq >= earlier.last_seq
 
 
 @runtime_checkable
 class HasWatermark(Protocol):
-    """A sink whose destination can be watched for losses."""
+    """A sink with a destination that can be checked for losses."""
 
     async def watermark(self) -> Watermark:
         """
-        Return how far the destination has come.
+        Return the end of the destination.
 
         Raises:
-            SinkUnavailable: it cannot be asked now.
+            SinkUnavailable: the destination cannot be asked now.
 
         """
 
 
-# An account has streams of its own: under other credentials the stream may be there.
+# Each account has its own streams, so the stream may exist under other credentials.
 _MAKE_IT: Final = "run `noetl-events stream ensure`, or use the credentials of the account that has it"
 _NOT_FOUND: Final = 10059
 _OFFLINE: Final = (10118, 10194)
 _UNREADABLE: Final = 10025
 _UNKNOWN_FIELD: Final = re.compile(r'unknown field "(\w+)"')
 _REFUSED: Final = range(400, 500)
-# Refused for what an account, a server or another stream allows: which field is to be changed.
+# The field to change, for errors about limits of an account, a server or another stream.
 _FIELDS: Final = {
     10002: "max_bytes",
     10005: "num_replicas",
@@ -102,14 +102,14 @@ _INVALID_FIELDS: Final = {"duplicates window": "duplicate_window", "max age": "m
 
 class StreamState(msgspec.Struct, frozen=True):
     """
-    What a stream holds.
+    The messages of a stream.
 
     Args:
-        messages: in it.
-        first_seq: sequence of the first one, or behind the last one if there is none.
-        last_seq: sequence of the last one there ever was.
-        first_ts: when the first one was stored, as the server writes it.
-        last_ts: when the last one was.
+        messages: number of messages.
+        first_seq: sequence of the first message, or the one after the last if the stream is empty.
+        last_seq: sequence of the last message that was ever stored.
+        first_ts: time when the first message was stored, in the server's format.
+        last_ts: time when the last message was stored, in the server's format.
 
     """
 
@@ -125,9 +125,9 @@ class FoundStream(msgspec.Struct, frozen=True):
     A stream as it is on the server.
 
     Args:
-        config: of it, in the words of the server.
-        state: of it.
-        created: when it was, as the server writes it.
+        config: configuration as the server's JSON.
+        state: messages of the stream.
+        created: creation time in the server's format.
 
     """
 
@@ -144,19 +144,19 @@ async def ensure_stream(connection: Connection, declared: StreamDeclaration, *, 
     Return the stream as it is on the server, created if it was missing.
 
     Args:
-        connection: to NATS; it stays open.
-        declared: the stream.
-        upgrade: switch on what its server can do, and the stream was made without.
+        connection: connection to NATS; it is not closed here.
+        declared: declaration of the stream.
+        upgrade: True to enable capabilities that the server supports and the stream lacks.
 
     Raises:
-        ServerTooOld: the server is too old for its partitions.
-        StreamDrift: it exists and differs.
-        StreamRefused: the server does not make or change it.
-        NatsUnavailable: the server did not answer, or said no.
+        ServerTooOld: the server does not support partitions.
+        StreamDrift: the stream exists and differs.
+        StreamRefused: the server refuses to create or change the stream.
+        NatsUnavailable: the server did not answer, or answered with an error.
 
     """
     if declared.partitions:
-        # None of its lanes could be read.
+        # Without support for partitions, no consumer could read them.
         await require_version(connection, "partitions")
     try:
         if upgrade:
@@ -169,12 +169,12 @@ async def ensure_stream(connection: Connection, declared: StreamDeclaration, *, 
 
 async def require_stream(connection: Connection, declared: StreamDeclaration) -> StreamInfo:
     """
-    Return the stream as it is on the server, which is as declared, but for what its server could do besides.
+    Return the stream as it is on the server, if it is as declared; it may lack capabilities of its server.
 
     Raises:
-        StreamDrift: it differs.
-        StreamMissing: there is none of this name.
-        NatsUnavailable: the server did not answer, or said no.
+        StreamDrift: the stream differs.
+        StreamMissing: the stream does not exist.
+        NatsUnavailable: the server did not answer, or answered with an error.
 
     """
     found = await examine_stream(connection, declared)
@@ -185,11 +185,11 @@ async def require_stream(connection: Connection, declared: StreamDeclaration) ->
 
 async def examine_stream(connection: Connection, declared: StreamDeclaration) -> list[Deviation]:
     """
-    Return what of the stream is not as declared, the gravest first.
+    Return the differences between the stream and its declaration, the gravest first.
 
     Raises:
-        StreamMissing: there is none of this name.
-        NatsUnavailable: the server did not answer, or said no.
+        StreamMissing: the stream does not exist.
+        NatsUnavailable: the server did not answer, or answered with an error.
 
     """
     found = await find_stream(connection, declared.name)
@@ -201,8 +201,8 @@ async def find_stream(connection: Connection, name: str) -> FoundStream:
     Return the stream as it is on the server.
 
     Raises:
-        StreamMissing: there is none of this name.
-        NatsUnavailable: the server did not answer, or said no.
+        StreamMissing: the stream does not exist.
+        NatsUnavailable: the server did not answer, or answered with an error.
 
     """
     return _found.decode(await _info(connection, name))
@@ -210,11 +210,11 @@ async def find_stream(connection: Connection, name: str) -> FoundStream:
 
 async def show_stream(connection: Connection, name: str) -> StreamInfo:
     """
-    Return the stream as a client library shows it: without the fields that it does not know.
+    Return the stream as nats-py shows it, without the fields that nats-py does not know.
 
     Raises:
-        StreamMissing: there is none of this name.
-        NatsUnavailable: the server did not answer, or said no.
+        StreamMissing: the stream does not exist.
+        NatsUnavailable: the server did not answer, or answered with an error.
 
     """
     info: StreamInfo = StreamInfo.from_response(msgspec.json.decode(await _info(connection, name)))
@@ -231,14 +231,14 @@ async def _info(connection: Connection, name: str) -> bytes:
 async def _create(connection: Connection, declared: StreamDeclaration) -> None:
     config = stream_config(declared, await server_version(connection))
     while (error := await _send(connection, "CREATE", declared.name, config)) is not None:
-        # The server that keeps the stream is not always the one we are connected to.
+        # The server that stores the stream may be older than the connected one, so drop fields it does not know.
         unknown = _UNKNOWN_FIELD.search(error.description) if error.err_code == _UNREADABLE else None
         if unknown is None or unknown[1] not in CAPABILITIES or config.pop(unknown[1], None) is None:
             raise explained(declared.name, error)
 
 
 async def _upgrade(connection: Connection, declared: StreamDeclaration) -> None:
-    """Switch on what the stream lacks; every other field stays as the server has it, known to us or not."""
+    """Enable the missing capabilities; all other fields stay as the server has them, unknown ones included."""
     found = await find_stream(connection, declared.name)
     wanted = deviations(declared, found.config, version=await server_version(connection))
     missing = {deviation.field: True for deviation in wanted if deviation.field in CAPABILITIES}
@@ -252,7 +252,7 @@ async def _send(connection: Connection, verb: str, name: str, config: dict[str, 
 
 
 def explained(name: str, error: ReplyError) -> NatsUnavailable:
-    """Return what the *error* of a request about the stream *name* means."""
+    """Return the error that the *error* of a request about the stream *name* means."""
     words = f"{error.description} ({error.err_code})"
     if error.err_code == _NOT_FOUND:
         return StreamMissing(missing(name))
@@ -274,27 +274,27 @@ def _field_of(error: ReplyError) -> str:
 
 
 def missing(name: str) -> str:
-    """Return what to say where there is no stream of this *name*."""
+    """Return the error text for a missing stream *name*."""
     return f"stream {name} does not exist; {_MAKE_IT}"
 
 
 def untaken(subject: str) -> str:
-    """Return what to say where no stream takes *subject*."""
+    """Return the error text for a *subject* that no stream takes."""
     return f"no stream takes {subject}; {_MAKE_IT}"
 
 
 def lacking(found: Sequence[Deviation]) -> list[Deviation]:
-    """Return those of what was *found* that can be switched on."""
+    """Return those of the deviations *found* that can be switched on."""
     return [deviation for deviation in found if deviation.weight == "lacking"]
 
 
 async def watermark(connection: Connection, subject: str) -> Watermark:
     """
-    Return how far the stream that takes *subject* has come.
+    Return the end of the stream that takes *subject*.
 
     Raises:
-        StreamMissing: no stream takes it.
-        NatsUnavailable: the server did not answer, or said no.
+        StreamMissing: no stream takes the subject.
+        NatsUnavailable: the server did not answer, or answered with an error.
 
     """
     js = await jetstream(connection)
