@@ -1,1 +1,1 @@
-"""The daemons, their command line, and the heavier destinations."""
+"""The server processes, their command line, and the destinations with dependencies."""

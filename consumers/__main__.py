@@ -1,4 +1,4 @@
-"""`python -m consumers` is `noetl-events`."""
+"""Run `noetl-events` as `python -m consumers`."""
 
 from consumers.cli import main
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 ROOT: Final = Path(__file__).parents[1]
 
 PLAIN: Final[tuple[str, ...]] = (
+    "consumers/cli",
     "consumers/dead_letters",
     "consumers/gateway",
     "consumers/permissions",

@@ -1,7 +1,8 @@
 """
 The command line `noetl-events`.
 
-Exit codes: 0 done; 1 not done, and said why; 2 wrong arguments, settings or input; 130 interrupted.
+Exit codes: 0 success; 1 failure, with a reason on standard error; 2 wrong arguments, settings or input; 130
+interrupted.
 """
 
 from consumers.cli.app import main

@@ -1,4 +1,4 @@
-"""The commands, and what a failure of any of them looks like: one line on standard error, never a traceback."""
+"""The command line: the list of commands, and their errors as one line on standard error, never a traceback."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ WRONG_INPUT: Final = 2
 INTERRUPTED: Final = 130
 
 _TRY_AGAIN: Final = (SinkUnavailable, NatsUnavailable, StreamReplaced, EventsRejected)
-# A malformed event and a stream that differs are ValueErrors too.
+# MalformedEvent and StreamDrift are ValueErrors too.
 _CORRECT_FIRST: Final = (ValueError, OSError, ModuleNotFoundError)
 
 app = App(
     name="noetl-events",
-    help="Carry NoETL's execution events through NATS JetStream into durable places.",
+    help="Deliver NoETL's execution events through NATS JetStream to durable destinations.",
     help_format="markdown",
     version=lambda: version("noetl-events"),
 )
@@ -80,11 +80,12 @@ def choose_config(
 
 
 def main() -> None:
-    """Run the command in `sys.argv` and leave with its exit code."""
+    """Run the command in `sys.argv` and exit with its code."""
     code: int | None = None
     try:
         logs.configure(os.environ.get("NOETL_LOG_LEVEL") or "info", os.environ.get("NOETL_LOG_FORMAT") or "auto")
-        # A command is interrupted by SIGTERM as by Ctrl-C: what is open is closed.  Daemons handle both on their own.
+        # SIGTERM interrupts a command like Ctrl-C, so that open resources are closed.  Daemons handle both signals
+        # themselves.
         signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
         code = app.meta(sys.argv[1:], result_action="return_value")
     except (KeyboardInterrupt, *_TRY_AGAIN, *_CORRECT_FIRST) as exc:
@@ -95,7 +96,7 @@ def main() -> None:
 
 
 def exit_code_of(kind: type[BaseException]) -> int | None:
-    """Return the code with which an error of this *kind* ends a command; None for a bug, which shows a traceback."""
+    """Return the exit code for an error of this *kind*; None for a bug, which shows a traceback."""
     if issubclass(kind, KeyboardInterrupt):
         return INTERRUPTED
     if issubclass(kind, _TRY_AGAIN):

@@ -1,4 +1,4 @@
-"""`noetl-events bench publish`: how fast this machine publishes."""
+"""The command `noetl-events bench publish`, which measures the publishing speed of this machine."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _SMALLEST: Final = 300
 
 
 class PublishFigures(msgspec.Struct, frozen=True, kw_only=True):
-    """What a run of emits took, each awaited by its emitter until it was stored."""
+    """The result of a benchmark, in which every emit was awaited until its event was stored."""
 
     events: int
     concurrency: int
@@ -46,10 +46,12 @@ class PublishFigures(msgspec.Struct, frozen=True, kw_only=True):
 
 async def measure_publish(sink: EventSink, *, events: int, payload: int, concurrency: int) -> PublishFigures:
     """
-    Emit *events* of about *payload* bytes from *concurrency* tasks, one after the other in each, and return figures.
+    Emit *events* of about *payload* bytes from *concurrency* tasks, and return the figures.
+
+    Each task awaits one emit after the other.
 
     Raises:
-        SinkUnavailable: the sink is away; what was measured is thrown away.
+        SinkUnavailable: the sink is unavailable; the figures so far are discarded.
 
     """
     numbers = iter(range(events))
@@ -81,7 +83,7 @@ async def _emit_some(sink: EventSink, numbers: Iterator[int], make: Iterator[Exe
 
 
 def _maker(payload: int) -> Iterator[ExecutorEvent]:
-    """Yield events whose wire form has about *payload* bytes."""
+    """Yield events with a wire form of about *payload* bytes."""
     new_id = process_ids()
     execution_id = new_id()
     context = {"result": {"rows": 42, "text": "x" * max(payload - _SMALLEST, 0)}}
@@ -99,7 +101,7 @@ def _maker(payload: int) -> Iterator[ExecutorEvent]:
         )
 
 
-bench = App(name="bench", help="Measure this machine.")
+bench = App(name="bench", help="Measure the speed of this machine.")
 
 Positive = validators.Number(gte=1)
 
@@ -107,16 +109,16 @@ Positive = validators.Number(gte=1)
 @bench.command
 async def publish(
     *,
-    events: Annotated[int, Parameter(validator=Positive, help="How many events to emit.")] = 100_000,
-    payload: Annotated[int, Parameter(validator=Positive, help="Bytes of one envelope, about.")] = 400,
-    concurrency: Annotated[int, Parameter(validator=Positive, help="Tasks that emit at a time.")] = 1_000,
-    nats: Annotated[str | None, Parameter(help="URL of NATS; by default an embedded server.", negative=())] = None,
+    events: Annotated[int, Parameter(validator=Positive, help="Number of events to emit.")] = 100_000,
+    payload: Annotated[int, Parameter(validator=Positive, help="Approximate size of an event, in bytes.")] = 400,
+    concurrency: Annotated[int, Parameter(validator=Positive, help="Number of concurrent emitters.")] = 1_000,
+    nats: Annotated[str | None, Parameter(help="URL of NATS; an embedded server by default.", negative=())] = None,
     json: AsJson = False,
 ) -> int:
     """
-    Emit events through one `NatsSink` and say how long each took to be stored.
+    Emit events through one `NatsSink`, and print the time until they were stored.
 
-    On a server that is given, the events stay in its stream until they are too old.
+    On a given server the events stay in its stream until they expire.
 
     Example: `noetl-events bench publish --events 100000 --json`
     """

@@ -1,4 +1,4 @@
-"""`noetl-events config`."""
+"""The command `noetl-events config`."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from consumers.settings import Tables, declared_settings
 if TYPE_CHECKING:
     from consumers.settings import Loaded, Setting
 
-config = App(name="config", help="Show the settings: what they are, and what they may be.")
+config = App(name="config", help="Show the settings and their schema.")
 
 
 @config.command
 def show(*, nats: Nats = None, partitions: Partitions = None, json: AsJson = False) -> int:
     """
-    Check all settings and print them, each with where it comes from; no secret is shown.
+    Check all settings, and print each with its origin; secrets are hidden.
 
-    Exit code 2, with the place, if one of them cannot be used.
+    Exit code 2 for an invalid setting; the error names its origin.
 
     Example: `noetl-events config show --config settings.toml`
     """
@@ -42,7 +42,7 @@ def show(*, nats: Nats = None, partitions: Partitions = None, json: AsJson = Fal
 @config.command
 def schema() -> int:
     """
-    Print the JSON schema of the settings file, for an editor or a check.
+    Print the JSON schema of the settings file, for an editor or a validator.
 
     Example: `noetl-events config schema > settings.schema.json`
     """

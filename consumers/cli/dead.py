@@ -1,4 +1,4 @@
-"""`noetl-events dead list`, `show`, `retry`, `edit` and `purge`."""
+"""The commands `noetl-events dead list`, `show`, `retry`, `edit` and `purge`."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from noetl_events.envelope import MalformedEvent, decode
 from noetl_events.jetstream.connection import Connection
 from noetl_events.jetstream.errors import StreamMissing
 
-dead = App(name="dead", help="Dead letters: look at them, send them back, mend them, remove them.")
+dead = App(name="dead", help="List, show, resend, edit and delete dead letters.")
 
 _LISTED = 100
 
 Positive = validators.Number(gte=1)
-Number = Annotated[int, Parameter(validator=Positive, help="Number of the letter, as `dead list` shows it.")]
-Numbers = Annotated[int, Parameter(validator=Positive, help="Numbers of letters, as `dead list` shows them.")]
-All = Annotated[bool, Parameter(name="--all", help="Every letter that the filters let through.", negative=())]
+Number = Annotated[int, Parameter(validator=Positive, help="Number of the letter, as in `dead list`.")]
+Numbers = Annotated[int, Parameter(validator=Positive, help="Numbers of letters, as in `dead list`.")]
+All = Annotated[bool, Parameter(name="--all", help="All letters that match the filters.", negative=())]
 
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class Filters:
-    """Which letters."""
+    """Filters for dead letters."""
 
     kind: Annotated[
         tuple[str, ...],
@@ -44,14 +44,14 @@ class Filters:
     ] = ()
     reason: Annotated[str, Parameter(help="Only with this text in the reason.")] = ""
     since: Annotated[
-        str, Parameter(help="Buried then or later: `2026-05-31T03:14:15Z`, or `2h` for two hours ago.")
+        str, Parameter(help="Only buried since then: `2026-05-31T03:14:15Z`, or `2h` for two hours ago.")
     ] = ""
-    until: Annotated[str, Parameter(help="Buried before: likewise.")] = ""
+    until: Annotated[str, Parameter(help="Only buried before then, in the same format.")] = ""
     execution: Annotated[int | None, Parameter(help="Only of this execution.")] = None
-    limit: Annotated[int | None, Parameter(validator=Positive, help="The first so many.")] = None
+    limit: Annotated[int | None, Parameter(validator=Positive, help="Largest number of letters.")] = None
 
     def wanted(self) -> Wanted:
-        """Return them as the graveyard takes them."""
+        """Return the filter for the dead-letter store."""
         return Wanted(
             kinds=self.kind,
             reason=self.reason,
@@ -63,7 +63,7 @@ class Filters:
 
     @property
     def any_given(self) -> bool:
-        """Whether they leave anything out, the limit aside."""
+        """Return whether a filter other than the limit is given."""
         return bool(self.kind or self.reason or self.since or self.until or self.execution is not None)
 
 
@@ -73,7 +73,7 @@ _ANY = Filters()
 @dead.command(name="list")
 async def list_(*, filters: Filters = _ANY, nats: Nats = None, json: AsJson = False) -> int:
     """
-    List the dead letters, the oldest first, 100 unless `--limit` says otherwise; a message buried twice is shown once.
+    List the dead letters, oldest first, 100 unless `--limit` is given; a message that was buried twice is listed once.
 
     Example: `noetl-events dead list --kind rejected --since 2h`
     """
@@ -108,7 +108,7 @@ async def show(
     json: AsJson = False,
 ) -> int:
     """
-    Show one dead letter: where it came from, why it is here, its headers and its payload.
+    Show a dead letter: origin, reason, headers and payload.
 
     Example: `noetl-events dead show 7` or `noetl-events dead show 7 --raw > payload.json`
     """
@@ -129,21 +129,21 @@ async def retry(
     *sequences: Numbers,
     all_: All = False,
     filters: Filters = _ANY,
-    new_id: Annotated[bool, Parameter(help="Give each event another id, as a conflict needs it.", negative=())] = False,
+    new_id: Annotated[bool, Parameter(help="Give each event another id; required for conflicts.", negative=())] = False,
     recipient: Annotated[
-        str, Parameter(name="--for", help="The consumer they are for, not the one that buried them; `*` for all.")
+        str, Parameter(name="--for", help="Consumer to send them to, instead of the one that buried them; `*` for all.")
     ] = "",
-    dry_run: Annotated[bool, Parameter(help="Only say what would be sent.", negative=())] = False,
+    dry_run: Annotated[bool, Parameter(help="Print what would be sent, and send nothing.", negative=())] = False,
     nats: Nats = None,
     json: AsJson = False,
 ) -> int:
     """
-    Send dead letters back to the subject they came from, and remove them once the stream has them again.
+    Resend dead letters to their original subjects, and delete each one after the stream has stored it.
 
-    Each goes to the consumer that buried it; the projectors of others skip it.  Exit code 1 if one could not be sent:
-    it stays, and trying again stores nothing twice.
+    A letter is addressed to the consumer that buried it; other projectors skip it.  Exit code 1 if a letter could not
+    be sent: it stays, and a second attempt stores nothing twice.
 
-    A conflict has the id of another event, and needs `--new-id`: all letters about one message get the same new id.
+    A conflict has the id of another event, and needs `--new-id`: all letters of one message get the same new id.
 
     Example: `noetl-events dead retry 7 8` or `noetl-events dead retry --all --kind rejected --since 2h`
     """
@@ -166,15 +166,17 @@ async def retry(
 async def edit(
     sequence: Number,
     *,
-    file: Annotated[Path | None, Parameter(help="The new payload; without it `$EDITOR` opens the old one.")] = None,
+    file: Annotated[
+        Path | None, Parameter(help="File with the new payload; without it `$EDITOR` opens the old one.")
+    ] = None,
     recipient: Annotated[
-        str, Parameter(name="--for", help="The consumer it is for, not the one that buried it; `*` for all.")
+        str, Parameter(name="--for", help="Consumer to send it to, instead of the one that buried it; `*` for all.")
     ] = "",
     nats: Nats = None,
     json: AsJson = False,
 ) -> int:
     """
-    Correct the payload of a dead letter, and send it back as `retry` does; what is still no event is refused.
+    Correct the payload of a dead letter and resend it as `retry` does; a payload that is no valid event is refused.
 
     Example: `noetl-events dead edit 7` or `noetl-events dead edit 7 --file corrected.json`
     """
@@ -196,12 +198,12 @@ async def purge(
     *,
     all_: All = False,
     filters: Filters = _ANY,
-    yes: Annotated[bool, Parameter(help="Do not ask.", negative=())] = False,
+    yes: Annotated[bool, Parameter(help="Do not ask for confirmation.", negative=())] = False,
     nats: Nats = None,
     json: AsJson = False,
 ) -> int:
     """
-    Remove dead letters for ever, without sending them anywhere; say which with filters, or `--all`.
+    Delete dead letters permanently, without sending them; choose them with filters, or give `--all`.
 
     Example: `noetl-events dead purge --kind malformed --until 7d --yes`
     """
@@ -244,7 +246,7 @@ def _sound_body(letter: Letter, edited: Path, *, from_editor: bool) -> bytes:
     try:
         decode(body)
     except MalformedEvent as exc:
-        # The text stays where it is: somebody took pains over it.
+        # The edited text is kept, because the user may have spent time on it.
         raise ValueError(f"{edited}: {escaped(str(exc))}; nothing was sent; {_again(letter, edited)}") from None
     return body
 
@@ -270,7 +272,7 @@ async def _retried(resending: Resending, chosen: tuple[int, ...], *, dry_run: bo
                 outcomes.append(await resending.retry(sequence, dry=dry_run))
                 advance(1)
     finally:
-        # Also when NATS goes away, or the user has had enough: what was done is done.
+        # Printed also after an error or an interrupt, because these letters have been sent.
         print_outcomes(outcomes, as_json=as_json)
     return outcomes
 

@@ -1,4 +1,4 @@
-"""Dead letters on standard output, as a table or as JSON lines, and in the user's own editor."""
+"""Output of dead letters, as a table or as JSON lines, and editing in the user's editor."""
 
 from __future__ import annotations
 
@@ -28,11 +28,13 @@ if TYPE_CHECKING:
 
 def edit_in_file(text: str) -> Path:
     """
-    Let the user edit *text* and return the file it is in, which only the user can read; who calls removes it.
+    Open *text* in the user's editor, and return the file with the result.
+
+    Only the user can read the file; the caller deletes it.
 
     Raises:
         ValueError: no editor is set.
-        OSError: it cannot be started, or failed.
+        OSError: the editor cannot be started, or failed.
 
     """
     command = shlex.split(os.environ.get("VISUAL") or os.environ.get("EDITOR") or "")
@@ -48,7 +50,7 @@ def edit_in_file(text: str) -> Path:
 
 
 def print_letters(letters: Sequence[Letter], *, as_json: bool) -> None:
-    """Print *letters*, one a line, without what is inside them."""
+    """Print *letters* without headers and payload, one per line."""
     if as_json:
         _print_lines([_fields(letter) for letter in letters])
         return
@@ -68,7 +70,7 @@ def print_letters(letters: Sequence[Letter], *, as_json: bool) -> None:
 
 
 def print_letter(letter: Letter, *, as_json: bool) -> None:
-    """Print all that is known of *letter*."""
+    """Print *letter* with headers and payload."""
     if as_json:
         _print_lines([_fields(letter) | {"headers": letter.headers} | _payload(letter.body)])
         return
@@ -80,7 +82,7 @@ def print_letter(letter: Letter, *, as_json: bool) -> None:
 
 
 def print_outcomes(outcomes: Sequence[Outcome], *, as_json: bool) -> None:
-    """Print what became of each letter."""
+    """Print the result of each letter."""
     if as_json:
         _print_lines([structs.asdict(outcome) for outcome in outcomes])
     elif outcomes:

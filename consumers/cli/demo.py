@@ -1,4 +1,4 @@
-"""`noetl-events demo`."""
+"""The command `noetl-events demo`."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from consumers.verification.readback import read_back
 
 async def demo(
     *,
-    events: Annotated[int, Parameter(validator=validators.Number(gte=1), help="How many events to emit.")] = 20_000,
+    events: Annotated[int, Parameter(validator=validators.Number(gte=1), help="Number of events to emit.")] = 20_000,
     rate: Annotated[
         float,
-        Parameter(validator=validators.Number(gte=0), help="Events a second; 0 emits as fast as they are stored."),
+        Parameter(validator=validators.Number(gte=0), help="Events per second; 0 for no limit."),
     ] = 4_000,
     to: Annotated[str | None, Parameter(help="URL of the destination; a temporary SQLite file by default.")] = None,
     postgres: Annotated[bool, Parameter(help="Start an embedded Postgres as the destination.", negative=())] = False,
     json: AsJson = False,
 ) -> int:
     """
-    Show the whole path on servers of its own: workers emit, JetStream stores, a projector writes rows.
+    Demonstrate the whole path on temporary servers: workers emit, JetStream stores, a projector writes rows.
 
-    The summary is checked against the destination.  Exit code 1 if one event is missing or doubled.
+    Every event is checked at the destination.  Exit code 1 if an event is missing or duplicated.
 
     Example: `noetl-events demo --events 100000 --postgres`
     """
@@ -56,7 +56,7 @@ async def _destination(stack: ExitStack, folder: Path, to: str | None, *, postgr
     if to and postgres:
         raise ValueError("--to, --postgres: give one of them; --postgres starts a destination of its own")
     if to:
-        # Refuses at once what could not be checked in the end.
+        # Fails early for a destination that could not be checked at the end.
         await read_back(to).aclose()
     if not postgres:
         return to or f"sqlite:///{folder / 'events.db'}"

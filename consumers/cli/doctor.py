@@ -1,4 +1,4 @@
-"""`noetl-events doctor`."""
+"""The command `noetl-events doctor`."""
 
 from __future__ import annotations
 
@@ -25,9 +25,11 @@ _STYLES: Final = {"ok": "green", "warning": "yellow", "fault": "bold red", "unkn
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class Process:
-    """Whose health."""
+    """The process to diagnose."""
 
-    role: Annotated[Role, Parameter(help="Whose work to look at, with the credentials of the settings.")] = "projector"
+    role: Annotated[Role, Parameter(help="Role of the process to diagnose, with the credentials of the settings.")] = (
+        "projector"
+    )
     durable: Annotated[str | None, Parameter(help="Name of the durable consumer.", negative=())] = None
     standby: Annotated[bool | None, Parameter(help="The projector runs with `--standby`.")] = None
     spool: Annotated[bool, Parameter(help="The publisher has a spool.", negative=())] = False
@@ -36,10 +38,10 @@ class Process:
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class Demands:
-    """What is asked of it."""
+    """The requirements that doctor checks."""
 
-    outage: Annotated[str, Parameter(help="The outage to survive, as `30m`, `24h` or `3d`.")] = "24h"
-    replay_window: Annotated[str, Parameter(help="The replay window of publishers' spools.")] = "300s"
+    outage: Annotated[str, Parameter(help="Outage to survive, such as `30m`, `24h` or `3d`.")] = "24h"
+    replay_window: Annotated[str, Parameter(help="Replay window of the publishers' spools.")] = "300s"
 
 
 _PROJECTOR: Final = Process()
@@ -49,9 +51,9 @@ _DEFAULT: Final = Demands()
 async def doctor(
     *,
     to: Annotated[
-        tuple[str, ...], Parameter(help="URL of each destination, as it is given to the projector.", negative=())
+        tuple[str, ...], Parameter(help="URL of each destination, as given to the projector.", negative=())
     ] = (),
-    monitor: Annotated[str, Parameter(help="URL of nats-server's monitoring, as `http://127.0.0.1:8222`.")] = "",
+    monitor: Annotated[str, Parameter(help="URL of nats-server's monitoring, such as `http://127.0.0.1:8222`.")] = "",
     process: Process = _PROJECTOR,
     demands: Demands = _DEFAULT,
     partitions: Partitions = None,
@@ -59,9 +61,9 @@ async def doctor(
     json: AsJson = False,
 ) -> int:
     """
-    Look at NATS, the destinations and this installation, and say what is wrong and what to do; nothing is changed.
+    Diagnose NATS, the destinations and this installation, and print each problem with its remedy; nothing is changed.
 
-    Exit code 1 on a fault.  Warnings, and what could not be looked at, are shown and leave it 0.
+    Exit code 1 for a fault.  Warnings and failed checks are printed, and the exit code stays 0.
 
     Example: `noetl-events doctor --to postgresql://localhost/noetl --monitor http://127.0.0.1:8222`
     """
@@ -72,7 +74,7 @@ async def doctor(
         projector__durable=process.durable,
         projector__standby=process.standby,
     ).current
-    # What the library logs on the way is among the findings, in better words.
+    # The findings cover these log events with better texts, so the library's log is turned down.
     logs.configure("critical")
     async with Connection(settings.connect) as connection:
         patient = Patient(

@@ -1,4 +1,4 @@
-"""`noetl-events emit`: the lines of a file or a pipe, as they come, into a sink."""
+"""The command `noetl-events emit`, which emits the lines of a file or a pipe as they arrive."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ _CHUNKS: Final = 4
 
 async def lines_of(file: BufferedReader) -> AsyncIterator[list[bytes]]:
     """
-    Yield the lines that have come since, waiting for the first; the last one may lack its line end.
+    Yield the lines that have arrived, waiting for the first; the last line may lack its line end.
 
-    They are read in a thread of its own, which is not waited for: a pipe that says nothing holds up no end.
+    A daemon thread reads the file, so a silent pipe does not delay the exit of the process.
 
     Raises:
         OSError: *file* cannot be read.
@@ -50,7 +50,7 @@ async def lines_of(file: BufferedReader) -> AsyncIterator[list[bytes]]:
         asyncio.run_coroutine_threadsafe(chunks.put(chunk), loop).result()
 
     def read() -> None:
-        # The loop may be closed by then.
+        # The loop may already be closed.
         with suppress(RuntimeError, CancelledError):
             rest = b""
             try:
@@ -72,7 +72,7 @@ async def lines_of(file: BufferedReader) -> AsyncIterator[list[bytes]]:
 
 
 _BATCH: Final = 500
-# Past the seconds to wait, for the answers to what was sent at their end.
+# Seconds beyond the timeout for the answers to the last messages sent.
 _OVERRUN: Final = 1.0
 
 log = structlog.get_logger()
@@ -80,22 +80,22 @@ log = structlog.get_logger()
 
 async def emit(
     file: Annotated[
-        str, Parameter(help="NDJSON, one event a line; `-` reads standard input.", allow_leading_hyphen=True)
+        str, Parameter(help="NDJSON file with one event per line; `-` for standard input.", allow_leading_hyphen=True)
     ] = "-",
     *,
     partitions: Partitions = None,
     nats: Nats = None,
-    wait: Annotated[float, Parameter(help="Seconds to wait while NATS is away.")] = 60.0,
+    wait: Annotated[float, Parameter(help="Seconds to retry while NATS is unavailable.")] = 60.0,
     json: AsJson = False,
 ) -> int:
     """
-    Publish events from a file or a pipe as they come; done when the stream has stored them.
+    Publish events from a file or a pipe as they arrive, and return once the stream has stored them.
 
-    Emitting the same file again within the stream's duplicate window stores nothing twice, if its events carry ids.
-    A line that is no event is named and left out, and the exit code is 1.
+    Emitting the same file again within the stream's duplicate window stores nothing twice, if its events have ids.  A
+    line that is no valid event is logged and skipped, and the exit code is 1.
 
-    SIGTERM and SIGINT end it at once: with 0 if everything that was read is stored, else with 1 and the count of the
-    events in hand; emit them again.
+    SIGTERM and SIGINT stop the command at once: with 0 if every event read is stored, else with 1 and the number of
+    events in flight; emit these again.
 
     Example: `noetl-events emit run.ndjson` or `tail -f run.ndjson | noetl-events emit`
     """
@@ -119,14 +119,14 @@ async def emit(
 
 
 class _Emitting:
-    """The lines of *source* on their way into *sink*, and what became of them."""
+    """The emitter of the lines of *source* into *sink*, with counts of the results."""
 
     def __init__(self, sink: NatsSink, source: str, *, patience: float, on_batch: Callable[[int], None]) -> None:
         self.stored = self.rejected = self.malformed = 0
         self.in_hand = 0
-        """Events that were read, and are not known to be stored."""
+        """Number of events that were read and may not be stored."""
         self.line = 1
-        """Of the first of them."""
+        """Line number of the first of these events."""
 
         self._sink = sink
         self._source = source
@@ -153,7 +153,7 @@ class _Emitting:
         self._on_batch(len(batch))
 
     def _event(self, line: bytes) -> ExecutorEvent | None:
-        """Return the event of *line*; one that is emitted again after an answer was lost must have its id before."""
+        """Return the event of *line*, with an id, so that emitting it again after a lost answer stores it once."""
         self._read += 1
         if not line.strip():
             return None
@@ -172,7 +172,7 @@ def _opened(file: str) -> Iterator[BufferedReader]:
         yield cast("BufferedReader", sys.stdin.buffer)
         return
     if file.startswith("-"):
-        # So that `-` can be said, everything with a hyphen in front comes here.
+        # `-` requires leading hyphens to be allowed, so unknown options arrive here.
         raise ValueError(f"unknown option {file}; `noetl-events emit --help` has those there are, ./{file} is a file")
     with Path(file).open("rb") as lines:
         yield lines

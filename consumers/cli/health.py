@@ -1,4 +1,4 @@
-"""`noetl-events health`."""
+"""The command `noetl-events health`."""
 
 from __future__ import annotations
 
@@ -19,13 +19,11 @@ _GOOD: Final = 200
 
 def health(
     *,
-    url: Annotated[str, Parameter(help="Where the projector or the gateway listens.")] = f"http://{DEFAULT}",
-    ready: Annotated[
-        bool, Parameter(help="Ask whether it stores what comes, not whether it lives.", negative=())
-    ] = False,
+    url: Annotated[str, Parameter(help="URL of the projector or the gateway.")] = f"http://{DEFAULT}",
+    ready: Annotated[bool, Parameter(help="Check readiness instead of liveness.", negative=())] = False,
 ) -> int:
     """
-    Ask a projector, or a gateway, how it is: exit code 0 if it is well, else 1, and a line that says why.
+    Check the health of a projector or a gateway, and print the reason: exit code 0 if it is healthy, else 1.
 
     Example: `noetl-events health --ready`, or for a gateway `noetl-events health --url http://127.0.0.1:8080`
     """
@@ -35,7 +33,7 @@ def health(
 
 
 def _ask(url: str, path: str) -> tuple[bool, str]:
-    # Not urlopen: it would send what is for this machine through the proxy of the environment.
+    # urlopen would send a local request through the proxy of the environment, so http.client is used.
     connection = HTTPConnection(_place(url), timeout=_TIMEOUT)
     try:
         connection.request("GET", path)

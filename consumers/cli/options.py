@@ -1,4 +1,4 @@
-"""Options that several commands share, and points in time as users give them: a time, or how long ago."""
+"""Options that several commands share, and the parsers for times and ages in options."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _AGE: Final = re.compile(r"([0-9]{1,6})([smhd])")
 
 def read_duration(option: str, text: str) -> float:
     """
-    Return the seconds *text* names, such as `90s`, `30m`, `2h` or `7d`.
+    Return the seconds in *text*, such as `90s`, `30m`, `2h` or `7d`.
 
     Raises:
-        ValueError: it names none; the message begins with *option*.
+        ValueError: the text is no duration; the message begins with *option*.
 
     """
     if age := _AGE.fullmatch(text):
@@ -36,10 +36,10 @@ def read_duration(option: str, text: str) -> float:
 
 def read_moment(option: str, text: str, *, now: datetime | None = None) -> datetime:
     """
-    Return the moment *text* names: RFC 3339, in UTC without a zone, or an age such as `30m`, `2h` or `7d`.
+    Return the time in *text*: RFC 3339, in UTC if it has no zone, or an age such as `30m`, `2h` or `7d`.
 
     Raises:
-        ValueError: it names none; the message begins with *option*.
+        ValueError: the text is neither; the message begins with *option*.
 
     """
     try:
@@ -55,28 +55,28 @@ def read_moment(option: str, text: str, *, now: datetime | None = None) -> datet
 
 Nats = Annotated[str | None, Parameter(help="URL of NATS; `NATS_URL` by default.", negative=())]
 Partitions = Annotated[
-    int | None, Parameter(help="Lanes of the stream; `NOETL_EVENT_STREAM_PARTITIONS` by default.", negative=())
+    int | None, Parameter(help="Partitions of the stream; `NOETL_EVENT_STREAM_PARTITIONS` by default.", negative=())
 ]
 AsJson = Annotated[bool, Parameter(name="--json", help="Print the result as JSON.", negative=())]
 FromSequence = Annotated[
-    int | None, Parameter(validator=validators.Number(gte=1), help="Begin with this sequence of the stream.")
+    int | None, Parameter(validator=validators.Number(gte=1), help="Start at this sequence of the stream.")
 ]
 FromTime = Annotated[
-    str | None, Parameter(help="Begin at this time: `2026-05-31T03:14:15Z`, or `2h` for two hours ago.")
+    str | None, Parameter(help="Start at this time: `2026-05-31T03:14:15Z`, or `2h` for two hours ago.")
 ]
 
 
 def read_settings(nats: str | None, *, partitions: int | None = None) -> Settings:
-    """Return the settings of file and environment, with *nats* and *partitions* from the command line on top."""
+    """Return the settings of file and environment, overridden by *nats* and *partitions* from the command line."""
     return live_settings(nats=nats, partitions=partitions).current
 
 
 def live_settings(*, nats: str | None = None, partitions: int | None = None, **chosen: Any) -> LiveSettings:
     """
-    Return the same for a daemon, with *chosen*, as `projector__durable`; log from the level they say.
+    Return the same settings for a daemon, overridden by *chosen* (such as `projector__durable`), and configure the log.
 
     Raises:
-        SettingsError: they cannot be used.
+        SettingsError: a setting is invalid.
 
     """
     keys = {name.replace("__", "."): value for name, value in chosen.items()}
@@ -88,10 +88,10 @@ def live_settings(*, nats: str | None = None, partitions: int | None = None, **c
 
 def open_labelled(label: str, url: str) -> EventSink:
     """
-    Return the sink of *url*, which was given at *label*.
+    Return the sink of *url*, which was given as the setting *label*.
 
     Raises:
-        ValueError: it names none; the message says where it was given, and shows nothing secret of it.
+        ValueError: the URL is invalid; the message names *label*, and hides secrets of the URL.
 
     """
     try:
@@ -101,17 +101,17 @@ def open_labelled(label: str, url: str) -> EventSink:
 
 
 def load_settings(chosen: Mapping[str, Any]) -> Loaded:
-    """Return the settings of the file that `NOETL_CONFIG` names and of the environment, with *chosen* on top."""
+    """Return the settings of the file that `NOETL_CONFIG` names and of the environment, overridden by *chosen*."""
     path = os.environ.get(CONFIG)
     return load(os.environ, config=Path(path) if path else None, chosen=chosen)
 
 
 def read_start(from_sequence: int | None, from_time: str | None) -> int | datetime | None:
     """
-    Return where to begin; None is the start of the stream.
+    Return the position to start at; None for the start of the stream.
 
     Raises:
-        ValueError: both are given, or the time is none.
+        ValueError: both options are given, or the time is invalid.
 
     """
     if from_sequence is not None and from_time is not None:

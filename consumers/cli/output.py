@@ -1,4 +1,4 @@
-"""What commands print: a result on standard output, progress on standard error."""
+"""Output of commands: a result on standard output, progress on standard error."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def result_table(result: Mapping[str, Any], *, title: str = "") -> Table:
 
 @contextmanager
 def progress(what: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
-    """Show a line of progress on a terminal; yields what to call with the number of events done."""
+    """Show a progress line on a terminal; yield a function to call with the number of events done."""
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),

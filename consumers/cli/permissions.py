@@ -1,4 +1,4 @@
-"""`noetl-events permissions`."""
+"""The command `noetl-events permissions`."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ def permissions(
     role: Role,
     *,
     to: Annotated[
-        tuple[str, ...], Parameter(help="URL of each destination of the projector, as it is given to it.", negative=())
+        tuple[str, ...], Parameter(help="URL of each destination of the projector, as given to it.", negative=())
     ] = (),
-    durable: Annotated[str | None, Parameter(help="Name of its durable consumer.", negative=())] = None,
-    standby: Annotated[bool | None, Parameter(help="It runs with `--standby`.")] = None,
+    durable: Annotated[str | None, Parameter(help="Name of the projector's durable consumer.", negative=())] = None,
+    standby: Annotated[bool | None, Parameter(help="The projector runs with `--standby`.")] = None,
     spool: Annotated[bool, Parameter(help="The publisher has a spool.", negative=())] = False,
     sql: Annotated[bool, Parameter(help="Print the grants for each Postgres of `--to` instead.", negative=())] = False,
     partitions: Partitions = None,
     json: AsJson = False,
 ) -> int:
     """
-    Print what a role may do, and nothing more: for nats-server to include, or with `--sql` for psql.
+    Print the permissions that a role needs, and no more: for nats-server to include, or with `--sql` for psql.
 
     Stream, subjects and inbox prefix are those of the settings.
 

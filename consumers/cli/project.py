@@ -1,4 +1,4 @@
-"""`noetl-events project`."""
+"""The command `noetl-events project`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ async def project(
     to: Annotated[
         list[str] | None,
         Parameter(
-            help="URL of a destination, as `sqlite:///events.db`; several get a consumer each.",
+            help="URL of a destination, such as `sqlite:///events.db`; each gets a consumer of its own.",
             negative=(),
         ),
     ] = None,
@@ -34,27 +34,29 @@ async def project(
         Parameter(help="Name of the durable consumer, `noetl_projector` by default; replicas share one.", negative=()),
     ] = None,
     standby: Annotated[
-        bool | None, Parameter(help="One replica works, in the order of the stream; the others wait.")
+        bool | None, Parameter(help="One replica works, in the order of the stream; the rest are on standby.")
     ] = None,
     listen: Annotated[
         str | None,
-        Parameter(help="Serve health and metrics on `HOST:PORT`, or `off`; `127.0.0.1:9464` if free.", negative=()),
+        Parameter(
+            help="Serve health checks and metrics on `HOST:PORT`, or `off`; `127.0.0.1:9464` if free.", negative=()
+        ),
     ] = None,
     partitions: Partitions = None,
     nats: Nats = None,
 ) -> int:
     """
-    Carry the stream into destinations until SIGTERM or SIGINT, then settle what is in hand.
+    Copy the stream into destinations until SIGTERM or SIGINT, then finish the messages in flight.
 
-    While a destination or NATS is away it holds and tries again.  What a destination will never take is stored in the
-    dead-letter stream.  Exit code 1 if something in hand could not be settled before the deadline: it is delivered
-    again.
+    While a destination or NATS is unavailable, the projector holds and retries.  Events that a destination rejects
+    permanently are stored in the dead-letter stream.  Exit code 1 if messages in flight could not be acknowledged
+    before the deadline: they are redelivered.
 
-    On a stream that was created with partitions each execution is in order, and replicas share the lanes.
+    On a stream with partitions each execution is in order, and replicas share the partitions.
 
-    SIGHUP reads the settings again, and takes over those that can change while it runs.
+    SIGHUP reloads the settings, and applies the reloadable ones.
 
-    `/healthz` says whether it lives, `/readyz` whether it stores what comes, `/metrics` has the numbers.
+    `/healthz` reports liveness, `/readyz` readiness, `/metrics` has the metrics.
 
     Example: `noetl-events project --to sqlite:///events.db`
     """

@@ -1,4 +1,4 @@
-"""`noetl-events rebuild`."""
+"""The command `noetl-events rebuild`."""
 
 from __future__ import annotations
 
@@ -24,20 +24,21 @@ if TYPE_CHECKING:
 
 async def rebuild(
     *,
-    to: Annotated[str, Parameter(help="URL of the destination, as `postgresql://host/db` or `sqlite:///events.db`.")],
+    to: Annotated[
+        str, Parameter(help="URL of the destination, such as `postgresql://host/db` or `sqlite:///events.db`.")
+    ],
     from_sequence: FromSequence = None,
     from_time: FromTime = None,
     execution: Annotated[int | None, Parameter(help="Only the events of this execution.")] = None,
-    wait: Annotated[float, Parameter(help="Seconds to wait while the destination or NATS is away.")] = 60.0,
+    wait: Annotated[float, Parameter(help="Seconds to retry while the destination or NATS is unavailable.")] = 60.0,
     nats: Nats = None,
     json: AsJson = False,
 ) -> int:
     """
-    Emit what the stream holds into a destination, from the start or a place on, up to where the stream ends now.
+    Emit the stream's events into a destination, from the start or a given position to the stream's present end.
 
-    It takes nothing from the projector, whose consumer stays where it is.  Running it twice stores nothing twice.
-    Malformed messages are named and left out; they are dead letters already.  Exit code 1 if the destination rejected
-    an event.
+    The projector's consumer is not changed.  Running the command twice stores nothing twice.  Malformed messages are
+    logged and skipped; the projector has made dead letters of them.  Exit code 1 if the destination rejected an event.
 
     Example: `noetl-events rebuild --to sqlite:///events.db --from-time 2h`
     """
@@ -61,7 +62,7 @@ async def rebuild(
         await sink.aclose()
     result = structs.asdict(done)
     if not json:
-        # The log has named them.
+        # The log has already named them.
         del result["faults"]
     print_result(result, as_json=json)
     return 1 if done.rejected else 0

@@ -1,4 +1,4 @@
-"""`noetl-events replay`."""
+"""The command `noetl-events replay`."""
 
 from __future__ import annotations
 
@@ -18,28 +18,26 @@ from noetl_events.sinks.recording import count_lines, read_recording
 
 
 async def replay(
-    file: Annotated[
-        Path, Parameter(help="A recording, as a `jsonl:` sink writes it: a file, a `.gz` file or a directory.")
-    ],
+    file: Annotated[Path, Parameter(help="Recording of a `jsonl:` sink: a file, a `.gz` file or a directory.")],
     *,
-    to: Annotated[str, Parameter(help="URL of the destination, as `nats://host:4222` or `sqlite:///events.db`.")],
+    to: Annotated[str, Parameter(help="URL of the destination, such as `nats://host:4222` or `sqlite:///events.db`.")],
     speed: Annotated[
-        str, Parameter(help="`1x` for the pace at which it happened, `10x` for ten times that, or `max`.", negative=())
+        str, Parameter(help="`1x` for the original speed, `10x` for ten times that, or `max`.", negative=())
     ] = "max",
-    wait: Annotated[float, Parameter(help="Seconds to wait while the destination is away.")] = 60.0,
+    wait: Annotated[float, Parameter(help="Seconds to retry while the destination is unavailable.")] = 60.0,
     json: AsJson = False,
 ) -> int:
     """
     Emit a recording to any sink, in its order.
 
-    Replaying twice stores nothing twice: the events keep their ids.
+    Replaying twice stores nothing twice, because the events keep their ids.
 
     Example: `noetl-events replay run.jsonl --to sqlite:///events.db`
     """
     times = read_speed(speed)
     sink = open_sink(to)
     try:
-        # Counted only for somebody who watches: it reads the whole recording.
+        # Counting reads the whole recording, so the total is counted for a terminal only.
         total = await asyncio.to_thread(count_lines, file) if sys.stderr.isatty() else None
         with progress("replaying", total) as advance:
             carried = await carry(read_recording(file), sink, patience=wait, speed=times, on_batch=advance)

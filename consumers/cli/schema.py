@@ -1,4 +1,4 @@
-"""`noetl-events schema`."""
+"""The command `noetl-events schema`."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ async def schema(
     ],
     *,
     upgrade: Annotated[
-        bool, Parameter(help="Add what a table of an older version lacks: the column of the digest.", negative=())
+        bool, Parameter(help="Add the column of the digest to a table of an older version.", negative=())
     ] = False,
     json: AsJson = False,
 ) -> int:
     """
-    Create the schema and table a Postgres or SQLite destination needs; a table of another shape is refused.
+    Create the schema and table that a Postgres or SQLite destination needs; a table of another shape is refused.
 
-    With `?mapping=noetl` nothing is created: NoETL's own table is compared with what will be written.
+    With `?mapping=noetl` nothing is created: NoETL's own table is compared with the rows to be written.
 
     The projector never creates a table: its role needs INSERT and SELECT only.  A table without the column of the
-    digest works; `--upgrade` adds it, which rewrites no row, and versions of before write beside it.
+    digest works; `--upgrade` adds it, which rewrites no row, and older versions can still write to the table.
 
     Example: `noetl-events schema postgresql://localhost/noetl`
     """
@@ -57,7 +57,7 @@ async def _in_sqlite(url: str, *, upgrade: bool) -> tuple[str, bool | None]:
 
 
 async def _in_postgres(url: str, *, upgrade: bool) -> tuple[str, bool | None]:
-    """Return the table and whether it has the digest; None where it is not ours."""
+    """Return the table and whether it has the digest; None for NoETL's own table."""
     from consumers.sinks.postgres import PostgresSink
 
     sink = PostgresSink.from_url(url)

@@ -1,4 +1,4 @@
-"""`noetl-events serve`."""
+"""The command `noetl-events serve`."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ async def serve(
         str | None, Parameter(help="Serve on `HOST:PORT`; `127.0.0.1:8080` by default.", negative=())
     ] = None,
     token_file: Annotated[
-        Path | None, Parameter(help="Tokens, one a line; required unless bound to loopback.", negative=())
+        Path | None, Parameter(help="File of tokens, one per line; required unless bound to loopback.", negative=())
     ] = None,
     partitions: Partitions = None,
     nats: Nats = None,
 ) -> int:
     """
-    Take events over HTTP and stream them to whoever watches, until SIGTERM or SIGINT.
+    Receive events over HTTP and stream them to HTTP clients, until SIGTERM or SIGINT.
 
     `POST /api/events` answers once the event is stored.  `GET /api/events/stream` is a stream of server-sent events
-    that resumes where it stopped.  `/openapi.json` has the rest.
+    that clients can resume.  `/openapi.json` describes the whole API.
 
     Example: `noetl-events serve --listen 0.0.0.0:8080 --token-file /run/secrets/token`
     """

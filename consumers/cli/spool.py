@@ -1,4 +1,4 @@
-"""`noetl-events spool show` and `noetl-events spool drain`."""
+"""The commands `noetl-events spool show` and `noetl-events spool drain`."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from noetl_events.sinks.spool.journal import Position, bodies, segments
 from noetl_events.sinks.spool.progress import Progress
 from noetl_events.sinks.spool.sink import SpoolSink
 
-spool = App(name="spool", help="The folder in which a worker keeps events until NATS has them.")
+spool = App(name="spool", help="Inspect and drain a worker's spool, the folder of events that NATS has not stored yet.")
 
-Folder = Annotated[Path, Parameter(help="The folder of the spool.")]
+Folder = Annotated[Path, Parameter(help="Folder of the spool.")]
 
 
 @spool.command
 async def show(path: Folder, *, json: AsJson = False) -> int:
     """
-    Show what a spool holds, while its worker runs or after it died; exit code 1 if events wait in it.
+    Show the contents of a spool, of a running worker or after a crash; exit code 1 if events wait in it.
 
     Example: `noetl-events spool show /var/spool/noetl`
     """
@@ -39,15 +39,15 @@ async def show(path: Folder, *, json: AsJson = False) -> int:
 async def drain(
     path: Folder,
     *,
-    to: Annotated[str, Parameter(help="URL of the sink that gets the events.")],
-    wait: Annotated[float, Parameter(help="Seconds to try.")] = 60.0,
+    to: Annotated[str, Parameter(help="URL of the sink that receives the events.")],
+    wait: Annotated[float, Parameter(help="Timeout in seconds.")] = 60.0,
     json: AsJson = False,
 ) -> int:
     """
-    Hand over what a worker that is gone left in its spool; exit code 1 if events remain.
+    Forward the events that a dead worker left in its spool; exit code 1 if events remain.
 
-    A worker that runs drains its own spool, and this refuses to: two would disturb each other.  SIGTERM and SIGINT end
-    it at once, and it says what remains.
+    A running worker drains its own spool, so this command refuses a spool in use.  SIGTERM and SIGINT stop the command
+    at once, and it prints the number of events that remain.
 
     Example: `noetl-events spool drain /var/spool/noetl --to nats://127.0.0.1:4222`
     """

@@ -1,4 +1,4 @@
-"""`noetl-events stream ensure` and `noetl-events stream show`."""
+"""The commands `noetl-events stream ensure` and `noetl-events stream show`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from noetl_events.jetstream.stream_config import Deviation
     from noetl_events.jetstream.streams import StreamInfo
 
-stream = App(name="stream", help="The streams events and dead letters are kept in.")
+stream = App(name="stream", help="Create and show the streams of events and dead letters.")
 
 
 @stream.command
@@ -27,18 +27,19 @@ async def ensure(
     *,
     upgrade: Annotated[
         bool,
-        Parameter(help="Switch on what an older server could not do; nothing else is changed.", negative=()),
+        Parameter(help="Enable features that an older server lacked; nothing else is changed.", negative=()),
     ] = False,
     partitions: Partitions = None,
     nats: Nats = None,
     json: AsJson = False,
 ) -> int:
     """
-    Create the streams that are missing; one that is there and differs is refused with the difference.
+    Create the missing streams; an existing stream that differs is refused, with the difference.
 
-    One that an older server made lacks what younger servers can do: that is told, and everything works without it.
+    A stream that an older server created lacks features of newer servers: these are listed, and everything works
+    without them.
 
-    Exit code 2 if a stream differs, or a setting has to change before one can be made.
+    Exit code 2 if a stream differs, or a setting has to change before a stream can be created.
 
     Example: `noetl-events stream ensure`
     """
@@ -46,7 +47,7 @@ async def ensure(
     infos: list[StreamInfo] = []
     failures: list[StreamDrift | StreamRefused] = []
     async with Connection(settings.connect) as connection:
-        # All before the first line: whoever reads them may be gone after that one.
+        # All streams are created before the first line is printed, because a reader may close the pipe after it.
         for declared in settings.streams:
             try:
                 infos.append(await ensure_stream(connection, declared, upgrade=upgrade))
@@ -66,7 +67,7 @@ async def ensure(
 @stream.command
 async def show(*, nats: Nats = None, json: AsJson = False) -> int:
     """
-    Show what the streams hold.
+    Show the state of the streams.
 
     Example: `noetl-events stream show --json`
     """
@@ -85,11 +86,11 @@ def _remark(deviation: Deviation) -> str:
 
 
 def _remedy(declared: StreamDeclaration, failure: StreamDrift | StreamRefused) -> str:
-    """Return which settings to change."""
+    """Return the settings to change, as a text for the error."""
     if isinstance(failure, StreamDrift):
         settings = [setting_of(declared.kind, deviation.field) for deviation in failure.deviations]
         names = sorted({setting.environ for setting in settings if setting})
-        return f"\nWhat can be set: {', '.join(names)}." if names else ""
+        return f"\nRelated settings: {', '.join(names)}." if names else ""
     setting = setting_of(declared.kind, failure.field)
     return f"; set {setting.environ} ({setting.key})" if setting else ""
 

@@ -1,4 +1,4 @@
-"""`noetl-events tail`."""
+"""The command `noetl-events tail`."""
 
 from __future__ import annotations
 
@@ -24,21 +24,22 @@ if TYPE_CHECKING:
     from noetl_events.jetstream.message import Message
 
 _MAX_SHOWN: Final = 300
-"""Characters of a name; a line with a megabyte of it would be the only one on the screen."""
+"""Largest number of characters of a name, because a megabyte of it would fill the screen."""
 
 
 async def tail(
     *,
-    from_start: Annotated[bool, Parameter(help="Begin with the first event of the stream.", negative=())] = False,
-    until_end: Annotated[bool, Parameter(help="End with the last event there is now.", negative=())] = False,
-    subject: Annotated[str, Parameter(help="Only what matches, as `noetl.events.playbook.*`.")] = ">",
+    from_start: Annotated[bool, Parameter(help="Start with the first event of the stream.", negative=())] = False,
+    until_end: Annotated[bool, Parameter(help="Stop after the event that is last now.", negative=())] = False,
+    subject: Annotated[str, Parameter(help="Only subjects that match, such as `noetl.events.playbook.*`.")] = ">",
     nats: Nats = None,
-    json: Annotated[bool, Parameter(help="Print each body as it is, one a line.", negative=())] = False,
+    json: Annotated[bool, Parameter(help="Print each body unchanged, one per line.", negative=())] = False,
 ) -> int:
     """
-    Print events as the stream stores them, until SIGTERM or SIGINT; it takes nothing from anybody.
+    Print events as the stream stores them, without consuming them, until SIGTERM or SIGINT.
 
-    It goes on behind the last event when NATS was away, and with the first one of a stream that was created anew.
+    After an outage of NATS the output resumes behind the last event; after the stream was recreated, with its first
+    one.
 
     Example: `noetl-events tail --from-start --json > run.jsonl`
     """

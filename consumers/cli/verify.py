@@ -1,4 +1,4 @@
-"""`noetl-events verify`."""
+"""The command `noetl-events verify`."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ async def verify(
     to: Annotated[str, Parameter(help="URL of the destination: `postgresql:`, `sqlite:` or `jsonl:`.")],
     from_sequence: FromSequence = None,
     from_time: FromTime = None,
-    wait: Annotated[float, Parameter(help="Seconds to wait while NATS is away.")] = 60.0,
+    wait: Annotated[float, Parameter(help="Seconds to retry while NATS is unavailable.")] = 60.0,
     nats: Nats = None,
     json: AsJson = False,
 ) -> int:
     """
-    Compare the stream with a destination, event by event; exit code 1 if one is missing, lost or differs in a field.
+    Compare the stream with a destination, event by event; exit code 1 if an event is missing, lost or different.
 
-    `conflicts` counts events that came later under the key of a different one: each belongs among the dead letters, and
-    one that is neither a row nor a letter is `lost`.  `variants` differ in their payload only.
+    `conflicts` counts later events with the key of a different event: each belongs in the dead letters, and one that is
+    neither a row nor a letter is `lost`.  `variants` differ in their payload only.
 
-    JSON is compared by what it means.  What a projector has not carried yet is missing: let it catch up first.
-    `noetl-events rebuild` brings back what is missing; a row that differs has to be deleted before.
+    JSON is compared by value.  Events that the projector has not copied yet count as missing, so let it catch up first.
+    `noetl-events rebuild` restores missing events; a row that differs has to be deleted before that.
 
     Example: `noetl-events verify --to postgresql://localhost/noetl --from-time 1h`
     """
