@@ -4,9 +4,8 @@ Three ways to publish a burst of messages: a fast-ingest batch, an atomic batch,
 Plain publishes: each message has an answer of its own, and many are in flight at a time.
 
 Atomic batches (ADR-50): the server stores all messages or none.  A server with `sync_interval: always` syncs each
-atomic
-batch once since 2.15 (each message before): 20,000 to 60,000 messages a second, where fast-ingest batches and plain
-publishes reach 4,000.
+atomic batch once since 2.15 (each message before): 20,000 to 60,000 messages a second, where fast-ingest batches and
+plain publishes reach 4,000.
 
     Nats-Batch-Id: <batch>        on every message
     Nats-Batch-Sequence: <seq>    on every message, from 1

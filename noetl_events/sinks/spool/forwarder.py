@@ -1,9 +1,9 @@
 """
-From the journal to the sink behind it, in order.
+Forward records from the journal to the inner sink, in order.
 
-    read ─► emit_batch ─► look at the stream ─┬─ it has all it had: note the progress, delete what is old
-      ▲        │ unavailable: hold            └─ it has lost something: go back, hand over again
-      └────────┴──────────────────────────────────────────────────────┘
+    read ─► emit_batch ─► check the stream ─┬─ it has kept everything: save the progress, delete old records
+      ▲        │ unavailable: retry         └─ it has lost something: go back, forward again
+      └────────┴────────────────────────────────────────────────────┘
 """
 
 from __future__ import annotations
@@ -38,32 +38,32 @@ log = structlog.get_logger()
 
 _BATCH: Final = 500
 _SMALLEST: Final = 50
-"""Events handed over at a time, and after many failures."""
+"""Events forwarded at a time, and the smallest number after repeated failures."""
 
 _LOOK_ROUND: Final = 5.0
 """
-Seconds between two looks at the stream while there is nothing to hand over.  Nobody loses something and is back sooner;
-after a longer time in which we did not look it may have, and what it stores next would hide that.
+Seconds between two checks of the stream while there is nothing to forward.  A server takes longer than this to restart;
+after a longer gap the stream may have lost messages, and later ones would hide the loss.
 """
 
 _SAVE_ROUND: Final = 0.25
-"""Seconds between two notes of the progress on disk while there is more: a crash has this much handed over again."""
+"""Seconds between two writes of the progress while there is more: a crash repeats the events of this time."""
 
 _MARKS: Final = 60
 
 
 class Handover:
     """
-    Hand the records of *journal* to *inner*, for ever.
+    Forward the records of *journal* to *inner*, without end.
 
     Args:
-        journal: open; its calls go through *in_thread*.
-        inner: takes the events, each at least once.
-        path: the folder of the journal.
-        replay_window: seconds for which acknowledged records are kept, and handed over again if the stream lost them.
-        backoff: between two attempts.
-        in_thread: runs a blocking call, one at a time.
-        clock: seconds since the epoch.
+        journal: open journal; its calls run through *in_thread*.
+        inner: sink that receives the events, each at least once.
+        path: folder of the journal.
+        replay_window: seconds for which acknowledged records are kept, and forwarded again if the stream lost them.
+        backoff: waits between two attempts.
+        in_thread: function that runs a blocking call, one at a time.
+        clock: function that returns seconds since the epoch.
 
     """
 
@@ -96,16 +96,16 @@ class Handover:
         self._acknowledged_at = 0.0
 
     def notice(self) -> None:
-        """Look for records: some were appended."""
+        """Read the journal again, because records were appended."""
         self._caught_up.clear()
         self._appended.set()
 
     async def caught_up(self) -> None:
-        """Return when every record was handed over."""
+        """Return when all records are forwarded."""
         await self._caught_up.wait()
 
     async def run(self) -> None:
-        """Hand over until cancelled."""
+        """Forward until cancelled."""
         await self._look(self.position)
         while True:
             self._appended.clear()
@@ -130,23 +130,23 @@ class Handover:
             await self._look(self.position)
 
     async def _hand_over(self, bodies: list[bytes]) -> bool:
-        """Return whether *bodies* are through; else the stream may have lost some, and they are read again."""
+        """Emit *bodies*; return False if the stream may have lost events, which are then read again."""
         left, is_kept = await self._readable(bodies), False
         async for attempt in Retry(SinkUnavailable, backoff=self._backoff, log="spool", events=len(left)):
-            # What it has lost while it was away would be hidden by what it stores next.
+            # The stream may have lost events during the outage, and later ones would hide that, so check first.
             if attempt.error and not await self._look(self.position):
                 return False
             with attempt:
                 is_kept = await self._emit_in_parts(left)
             if attempt.error:
-                # What is in doubt is sent again slowly, to keep its order: of less, some is through in time.
+                # Uncertain messages are sent again slowly, to keep their order, so try fewer of them.
                 self._size = max(min(self._size, len(bodies)) // 2, _SMALLEST)
         if is_kept:
             self._size = _BATCH
         return is_kept
 
     async def _emit_in_parts(self, left: list[ExecutorEvent]) -> bool:
-        """Emit *left*, so many at a time, and take from it what is through; return whether the stream has kept it."""
+        """Emit *left* in parts, and remove each emitted part from it; return True if the stream has kept them."""
         while left:
             if _is_long_ago(self._looked_at) and not await self._look(self.position):
                 return False
@@ -175,19 +175,19 @@ class Handover:
         return events
 
     async def _keep(self, rejected: list[tuple[str, str]]) -> None:
-        """Write to `rejected.jsonl` what the destination will never take."""
+        """Append *rejected* events, which the destination will never accept, to `rejected.jsonl`."""
         lines = [json.dumps({"reason": reason, "event": text}) + "\n" for text, reason in rejected]
         await self._insist(self._append_rejected, "".join(lines).encode())
         log.error("spool.rejected", events=len(rejected), reason=rejected[0][1])
 
     def _append_rejected(self, lines: bytes) -> None:
         with closing(AppendFile(self._path / "rejected.jsonl", os.fsync)) as file:
-            # A power cut may have left half a line, which must not swallow the next one.
+            # A power cut may have left half a line, so start a new one.
             is_torn = file.length and file.read(file.length - 1, 1) != b"\n"
             file.append(b"\n" + lines if is_torn else lines)
 
     async def _insist(self, call: Callable[..., Any], *args: Any) -> Any:
-        """Return what the blocking *call* returns, once the disk lets it."""
+        """Return the result of the blocking *call*, retried until the disk accepts it."""
         result = None
         async for attempt in Retry(OSError, backoff=self._backoff, log="spool", part="disk"):
             with attempt:
@@ -196,10 +196,10 @@ class Handover:
 
     async def _look(self, acknowledged: Position) -> bool:
         """
-        Note that everything before *acknowledged* was stored, or go back if the stream may have lost some of it.
+        Record that everything before *acknowledged* is stored, or go back if the stream may have lost events.
 
         Returns:
-            Whether it has it all.
+            True if the stream has kept everything.
 
         """
         sure, now = not self._is_stale(), None
@@ -214,19 +214,19 @@ class Handover:
             return False
         if sure:
             self.position = acknowledged
-        # Else it may have lost what it has just acknowledged, and what it would store next could hide that.
+        # Otherwise the last acknowledged events may be lost, so keep the position: later events would hide the loss.
         self._progress.record(Mark(self.position, self._clock(), now), apart=self._replay_window / _MARKS)
         return sure
 
     def _is_stale(self) -> bool:
-        """Whether it was acknowledged so long ago that it may be lost again, and we have not looked since."""
+        """Return True if events were acknowledged long ago, and the stream was not checked since."""
         return self._watched and self._looked_at < self._acknowledged_at and _is_long_ago(self._acknowledged_at)
 
     async def _save(self) -> None:
         try:
             await self._in_thread(self._write_progress)
         except OSError as exc:
-            # Without the note more is handed over again after a crash; that is no reason to hand over less now.
+            # Without the progress a crash repeats more events, which is no reason to stop forwarding.
             log.warning("spool.progress_not_saved", reason=exc.strerror or str(exc))
         self._save_at = _now() + _SAVE_ROUND
 
@@ -236,7 +236,7 @@ class Handover:
         try:
             self._progress.save(self._path / "progress.json")
         finally:
-            # Even if it cannot be saved: what a full disk lacks is room.
+            # Delete records even if saving fails, because a full disk needs the room.
             if unneeded is not None:
                 self._journal.trim(unneeded)
 

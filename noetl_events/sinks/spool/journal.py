@@ -1,22 +1,22 @@
 """
-Events on disk, in order: a single writer appends, a single reader follows, and whole files are removed behind it.
+Events on disk, in order: one writer appends, one reader follows, and whole files are deleted behind the reader.
 
-    <path>/lock                        held by the one who has it open
+    <path>/lock                        locked by the process that has the journal open
     <path>/000000000001.segment        records, oldest first
     <path>/000000000002.segment        ...
-    <path>/000000000001.damaged        what stood behind a record that cannot be read, kept for you to look at
-    <path>/progress.json               how far the records were handed over
-    <path>/rejected.jsonl              events the destination will never take
+    <path>/000000000001.damaged        the bytes after a damaged record, kept for an operator
+    <path>/progress.json               the position up to which records were forwarded
+    <path>/rejected.jsonl              events that the destination will never accept
 
-Opening begins a new segment, so that nothing is ever written behind what a crash has torn.
+Opening starts a new segment, so nothing is ever written after a record that a crash has torn.
 
-Many writers share a sync: records that come in while a write is under way form the next write.
+Many writers share a sync: records that arrive during a write form the next write.
 
-A record in a segment can be checked by itself:
+Each record in a segment has its own checksum:
 
-    u32 length | u32 CRC-32 of the body | body            little-endian, the body is an event on the wire
+    u32 length | u32 CRC-32 of the body | body            little-endian, the body is an event in its wire form
 
-No length is 0: blocks a file system never wrote read as zeros, and must not read as records.
+No length is 0, because blocks that a file system never wrote read as zeros, and must not read as records.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 _HEAD: Final = struct.Struct("<II")
 _HEADS: Final = re.compile(rb"(?s)(?=(?!\0\0\0)...\0)")
-"""Where a record below 16 MiB may begin."""
+"""Pattern for offsets where a record below 16 MiB may begin."""
 
 
 def pack(body: bytes) -> bytes:
@@ -51,7 +51,7 @@ def pack(body: bytes) -> bytes:
 
 
 def unpack(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Yield each whole record of *data*: where it ends, and its body.  What is torn or damaged ends it."""
+    """Yield the end and the body of each whole record in *data*, up to the first torn or damaged one."""
     start = 0
     while body := _body_at(data, start):
         start += _HEAD.size + len(body)
@@ -59,7 +59,7 @@ def unpack(data: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def missing(data: bytes) -> int:
-    """Return how many bytes the record begun in *data* still lacks, by its own length; 0 if it is all there."""
+    """Return the number of bytes that the record at the start of *data* lacks, by its own length; 0 if it is whole."""
     if len(data) < _HEAD.size:
         return _HEAD.size - len(data)
     length: int = _HEAD.unpack_from(data)[0]
@@ -67,8 +67,8 @@ def missing(data: bytes) -> int:
 
 
 def is_torn(rest: bytes) -> bool:
-    """Return whether *rest*, which begins with no whole record, is what a write cut short leaves behind."""
-    # A record that is longer than the rest was cut off, unless whole ones follow: then its length is what is damaged.
+    """Return True if *rest*, which begins with no whole record, was left by an interrupted write."""
+    # A record longer than the rest was cut off.  If whole records follow it, its length is damaged instead.
     is_cut = missing(rest) > 0 and not any(_body_at(rest, head.start()) for head in _HEADS.finditer(rest, 1))
     return is_cut or not rest.strip(b"\0")
 
@@ -91,11 +91,11 @@ _READ_BYTES: Final = 2**20
 
 class Position(NamedTuple):
     """
-    A place between two records.
+    A position between two records.
 
     Args:
-        segment: number of its file.
-        offset: bytes from the start of the file.
+        segment: number of the segment.
+        offset: offset in bytes from the start of the segment's file.
 
     """
 
@@ -104,21 +104,21 @@ class Position(NamedTuple):
 
 
 class SpoolFull(SinkUnavailable):
-    """The spool has its largest size: what it holds has to be handed over first."""
+    """The spool has its maximum size, so its events have to be forwarded first."""
 
 
 class Journal:
     """
-    Open the journal at *path*, and create the folder but not the one it is in.
+    Open the journal at *path*, and create its folder, but not the parent folder.
 
     Args:
-        path: a folder of its own.
-        max_bytes: of all segments; past that nothing is appended.
-        segment_bytes: after which a new segment is begun.
-        sync: makes durable what was written to the descriptor it is given.
+        path: folder of the journal.
+        max_bytes: most bytes of all segments; at that size nothing is appended.
+        segment_bytes: size of a segment after which a new one is started.
+        sync: function that makes the data of a file descriptor durable.
 
     Raises:
-        SinkUnavailable: another process has it open, or it cannot be opened.
+        SinkUnavailable: another process has the journal open, or it cannot be opened.
 
     """
 
@@ -150,17 +150,17 @@ class Journal:
 
     @property
     def start(self) -> Position:
-        """Before the oldest record."""
+        """Position before the oldest record."""
         return Position(self._numbers[0], 0)
 
     @property
     def end(self) -> Position:
-        """Behind the youngest record."""
+        """Position after the youngest record."""
         return Position(self._numbers[-1], self._sizes[self._numbers[-1]])
 
     @property
     def size(self) -> int:
-        """Bytes in all segments."""
+        """Number of bytes in all segments."""
         return sum(self._sizes.values())
 
     def append(self, records: bytes) -> None:
@@ -168,8 +168,8 @@ class Journal:
         Append *records* and make them durable.
 
         Raises:
-            SpoolFull: there is no room for them; nothing was written.
-            SinkUnavailable: the disk refuses them; the journal is as it was before.
+            SpoolFull: there is no room; nothing was written.
+            SinkUnavailable: the disk refuses the write; the journal is unchanged.
 
         """
         if self.size + len(records) > self._max_bytes:
@@ -186,9 +186,9 @@ class Journal:
 
     def read(self, start: Position, limit: int) -> tuple[list[bytes], Position]:
         """
-        Return at most *limit* bodies behind *start*, and where the last of them ends.
+        Return at most *limit* bodies after *start*, and the end of the last of them.
 
-        None are returned at the end.  What is torn or damaged at the end of a segment is passed over, with a warning.
+        The list is empty at the end.  A torn or damaged end of a segment is skipped, with a warning.
         """
         position = start if start.segment in self._sizes else self.start
         while True:
@@ -199,20 +199,20 @@ class Journal:
             if position >= self.end:
                 return [], position
             if position.segment == self._numbers[-1]:
-                # What is appended from now on must not stand behind the damage.
+                # Start a new segment, so that later records do not follow the damage.
                 self._roll()
             self._pass_over(position)
             position = Position(self._numbers[self._numbers.index(position.segment) + 1], 0)
 
     def trim(self, position: Position) -> None:
-        """Delete the segments that end at or before *position*, but the one that is appended to."""
+        """Delete the segments that end at or before *position*, except the active one."""
         while len(self._numbers) > 1 and (self._numbers[0], self._sizes[self._numbers[0]]) <= position:
             self._file(self._numbers[0]).unlink(missing_ok=True)
             del self._sizes[self._numbers.pop(0)]
 
     def make_room(self, position: Position) -> None:
         """
-        Delete whatever can be of what stands before *position*.
+        Delete everything before *position* that can be deleted.
 
         Raises:
             SinkUnavailable: the disk refuses to.
@@ -226,7 +226,7 @@ class Journal:
             raise SinkUnavailable(f"spool: {self._path}: {exc.strerror or exc}") from exc
 
     def close(self) -> None:
-        """Release the folder; safe twice."""
+        """Release the folder; calling it twice is harmless."""
         self._active.close()
         with suppress(OSError):
             os.close(self._lock)
@@ -245,8 +245,8 @@ class Journal:
         return self._path / f"{number:012}.segment"
 
     def _read_bytes(self, position: Position) -> bytes:
-        """Return bytes from *position* on with at least one whole record, if there is one."""
-        # Only what is synced: what is handed over must still be here after a power cut.
+        """Return bytes from *position* on, with at least one whole record if there is one."""
+        # Only synced bytes are read, because a forwarded record must still exist after a power cut.
         left = max(0, self._sizes[position.segment] - position.offset)
         with self._file(position.segment).open("rb") as file:
             file.seek(position.offset)
@@ -264,7 +264,7 @@ class Journal:
             return
         damaged = self._file(position.segment).with_suffix(".damaged")
         damaged.write_bytes(rest)
-        # Before the segment may be deleted: it is the only other copy.
+        # Sync the copy before the segment may be deleted, because it is then the only one.
         sync_file(damaged, self._sync)
         sync_file(self._path, self._sync)
         log.error("spool.damaged", path=str(self._file(position.segment)), offset=position.offset, bytes=len(rest))
@@ -276,7 +276,7 @@ def segments(path: Path) -> list[tuple[int, Path]]:
 
 
 def bodies(path: Path, start: Position) -> Iterator[bytes]:
-    """Yield the bodies behind *start* without opening the journal, one segment in memory at a time."""
+    """Yield the bodies after *start* without opening the journal, with one segment in memory at a time."""
     for number, file in segments(path):
         if number >= start.segment:
             data = file.read_bytes()[start.offset if number == start.segment else 0 :]
@@ -285,7 +285,7 @@ def bodies(path: Path, start: Position) -> Iterator[bytes]:
 
 def _take_lock(path: Path, sync: Callable[[int], None]) -> int:
     path.mkdir(exist_ok=True)
-    # A folder whose name is not durable is lost with all that was synced in it.
+    # Sync the parent folder, because a folder without a durable name is lost with its content.
     sync_file(path.parent, sync)
     descriptor = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
@@ -297,15 +297,15 @@ def _take_lock(path: Path, sync: Callable[[int], None]) -> int:
 
 
 _LARGEST: Final = 16 * 2**20
-"""Bytes that may wait for the next write; past that writers wait to join it."""
+"""Bytes that may wait for the next write; at that size writers wait."""
 
 
 class GroupCommit:
     """
-    Gather records.
+    Combine the records of many writers into one write.
 
     Args:
-        append: makes one run of bytes durable.
+        append: function that makes bytes durable.
 
     """
 
@@ -316,10 +316,10 @@ class GroupCommit:
 
     async def write(self, records: bytes) -> None:
         """
-        Return when *records* are durable; cancelled, they may be or not.
+        Return when *records* are durable; after a cancellation the outcome is unknown.
 
         Raises:
-            SinkUnavailable: they are not.
+            SinkUnavailable: the records are not stored.
 
         """
         while self._next.size > _LARGEST:
@@ -331,7 +331,7 @@ class GroupCommit:
         await asyncio.shield(group.written)
 
     async def finish(self) -> None:
-        """Return when nothing is under way."""
+        """Return when no write is in flight."""
         if self._writing is not None:
             await asyncio.wait([self._writing])
 
@@ -348,7 +348,7 @@ class GroupCommit:
             await self._append(b"".join(group.records))
         except SinkUnavailable as exc:
             group.written.set_exception(exc)
-            # Looked at, for all its writers may have been cancelled.
+            # Retrieve the exception, as all writers may have been cancelled and asyncio would report it.
             group.written.exception()
         except BaseException:
             group.written.cancel()

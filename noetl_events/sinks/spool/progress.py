@@ -1,4 +1,4 @@
-"""How far a journal was handed over, and how far the stream had come at each step of the last minutes."""
+"""The progress of forwarding a journal, and the stream's end at each step of the last minutes."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ log = structlog.get_logger()
 
 class Mark(msgspec.Struct, frozen=True):
     """
-    One step.
+    A step of the progress.
 
     Args:
-        position: everything before it was acknowledged.
-        at: seconds since the epoch.
-        watermark: of the stream after the acknowledgement; None if it could not be asked.
+        position: position of the journal; all records before it are acknowledged.
+        at: time in seconds since the epoch.
+        watermark: end of the stream after the acknowledgement; None if it is unknown.
 
     """
 
@@ -40,7 +40,7 @@ class Progress(msgspec.Struct):
     The steps of the replay window, oldest first.
 
     Args:
-        marks: at most a hundred, whatever the window; between two of them a replay starts at the first.
+        marks: steps, at most a hundred for any window; a replay starts at the step before the loss.
 
     """
 
@@ -48,7 +48,7 @@ class Progress(msgspec.Struct):
 
     @classmethod
     def load(cls, file: Path) -> Self:
-        """Return what *file* holds; without one, or with one that cannot be read, everything is handed over again."""
+        """Return the progress in *file*; if it is missing or unreadable, all records are forwarded again."""
         try:
             return msgspec.json.decode(file.read_bytes(), type=cls)
         except FileNotFoundError:
@@ -58,7 +58,7 @@ class Progress(msgspec.Struct):
             return cls()
 
     def save(self, file: Path) -> None:
-        """Replace *file* in one step: a crash leaves the old one or the new one."""
+        """Replace *file* atomically: after a crash it has the old or the new content."""
         fresh = file.with_suffix(".new")
         with fresh.open("wb") as opened:
             opened.write(msgspec.json.encode(self))
@@ -69,18 +69,18 @@ class Progress(msgspec.Struct):
 
     @property
     def position(self) -> Position | None:
-        """Behind the youngest record handed over."""
+        """Position after the last forwarded record; None before the first step."""
         return self.marks[-1].position if self.marks else None
 
     def record(self, mark: Mark, *, apart: float) -> None:
-        """Add *mark*; it takes the place of the last one when that came less than *apart* seconds after its own."""
+        """Add *mark*, or replace the last one if that is less than *apart* seconds after the one before it."""
         if self._can_replace_last(mark, apart):
             self.marks[-1] = mark
         else:
             self.marks.append(mark)
 
     def forget(self, before: float) -> Position | None:
-        """Drop the marks before that time but the youngest of them; return up to where records are not needed."""
+        """Drop the marks before that time, except the latest of them, and return its position; None without one."""
         old = [mark for mark in self.marks if mark.at <= before]
         if not old:
             return None
@@ -89,25 +89,25 @@ class Progress(msgspec.Struct):
 
     @property
     def is_watched(self) -> bool:
-        """Whether the stream could ever be asked."""
+        """True if the stream's end was ever known."""
         return any(mark.watermark is not None for mark in self.marks)
 
     def is_contradicted(self, now: Watermark) -> bool:
-        """Whether the stream may have lost something it had acknowledged: of before its first answer nobody knows."""
+        """Return True if the stream may have lost acknowledged events, or if its end was never known before."""
         known = [mark.watermark for mark in self.marks if mark.watermark is not None]
         return not now.has_kept(known[-1]) if known else bool(self.marks)
 
     def rewind(self, now: Watermark) -> Position | None:
-        """Forget what the stream may have lost; return from where to hand over again, None for the oldest record."""
+        """Drop the marks the stream may have lost; return the position to forward from, None for the oldest record."""
         oldest = self.marks[:1]
         while self.marks and not (self.marks[-1].watermark and now.has_kept(self.marks[-1].watermark)):
             self.marks.pop()
-        # Of a stream that has nothing any more: what came before was acknowledged longer ago than the window.
+        # If the stream kept no mark, start at the oldest one: earlier records are older than the replay window.
         self.marks = self.marks or [structs.replace(mark, watermark=now) for mark in oldest]
         return self.position
 
     def _can_replace_last(self, mark: Mark, apart: float) -> bool:
-        # What the stream was known to hold is never forgotten for a mark that knows nothing.
+        # A mark with a known end of the stream is never replaced by one without.
         if len(self.marks) <= 1 or (self.marks[-1].watermark is None) != (mark.watermark is None):
             return False
         return self.marks[-1].at - self.marks[-2].at < apart

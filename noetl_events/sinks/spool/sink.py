@@ -1,4 +1,4 @@
-"""Events on this pod's own disk first, and from there to another sink."""
+"""A sink that writes events to this pod's own disk first, and forwards them from there to another sink."""
 
 from __future__ import annotations
 
@@ -33,32 +33,32 @@ _SMALLEST: Final = 64 * 1024
 
 class SpoolSink:
     """
-    Keep each event on disk until *inner* has it, and a while longer.
+    Keep each event on disk until *inner* has stored it, and for the replay window after that.
 
-    `emit` returns when the event is synced to this disk, whether *inner* can be reached or not.  A task of the sink's
-    own hands the events over in their order, each at least once, under the id it was emitted with: what *inner* keeps
-    once by `event_id` arrives once.  An event without an id gets one.  The first emit opens the folder, and takes up
-    what an earlier process left there.
+    `emit` returns when the event is synced to this disk, whether *inner* is available or not.  A task of the sink
+    forwards the events in order, each at least once and with the id it was emitted with, so a destination that stores
+    an `event_id` once gets it once.  An event without an id is given one.  The first emit opens the folder, and
+    continues with the events that an earlier process left there.
 
-    What *inner* has acknowledged stays for *replay_window* seconds.  If its stream is created again, or ends before
-    what it had acknowledged (a server that lost power before it synced), that is handed over again.  Only a sink that
-    can be watched so (`NatsSink`) makes this possible; for any other what was acknowledged is deleted.
+    Events that *inner* has acknowledged are kept for *replay_window* seconds.  If its stream is created again, or lost
+    its end (a server that lost power before it synced), they are forwarded again.  This needs a sink that can be
+    checked for losses (`NatsSink`); for any other sink, acknowledged events are deleted.
 
-    What *inner* rejects stands in `rejected.jsonl` in the folder, with the reason.
+    Events that *inner* rejects are appended to `rejected.jsonl` in the folder, with the reason.
 
     Args:
-        inner: where the events go.
-        path: a folder of its own, created if missing; the one it is in must exist.
-        max_bytes: on disk; past that `emit` raises `SpoolFull`.  What was acknowledged goes first.
-        replay_window: seconds.
-        patience: seconds `aclose` waits for *inner* to take the rest; what remains is handed over by the next one to
-            open the folder.
-        owns_inner: close *inner* with the sink.
-        backoff: between two attempts to hand over.
-        clock: seconds since the epoch.
+        inner: sink for the events.
+        path: folder of the spool, created if missing; its parent folder must exist.
+        max_bytes: most bytes on disk; at that size `emit` raises `SpoolFull`.  Acknowledged events are deleted first.
+        replay_window: seconds for which acknowledged events are kept.
+        patience: seconds for which `aclose` waits for *inner* to accept the rest; what remains is forwarded by the next
+            process that opens the folder.
+        owns_inner: True to close *inner* with this sink.
+        backoff: waits between attempts to forward.
+        clock: function that returns seconds since the epoch.
 
     Raises:
-        ValueError: *max_bytes* is too small to hold anything.
+        ValueError: *max_bytes* is too small.
 
     """
 
@@ -95,12 +95,12 @@ class SpoolSink:
     @classmethod
     def from_url(cls, url: str) -> Self:
         """
-        Open `spool:///var/spool/noetl?to=nats://127.0.0.1:4222`; *to* is any sink's URL, percent-encoded.
+        Open `spool:///var/spool/noetl?to=nats://127.0.0.1:4222`; *to* is the URL of any sink, percent-encoded.
 
         Options: `to`, `max_bytes`, `replay_window` in seconds.
 
         Raises:
-            ValueError: the URL names no folder or no sink, or has an option there is not.
+            ValueError: the URL lacks the folder or the sink, or has an unknown option.
 
         """
         parts = urlsplit(url, allow_fragments=False)
@@ -115,7 +115,7 @@ class SpoolSink:
         await self.emit_batch((event,))
 
     async def emit_batch(self, events: Sequence[ExecutorEvent]) -> None:
-        """Spool *events*; see `EventSink` for what is raised, and `SpoolFull`."""
+        """Spool *events*; raises as `EventSink`, and `SpoolFull`."""
         if self._closed:
             raise RuntimeError("SpoolSink is closed")
         self._calls += 1
@@ -127,16 +127,16 @@ class SpoolSink:
 
     async def drained(self) -> None:
         """
-        Return when *inner* has acknowledged everything spooled so far.
+        Return when *inner* has acknowledged all events spooled so far.
 
         Raises:
-            SinkUnavailable: the folder cannot be opened, or was closed before *inner* had all of it.
+            SinkUnavailable: the folder cannot be opened, or was closed before *inner* had all events.
 
         """
         await (await self._open()).drained()
 
     async def aclose(self) -> None:
-        """Finish what was accepted, hand over what *inner* takes within *patience*, and release the folder."""
+        """Finish accepted calls, forward what *inner* accepts within *patience*, and release the folder."""
         self._closed = True
         while self._calls:
             self._idle.clear()
@@ -178,7 +178,7 @@ class SpoolSink:
     async def _open(self) -> _Folder:
         if self._opening is None or (self._opening.done() and self._opening.exception()):
             self._opening = asyncio.create_task(self._open_folder())
-        # Others wait for it too: who is cancelled meanwhile leaves it to them.
+        # Several calls wait for the task, so a cancelled call must not cancel it.
         return await asyncio.shield(self._opening)
 
     async def _open_folder(self) -> _Folder:
@@ -198,12 +198,12 @@ class SpoolSink:
         )
 
     async def _in_thread(self, call: Callable[..., Any], *args: Any) -> Any:
-        # One thread: writing, reading and deleting follow each other, and a cancelled call still ends before the next.
+        # One thread keeps writing, reading and deleting in order, and a cancelled call ends before the next begins.
         return await asyncio.get_running_loop().run_in_executor(self._thread, call, *args)
 
 
 class _Folder:
-    """The folder while it is open: who appends, and the task that hands over."""
+    """The open folder: its writers, and the task that forwards."""
 
     def __init__(self, in_thread: Callable[..., Awaitable[Any]], journal: Journal, handover: Handover) -> None:
         self.journal = journal
@@ -213,7 +213,7 @@ class _Folder:
         self._handing_over = asyncio.create_task(handover.run())
 
     async def drained(self) -> None:
-        """Return when everything is handed over."""
+        """Return when all events are forwarded."""
         caught_up = asyncio.ensure_future(self._handover.caught_up())
         try:
             await asyncio.wait([caught_up, self._handing_over], return_when=asyncio.FIRST_COMPLETED)
@@ -222,14 +222,14 @@ class _Folder:
         self.require_health()
 
     def require_health(self) -> None:
-        """Raise what ended the handing over: a bug of the sink behind it, or that the folder was closed."""
+        """Raise the error that ended the forwarding: a bug of the inner sink, or the close of the folder."""
         if self._handing_over.cancelled():
             raise SinkUnavailable("spool: closed; what is left is handed over by the next one to open the folder")
         if self._handing_over.done():
             self._handing_over.result()
 
     async def close(self, patience: float) -> None:
-        """Finish writing, hand over for *patience* seconds more, and release the folder."""
+        """Finish writing, forward for at most *patience* seconds more, and release the folder."""
         await self.commits.finish()
         try:
             with suppress(TimeoutError):
@@ -244,7 +244,7 @@ class _Folder:
         try:
             await self._in_thread(self.journal.append, records)
         except SpoolFull:
-            # A new event counts for more than the replay of one that was acknowledged.
+            # A new event is worth more than the replay of an acknowledged one.
             await self._in_thread(self.journal.make_room, self._handover.position)
             await self._in_thread(self.journal.append, records)
         self._handover.notice()
