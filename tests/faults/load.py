@@ -110,7 +110,8 @@ async def require_exactly_once(url: str, acknowledged: list[int], **login: Any) 
     for event in stored:
         lanes.setdefault(event.execution_id, []).append(event.event_id or 0)
 
-    assert set(acknowledged) - set(ids) == set(), "acknowledged and not stored"
+    lost = sorted(set(acknowledged) - set(ids))
+    assert not lost, f"{len(lost)} of {len(acknowledged)} acknowledged and not stored: {lost[:20]} to {lost[-1]}"
     assert len(ids) == len(set(ids)), "stored twice"
     assert {lane: sorted(got) for lane, got in lanes.items()} == lanes, "out of order"
 

@@ -103,18 +103,21 @@ async def test_power_cut_of_the_spool(disk: Disk, own_server: NatsServer, tmp_pa
     spool, note = disk.folder / "spool", tmp_path / "note"
     url = f"spool://{spool}?to={quote(own_server.url, safe='')}"
     own_server.kill()
+    returned: set[int] = set()
     for lane in range(CUTS):
         before = len(noted(note))
         with working(url, lane, note) as process:
             await eventually(lambda before=before: len(noted(note)) >= before + 200)  # type: ignore[misc]
+            # Later ones do not count: an fsync that finds its transaction aborted and gone returns 0 (jbd2).
+            returned.update(noted(note)[before:])
             with power_cut(disk):
                 process.kill()
                 process.wait()
     own_server.start()
     await drain(spool, own_server.url)
 
-    assert len(noted(note)) >= CUTS * 200
-    await require_exactly_once(own_server.url, noted(note))
+    assert len(returned) >= CUTS * 200
+    await require_exactly_once(own_server.url, sorted(returned))
 
 
 async def test_power_cut_of_a_broker_that_syncs(disk: Disk) -> None:
