@@ -1,1 +1,1 @@
-"""The destinations a worker pod can emit to, one file each."""
+"""The sinks that a worker pod can emit to, one file each."""

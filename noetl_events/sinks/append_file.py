@@ -1,4 +1,4 @@
-"""A file this process alone appends to, on which a failed append leaves no trace."""
+"""A file that only this process appends to, and on which a failed append leaves no trace."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ if TYPE_CHECKING:
 
 class AppendFile:
     """
-    Open *path* for appending, and create the file but not its directory.
+    Open *path* for appending, and create the file, but not its directory.
 
     Args:
-        path: where the file is.
-        sync: makes durable what was written to the descriptor it is given.
+        path: path of the file.
+        sync: function that makes the data of a file descriptor durable.
 
     Raises:
-        BlockingIOError: another process, or another `AppendFile` of this one, has it open.
-        OSError: it cannot be opened.
+        BlockingIOError: another process, or another `AppendFile` of this one, has the file open.
+        OSError: the file cannot be opened.
 
     """
 
@@ -30,7 +30,7 @@ class AppendFile:
         self._path = path
         self._sync = sync
         self._owed_length: int | None = None
-        # Unbuffered: no buffer is left behind by a failed write, for a later flush to write once more.
+        # Unbuffered, because a buffer left by a failed write would be written again by a later flush.
         self._file = path.open("a+b", buffering=0)
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -41,11 +41,11 @@ class AppendFile:
 
     @property
     def length(self) -> int:
-        """Bytes in the file."""
+        """Length of the file in bytes."""
         return os.fstat(self._file.fileno()).st_size
 
     def is_moved(self) -> bool:
-        """Return whether the path no longer leads to this file: it was rotated away, or deleted."""
+        """Return True if the path no longer leads to this file, because it was rotated or deleted."""
         try:
             return not os.path.samestat(os.fstat(self._file.fileno()), self._path.stat())
         except FileNotFoundError:
@@ -56,7 +56,7 @@ class AppendFile:
         Append *data* and make it durable.
 
         Raises:
-            OSError: the file is as it was before; where even that failed, the next append restores it first.
+            OSError: the write failed, and the file is unchanged; if restoring it failed too, the next append does that.
 
         """
         self._restore()
@@ -71,13 +71,13 @@ class AppendFile:
             raise
 
     def truncate(self, length: int) -> None:
-        """Cut off what follows the first *length* bytes, durably."""
+        """Cut the file to its first *length* bytes, durably."""
         self._file.truncate(length)
         self._sync(self._file.fileno())
 
     def lines(self, last: int) -> Iterator[tuple[int, bytes]]:
-        """Yield each line that begins in the *last* bytes, after the offset of its end."""
-        # A descriptor of its own with the same lock; appending does not look at the position they share.
+        """Yield the end and the text of each line that begins in the *last* bytes."""
+        # A duplicated descriptor has the same lock; it shares the position, which appending does not use.
         with open(os.dup(self._file.fileno()), "rb") as reader:  # noqa: PTH123  (a descriptor has no path)
             end = reader.seek(max(0, self.length - last - 1))
             if self.length > last:
@@ -87,23 +87,23 @@ class AppendFile:
                 yield end, line
 
     def read(self, start: int, limit: int) -> bytes:
-        """Return at most *limit* bytes from offset *start* on."""
+        """Return at most *limit* bytes from offset *start*."""
         return os.pread(self._file.fileno(), limit, start)
 
     def close(self) -> None:
-        """Release the file and its lock; safe twice."""
+        """Release the file and its lock; calling it twice is harmless."""
         if not self._file.closed:
-            # Unlocked by name: a child process forked meanwhile holds the same lock, and may live on.
+            # Unlock explicitly: a child process forked meanwhile holds the same lock, and may outlive this close.
             fcntl.flock(self._file, fcntl.LOCK_UN)
             self._file.close()
 
     def _sync_found(self) -> None:
-        # What a writer that was killed had written can be read, and still be lost with the machine's power.
+        # Data of a killed writer can be read, but is lost in a power cut unless it is synced.
         self._sync(self._file.fileno())
         sync_file(self._path.parent, self._sync)
 
     def _write(self, data: bytes) -> None:
-        # One call but for a disk that fills up, which answers with a short count first and with its reason next.
+        # One write is usually enough; a disk that fills up returns a short count first, and its error for the next.
         rest = memoryview(data)
         while rest:
             rest = rest[self._file.write(rest) :]
@@ -115,7 +115,7 @@ class AppendFile:
 
 
 def sync_file(path: Path, sync: Callable[[int], None]) -> None:
-    """Make the file or the directory at *path* durable by *sync*; of a directory that is the names in it."""
+    """Make the file at *path* durable by *sync*, or for a directory the names in it."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         sync(descriptor)

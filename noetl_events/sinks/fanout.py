@@ -27,16 +27,16 @@ _RESTS: Final = Backoff(initial=2.0, maximum=10.0)
 
 class BestEffort:
     """
-    Emit to *sink* what it takes now; what it does not take is counted in `missed`, and logged once a minute.
+    Emit to *sink* the events it accepts at once; count the others in `missed`, and log them once a minute.
 
-    After a failure it is left alone for two seconds, doubled up to ten, or for as long as it asks for, whichever is
-    longer: one that is away holds nobody.
+    After a failure the sink is not used for two seconds, doubled up to ten, or for its own retry-after if that is
+    longer, so an unavailable sink delays no emit.
 
     Args:
-        sink: where to; it stays open.
-        name: of it, for the log.
-        patience: seconds it may take for a batch.
-        now: a clock that never goes back.
+        sink: sink for the events; it is not closed here.
+        name: name of the sink for the log.
+        patience: timeout in seconds for a batch.
+        now: monotonic clock.
 
     """
 
@@ -52,7 +52,7 @@ class BestEffort:
         self._rests_until = self._silent_until = float("-inf")
 
     async def emit_batch(self, events: Sequence[ExecutorEvent]) -> None:
-        """Emit *events*; raises only what is a bug of the sink."""
+        """Emit *events*; only bugs of the sink are raised."""
         if self._now() < self._rests_until:
             self._miss(len(events), "it was away a moment ago")
             return
@@ -84,22 +84,24 @@ class BestEffort:
 
 class FanoutSink:
     """
-    Emit to all of *required* and *optional* at once.
+    Emit to all of *required* and *optional* sinks concurrently.
 
-    - Stored is what every required sink has stored.
-    - While a required sink is away nothing is known of the batch: emit it again.  Those that have it store it once.
-    - What a required sink rejects is rejected, and the reason says which one it was.  The others may have stored it.
-    - What an optional sink does not take is lost to that sink alone: see `BestEffort`.
-    - An event without id is refused, or each sink would give it another.
+    - An event is stored once every required sink has stored it.
+    - If a required sink is unavailable, the outcome of the batch is unknown: emit it again.  Sinks that have it store
+      it once.
+    - If a required sink rejects an event, the event is rejected, and the reason names the sink.  Other sinks may have
+      stored it.
+    - If an optional sink does not accept an event, only that sink misses it: see `BestEffort`.
+    - An event without an id is refused, because each sink would give it a different one.
 
     Args:
-        required: at least one; whoever opened them closes them.
-        optional: likewise.
-        patience: seconds an optional sink may take for a batch.
-        owns_inner: close all of them with this one.
+        required: sinks that have to store each event, at least one; they are closed only with *owns_inner*.
+        optional: sinks that may miss events; they are closed only with *owns_inner*.
+        patience: timeout in seconds of an optional sink for a batch.
+        owns_inner: True to close all sinks with this one.
 
     Raises:
-        ValueError: no sink is required.
+        ValueError: *required* is empty.
 
     """
 
@@ -123,10 +125,10 @@ class FanoutSink:
     @classmethod
     def from_url(cls, url: str) -> Self:
         """
-        Open `fanout:?to=URL&to=URL&optional=URL`; each URL is any sink's, percent-encoded.
+        Open `fanout:?to=URL&to=URL&optional=URL`; each URL is that of any sink, percent-encoded.
 
         Raises:
-            ValueError: the URL says something else, or names no sink.
+            ValueError: the URL has another part or option, or names no sink.
 
         """
         parts = urlsplit(url)
@@ -138,28 +140,28 @@ class FanoutSink:
 
     @property
     def missed(self) -> dict[str, int]:
-        """How many events each optional sink has not taken."""
+        """Number of events that each optional sink has missed."""
         return {name: effort.missed for name, effort in self._optional.items()}
 
     async def emit(self, event: ExecutorEvent) -> None:
-        """Emit *event* to all."""
+        """Emit *event* to all sinks."""
         await self.emit_batch([event])
 
     async def emit_batch(self, events: Sequence[ExecutorEvent]) -> None:
-        """Emit *events* to all; see `EventSink` for what is raised."""
+        """Emit *events* to all sinks; raises as `EventSink`."""
         if self._closed:
             raise RuntimeError("FanoutSink is closed")
         require_ids(events)
         sinks: dict[str, EventSink | BestEffort] = {**self._required, **self._optional}
         with self._in_flight:
-            # Each goes on to its end, also beside one that fails; cancelled, it waits until all have ended.
+            # Each call runs to its end even if another fails; a cancelled emit waits until all have ended.
             outcomes = await asyncio.gather(
                 *(sink.emit_batch(events) for sink in sinks.values()), return_exceptions=True
             )
         _raise_worst(dict(zip(sinks, outcomes, strict=True)))
 
     async def aclose(self) -> None:
-        """Finish what was accepted, and close the sinks that are ours."""
+        """Finish accepted calls, and close the sinks that this one owns."""
         self._closed = True
         await self._in_flight.wait_for_none()
         failures = await asyncio.gather(*(sink.aclose() for sink in self._owned), return_exceptions=True)
@@ -196,7 +198,7 @@ def _raise_worst(outcomes: dict[str, BaseException | None]) -> None:
         waits = [one.retry_after for one in away if one.retry_after is not None]
         raise SinkUnavailable("; ".join(one.reason for one in away), max(waits, default=None))
     if rejected:
-        # What any sink refuses for another reason is no conflict, whatever the others say of it.
+        # An event that a sink refuses for another reason is no conflict, whatever the other sinks report.
         raise EventsRejected(rejected, conflicts=rejected.keys() - refused, parts=parts)
 
 

@@ -1,4 +1,4 @@
-"""A record of events in a file, one line each, and its replay."""
+"""A sink that records events in a file, one line each, and the reader of such a file."""
 
 from __future__ import annotations
 
@@ -37,19 +37,20 @@ class JsonlSink:
     """
     Append each event to *path* as one line.
 
-    The first emit opens the file, heals it and reads its tail; a directory that is missing is not created, for it may
-    be a volume not mounted yet.
+    The first emit opens the file, repairs it and reads its tail.  A missing directory is not created, because it may be
+    a volume that is not mounted yet.
 
-    - One writer at a time: a second one gets `SinkUnavailable` until the first is closed, or its process is gone.
-    - Doubles are skipped among the last 65,536 events or 64 MiB, whichever is less.  Older ones are written again.
-    - After a crash the line it cut off goes, with a warning; a last line that lacks only its newline is completed.
-      A tail that no crash can have left is not touched: `SinkUnavailable` until somebody has looked.
+    - One writer at a time: a second one gets `SinkUnavailable` until the first is closed or its process has ended.
+    - Duplicates are skipped among the last 65,536 events or 64 MiB, whichever is less.  Older ones are written again.
+    - After a crash, an incomplete last line is removed with a warning; one that lacks only its newline is completed.
+      A tail that no crash can have left is not changed: `SinkUnavailable` until an operator has repaired the file.
     - After a failed write the file is as long as before.
-    - When the file is renamed or deleted, the next emit goes to a new one under *path*: rotate it as you like.
+    - If the file is renamed or deleted, the next emit creates a new one at *path*, so any tool may rotate it.
 
     Args:
-        path: the file; its name is all that matters, an extension says nothing.
-        fsync: False leaves it to the kernel when to write: a process that dies loses nothing, a power cut the newest.
+        path: path of the file; its extension has no meaning.
+        fsync: False to let the kernel decide when to write: the death of the process loses nothing, a power cut loses
+            the newest events.
 
     """
 
@@ -59,17 +60,16 @@ class JsonlSink:
         self._file: AppendFile | None = None
         self._seen = RecentIds()
         self._closed = False
-        # One thread of its own: writes follow each other in the order of the calls, and a cancelled one still ends
-        # before the next begins.
+        # A single thread keeps writes in the order of the calls, and a cancelled one ends before the next begins.
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="jsonl")
 
     @classmethod
     def from_url(cls, url: str) -> Self:
         """
-        Open `jsonl:///absolute/file.jsonl` or `jsonl:relative.jsonl`, with `?fsync=false` if so wished.
+        Open `jsonl:///absolute/file.jsonl` or `jsonl:relative.jsonl`, optionally with `?fsync=false`.
 
         Raises:
-            ValueError: the URL names no file, or has an option there is not.
+            ValueError: the URL names no file, or has an unknown option.
 
         """
         return cls(path_of(url), fsync=_read_fsync(urlsplit(url, allow_fragments=False).query))
@@ -79,7 +79,7 @@ class JsonlSink:
         await self.emit_batch([event])
 
     async def emit_batch(self, events: Sequence[ExecutorEvent]) -> None:
-        """Append *events* in one write; see `EventSink` for what is raised."""
+        """Append *events* in one write; raises as `EventSink`."""
         if self._closed:
             raise RuntimeError("JsonlSink is closed")
         lines, reasons = encode_lines(events)
@@ -89,7 +89,7 @@ class JsonlSink:
             raise EventsRejected(reasons)
 
     async def aclose(self) -> None:
-        """Finish what was accepted, and release the file."""
+        """Finish accepted calls, and release the file."""
         self._closed = True
         await asyncio.to_thread(self._finish)
 
@@ -119,7 +119,7 @@ class JsonlSink:
         return self._file
 
     def _heal(self, file: AppendFile, good: int) -> None:
-        """Cut off what follows the last event, which ends at *good*, or complete its line."""
+        """Remove the bytes after *good*, the end of the last event, or complete its line."""
         torn = file.read(good, _TAIL_BYTES + 1)
         if not torn:
             if good and file.read(good - 1, 1) != b"\n":
@@ -147,10 +147,10 @@ class JsonlSink:
 
 def path_of(url: str) -> str:
     """
-    Return the file that `jsonl:///absolute/file.jsonl` or `jsonl:relative.jsonl` names.
+    Return the path in `jsonl:///absolute/file.jsonl` or `jsonl:relative.jsonl`.
 
     Raises:
-        ValueError: it names none.
+        ValueError: *url* has no path.
 
     """
     parts = urlsplit(url, allow_fragments=False)
@@ -161,10 +161,10 @@ def path_of(url: str) -> str:
 
 def read_jsonl(path: str | os.PathLike[str], *, strict: bool = True) -> Iterator[ExecutorEvent]:
     """
-    Yield the events of the file at *path* in its order, holding one line at a time.
+    Yield the events of the file at *path* in order, with one line in memory at a time.
 
-    A torn last line, of a crash or of a write under way, is left out.  Without *strict* any other line that is no event
-    is logged and skipped.
+    A torn last line, from a crash or a write in progress, is skipped.  Without *strict*, any other line that is no
+    event is logged and skipped.
 
     Raises:
         MalformedEvent: a line is no event; the message begins with `path:line number:`.
@@ -180,12 +180,12 @@ def _whole_lines(file: BinaryIO) -> Iterator[bytes]:
         if line.endswith(b"\n") or _is_event(line):
             yield line
         if not line.endswith(b"\n"):
-            # A writer may have gone on meanwhile: what comes next would be the rest of this line.
+            # A writer may have continued meanwhile, so the next read would return the rest of this line.
             return
 
 
 def _remember_tail(file: AppendFile, seen: RecentIds) -> int:
-    """Add the events in the tail of *file* to *seen*, and return where its last event ends."""
+    """Add the events in the tail of *file* to *seen*, and return the end of the last one."""
     good = 0
     for end, line in file.lines(_TAIL_BYTES):
         try:
@@ -207,7 +207,7 @@ def _is_event(line: bytes) -> bool:
 
 
 def _is_left_by_crash(torn: bytes) -> bool:
-    """Return whether *torn* is one line of JSON begun, or blocks that were never written, which read as NUL."""
+    """Return True if *torn* is the start of one line of JSON, or unwritten blocks, which read as NUL."""
     begun = torn.startswith(b"{") and torn.find(b"\n") in (-1, len(torn) - 1)
     return len(torn) <= _TAIL_BYTES and (begun or b"\0" in torn)
 
@@ -220,4 +220,4 @@ def _read_fsync(query: str) -> bool:
 
 
 def _leave_to_kernel(_descriptor: int) -> None:
-    """Sync nothing."""
+    """Do nothing: the kernel decides when to write."""

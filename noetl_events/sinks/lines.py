@@ -1,4 +1,4 @@
-"""Events as lines: one wire form each, as in NDJSON and JSON Lines."""
+"""Encoding and decoding of events as lines of JSON, as in NDJSON and JSON Lines."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-# A `msgspec.Raw` is written as it was sent, pretty-printed perhaps.  Outside strings a line break is a space to JSON,
-# and inside one it cannot stand unescaped.
+# A `msgspec.Raw` is written as it was received and may contain line breaks.  Outside of strings they are white space
+# like a blank, and inside of strings JSON does not allow them unescaped, so each becomes a blank.
 _ON_ONE_LINE: Final = bytes.maketrans(b"\r\n", b"  ")
 
 
 def encode_lines(events: Sequence[ExecutorEvent]) -> tuple[dict[bytes, bytes], dict[int, str]]:
     """
-    Return the line of each event by its message id, and by its place the reason of each that cannot have one.
+    Return the lines by message id, and by index the reasons of events without a line.
 
     Raises:
         ValueError: an event has no id.
@@ -39,7 +39,7 @@ def encode_lines(events: Sequence[ExecutorEvent]) -> tuple[dict[bytes, bytes], d
         except MalformedEvent as exc:
             reasons[place] = str(exc)
         else:
-            # Of the line and not of the event: the same is found when the file is read again.
+            # The id is computed from the line, so reading the file gives the same id again.
             lines[message_id(event_id, line)] = line + b"\n"
     return lines, reasons
 
@@ -48,7 +48,7 @@ def decode_lines(lines: Iterable[bytes], source: str, *, strict: bool = True) ->
     """
     Yield the event of each line of *source*, and skip blank lines.
 
-    Without *strict* a line that is no event is logged and skipped.
+    Without *strict*, a line that is no event is logged and skipped.
 
     Raises:
         MalformedEvent: a line is no event; the message begins with `source:line number:`.

@@ -16,30 +16,30 @@ if TYPE_CHECKING:
 
 
 class MemorySink:
-    """Keep the wire form of each event by its key, in the order of arrival."""
+    """Keep the wire form of each event by its key, in the order of emits."""
 
     def __init__(self) -> None:
         self.variants = 0
-        """Events that are there with another payload."""
+        """Number of events with a known key and a different payload."""
         self._bodies: dict[Key, bytes] = {}
         self._closed = False
 
     @classmethod
     def from_url(cls, _url: str) -> Self:
-        """Open `memory:`, a new and empty one."""
+        """Open `memory:`, which is new and empty."""
         return cls()
 
     @property
     def events(self) -> list[ExecutorEvent]:
-        """The events kept, in the order of arrival, their payload decoded lazily as from any stream."""
+        """Stored events in the order of emits, with lazily decoded payloads as from a stream."""
         return [decode(body) for body in self._bodies.values()]
 
     async def emit(self, event: ExecutorEvent) -> None:
-        """Keep *event*."""
+        """Store *event*."""
         await self.emit_batch([event])
 
     async def emit_batch(self, events: Sequence[ExecutorEvent]) -> None:
-        """Keep *events*; see `EventSink` for what is raised."""
+        """Store *events*; raises as `EventSink`."""
         if self._closed:
             raise RuntimeError("MemorySink is closed")
         rejected: dict[int, str] = {}
@@ -58,11 +58,11 @@ class MemorySink:
             raise EventsRejected(rejected, conflicts=conflicts)
 
     def _compare(self, stored: bytes, event: ExecutorEvent) -> str:
-        """Return why *event* is another one than that in *stored*; an empty string if it is not."""
+        """Return the reason why *event* differs from the *stored* one; empty if it does not."""
         found = compare(decode(stored), event)
         self.variants += found.likeness is Likeness.VARIANT
         return found.reason if found.likeness is Likeness.CONFLICT else ""
 
     async def aclose(self) -> None:
-        """Refuse further events; those kept stay readable."""
+        """Refuse further events; the stored ones stay readable."""
         self._closed = True

@@ -1,4 +1,4 @@
-"""Events into a JetStream stream."""
+"""A sink that publishes events into a JetStream stream."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 SUBJECT: Final = "noetl.events.{event_type}"
 SUBJECT_BY_EXECUTION: Final = "noetl.events.{execution_id}.{event_type}"
-"""For a stream with partitions: what it spreads over them is the first token."""
+"""Subject template for a stream with partitions, which are chosen by the first token after the prefix."""
 
 _FIELDS: Final = ("event_type", "execution_id")
 _CONNECTION_OPTIONS: Final = (
@@ -49,7 +49,7 @@ _CONNECTION_OPTIONS: Final = (
 )
 _OPTIONS: Final = ("durable", "message_id", "stream", "subject", *_CONNECTION_OPTIONS)
 _ASK_ROUND: Final = 5.0
-# Longer would break the server's limit for a line, and with it the connection.
+# A longer name would exceed the server's limit for a line, and the server would close the connection.
 _MAX_NAME: Final = 200
 _UNSAFE: Final = re.compile(r"[^!-~]|[*>$]")
 _EMPTY_TOKEN: Final = re.compile(r"(?:^|(?<=\.))(?=\.|$)")
@@ -67,27 +67,27 @@ class NatsSink:
     """
     Publish each event to the stream, once by its message id: `event_id` and digest (`noetl_events.identity`).
 
-    An event without `event_id` gets one.  The subject is an address for filters, never an identity: what it cannot hold
-    of an `event_type` (anything but visible ASCII, and `*`, `>`, `$`) stands as `_` in it, an empty token likewise, and
-    past 200 characters it is cut.  The payload has the name as it is, and no event is lost for its name.
+    An event without `event_id` is given one.  The subject is for filters and is no identity: characters of an
+    `event_type` that it cannot contain (anything but visible ASCII, and `*`, `>`, `$`) and empty tokens become `_`, and
+    it is cut after 200 characters.  The payload has the unchanged name, so no event is lost for its name.
 
-    Events that are emitted while others are on their way form the next batch.  What waits and is under way is bounded:
-    past that, emitting waits.
+    Events emitted while others are in flight form the next batch.  The number of events queued and in flight is
+    bounded; at the bound, emitting waits.
 
     Args:
-        connection: to NATS; whoever opened it closes it.
+        connection: connection to NATS; it is closed only with *owns_connection*.
         subject: template of the subjects; it may use `{event_type}` and `{execution_id}`.
-        new_id: makes an event id; by default this process's own generator.
-        timeout: seconds to try, until `SinkUnavailable`.
+        new_id: function that returns an event id; the generator of this process by default.
+        timeout: seconds of retries until `SinkUnavailable`.
         durable: "stored", or "fsync" for a server with `sync_interval: always`; see `Publisher`.
-        stream: name of the stream: an acknowledgement of any other does not count.  Without it the name is learned, see
+        stream: name of the stream that has to acknowledge.  Without it the name is learned, see
             `noetl_events.jetstream.publish.expected_stream`.
-        message_id: "digest", or "event_id" to publish under the bare id as the first version did: two different events
-            with one id are then one to the stream, which drops the second in silence.
-        owns_connection: close *connection* with the sink.
+        message_id: "digest", or "event_id" to publish under the bare id as the first version did: then the stream
+            silently drops the second of two different events with one id.
+        owns_connection: True to close *connection* with this sink.
 
     Raises:
-        ValueError: *subject* makes no subject, or *durable* or *message_id* is neither of its two.
+        ValueError: *subject* makes no valid subject, or *durable* or *message_id* has an unknown value.
 
     """
 
@@ -122,13 +122,13 @@ class NatsSink:
         """
         Open `nats://user:password@host:4222?subject=...`, or `tls://`, `ws://`, `wss://`.
 
-        Several hosts stand with commas between, as in `ConnectOptions`.
+        Several hosts are separated by commas, as in `ConnectOptions`.
         Options: `subject`, `durable` (`stored` or `fsync`), `stream`, `message_id` (`digest` or `event_id`), and
         of `ConnectOptions` *domain*, *api_prefix*, *credentials*, *nkey_seed*, *tls_ca*, *tls_cert*, *tls_key*,
         *tls_first* (`true`), *inbox_prefix*, *name*.
 
         Raises:
-            ValueError: the URL has an option there is not, or names no server.
+            ValueError: the URL has an unknown option, or names no server.
 
         """
         servers, _, query = url.partition("?")
@@ -144,12 +144,12 @@ class NatsSink:
 
     @property
     def mode(self) -> str:
-        """How batches go: see `Publisher.mode`."""
+        """Kind of batches: see `Publisher.mode`."""
         return self._publisher.mode
 
     @property
     def counts(self) -> PublishCounts:
-        """What was published so far."""
+        """Counts since the sink was created."""
         return self._publisher.counts
 
     async def emit(self, event: ExecutorEvent) -> None:
@@ -157,14 +157,14 @@ class NatsSink:
         await self.emit_batch((event,))
 
     async def emit_batch(self, events: Sequence[ExecutorEvent]) -> None:
-        """Publish *events*; see `EventSink` for what is raised."""
+        """Publish *events*; raises as `EventSink`."""
         if self._closed:
             raise RuntimeError("NatsSink is closed")
         malformed: dict[int, str] = {}
         try:
             await self._publisher.publish(self._outgoing(events, malformed))
         except NatsUnavailable as exc:
-            # What the stream has lost while it was away, no acknowledgement from before that tells.
+            # Acknowledgements from before the outage do not show what the stream lost in it, so ask next time.
             self._ask_at = 0.0
             raise SinkUnavailable(str(exc)) from exc
         except EventsRejected as exc:
@@ -174,10 +174,10 @@ class NatsSink:
 
     async def watermark(self) -> Watermark:
         """
-        Return how far the stream has come; raises `SinkUnavailable` where it cannot be asked.
+        Return the end of the stream; raises `SinkUnavailable` if it is unknown.
 
-        It is asked every five seconds, or when its last acknowledgement is none of a stream that grows; else the
-        acknowledgements say it: thousands of workers would ask for nothing, and be in each other's way.
+        The server is asked every five seconds, and if the last acknowledgement shows no growth of the stream.
+        Otherwise the acknowledgements are enough, which saves the server the requests of thousands of workers.
         """
         heard, known = self._publisher.last_sequence, self._known
         if known is not None and heard > known.last_seq and time.monotonic() < self._ask_at:
@@ -188,7 +188,7 @@ class NatsSink:
         return self._known
 
     async def aclose(self) -> None:
-        """Finish what was accepted; a connection of our own is closed."""
+        """Finish accepted calls, and close a connection that the sink owns."""
         self._closed = True
         await self._publisher.aclose()
         if self._owns_connection:
@@ -224,7 +224,7 @@ def make_subject(template: str, event_type: str, execution_id: int) -> str:
 
 
 def subject_tokens(name: str) -> str:
-    """Return *name* as it stands in a subject."""
+    """Return *name* in the form that subjects contain."""
     return _EMPTY_TOKEN.sub("_", _UNSAFE.sub("_", name[:_MAX_NAME]))
 
 

@@ -1,4 +1,4 @@
-"""A sink that drops every event: for tests, and to measure what is left without a destination."""
+"""A sink that drops every event: for tests, and to measure the cost of emitting without a destination."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class NoopSink:
-    """Take every event and keep none."""
+    """Accept every event and store none."""
 
     @classmethod
     def from_url(cls, _url: str) -> Self:

@@ -1,7 +1,7 @@
 """
-A recording of events in a directory: `events-<number>.jsonl`, perhaps `.gz`, then `current.jsonl`.
+A recording of events in a directory: `events-<number>.jsonl` or `events-<number>.jsonl.gz`, then `current.jsonl`.
 
-A segment ends when it is long or old enough.
+A segment ends at its maximum size or age.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ _NAME: Final = re.compile(r"events-([0-9]{8,})\.jsonl(\.gz)?")
 
 
 def segments(directory: Path) -> list[Path]:
-    """Return the finished segments of *directory* in their order, each once."""
+    """Return the finished segments of *directory* in order, each once."""
     found: dict[int, Path] = {}
-    # Plain after .gz: where a crash left both, both hold the same.
+    # The plain file sorts after .gz and wins: if a crash left both, they have the same content.
     for path in sorted(directory.iterdir(), key=lambda path: path.suffix != ".gz"):
         if match := _NAME.fullmatch(path.name):
             found[int(match[1])] = path
@@ -50,7 +50,7 @@ def segments(directory: Path) -> list[Path]:
 
 
 def next_segment(directory: Path) -> Path:
-    """Return the name of the segment after the last one."""
+    """Return the path of the next segment after the last one."""
     taken = segments(directory)
     match = _NAME.fullmatch(taken[-1].name) if taken else None
     return directory / f"events-{int(match[1]) + 1 if match else 1:08d}.jsonl"
@@ -58,10 +58,10 @@ def next_segment(directory: Path) -> Path:
 
 def compress(path: Path) -> None:
     """
-    Replace *path* by `path.gz`; at no time is there neither of the two.
+    Replace *path* by `path.gz`; one of the two exists at any time.
 
     Raises:
-        OSError: *path* is there as before.
+        OSError: the compression failed, and *path* is unchanged.
 
     """
     packed, unfinished = path.with_name(f"{path.name}.gz"), path.with_name(f"{path.name}.gz.part")
@@ -86,11 +86,11 @@ def sync_directory(directory: Path) -> None:
 
 def read_recording(path: str | os.PathLike[str]) -> Iterator[ExecutorEvent]:
     """
-    Yield the events of a file, a `.gz` file, or a directory of them, in their order.
+    Yield the events of a file, a `.gz` file, or a directory of them, in order.
 
     Raises:
         MalformedEvent: a line is no event; the message begins with `path:line number:`.
-        OSError: something cannot be read.
+        OSError: a file cannot be read.
 
     """
     for file in _files(Path(path)):
@@ -102,7 +102,7 @@ def read_recording(path: str | os.PathLike[str]) -> Iterator[ExecutorEvent]:
 
 
 def count_lines(path: str | os.PathLike[str]) -> int:
-    """Return how many lines a recording has, which is about how many events; raises OSError."""
+    """Return the number of lines of a recording, which is about the number of events; raises OSError."""
     lines = 0
     for file in _files(Path(path)):
         with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as opened:
@@ -126,11 +126,11 @@ _DEFAULT_BYTES: Final = 64 * 2**20
 
 class Rotation(msgspec.Struct, frozen=True, kw_only=True):
     """
-    The end of a segment, whichever comes first.
+    The limits of a segment; the first one reached ends it.
 
     Args:
-        size: bytes, to the next whole batch; None for no limit.
-        age: seconds since its first event was written; None for no limit.
+        size: bytes, exceeded by at most a batch; None without a limit.
+        age: seconds since its first event was written; None without a limit.
 
     """
 
@@ -140,10 +140,10 @@ class Rotation(msgspec.Struct, frozen=True, kw_only=True):
 
 def read_rotation(value: str) -> Rotation:
     """
-    Return what `rotate=` says: a size as 100MiB, an age as 1h, or both as 100MiB,1h; "" for 64 MiB.
+    Return the limits in `rotate=`: a size such as 100MiB, an age such as 1h, or both as 100MiB,1h; 64 MiB for "".
 
     Raises:
-        ValueError: it is neither, or names one of them twice.
+        ValueError: *value* is none of these, or has one of them twice.
 
     """
     if not value:
@@ -173,18 +173,17 @@ _OPTIONS: Final = ("rotate", "compress", "fsync")
 
 class RecordingSink(JsonlSink):
     """
-    Append events to `current.jsonl` in *directory*, and rename it `events-<number>.jsonl` once it is to end.
+    Append events to `current.jsonl` in *directory*, and rename it `events-<number>.jsonl` when it is complete.
 
-    A number, not a time or an id: the order of the segments is that of writing, whatever clocks say.  Otherwise as
-    `JsonlSink`; doubles are known across segments.  A segment that cannot be finished now is finished later: its
-    events are stored all the same.
+    The number keeps the segments in writing order, whatever clocks show.  Everything else is as for `JsonlSink`, and
+    duplicates are found across segments.  If a segment cannot be finished, it is finished later; its events are stored.
 
     Args:
-        directory: it has to exist, and one sink writes to it at a time.
-        rotate: when a segment ends.  One that is old ends with the next emit, also after a restart; one to which nobody
-            writes stays the current one.
-        compress_finished: replace a finished segment by its `.gz`; the emit that finishes it waits for that.
-        fsync: as `JsonlSink`.
+        directory: existing directory; only one sink writes to it at a time.
+        rotate: limits of a segment.  A segment past its age ends with the next emit, also after a restart; without
+            emits it stays the current one.
+        compress_finished: True to replace a finished segment by its `.gz`; the emit that finishes it waits for that.
+        fsync: as for `JsonlSink`.
 
     """
 
@@ -202,7 +201,7 @@ class RecordingSink(JsonlSink):
         self._compress = compress_finished
         self._lock: BinaryIO | None = None
 
-    # What follows runs in the one thread that writes: nothing is appended while a segment is finished.
+    # The methods below run in the writing thread, so nothing is appended while a segment is finished.
 
     def _append(self, lines: dict[bytes, bytes]) -> None:
         try:
@@ -219,7 +218,7 @@ class RecordingSink(JsonlSink):
             self._finish_segment()
             file = super()._open()
         if not file.length:
-            # The lock is as old as the current segment: a process that comes later knows its age.
+            # The lock's time is the start of the current segment, so a later process knows its age.
             os.utime(self._directory / _LOCK)
         return file
 
@@ -274,11 +273,11 @@ def open_jsonl(url: str) -> EventSink:
     """
     Open `jsonl:///file`, or with a slash at the end a recording in segments, `jsonl:///directory/?rotate=64MiB,1h`.
 
-    Options: `fsync`, `true` or `false`; of a recording also `rotate`, a size, an age or both, and `compress`, `gzip` or
-    nothing.
+    Options: `fsync`, `true` or `false`; for a recording also `rotate`, a size, an age or both, and `compress`, `gzip`
+    or empty.
 
     Raises:
-        ValueError: the URL names neither, or has an option there is not.
+        ValueError: the URL has no path, or an unknown option.
 
     """
     parts = urlsplit(url, allow_fragments=False)

@@ -1,4 +1,4 @@
-"""A sink that prints events: for a look at them, and for pipes."""
+"""A sink that prints events: for reading them, and for pipes."""
 
 from __future__ import annotations
 
@@ -23,27 +23,27 @@ if TYPE_CHECKING:
 
 class StdoutSink:
     """
-    Print each event as one line of JSON, and hand it to the reader before emit returns.
+    Print each event as one line of JSON; emit returns when the line is written to the stream.
 
-    - How durable a line is, its reader decides.
-    - Doubles are skipped among the last 65,536 events of this sink; what another one printed nobody can know.
-    - A reader that has gone, or a full disk, is `SinkUnavailable`.  The next emit first finishes the lines of the
-      failed one: no line is cut short for good, and none is printed twice.
+    - The reader of the stream decides how durable a line is.
+    - Duplicates are skipped among the last 65,536 events of this sink; those of other sinks are unknown.
+    - `SinkUnavailable` is raised if the reader has closed the pipe, or the disk is full.  The next emit first completes
+      the lines of the failed one, so no line stays incomplete, and none is printed twice.
 
     Args:
-        stream: a binary stream to print to instead of standard output; it stays open.
+        stream: binary stream to print to instead of standard output; it is not closed.
 
     """
 
     def __init__(self, stream: BinaryIO | None = None) -> None:
-        # What print() has left in the text layer comes first, or it would end up within our lines.
+        # Text left in print()'s layer is written first, or it would end up within a line.
         self._flush = sys.stdout.flush if stream is None else stream.flush
-        # Below the buffer: one that could not be flushed would write its lines once more at some later flush.
+        # Write below the buffer, because lines of a failed flush would be written again by a later one.
         self._stream = _below_buffer(sys.stdout.buffer if stream is None else stream)
         self._seen = RecentIds()
         self._unprinted = b""
         self._closed = False
-        # One thread of its own: a reader that stalls stalls nobody else, and lines follow each other whole.
+        # A single thread keeps lines whole and in order, and a stalled reader does not block the event loop.
         self._printer = ThreadPoolExecutor(1, thread_name_prefix="stdout")
 
     @classmethod
@@ -52,7 +52,7 @@ class StdoutSink:
         Open `stdout:`.
 
         Raises:
-            ValueError: the URL says more than that.
+            ValueError: the URL has a path or options.
 
         """
         if any(urlsplit(url)[1:]):
@@ -64,7 +64,7 @@ class StdoutSink:
         await self.emit_batch([event])
 
     async def emit_batch(self, events: Sequence[ExecutorEvent]) -> None:
-        """Print *events*; see `EventSink` for what is raised."""
+        """Print *events*; raises as `EventSink`."""
         if self._closed:
             raise RuntimeError("StdoutSink is closed")
         lines, reasons = encode_lines(events)
@@ -74,7 +74,7 @@ class StdoutSink:
             raise EventsRejected(reasons)
 
     async def aclose(self) -> None:
-        """Finish what was accepted; the stream stays open."""
+        """Finish accepted calls; the stream stays open."""
         self._closed = True
         await asyncio.to_thread(self._printer.shutdown)
 
