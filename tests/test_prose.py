@@ -27,6 +27,7 @@ PLAIN: Final[tuple[str, ...]] = (
     "noetl_events/jetstream/consume",
     "noetl_events/jetstream/publish",
     "noetl_events/sinks",
+    "noetl_events/sinks/http",
     "noetl_events/sinks/spool",
 )
 """The folders that follow the rules; a folder is added once all of its files do."""

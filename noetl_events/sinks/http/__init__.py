@@ -1,4 +1,4 @@
-"""Events over HTTP."""
+"""A sink that posts events over HTTP."""
 
 from noetl_events.sinks.http.sink import HttpSink
 

@@ -1,22 +1,22 @@
 """
-Requests to an HTTP endpoint: the events that go together in one, and the meaning of its answer.
+Requests to an HTTP endpoint: the events of each, and the meaning of its answer.
 
-| status                    | of one event                     | of a batch                       |
+| status                    | for one event                    | for a batch                      |
 |---------------------------|----------------------------------|----------------------------------|
 | 2xx                       | stored                           | stored                           |
-| 409, `duplicate` is true  | stored: it is there already      | refused: ask for each            |
-| 409, code `conflict`      | a conflict: its key is another's | refused: ask for each            |
-| 409 without either        | refused for ever, or by option   | refused: ask for each            |
+| 409, `duplicate` is true  | stored before                    | refused: post each event alone   |
+| 409, code `conflict`      | conflict with another event      | refused: post each event alone   |
+| 409 without either        | refused for ever, or by option   | refused: post each event alone   |
 |                           | stored                           |                                  |
 | 401, 403, 407             | unavailable: the credentials     | unavailable                      |
 | 404, 405                  | unavailable: the address         | refused: there may be no batches |
 | 408, 425, 429, 5xx        | unavailable                      | unavailable                      |
-| other 4xx                 | refused for ever                 | refused: ask for each            |
-| 3xx and whatever else     | unavailable: the address         | unavailable                      |
+| other 4xx                 | refused for ever                 | refused: post each event alone   |
+| 3xx and others            | unavailable: the address         | unavailable                      |
 
-A bare 409 may mean that the server has this very event, that it has another one under the same id, or that it forbids
-the event: NoETL's own says so of a command that another worker has claimed.  So it is not taken for stored unless
-the operator of the sink knows the server and says so.
+A bare 409 may mean that the server has this very event, has another one with the same id, or forbids the event: NoETL's
+own server answers so to a command that another worker has claimed.  So it counts as stored only if the operator of the
+sink sets the option for it.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ if TYPE_CHECKING:
 
 MAX_EVENTS: Final = 256
 MAX_BYTES: Final = 2 * 2**20
-"""What NoETL takes in one request.  A longer event is posted alone: the server says whether it takes it."""
+"""Most bytes that NoETL accepts in one request.  A longer event is posted alone, and the server decides."""
 
 
 class Encoded(msgspec.Struct, frozen=True):
-    """An event, its wire form, and its places in the batch: the same event may stand there more than once."""
+    """An event, its wire form, and its indexes in the batch: the same event may occur more than once."""
 
     event: ExecutorEvent
     body: bytes
@@ -57,23 +57,23 @@ class Encoded(msgspec.Struct, frozen=True):
 
 
 class Request(msgspec.Struct, frozen=True):
-    """Events of one execution, in their order: one for the single endpoint, several for that of batches."""
+    """Events of one execution, in order: a single one for the endpoint of events, several for that of batches."""
 
     events: Sequence[Encoded]
 
     @property
     def is_batch(self) -> bool:
-        """Whether the answer speaks of several events."""
+        """True if the request has several events, so its answer is for all of them."""
         return len(self.events) > 1
 
     def body(self) -> bytes:
-        """Return what is posted."""
+        """Return the body of the request."""
         if not self.is_batch:
             return self.events[0].body
         return _head(self.events) + b",".join(event.body for event in self.events) + b"]}"
 
     def singles(self) -> Iterator[Request]:
-        """Yield a request for each of the events."""
+        """Yield a request for each event."""
         for event in self.events:
             yield Request([event])
 
@@ -83,7 +83,7 @@ def requests_of(events: Iterable[Encoded]) -> Iterator[Request]:
     chosen: list[Encoded] = []
     room = 0
     for event in events:
-        # With the comma before it, which the first has not.
+        # Each event counts with a comma before it; `room` of a new request makes up for the first one, which has none.
         size = len(event.body) + 1
         if chosen and (len(chosen) == MAX_EVENTS or size > room):
             yield Request(chosen)
@@ -95,14 +95,14 @@ def requests_of(events: Iterable[Encoded]) -> Iterator[Request]:
 
 
 def idempotency_key(body: bytes) -> str:
-    """Return what names this content, whenever it is sent again."""
+    """Return a name of this content, the same for each retry."""
     return blake2b(body, digest_size=16).hexdigest()
 
 
 def _head(events: Sequence[Encoded]) -> bytes:
     first = events[0].event
     head: dict[str, int | str] = {"execution_id": first.execution_id}
-    # Of all or of none: whoever reads it takes it for that of every event.
+    # The server applies the worker's id to every event, so it is sent only if all events have it.
     if first.worker_id is not None and all(event.event.worker_id == first.worker_id for event in events):
         head["worker_id"] = first.worker_id
     return msgspec.json.encode(head)[:-1] + b',"events":['
@@ -111,7 +111,7 @@ def _head(events: Sequence[Encoded]) -> bytes:
 MAX_BODY: Final = 256 * 1024
 _MAX_SHOWN: Final = 300
 _WAIT: Final = {408, 425, 429}
-# A token that expired and a path that is wrong are nothing an event could be buried for.
+# An expired token or a wrong path is no fault of the event, so it must not become a dead letter.
 _CREDENTIALS: Final = {401, 403, 407}
 _ADDRESS: Final = {404, 405}
 _is_object = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
@@ -119,11 +119,11 @@ _is_object = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 class Refusal(NamedTuple):
     """
-    Why an event will never be taken.
+    The reason why an event will never be accepted.
 
     Args:
-        reason: in words.
-        is_conflict: whether the server has a different event with its key.
+        reason: reason as text.
+        is_conflict: True if the server has a different event with the same key.
 
     """
 
@@ -132,7 +132,7 @@ class Refusal(NamedTuple):
 
 
 class _Conflict(msgspec.Struct, frozen=True):
-    """The words that tell what a 409 means."""
+    """The fields that explain a 409."""
 
     code: str = ""
     duplicate: bool = False
@@ -143,13 +143,13 @@ _read_conflict = msgspec.json.Decoder(_Conflict).decode
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
     """
-    What the server said.
+    The answer of the server.
 
     Args:
-        status: of HTTP.
-        body: of at most a little more than `MAX_BODY`; what is longer was left unread.
-        retry_after: the header of this name.
-        location: likewise.
+        status: HTTP status.
+        body: body, read up to a little more than `MAX_BODY`.
+        retry_after: header `Retry-After`.
+        location: header `Location`.
 
     """
 
@@ -160,14 +160,14 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
 
     def refusal(self, *, of_batch: bool, is_409_stored: bool = False) -> Refusal | None:
         """
-        Return why what was posted is refused, or None if it is stored.
+        Return the reason why the posted events are refused, or None if they are stored.
 
         Args:
-            of_batch: whether the answer is to several events.
-            is_409_stored: whether a 409 that does not say what it means is to one event that the server has.
+            of_batch: True if the request had several events.
+            is_409_stored: True if a 409 without an explanation means that the server has the event.
 
         Raises:
-            SinkUnavailable: the answer says nothing of the events.
+            SinkUnavailable: the answer does not show the outcome.
 
         """
         status = self.status
@@ -192,7 +192,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
         return Refusal(f"{self._words()}; if the server says so of an event that it has already, set on_409=stored")
 
     def _require_sound(self) -> None:
-        """Raise `SinkUnavailable` for a success that some other server on the way may have made up."""
+        """Raise `SinkUnavailable` for a success that a proxy before the server may have made up."""
         if len(self.body) > MAX_BODY:
             raise SinkUnavailable(f"http: {self.status}, but the response is longer than {MAX_BODY} bytes")
         try:
@@ -217,7 +217,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_retry_after(value: str | None) -> float | None:
-    """Return the seconds a `Retry-After` header asks for, or None if it is neither a number nor a date."""
+    """Return the seconds in a `Retry-After` header, or None if it is neither a number nor a date."""
     if value is None:
         return None
     if re.fullmatch(r"[0-9]{1,10}", value.strip(), re.ASCII):
@@ -230,11 +230,11 @@ def read_retry_after(value: str | None) -> float | None:
     return max(wait, 0.0)
 
 
-# Shorter than uvicorn keeps a connection, or requests would meet connections that are just being closed.
+# Shorter than uvicorn's own keep-alive, so no request meets a connection that the server is closing.
 _KEEP_ALIVE: Final = 4.0
 _HEADERS: Final = {
     "Content-Type": "application/json",
-    # No body that grows when it is unpacked.
+    # Compressed answers could expand to any size, so none is accepted.
     "Accept-Encoding": "identity",
     "User-Agent": "noetl-events",
 }
@@ -242,12 +242,12 @@ _HEADERS: Final = {
 
 class Client:
     """
-    Post requests to *target*, over connections that are opened when needed.
+    Post requests to *target*, over connections that are opened on demand.
 
     Args:
-        target: where to.
-        timeout: seconds for one request with its answer.
-        connections: open at a time, at most.
+        target: endpoint and credentials.
+        timeout: seconds for a request and its answer.
+        connections: most open connections.
 
     """
 
@@ -259,10 +259,10 @@ class Client:
 
     async def post(self, request: Request) -> Answer:
         """
-        Return what the server answers.
+        Post *request*, and return the answer.
 
         Raises:
-            SinkUnavailable: nothing, or nothing in time; whether it has stored the events nobody knows.
+            SinkUnavailable: there was no answer in time; the outcome is unknown.
 
         """
         body = request.body()
@@ -272,7 +272,7 @@ class Client:
             try:
                 return await self._post(url, body, headers)
             except aiohttp.ServerDisconnectedError:
-                # Perhaps it closed the idle connection as we were about to use it.  It knows the key and the ids.
+                # The server may have closed the idle connection.  A retry has the same key and ids, so it is safe.
                 return await self._post(url, body, headers)
         except TimeoutError as exc:
             raise SinkUnavailable(f"http: no answer within {self._timeout.total} s") from exc
@@ -286,7 +286,7 @@ class Client:
 
     async def _post(self, url: str, body: bytes, headers: dict[str, str]) -> Answer:
         session = self._open()
-        # A stream: aiohttp writes one piece by piece, and so leaves the loop to others in between.
+        # aiohttp writes a stream in pieces, so other tasks run in between.
         async with session.post(url, data=BytesIO(body), headers=headers, allow_redirects=False) as response:
             return Answer(
                 status=response.status,
@@ -307,7 +307,7 @@ class Client:
                 connector=connector,
                 timeout=self._timeout,
                 auto_decompress=False,
-                # A server's cookies are no part of what is posted.
+                # Cookies are ignored, because requests are independent.
                 cookie_jar=aiohttp.DummyCookieJar(),
             )
         return self._session

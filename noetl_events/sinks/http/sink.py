@@ -1,4 +1,4 @@
-"""A sink that posts events to NoETL's API, or to whatever takes what that takes."""
+"""A sink that posts events to NoETL's API, or to a compatible server."""
 
 from __future__ import annotations
 
@@ -25,29 +25,29 @@ log = structlog.get_logger()
 
 class HttpSink:
     """
-    Post events to *url*, several of one execution together to `url/batch`.
+    Post events to *url*, and several of one execution together to `url/batch`.
 
-    - Stored is what the server has answered with success, or with 409 and `"duplicate": true`.  Any other 409 rejects
-      the event, as a conflict where it has the code `conflict`: the server may have another event under its id.
-    - Events of one execution arrive in the order they were emitted; executions go side by side.
-    - A batch that is refused is posted again one by one, and only what is refused alone is rejected.
-    - Link-local addresses and the metadata services of clouds are refused, also where a name leads there: the URL with
-      `ValueError`, a name with `SinkUnavailable`.
-    - Redirects are not followed.  They, a refused token and a wrong path hold events: none is given up for them.
-    - Whatever is sent again is sent with the same `Idempotency-Key`.
+    - An event is stored if the server answers with success, or with 409 and `"duplicate": true`.  Any other 409 rejects
+      the event, and with the code `conflict` as a conflict: the server may have another event with its id.
+    - Events of one execution arrive in the order they were emitted; executions are posted concurrently.
+    - The events of a refused batch are posted again one by one, and only those refused alone are rejected.
+    - Link-local addresses and the metadata services of clouds are refused, also behind a name: in the URL with
+      `ValueError`, behind a name with `SinkUnavailable`.
+    - Redirects are not followed.  Redirects, refused tokens and wrong paths count as outages, and reject no event.
+    - A retry is sent with the same `Idempotency-Key`.
 
     Args:
-        url: as `https://host/api/events`; `http://` for this machine.
-        token: sent as a bearer token.
-        token_file: where to read the token instead, anew for every request.
-        tls_ca: certificates to verify the server by, in place of the system's.
-        insecure: allow `http://` to other machines.
+        url: URL such as `https://host/api/events`; `http://` is for this machine.
+        token: bearer token.
+        token_file: path of a file with the token instead, read for every request.
+        tls_ca: path of the authorities for the server's certificate, instead of the system's.
+        insecure: True to allow `http://` to other machines.
         timeout: seconds for a request, and for the wait until it is sent.
-        concurrency: requests at a time.
-        on_409: `reject`, or `stored` for a server that answers a bare 409 only to an event that it has already.
+        concurrency: most concurrent requests.
+        on_409: `reject`, or `stored` for a server that answers a bare 409 only for an event that it has.
 
     Raises:
-        ValueError: the URL is none to post to, or arguments contradict each other.
+        ValueError: the URL is not valid, or arguments contradict each other.
 
     """
 
@@ -67,8 +67,8 @@ class HttpSink:
             raise ValueError(f"on_409: {on_409!r} is neither reject nor stored")
         target = Target(url=url, token=token, token_file=token_file, tls_ca=tls_ca, insecure=insecure)
         self._client = Client(target, timeout=timeout, connections=concurrency)
-        # An execution always takes the same lane, and a lane sends one request at a time: that keeps the order, and
-        # bounds what is under way.
+        # All events of an execution take the same lane, and a lane sends one request at a time.  So the order is kept,
+        # and the number of requests in flight is bounded.
         self._lanes = [asyncio.Lock() for _ in range(concurrency)]
         self._timeout = timeout
         self._is_409_stored = on_409 == "stored"
@@ -83,7 +83,7 @@ class HttpSink:
         Options: *token_file*, *tls_ca*, *insecure*, *timeout*, *on_409*.
 
         Raises:
-            ValueError: as the class, or the URL has an option there is not.
+            ValueError: as for the class, or the URL has an unknown option.
 
         """
         return cls(**read_url(url))
@@ -93,7 +93,7 @@ class HttpSink:
         await self.emit_batch([event])
 
     async def emit_batch(self, events: Sequence[ExecutorEvent]) -> None:
-        """Post *events*; see `EventSink` for what is raised."""
+        """Post *events*; raises as `EventSink`."""
         if self._closed:
             raise RuntimeError("HttpSink is closed")
         executions, malformed = _by_execution(events)
@@ -106,7 +106,7 @@ class HttpSink:
             )
 
     async def aclose(self) -> None:
-        """Finish what was accepted, and close the connections."""
+        """Finish accepted calls, and close the connections."""
         self._closed = True
         await self._in_flight.wait_for_none()
         await self._client.aclose()
@@ -114,14 +114,14 @@ class HttpSink:
     def _by_lane(self, executions: dict[int, list[Encoded]]) -> dict[int, list[Request]]:
         lanes: dict[int, list[Request]] = {}
         for execution_id, events in executions.items():
-            # Not the remainder of the id itself: the low bits of many a snowflake are zero.
+            # Many snowflakes end in zero bits, so a hash chooses the lane and not the remainder of the id.
             lane = zlib.crc32(b"%d" % execution_id) % len(self._lanes)
             lanes.setdefault(lane, []).extend(requests_of(events))
         return lanes
 
     async def _send(self, lanes: dict[int, list[Request]]) -> dict[int, Refusal]:
-        """Send all, and return what is refused, by its place."""
-        # Every lane goes on to its end, also beside one that fails: what it stores need not be sent again.
+        """Send all requests, and return the refusals by index."""
+        # Each lane runs to its end even if another fails, so stored events are not sent again.
         sending = (self._send_lane(self._lanes[lane], requests) for lane, requests in lanes.items())
         refusals: dict[int, Refusal] = {}
         failures: list[BaseException] = []
@@ -131,7 +131,7 @@ class HttpSink:
             else:
                 refusals |= outcome
         if failures:
-            # A bug first: it must not pass for an outage.
+            # A bug is raised before an outage, or it would be retried as one.
             raise min(failures, key=lambda failure: isinstance(failure, SinkUnavailable))
         return refusals
 
@@ -168,7 +168,7 @@ class HttpSink:
 
 def _by_execution(events: Sequence[ExecutorEvent]) -> tuple[dict[int, list[Encoded]], dict[int, Refusal]]:
     """
-    Return each event once, with its wire form, under its execution, and by its place the refusal of each without one.
+    Return each event once with its wire form by execution, and the refusals of malformed events by index.
 
     Raises:
         ValueError: an event has no id.

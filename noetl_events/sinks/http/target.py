@@ -1,7 +1,7 @@
 """
-The endpoint that events are posted to, and the credentials for it.
+The endpoint for events, and its credentials.
 
-Addresses of a cloud's metadata service are refused: they answer the machine itself, and are no destination.
+Addresses of a cloud's metadata service are refused: they are for the machine itself, and are no destination.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ import msgspec
 from noetl_events.sink import SinkUnavailable, read_options
 
 _REFUSED: Final = (
-    # Link-local; the metadata services of most clouds are at 169.254.169.254 and 169.254.170.2.
+    # Link-local addresses; the metadata services of most clouds are at 169.254.169.254 and 169.254.170.2.
     ip_network("169.254.0.0/16"),
     ip_network("fe80::/10"),
-    # Metadata services elsewhere: AWS, Google, Alibaba.
+    # Other metadata services: AWS, Google, Alibaba.
     ip_network("fd00:ec2::254/128"),
     ip_network("fd20:ce::254/128"),
     ip_network("100.100.100.200/32"),
 )
 
-# What aiohttp gives to whoever makes its sockets: family, type, protocol, canonical name, address.
+# aiohttp's argument for a socket factory: family, type, protocol, canonical name, address.
 _Info = tuple[int, int, int, str, tuple[Any, ...]]
 
 
 def refusal_of(address: str) -> str | None:
-    """Return why nothing is posted to *address*, or None if it may be; a name, which is no address yet, may be."""
+    """Return the reason why *address* is refused, or None if it is allowed; names are not resolved, and allowed."""
     try:
         found = ip_address(address)
     except ValueError:
@@ -50,11 +50,11 @@ def open_socket(info: _Info) -> socket.socket:
     """
     Return a socket to connect to the address in *info*.
 
-    It is asked with each address a name has led to, right before the connection: a name that leads elsewhere the second
-    time gains nothing.
+    aiohttp calls this for each resolved address just before it connects, so a name that resolves to another address the
+    second time is checked too.
 
     Raises:
-        PermissionError: nothing is posted there.
+        PermissionError: the address is refused.
 
     """
     family, kind, protocol, _, address = info
@@ -73,14 +73,14 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     An endpoint of NoETL's API.
 
     Args:
-        url: of the endpoint for one event; the one for batches is below it.
-        token: sent as a bearer token.
-        token_file: read for every request, so that a token may be renewed under way.
-        tls_ca: certificates to verify the server by, in place of the system's.
-        insecure: allow `http://` to another machine, which anybody on the way can read.
+        url: URL for single events; the one for batches is below it.
+        token: bearer token.
+        token_file: path of a file with the token, read for every request, so the token may be renewed at any time.
+        tls_ca: path of the authorities for the server's certificate, instead of the system's.
+        insecure: True to allow `http://` to other machines, readable for any machine on the route.
 
     Raises:
-        ValueError: *url* is none to post to, or what is given contradicts itself.
+        ValueError: *url* is not valid, or arguments contradict each other.
 
     """
 
@@ -108,17 +108,17 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError("token: holds what no header can")
 
     def __repr__(self) -> str:
-        """Show where, never who: a repr ends up in logs."""
+        """Show the URL only: a repr may be logged, so it must not contain credentials."""
         return f"Target(url={self.url!r})"
 
     @property
     def batch_url(self) -> str:
-        """The endpoint for several events of one execution."""
+        """URL for several events of one execution."""
         return f"{self.url.rstrip('/')}/batch"
 
     def headers(self) -> dict[str, str]:
         """
-        Return the headers that say who posts.
+        Return the headers with the credentials.
 
         Raises:
             SinkUnavailable: the token cannot be read.
@@ -129,7 +129,7 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
 
     def tls(self) -> ssl.SSLContext | bool:
         """
-        Return how to verify the server.
+        Return the TLS context for verifying the server, or True for the default one.
 
         Raises:
             SinkUnavailable: *tls_ca* cannot be read.
@@ -145,10 +145,10 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
 
 def read_url(url: str) -> dict[str, Any]:
     """
-    Return the arguments of `HttpSink` that *url* holds.
+    Return the arguments for `HttpSink` in *url*.
 
     Raises:
-        ValueError: it has an option there is not, or a value that is none.
+        ValueError: *url* has an unknown option, or an option has an invalid value.
 
     """
     parts = urlsplit(url)
@@ -174,7 +174,7 @@ def _seconds(value: str) -> float:
 
 def _is_address(parts: SplitResult) -> bool:
     try:
-        # A port that is none may be a part of a password, which aiohttp would quote.
+        # An invalid port may be a part of a password, which aiohttp would quote.
         return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:
         return False
@@ -195,12 +195,12 @@ def _read_token(path: str) -> str:
     except UnicodeDecodeError:
         token = ""
     if not _TOKEN.fullmatch(token):
-        # Never with what it holds: a reason ends up in logs.
+        # A reason may be logged, so it must not contain the file's content.
         raise SinkUnavailable(f"http: token_file: {path}: it holds no token")
     return token
 
 
 def _shown(url: str) -> str:
-    """Return *url* without what may be secret in it."""
-    # The last @ first: a password may hold any sign.
+    """Return *url* without parts that may be secret."""
+    # Cut at the last @ first, because a password may contain ? and @.
     return url.rpartition("@")[2].partition("?")[0]
