@@ -18,9 +18,11 @@ ROOT: Final = Path(__file__).parents[1]
 PLAIN: Final[tuple[str, ...]] = (
     "consumers/cli",
     "consumers/dead_letters",
+    "consumers/doctor",
     "consumers/gateway",
     "consumers/permissions",
     "consumers/projector",
+    "consumers/settings",
     "consumers/sinks",
     "consumers/sinks/postgres",
     "noetl_events/jetstream",

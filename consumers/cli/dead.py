@@ -48,7 +48,7 @@ class Filters:
     ] = ""
     until: Annotated[str, Parameter(help="Only buried before then, in the same format.")] = ""
     execution: Annotated[int | None, Parameter(help="Only of this execution.")] = None
-    limit: Annotated[int | None, Parameter(validator=Positive, help="Largest number of letters.")] = None
+    limit: Annotated[int | None, Parameter(validator=Positive, help="Maximum number of letters.")] = None
 
     def wanted(self) -> Wanted:
         """Return the filter for the dead-letter store."""

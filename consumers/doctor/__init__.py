@@ -1,4 +1,4 @@
-"""What is wrong, or will be: each thing looked at on the real servers, with what to do about it."""
+"""The doctor: checks of the servers, the destinations and the installation, each with a remedy for its findings."""
 
 from consumers.doctor.check import Finding, Patient, Severity
 from consumers.doctor.run import examine

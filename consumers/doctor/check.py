@@ -1,4 +1,4 @@
-"""A check of the doctor: its context and its findings."""
+"""The context and the findings of a check."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ if TYPE_CHECKING:
     from noetl_events.jetstream.connection import Connection
 
 MAKE_STREAMS: Final = "noetl-events stream ensure; or set the credentials of the account that has the streams"
-"""The remedy where a stream is missing: an account has streams of its own."""
+"""The remedy for a missing stream; each account has its own streams, so the credentials may be the cause."""
 
 Severity: TypeAlias = Literal["ok", "warning", "fault", "unknown"]
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
     """
-    One thing that was looked at.
+    The result of a check.
 
     Args:
-        check: that looked.
-        severity: "fault" if events may be lost or stand still, "unknown" if it could not be looked at.
-        found: in words.
-        remedy: a command, or a setting.
+        check: name of the check.
+        severity: "fault" if events may be lost or delayed, "unknown" if the check failed.
+        found: finding in words.
+        remedy: command, or setting to change.
 
     """
 
@@ -42,18 +42,18 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
 @dataclass(frozen=True, kw_only=True)
 class Patient:
     """
-    A process, by its settings and options.
+    The context of the checks: a process, described by its settings and options.
 
     Args:
-        settings: of it.
-        connection: to NATS, as this process connects; it stays open.
-        role: of this process.
-        work: that it does.
-        to: URLs of its destinations.
-        monitor: URL of nats-server's monitoring; empty if it is not known.
-        outage: seconds that everything behind the stream may be away.
-        replay_window: seconds for which a `SpoolSink` keeps what was acknowledged.
-        clock: seconds of Unix.
+        settings: settings of the process.
+        connection: connection to NATS with the options of the process; the caller closes it.
+        role: role of the process.
+        work: streams, consumers and subjects of the process.
+        to: URLs of the destinations.
+        monitor: URL of nats-server's monitoring; empty if unknown.
+        outage: longest outage of the projectors and destinations to survive, in seconds.
+        replay_window: time for which a `SpoolSink` keeps acknowledged events, in seconds.
+        clock: function that returns the Unix time in seconds.
 
     """
 

@@ -1,7 +1,7 @@
 """
-Checks of the destinations: each sink can be loaded, and each Postgres is opened as its sink would open it.
+Checks of the destinations: each sink can be loaded, and each Postgres can be opened by its sink.
 
-A sink of this project that lacks its extra, and that no destination uses, is no finding.
+An unused sink of this project without its extra is not reported.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _SCHEMES = ("postgres", "postgresql")
 
 
 def postgres_sinks(urls: Iterable[str]) -> Iterator[tuple[str, PostgresSink]]:
-    """Yield each that is a Postgres, by its redacted URL; raises ValueError if a URL is refused."""
+    """Yield the Postgres sinks with their redacted URLs; raises ValueError for an invalid URL."""
     for url in urls:
         if url.partition(":")[0] in _SCHEMES:
             from consumers.sinks.postgres import PostgresSink
@@ -34,7 +34,7 @@ def postgres_sinks(urls: Iterable[str]) -> Iterator[tuple[str, PostgresSink]]:
 
 
 async def opened_postgres(urls: Iterable[str]) -> AsyncIterator[tuple[str, PostgresSink, Any]]:
-    """Yield each that can be reached, with a connection that is closed afterwards."""
+    """Yield the reachable Postgres sinks, each with a connection that is closed afterwards."""
     for where, sink in postgres_sinks(urls):
         with suppress(SinkUnavailable):
             connection = await sink.connect()
@@ -48,7 +48,7 @@ _NAME: Final = "plug-ins"
 
 
 async def check_plugins(patient: Patient) -> list[Finding]:
-    """Load each."""
+    """Load every sink plug-in."""
     known = entry_points(group="noetl_events.sinks")
     used = {url.partition(":")[0] for url in patient.to}
     findings = [
@@ -67,7 +67,7 @@ async def check_plugins(patient: Patient) -> list[Finding]:
 def _load(point: EntryPoint, *, used: bool) -> Finding | None:
     try:
         point.load()
-    except Exception as exc:  # noqa: BLE001  (somebody else's module may raise anything)
+    except Exception as exc:  # noqa: BLE001  (a module of another project may raise any error)
         if not used and _lacks_extra(point, exc):
             return None
         return Finding(

@@ -1,4 +1,4 @@
-"""Whether the account of our credentials has JetStream."""
+"""Check that JetStream is enabled for the account of the credentials."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _NAME: Final = "jetstream"
 
 
 async def check_jetstream(patient: Patient) -> list[Finding]:
-    """Ask it anything."""
+    """Send a request to the JetStream API."""
     subject = f"{patient.settings.stream.prefix}.doctor"
     try:
         await streams_of(patient.connection, subject)
     except PermissionDenied:
-        return [Finding(check=_NAME, severity="ok", found="this role may not ask")]
+        return [Finding(check=_NAME, severity="ok", found="not checked: this role has no permission to ask")]
     except JetStreamOff as exc:
         found, _, remedy = str(exc).rpartition("; ")
         return [Finding(check=_NAME, severity="fault", found=found, remedy=remedy)]

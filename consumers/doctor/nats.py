@@ -1,4 +1,4 @@
-"""Checks of NATS: the server is reachable, the connection is private, the rights suffice, and the clocks agree."""
+"""Checks of NATS: reachability, TLS, private inbox, permissions and clocks."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ _REMEDIES: Final = {
 
 
 async def check_reachability(patient: Patient) -> list[Finding]:
-    """Connect."""
+    """Connect to the server."""
     where = ", ".join(map(str, patient.settings.connect.urls))
     try:
         version = (await patient.connection.client()).connected_server_version
     except OSError as exc:
-        # A file of the settings; the address is looked at by the connection, which says `NatsUnavailable`.
+        # An OSError is about a file of the settings; an error of the address is NatsUnavailable.
         return [
             Finding(check=_REACHABILITY, severity="fault", found=str(exc), remedy="correct this setting, or the file")
         ]
@@ -57,7 +57,7 @@ _TIMEOUT: Final = 3.0
 
 
 async def check_tls(patient: Patient) -> list[Finding]:
-    """Shake hands with each server."""
+    """Make a TLS handshake with each server."""
     return [await _look(patient, url) for url in patient.settings.connect.urls]
 
 
@@ -78,7 +78,7 @@ async def _look(patient: Patient, url: ServerUrl) -> Finding:
 
 
 async def _certificate(patient: Patient, url: ServerUrl) -> str | None:
-    """Return until when the server's certificate is good; None if it speaks without TLS."""
+    """Return the end of validity of the server's certificate; None if the server does not use TLS."""
     options = patient.settings.connect
     if url.is_websocket:
         raise ValueError("WebSocket is not looked at")
@@ -133,7 +133,7 @@ _SHARED: Final = ConnectOptions().inbox_prefix
 
 
 async def check_inbox(patient: Patient) -> list[Finding]:
-    """Compare the prefix with the one that every client has by default."""
+    """Check that the inbox prefix is not the default, which all clients share."""
     options = patient.settings.connect
     if options.inbox_prefix != _SHARED:
         return [Finding(check=_INBOX, severity="ok", found=f"replies come to {options.inbox_prefix}.>")]
@@ -158,7 +158,7 @@ _PERMISSIONS: Final = "permissions"
 
 
 async def check_rights(patient: Patient) -> list[Finding]:
-    """Try every right."""
+    """Check every permission of the role."""
     rights = rights_of(patient.role, patient.work)
     reasons = {("publish", _sample(right.subject)): right for right in rights.publish}
     reasons |= {("subscribe", _sample(right.subject)): right for right in rights.subscribe}
@@ -180,7 +180,7 @@ async def check_rights(patient: Patient) -> list[Finding]:
 
 
 def _sample(pattern: str) -> str:
-    """Return a subject that *pattern* allows, and nobody uses."""
+    """Return an otherwise unused subject that *pattern* allows."""
     return pattern.replace("*", "doctor").replace(">", "doctor")
 
 
@@ -190,7 +190,7 @@ _FAULT: Final = 60.0
 
 
 async def check_clock(patient: Patient) -> list[Finding]:
-    """Ask each server what time it is."""
+    """Compare the clock of each server with the local one."""
     findings = []
     try:
         stream = patient.settings.stream.name
@@ -210,7 +210,7 @@ async def _compare(patient: Patient, where: str, ask: Callable[[], Awaitable[flo
     before = patient.clock()
     theirs = await ask()
     after = patient.clock()
-    # Its answer is from somewhere between: only what lies outside is a difference.
+    # The server read its clock between these two times, so only a time outside of them is skew.
     skew = max(before - theirs, theirs - after, 0.0)
     if skew <= _TOLERATED:
         return Finding(check=_CLOCK, severity="ok", found=f"{where}: within {_TOLERATED:g} s of ours")

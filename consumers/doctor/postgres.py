@@ -1,4 +1,4 @@
-"""Checks of each Postgres: its table, the rights on it, and a partition for the rows that come next."""
+"""Checks of each Postgres: the table, the privileges, and a partition for future rows."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _MARGIN: Final = 7 * 86_400.0
 
 
 class _Key(NamedTuple):
-    """How a partition key grows: the value of a moment, and a value read from a bound."""
+    """The order of a partition key: conversions to a number, of a time and of a bound."""
 
     at: Callable[[float], float]
     read: Callable[[str], float]
@@ -62,7 +62,7 @@ _KEYS: Final = {
 
 
 async def look_at_partitions(connection: Any, table: Table, *, now: float, ahead: float) -> list[Finding]:
-    """Return what is to be said of *table*: of one without partitions, nothing."""
+    """Return the finding about the partitions of *table*; none for a table without partitions."""
     quoted = f'"{table.schema}"."{table.relation}"'
     key = await connection.fetchrow(_READ_KEY, quoted)
     if key is None:
@@ -115,7 +115,7 @@ WHERE n.nspname = $1 AND c.relname = $2
 
 
 async def check_postgres(patient: Patient) -> list[Finding]:
-    """Look at each of the destinations that is one."""
+    """Check each Postgres destination."""
     findings = []
     for where, sink in postgres_sinks(patient.to):
         try:
@@ -146,7 +146,7 @@ async def _look(patient: Patient, where: str, sink: PostgresSink) -> list[Findin
 
 
 async def _missing_rights(connection: Any, sink: PostgresSink) -> list[str]:
-    # Its own lookup: without USAGE the table cannot even be named.
+    # The query finds the table in the catalog, because naming it would require USAGE.
     layout = sink.layout
     compared = [*KEY, *layout.mapping.likeness.columns, *(DIGEST if layout.mapping.is_ours else ())]
     held = await connection.fetchrow(_READ_RIGHTS, layout.schema, layout.relation, compared)

@@ -1,4 +1,4 @@
-"""All checks, one after the other; none of them can hang, and none changes anything."""
+"""Run all checks one after the other, each with a timeout; no check changes anything."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class _Check(NamedTuple):
     look: Callable[[Patient], Awaitable[list[Finding]]]
     asks_nats: bool = True
     unless: str = ""
-    """Why the later ones cannot ask NATS unless this one is content."""
+    """Reason to skip the later NATS checks unless this check is ok; empty if they do not depend on it."""
 
 
 _CHECKS: Final = (
@@ -64,9 +64,9 @@ _CHECKS: Final = (
 
 async def examine(patient: Patient, *, limit: float = _LIMIT) -> list[Finding]:
     """
-    Return what every check found.
+    Return the findings of every check.
 
-    A check that fails, or takes longer than *limit* seconds, is "unknown"; a "fault" if others cannot ask without it.
+    A check that fails, or takes longer than *limit* seconds, is "unknown"; a "fault" if later checks depend on it.
     """
     findings: list[Finding] = []
     missing = ""

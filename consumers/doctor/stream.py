@@ -1,4 +1,4 @@
-"""Checks of the streams: as declared, kept for long enough, durable, with consumers that deliver every message."""
+"""Checks of the streams: configuration, retention, durability, and consumers."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ _SEVERITIES: Final[dict[Weight, Severity]] = {
     "lacking": "warning",
     "told": "warning",
 }
-# Told by `keeping`, which knows how long an outage is to be survived.
+# `check_discard` and `check_retention` report this with the outage to survive.
 _TOLD_ELSEWHERE: Final = ("discard",)
 
 
 async def check_stream(patient: Patient) -> list[Finding]:
-    """Compare those that the role may look at, whole."""
+    """Compare the streams that the role may read with their declarations."""
     if patient.role == "publisher" and not patient.work.spool:
         return [await _taken(patient)]
     streams = {
@@ -53,7 +53,7 @@ async def _compare(patient: Patient, declared: StreamDeclaration) -> list[Findin
         messages = (await find_stream(patient.connection, declared.name)).state.messages
         found = await examine_stream(patient.connection, declared)
     except StreamMissing as exc:
-        # A check of its own tells a projector of missing streams for dead letters and notes.
+        # `check_dead_letters` reports the other missing streams to a projector.
         return [_missing(str(exc))] if declared.kind == "events" or patient.role == "admin" else []
     except Refused as exc:
         return [Finding(check=_STREAM, severity="fault", found=str(exc))]
@@ -65,7 +65,7 @@ async def _compare(patient: Patient, declared: StreamDeclaration) -> list[Findin
 
 
 async def _taken(patient: Patient) -> Finding:
-    """Look whether what is published is stored: a publisher may see no more."""
+    """Check that the stream stores the published subjects, as far as a publisher may see that."""
     declared = patient.settings.stream
     subject = f"{declared.prefix}.doctor"
     name = await taker(patient.connection, subject)
@@ -83,7 +83,7 @@ def _finding(declared: StreamDeclaration, deviation: Deviation) -> Finding:
         found = f"{declared.name}: {deviation.field} is off: {deviation.meaning}"
         return Finding(check=_STREAM, severity="warning", found=found, remedy="noetl-events stream ensure --upgrade")
     setting = setting_of(declared.kind, deviation.field)
-    # What is set to something else is a fault: one of the two is not what was meant.
+    # A configured value that differs is a fault, because the setting or the stream is wrong.
     severity = "fault" if setting and deviation.weight == "weaker" else _SEVERITIES[deviation.weight]
     return Finding(
         check=_STREAM,
@@ -97,7 +97,7 @@ _HOUR: Final = 3_600.0
 
 
 async def check_discard(patient: Patient) -> list[Finding]:
-    """Look what a full stream does: it must refuse, not drop what nobody has stored yet."""
+    """Check that a full stream refuses new messages, and does not drop unprocessed ones."""
     config = (await show_stream(patient.connection, patient.settings.stream.name)).config
     limits = [
         f"{field} {value:,}"
@@ -117,7 +117,7 @@ async def check_discard(patient: Patient) -> list[Finding]:
 
 
 async def check_retention(patient: Patient) -> list[Finding]:
-    """Compare how long messages are kept with the outage to survive."""
+    """Compare the retention with the outage to survive."""
     name = patient.settings.stream.name
     kept = (await show_stream(patient.connection, name)).config.max_age or 0.0
     if not kept or kept >= patient.outage:
@@ -129,7 +129,7 @@ async def check_retention(patient: Patient) -> list[Finding]:
 
 
 async def check_duplicates(patient: Patient) -> list[Finding]:
-    """Compare how long the stream remembers ids with how long a spool may send them again."""
+    """Compare the duplicate window with the replay window of spools."""
     name = patient.settings.stream.name
     window = (await show_stream(patient.connection, name)).config.duplicate_window or 0.0
     if window >= patient.replay_window:
@@ -172,7 +172,7 @@ class _Varz(msgspec.Struct):
 
 
 async def check_durability(patient: Patient) -> list[Finding]:
-    """Ask the server's monitoring how often it syncs."""
+    """Ask the server's monitoring for the sync interval."""
     if not patient.monitor:
         return [_unknown("whether the server syncs before it acknowledges is not known", "give --monitor")]
     try:
@@ -213,7 +213,7 @@ _CONSUMER: Final = "consumer"
 
 
 async def check_consumers(patient: Patient) -> list[Finding]:
-    """Compare each, if this is a projector."""
+    """Compare each consumer of a projector with its declaration."""
     if patient.role != "projector":
         return []
     return [finding for declared in patient.work.consumers for finding in await _compare_consumer(patient, declared)]
@@ -255,7 +255,7 @@ _DEAD_LETTERS: Final = "dead letters"
 
 
 async def check_dead_letters(patient: Patient) -> list[Finding]:
-    """Ask who takes them, if this is a projector."""
+    """Check that the right streams store a projector's dead letters and crash records."""
     if patient.role != "projector":
         return []
     letters, trials, consumer = patient.work.dead_letters, patient.work.trials, patient.work.consumers[0]

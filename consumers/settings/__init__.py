@@ -1,4 +1,4 @@
-"""What can be set, in one file and in the environment, read at the edge into one frozen value."""
+"""The settings: declared once, and loaded from the command line, the environment and a file into a frozen struct."""
 
 from consumers.settings.declared import (
     DaemonSettings,

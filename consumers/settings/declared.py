@@ -1,8 +1,8 @@
 """
 All settings: each is declared once, as a field of the struct of its table in the settings file.
 
-The file, the environment, `noetl-events config` and the reference are made from these structs.  A new setting is a new
-field of a struct; a new table is a new field of `Sections`.
+The file, the environment, `noetl-events config` and the reference are derived from these structs.  A new setting is a
+new field of a struct; a new table is a new field of `Tables`.
 """
 
 from __future__ import annotations
@@ -21,30 +21,32 @@ _DAY: Final = 86_400
 
 
 class PublishSettings(Section, frozen=True, kw_only=True):
-    """The way of events into the stream."""
+    """Settings for publishing events."""
 
     message_id: Annotated[
         Literal["digest", "event_id"],
         setting(
-            "What the stream knows an event by: its id and a digest, or as the first version did its bare id.",
+            "Message id of an event: its id with a digest, or only its id, as in the first version.",
             "NOETL_EVENT_MESSAGE_ID",
         ),
     ] = "digest"
 
 
 class ProjectorSettings(Section, frozen=True, kw_only=True):
-    """How a projector works."""
+    """Settings of a projector."""
 
     to: Annotated[
         tuple[str, ...],
         setting(
-            "URLs of the destinations; several get a consumer each.",
+            "URLs of the destinations; each gets a consumer of its own.",
             "NOETL_PROJECTOR_TO",
             secrecy="url",
             wanted="a list of URLs, as ['sqlite:///events.db']",
         ),
     ] = ()
-    to_file: Annotated[str, setting("File with these URLs, one a line.", "NOETL_PROJECTOR_TO_FILE", is_file=True)] = ""
+    to_file: Annotated[str, setting("File with these URLs, one per line.", "NOETL_PROJECTOR_TO_FILE", is_file=True)] = (
+        ""
+    )
     durable: Annotated[
         str,
         setting(
@@ -55,12 +57,13 @@ class ProjectorSettings(Section, frozen=True, kw_only=True):
         ),
     ] = "noetl_projector"
     standby: Annotated[
-        bool, setting("One replica works, in the order of the stream; the others wait.", "NOETL_PROJECTOR_STANDBY")
+        bool,
+        setting("One replica works, in the order of the stream; the rest are on standby.", "NOETL_PROJECTOR_STANDBY"),
     ] = False
     batch_size: Annotated[
         int,
         setting(
-            "Events written at once, at most.",
+            "Maximum number of events per write.",
             "NOETL_EVENT_STREAM_BATCH",
             unit="events",
             reloadable=True,
@@ -71,7 +74,7 @@ class ProjectorSettings(Section, frozen=True, kw_only=True):
     ack_wait: Annotated[
         float,
         setting(
-            "Time until an unacknowledged event is delivered again.",
+            "Time until an unacknowledged event is redelivered.",
             "NOETL_ACK_WAIT_SECS",
             unit="seconds",
             gt=0,
@@ -81,7 +84,7 @@ class ProjectorSettings(Section, frozen=True, kw_only=True):
     pin_ttl: Annotated[
         float,
         setting(
-            "Time without a sign of a replica after which another takes over, with standby or partitions.",
+            "Time without a request of a replica until another takes over, with standby or partitions.",
             "NOETL_PIN_SECS",
             unit="seconds",
             gt=0,
@@ -91,7 +94,7 @@ class ProjectorSettings(Section, frozen=True, kw_only=True):
     max_ack_pending: Annotated[
         int,
         setting(
-            "Events delivered and not acknowledged, over all replicas; an account or a stream may allow fewer.",
+            "Maximum number of unacknowledged events, over all replicas; an account or a stream may allow fewer.",
             "NOETL_MAX_ACK_PENDING",
             unit="events",
             ge=1,
@@ -101,7 +104,7 @@ class ProjectorSettings(Section, frozen=True, kw_only=True):
     presence: Annotated[
         str,
         setting(
-            "What the subjects begin with on which replicas share the lanes.",
+            "Prefix of the subjects by which replicas share the partitions.",
             "NOETL_PRESENCE_SUBJECT",
             pattern=PREFIX,
             wanted=PREFIX_WANTED,
@@ -110,7 +113,7 @@ class ProjectorSettings(Section, frozen=True, kw_only=True):
     stall_after: Annotated[
         float,
         setting(
-            "Time without movement until it is no longer healthy; longer than a write may take.",
+            "Time without activity until the projector is unhealthy; longer than a write may take.",
             "NOETL_STALL_SECS",
             unit="seconds",
             reloadable=True,
@@ -121,7 +124,7 @@ class ProjectorSettings(Section, frozen=True, kw_only=True):
     listen: Annotated[
         str,
         setting(
-            "Where health and metrics are served, `HOST:PORT` or `off`; 127.0.0.1:9464 if free, by default.",
+            "Address of health checks and metrics, `HOST:PORT` or `off`; 127.0.0.1:9464 if free, by default.",
             "NOETL_LISTEN",
             wanted="HOST:PORT or off",
         ),
@@ -129,15 +132,15 @@ class ProjectorSettings(Section, frozen=True, kw_only=True):
 
 
 class GatewaySettings(Section, frozen=True, kw_only=True):
-    """How a gateway works."""
+    """Settings of a gateway."""
 
-    listen: Annotated[str, setting("Where it serves, `HOST:PORT`.", "NOETL_GATEWAY_LISTEN", wanted="HOST:PORT")] = (
-        "127.0.0.1:8080"
-    )
+    listen: Annotated[
+        str, setting("Address of the gateway, `HOST:PORT`.", "NOETL_GATEWAY_LISTEN", wanted="HOST:PORT")
+    ] = "127.0.0.1:8080"
     token_file: Annotated[
         str,
         setting(
-            "File with tokens, one a line, read again when it changes; required unless bound to loopback.",
+            "File with tokens, one per line, reloaded when it changes; required unless bound to loopback.",
             "NOETL_GATEWAY_TOKEN_FILE",
             is_file=True,
         ),
@@ -145,12 +148,12 @@ class GatewaySettings(Section, frozen=True, kw_only=True):
 
 
 class DaemonSettings(Section, frozen=True, kw_only=True):
-    """How a daemon ends."""
+    """Settings for the shutdown of a daemon."""
 
     stop_deadline: Annotated[
         float,
         setting(
-            "Time from the first signal until the process leaves, whatever is in hand.",
+            "Time from the first signal until the process exits, even with events in flight.",
             "NOETL_STOP_DEADLINE_SECS",
             unit="seconds",
             reloadable=True,
@@ -161,31 +164,31 @@ class DaemonSettings(Section, frozen=True, kw_only=True):
 
 
 class LogSettings(Section, frozen=True, kw_only=True):
-    """What is logged."""
+    """Settings of the log."""
 
     level: Annotated[
         Literal["debug", "info", "warning", "error", "critical"],
-        setting("Log from this level up.", "NOETL_LOG_LEVEL", reloadable=True),
+        setting("Lowest level that is logged.", "NOETL_LOG_LEVEL", reloadable=True),
     ] = "info"
     format: Annotated[
         Literal["auto", "json", "console"],
-        setting("As JSON or for people; by default for people on a terminal.", "NOETL_LOG_FORMAT"),
+        setting("Format of the log; `auto` is console on a terminal, else JSON.", "NOETL_LOG_FORMAT"),
     ] = "auto"
 
 
 _SUBJECT: Final = r"^[^\s*>]{1,200}$"
 _LABEL: Final = r"^[^\s.*>]{1,200}$"
-# The values that a server takes: others it would replace by its own, or refuse.
+# NATS would replace shorter times by its default, or refuse them.
 _SHORTEST: Final = 0.1
 _NO_AGE: Final = (0.0, _SHORTEST)
 _NO_SIZE: Final = (-1.0, 1.0)
-# In nanoseconds it still has to be a number that NATS holds.
+# In nanoseconds the number still has to fit into 64 bits.
 _CENTURY: Final = 100 * 365 * 86_400
 _MOST_BYTES: Final = 2**63 - 1
 
 
 class NatsSettings(Section, frozen=True, kw_only=True):
-    """Where NATS is, and who we are there."""
+    """Address of NATS, and the credentials of this process."""
 
     servers: Annotated[str, setting("URLs of NATS, separated by commas.", "NATS_URL", secrecy="url")] = (
         "nats://127.0.0.1:4222"
@@ -195,31 +198,32 @@ class NatsSettings(Section, frozen=True, kw_only=True):
     password: Annotated[str, setting("Password of the user.", "NATS_PASSWORD", secrecy="secret")] = ""
     password_file: Annotated[
         str,
-        setting("File with the password, read again at every connection.", "NATS_PASSWORD_FILE", is_file=True),
+        setting("File with the password, reloaded at every connection.", "NATS_PASSWORD_FILE", is_file=True),
     ] = ""
     token: Annotated[str, setting("Token, instead of a user.", "NATS_TOKEN", secrecy="secret")] = ""
     token_file: Annotated[
-        str, setting("File with the token, read again at every connection.", "NATS_TOKEN_FILE", is_file=True)
+        str, setting("File with the token, reloaded at every connection.", "NATS_TOKEN_FILE", is_file=True)
     ] = ""
     credentials: Annotated[
-        str, setting("Path of a `.creds` file, read again at every connection.", "NATS_CREDS", is_file=True)
+        str, setting("Path of a `.creds` file, reloaded at every connection.", "NATS_CREDS", is_file=True)
     ] = ""
     nkey_seed: Annotated[
-        str, setting("Path of an nkey seed file, read again at every connection.", "NATS_NKEY_SEED", is_file=True)
+        str, setting("Path of an nkey seed file, reloaded at every connection.", "NATS_NKEY_SEED", is_file=True)
     ] = ""
     tls_ca: Annotated[
         str,
-        setting("Path of the authorities that may sign for the server; the system's by default.", "NATS_TLS_CA"),
+        setting("Path of the CA certificates for the server; those of the system by default.", "NATS_TLS_CA"),
     ] = ""
-    tls_cert: Annotated[str, setting("Path of our certificate, for mutual TLS.", "NATS_TLS_CERT")] = ""
-    tls_key: Annotated[str, setting("Path of the key of our certificate.", "NATS_TLS_KEY", is_file=True)] = ""
+    tls_cert: Annotated[str, setting("Path of the client certificate, for mutual TLS.", "NATS_TLS_CERT")] = ""
+    tls_key: Annotated[str, setting("Path of the key of the client certificate.", "NATS_TLS_KEY", is_file=True)] = ""
     tls_first: Annotated[
-        bool, setting("Shake hands before the server speaks, for a server that wants it.", "NATS_TLS_FIRST")
+        bool,
+        setting("Start TLS before the server's first message, for a server with handshake_first.", "NATS_TLS_FIRST"),
     ] = False
     domain: Annotated[
         str,
         setting(
-            "JetStream domain of the streams, seen from a leaf node with a domain of its own.",
+            "JetStream domain of the streams, for a client at a leaf node with another domain.",
             "NATS_DOMAIN",
             pattern=_LABEL,
             wanted="one token of a subject",
@@ -228,7 +232,7 @@ class NatsSettings(Section, frozen=True, kw_only=True):
     api_prefix: Annotated[
         str,
         setting(
-            "Subject that JetStream's API of another account is imported as; instead of a domain.",
+            "Subject of the JetStream API that was imported from another account; excludes a domain.",
             "NATS_API_PREFIX",
             pattern=_SUBJECT,
             wanted="a subject without wildcards",
@@ -237,7 +241,7 @@ class NatsSettings(Section, frozen=True, kw_only=True):
     inbox_prefix: Annotated[
         str,
         setting(
-            "Subject of our replies; a private one keeps others from reading them.",
+            "Prefix of the subjects for replies; a private one keeps other users from reading them.",
             "NATS_INBOX_PREFIX",
             pattern=_SUBJECT,
             wanted="a subject without wildcards",
@@ -246,7 +250,7 @@ class NatsSettings(Section, frozen=True, kw_only=True):
 
 
 class StreamSettings(Section, frozen=True, kw_only=True):
-    """The stream of events, as it shall be."""
+    """Settings of the stream of events."""
 
     name: Annotated[str, setting("Name of the stream.", "NOETL_EVENT_STREAM", pattern=NAME, wanted=NAME_WANTED)] = (
         "noetl_events"
@@ -254,7 +258,7 @@ class StreamSettings(Section, frozen=True, kw_only=True):
     subject: Annotated[
         str,
         setting(
-            "What the subjects of its events begin with.",
+            "Prefix of the subjects of its events.",
             "NOETL_EVENT_STREAM_SUBJECT",
             pattern=PREFIX,
             wanted=PREFIX_WANTED,
@@ -263,7 +267,7 @@ class StreamSettings(Section, frozen=True, kw_only=True):
     max_age: Annotated[
         float,
         setting(
-            "How long an event is kept; 0 for ever.",
+            "Retention time of an event; 0 for ever.",
             "NOETL_EVENT_STREAM_RETENTION_SECS",
             unit="seconds",
             gap=_NO_AGE,
@@ -274,7 +278,7 @@ class StreamSettings(Section, frozen=True, kw_only=True):
     max_bytes: Annotated[
         int,
         setting(
-            "Size of the stream, which refuses more; -1 without a limit.",
+            "Maximum size of the stream, which refuses further events; -1 for no limit.",
             "NOETL_EVENT_STREAM_MAX_BYTES",
             unit="bytes",
             gap=_NO_SIZE,
@@ -285,7 +289,7 @@ class StreamSettings(Section, frozen=True, kw_only=True):
     duplicate_window: Annotated[
         float,
         setting(
-            "How long the stream remembers an event's id; not longer than it keeps the event.",
+            "Time for which the stream deduplicates by message id; at most the retention time.",
             "NOETL_EVENT_STREAM_DEDUP_SECS",
             unit="seconds",
             ge=_SHORTEST,
@@ -293,18 +297,21 @@ class StreamSettings(Section, frozen=True, kw_only=True):
         ),
     ] = 120.0
     replicas: Annotated[
-        int, setting("Servers that keep the stream: 1, 3 or 5.", "NOETL_EVENT_STREAM_REPLICAS", ge=1, le=5)
+        int, setting("Number of servers that store the stream: 1, 3 or 5.", "NOETL_EVENT_STREAM_REPLICAS", ge=1, le=5)
     ] = 1
     partitions: Annotated[
         int,
         setting(
-            "Lanes that keep each execution in order; 0 for none.", "NOETL_EVENT_STREAM_PARTITIONS", ge=0, le=1_000
+            "Number of partitions, which keep each execution in order; 0 for none.",
+            "NOETL_EVENT_STREAM_PARTITIONS",
+            ge=0,
+            le=1_000,
         ),
     ] = 0
 
 
 class DeadLetterSettings(Section, frozen=True, kw_only=True):
-    """The stream of dead letters, as it shall be; replicas and duplicate window are those of the stream of events."""
+    """Settings of the stream of dead letters; replicas and duplicate window are those of the stream of events."""
 
     name: Annotated[str, setting("Name of the stream.", "NOETL_DEAD_STREAM", pattern=NAME, wanted=NAME_WANTED)] = (
         "noetl_events_dead"
@@ -312,7 +319,7 @@ class DeadLetterSettings(Section, frozen=True, kw_only=True):
     subject: Annotated[
         str,
         setting(
-            "What the subjects of dead letters begin with.",
+            "Prefix of the subjects of dead letters.",
             "NOETL_DEAD_STREAM_SUBJECT",
             pattern=PREFIX,
             wanted=PREFIX_WANTED,
@@ -321,7 +328,7 @@ class DeadLetterSettings(Section, frozen=True, kw_only=True):
     max_age: Annotated[
         float,
         setting(
-            "How long a dead letter is kept; 0 for ever.",
+            "Retention time of a dead letter; 0 for ever.",
             "NOETL_DEAD_STREAM_RETENTION_SECS",
             unit="seconds",
             gap=_NO_AGE,
@@ -332,7 +339,7 @@ class DeadLetterSettings(Section, frozen=True, kw_only=True):
     max_bytes: Annotated[
         int,
         setting(
-            "Size of the stream; full, it holds the projectors up; -1 without a limit.",
+            "Maximum size of the stream; a full one blocks the projectors; -1 for no limit.",
             "NOETL_DEAD_STREAM_MAX_BYTES",
             unit="bytes",
             gap=_NO_SIZE,
@@ -343,7 +350,7 @@ class DeadLetterSettings(Section, frozen=True, kw_only=True):
 
 
 class TrialSettings(Section, frozen=True, kw_only=True):
-    """The stream of notes that projectors keep for their next start; it holds a few kilobytes."""
+    """Settings of the stream of crash records, which has a few kilobytes."""
 
     name: Annotated[str, setting("Name of the stream.", "NOETL_TRIALS_STREAM", pattern=NAME, wanted=NAME_WANTED)] = (
         "noetl_events_trials"
@@ -351,7 +358,7 @@ class TrialSettings(Section, frozen=True, kw_only=True):
     subject: Annotated[
         str,
         setting(
-            "What the subjects of the notes begin with.",
+            "Prefix of the subjects of crash records.",
             "NOETL_TRIALS_STREAM_SUBJECT",
             pattern=PREFIX,
             wanted=PREFIX_WANTED,
@@ -360,7 +367,7 @@ class TrialSettings(Section, frozen=True, kw_only=True):
     max_bytes: Annotated[
         int,
         setting(
-            "Size of the stream; full, it holds the projectors up; -1 without a limit.",
+            "Maximum size of the stream; a full one blocks the projectors; -1 for no limit.",
             "NOETL_TRIALS_STREAM_MAX_BYTES",
             unit="bytes",
             gap=_NO_SIZE,
@@ -371,7 +378,7 @@ class TrialSettings(Section, frozen=True, kw_only=True):
 
 
 class Tables(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The settings of noetl-events, as a file holds them."""
+    """The settings of noetl-events, in the tables of the settings file."""
 
     nats: NatsSettings = NatsSettings()
     stream: StreamSettings = StreamSettings()
@@ -392,18 +399,18 @@ def section_kinds() -> dict[str, type[Section]]:
 
 @cache
 def declared_settings() -> tuple[Setting, ...]:
-    """Return every setting there is, in the order of the file."""
+    """Return all settings, in the order of the file."""
     return tuple(found for name, kind in section_kinds().items() for found in settings_of(name, kind))
 
 
 _SECTIONS: Final[dict[StreamKind, str]] = {"events": "stream", "dead letters": "dead_letters", "trials": "trials"}
-# Of all three streams.
+# Fields that all three streams share.
 _SHARED: Final = {"duplicate_window": "duplicate_window", "num_replicas": "replicas"}
 _OF_EACH: Final = {"max_age": "max_age", "max_bytes": "max_bytes", "name": "name", "subjects": "subject"}
 
 
 def setting_of(kind: StreamKind, field: str) -> Setting | None:
-    """Return the setting that says what *field* of the stream of that *kind* shall be; None if none does."""
+    """Return the setting for *field* of the stream of that *kind*; None if there is none."""
     if field in _SHARED:
         key = f"stream.{_SHARED[field]}"
     elif field == "subject_transform" and kind == "events":

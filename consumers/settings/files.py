@@ -1,4 +1,4 @@
-"""The settings file, TOML in which every key is known, and secrets in files of their own."""
+"""Read the settings file, in which unknown keys are errors, and files with secrets."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ _LINE: Final = re.compile(r"at line (\d+)")
 
 def read_file(path: Path) -> dict[str, Any]:
     """
-    Return the values in the settings file *path*, by their keys, as `projector.batch_size`; their types are unchecked.
+    Return the values of the settings file *path* by key, such as `projector.batch_size`, without checking their types.
 
     Raises:
-        SettingsError: it cannot be read, is no TOML, or has a key that is none.
+        SettingsError: the file cannot be read, is no TOML, or has an unknown key.
 
     """
     tables = _parse(path, _text_of(path))
@@ -52,7 +52,7 @@ def read_file(path: Path) -> dict[str, Any]:
 
 def _text_of(path: Path) -> str:
     try:
-        # Asked first: to open a pipe would wait for whoever writes into it.
+        # Opening a pipe would block until it has a writer, so the kind of file is checked first.
         if not stat.S_ISREG(path.stat().st_mode):
             raise SettingsError(f"{path}: not a file; name a TOML file with --config or NOETL_CONFIG")
         with path.open("rb") as file:
@@ -73,7 +73,7 @@ def _text_of(path: Path) -> str:
 
 
 def _parse(path: Path, text: str) -> dict[str, Any]:
-    # The parser takes the square of a key's length: seconds for what fits into a file of this size.
+    # The parser's time is quadratic in the length of a key: a file of the allowed size could take seconds.
     if any(part.count(".") > _MOST_DOTS for line in text.splitlines() for part in line.split("=")):
         raise SettingsError(f"{path}: {_TOO_DEEP}")
     try:
@@ -81,14 +81,14 @@ def _parse(path: Path, text: str) -> dict[str, Any]:
     except RecursionError:
         raise SettingsError(f"{path}: {_TOO_DEEP}") from None
     except ValueError as exc:
-        # Of the line only its key: what follows may be a secret.
+        # Only the key of the line is quoted, because the value may be a secret.
         reason = str(exc).partition(";")[0]
         raise SettingsError(f"{path}: {_place(text, reason)}{reason}; correct the TOML there") from None
 
 
 def _place(text: str, reason: str) -> str:
     found = _LINE.search(reason)
-    # Without a number it is the end that is wrong.
+    # An error without a line number is at the end of the file.
     lines = text.splitlines()[: int(found[1])] if found else text.rstrip().splitlines()
     key = lines[-1].partition("=")[0].strip() if lines else ""
     return f"{key}: " if _PLAIN_KEY.fullmatch(key) else ""
@@ -115,12 +115,12 @@ log = structlog.get_logger()
 
 def read_secret(label: str, path: str) -> str:
     """
-    Return what is in the file *path* that the setting *label* names, without the white space around it.
+    Return the content of the file *path*, which the setting *label* names, without surrounding white space.
 
-    A file that others than its owner may read is used, and warned of.
+    A file that is readable by other users is used, with a warning in the log.
 
     Raises:
-        SettingsError: it cannot be read, is empty, too large, or no text; the message holds nothing of it.
+        SettingsError: the file cannot be read, is empty, too large, or no text; the message quotes none of its content.
 
     """
     try:
@@ -143,7 +143,7 @@ def read_secret(label: str, path: str) -> str:
 
 
 def warn_of_readers(label: str, path: str) -> None:
-    """Log a warning if others than its owner may read the file *path*; say nothing if there is none."""
+    """Log a warning if other users may read the file *path*; do nothing if the file is missing."""
     try:
         mode = stat.S_IMODE(Path(path).stat().st_mode)
     except OSError:

@@ -1,4 +1,4 @@
-"""The settings of a running daemon, read again when it is told to."""
+"""The settings of a running daemon, which reloads them on a signal."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ log = structlog.get_logger()
 
 class LiveSettings:
     """
-    The settings of a daemon: of what is declared reloadable, the newest; of everything else, what it started with.
+    The settings of a daemon: the newest values of reloadable settings, the values at the start of all others.
 
     Args:
-        load: reads the settings anew.
+        load: function that reads the settings.
 
     Raises:
-        SettingsError: they cannot be used.
+        SettingsError: a setting is invalid.
 
     """
 
@@ -39,23 +39,23 @@ class LiveSettings:
 
     @property
     def current(self) -> Settings:
-        """What holds now."""
+        """The settings in effect."""
         return self._loaded.settings
 
     def label(self, key: str) -> str:
-        """Return the place the setting *key* was given at, for an error."""
+        """Return the origin of the setting *key*, for an error."""
         return self._loaded.label(key)
 
     def follow(self, callback: Callable[[Settings], None]) -> None:
-        """Have *callback* called with the settings after each reload that changed one."""
+        """Register *callback*, which receives the settings after each reload that changed one."""
         self._followers.append(callback)
 
     def reload(self) -> None:
         """
-        Read the settings again and take over what can be taken over; never raises.
+        Reload the settings and apply the reloadable ones; never raises.
 
-        Settings that cannot be used change nothing, and are logged as an error.  Changed settings that want a restart
-        are named in a warning, and stay as they were.
+        Invalid settings change nothing, and are logged as an error.  Changed settings that need a restart are named in
+        a warning, and keep their values.
         """
         try:
             fresh = self._load()
@@ -67,7 +67,7 @@ class LiveSettings:
             log.warning("settings.restart_needed", settings=waiting)
         taken = [setting for setting in changed if setting.reloadable]
         log.info("settings.reloaded", changed={setting.key: setting.shown(fresh.value(setting)) for setting in taken})
-        # The line first: the new level may hide it.
+        # Logged before the change, because the new log level may suppress it.
         self._take(fresh, taken)
 
     def _take(self, fresh: Loaded, taken: list[Setting]) -> None:

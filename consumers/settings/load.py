@@ -1,4 +1,4 @@
-"""Settings from where they can be given: the command line wins over the environment, that over the file."""
+"""Load the settings: the command line overrides the environment, which overrides the file."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ if TYPE_CHECKING:
     from consumers.settings.setting import Setting
 
 CONFIG: Final = "NOETL_CONFIG"
-"""Names the settings file."""
+"""Variable with the path of the settings file."""
 
 _OURS: Final = ("NATS_", "NOETL_")
-# Above this it is a slip of the finger; below, another program's.
+# A name this similar is a typing error; below that it belongs to another program.
 _ALIKE: Final = 0.88
 
 log = structlog.get_logger()
@@ -44,9 +44,9 @@ log = structlog.get_logger()
 
 def warn_of_misspelt(environ: Mapping[str, str]) -> None:
     """
-    Log a warning of each variable that is nearly one of ours.
+    Log a warning for each variable with a name that is almost a setting's.
 
-    Not an error: other parts of NoETL, and Kubernetes, have variables of these beginnings too.
+    Not an error, because other parts of NoETL, and Kubernetes, use variables with these prefixes too.
     """
     known = [setting.environ for setting in declared_settings()] + [CONFIG]
     for name in environ:
@@ -55,7 +55,7 @@ def warn_of_misspelt(environ: Mapping[str, str]) -> None:
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything that can be set."""
+    """The settings of a process."""
 
     connect: ConnectOptions
     stream: StreamDeclaration
@@ -69,17 +69,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def streams(self) -> tuple[StreamDeclaration, StreamDeclaration, StreamDeclaration]:
-        """The streams there shall be."""
+        """The declared streams: events, dead letters, crash records."""
         return self.stream, self.dead_letters, self.trials
 
     @classmethod
     def of(cls, tables: Tables) -> Settings:
         """
-        Return what *tables* say.
+        Return the settings in *tables*.
 
         Raises:
-            ValueError: settings that are right alone do not go together; begins with their keys, or for those of
-                `nats` with the names of their fields.
+            ValueError: valid settings contradict each other; the message begins with their keys, or with field names
+                for those of `nats`.
 
         """
         nats = {name: value for name, value in msgspec.structs.asdict(tables.nats).items() if value}
@@ -106,12 +106,12 @@ def _events(given: StreamSettings) -> StreamDeclaration:
 
 
 def _beside(events: StreamSettings, base: StreamDeclaration, *, subject: str, **fields: object) -> StreamDeclaration:
-    """Return a stream beside that of the *events*: on as many servers, since a lost one of them holds projectors."""
+    """Return a stream with as many replicas as *events*, because projectors block while this stream is unavailable."""
     declared = msgspec.structs.replace(
         base,
         subjects=(f"{subject}.>",),
         replicas=events.replicas,
-        # An account that caps the window of one stream caps that of all.
+        # An account that limits the duplicate window limits it for all streams.
         duplicate_window=min(DUPLICATE_WINDOW, events.duplicate_window),
         **fields,
     )
@@ -121,7 +121,7 @@ def _beside(events: StreamSettings, base: StreamDeclaration, *, subject: str, **
 
 
 def _notes_age(events: StreamSettings) -> float:
-    """Return for how long notes about events are kept: as long as these, and a day at least."""
+    """Return the retention time of crash records: that of the events, and at least a day."""
     return max(events.max_age, DAY) if events.max_age else 0.0
 
 
@@ -151,13 +151,13 @@ _DELETE: Final = "\x7f"
 
 class Given(NamedTuple):
     """
-    A value, as somebody gave it.
+    A value with its origin.
 
     Args:
-        value: of any type.
-        origin: who gave it, in a word for `config show`.
-        label: its place, for an error.
-        is_text: it came as text, whatever its type.
+        value: value of any type.
+        origin: origin of the value, in one word for `config show`.
+        label: origin of the value, for an error.
+        is_text: whether the value was given as text, whatever its type.
 
     """
 
@@ -172,7 +172,7 @@ def checked(setting: Setting, given: Given) -> Any:
     Return the value of *setting* that was *given*.
 
     Raises:
-        SettingsError: it is none; the message holds the value, unless that is a secret.
+        SettingsError: the value is invalid; the message quotes it, unless it is a secret.
 
     """
     try:
@@ -199,7 +199,7 @@ def _converted(setting: Setting, value: Any, *, strict: bool) -> Any:
     try:
         return getattr(msgspec.convert({setting.field: value}, kind, strict=strict), setting.field)
     except msgspec.ValidationError as exc:
-        # msgspec says what it expected, but of a choice what it got, which may be a secret in the wrong place.
+        # For a choice msgspec's error quotes the given value, which may be a misplaced secret, so it is not shown.
         reason = str(exc).partition(" - at")[0]
         raise ValueError("not allowed" if setting.is_choice or "regex" in reason else reason) from None
 
@@ -220,20 +220,20 @@ def _flaw(value: Any, gap: tuple[float, float] | None) -> str:
 DEFAULT: Final = "default"
 
 _FILE: Final = "_file"
-# Read here; the other secrets in files are read where they are used, so that a new one needs no restart.
+# These files are read now; those of other secrets at each use, so a new secret needs no restart.
 _READ_NOW: Final = ("nats.servers", "projector.to")
 _CHECKED_NOW: Final = ("nats.password", "nats.token")
 
 
 class Loaded(NamedTuple):
     """
-    Settings, and where they come from.
+    The settings with their origins.
 
     Args:
-        settings: for the process.
-        tables: the same, by the keys of the file.
-        origins: of each setting that somebody gave, by its key.
-        labels: their places, by key.
+        settings: settings of the process.
+        tables: the same settings, by the keys of the file.
+        origins: origins of the settings that were given, by key.
+        labels: origins of these settings for an error, by key.
 
     """
 
@@ -247,22 +247,22 @@ class Loaded(NamedTuple):
         return getattr(getattr(self.tables, setting.section), setting.field)
 
     def label(self, key: str) -> str:
-        """Return the place the setting *key* was given at, for an error."""
+        """Return the origin of the setting *key*, for an error."""
         return self.labels.get(key, key)
 
     def origin(self, setting: Setting) -> str:
-        """Return who gave it: "command line", the name of a variable, the path of the file, or "default"."""
+        """Return the origin: "command line", the name of a variable, the path of the file, or "default"."""
         return self.origins.get(setting.key, DEFAULT)
 
 
 def load(environ: Mapping[str, str], *, config: Path | None = None, chosen: Mapping[str, Any] | None = None) -> Loaded:
     """
-    Return the settings of *environ*, of the file *config* and of the command line, *chosen* by key.
+    Return the settings of the file *config*, of *environ*, and of the command line, *chosen* by key.
 
-    An empty variable counts as not set, a None in *chosen* too.
+    An empty variable and a None in *chosen* count as not set.
 
     Raises:
-        SettingsError: one cannot be used; nothing secret is in the message.
+        SettingsError: a setting is invalid; the message contains no secret.
 
     """
     warn_of_misspelt(environ)
@@ -307,7 +307,7 @@ def _merged(layers: list[dict[str, Given]]) -> dict[str, Given]:
         for key, one in layer.items():
             if other := layer.get(key + _FILE):
                 raise SettingsError(f"{one.label}, {other.label}: both are set; give one of them")
-            # What is said later replaces both ways to say it.
+            # A later layer replaces both the value and the file with it.
             merged.pop(key.removesuffix(_FILE) if key.endswith(_FILE) else key + _FILE, None)
         merged |= layer
     return merged
@@ -340,7 +340,7 @@ def _tables(values: Mapping[str, Any]) -> Tables:
 
 
 def _relabelled(reason: str, given: Mapping[str, Given]) -> str:
-    """Return *reason*, which begins with keys or fields of `ConnectOptions`, with the places they were given at."""
+    """Return *reason*, which begins with keys or fields of `ConnectOptions`, with their origins instead."""
     fields, _, rest = reason.partition(": ")
     keys = [field if "." in field else f"nats.{field}" for field in fields.split(", ")]
     variables = {setting.key: setting.environ for setting in declared_settings()}

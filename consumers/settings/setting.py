@@ -1,4 +1,4 @@
-"""A setting, as it is declared: its variable, its unit, whether it is a secret; and the error about its value."""
+"""The declaration of a setting: variable, unit, secrecy; and the error about its value."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from noetl_events.jetstream.connect.servers import redacted
 
 
 class SettingsError(ValueError):
-    """A setting that cannot be used; the message names its place, its value unless it is secret, and what to give."""
+    """A setting is invalid; the message names its origin, its value unless it is secret, and the allowed values."""
 
 
 NAME: Final = r"^[A-Za-z0-9_-]{1,64}$"
-"""What NATS takes as a name of a stream or consumer, and every file system as a name of a folder."""
+"""Pattern of a name that NATS accepts for a stream or consumer, and every file system for a folder."""
 
 NAME_WANTED: Final = "letters, digits, _ and -, at most 64 of them"
 
 PREFIX: Final = r"^[A-Za-z0-9_-]{1,64}(\.[A-Za-z0-9_-]{1,64}){0,7}$"
-"""First tokens of subjects, which a server, a permission and a file take without quotes."""
+"""Pattern of a subject prefix that needs no quotes in a server's configuration, a permission or a file."""
 
 PREFIX_WANTED: Final = "tokens of letters, digits, _ and - with dots between"
 
@@ -30,7 +30,7 @@ class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """A table of the file; its repr, which may end up in a log, shows no value."""
 
     def __repr__(self) -> str:
-        """Show the kind only."""
+        """Return the kind only."""
         return f"{type(self).__name__}(...)"
 
 
@@ -56,19 +56,19 @@ class Setting(msgspec.Struct, frozen=True, kw_only=True):
     A setting, as declared.
 
     Args:
-        section: the table of the file it stands in.
-        field: its key there.
-        environ: the variable that wins over the file.
-        wanted: what it may be, in words.
-        default: its value where nobody says anything.
-        description: what it does.
-        unit: of a number, or empty.
-        secrecy: "secret" is never shown, of a "url" neither user nor password nor query.
-        is_file: it names a file with a secret, which is read again where it is used.
-        reloadable: a running daemon takes a new value on SIGHUP.
-        is_list: given in a variable, its parts are separated by white space.
-        is_choice: one of a few words; given in a variable, in any case.
-        gap: two numbers; what lies between them is refused.
+        section: table of the file that contains the setting.
+        field: key of the setting in its table.
+        environ: variable that overrides the file.
+        wanted: allowed values, in words.
+        default: value if none is given.
+        description: purpose of the setting.
+        unit: unit of a number, or empty.
+        secrecy: "secret" for a value that is never shown, "url" to hide user, password and query.
+        is_file: whether the value is the path of a secret, which is reloaded at each use.
+        reloadable: whether a running daemon applies a new value on SIGHUP.
+        is_list: whether the value is a list, which a variable separates by white space.
+        is_choice: whether the value is one of a few words, which a variable gives in any case.
+        gap: two numbers; values between them are refused.
 
     """
 
@@ -88,23 +88,23 @@ class Setting(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def key(self) -> str:
-        """Its place in the file, as `projector.batch_size`."""
+        """Key of the setting in the file, such as `projector.batch_size`."""
         return f"{self.section}.{self.field}"
 
     @property
     def remedy(self) -> str:
-        """What to give instead of a wrong value."""
+        """The remedy for an invalid value."""
         example = f", as {self.shown(self.default)}" if self.default not in ("", ()) else ""
         return f"give {self.wanted}{example}"
 
     def shown(self, value: object) -> str:
-        """Return *value*, right or wrong, as it may be printed: short, and nothing secret in it."""
+        """Return *value*, valid or not, in printable form: short, and without secrets."""
         if isinstance(value, bool):
             return "true" if value else "false"
         return HIDDEN if self.secrecy == "secret" and value else repr(self.redacted(value))
 
     def redacted(self, value: object) -> object:
-        """Return *value* with nothing secret in it."""
+        """Return *value* without secrets."""
         if self.secrecy == "secret" and value:
             return HIDDEN
         return _without_secrets(value, urls=self.secrecy == "url")
@@ -122,7 +122,7 @@ def setting(
     gap: tuple[float, float] | None = None,
     **limits: Any,
 ) -> Meta:
-    """Return what a field of a section is annotated with; *limits* are those of `msgspec.Meta`."""
+    """Return the annotation of a field of a section; *limits* are those of `msgspec.Meta`."""
     ours = {
         "environ": environ,
         "unit": unit,
@@ -180,6 +180,6 @@ def _without_secrets(value: object, *, urls: bool) -> object:
     if isinstance(value, list | tuple):
         return [_without_secrets(part, urls=urls) for part in value[:_MOST]] + ["..."] * (len(value) > _MOST)
     if isinstance(value, dict):
-        # Whatever is in there was not asked for.
+        # A table is never a valid value, so its content is not shown.
         return {"...": "..."}
     return value
