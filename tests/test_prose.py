@@ -26,6 +26,7 @@ PLAIN: Final[tuple[str, ...]] = (
     "consumers/sinks",
     "consumers/sinks/postgres",
     "noetl_events/jetstream",
+    "noetl_events/jetstream/connect",
     "noetl_events/jetstream/consume",
     "noetl_events/jetstream/publish",
     "noetl_events/sinks",

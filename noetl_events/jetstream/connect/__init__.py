@@ -1,1 +1,1 @@
-"""How a connection to NATS is made: servers, transports, credentials."""
+"""Connections to NATS servers: URLs, the order of attempts, and transports."""

@@ -1,8 +1,8 @@
 """
-The first line of a server, and who else may be at its address.
+The first line of a NATS server, and the detection of other servers at its address.
 
-A NATS server speaks first: one line, `INFO {...}`.  Whatever else comes, or nothing, is put into words: a wrong port is
-the most likely mistake of all, and a timeout says nothing of it.
+A NATS server sends the first line, `INFO {...}`.  Any other answer, or none, is described in the error, because a wrong
+port is the most frequent mistake, and a timeout does not show it.
 """
 
 from __future__ import annotations
@@ -30,28 +30,28 @@ _REQUEST: Final = b"GET / HTTP/1.1\r\nHost: nats\r\nConnection: close\r\n\r\n"
 
 
 class Reader(Protocol):
-    """What is read from."""
+    """A source of bytes."""
 
     async def read(self, n: int) -> bytes:
-        """Return up to *n* bytes, waiting for the first; none at the end."""
+        """Return up to *n* bytes, and wait for the first; none at the end."""
 
     async def readuntil(self, separator: bytes) -> bytes:
-        """Return everything up to *separator* and it; raises `asyncio.IncompleteReadError` at the end."""
+        """Return all bytes up to and with *separator*; raises `asyncio.IncompleteReadError` at the end."""
 
     def at_eof(self) -> bool:
-        """Return whether the end was reached, and everything was read."""
+        """Return True if the end was reached, and everything was read."""
 
 
 class ConnectFailed(ConnectionError):
-    """A server cannot be used; the message says why, and completes a sentence that begins with its URL."""
+    """A server cannot be used; the message gives the reason, and continues a sentence that begins with its URL."""
 
 
 async def read_info(reader: Reader) -> dict[str, Any]:
     """
-    Return what the server says of itself in its first line.
+    Return the INFO in the server's first line.
 
     Raises:
-        ConnectFailed: something else came.
+        ConnectFailed: the first line is not INFO.
         OSError: the connection is lost.
 
     """
@@ -76,8 +76,8 @@ async def read_info(reader: Reader) -> dict[str, Any]:
 
 
 def _other_port(info: Mapping[str, Any]) -> str:
-    """Return what to say of an INFO that is not for clients; empty if it is."""
-    # Whichever of these a version lacks, its server says so itself once we have said who we are.
+    """Return the error text for an INFO of a port that is not for clients; empty if it is for clients."""
+    # A server of a version without these fields reports the wrong port itself, in its answer to CONNECT.
     kinds = {
         "gateways": ("gateway", "gateway_url"),
         "the other servers of its cluster": ("lnoc", "route_pool_size", "import", "export"),
@@ -109,9 +109,9 @@ def _words_of(answer: bytes) -> str:
 
 async def identify(host: str, port: int, *, tls_first: bool) -> str:
     """
-    Return what is at an address where nothing spoke first; empty if that does not show.
+    Return a description of a silent server; empty if it cannot be identified.
 
-    It connects again, without a word of who we are, asks for a page as a browser does, and shakes hands as a TLS client
+    This connects again without credentials, requests a page as a browser does, and starts a handshake as a TLS client
     does.
     """
     answer = await _answer_to(host, port, _REQUEST)
@@ -132,7 +132,7 @@ async def _answer_to(host: str, port: int, request: bytes) -> bytes:
             reader, writer = await asyncio.open_connection(host, port)
             try:
                 writer.write(request)
-                # Of another server than an HTTP server the first bytes are enough.
+                # The first bytes of the answer are enough to recognize HTTP.
                 return await reader.read(1_000)
             finally:
                 writer.transport.abort()
@@ -141,7 +141,7 @@ async def _answer_to(host: str, port: int, request: bytes) -> bytes:
 
 async def _takes_tls(host: str, port: int) -> bool:
     context = ssl.create_default_context()
-    # Nothing is said to it but hello.
+    # Nothing but the handshake is sent, so the certificate does not matter.
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     with suppress(OSError, TimeoutError):
         async with asyncio.timeout(_PROBE):
@@ -152,7 +152,7 @@ async def _takes_tls(host: str, port: int) -> bool:
 
 
 def reason_of(exc: BaseException | None) -> str:
-    """Return *exc*, of a connection that was not made, in words that complete a sentence which begins with a URL."""
+    """Return *exc*, of a failed connection, as the continuation of a sentence that begins with a URL."""
     match exc:
         case ssl.SSLCertVerificationError():
             words = f"has a certificate that is not good here: {exc.verify_message}; tls_ca (NATS_TLS_CA) names the "

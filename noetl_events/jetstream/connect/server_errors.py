@@ -1,7 +1,7 @@
 """
-What a server says no to, read from the words of its `-ERR`, which nats-py hands on as text, in small letters.
+Errors of servers, read from the text of their `-ERR`, which nats-py passes on in lower case.
 
-No other file reads them.  The words are those of nats-server 2.10 to 2.15; one that is not known is shown as it is.
+No other file parses these texts.  They are those of nats-server 2.10 to 2.15; unknown ones are shown unchanged.
 """
 
 from __future__ import annotations
@@ -22,26 +22,26 @@ _MOST_NOTED: Final = 1_000
 
 
 class Denial(NamedTuple):
-    """A right that we do not have: the connection stays."""
+    """A denied permission; the connection stays open."""
 
     action: Literal["publish", "subscription", ""]
     subject: str
     words: str
 
     def concerns(self, subject: str, action: str = "") -> bool:
-        """Return whether it denies *action*, or any, on *subject*, which is whole or ends with a token."""
+        """Return True if *action*, or any by default, is denied on *subject*, which is whole or ends with a token."""
         subject = subject.lower()
         if not self.subject:
             return subject in self.words.lower()
         return action in ("", self.action) and f"{self.subject}.".startswith(f"{subject}.")
 
     def words_for(self, subject: str) -> str:
-        """Return the server's words with *subject* as it is written, not in small letters."""
+        """Return the server's text with *subject* in its original case."""
         return self.words.replace(subject.lower(), subject)
 
 
 def words_of(error: BaseException | str | None) -> str:
-    """Return what the server said, without what nats-py has put around it."""
+    """Return the server's text, without the parts that nats-py adds."""
     if isinstance(error, UnexpectedEOF):
         return "the server has closed the connection"
     if isinstance(error, StaleConnectionError):
@@ -51,7 +51,7 @@ def words_of(error: BaseException | str | None) -> str:
 
 
 def denial_in(error: BaseException) -> Denial | None:
-    """Return the denial that *error* is; None if it is something else."""
+    """Return *error* as a denial; None if it is another error."""
     words = words_of(error)
     if _DENIED not in words.lower():
         return None
@@ -61,21 +61,21 @@ def denial_in(error: BaseException) -> Denial | None:
 
 
 class Denials:
-    """The denials of a connection that were not asked for yet; the last thousand."""
+    """The denials of a connection that were not returned yet, at most the last thousand."""
 
     def __init__(self) -> None:
         self._noted: dict[str, Denial] = {}
         self._tolerated: set[str] = set()
 
     def note(self, denial: Denial) -> bool:
-        """Keep *denial*, and return whether it is worth a line in the log."""
+        """Store *denial*, and return True if it has to be logged."""
         self._noted[denial.words] = denial
         if len(self._noted) > _MOST_NOTED:
             del self._noted[next(iter(self._noted))]
         return not any(denial.concerns(subject) for subject in self._tolerated)
 
     def take(self, subject: str, action: str) -> str | None:
-        """Return the words of a denial of *subject*, and forget it; None if there is none."""
+        """Remove a denial of *subject*, and return its text; None if there is none."""
         concerning = (key for key, denial in self._noted.items() if denial.concerns(subject, action))
         if (key := next(concerning, None)) is None:
             return None
@@ -83,7 +83,7 @@ class Denials:
 
     @contextmanager
     def tolerating(self, subject: str) -> Iterator[None]:
-        """Have a denial of *subject* kept, and not logged: it is worth a try."""
+        """Store a denial of *subject*, but do not have it logged, because the caller expects one."""
         self._tolerated.add(subject)
         try:
             yield

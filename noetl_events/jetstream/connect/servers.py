@@ -1,21 +1,21 @@
 """
-NATS servers: the URLs that name them, and the order in which a connection tries them.
+NATS servers: their URLs, and the order in which a connection tries them.
 
     nats://[user[:password]@]host[:port][,...]
 
-The scheme is `nats`, `tls`, `ws` or `wss`.  Further servers stand behind commas: whole URLs, or hosts that take scheme,
-user and password of the one before.  A user alone is a token.  User and password are percent-decoded, as every client
-of NATS does it: a `@` in a password is written `%40`.
+The scheme is `nats`, `tls`, `ws` or `wss`.  Further servers follow after commas: whole URLs, or hosts that inherit
+scheme, user and password from the one before.  A user without a password is a token.  User and password are
+percent-decoded, as in all NATS clients: a `@` in a password is written `%40`.
 
 URLs are read in the same way in settings, in options and in sink URLs.
 
-A server that was tried is not tried again before a wait that doubles with each failure, with jitter.  So a list with a
-server that is gone costs nothing but its timeout, and thousands of workers do not come back in the same second.  A
-connection that ended within ten seconds is a failure too: a server that closes it because of a request that follows
-each connection will close the next one as well.
+Between two attempts on a server there is a wait with jitter that doubles with each failure.  So a list with an
+unreachable server costs only its timeout, and thousands of workers do not reconnect in the same second.  A connection
+that ended within ten seconds is a failure too: if a request after each connection makes the server close it, the next
+one will be closed as well.
 
-Servers that another server has announced (INFO, `connect_urls`) may have addresses that cannot be reached from here.
-Each is tried between two tries of the configured servers, never more often.
+Servers announced by another server (INFO, `connect_urls`) may have addresses that cannot be reached from here.  Each is
+tried between two attempts on configured servers, never more often.
 """
 
 from __future__ import annotations
@@ -42,16 +42,16 @@ _HINT: Final = "in a user or password % is written %25, @ %40, : %3A, / %2F, ? %
 
 class ServerUrl(msgspec.Struct, frozen=True, kw_only=True):
     """
-    One server, and what its URL says of the user.
+    A server, and the credentials in its URL.
 
     Args:
         scheme: "nats", "tls", "ws" or "wss".
-        host: a name or an address; an IPv6 address without brackets.
-        port: of the server.
-        path: behind the host, of a websocket; else empty.
-        user: decoded; None without one.
-        password: decoded; None without one.
-        token: decoded; None without one.
+        host: name or address; an IPv6 address without brackets.
+        port: port of the server.
+        path: path after the host, for a websocket; empty otherwise.
+        user: decoded user; None without one.
+        password: decoded password; None without one.
+        token: decoded token; None without one.
 
     """
 
@@ -64,34 +64,34 @@ class ServerUrl(msgspec.Struct, frozen=True, kw_only=True):
     token: str | None = None
 
     def __str__(self) -> str:
-        """Show where the server is, and nothing of the user."""
+        """Show the server without credentials."""
         return f"{self.scheme}://{self.address}{self.path}"
 
     __repr__ = __str__
 
     @property
     def address(self) -> str:
-        """Host and port, as they stand in a URL."""
+        """Host and port, in the form of a URL."""
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     @property
     def is_websocket(self) -> bool:
-        """Whether NATS is spoken through a websocket there."""
+        """True if the server is reached through a websocket."""
         return self.scheme in ("ws", "wss")
 
     @property
     def has_user(self) -> bool:
-        """Whether the URL names a user or a token."""
+        """True if the URL contains a user or a token."""
         return self.user is not None or self.token is not None
 
 
 def read_servers(text: str) -> tuple[ServerUrl, ...]:
     """
-    Return the servers that *text* names, in its order.
+    Return the servers in *text*, in order.
 
     Raises:
-        ValueError: one of them is no URL of NATS, or they do not go together; nothing behind `://` and before the last
-            `@` is shown.
+        ValueError: a part is no NATS URL, or the schemes do not fit together; the message omits the text between `://`
+            and the last `@`.
 
     """
     servers: list[ServerUrl] = []
@@ -145,12 +145,12 @@ def _read_user(who: str) -> dict[str, str]:
 
 
 def redacted(url: str) -> str:
-    """Return *url* without user, password and query: for logs and messages, also of what is no URL."""
+    """Return *url* without user, password and query, for logs and messages; *url* may be invalid."""
     head, separator, rest = url.partition("://")
     if "?" in head:
         return head.partition("?")[0]
     scheme, rest = (head, rest) if separator else ("", url)
-    # The last @, and before the query is cut off: a password may hold either sign.
+    # Cut at the last @ before the query is removed, because a password may contain ? and @.
     _, secret, host = rest.rpartition("@")
     return f"{scheme}{separator}{'***@' if secret else ''}{host.partition('?')[0]}"
 
@@ -160,15 +160,15 @@ _LONGEST_AWAY: Final = 5.0
 _LONGEST_REFUSED: Final = 15.0
 
 LASTING: Final = 10.0
-"""Seconds after which a connection counts as one that is good."""
+"""Seconds after which a connection counts as successful."""
 
 
 class Candidate(Protocol):
-    """A server as nats-py knows it."""
+    """A server in nats-py's list."""
 
     @property
     def uri(self) -> ParseResult:
-        """Where it is."""
+        """URL of the server."""
 
 
 C = TypeVar("C", bound=Candidate)
@@ -179,7 +179,7 @@ class ServerPool:
     The servers of one connection.
 
     Args:
-        servers: that were configured.
+        servers: configured servers.
 
     """
 
@@ -196,32 +196,32 @@ class ServerPool:
 
     @property
     def is_lasting(self) -> bool:
-        """Whether the connection there is has been there for a while."""
+        """True if the current connection has lasted long enough to count as successful."""
         return self._connected_at is not None and time.monotonic() - self._connected_at >= LASTING
 
     @property
     def rest(self) -> float:
-        """Seconds until the servers may be tried, by a client that has no connection to lose."""
+        """Seconds until the next attempt, for a client without a connection."""
         return max(self._next_round - time.monotonic(), 0.0)
 
     def round(self) -> list[ServerUrl]:
-        """Return the configured servers, in the order in which a new client tries each once."""
+        """Return the configured servers in the order in which a new client tries each once."""
         return random.sample(self._servers, len(self._servers))
 
     def connected(self) -> None:
-        """Note that a server has taken us."""
+        """Record that a server has accepted the connection."""
         self._connected_at = time.monotonic()
 
     def failed(self, *, is_refused: bool) -> None:
-        """Note that a whole round has failed; *is_refused* if a server was there, and did not take us."""
+        """Record that all servers have failed; *is_refused* if one of them answered and refused the connection."""
         self._is_refused = is_refused
         self._rounds += 1
-        # The first wait is none: whatever it was, the next try may be good.
+        # After the first failure there is no wait, because the next attempt may succeed.
         wait = _wait(self._rounds - 1, longest=self._longest) if self._rounds > 1 else 0.0
         self._next_round = time.monotonic() + wait
 
     def lost(self, *, is_refused: bool) -> None:
-        """Note that the connection has ended; *is_refused* if the server said why it has closed it."""
+        """Record the end of the connection; *is_refused* if the server gave a reason for closing it."""
         if self._connected_at is None:
             return
         was_lasting, self._connected_at, self._last = self.is_lasting, None, ""
@@ -233,8 +233,8 @@ class ServerPool:
             self.failed(is_refused=is_refused)
 
     def choose(self, candidates: Iterable[C]) -> tuple[C, float]:
-        """Return which of *candidates* a client that has lost its connection tries next, and after how many seconds."""
-        # The order of the tries decides, not their times: two tries can have the same time.
+        """Return the candidate that a disconnected client tries next, and the wait before that in seconds."""
+        # Candidates are ordered by the sequence of attempts, because two attempts can have the same time.
         turns = {address: turn for turn, address in enumerate(self._tried)}
         in_turn = sorted(candidates, key=lambda candidate: (turns.get(candidate.uri.netloc, -1), random.random()))
         own = [candidate for candidate in in_turn if candidate.uri.netloc in self._own]

@@ -1,4 +1,4 @@
-"""NATS through TCP: the addresses of a name one after the other, and TLS before or after the server's first line."""
+"""NATS over TCP: all addresses of a name are tried, with TLS before or after the server's first line."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ _LIMIT: Final = 256 * 1024
 
 class TcpTransport(ServerTransport):
     """
-    TCP connections of one client.
+    The TCP connections of one client.
 
     Args:
-        is_encrypted: write nothing without TLS.
-        name_of: returns the name in the certificate of the server at a host.
-        timeout: seconds for an attempt on one server.
-        tls_first: for a handshake before the server speaks; None for one after it.
+        is_encrypted: True to write nothing without TLS.
+        name_of: function that returns the name in the certificate of the server at a host.
+        timeout: timeout in seconds for an attempt on one server.
+        tls_first: TLS context for a handshake before the server's first line; None for one after it.
 
     """
 
@@ -54,7 +54,7 @@ class TcpTransport(ServerTransport):
         self._identified: set[Address] = set()
 
     async def _connect(self, uri: ParseResult) -> Wire:
-        """Return the connection to the first address of *uri* that speaks as a server does."""
+        """Return a connection to the first address of *uri* that answers with the first line of a server."""
         host = str(uri.hostname)
         left = await resolve(host, uri.port or 0)
         failures: dict[str, str] = {}
@@ -91,7 +91,7 @@ class TcpTransport(ServerTransport):
         reading = asyncio.ensure_future(read_info(reader))
         try:
             await asyncio.wait({reading}, timeout=_SILENT)
-            # Once for each: a server that is slow with much to do shall not have more.
+            # Each address is probed only once, so a slow server does not get more work.
             if not reading.done() and address not in self._identified:
                 self._identified.add(address)
                 if reason := await identify(*address, tls_first=self._tls_first is not None):
@@ -102,7 +102,7 @@ class TcpTransport(ServerTransport):
 
 
 class _Reader(asyncio.StreamReader):
-    """A reader that gives what came before the connection broke: the server's reason is often the last of it."""
+    """A reader that returns all bytes received before the connection broke; the last are often the server's reason."""
 
     def __init__(self) -> None:
         super().__init__(limit=_LIMIT)
@@ -131,7 +131,7 @@ class _Reader(asyncio.StreamReader):
 
 
 class _TcpWire:
-    """One TCP connection."""
+    """A TCP connection, with TLS after the handshake."""
 
     def __init__(
         self, transport: asyncio.WriteTransport, protocol: asyncio.StreamReaderProtocol, reader: _Reader
@@ -159,13 +159,13 @@ class _TcpWire:
         if self.is_encrypted:
             return
         loop, reader = asyncio.get_running_loop(), _Reader()
-        # A reader of its own: what came in plain text must not be taken for what was encrypted.
+        # A new reader is used, so that bytes received in plain text are not read as encrypted ones.
         protocol = asyncio.StreamReaderProtocol(reader)
         transport = await loop.start_tls(self._writer.transport, protocol, context, server_hostname=name)
         if transport is None:
             raise ConnectionResetError
         protocol.connection_made(transport)
-        # The writer of before is kept: once it is not referred to any more, it closes the connection below.
+        # Keep a reference to the old writer, because its deletion would close the connection.
         self._plain, self._writer = self._writer, asyncio.StreamWriter(transport, protocol, reader, loop)
         self.reader, self.is_encrypted = reader, True
 
@@ -180,16 +180,16 @@ class _TcpWire:
                     await self._writer.wait_closed()
         except TimeoutError:
             self.abort()
-        # What is left to do is done in the next turn of the loop, which may be the last.
+        # The event loop finishes the close in its next iteration, which may be the last.
         await asyncio.sleep(0)
 
 
 async def resolve(host: str, port: int) -> list[Address]:
     """
-    Return the addresses of *host*, as the system orders them.
+    Return the addresses of *host*, in the order of the system.
 
     Raises:
-        socket.gaierror: it has none.
+        socket.gaierror: *host* has no address.
 
     """
     loop = asyncio.get_running_loop()
@@ -210,17 +210,17 @@ async def resolve(host: str, port: int) -> list[Address]:
             addresses = list(dict.fromkeys((str(address[0]), port) for *_, address in told))
         except OSError as exc:
             failure = exc
-        # By then the loop may be closed.
+        # The event loop may be closed by now.
         with suppress(RuntimeError):
             loop.call_soon_threadsafe(tell, addresses, failure)
 
-    # A thread of the loop's own would hold up the end of the process until a name server has answered.
+    # A thread of the event loop's pool would delay the end of the process until the name server answers.
     threading.Thread(target=ask, name="resolve", daemon=True).start()
     return await found
 
 
 async def _drop(attempts: Iterable[asyncio.Task[_TcpWire]]) -> None:
-    """End the attempts that are not needed any more, and close what they have opened."""
+    """Cancel attempts that are not needed any more, and close their connections."""
     tasks = list(attempts)
     for task in tasks:
         task.cancel()
@@ -230,11 +230,11 @@ async def _drop(attempts: Iterable[asyncio.Task[_TcpWire]]) -> None:
 
 
 def transport_for(options: ConnectOptions, context: ssl.SSLContext | None) -> ServerTransport:
-    """Return the transport that *options* ask for; *context* is of their TLS options, None without any."""
+    """Return the transport for *options*; *context* has their TLS options, None without any."""
     own = [server.host for server in options.urls]
 
     def name_of(host: str) -> str:
-        # A server that was found by its address has the name that we know.
+        # The certificate of a discovered address has the configured name.
         return host if host in own or not _is_address(host) else own[0]
 
     if options.urls[0].is_websocket:

@@ -1,13 +1,14 @@
 """
-The way from nats-py's client to its server: one connection after the other, with TLS or without.
+The transport between nats-py's client and its server: one connection after the other, with TLS or without.
 
-nats-py's own tries one address of a name, never looks what answers, and starts TLS only where the server says so: to
-one that does not, or to an attacker who takes that word out on the way, the password goes in plain text.  Here
+nats-py's own transport tries one address of a name, does not check the answer, and starts TLS only if the server
+requires it.  So the password is sent in plain text to a server without TLS, or to an attacker that removes the
+requirement in transit.  With this transport
 
-- every address of a name is tried, the next one a quarter of a second after the one before, until one has spoken;
-- the whole attempt on a server has one timeout, the TLS handshake and the answer to who we are included;
-- where TLS is wanted nothing is written before the handshake;
-- what the server said before it closed the connection is read, even if the connection then broke.
+- every address of a name is tried, a quarter of a second after the one before, until one has answered;
+- an attempt on a server has one timeout, which includes the TLS handshake and the answer to CONNECT;
+- nothing is written before the handshake if TLS is wanted;
+- everything that the server sent before it closed the connection is read, even if the connection then broke.
 """
 
 from __future__ import annotations
@@ -33,28 +34,28 @@ _CERTIFICATE: Final = "; it wants a certificate that it knows: tls_cert and tls_
 
 
 class Wire(Protocol):
-    """One connection, and what nats-py needs of it."""
+    """A connection with the operations that nats-py needs."""
 
     info: dict[str, Any]
-    """What the server says of itself."""
+    """INFO of the server."""
 
     is_encrypted: bool
 
     @property
     def reader(self) -> Reader:
-        """Reads what comes."""
+        """Source of received bytes."""
 
     def write(self, data: bytes) -> None:
         """Send *data*."""
 
     async def drain(self) -> None:
-        """Return once there is room for more."""
+        """Return once the buffer has room for more."""
 
     async def shake_hands(self, context: ssl.SSLContext, name: str) -> None:
-        """Encrypt it, if it is not; the certificate must be for *name*."""
+        """Encrypt the connection, if it is not encrypted; the certificate must be for *name*."""
 
     async def aclose(self) -> None:
-        """Close it, by force after a while: a peer that is gone takes no farewell."""
+        """Close the connection, by force after a timeout, because a lost peer does not answer."""
 
 
 class ServerTransport(Transport, ABC):
@@ -62,18 +63,18 @@ class ServerTransport(Transport, ABC):
     The connections of one client.
 
     Args:
-        is_encrypted: write nothing without TLS.
-        name_of: returns the name in the certificate of the server at a host.
-        timeout: seconds for an attempt on one server.
+        is_encrypted: True to write nothing without TLS.
+        name_of: function that returns the name in the certificate of the server at a host.
+        timeout: timeout in seconds for an attempt on one server.
 
     """
 
     def __init__(self, *, is_encrypted: bool, name_of: Callable[[str], str], timeout: float) -> None:
         self.address = ""
-        """Host and port, as they stand in a URL, of the server connected to last."""
+        """Host and port, in the form of a URL, of the last connected server."""
 
         self.ended = ""
-        """Why the last connection broke, in words; empty if it did not, or the server has closed it."""
+        """Reason why the last connection broke; empty if it did not, or the server has closed it."""
 
         self._is_encrypted = is_encrypted
         self._name_of = name_of
@@ -85,7 +86,7 @@ class ServerTransport(Transport, ABC):
 
     @property
     def info(self) -> dict[str, Any]:
-        """What the server says of itself; empty before the first one."""
+        """INFO of the server; empty before the first connection."""
         return self._wire.info if self._wire else {}
 
     async def open(self, uri: ParseResult) -> None:
@@ -93,7 +94,7 @@ class ServerTransport(Transport, ABC):
         Connect to the server at *uri*, and read its first line.
 
         Raises:
-            ConnectFailed: no server for clients is there, or none as it is wanted.
+            ConnectFailed: there is no server for clients, or it does not meet the TLS options.
 
         """
         await self.wait_closed()
@@ -103,7 +104,7 @@ class ServerTransport(Transport, ABC):
             async with asyncio.timeout_at(self._deadline):
                 self._wire = await self._connect(uri)
         except Exception as exc:
-            # Whatever it is: nats-py's reconnection would end on an exception that it does not expect.
+            # Every error is converted, because nats-py's reconnection would end on an unexpected exception.
             raise ConnectFailed(self._reason_of(exc)) from exc
         try:
             self._greeting = b"INFO " + json.dumps(self._checked(self._wire)).encode() + b"\r\n"
@@ -114,10 +115,10 @@ class ServerTransport(Transport, ABC):
         self._is_open = True
 
     async def connect(self, uri: ParseResult, buffer_size: int, connect_timeout: float) -> None:  # noqa: ARG002  (as nats-py has it)
-        """Do as `open`, unless that was done."""
+        """Call `open`, unless it was already called for this connection."""
         if not self._is_open:
             await self.open(uri)
-        # Once: the next time it is a reconnection.
+        # The next call is a reconnection, so it must open a new connection.
         self._is_open = False
 
     async def connect_tls(
@@ -128,7 +129,7 @@ class ServerTransport(Transport, ABC):
         connect_timeout: float,
     ) -> None:
         """
-        Shake hands, unless that was done; where nats-py has not connected yet, do that.
+        Do the TLS handshake, unless it is done; connect first if nats-py has not connected yet.
 
         Raises:
             ConnectFailed: the handshake failed.
@@ -144,24 +145,24 @@ class ServerTransport(Transport, ABC):
             raise ConnectFailed(self._reason_of(exc)) from exc
 
     def write(self, payload: bytes) -> None:
-        """Send *payload*; what is written to a lost connection is lost."""
+        """Send *payload*; it is lost if the connection is lost."""
         if self._wire is not None:
             if self._is_encrypted and not self._wire.is_encrypted:
                 raise ConnectFailed("is not encrypted, and that is wanted; nothing was sent to it")
             self._wire.write(payload)
 
     def writelines(self, payload: Iterable[bytes]) -> None:
-        """Send all of *payload*."""
+        """Send all parts of *payload*."""
         self.write(b"".join(payload))
 
     async def drain(self) -> None:
-        """Return once there is room to write more; who reads is told of a lost connection."""
+        """Return once the buffer has room for more; a lost connection is reported to the reader only."""
         if self._wire is not None:
             with suppress(OSError):
                 await self._wire.drain()
 
     async def read(self, buffer_size: int) -> bytes:
-        """Return what has come, waiting for it; nothing at the end."""
+        """Return received bytes, and wait for the first; none at the end."""
         try:
             return await self._connected().reader.read(buffer_size)
         except OSError as exc:
@@ -170,10 +171,10 @@ class ServerTransport(Transport, ABC):
 
     async def readline(self) -> bytes:
         """
-        Return the next line: the server's first one, then what it answers to who we are.
+        Return the next line: the server's first one, then the answer to CONNECT.
 
         Raises:
-            ConnectFailed: there is none in time.
+            ConnectFailed: there is no line in time.
 
         """
         greeting, self._greeting = self._greeting, b""
@@ -190,33 +191,33 @@ class ServerTransport(Transport, ABC):
         return line
 
     def close(self) -> None:
-        """Say that `wait_closed` follows."""
+        """Do nothing, because nats-py calls `wait_closed` next."""
 
     async def wait_closed(self) -> None:
-        """Close it."""
+        """Close the connection."""
         wire, self._wire = self._wire, None
         self._greeting, self._is_open = b"", False
         if wire is not None:
             await wire.aclose()
 
     def at_eof(self) -> bool:
-        """Return whether the server has closed the connection, and everything was read."""
+        """Return True if the server has closed the connection, and everything was read."""
         return self._wire is None or self._wire.reader.at_eof()
 
     def __bool__(self) -> bool:
-        # nats-py would replace one that is false by one of its own.
+        # nats-py would replace a transport that is false by one of its own.
         return True
 
     @abstractmethod
     async def _connect(self, uri: ParseResult) -> Wire:
-        """Return a connection whose server has said what it is."""
+        """Return a connection that has received the server's first line."""
 
     def _checked(self, wire: Wire) -> dict[str, Any]:
         info = wire.info
         if not self._is_encrypted or wire.is_encrypted or info.get("tls_required"):
             return info
         if info.get("tls_available"):
-            # nats-py starts TLS only where it is required.
+            # nats-py starts TLS only if the server requires it.
             return info | {"tls_required": True}
         raise ConnectFailed(
             "offers no TLS, and tls:// or a TLS option wants it: it was not told who we are; give the server a `tls` "

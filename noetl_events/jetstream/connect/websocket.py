@@ -1,4 +1,4 @@
-"""NATS through a websocket, as behind an HTTPS ingress; it takes aiohttp, an extra."""
+"""NATS over a websocket, as behind an HTTPS ingress; this needs aiohttp, which is an extra."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _CLOSE: Final = 1.0
 
 class WebSocketTransport(ServerTransport):
     """
-    Websockets of one client.
+    The websockets of one client.
 
     Args:
-        context: for TLS; None for a websocket without it.
-        name_of: returns the name in the certificate of the server at a host.
-        timeout: seconds for an attempt on one server.
+        context: TLS context; None for websockets without TLS.
+        name_of: function that returns the name in the certificate of the server at a host.
+        timeout: timeout in seconds for an attempt on one server.
 
     """
 
@@ -37,7 +37,7 @@ class WebSocketTransport(ServerTransport):
         self._context = context
 
     async def _connect(self, uri: ParseResult) -> Wire:
-        # Servers that were discovered come with the scheme of TCP.
+        # Discovered servers have the scheme of TCP.
         url = uri._replace(scheme="ws" if self._context is None else "wss").geturl()
         session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=None))
         try:
@@ -76,7 +76,7 @@ def _cause_of(exc: aiohttp.ClientError) -> Exception:
 
 
 class _WebSocketWire:
-    """One websocket."""
+    """A websocket connection."""
 
     def __init__(
         self, session: aiohttp.ClientSession, socket: aiohttp.ClientWebSocketResponse, *, is_encrypted: bool
@@ -108,7 +108,7 @@ class _WebSocketWire:
 
 
 class _Reader:
-    """What comes through a websocket, as a stream of bytes."""
+    """The bytes received through a websocket."""
 
     def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         self._socket = socket
