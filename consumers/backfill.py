@@ -1,7 +1,7 @@
 """
-Backfill: events from a file, a recording or the past of a stream into a sink, batch by batch, at a given pace.
+Backfill: copy events from a file, a recording or the past of a stream into a sink, in batches, at a given speed.
 
-The copy waits while the sink is away.
+The copy retries while the sink is unavailable.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ async def paced(
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> AsyncGenerator[list[ExecutorEvent], None]:
     """
-    Yield *events* in their order, in batches of those that are due, *size* at most.
+    Yield *events* in their order, in batches of events that are due, *size* at most.
 
-    Each is due so long after the first as it was created after it, divided by *speed*.  An event that is older than one
-    before it is due at once, and so is all that a destination that was away has held up.
+    An event is due when the time since the first event, divided by *speed*, has passed.  An event that is older than
+    its predecessor is due at once, as are all events that an unavailable destination has delayed.
     """
     start, origin = now(), None
     due: list[ExecutorEvent] = []
@@ -64,10 +64,10 @@ async def paced(
 
 def read_speed(value: str) -> float:
     """
-    Return how many times as fast as it happened *value* says: `1x`, `0.5x`, `10x` or `max`.
+    Return the speed in *value*, as a multiple of the original one: `1x`, `0.5x`, `10x` or `max`.
 
     Raises:
-        ValueError: it says none of these.
+        ValueError: the text is no speed.
 
     """
     if value == "max":
@@ -84,7 +84,7 @@ log = structlog.get_logger()
 
 
 class Carried(msgspec.Struct, kw_only=True):
-    """What became of the events."""
+    """The numbers of stored and rejected events."""
 
     stored: int = 0
     rejected: int = 0
@@ -102,10 +102,10 @@ async def carry(
     """
     Emit all *events* and return how many were stored and rejected; each rejection is logged with its reason.
 
-    With *speed* they go at so many times the pace at which they happened, by their `created_at`.
+    With *speed* they are emitted at that multiple of their original speed, by their `created_at`.
 
     Raises:
-        SinkUnavailable: the sink took nothing for *patience* seconds; everything before this batch is stored.
+        SinkUnavailable: the sink was unavailable for *patience* seconds; everything before this batch is stored.
 
     """
     carried = Carried()
@@ -121,7 +121,7 @@ async def carry(
 
 
 class Rejections(dict[int, str]):
-    """The reasons of the rejected events of a batch, by their places; `conflicts` are the places of conflicts."""
+    """The reasons of the rejected events of a batch, by batch index; `conflicts` has the indexes of conflicts."""
 
     conflicts: frozenset[int] = frozenset()
 
@@ -130,12 +130,12 @@ async def emit_patiently(
     batch: Sequence[ExecutorEvent], sink: EventSink, *, patience: float, overrun: float = math.inf
 ) -> Rejections:
     """
-    Emit *batch*, again and again while the sink is away, and return the reasons of the rejected events by their place.
+    Emit *batch*, retrying while the sink is unavailable, and return the reasons of the rejected events by batch index.
 
-    An attempt that follows a failed one is given up *overrun* seconds after the *patience* has ended.
+    A retry is cancelled *overrun* seconds after the end of *patience*.
 
     Raises:
-        SinkUnavailable: the sink took nothing for *patience* seconds.
+        SinkUnavailable: the sink was unavailable for *patience* seconds.
 
     """
     rejections, error = Rejections(), None
@@ -162,7 +162,7 @@ MAX_FAULTS: Final = 1_000
 
 
 class Fault(msgspec.Struct, frozen=True, kw_only=True):
-    """A message that became nothing at the destination, and why."""
+    """A message that was not stored at the destination, with the reason."""
 
     sequence: int
     kind: Literal["malformed", "rejected", "conflict"]
@@ -171,10 +171,10 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True):
 
 class Rebuilt(msgspec.Struct, kw_only=True):
     """
-    What became of the messages up to *last_sequence*.
+    The result for the messages up to *last_sequence*.
 
-    `conflicts` counts events whose key the destination has for a different one.  `faults` names the first `MAX_FAULTS`
-    of those that were left out, and so does the log.
+    `conflicts` counts events with a key that a different event has at the destination.  `faults` lists the first
+    `MAX_FAULTS` messages that were not stored, as does the log.
     """
 
     stored: int = 0
@@ -187,17 +187,18 @@ class Rebuilt(msgspec.Struct, kw_only=True):
 
 class Rebuild:
     """
-    Emit what *history* holds, in its order and batch by batch.
+    Emit the events of *history*, in its order and batch by batch.
 
-    Nothing is buried: whoever projects this stream has done so already.  Running it twice stores nothing twice.
+    No dead letters are stored, because the projector of this stream has stored them already.  Running it twice stores
+    nothing twice.
 
     Args:
-        history: to read; it stays open.
-        sink: takes the events; it stays open.
-        execution: whose events are wanted; None for all.
-        patience: seconds to wait while the sink is away.
-        batch_size: events emitted at once, at most.
-        on_batch: called with the number of messages of each batch once it is settled.
+        history: past of the stream; the caller closes it.
+        sink: destination of the events; the caller closes it.
+        execution: execution to select; None for all.
+        patience: seconds to retry while the sink is unavailable.
+        batch_size: maximum number of events per write.
+        on_batch: callback with the number of messages of each completed batch.
 
     """
 
@@ -212,7 +213,7 @@ class Rebuild:
         on_batch: Callable[[int], None] = lambda _: None,
     ) -> None:
         self.done = Rebuilt()
-        """How far it has come: everything up to `last_sequence` is settled."""
+        """The result so far: everything up to `last_sequence` is completed."""
 
         self._history = history
         self._sink = sink
@@ -223,12 +224,12 @@ class Rebuild:
 
     async def run(self) -> Rebuilt:
         """
-        Return what became of everything.
+        Return the result for the whole history.
 
         Raises:
-            SinkUnavailable: the sink took nothing for *patience* seconds.
-            NatsUnavailable: the stream could not be read, for as long as the history has patience.
-            StreamReplaced: the stream was created again meanwhile.
+            SinkUnavailable: the sink was unavailable for *patience* seconds.
+            NatsUnavailable: the stream could not be read for the patience of the history.
+            StreamReplaced: the stream was recreated meanwhile.
 
         """
         while messages := await self._history.read(self._batch_size):
@@ -264,7 +265,7 @@ class Rebuild:
         return events
 
     def _may_be_wanted(self, message: Message) -> bool:
-        # Whose it is cannot be read, only whether it mentions the execution.
+        # The execution of a malformed event cannot be read, so a text search for the id decides.
         return self._execution is None or str(self._execution).encode() in message.data
 
     def _note(self, message: Message, kind: Literal["malformed", "rejected", "conflict"], reason: str) -> None:

@@ -1,4 +1,4 @@
-"""A daemon as a process: signals, the deadline, the exit code."""
+"""The life cycle of a daemon: signals, shutdown deadline, exit code."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ log = structlog.get_logger()
 
 
 def ignore_hangup() -> None:
-    """Have SIGHUP do nothing until `run_until_signal` handles it, and after it: its default is to end the process."""
+    """Ignore SIGHUP before and after `run_until_signal` handles it, because by default it ends the process."""
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 
@@ -32,15 +32,16 @@ async def run_until_signal(
     worker: Worker, *, deadline: Callable[[], float], on_hangup: Callable[[], None] | None = None
 ) -> int:
     """
-    Run *worker* until SIGTERM or SIGINT, then finish what is in hand, and return the exit code.
+    Run *worker* until SIGTERM or SIGINT, then finish the work in flight, and return the exit code.
 
-    A second signal ends it at once, and so does the end of *deadline()* seconds after the first.  `UNSETTLED` when
-    something was in hand then: it stays unacknowledged and is delivered again.  Else `SETTLED`.
+    A second signal ends the worker at once, as does the end of *deadline()* seconds after the first.  The code is
+    `UNSETTLED` if messages were in flight then: they stay unacknowledged and are redelivered.  Otherwise the code is
+    `SETTLED`.
 
     SIGHUP calls *on_hangup*, which must not raise.
 
     Raises:
-        Exception: whatever ends the worker.
+        Exception: the error that ended the worker.
 
     """
     signals = _Signals(on_hangup)
@@ -65,12 +66,12 @@ async def run_until_signal(
 
 async def run_until_told(work: Coroutine[Any, Any, None]) -> bool:
     """
-    Run *work* until it ends, or until SIGTERM or SIGINT, which cancel it; return whether it has ended by itself.
+    Run *work* until it ends, or until SIGTERM or SIGINT, which cancel it; return whether it ended by itself.
 
-    A second signal interrupts at once, as Ctrl-C does.
+    A second signal interrupts at once, like Ctrl-C.
 
     Raises:
-        Exception: whatever ends *work*.
+        Exception: the error that ended *work*.
 
     """
     signals = _Signals(None)
@@ -108,7 +109,7 @@ async def _finished_before(running: asyncio.Task[None], event: asyncio.Event) ->
 
 
 class _Signals:
-    """The first and the second signal to stop, as events of the running loop; a hang-up is none of them."""
+    """The first and the second signal to stop, as events of the running loop; SIGHUP does not count."""
 
     def __init__(self, on_hangup: Callable[[], None] | None) -> None:
         self.first = asyncio.Event()

@@ -1,20 +1,20 @@
 """
-Whether a projector lives, and whether it is of use now.
+Liveness and readiness of a projector.
 
     waits for                       for longer than *stall_after*        else
-    messages, NATS is away          alive, not ready: it tries again     alive, not ready
-    messages, heartbeats heard      alive, ready: quiet, or standing by  alive, ready
-    messages, heartbeats not heard  stalled                              alive, ready
-    a consumer that was paused      alive, not ready: an operator ends it, or time does
-    a consumer that was edited      alive, not ready: an operator puts it back
-    the sink to answer              stalled                              alive, ready
-    a sink that is away             alive, not ready: it tries again     alive, not ready
-    dead letters, trials            stalled, unless NATS is away         alive, ready
+    messages, NATS is unavailable   alive, not ready: it retries         alive, not ready
+    messages, heartbeats received   alive, ready: idle, or on standby    alive, ready
+    messages, no heartbeats         stalled                              alive, ready
+    a paused consumer               alive, not ready until an operator or the end of the pause resumes it
+    an edited consumer              alive, not ready until an operator restores it
+    a response of the sink          stalled                              alive, ready
+    an unavailable sink             alive, not ready: it retries         alive, not ready
+    dead letters, trials            stalled, unless NATS is unavailable  alive, ready
 
-A stream of which events may be lost, or that stores none, makes it not ready whatever it waits for.
+A stream that may lose events, or stores none, makes the projector not ready in every case.
 
-Alive is a question of movement, never of lag: a projector with a million events to go is fine while it moves, and one
-that is behind by ten and does not move is not.  To restart it helps against a stall, never against an outage.
+Liveness depends on activity, never on lag: a projector with a lag of a million events is alive while it makes progress,
+and one with a lag of ten and no progress is not.  A restart helps against a stall, never against an outage.
 """
 
 from __future__ import annotations
@@ -36,14 +36,13 @@ _LONGEST_REASON: Final = 600
 
 class Health(msgspec.Struct, frozen=True, kw_only=True):
     """
-    How a projector is.
+    The health of a projector.
 
     Args:
-        alive: it moves, or has nothing to move.
-        ready: besides, what comes now would be stored now.
-        part: what is the matter if it is not ready: "nats", "consumer", "stream", "sink", "dead_letters",
-            "trials" or "loop".
-        reason: why, in words.
+        alive: whether the projector makes progress, or has nothing to do.
+        ready: whether it is alive and can store new events now.
+        part: cause if it is not ready: "nats", "consumer", "stream", "sink", "dead_letters", "trials" or "loop".
+        reason: reason in words.
 
     """
 
@@ -55,13 +54,13 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
     """
-    How a process is.
+    The health of a process.
 
     Args:
-        alive: all its projectors are.
-        ready: all its projectors are, and it is connected.
-        connected: to NATS.
-        projectors: each one's health, by the name of its consumer.
+        alive: whether all of its projectors are alive.
+        ready: whether all of its projectors are ready, and it is connected.
+        connected: whether the process is connected to NATS.
+        projectors: health of each projector, by the name of its consumer.
 
     """
 
@@ -82,16 +81,16 @@ def health_of(
     stall_after: float,
 ) -> Health:
     """
-    Return how the projector with this *progress* is.
+    Return the health of the projector with this *progress*.
 
     Args:
-        progress: of it.
-        connected: whether NATS is there.
-        trouble: why its consumer is not read now, if that is known; None while it is read.
-        pause: seconds for which an operator has paused the consumer; 0 when it is not paused.
-        heard: when the server last said anything to it, by `time.monotonic`.
-        now: by the same clock.
-        stall_after: seconds without movement that are a stall.
+        progress: progress of the projector.
+        connected: whether NATS is connected.
+        trouble: reason why the consumer is not read now; empty if unknown, None while it is read.
+        pause: seconds until the end of an operator's pause of the consumer; 0 if it is not paused.
+        heard: time of the last message of the server to the puller, by `time.monotonic`.
+        now: current time, by the same clock.
+        stall_after: seconds without activity that count as a stall.
 
     """
     still = now - max(progress.moved, progress.resting_until)
@@ -111,7 +110,7 @@ def health_of(
 
 
 def _must_move(progress: Progress, *, connected: bool, unheard: float, limit: float) -> bool:
-    """Return whether something should have happened: it is quiet for no good reason."""
+    """Return whether the projector should have made progress, so that the pause in activity is a stall."""
     if progress.attempting == "sink":
         return True
     if progress.attempting == "nats":
@@ -123,14 +122,14 @@ def report(
     projectors: Iterable[Projector], connection: Connection, *, now: float, stall_after: float, fault: str = ""
 ) -> Report:
     """
-    Return how *projectors* of one process are; awaits nothing.
+    Return the health of the *projectors* of a process, without awaiting anything.
 
     Args:
-        projectors: of the process.
-        connection: to NATS.
-        now: by `time.monotonic`.
-        stall_after: seconds without movement that are a stall.
-        fault: of a stream, for which events may be lost or are not stored; empty if there is none.
+        projectors: projectors of the process.
+        connection: connection to NATS.
+        now: current time, by `time.monotonic`.
+        stall_after: seconds without activity that count as a stall.
+        fault: fault of a stream that may lose events or stores none; empty if there is none.
 
     """
     connected = connection.is_connected
@@ -147,7 +146,7 @@ def report(
         for projector in projectors
     }
     if words := connection.trouble:
-        # What the server said when it closed the last connection may be said of this one in a moment.
+        # The server's reason for closing the last connection probably applies to the present one too.
         cut_off = Health(ready=False, part="nats", reason=words[:_LONGEST_REASON])
         healths = {
             name: cut_off if health.ready or health.part == "nats" else health for name, health in healths.items()
@@ -163,7 +162,7 @@ def report(
 
 
 def _with_fault(health: Health, fault: str) -> Health:
-    """Return *health* with the fault of a stream beside what else is the matter, of which it may be the cause."""
+    """Return *health* with the fault of a stream added to its reason, because the fault may be the cause."""
     if health.ready:
         return Health(ready=False, part="stream", reason=fault[:_LONGEST_REASON])
     half = _LONGEST_REASON // 2

@@ -1,4 +1,4 @@
-"""Where the projector listens: an address asked for has to work, the default one only if nothing is in its way."""
+"""Listening addresses: a configured address must work, the default one is used only if it is free."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def open_endpoint(service: Service, listen: str = "") -> Endpoint | None:
     """
     Return the endpoint of *service*, bound to *listen*, `HOST:PORT`, or to the default address if it is empty.
 
-    None if it is "off".  None too, with a line in the log, if nobody asked for an address and the default one is taken,
-    as by another projector on this machine, or the extra is not installed.
+    None if *listen* is "off".  Also None, with a warning in the log, if *listen* is empty and the default address is in
+    use, for example by another projector on this machine, or the extra is not installed.
 
     Raises:
-        ValueError: what was asked for is no address, or cannot be bound.
-        ModuleNotFoundError: an endpoint was asked for, and the extra is not installed.
+        ValueError: *listen* is no address, or cannot be bound.
+        ModuleNotFoundError: *listen* is given, and the extra is not installed.
 
     """
     if listen == OFF:
@@ -52,7 +52,7 @@ def bound(listen: str) -> socket.socket:
     Return a socket that listens on *listen*, `HOST:PORT`.
 
     Raises:
-        ValueError: it is no address, or cannot be bound.
+        ValueError: *listen* is no address, or cannot be bound.
 
     """
     host, port = _host_and_port(listen)

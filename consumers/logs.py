@@ -1,7 +1,7 @@
 """
-Logs of the daemons: one line an event on standard error, for people on a terminal and as JSON elsewhere.
+The log of a process: one line per event on standard error, as text on a terminal and as JSON elsewhere.
 
-Text of unknown origin is made safe for a terminal: characters that are not printable could move the cursor.
+Text of unknown origin is escaped, because unprintable characters could move a terminal's cursor.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
 
 def escaped(text: str, *, keep: str = "") -> str:
-    r"""Return *text* with all that is not printable, or in *keep*, as in Python: `\x1b`, `\u202e`."""
+    r"""Return *text* with unprintable characters, except those in *keep*, escaped as in Python: `\x1b`, `\u202e`."""
     return "".join(char if char.isprintable() or char in keep else _in_python(char) for char in text)
 
 
 def escaped_json(value: object) -> str:
-    r"""Return *value* as JSON in one line, equal JSON to any reader, with all that is not printable as `\u001b`."""
+    r"""Return *value* as JSON in one line, with unprintable characters escaped as `\u001b`; its value is the same."""
     text = msgspec.json.encode(value).decode()
     return "".join(char if char.isprintable() else _in_json(char) for char in text)
 
@@ -48,12 +48,12 @@ _FORMATS: Final = ("auto", "json", "console")
 
 def configure(level: str = "info", form: str = "auto") -> None:
     """
-    Log from *level* up: as JSON, for people, or, with "auto", for people on a terminal and as JSON elsewhere.
+    Log from *level* up: as JSON, as text, or, with "auto", as text on a terminal and as JSON elsewhere.
 
-    What libraries log, from warnings up, comes out the same way, and without tracebacks but for the level debug.
+    Log records of libraries, from warnings up, have the same format, and tracebacks at the level debug only.
 
     Raises:
-        ValueError: there is no such level, or no such form.
+        ValueError: the level or the format is unknown.
 
     """
     levels = logging.getLevelNamesMapping()
@@ -82,7 +82,7 @@ def add_trace(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
 
 
 def shorten(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
-    """Replace the traceback that a library logs by what was raised and where; from the level debug on it is shown."""
+    """Replace the traceback of a library's record by its error and position; not used at the level debug."""
     raised = event.pop("exc_info", None)
     exc = raised[1] if isinstance(raised, tuple) else raised
     if isinstance(exc, BaseException):
@@ -93,7 +93,7 @@ def shorten(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
 
 
 def escape_values(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
-    """Replace whatever could move a terminal's cursor, or begin a line that looks like another event."""
+    """Escape text that could move a terminal's cursor, or forge a line that looks like another event."""
     return {escaped(name): _harmless(name, value) for name, value in event.items()}
 
 
@@ -110,7 +110,7 @@ def _for_people() -> list[Processor]:
 
 
 def _for_machines() -> list[Processor]:
-    # Without local variables: there may be a password among them.
+    # Local variables are excluded, because they may contain a password.
     return [ExceptionRenderer(ExceptionDictTransformer(show_locals=False, max_frames=20)), JSONRenderer()]
 
 

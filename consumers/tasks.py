@@ -1,4 +1,4 @@
-"""Tasks that run together: when one fails the others are cancelled and waited for."""
+"""Run tasks concurrently; if one fails, cancel the others and wait for them."""
 
 from __future__ import annotations
 
@@ -14,38 +14,38 @@ _CANCEL_AGAIN: Final = 0.5
 
 
 async def end_tasks(tasks: Iterable[asyncio.Task[Any]]) -> None:
-    """Cancel *tasks* and return when all have ended, whatever they end with; what they raise is not reported."""
+    """Cancel *tasks* and return when all have ended; their errors are not reported."""
     everything = set(tasks)
     pending = everything
     while pending:
         for task in pending:
             task.cancel()
-        # More than once: nats-py swallows a cancellation that comes while it flushes.
+        # nats-py swallows a cancellation during a flush, so it is repeated.
         _, pending = await asyncio.wait(pending, timeout=_CANCEL_AGAIN)
     await asyncio.gather(*everything, return_exceptions=True)
 
 
 class Worker(Protocol):
-    """What can be run until it is stopped: a `Projector`, `Lanes`, or several."""
+    """A task that runs until it is stopped: a `Projector`, `Lanes`, or several."""
 
     @property
     def in_hand(self) -> int:
-        """Messages received and not settled."""
+        """Number of messages received and not acknowledged."""
 
     async def run(self) -> None:
-        """Work until `stop`, then finish what is in hand."""
+        """Work until `stop`, then finish the work in flight."""
 
     async def stop(self) -> None:
-        """Ask for nothing more."""
+        """Accept no further work."""
 
 
 class Together:
     """
-    Run *workers* side by side; the first one that fails ends all.
+    Run *workers* concurrently; if one fails, cancel the others.
 
     Args:
-        workers: to run.
-        beside: what runs as long as they do.
+        workers: workers to run.
+        beside: functions to run until the workers end.
 
     """
 
@@ -57,15 +57,15 @@ class Together:
 
     @property
     def in_hand(self) -> int:
-        """Messages received and not settled, by all of them."""
+        """Number of messages received and not acknowledged, over all workers."""
         return sum(worker.in_hand for worker in self._workers)
 
     async def run(self) -> None:
         """
-        Run until `stop`, then finish what is in hand.
+        Run until `stop`, then finish the work in flight.
 
         Raises:
-            Exception: whatever ends one of them.
+            Exception: the error that ended one of them.
 
         """
         working = {asyncio.create_task(worker.run()) for worker in self._workers}
@@ -81,5 +81,5 @@ class Together:
             await end_tasks(working | beside)
 
     async def stop(self) -> None:
-        """Ask for nothing more, in any of them."""
+        """Accept no further work in any worker."""
         await asyncio.gather(*(worker.stop() for worker in self._workers))

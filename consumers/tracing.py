@@ -1,9 +1,9 @@
 """
-Traces of a projector: the exporter, and a span for each batch, linked to the spans its events were emitted in.
+Tracing of a projector: the exporter, and a span for each batch, linked to the spans that emitted its events.
 
 `OTEL_EXPORTER_OTLP_ENDPOINT`, `OTEL_EXPORTER_OTLP_TRACES_ENDPOINT` or `OTEL_TRACES_EXPORTER` (`otlp`, `console`, or any
-that is installed) turns it on, `OTEL_TRACES_EXPORTER=none` or `OTEL_SDK_DISABLED=true` off.  The SDK itself reads the
-others: headers, certificates, sampler, limits, resource.
+installed one) enables it, `OTEL_TRACES_EXPORTER=none` or `OTEL_SDK_DISABLED=true` disables it.  The SDK itself reads
+the other variables: headers, certificates, sampler, limits, resource.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from noetl_events.jetstream.message import Message
 
 FLUSH: Final = 2.0
-"""Seconds the end of a process waits until the last spans are exported."""
+"""Timeout in seconds for exporting the last spans at the end of a process."""
 
 _ENDPOINTS: Final = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 _PROTOCOLS: Final = {"http/protobuf": "otlp_proto_http", "grpc": "otlp_proto_grpc"}
@@ -38,10 +38,10 @@ log = structlog.get_logger()
 @contextmanager
 def exported_traces(service: str) -> Iterator[None]:
     """
-    Export the spans of this process, if its environment says so, as those of *service* unless that says otherwise.
+    Export the spans of this process, if its environment enables it, under the name *service* by default.
 
     Raises:
-        ValueError: there is no such exporter.
+        ValueError: the exporter is not installed.
 
     """
     provider = _provider(service, os.environ)
@@ -58,7 +58,7 @@ def exported_traces(service: str) -> Iterator[None]:
 
 
 def exporter_names(environ: Mapping[str, str]) -> list[str]:
-    """Return the names of the exporters that *environ* asks for."""
+    """Return the names of the exporters that *environ* enables."""
     asked = environ.get("OTEL_TRACES_EXPORTER") or ("otlp" if any(map(environ.get, _ENDPOINTS)) else "none")
     if environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
         return []
@@ -76,7 +76,7 @@ def _provider(service: str, environ: Mapping[str, str]) -> TracerProvider | None
     except ModuleNotFoundError:
         log.warning("tracing.missing", reason="OTEL_ asks for traces; pip install 'noetl-events[otel-sdk]'")
         return None
-    # It ends with the daemon, in bounded time, and not at the exit of Python.
+    # The daemon shuts it down with a timeout, instead of Python at exit.
     provider = TracerProvider(resource=Resource.create(_named(service, environ)), shutdown_on_exit=False)
     for name in names:
         provider.add_span_processor(BatchSpanProcessor(_exporter(name, environ)))
@@ -107,7 +107,7 @@ def _otlp(environ: Mapping[str, str]) -> str:
 
 
 def _shut_down(provider: TracerProvider) -> None:
-    # In a thread that dies with the process: a collector that does not answer must not keep it.
+    # A daemon thread, because a collector that hangs must not delay the exit of the process.
     ending = Thread(target=provider.shutdown, daemon=True)
     ending.start()
     ending.join(FLUSH)
@@ -116,26 +116,26 @@ def _shut_down(provider: TracerProvider) -> None:
 
 
 MAX_LINKS: Final = 128
-"""What OpenTelemetry keeps of a span by default."""
+"""OpenTelemetry's default limit of links per span."""
 
 _SCOPE: Final = "noetl_events"
 
 
 class BatchSpan:
-    """What is said of a batch; of a span there is not, nothing."""
+    """The result of a batch, recorded in its span if there is one."""
 
     def __init__(self, span: Any = None) -> None:
         self._span = span
 
     def settle(self, *, stored: int, buried: int) -> None:
-        """Note what became of its messages."""
+        """Record the results of the batch's messages."""
         if self._span is not None:
             self._span.set_attributes({"noetl.stored": stored, "noetl.buried": buried})
 
 
 @contextmanager
 def batch_span(consumer: ConsumerDeclaration, messages: Sequence[Message]) -> Iterator[BatchSpan]:
-    """Yield the current span of *messages*, with counts and names and nothing of what is in them."""
+    """Yield the current span of *messages*, with counts and names, but no content."""
     tracer = _tracer()
     if tracer is None:
         yield BatchSpan()
@@ -147,20 +147,20 @@ def batch_span(consumer: ConsumerDeclaration, messages: Sequence[Message]) -> It
         kind=SpanKind.CONSUMER,
         links=links_of(messages),
         attributes=_attributes(consumer, messages),
-        # The words of an exception may quote an event.
+        # The text of an exception may quote an event, so exceptions are not recorded.
         record_exception=False,
         set_status_on_exception=False,
     ) as span:
         try:
             yield BatchSpan(span)
         except BaseException as exc:
-            # A batch that was cancelled is not settled either.
+            # A cancelled batch is not acknowledged either, so it counts as failed.
             _fail(span, exc)
             raise
 
 
 def links_of(messages: Sequence[Message]) -> list[Link]:
-    """Return a link to each span that *messages* were emitted in, once, the first `MAX_LINKS` of them."""
+    """Return a link to each span that emitted one of *messages*, without duplicates, the first `MAX_LINKS` of them."""
     from opentelemetry.trace import Link
 
     found: dict[tuple[int, int], Link] = {}
@@ -174,7 +174,7 @@ def links_of(messages: Sequence[Message]) -> list[Link]:
 
 
 def _context_of(message: Message) -> SpanContext | None:
-    # Clients in Go write it with a capital.
+    # Clients in Go capitalise the header, so names are compared in lower case.
     said = {name.lower(): value for name, value in (message.headers or {}).items()}
     if "traceparent" not in said:
         return None
@@ -184,7 +184,7 @@ def _context_of(message: Message) -> SpanContext | None:
     )
 
     carrier = {name: said[name] for name in ("traceparent", "tracestate") if name in said}
-    # An empty context: one that cannot be read must not become a link to the span that is current here.
+    # The context is empty, so that an unreadable header does not link to the current span.
     return get_current_span(TraceContextTextMapPropagator().extract(carrier, _no_context())).get_span_context()
 
 
@@ -213,7 +213,7 @@ def _fail(span: Any, exc: BaseException) -> None:
 
 
 def _tracer() -> Any:
-    """Return the tracer of this process, or None where nobody has set up tracing."""
+    """Return the tracer of this process, or None if tracing is not set up."""
     trace = sys.modules.get("opentelemetry.trace")
     if trace is None:
         return None

@@ -16,8 +16,10 @@ if TYPE_CHECKING:
 ROOT: Final = Path(__file__).parents[1]
 
 PLAIN: Final[tuple[str, ...]] = (
+    "consumers",
     "consumers/cli",
     "consumers/dead_letters",
+    "consumers/demo",
     "consumers/doctor",
     "consumers/gateway",
     "consumers/permissions",
@@ -25,6 +27,7 @@ PLAIN: Final[tuple[str, ...]] = (
     "consumers/settings",
     "consumers/sinks",
     "consumers/sinks/postgres",
+    "consumers/verification",
     "noetl_events/jetstream",
     "noetl_events/jetstream/connect",
     "noetl_events/jetstream/consume",

@@ -1,1 +1,1 @@
-"""The whole path on servers of its own: what `noetl-events demo` runs."""
+"""The demo of the whole path on temporary servers, for `noetl-events demo`."""

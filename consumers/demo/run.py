@@ -1,7 +1,7 @@
 """
-The demo: a nats-server, two worker processes, a projector, a destination, and a check of what arrived.
+The demo: a nats-server, two worker processes, a projector, a destination, and a check of the rows.
 
-The summary compares what the workers know to be stored in the stream with what the destination holds.
+The summary compares the events that the stream confirmed to the workers with the rows of the destination.
 
 On a terminal four figures and a curve are redrawn five times a second.
 """
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
 
 class TimedSink:
-    """Pass on to *inner*; `ages_ms` grows by one number for each event stored."""
+    """A sink that passes events to *inner*; `ages_ms` has the age of each stored event."""
 
     def __init__(self, inner: EventSink) -> None:
         self.ages_ms: list[float] = []
@@ -59,7 +59,7 @@ class TimedSink:
         await self.emit_batch([event])
 
     async def emit_batch(self, events: Sequence[ExecutorEvent]) -> None:
-        """Emit *events* and note their ages."""
+        """Emit *events* and record their ages."""
         await self._inner.emit_batch(events)
         now = datetime.now(UTC)
         self.ages_ms.extend((now - event.created_at).total_seconds() * 1e3 for event in events)
@@ -75,11 +75,11 @@ _STUCK_AFTER: Final = 60.0
 
 
 class DemoFailed(Exception):
-    """The demo could not be carried to its end; the message says where it stopped."""
+    """The demo failed; the message names the step."""
 
 
 class Moment(msgspec.Struct, frozen=True, kw_only=True):
-    """How far the demo is."""
+    """The progress of the demo."""
 
     published: int
     projected: int
@@ -88,10 +88,10 @@ class Moment(msgspec.Struct, frozen=True, kw_only=True):
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
     """
-    What the demo found.
+    The result of the demo.
 
     `published` counts emits that returned, `projected` those with a row in the destination, `duplicates` rows beyond
-    the first of an event, `lost` events without a row.  The latencies run from the stamp of an event to its commit.
+    the first of an event, `lost` events without a row.  The latencies run from the timestamp of an event to its commit.
     """
 
     published: int
@@ -108,14 +108,14 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
 
 class Demo(msgspec.Struct, frozen=True, kw_only=True):
     """
-    What to run.
+    The demo's options.
 
     Args:
-        folder: for the server's store and the workers' notes.
+        folder: folder for the server's store and the workers' files.
         to: URL of the destination.
-        events: to emit.
-        rate: events a second; 0 is as fast as they are stored.
-        show: called five times a second.
+        events: number of events to emit.
+        rate: events per second; 0 for no limit.
+        show: callback for the progress, called five times a second.
 
     """
 
@@ -127,10 +127,10 @@ class Demo(msgspec.Struct, frozen=True, kw_only=True):
 
     async def run(self) -> Summary:
         """
-        Carry all events and return what was found at the destination.
+        Run the demo and return the result of the check.
 
         Raises:
-            DemoFailed: a worker failed, or nothing moved for a minute.
+            DemoFailed: a worker failed, or nothing progressed for a minute.
 
         """
         async with AsyncExitStack() as stack:
@@ -244,7 +244,7 @@ _WIDTH: Final = 48
 
 @contextmanager
 def live_view(events: int) -> Iterator[Callable[[Moment], None]]:
-    """Show each moment on a terminal, on standard error; elsewhere show nothing."""
+    """Yield a function that draws the progress on standard error; on a non-terminal it draws nothing."""
     console = Console(stderr=True)
     rates: deque[float] = deque(maxlen=_WIDTH)
     with Live(console=console, transient=True, auto_refresh=False) as live:
@@ -258,7 +258,7 @@ def live_view(events: int) -> Iterator[Callable[[Moment], None]]:
 
 
 def picture(moment: Moment, events: int, rates: deque[float]) -> Table:
-    """Return *moment*, and the *rates* up to it, as one sees them."""
+    """Return a table of *moment* and of the *rates* up to it."""
     table = Table.grid(padding=(0, 2))
     table.add_row("published", f"{moment.published:>10,}", ProgressBar(events, moment.published, width=_WIDTH))
     table.add_row("projected", f"{moment.projected:>10,}", ProgressBar(events, moment.projected, width=_WIDTH))

@@ -1,8 +1,8 @@
 """
-A worker process of the demo: many executions at a time, each emitting one event after the other.
+A worker process of the demo: many concurrent executions, each emitting one event after the other.
 
 Run as `python -m consumers.demo.worker SERVERS EVENTS NODE RATE NOTE`.  The file NOTE receives the (execution_id,
-event_id) of every event whose emit returned, as pairs of 64-bit integers: what the destination must hold in the end.
+event_id) of every event with a completed emit, as pairs of 64-bit integers: the destination must hold these in the end.
 
 An execution is a playbook of a few steps, each a command that a worker claims and runs, as NoETL reports it.
 """
@@ -33,7 +33,7 @@ _ROW: Final = {"id": 17, "title": "sunt aut facere", "body": "quia et suscipit r
 
 
 class Happening(NamedTuple):
-    """The arguments of one `EventEmitter.emit`."""
+    """The arguments of a single `EventEmitter.emit`."""
 
     event_type: str
     step: str
@@ -42,7 +42,7 @@ class Happening(NamedTuple):
 
 
 def execution() -> Iterator[Happening]:
-    """Yield what one execution reports, in order."""
+    """Yield the events of an execution, in order."""
     yield Happening(EventType.PLAYBOOK_INITIALIZED, _PLAYBOOK, EventStatus.STARTED, {"workload": {"pages": 2}})
     yield Happening(EventType.WORKFLOW_INITIALIZED, "workflow", EventStatus.STARTED, {"steps": list(_STEPS)})
     for number, step in enumerate(_STEPS):
@@ -67,9 +67,9 @@ _EXECUTIONS_AT_A_TIME: Final = 100
 
 class Worker:
     """
-    Emit *events* events at *rate* a second, or as fast as they are stored with a rate of 0.
+    Emit *events* events at *rate* per second, or without a limit for a rate of 0.
 
-    `acknowledged` lists what the stream has confirmed.
+    `acknowledged` lists the events that the stream has confirmed.
     """
 
     def __init__(self, sink: EventSink, *, events: int, node: int, rate: float) -> None:

@@ -1,1 +1,1 @@
-"""A stream and a destination compared, event by event."""
+"""Verification: the comparison of a stream with a destination, event by event."""

@@ -1,11 +1,12 @@
 """
-A ledger of the events a destination must hold, and of those that were found there.
+A ledger of the events that a destination must hold, and of the rows that were found there.
 
-It is kept in a temporary SQLite database, about 80 bytes an event, which goes to the folder for temporary files as soon
-as it is larger than its cache: a stream of any length takes the same memory.
+The ledger is a temporary SQLite database, about 80 bytes per event.  SQLite writes to the folder for temporary files
+once its cache is full, so the memory is bounded for a stream of any length.
 
-Messages with one key are one event if they say the same, or differ in payload and status only: then they are variants.
-A different one is an event of its own, which is a dead letter of kind `conflict` where the destination has the other.
+Messages with one key count as one event if they are equal, or if they differ in payload and status only: then they are
+variants.  A different one is an event of its own, and belongs in the dead letters as a `conflict` if the destination
+has the other.
 """
 
 from __future__ import annotations
@@ -25,11 +26,11 @@ if TYPE_CHECKING:
 
 def checksum(event: ExecutorEvent) -> int:
     """
-    Return a signed 64-bit number that all nine fields of *event* go into; *context* and *meta* are `msgspec.Raw`.
+    Return a signed 64-bit checksum of all nine fields of *event*; *context* and *meta* are `msgspec.Raw`.
 
     Raises:
-        ValueError: *context* or *meta* hold no JSON.
-        RecursionError: they are nested deeper than an event can be.
+        ValueError: *context* or *meta* is no JSON.
+        RecursionError: the JSON is nested deeper than an event's can be.
 
     """
     context, meta = _payload(event)
@@ -47,17 +48,17 @@ def checksum(event: ExecutorEvent) -> int:
 
 
 def checksum_of_frame(event: ExecutorEvent) -> int:
-    """Return a number that type, step and worker of *event* go into."""
+    """Return a checksum of type, step and worker of *event*."""
     return _number(event.event_type, event.step, event.worker_id)
 
 
 def checksum_of_payload(event: ExecutorEvent) -> int:
     """
-    Return a number that status, *context* and *meta* of *event* go into.
+    Return a checksum of status, *context* and *meta* of *event*.
 
     Raises:
-        ValueError: *context* or *meta* hold no JSON.
-        RecursionError: they are nested deeper than an event can be.
+        ValueError: *context* or *meta* is no JSON.
+        RecursionError: the JSON is nested deeper than an event's can be.
 
     """
     return _number(event.status, *_payload(event))
@@ -73,20 +74,20 @@ def _number(*fields: Any) -> int:
 
 Kind: TypeAlias = Literal["missing", "lost", "different", "duplicates", "dead", "conflicts", "variants"]
 Place: TypeAlias = tuple[int, int]
-"""The sequence of a message, and when it was stored, in Unix nanoseconds."""
+"""Stream sequence of a message, and the time it was stored, in Unix nanoseconds."""
 
 
 class Expected(NamedTuple):
     """
-    A message of the stream, by checksums of its event.
+    A message of the stream, as checksums of its event.
 
     Args:
-        key: of the event.
-        checksum: of the whole event.
-        frame: of its type, step and worker.
-        payload: of its status, context and meta.
-        time: of the event, in Unix microseconds.
-        place: of the message.
+        key: key of the event.
+        checksum: checksum of the whole event.
+        frame: checksum of type, step and worker.
+        payload: checksum of status, context and meta.
+        time: time of the event, in Unix microseconds.
+        place: stream position of the message.
 
     """
 
@@ -98,7 +99,7 @@ class Expected(NamedTuple):
     place: Place
 
 
-# A key may have several checksums: one message for each.  An event is named by the checksum of its first message.
+# A key may have several checksums, one per message, so an event is identified by the checksum of its first message.
 _TABLES: Final = """
 PRAGMA journal_mode = OFF;
 PRAGMA synchronous = OFF;
@@ -119,7 +120,7 @@ CREATE TABLE expected (
 ) WITHOUT ROWID;
 CREATE TABLE dead (sequence INTEGER, stored_ns INTEGER, PRIMARY KEY (sequence, stored_ns)) WITHOUT ROWID;
 """
-# As `noetl_events.conflicts` compares two events that are known as they were emitted.
+# The same rules as in `noetl_events.conflicts`, for two events as they were emitted.
 _EXPECT: Final = """
 INSERT INTO expected (execution_id, event_id, checksum, frame, payload, time, event, sequence, stored_ns)
 VALUES (?1, ?2, ?3, ?4, ?5, ?6, coalesce((
@@ -132,7 +133,7 @@ _EVENTS: Final = "SELECT checksum, event FROM expected WHERE execution_id = ? AN
 _FIND: Final = """
 UPDATE expected SET rows = rows + 1, wrong = wrong + ? WHERE execution_id = ? AND event_id = ? AND event = ?
 """
-# One line an event: of several messages the first counts, and a letter of any of them.
+# One line per event: of several messages the first counts, and a dead letter of any of them.
 _LINES: Final = """
 WITH events AS (
     SELECT execution_id, event_id, min(sequence) AS sequence, max(rows) AS rows, max(wrong) AS wrong,
@@ -160,7 +161,7 @@ _COUNT: Final = (
 
 
 class Counts(NamedTuple):
-    """How many events were expected, how many rows were found of them, and how many events are of each kind."""
+    """The number of expected events, of rows found for them, and of events by kind."""
 
     events: int
     rows: int
@@ -169,17 +170,17 @@ class Counts(NamedTuple):
 
 class Ledger:
     """
-    Use it with `with`: note what is expected, then each row found, then count.
+    Compare expected events with found rows: in a `with` block, record the expected events, then each row, then count.
 
     Raises:
-        sqlite3.OperationalError: from any call, the folder for temporary files is full.
+        sqlite3.OperationalError: from any call: the folder for temporary files is full.
 
     """
 
     def __init__(self) -> None:
         self._database = sqlite3.connect("", isolation_level=None)
         self._database.executescript(_TABLES)
-        # One transaction from here to the end: nothing has to survive.
+        # A single transaction, because nothing has to survive the process.
         self._database.execute("BEGIN")
 
     def __enter__(self) -> Self:
@@ -189,15 +190,19 @@ class Ledger:
         self._database.close()
 
     def expect(self, messages: Iterable[Expected]) -> None:
-        """Note *messages*, in the order of the stream."""
+        """Record *messages*, in the order of the stream."""
         self._database.executemany(_EXPECT, ((*one.key, *one[1:5], *one.place) for one in messages))
 
     def bury(self, places: Iterable[Place]) -> None:
-        """Note that the messages at *places* are dead letters."""
+        """Record that the messages at *places* are dead letters."""
         self._database.executemany(_BURY, places)
 
     def find(self, key: Key, checksum: int | None) -> bool:
-        """Note a row of *key*, and return whether one is expected; a row like no event of the key is a wrong one."""
+        """
+        Record a row of *key*, and return whether the key is expected.
+
+        A row that matches no event of the key counts as wrong.
+        """
         events: dict[int | None, int] = dict(self._database.execute(_EVENTS, key).fetchall())
         if not events:
             return False
@@ -207,7 +212,7 @@ class Ledger:
         return True
 
     def count(self) -> Counts:
-        """Count what was noted so far."""
+        """Return the counts so far."""
         events, rows, *kinds = map(int, self._database.execute(_COUNT).fetchone())
         return Counts(events, rows, dict(zip(_CONDITIONS, kinds, strict=True)))
 

@@ -1,8 +1,8 @@
 """
-Destinations read back around their sinks: what they really hold, batch by batch.
+Read the rows of a destination, batch by batch, without using its sink.
 
-A row is returned as it is, also one that somebody has changed into no event: the checksum then finds that it
-differs, or fails.
+A row is returned as stored, even if it was edited and is no valid event: its checksum then differs, or cannot be
+computed.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 Key: TypeAlias = tuple[int, int]
-"""execution_id and event_id."""
+"""The pair of execution_id and event_id."""
 
 Rows: TypeAlias = AsyncGenerator[list[ExecutorEvent], None]
 
@@ -39,11 +39,13 @@ _SELECT: Final = (
 
 def read_back(url: str) -> Rows:
     """
-    Return the rows of the destination *url*, in any order; close them (`contextlib.aclosing`) when leaving early.
+    Yield the rows of the destination *url*, in any order.
+
+    Close the generator (`contextlib.aclosing`) when leaving early.
 
     Raises:
         ValueError: this kind of destination cannot be read back.
-        SinkUnavailable: while iterating, it cannot be read now.
+        SinkUnavailable: while iterating, the destination cannot be read now.
 
     """
     scheme = urlsplit(url).scheme
@@ -53,19 +55,19 @@ def read_back(url: str) -> Rows:
 
 
 async def stored_keys(url: str) -> list[Key]:
-    """Return the key of every row of the destination *url*; see `read_back` for what is raised."""
+    """Return the key of every row of the destination *url*; raises the errors of `read_back`."""
     async with aclosing(read_back(url)) as batches:
         return [key_of(row) async for rows in batches for row in rows]
 
 
 def key_of(event: ExecutorEvent) -> Key:
-    """Return what an event is known by."""
+    """Return the key of an event."""
     return event.execution_id, event.event_id or 0
 
 
 async def _from_sqlite(path: str) -> Rows:
     try:
-        # Read-only: to look shall not make a file.
+        # Read-only, so that reading does not create the file.
         with closing(sqlite3.connect(f"file:{quote(path)}?mode=ro", uri=True, check_same_thread=False)) as database:
             database.text_factory = _text
             cursor = database.execute(_SELECT)

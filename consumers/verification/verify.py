@@ -1,16 +1,16 @@
 """
-A stream's past and a destination compared, event by event.
+Compare the past of a stream with a destination, event by event.
 
-    missing      in the stream, and no row of its key
-    conflicts    events that came later under the key of a different one, and belong among the dead letters
-    lost         of two different events with one key, one that is neither a row nor a dead letter
-    different    a row whose nine fields are not those of any event of its key
+    missing      events without a row of their key
+    conflicts    later events with the key of a different one, which belong in the dead letters
+    lost         of two different events with one key, an event that is neither a row nor a dead letter
+    different    rows with nine fields unlike those of any event of their key
     variants     events that are in the stream with different payloads; a row may have any of them
     duplicates   events with more than one row
-    dead         no row, because the message is malformed, a dead letter, or was sent again under another id
-    extra        rows that the part of the stream looked at does not hold: older, younger, or of elsewhere
+    dead         events without a row, because the message is malformed, a dead letter, or was resent under another id
+    extra        rows without an event in this part of the stream: older, newer, or from elsewhere
 
-The stream is read before the destination, and dead letters last: what a projector does meanwhile is no fault.
+The stream is read before the destination, and dead letters last, so progress of a projector in between is no fault.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ EXAMPLES: Final = 10
 
 
 class Example(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One event, or one row, by what is known of it."""
+    """An event or a row, by its known fields."""
 
     sequence: int | None = None
     execution_id: int | None = None
@@ -56,7 +56,7 @@ class Example(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 class Verified(msgspec.Struct, kw_only=True):
     """
-    What was found; `examples` names the first `EXAMPLES` of each kind.
+    The result; `examples` lists the first `EXAMPLES` of each kind.
 
     `events` counts the events in the stream, `rows` their rows at the destination.
     """
@@ -76,7 +76,7 @@ class Verified(msgspec.Struct, kw_only=True):
 
     @property
     def is_complete(self) -> bool:
-        """Whether the destination holds every event as it is in the stream, dead letters aside."""
+        """Return whether the destination holds every event as it is in the stream, except dead letters."""
         return not self.missing and not self.lost and not self.different
 
 
@@ -85,12 +85,12 @@ class Verification:
     Compare *span* of a stream with the destination *url*.
 
     Args:
-        connection: to NATS; it stays open.
-        span: of the stream.
-        url: of the destination.
-        dead_letters: the stream they are kept in; it may be missing.
-        patience: seconds to wait while NATS is away.
-        show: called with what is read and how much of it there is; returns what to call with the number done.
+        connection: connection to NATS; the caller closes it.
+        span: part of the stream.
+        url: URL of the destination.
+        dead_letters: name of the dead-letter stream; it may be missing.
+        patience: seconds to retry while NATS is unavailable.
+        show: function that receives a description and the total, and returns a context of a progress callback.
 
     Raises:
         ValueError: the destination cannot be read back.
@@ -117,13 +117,13 @@ class Verification:
 
     async def run(self) -> Verified:
         """
-        Return what was found; once.
+        Return the result; call it once only.
 
         Raises:
-            SinkUnavailable: it cannot be read now.
-            NatsUnavailable: the stream could not be read, for *patience* seconds.
-            StreamReplaced: the stream was created again meanwhile.
-            OSError: there is no room for temporary files.
+            SinkUnavailable: the destination cannot be read now.
+            NatsUnavailable: the stream could not be read for *patience* seconds.
+            StreamReplaced: the stream was recreated meanwhile.
+            OSError: the folder for temporary files is full.
 
         """
         try:
@@ -186,7 +186,7 @@ class Verification:
                 while letters := await history.read():
                     ledger.bury(filter(None, map(self._place_of, letters)))
         except StreamMissing:
-            # Nothing has died yet.
+            # The stream is missing before the first dead letter.
             return
 
     def _place_of(self, letter: Message) -> Place | None:
@@ -216,7 +216,7 @@ class Verification:
 
 
 def _settled_elsewhere(messages: Sequence[Message]) -> Iterator[Place]:
-    """Yield the places of which no row is asked for: of letters sent again, and of what is for one consumer only."""
+    """Yield the positions that need no row: of resent letters, and of messages for one consumer only."""
     for message in messages:
         if recipient_of(message):
             delivery = delivery_of(message)
@@ -230,7 +230,7 @@ def _checksum_or_none(row: ExecutorEvent) -> int | None:
     try:
         return checksum(row)
     except (ValueError, TypeError, RecursionError, OverflowError):
-        # Somebody has made it what no event is.
+        # The row was edited, and is no valid event.
         return None
 
 
