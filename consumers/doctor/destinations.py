@@ -61,7 +61,7 @@ async def check_plugins(patient: Patient) -> list[Finding]:
         for scheme in sorted(used - known.names)
     ]
     findings += [finding for point in known if (finding := _load(point, used=point.name in used))]
-    return findings or [Finding(check=_NAME, severity="ok", found=f"nothing is wrong with any of {len(known)} sinks")]
+    return findings or [Finding(check=_NAME, severity="ok", found=f"all {len(known)} sinks can be loaded")]
 
 
 def _load(point: EntryPoint, *, used: bool) -> Finding | None:

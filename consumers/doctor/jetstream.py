@@ -27,4 +27,4 @@ async def check_jetstream(patient: Patient) -> list[Finding]:
     except NatsUnavailable as exc:
         remedy = "look at the servers with `nats server report jetstream`; an election ends by itself"
         return [Finding(check=_NAME, severity="fault", found=str(exc), remedy=remedy)]
-    return [Finding(check=_NAME, severity="ok", found="it answers the account of these credentials")]
+    return [Finding(check=_NAME, severity="ok", found="available to the account of these credentials")]

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 _REACHABILITY: Final = "reachability"
 _REMEDIES: Final = {
     "authorization": "set NATS_USER and NATS_PASSWORD, NATS_TOKEN, NATS_CREDS or NATS_NKEY_SEED as the server has them",
-    "certificate": "set NATS_TLS_CA, and NATS_TLS_CERT with NATS_TLS_KEY if the server asks for ours",
-    "ssl": "set NATS_TLS_CA, and NATS_TLS_CERT with NATS_TLS_KEY if the server asks for ours",
+    "certificate": "set NATS_TLS_CA, and NATS_TLS_CERT with NATS_TLS_KEY if the server asks for a client certificate",
+    "ssl": "set NATS_TLS_CA, and NATS_TLS_CERT with NATS_TLS_KEY if the server asks for a client certificate",
 }
 
 
@@ -71,7 +71,7 @@ async def _look(patient: Patient, url: ServerUrl) -> Finding:
             check=_TLS, severity="fault", found=f"{where}: {exc.verify_message}", remedy=_certificate_remedy(exc)
         )
     except TimeoutError:
-        return Finding(check=_TLS, severity="unknown", found=f"{where}: it does not greet within {_TIMEOUT:g} s")
+        return Finding(check=_TLS, severity="unknown", found=f"{where}: no greeting within {_TIMEOUT:g} s")
     except (OSError, ValueError) as exc:
         return Finding(check=_TLS, severity="unknown", found=f"{where}: {str(exc) or type(exc).__name__}")
     return _plain(url) if certificate is None else _judge(patient, where, certificate)
@@ -81,7 +81,7 @@ async def _certificate(patient: Patient, url: ServerUrl) -> str | None:
     """Return the end of validity of the server's certificate; None if the server does not use TLS."""
     options = patient.settings.connect
     if url.is_websocket:
-        raise ValueError("WebSocket is not looked at")
+        raise ValueError("TLS of a WebSocket is not checked")
     reader, writer = await asyncio.open_connection(url.host, url.port)
     try:
         told = {} if options.tls_first else json.loads((await reader.readline()).partition(b" ")[2] or b"{}")
@@ -138,12 +138,12 @@ async def check_inbox(patient: Patient) -> list[Finding]:
     if options.inbox_prefix != _SHARED:
         return [Finding(check=_INBOX, severity="ok", found=f"replies come to {options.inbox_prefix}.>")]
     if not _says_who(options):
-        return [Finding(check=_INBOX, severity="ok", found="shared, and so is everything: we come without credentials")]
+        return [Finding(check=_INBOX, severity="ok", found="shared with all clients, as no credentials are set")]
     return [
         Finding(
             check=_INBOX,
             severity="warning",
-            found=f"replies come to {_SHARED}.>, as those of every client: other users may read ours, and we theirs",
+            found=f"replies come to {_SHARED}.>, as those of every client: other users may read these replies",
             remedy=f"set NATS_INBOX_PREFIX={_SHARED}_{patient.role}, and allow this user no other inbox",
         )
     ]
@@ -166,7 +166,7 @@ async def check_rights(patient: Patient) -> list[Finding]:
     subscribe = [(_sample(right.subject), right.queue) for right in rights.subscribe]
     missing = await denied(patient.connection, publish, subscribe)
     if not missing:
-        found = f"the {patient.role} may do all of {len(reasons)} things"
+        found = f"the {patient.role} has all {len(reasons)} permissions"
         return [Finding(check=_PERMISSIONS, severity="ok", found=found)]
     return [
         Finding(
@@ -213,10 +213,10 @@ async def _compare(patient: Patient, where: str, ask: Callable[[], Awaitable[flo
     # The server read its clock between these two times, so only a time outside of them is skew.
     skew = max(before - theirs, theirs - after, 0.0)
     if skew <= _TOLERATED:
-        return Finding(check=_CLOCK, severity="ok", found=f"{where}: within {_TOLERATED:g} s of ours")
+        return Finding(check=_CLOCK, severity="ok", found=f"{where}: within {_TOLERATED:g} s of the local clock")
     return Finding(
         check=_CLOCK,
         severity="fault" if skew > _FAULT else "warning",
-        found=f"{where}: {skew:.1f} s {'behind' if theirs < before else 'ahead of'} ours",
+        found=f"{where}: {skew:.1f} s {'behind' if theirs < before else 'ahead of'} the local clock",
         remedy="synchronise both machines, as with chrony",
     )

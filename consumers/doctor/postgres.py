@@ -68,7 +68,7 @@ async def look_at_partitions(connection: Any, table: Table, *, now: float, ahead
     if key is None:
         return []
     if key["strategy"] != "r" or key["columns"] != 1 or key["name"] not in _KEYS:
-        found = f"{table.name}: its partitions are not by the range of {', '.join(_KEYS)}, and not looked at"
+        found = f"{table.name}: its partitions are not by the range of {', '.join(_KEYS)}, and not checked"
         return [Finding(check=_NAME, severity="unknown", found=found)]
     bounds = [row["bound"] for row in await connection.fetch(_READ_BOUNDS, quoted)]
     return [_judge(table.name, key["name"], bounds, now=now, later=now + max(ahead, _MARGIN))]
@@ -83,7 +83,7 @@ def _judge(table: str, name: str, bounds: list[str], *, now: float, later: float
     ]
     gaps = [moment for moment in (now, later) if not any(low <= key.at(moment) < high for low, high in ranges)]
     if not gaps:
-        return Finding(check=_NAME, severity="ok", found=f"{table}: there are partitions for what comes next")
+        return Finding(check=_NAME, severity="ok", found=f"{table}: there are partitions for future events")
     day = datetime.fromtimestamp(gaps[0], UTC).date()
     if "DEFAULT" in bounds:
         found = f"{table}: events of {day} have no partition but the default one, which grows"
@@ -135,7 +135,7 @@ async def _look(patient: Patient, where: str, sink: PostgresSink) -> list[Findin
             return [_denied(where, missing)]
         async with connection.transaction(readonly=True):
             shape = await sink.layout.check(connection)
-        found = [Finding(check=_NAME, severity="ok", found=f"{where}: {sink.table} takes what is written")]
+        found = [Finding(check=_NAME, severity="ok", found=f"{where}: {sink.table} accepts the sink's rows")]
         if sink.layout.mapping.is_ours and not shape.has_digest:
             found = [_without_digest(where, sink.table)]
         return found + await look_at_partitions(connection, sink.layout, now=patient.clock(), ahead=patient.outage)

@@ -236,7 +236,7 @@ async def _compare_consumer(patient: Patient, declared: ConsumerDeclaration) -> 
     warnings = [*_warnings(declared, info)]
     waiting = info.num_pending + info.num_ack_pending
     as_declared = "is read" if warnings else "is as declared"
-    found = f"{declared.name} {as_declared}, {waiting:,} messages to go"
+    found = f"{declared.name} {as_declared}, {waiting:,} messages pending"
     return [*warnings, Finding(check=_CONSUMER, severity="ok", found=found)]
 
 
@@ -276,5 +276,5 @@ async def _look(patient: Patient, subject: str, wanted: str) -> Finding:
         pass
     except Refused as exc:
         return Finding(check=_DEAD_LETTERS, severity="fault", found=str(exc))
-    found = f"{subject} is taken by {name or 'no stream'}, not by {wanted}: what is to be kept there holds up the rest"
+    found = f"{subject} is taken by {name or 'no stream'}, not by {wanted}: a message for it blocks the projector"
     return Finding(check=_DEAD_LETTERS, severity="fault", found=found, remedy=MAKE_STREAMS)

@@ -84,7 +84,7 @@ class GatewayProtocol(HttpToolsProtocol):
         super().on_message_complete()
         self._begun, self._head = False, 0
 
-    def eof_received(self) -> bool | None:  # type: ignore[override]  # uvicorn has it say None, asyncio take a bool
+    def eof_received(self) -> bool | None:  # type: ignore[override]  # None in uvicorn, a bool in asyncio
         """Keep a half-closed connection for a response that has not started; close it if the response has started."""
         cycle: Any = self.cycle
         self._half_closed = not self._begun and cycle is not None and not cycle.response_started

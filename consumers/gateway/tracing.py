@@ -16,7 +16,7 @@ _SERVER_ERROR: Final = 500
 def traced(app: ASGIApp, *, routes: frozenset[str]) -> ASGIApp:
     """Return *app* with spans for posts to *routes*, or *app* itself if OpenTelemetry is not installed."""
     try:
-        import opentelemetry.trace  # noqa: F401  (to see whether it is there)
+        import opentelemetry.trace  # noqa: F401  (to check that it is installed)
     except ModuleNotFoundError:
         return app
     return ServerSpans(app, routes)

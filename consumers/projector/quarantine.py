@@ -102,7 +102,7 @@ class Turns:
             async with asyncio.timeout(self._patience):
                 await turn
         except TimeoutError:
-            raise SinkUnavailable("an event is tried alone, and another destination or lane does not answer") from None
+            raise SinkUnavailable("one event is written alone, and another destination or partition hangs") from None
 
 
 _BLOCK: Final = 500

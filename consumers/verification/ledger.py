@@ -155,7 +155,7 @@ _CONDITIONS: Final[dict[Kind, str]] = {
     "variants": "payloads > 1",
 }
 _COUNT: Final = (
-    f"{_LINES} SELECT count(*), total(rows), "  # noqa: S608  (the conditions are ours)
+    f"{_LINES} SELECT count(*), total(rows), "  # noqa: S608  (the conditions are constants)
     f"{', '.join(f'total({condition})' for condition in _CONDITIONS.values())} FROM keys"
 )
 
@@ -218,5 +218,5 @@ class Ledger:
 
     def first(self, kind: Kind, limit: int) -> list[tuple[int, Key]]:
         """Return sequence and key of the first events of *kind*, at most *limit*, in the order of the stream."""
-        query = f"{_LINES} SELECT * FROM keys WHERE {_CONDITIONS[kind]} ORDER BY sequence LIMIT ?"  # noqa: S608  (ours)
+        query = f"{_LINES} SELECT * FROM keys WHERE {_CONDITIONS[kind]} ORDER BY sequence LIMIT ?"  # noqa: S608  (constants)
         return [(row[2], (row[0], row[1])) for row in self._database.execute(query, (limit,))]

@@ -78,7 +78,7 @@ async def _from_sqlite(path: str) -> Rows:
 
 
 def _from_postgres(url: str) -> Rows:
-    from consumers.sinks.postgres.session import read_table  # noqa: PLC0415  (an extra; the others do without)
+    from consumers.sinks.postgres.session import read_table  # noqa: PLC0415  (an extra that other destinations do not need)
 
     return _events(read_table(url, batch_size=_BATCH))
 

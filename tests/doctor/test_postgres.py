@@ -90,7 +90,7 @@ async def test_rights_on_a_table_of_noetl(well: Patient, database_url: str) -> N
     findings = await check_postgres(replace(well, to=(url,)))
     await execute(database_url, f"DROP OWNED BY {name}; DROP ROLE {name}")
 
-    assert (findings[0].severity, "takes what is written" in findings[0].found) == ("ok", True), findings
+    assert (findings[0].severity, "accepts the sink's rows" in findings[0].found) == ("ok", True), findings
     assert "stack_trace" not in grants_of("projector", url)
 
 

@@ -85,7 +85,7 @@ class Staging:
         """
         names = ", ".join(self.carried)
         return (
-            f"INSERT INTO {self._table.quoted} ({names}) "  # noqa: S608  (the table is quoted, the columns are ours)
+            f"INSERT INTO {self._table.quoted} ({names}) "  # noqa: S608  (the table is quoted, the columns are constants)
             f"SELECT {names} FROM pg_temp.{self.name} ORDER BY event_id, execution_id, place "
             f"ON CONFLICT ({_KEY}) DO NOTHING RETURNING {_KEY}"
         )
@@ -111,7 +111,7 @@ class Staging:
         other = "old.digest IS DISTINCT FROM new.digest" if self._shape.has_digest else "true"
         same = f"coalesce({same_frame}, false) AND {same_status} AND {same_worker} AND {same_payload}"
         return (
-            f"SELECT new.place, old.event_id IS NULL AS is_gone, new.execution_id, new.event_id, "  # noqa: S608  (likewise)
+            f"SELECT new.place, old.event_id IS NULL AS is_gone, new.execution_id, new.event_id, "  # noqa: S608  (as above)
             f"old.event_type AS old_type, {step.format('old')} AS old_step, {_time('old')} AS old_time, "
             f"new.event_type AS new_type, {step.format('new')} AS new_step, {_time('new')} AS new_time, "
             f"{same_status} AS same_status, {same_worker} AS same_worker, {same_payload} AS same_payload, "
@@ -421,7 +421,7 @@ def read_table(url: str, *, batch_size: int) -> AsyncGenerator[list[Any], None]:
     if (mapping := query.pop("mapping", "plain")) != "plain":
         raise ValueError(f"--to: a table with mapping={mapping} cannot be read back: it does not hold all of an event")
     query.pop("on_nul", None)
-    select = f"SELECT {_SELECTED} FROM {quoted(query.pop('table', DEFAULT_TABLE))}"  # noqa: S608  (quoted, and ours)
+    select = f"SELECT {_SELECTED} FROM {quoted(query.pop('table', DEFAULT_TABLE))}"  # noqa: S608  (quoted, and constants)
     return _read(parts._replace(query=urlencode(query)).geturl(), select, batch_size)
 
 
