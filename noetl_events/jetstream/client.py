@@ -42,7 +42,7 @@ from nats.errors import Error as NatsError
 from noetl_events.jetstream.message import Arrival, read_headers
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Awaitable, Callable, Iterator
 
     from nats.aio.msg import Msg
     from nats.aio.subscription import Subscription
@@ -62,6 +62,7 @@ READING: Final = "a reading loop that ended"
 PINGS: Final = "answers to pings"
 TRANSPORT: Final = "a transport"
 CONNECTING: Final = "errors while connecting"
+LIMIT: Final = "the limit of an account"
 
 _METHODS: Final[dict[str, dict[str, tuple[str, ...]]]] = {
     MESSAGES: {"_process_msg": ("sid", "subject", "reply", "data", "headers")},
@@ -70,12 +71,14 @@ _METHODS: Final[dict[str, dict[str, tuple[str, ...]]]] = {
     PINGS: {"_process_pong": ()},
     TRANSPORT: {"_connect_to_server": ("s",)},
     CONNECTING: {"_process_connect_init": ()},
+    LIMIT: {"_process_info": ("info", "initial_connection")},
 }
 _ATTRIBUTES: Final[dict[str, tuple[str, ...]]] = {
     MESSAGES: ("_subs",),
     READING: ("_reading_task",),
     PINGS: ("_pongs",),
     TRANSPORT: ("_transport",),
+    LIMIT: ("_max_payload",),
 }
 _SHOWN: Final = 100
 
@@ -126,9 +129,16 @@ class _Taker(NamedTuple):
 
 
 class DirectClient(Client):
-    """A nats-py client with subscriptions that need no queue, and requests that end with the connection."""
+    """
+    A nats-py client with subscriptions that need no queue, and requests that end with the connection.
 
-    def __init__(self, transport: ServerTransport) -> None:
+    Args:
+        transport: for reading and writing.
+        refresh_limit: reads the server's present limit and sets `max_payload`; it must not raise.
+
+    """
+
+    def __init__(self, transport: ServerTransport, refresh_limit: Callable[[], Awaitable[None]]) -> None:
         super().__init__()
         self.transport = transport
         """Transport for reading and writing."""
@@ -141,6 +151,7 @@ class DirectClient(Client):
             if hasattr(Client, name):
                 # The method that overrides it here was written for other parameters, so restore nats-py's own.
                 setattr(self, name, getattr(Client, name).__get__(self))
+        self._refresh_limit = refresh_limit
         self._takers: dict[int, _Taker] = {}
         self._lost: asyncio.Future[None] | None = None
         if TRANSPORT not in self._missing:
@@ -151,6 +162,22 @@ class DirectClient(Client):
         """Place of the server the client is connected to."""
         info = getattr(self, "_server_info", {})
         return Home(info.get("cluster", ""), info.get("domain", "") if info.get("jetstream") else None)
+
+    def set_max_payload(self, max_payload: int) -> None:
+        """Set the most bytes that the server now takes in a message."""
+        self._max_payload = max_payload
+
+    async def publish(self, subject: str, payload: bytes = b"", *arguments: Any, **options: Any) -> None:
+        """
+        Publish as nats-py does, with a refreshed limit for a large *payload*; requests go through this method too.
+
+        Raises:
+            nats.errors.Error: as nats-py.
+
+        """
+        if len(payload) > self.max_payload:
+            await self._refresh_limit()
+        await super().publish(subject, payload, *arguments, **options)
 
     def lose_requests(self) -> None:
         """Fail the open requests: the connection is lost, and their answers with it."""
@@ -268,6 +295,11 @@ class DirectClient(Client):
         except Exception as exc:
             # nats-py's reconnection would end on this error without a message.
             raise NatsError(f"{type(exc).__name__}: {exc}") from exc
+
+    async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:  # noqa: FBT001, FBT002  (as nats-py has it)
+        await super()._process_info(info, initial_connection)
+        # The limit of an account comes with the second INFO, of which nats-py reads only the servers.
+        self._max_payload = info.get("max_payload", self._max_payload)
 
     async def _process_pong(self) -> None:
         if self._pongs and self._pongs[0].done():

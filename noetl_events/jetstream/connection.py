@@ -13,6 +13,7 @@ A caller may call again at once: until the next attempt is due, the same error i
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from contextlib import suppress
 from functools import partial
@@ -29,12 +30,14 @@ from noetl_events.jetstream.connect.servers import ServerPool
 from noetl_events.jetstream.connect.tcp import transport_for
 from noetl_events.jetstream.errors import ConnectionIsClosed, NatsUnavailable
 from noetl_events.jetstream.options import require_modules
+from noetl_events.retry import Backoff
 
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable, Mapping, Sequence
     from contextlib import AbstractContextManager
     from typing import Self
+    from urllib.parse import ParseResult
 
     from nats.aio.client import Server
     from nats.js import JetStreamContext
@@ -49,6 +52,7 @@ _FAREWELL: Final = 2
 _CANCEL_AGAIN: Final = 0.5
 _SAY_AGAIN: Final = 60.0
 _MOST_SAID: Final = 1_000
+_REFRESHES: Final = Backoff(initial=1.0, maximum=30.0)
 
 log = structlog.get_logger()
 
@@ -78,6 +82,11 @@ class Connection:
         self._said: dict[str, float] = {}
         self._last_error = ""
         self._refusal = ""
+        self._refreshing: asyncio.Task[None] | None = None
+        self._refresh_at = 0.0
+        self._refresh_waits = _REFRESHES.waits()
+        self._limit_unknown = ""
+        """Why the last refresh of `max_payload` failed; empty if it did not."""
 
     async def __aenter__(self) -> Self:
         return self
@@ -113,6 +122,32 @@ class Connection:
     def info(self) -> dict[str, Any]:
         """INFO of the server; empty before the first one."""
         return self._client.transport.info if self._client is not None else {}
+
+    @property
+    def max_payload(self) -> int:
+        """The most bytes of a message with its headers, as the server said last; no limit before it is known."""
+        return self._client.max_payload if self._client is not None else sys.maxsize
+
+    async def room_for(self, size: int) -> int:
+        """
+        Return `max_payload`, refreshed if *size* exceeds it.
+
+        The limit of a server or an account can change at any time, and the server tells only new connections.  So a
+        refresh makes a second connection to the same server and closes it at once.  Refreshes that find the same limit
+        are up to 30 seconds apart; between two of them the limit found last counts.
+
+        Raises:
+            NatsUnavailable: *size* exceeds the limit known so far, and the server does not answer with the present one.
+
+        """
+        if size > self.max_payload and self.is_connected:
+            await self._refresh_limit()
+            if size > self.max_payload and self._limit_unknown:
+                raise NatsUnavailable(
+                    f"{size} bytes with headers, and whether the server still takes no more than {self.max_payload} "
+                    f"(max_payload) is not known: {self._limit_unknown}"
+                )
+        return self.max_payload
 
     def api(self, request: str) -> str:
         """Return the subject of a JetStream *request* such as `STREAM.INFO.noetl_events`."""
@@ -171,8 +206,9 @@ class Connection:
     async def aclose(self) -> None:
         """Flush and close; safe before first use and twice, and immediate while disconnected."""
         self._closed = True
-        if self._connecting is not None:
-            await _end(self._connecting)
+        for task in (self._connecting, self._refreshing):
+            if task is not None:
+                await _end(task)
         if self._client is not None and not self._client.is_closed:
             if self._client.is_connected:
                 with suppress(NatsError, OSError, asyncio.TimeoutError):
@@ -196,7 +232,9 @@ class Connection:
             raise NatsUnavailable(f"cannot connect again: {exc}") from exc
         self._transport = transport_for(self.options, arguments.get("tls"))
         self._client = await self._first_connected(self._transport, arguments)
+        self._client.options["allow_reconnect"] = True
         self._pool.connected()
+        self._limit_unknown = ""
         if is_rebuilt:
             log.warning("connection.rebuilt", reason=self._last_error)
             self._announce()
@@ -204,20 +242,16 @@ class Connection:
 
     async def _first_connected(self, transport: ServerTransport, arguments: dict[str, Any]) -> DirectClient:
         """Return a client connected to the first server that accepts it."""
-        is_ours = TRANSPORT not in missing_hooks()
-        if self.options.is_encrypted and not is_ours:
+        if self.options.is_encrypted and TRANSPORT in missing_hooks():
             raise ValueError(f"nats-py: this release cannot be held to TLS, which is wanted; install {NATS_PY}")
         failures: dict[str, str] = {}
         is_refused = False
         servers = self._pool.round()
         for server in servers:
             try:
-                await transport.open(urlparse(str(server)))
-                if not is_ours:
-                    await transport.wait_closed()
                 # The other servers are candidates for a reconnection.
                 names = [str(server), *(str(other) for other in servers if other is not server)]
-                return await self._taken(DirectClient(transport), names, arguments)
+                return await self._taken(transport, names, arguments)
             except (NatsError, OSError, TimeoutError) as exc:
                 is_refused |= isinstance(exc, NatsError)
                 failures[str(server)] = f"refuses: {words_of(exc)}" if isinstance(exc, NatsError) else reason_of(exc)
@@ -225,8 +259,14 @@ class Connection:
         self._pool.failed(is_refused=is_refused)
         raise NatsUnavailable(self._refusal)
 
-    async def _taken(self, client: DirectClient, servers: Sequence[str], arguments: dict[str, Any]) -> DirectClient:
-        """Return *client* connected to the first of *servers*."""
+    async def _taken(
+        self, transport: ServerTransport, servers: Sequence[str], arguments: dict[str, Any]
+    ) -> DirectClient:
+        """Return a client connected to the first of *servers* that does not reconnect."""
+        await transport.open(urlparse(servers[0]))
+        if TRANSPORT in missing_hooks():
+            await transport.wait_closed()
+        client = DirectClient(transport, self._refresh_limit)
         connecting = asyncio.create_task(
             client.connect(
                 servers=list(servers),
@@ -241,20 +281,23 @@ class Connection:
         )
         try:
             # `wait_for` does not work here: nats-py swallows a cancellation and restarts.
-            await asyncio.wait({connecting}, timeout=self.options.connect_timeout + _GRACE)
+            await asyncio.wait({connecting}, timeout=self._patience)
             _require_done(connecting)
         except BaseException:
             await _end(connecting)
             await _close(client)
             raise
-        client.options["allow_reconnect"] = True
         return client
+
+    @property
+    def _patience(self) -> float:
+        # The transport has its own timeout and a better error text, so this one is a little longer.
+        return self.options.connect_timeout + _GRACE
 
     def _arguments(self) -> dict[str, Any]:
         arguments = self.options.client_arguments(lambda: self._transport.address if self._transport else "")
         return arguments | {
-            # The transport has its own timeout and a better error text, so this one is a little longer.
-            "connect_timeout": self.options.connect_timeout + _GRACE,
+            "connect_timeout": self._patience,
             "max_reconnect_attempts": -1,
             "reconnect_time_wait": 0.25,
             "reconnect_to_server_handler": partial(self._before_reconnect, arguments.get("tls")),
@@ -274,9 +317,51 @@ class Connection:
                 log.warning("connection.certificate_unread", path=self.options.tls_cert, reason=str(exc))
         return self._pool.choose(servers)
 
+    async def _refresh_limit(self) -> None:
+        """Refresh `max_payload` of the client if that is due; concurrent callers share one refresh."""
+        client, is_time = self._client, time.monotonic() >= self._refresh_at
+        if is_time and self._refreshing is None and client is not None and (url := client.connected_url) is not None:
+            self._refreshing = asyncio.create_task(self._refresh(client, url))
+            self._refreshing.add_done_callback(self._on_refreshed)
+        if self._refreshing is not None:
+            await asyncio.wait([self._refreshing])
+
+    def _on_refreshed(self, _: asyncio.Task[None]) -> None:
+        self._refreshing = None
+        self._refresh_at = time.monotonic() + next(self._refresh_waits)
+
+    async def _refresh(self, client: DirectClient, url: ParseResult) -> None:
+        """Set the limit of *client* to that of its server at *url*."""
+        self._limit_unknown = ""
+        try:
+            limit = await self._read_limit(url)
+        except (OSError, TimeoutError, ValueError) as exc:
+            self._limit_unknown = f"{url.netloc} {reason_of(exc)}"
+        except NatsError as exc:
+            # The server refuses a second connection, for instance for `max_connections`, so the known limit counts.
+            self._say("connection.limit_unknown", words_of(exc))
+        else:
+            if limit != client.max_payload and client.connected_url == url:
+                log.info("connection.limit_changed", before=client.max_payload, now=limit)
+                client.set_max_payload(limit)
+                self._refresh_waits = _REFRESHES.waits()
+
+    async def _read_limit(self, url: ParseResult) -> int:
+        arguments = self.options.client_arguments(lambda: url.netloc) | {"connect_timeout": self._patience}
+        client = await self._taken(transport_for(self.options, arguments.get("tls")), [url.geturl()], arguments)
+        try:
+            # The server sends the limit of the account before it answers this ping.
+            await client.flush(timeout=_FAREWELL)
+            return client.max_payload
+        finally:
+            await _close(client)
+
     # nats-py calls these callbacks in its reading or reconnecting task, so they must not raise.
 
     async def _on_error(self, client: DirectClient, error: Exception) -> None:
+        # A second client beside a connected one only refreshes the limit: its errors are no trouble of the connection.
+        if client is not self._client and self.is_connected:
+            return
         if (denial := denial_in(error)) is not None:
             if self._denials.note(denial):
                 self._say("connection.denied", denial.words)
@@ -306,7 +391,7 @@ class Connection:
 
     async def _on_reconnected(self) -> None:
         self._pool.connected()
-        self._last_error = ""
+        self._last_error = self._limit_unknown = ""
         log.info("connection.restored")
         self._announce()
 

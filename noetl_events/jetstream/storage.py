@@ -64,7 +64,8 @@ async def store(
     answers: list[Reply] = []
     try:
         client = await inbox.open()
-        _require_room(client.max_payload, payload, headers)
+        size = _size(payload, headers)
+        _require_room(await connection.room_for(size), size)
         with inbox.exchange(lambda _, reply: answers.append(reply)) as exchange:
             exchange.subject = subject
             await client.publish(subject, payload, reply=exchange.reply_to, headers=headers)
@@ -107,15 +108,17 @@ async def last_payload(connection: Connection, stream: str, subject: str) -> byt
         raise unavailable(connection, connection.api(f"DIRECT.GET.{stream}.{subject}"), exc) from exc
 
 
-def _require_room(room: int, payload: bytes, headers: dict[str, str]) -> None:
-    # The server closes the connection over a message that is too large, and nats-py checks only the payload.
-    size = (
-        len(payload) + len("NATS/1.0\r\n\r\n") + sum(len(f"{name}: {headers[name]}\r\n".encode()) for name in headers)
-    )
+def _require_room(room: int, size: int) -> None:
     if size > room:
         raise MessageTooLarge(
             f"{size:,} bytes with headers exceed the server's max_payload of {room:,}; raise it there"
         )
+
+
+def _size(payload: bytes, headers: dict[str, str]) -> int:
+    # The server closes the connection over a message that is too large, and nats-py checks only the payload.
+    lines = sum(len(f"{name}: {headers[name]}\r\n".encode()) for name in headers)
+    return len("NATS/1.0\r\n\r\n") + lines + len(payload)
 
 
 _PATIENCE: Final = 5.0

@@ -255,6 +255,15 @@ class SimConnection:
         """Whether the client is connected."""
         return self.current.is_connected
 
+    @property
+    def max_payload(self) -> int:
+        """The most bytes of a message."""
+        return self.current.max_payload
+
+    async def room_for(self, _size: int) -> int:
+        """Return the most bytes of a message, which never change."""
+        return self.current.max_payload
+
     async def client(self) -> SimClient:
         """Return the client as it is now."""
         if self.current.is_closed:

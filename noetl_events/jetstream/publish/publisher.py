@@ -57,6 +57,7 @@ class Publisher:
     ) -> None:
         if durable not in _MODES:
             raise ValueError(f"durable: {durable!r} is neither 'stored' nor 'fsync'")
+        self._connection = connection
         self._timeout = timeout
         self._outbox = Outbox(max_messages, max_bytes)
         self._sender = Sender(connection, self._outbox, timeout=timeout, mode=_MODES[durable], stream=stream)
@@ -114,8 +115,12 @@ class Publisher:
         await self._sender.aclose()
 
     async def _enqueue(self, call: Call, messages: Iterable[Outgoing]) -> None:
-        deadline = time.monotonic() + self._timeout
+        deadline, limit = time.monotonic() + self._timeout, self._connection.max_payload
         for number, message in enumerate(messages, 1):
+            if message.size > limit:
+                # No other call waits meanwhile.  The sender refuses a message that is still too large.
+                limit = await self._connection.room_for(message.size)
+                deadline = time.monotonic() + self._timeout
             if not self._outbox.room.try_take(message.size):
                 await self._wait_for_room(message.size)
                 deadline = time.monotonic() + self._timeout

@@ -1,0 +1,209 @@
+"""The largest message that a server takes, changed while clients are connected: it tells new connections alone."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import time
+import urllib.request
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import pytest
+
+from noetl_events.jetstream.connection import Connection
+from noetl_events.jetstream.declarations import StreamDeclaration
+from noetl_events.jetstream.errors import MessageTooLarge, NatsUnavailable
+from noetl_events.jetstream.options import ConnectOptions
+from noetl_events.jetstream.storage import store
+from noetl_events.jetstream.streams import ensure_stream, show_stream
+from noetl_events.sink import EventsRejected, SinkUnavailable
+from noetl_events.sinks.nats import NatsSink
+from noetl_events.testing import eventually, make_event
+from noetl_events.testing.nats_server import NatsServer, free_port
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from noetl_events.envelope import ExecutorEvent
+
+EVENTS = StreamDeclaration(name="noetl_events", subjects=("noetl.events.>",))
+LARGE = "x" * 2_000
+PLACES = ("server", "account")
+MONITOR = free_port()
+
+
+def config(place: str = "", limit: int = 1_000, *, more: str = "") -> str:
+    """Return the configuration of a server with a *limit* of its own or of the account; without one in no *place*."""
+    line = f"max_payload: {limit}"
+    account = f"limits {{ {line if place == 'account' else ''}\n{more} }}"
+    users = "users: [ { user: a, password: a } ]"
+    return f"""
+        http: "127.0.0.1:{MONITOR}"
+        accounts {{ A {{ jetstream: enabled, {account}, {users} }} }}
+        no_auth_user: a
+        {line if place == "server" else ""}
+    """
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[NatsServer]:
+    """Return a server whose configuration is changed."""
+    with NatsServer(store_dir=tmp_path, config=config()) as started:
+        yield started
+
+
+async def reload(server: NatsServer, text: str) -> None:
+    """Have *server* take another configuration."""
+    await asyncio.to_thread(server.reload, text)
+
+
+async def connections() -> int:
+    """Return how many connections the server has taken since its start."""
+
+    def ask() -> int:
+        with urllib.request.urlopen(f"http://127.0.0.1:{MONITOR}/varz", timeout=10) as answer:
+            return int(json.load(answer)["total_connections"])
+
+    return await asyncio.to_thread(ask)
+
+
+async def is_stored(sink: NatsSink, event: ExecutorEvent) -> bool:
+    """Emit *event* and return whether it is stored."""
+    try:
+        await sink.emit(event)
+    except EventsRejected:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("place", PLACES)
+async def test_limit_put_back(server: NatsServer, place: str) -> None:
+    """An event is refused while the limit is too low for it, and stored by the same connection once it is not."""
+    large = make_event(1, context=LARGE)
+    async with Connection(ConnectOptions(servers=server.url)) as connection:
+        await ensure_stream(connection, EVENTS)
+        sink = NatsSink(connection)
+        await reload(server, config(place))
+        with pytest.raises(EventsRejected, match=r"the server takes 1000 \(max_payload\)"):
+            await sink.emit(large)
+        client = await connection.client()
+        with pytest.raises(EventsRejected, match=r"the server takes 1000 \(max_payload\)"):
+            await sink.emit_batch([make_event(2), large, make_event(3)])
+        await reload(server, config())
+        await eventually(lambda: is_stored(sink, large))
+
+        assert await connection.client() is client
+        assert (await show_stream(connection, EVENTS.name)).state.messages == 3
+        await sink.aclose()
+
+
+@pytest.mark.parametrize("place", PLACES)
+async def test_limit_raised(server: NatsServer, place: str) -> None:
+    """The first event that is larger than the limit of the start is stored, where the limit was raised meanwhile."""
+    await reload(server, config(place))
+    async with Connection(ConnectOptions(servers=server.url)) as connection:
+        await ensure_stream(connection, EVENTS)
+        sink = NatsSink(connection)
+        await sink.emit(make_event(1))
+        client = await connection.client()
+        assert client.max_payload == 1_000
+        await reload(server, config(place, 10_000))
+        await sink.emit_batch([make_event(2, context=LARGE), make_event(3)])
+
+        assert await connection.client() is client
+        assert client.max_payload == 10_000
+        await sink.aclose()
+
+
+async def test_single_message_and_request(server: NatsServer) -> None:
+    """A dead letter and a request to JetStream are likewise taken again, by a connection made under the limit."""
+    await reload(server, config("account", 100))
+    async with Connection(ConnectOptions(servers=server.url)) as connection:
+        with pytest.raises(NatsUnavailable, match="maximum payload exceeded"):
+            await ensure_stream(connection, EVENTS)
+        client = await connection.client()
+        with pytest.raises(MessageTooLarge, match="max_payload of 100; raise it there"):
+            await store(connection, "noetl.events.x", LARGE.encode(), {})
+        await reload(server, config())
+
+        async def is_declared() -> bool:
+            with suppress(NatsUnavailable):
+                await ensure_stream(connection, EVENTS)
+                return True
+            return False
+
+        await eventually(is_declared)
+        await store(connection, "noetl.events.x", LARGE.encode(), {})
+
+        assert await connection.client() is client
+
+
+async def test_number_of_looks(server: NatsServer) -> None:
+    """Events that are too large for good cost a few connections, however many they are; the others are stored."""
+    async with Connection(ConnectOptions(servers=server.url)) as connection:
+        await reload(server, config("server"))
+        await ensure_stream(connection, EVENTS)
+        sink = NatsSink(connection)
+        before, began = await connections(), time.monotonic()
+        rejected = await asyncio.gather(*(is_stored(sink, make_event(n, context=LARGE)) for n in range(1, 501)))
+        assert await connections() == before + 1
+        await sink.emit(make_event(501))
+        while time.monotonic() < began + 3:
+            assert not await is_stored(sink, make_event(502, context=LARGE))
+        most = 2 + math.log2(1 + 2 * (time.monotonic() - began))
+        await sink.aclose()
+
+        assert not any(rejected)
+        assert before + 1 < await connections() <= before + most
+
+
+async def test_server_without_room_for_a_look(server: NatsServer) -> None:
+    """Where no further connection is taken, what the server told the first one counts: nothing waits for ever."""
+    async with Connection(ConnectOptions(servers=server.url)) as connection:
+        await reload(server, config("account", more="max_connections: 1"))
+        await ensure_stream(connection, EVENTS)
+        sink = NatsSink(connection)
+        with pytest.raises(EventsRejected, match=r"the server takes 1000 \(max_payload\)"):
+            await sink.emit(make_event(1, context=LARGE))
+        await sink.emit(make_event(2))
+        assert connection.trouble == ""
+        await reload(server, config(more="max_connections: 1"))
+        assert not await is_stored(sink, make_event(1, context=LARGE))
+        await reload(server, config())
+        await eventually(lambda: is_stored(sink, make_event(1, context=LARGE)))
+        await sink.aclose()
+
+
+async def test_server_that_does_not_answer(server: NatsServer) -> None:
+    """While the server cannot tell its limit, an event beyond the one that was known is not refused for good."""
+    await reload(server, config("server"))
+    large = make_event(1, context=LARGE)
+    async with Connection(ConnectOptions(servers=server.url, connect_timeout=2.0)) as connection:
+        await ensure_stream(connection, EVENTS)
+        sink = NatsSink(connection)
+        server.pause()
+        try:
+            for _ in range(2):
+                with pytest.raises(
+                    SinkUnavailable, match=r"still takes no more than 1000 \(max_payload\) is not known"
+                ):
+                    await sink.emit(large)
+        finally:
+            server.resume()
+        with pytest.raises(EventsRejected):
+            await emit_until_told(sink, large)
+        await sink.aclose()
+
+
+async def emit_until_told(sink: NatsSink, event: ExecutorEvent) -> None:
+    """Emit *event* until it is stored or rejected."""
+    while True:
+        try:
+            await sink.emit(event)
+        except SinkUnavailable:
+            await asyncio.sleep(0.1)
+        else:
+            return
