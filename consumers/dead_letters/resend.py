@@ -7,15 +7,15 @@ A crash in between leaves the letter, and resending it again stores nothing twic
   not delivered.  So the id is `retry:` with the position of the original message, a digest of the body, so that an
   edited body is another message, and the recipient.
 - After that by `event_id`: a sink accepts an event twice and stores it once.  An event without an id is given the id
-  that its first position in the stream derives; its new position would derive another, and a sink that already has the
-  event would store it again.  A body that is no event is sent unchanged.
+  that its first position in the stream derives.  Its new position would derive another id, and a sink that already has
+  the event would store it again.  A body that is no event is sent unchanged.
 
 A message that is rejected again is buried again, as a new letter with a new position.
 
 A resent letter is addressed to the consumer that buried it, which `Noetl-For` names: projectors of other consumers
 acknowledge and skip it.  If that consumer is gone, or the header does not fit, the letter is for all consumers.  A
-projector of the first version ignores the header, so beside a newer one it also stores an event that was sent under a
-new id; only once, because all letters of one message agree on that id.  `Noetl-First` keeps the first position of the
+projector of the first version ignores the header.  Beside a newer one it also stores an event that was sent under a new
+id, but only once, because all letters of one message agree on that id.  `Noetl-First` keeps the first position of the
 message.
 """
 

@@ -168,9 +168,9 @@ class Progress(msgspec.Struct, kw_only=True):
         """
         Return the lag in seconds at *now_ns*: 0 if every message of the stream is acknowledged.
 
-        The lag is the age of the oldest message in flight, which the stream stored at *oldest_ns*.  With none in flight
-        (0) and some pending, the pending ones are younger than the last one acknowledged, and not older than the oldest
-        one when that was last read; the later of these two times counts.
+        The lag is the age of the oldest message in flight, which the stream stored at *oldest_ns*.  If no message is in
+        flight, *oldest_ns* is 0.  A pending message is then not older than the last acknowledged one, nor than the
+        oldest one when that was last read, so the later of these two times is used.
         """
         since = oldest_ns or (max(self.settled_ns, self.oldest_ns) if self.pending else 0)
         return max(now_ns - since, 0) / 1e9 if since else 0.0
