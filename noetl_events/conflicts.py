@@ -1,28 +1,28 @@
 """
-Two events with one key: the same event, a variant of it, or a conflict.
+The comparison of two events with one key: the same event, a variant of it, or a conflict.
 
-A key `(execution_id, event_id)` cannot promise that no two events share it.  A destination that keeps one row for a key
-therefore compares an event with the row that is there:
+A key `(execution_id, event_id)` does not guarantee that no two events share it.  So a destination that keeps one row
+for a key compares an event with the stored row:
 
     same       the same event, stored before or by another writer: nothing to do
     variant    the same event with another payload or status, as a scrubber or an edited dead letter leaves it: the row
-               stays as it is, the difference is logged and counted
-    conflict   a different event: it is rejected, with its place in `EventsRejected.conflicts`
+               is kept, and the difference is logged and counted
+    conflict   a different event: it is rejected, with its index in `EventsRejected.conflicts`
 
-Equal digests are the same event, whatever has become of the row since.  Without equal digests, type, step and time
+Equal digests mean the same event, whatever has happened to the row since.  Without equal digests, type, step and time
 decide:
 
 - Type or step differ: a conflict.
-- The times are at most a microsecond apart: the same event, and a variant if anything else differs.  When both digests
-  are known, no writer in between explains a difference: then a variant has the same microsecond and the same worker.
-- The stored time has whole milliseconds or seconds, or its column holds no more: snowflakes that collide have almost
-  the same time, so such a time proves nothing.  Status, worker and payload must be equal too.
-- The times are further apart: a conflict.  One exception is a row of another writer, without a digest: if status,
-  worker and payload are equal, and the times are further apart than those of ids that collide, the row has a time of
-  arrival in place of the event's own, and it is the same event.
+- The times are at most a microsecond apart: the same event, and a variant if anything else differs.  If both digests
+  are known, no other writer explains a difference, so a variant has the same microsecond and the same worker.
+- The stored time has whole milliseconds or seconds, or its column has no higher resolution: the times of colliding
+  snowflakes are almost equal, so such a time proves nothing, and status, worker and payload must be equal too.
+- The times are further apart: a conflict.  The exception is a row of another writer, without a digest: if status,
+  worker and payload are equal, and the times are further apart than those of colliding ids, then the row has the time
+  of its arrival in place of the event's own, and it is the same event.
 
-What is not known of a row counts as equal, and so does a worker that one of them does not name.  JSON is compared by
-its meaning, as jsonb does.
+Unknown fields of a row count as equal, and so does a worker that one of the two lacks.  JSON is compared by its
+meaning, as jsonb does.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ if TYPE_CHECKING:
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
-# Day, hour, minute, second and millisecond, in microseconds: what tools cut times down to.
+# Day, hour, minute, second and millisecond in microseconds: the units to which tools truncate times.
 _UNITS: Final = (86_400_000_000, 3_600_000_000, 60_000_000, 1_000_000, 1_000)
-# Two ids that collide were made in the same millisecond, and each event was stamped beside its id.
+# Colliding ids are of the same millisecond, and each event was stamped right after its id.
 _COLLISION: Final = 2_000
 
 
 class Likeness(Enum):
-    """The relation of an event to the stored one that has its key."""
+    """The relation of an event to the stored one with the same key."""
 
     SAME = "same"
     VARIANT = "variant"
@@ -59,12 +59,12 @@ class Likeness(Enum):
 
 class Frame(NamedTuple):
     """
-    An event without its payload; None is not known.
+    An event without its payload; None means unknown.
 
     Args:
-        event_type: of the event.
-        step: of the event.
-        time: its `created_at`, in Unix microseconds.
+        event_type: type of the event.
+        step: step of the event.
+        time: `created_at` in Unix microseconds.
 
     """
 
@@ -78,17 +78,17 @@ class Frame(NamedTuple):
 
 class Comparison(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """
-    An event and the stored one that has its key.
+    An event and the stored one with the same key.
 
     Args:
-        key: of both.
-        stored: the one that is there.
-        event: the newcomer.
-        same_status: whether their status is equal, or that of the stored one is not known; likewise the next two.
-        same_worker: whether their `worker_id` is equal, or one has none.
-        same_payload: whether their `context` and `meta` mean the same.
-        as_emitted: whether the digests of both are known.
-        resolution: of the column that holds the stored time, in microseconds.
+        key: key of both.
+        stored: stored event.
+        event: new event.
+        same_status: True if the statuses are equal, or the stored one is unknown.
+        same_worker: True if the `worker_id` are equal or unknown, or one event has none.
+        same_payload: True if `context` and `meta` mean the same, or are unknown.
+        as_emitted: True if both digests are known.
+        resolution: resolution of the column with the stored time, in microseconds.
 
     """
 
@@ -103,7 +103,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     @property
     def likeness(self) -> Likeness:
-        """The relation of the event to the stored one, by the rules above."""
+        """Relation of the event to the stored one, by the rules of this module."""
         if _differ(self.stored.event_type, self.event.event_type) or _differ(self.stored.step, self.event.step):
             return Likeness.CONFLICT
         if self.same_status and self.same_worker and self.same_payload:
@@ -112,7 +112,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     @property
     def _may_be_of_one_moment(self) -> bool:
-        """Whether the times of two events that are equal otherwise leave room for them to be the same."""
+        """True if the times of two otherwise equal events allow them to be the same."""
         if self.stored.time is None or self.event.time is None:
             return True
         apart = abs(self.stored.time - self.event.time)
@@ -120,7 +120,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     @property
     def _is_of_one_moment(self) -> bool:
-        """Whether their times prove that two events that differ otherwise are the same."""
+        """True if the times of two otherwise different events prove that they are the same."""
         if self.stored.time is None or self.event.time is None or self._resolution > 1:
             return False
         if self.as_emitted:
@@ -133,7 +133,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     @property
     def reason(self) -> str:
-        """A sentence for a dead letter, that names both events."""
+        """Reason for a dead letter, which names both events."""
         execution_id, event_id = self.key
         return (
             f"event {event_id} of execution {execution_id} is there already and is another event: {self.stored}; "
@@ -143,10 +143,10 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 def compare(stored: ExecutorEvent, event: ExecutorEvent) -> Comparison:
     """
-    Compare *event* with the one of the same key that a destination has, where it keeps events whole.
+    Compare *event* with a stored one of the same key, for destinations that store whole events.
 
     Raises:
-        MalformedEvent: one of them is none.
+        MalformedEvent: one of the events is malformed.
 
     """
     stored, event = checked(stored), checked(event)
@@ -167,7 +167,7 @@ def frame_of(event: ExecutorEvent) -> Frame:
 
 
 def microseconds_of(moment: datetime) -> int:
-    """Return *moment*, which has a zone, in Unix microseconds."""
+    """Return *moment*, which must have a time zone, in Unix microseconds."""
     return (moment - _EPOCH) // _MICROSECOND
 
 

@@ -1,4 +1,4 @@
-"""An execution's view of a sink."""
+"""An emitter of the events of one execution."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ def _utc_now() -> datetime:
 
 class EventEmitter:
     """
-    Stamp what happened in one execution with time, id and worker, and emit it to *sink*.
+    Stamp events of one execution with time, id and worker, and emit them to *sink*.
 
     Args:
-        execution_id: the execution all events belong to.
-        sink: where they go; it stays open.
-        worker_id: written into each event when given.
-        new_id: makes an event id; by default the one generator of this process.
-        now: the time of an event.
-        patience: seconds to go on trying after a first failure.  The last attempt may take the sink's own timeout
-            longer; 0 tries once.
+        execution_id: id of the execution.
+        sink: sink for the events; it is not closed here.
+        worker_id: id of the worker for each event; None for none.
+        new_id: function that returns an event id; the generator of this process by default.
+        now: function that returns the time of an event.
+        patience: seconds of retries after a first failure.  The last attempt may take the sink's own timeout longer; 0
+            means a single attempt.
 
     Raises:
-        ValueError: the environment sets a node that is none; see `noetl_events.ids.configured_node`.
+        ValueError: the environment variable for the node is invalid; see `noetl_events.ids.configured_node`.
 
     """
 
@@ -57,14 +57,14 @@ class EventEmitter:
 
     async def emit(self, event_type: str, step: str, status: str, context: Json, *, meta: Json = None) -> ExecutorEvent:
         """
-        Emit one event and return it as emitted; when this returns it is durable.
+        Emit an event, and return it as emitted once it is durable.
 
-        The event is stamped once, and the same bytes are tried again while the sink is away, until *patience* ends.
+        The event is stamped once, and the same bytes are retried while the sink is unavailable, up to *patience*.
 
         Raises:
-            SinkUnavailable: nothing is known of it.  Its attribute `event` is the event as it was tried: emit that one
-                again, with `emit_again`, and it is stored once.  Another `emit` would make another event.
-            EventsRejected: the sink will never take it, for instance because *context* is no JSON.
+            SinkUnavailable: the outcome is unknown.  The attribute `event` has the stamped event: emit it with
+                `emit_again`, and it is stored once.  A second `emit` would create another event.
+            EventsRejected: the sink will never accept the event, for instance because *context* is not JSON.
 
         """
         event = self.stamp(event_type, step, status, context, meta=meta)
@@ -73,11 +73,11 @@ class EventEmitter:
 
     async def emit_again(self, event: ExecutorEvent) -> None:
         """
-        Emit *event* as it is stamped, and try the same bytes again while the sink is away, until *patience* ends.
+        Emit *event* as it is stamped, and retry the same bytes while the sink is unavailable, up to *patience*.
 
         Raises:
-            SinkUnavailable: nothing is known of it; `SinkUnavailable.event` is it.
-            EventsRejected: the sink will never take it.
+            SinkUnavailable: the outcome is unknown; `SinkUnavailable.event` has the event.
+            EventsRejected: the sink will never accept the event.
 
         """
         try:
@@ -90,13 +90,13 @@ class EventEmitter:
             await self._try_again(event, exc)
 
     async def _try_again(self, event: ExecutorEvent, failure: SinkUnavailable) -> None:
-        from noetl_events.retry import Backoff, Retry  # noqa: PLC0415  (structlog triples the time of our import)
+        from noetl_events.retry import Backoff, Retry  # noqa: PLC0415  (structlog would triple the import time)
 
         try:
             async for attempt in Retry(SinkUnavailable, backoff=Backoff(maximum=5.0), patience=self._patience):
                 with attempt:
                     if attempt.attempts == 1:
-                        # This attempt has been made: what is left of it is to wait as it asks.
+                        # The caller has made this attempt, so only its failure is handled here.
                         raise failure
                     await self.sink.emit(event)
         except SinkUnavailable as exc:
@@ -104,7 +104,7 @@ class EventEmitter:
             raise
 
     def stamp(self, event_type: str, step: str, status: str, context: Json, *, meta: Json = None) -> ExecutorEvent:
-        """Return the event without emitting it, for a caller that keeps it first; `emit_again` emits it."""
+        """Return a stamped event without emitting it, for a caller that stores it first and then calls `emit_again`."""
         return ExecutorEvent(
             execution_id=self.execution_id,
             event_type=event_type,

@@ -1,8 +1,8 @@
 """
-The event envelope and its wire form: one JSON object a message, as serde writes the Rust crate's `ExecutorEvent`.
+The event envelope and its wire form: one JSON object per message, as serde writes the Rust crate's `ExecutorEvent`.
 
-`decode` reads the crate's own shape in one typed pass.  Whatever that pass refuses (aliases, ids as strings, times
-without a zone, rows) goes to `noetl_events.lenient`, which reads field by field and knows why a body is malformed.
+`decode` reads the crate's own form in one typed pass.  Bodies that this pass refuses (aliases, ids as strings, times
+without a zone, rows) go to `noetl_events.lenient`, which reads field by field and explains malformed bodies.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ class ExecutorEvent(
     msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True, gc=False
 ):
     """
-    One execution event, with the fields and the field order of the Rust crate's `ExecutorEvent`.
+    An execution event, with the fields and the field order of the Rust crate's `ExecutorEvent`.
 
-    *context* and *meta* take any JSON value.  After `decode` they are `msgspec.Raw`, the JSON bytes as they were sent:
-    `msgspec.json.decode(event.context)` reads them.  A `Raw` made by hand is trusted to hold JSON.
+    *context* and *meta* accept any JSON value.  After `decode` they are `msgspec.Raw`, the JSON bytes as received:
+    `msgspec.json.decode(event.context)` reads them.  A `Raw` from the caller is trusted to contain JSON.
 
-    A struct does not check its arguments; `encode` does.
+    The constructor does not check its arguments; `encode` does.
     """
 
     execution_id: Int64
@@ -66,11 +66,11 @@ _decoder = msgspec.json.Decoder(ExecutorEvent)
 
 def encode(event: ExecutorEvent) -> bytes:
     """
-    Return *event* as the JSON the Rust crate reads: fields that are None left out, the time in UTC with `Z`.
+    Return *event* as the JSON that the Rust crate reads: without fields that are None, the time in UTC with `Z`.
 
     Raises:
-        MalformedEvent: a field has the wrong type, an id is outside 64 bits, or *context* or *meta* hold what JSON
-            has not (NaN, infinity, a lone surrogate, a set, a date, a key that is no string).
+        MalformedEvent: a field has the wrong type, an id is outside 64 bits, or *context* or *meta* contain values that
+            JSON lacks (NaN, infinity, a lone surrogate, a set, a date, a key that is no string).
 
     """
     if not _has_field_types(event):
@@ -88,11 +88,11 @@ def encode(event: ExecutorEvent) -> bytes:
 
 def encode_checked(event: ExecutorEvent) -> bytes:
     """
-    Return `encode` of an event as `decode` or `checked` returns it, without looking at its fields again.
+    Return `encode` of an event from `decode` or `checked`, without checking its fields again.
 
     Raises:
-        TypeError: the event was made by hand after all, and a field has a type JSON has not.
-        UnicodeEncodeError: likewise, with a lone surrogate.
+        TypeError: the event is not from these functions, and a field has a type that JSON lacks.
+        UnicodeEncodeError: the event is not from these functions, and contains a lone surrogate.
 
     """
     return _encoder.encode(event)
@@ -103,7 +103,7 @@ def decode(data: bytes) -> ExecutorEvent:
     Return the event in *data*, with *context* and *meta* as `msgspec.Raw`.
 
     Raises:
-        MalformedEvent: *data* is no event, whatever it is; nothing else is raised.
+        MalformedEvent: *data* is no event; no other error is raised.
 
     """
     try:
@@ -118,7 +118,7 @@ def decode(data: bytes) -> ExecutorEvent:
 
 def checked(event: ExecutorEvent) -> ExecutorEvent:
     """
-    Return *event* as a reader of its wire form has it: the time in UTC, *context* and *meta* as `msgspec.Raw`.
+    Return *event* as `decode` would return it: the time in UTC, *context* and *meta* as `msgspec.Raw`.
 
     Raises:
         MalformedEvent: as `encode`.
@@ -131,12 +131,12 @@ def checked(event: ExecutorEvent) -> ExecutorEvent:
 
 def with_encoded_payload(event: ExecutorEvent) -> ExecutorEvent:
     """
-    Return *event* with `context` and `meta` encoded, so that every copy that is sent of it has the same bytes.
+    Return *event* with encoded `context` and `meta`, so that each retry sends the same bytes.
 
-    The value given as *context* may change while the event waits to be sent again, and would then be another event.
+    Without this, a caller that changes *context* while the event waits for a retry would turn it into another event.
 
     Raises:
-        MalformedEvent: *context* or *meta* hold what JSON has not.
+        MalformedEvent: *context* or *meta* contain values that JSON lacks.
 
     """
     if type(event.context) is Raw and (event.meta is None or type(event.meta) is Raw):
@@ -146,10 +146,10 @@ def with_encoded_payload(event: ExecutorEvent) -> ExecutorEvent:
 
 
 def _has_field_types(event: Any) -> bool:
-    # Any: a struct holds what it was given, whatever its annotations say.
+    # The parameter is Any, because a struct stores any argument despite its annotations.
     execution_id, event_id = event.execution_id, event.event_id
     return (
-        # A bool is an int to isinstance, and would be written as true.
+        # isinstance accepts a bool as an int, and it would be written as true.
         type(execution_id) is int
         and MIN_INT64 <= execution_id <= MAX_INT64
         and (event_id is None or (type(event_id) is int and MIN_INT64 <= event_id <= MAX_INT64))

@@ -1,4 +1,4 @@
-"""The event types and statuses NoETL is known to write.  The envelope takes any string; these spare typing errors."""
+"""The event types and statuses that NoETL writes.  The envelope accepts any string; these prevent typing errors."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class EventType(StrEnum):
-    """What happened."""
+    """Type of an event."""
 
     PLAYBOOK_INITIALIZED = "playbook.initialized"
     PLAYBOOK_STARTED = "playbook.started"
@@ -54,7 +54,7 @@ class EventType(StrEnum):
 
 
 class EventStatus(StrEnum):
-    """Where the step stands after it."""
+    """Status of the step after an event."""
 
     PENDING = "PENDING"
     RUNNING = "RUNNING"

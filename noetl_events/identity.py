@@ -1,16 +1,17 @@
 """
-Which copies of an event are the same event: its key, and a digest of everything in it.
+The identity of events: the key, and a digest of the whole event.
 
 - The **key** of an event is `(execution_id, event_id)`.
 - The **digest**, version 1, is BLAKE2b with 8 bytes of output and no further parameters, over the event as
-  `noetl_events.envelope.encode` writes it: the nine fields in their order, None left out, `created_at` in UTC with
-  microseconds, `context` and `meta` byte for byte as they travel.  The 8 bytes are read as a signed big-endian integer,
-  which a `bigint` column holds.  A later version would be personalised, so that no digest of one passes for the other.
+  `noetl_events.envelope.encode` writes it: the nine fields in their order, without those that are None, `created_at` in
+  UTC with microseconds, `context` and `meta` byte for byte as sent.  The 8 bytes are read as a signed big-endian
+  integer, which fits a `bigint` column.  A later version would use a personalised hash, so that digests of two versions
+  are never mistaken for each other.
 - The **message id** (`Nats-Msg-Id`) is `<event_id>-<digest in 16 hexadecimal digits>`.  The same event emitted again
-  has the same message id; a different event that was given the same `event_id` has another, so that a stream's
-  duplicate window never drops it.
+  has the same message id; a different event with the same `event_id` has another, so that a stream's duplicate window
+  never drops it.
 
-Two events with one key and different digests are compared: `noetl_events.conflicts` says how.
+Two events with one key and different digests are compared as described in `noetl_events.conflicts`.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ if TYPE_CHECKING:
     from noetl_events.envelope import ExecutorEvent
 
 Key: TypeAlias = tuple[int, int]
-"""`(execution_id, event_id)`."""
+"""Key of an event: `(execution_id, event_id)`."""
 
 _SIZE: Final = 8
-# A copy of one that is ready costs less than a new one with parameters.
+# Copying a prepared hash costs less than creating one with parameters.
 _new_hash = blake2b(digest_size=_SIZE).copy
 
 
@@ -43,7 +44,7 @@ def digest(event: ExecutorEvent) -> int:
 
 
 def digest_of_body(body: bytes) -> int:
-    """Return the digest of the event whose canonical form, as `encode` returns it, is *body*."""
+    """Return the digest of the event with the canonical form *body*, as `encode` returns it."""
     return int.from_bytes(digest_bytes_of_body(body), signed=True)
 
 
@@ -55,7 +56,7 @@ def digest_bytes_of_body(body: bytes) -> bytes:
 
 
 def message_id(event_id: int, body: bytes) -> bytes:
-    """Return what the stream knows an event by, given its id and its canonical form *body*."""
+    """Return the message id of an event with the id *event_id* and the canonical form *body*."""
     body_hash = _new_hash()
     body_hash.update(body)
     return f"{event_id}-{body_hash.hexdigest()}".encode()

@@ -1,7 +1,7 @@
 """
-Event ids: 41 bits of milliseconds, 10 of node, 12 of sequence, as NoETL's applications make them.
+Event ids: 41 bits of milliseconds, 10 of node and 12 of sequence, as in NoETL's applications.
 
-`RecentIds` remembers the ids of the last events, for destinations that cannot look an event up.
+`RecentIds` stores the ids of the last events, for destinations that cannot look up an event.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 EPOCH_MS: Final = 1_704_067_200_000
-"""2024-01-01T00:00:00Z."""
+"""Epoch of the ids: 2024-01-01T00:00:00Z in Unix milliseconds."""
 
 _NODES: Final = 1 << 10
 _SEQUENCES: Final = 1 << 12
 _MAX_MS: Final = 1 << 41
-# Half of the sequences stay free behind the first one, so that a burst does not run ahead of the clock.
+# The first sequence leaves at least half of the sequences for a burst, so that its ids stay close to the clock.
 _FIRST_SEQUENCES: Final = _SEQUENCES // 2
 
 _beginning = threading.Lock()
@@ -38,18 +38,18 @@ class Snowflake:
     """
     A generator of 63-bit ids, each above the one before it; safe to share between threads and after a fork.
 
-    Call it for the next id.  When the clock goes back, or the sequence of a millisecond is used up, it goes on from the
-    next millisecond after its last id instead of waiting: it never repeats, never goes back and never hangs.
+    A call returns the next id.  If the clock goes back, or the sequence of a millisecond is used up, the generator
+    continues in the millisecond after its last id instead of waiting, so it never repeats an id and never blocks.
 
-    Ten bits of node cannot keep thousands of processes apart.  The sequence of a millisecond therefore does not start
-    at 0 but at a number that each process draws for itself, and a forked child draws node and number anew.  Ids of two
-    processes may still collide; `noetl_events.identity` says why no event is lost when they do.
+    Ten bits of node cannot distinguish thousands of processes.  So the sequence of a millisecond does not start at 0,
+    but at a random number of each process, and a forked child draws a new node and number.  Ids of two processes may
+    still collide; `noetl_events.identity` explains why no event is lost then.
 
     Args:
-        node: 0 to 1023; None draws one for each process.
-        first_sequence: 0 to 2047, where the sequence of each millisecond starts; None draws one for each process.
+        node: node from 0 to 1023; None draws one for each process.
+        first_sequence: start of the sequence in each millisecond, 0 to 2047; None draws one for each process.
         epoch_ms: Unix milliseconds of the id with time 0.
-        clock: Unix milliseconds now.
+        clock: function that returns the current Unix milliseconds.
 
     Raises:
         ValueError: *node* or *first_sequence* is out of range; when called, the clock is before the epoch or 69 years
@@ -73,7 +73,7 @@ class Snowflake:
         self._given_first = first_sequence
         self._epoch_ms = epoch_ms
         self._clock = clock
-        # Below any time since the epoch, so that a clock before it is refused at the first id.
+        # Lower than any time since the epoch, so a clock before the epoch fails at the first id.
         self._last_ms = -2
         self._sequence = 0
         self._pid = 0
@@ -91,12 +91,12 @@ class Snowflake:
                 last, sequence = last + 1, self._first
             if not 0 <= last < _MAX_MS:
                 raise ValueError(f"clock: {last} ms after the epoch does not fit 41 bits; check the clock")
-            # Only now: a clock that was wrong for a moment is no reason to refuse every id that follows.
+            # Stored only after the check, so that a clock that was wrong for a moment does not break later ids.
             self._last_ms, self._sequence = last, sequence
             return last << 22 | self._node | sequence
 
     def _begin(self) -> None:
-        """Draw node and first sequence for this process; a child has those of its parent otherwise."""
+        """Draw node and first sequence for this process, because a forked child inherits those of its parent."""
         with _beginning:
             if self._pid == os.getpid():
                 return
@@ -104,19 +104,19 @@ class Snowflake:
             first = secrets.randbelow(_FIRST_SEQUENCES) if self._given_first is None else self._given_first
             self._node = node << 12
             self._first = first
-            # Ids of the millisecond of the fork must not go on where the parent goes on: the next one is a new one.
+            # In the millisecond of the fork, the child must not continue the parent's sequence, so use the next one.
             self._sequence = _SEQUENCES - 1
-            # A thread of the parent may have held the old lock at the moment of the fork; in the child it stays locked.
+            # Another thread of the parent may have held the lock during the fork, which would never be released here.
             self._lock = threading.Lock()
             self._pid = os.getpid()
 
 
 def configured_node(environ: Mapping[str, str]) -> int | None:
     """
-    Return the node that `NOETL_SNOWFLAKE_NODE_ID` or else `NOETL_SHARD_ID` sets, or None if neither is set.
+    Return the node in `NOETL_SNOWFLAKE_NODE_ID`, else in `NOETL_SHARD_ID`, or None if neither is set.
 
     Raises:
-        ValueError: the variable is no whole number from 0 to 1023.
+        ValueError: the variable is not a whole number from 0 to 1023.
 
     """
     for name in ("NOETL_SNOWFLAKE_NODE_ID", "NOETL_SHARD_ID"):
@@ -130,7 +130,7 @@ def configured_node(environ: Mapping[str, str]) -> int | None:
 @cache
 def process_ids() -> Snowflake:
     """
-    Return the one generator of this process, so that its emitters and sinks never make the same id.
+    Return the generator shared by this process, so that its emitters and sinks never create the same id.
 
     Raises:
         ValueError: as `configured_node`.
@@ -141,7 +141,7 @@ def process_ids() -> Snowflake:
 
 def derived_id(stored_ms: int, sequence: int) -> int:
     """
-    Return the id of an event that came without one, from the stream's own time (Unix ms) and sequence of its message.
+    Return an id for an event without one, from the stream's time (Unix milliseconds) and sequence of its message.
 
     A redelivery of the message derives the same id.
     """
@@ -149,15 +149,14 @@ def derived_id(stored_ms: int, sequence: int) -> int:
 
 
 CAPACITY: Final = 65_536
-"""Several times what a redelivery or a retry brings back, in some 12 MiB of memory."""
+"""Number of ids, several times those of a redelivery or retry; they take about 12 MiB of memory."""
 
 
 class RecentIds(OrderedDict[bytes, None]):
     """
-    A set of message ids that forgets the oldest of more than *capacity*, in the order they were first added.
+    A set of message ids (see `noetl_events.identity`) that drops the oldest beyond *capacity*, in order of addition.
 
-    `noetl_events.identity` says what a message id is.
-    A plain dict would step over all it has deleted since it last grew to find its first key.
+    A plain dict would be slower: to find its first key it scans all entries deleted since it last grew.
     """
 
     def __init__(self, capacity: int = CAPACITY) -> None:
@@ -165,7 +164,7 @@ class RecentIds(OrderedDict[bytes, None]):
         self._capacity = capacity
 
     def add(self, message_id: bytes) -> None:
-        """Remember *message_id*; one that is known keeps its place."""
+        """Add *message_id*; a known one keeps its position."""
         self[message_id] = None
         if len(self) > self._capacity:
             self.popitem(last=False)

@@ -1,4 +1,4 @@
-"""How many calls are under way, for a sink that closes when they have ended."""
+"""A count of calls in flight, for a sink that closes when they have ended."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Self
 
 
 class InFlight:
-    """Count the `with` blocks entered and not left."""
+    """Count the `with` blocks that were entered and not left."""
 
     def __init__(self) -> None:
         self._count = 0
@@ -25,5 +25,5 @@ class InFlight:
             self._none.set()
 
     async def wait_for_none(self) -> None:
-        """Return when every block entered was left."""
+        """Return when all blocks are left."""
         await self._none.wait()

@@ -1,8 +1,8 @@
 """
-What a JSON value may be here: what both serde_json and msgspec write and read, and nothing else.
+Valid JSON values: those that both serde_json and msgspec write and read.
 
-msgspec alone is more generous: it writes NaN as null, a set as an array, a date as a string, and skips over the inside
-of a `msgspec.Raw` without looking for invalid UTF-8, lone surrogates or numbers beyond a float.
+msgspec alone accepts more: it writes NaN as null, a set as an array and a date as a string, and it does not check the
+inside of a `msgspec.Raw` for invalid UTF-8, lone surrogates or numbers beyond a float.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ from msgspec import Raw
 MIN_INT64: Final = -(2**63)
 MAX_INT64: Final = 2**63 - 1
 MAX_DEPTH: Final = 127
-"""Levels of arrays and objects in a message, the envelope being the first: what serde_json 1.0 reads."""
+"""Most levels of arrays and objects in a message, the envelope included: the limit of serde_json 1.0."""
 
 _MAX_VALUE_DEPTH: Final = MAX_DEPTH - 1
-# Neither so many levels nor so many digits fit in fewer bytes.
+# Shorter texts cannot contain too many levels or digits.
 _SHORT: Final = 2 * _MAX_VALUE_DEPTH
 _MAX_FLOAT: Final = 1.7976931348623157e308
 _HUGE_DIGITS: Final = 309
 _HUGE: Final = b"0" * _HUGE_DIGITS
 _ALL_DIGITS_ZERO: Final = bytes.maketrans(b"123456789", b"000000000")
 _MAX_PATH: Final = 80
-# What needs no second look; a lone surrogate is found when it is written.
+# These types need no check; a lone surrogate in a string is found by the encoder.
 _PLAIN: Final = frozenset((str, bool, type(None), Raw))
 
 if TYPE_CHECKING:
     Json: TypeAlias = Any
 else:
-    # msgspec reads this annotation: a decoded value stays bytes until somebody needs it.
+    # msgspec reads this annotation, so a decoded value stays bytes until it is used.
     Json = Raw
 
 decode_value = msgspec.json.Decoder().decode
@@ -41,14 +41,14 @@ encode_value = msgspec.json.Encoder().encode
 
 class MalformedEvent(ValueError):
     """
-    An event that cannot be written, or a body that is none: final, trying again changes nothing.
+    An event that cannot be written, or a body that is no event; final, so a retry is useless.
 
-    The message names the field, the value and what was wanted.
+    The message names the field, the value and the expected form.
     """
 
 
 class _NotJsonError(Exception):
-    """A value JSON has not; the path to it is put together on the way out."""
+    """A value that JSON lacks; the path to it is collected while the exception passes up."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -60,10 +60,10 @@ class _NotJsonError(Exception):
 
 def require_json(field: str, value: Json) -> None:
     """
-    Refuse what JSON has not in *value*; a `msgspec.Raw` is trusted.
+    Check that *value* contains only JSON values; a `msgspec.Raw` is trusted.
 
     Raises:
-        MalformedEvent: naming the path to the value, as `context.rows[3]`.
+        MalformedEvent: *value* is not valid; the message has the path to the fault, such as `context.rows[3]`.
 
     """
     try:
@@ -75,10 +75,10 @@ def require_json(field: str, value: Json) -> None:
 
 def encode_json(field: str, value: Json) -> bytes:
     """
-    Return *value* as JSON text, with the refusals of `require_json` and of lone surrogates.
+    Return *value* as JSON text, with the checks of `require_json` and one for lone surrogates.
 
     Raises:
-        MalformedEvent: *value* holds what JSON has not.
+        MalformedEvent: *value* contains values that JSON lacks.
 
     """
     if type(value) is Raw:
@@ -92,10 +92,10 @@ def encode_json(field: str, value: Json) -> bytes:
 
 def require_sound(field: str, raw: Raw) -> Json:
     """
-    Return the value *raw* holds, having looked at every byte that msgspec skips.
+    Return the value in *raw*, with the checks that msgspec omits.
 
     Raises:
-        MalformedEvent: invalid UTF-8, a lone surrogate, a number beyond a float, or too many levels.
+        MalformedEvent: *raw* has invalid UTF-8, a lone surrogate, a number beyond a float, or too many levels.
 
     """
     try:
@@ -108,12 +108,12 @@ def require_sound(field: str, raw: Raw) -> Json:
 
 
 def shortened(path: str) -> str:
-    """Return the name of a field, or a path to it, as it stands in a reason: a body may hold any."""
+    """Return a field's name or path, shortened for an error text, because a body may contain names of any length."""
     return path if len(path) <= _MAX_PATH else f"{path[:_MAX_PATH]}..."
 
 
 def explain(exc: Exception) -> str:
-    """Return in words why msgspec could not decode."""
+    """Return an explanation of msgspec's decoding error."""
     if isinstance(exc, UnicodeDecodeError):
         return f"invalid UTF-8 (byte 0x{exc.object[exc.start]:02x})"
     if isinstance(exc, RecursionError):
@@ -135,7 +135,7 @@ def _walk(value: Json, room: int) -> None:
     for key, item in items:
         if kind is dict and not isinstance(key, str):
             raise _NotJsonError(f"the key {key!r} is not a string")
-        # Not to call for what is plain, as most values are, halves the cost of writing an event.
+        # Most values are plain; skipping the call for them halves the cost of writing an event.
         if type(item) in _PLAIN or (type(item) is int and MIN_INT64 <= item <= MAX_INT64):
             continue
         try:
@@ -158,7 +158,7 @@ def _require_scalar(value: Json) -> None:
 
 
 def _may_be_extreme(text: bytes) -> bool:
-    # Looking at every value costs more than counting brackets and digits, and hardly ever has to be done.
+    # Checking each value costs more than counting brackets and digits, and is rarely necessary.
     if text.count(b"[") + text.count(b"{") > _MAX_VALUE_DEPTH:
         return True
     return len(text) >= _HUGE_DIGITS and _HUGE in text.translate(_ALL_DIGITS_ZERO)

@@ -1,11 +1,11 @@
 """
-Bodies as other NoETL writers put them on the subject, read field by field.
+A reader of event bodies in the forms of other NoETL writers, field by field.
 
 - Aliases: `payload` for `context`, `name` for `event_type`, `node_name` for `step`.
 - Ids as decimal strings.
 - Times without a zone (UTC), with another zone, with 1 to 9 fraction digits, with a leap second.
-- Rows (a body with `node_name`): `context` may be missing, and columns the envelope has no field for go to `meta`
-  under their own names, in place of a value `meta` may hold there.
+- Rows (a body with `node_name`): `context` may be missing, and columns without a field in the envelope go to `meta`
+  under their own names, in place of values of the same name in `meta`.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def read_fields(data: bytes) -> dict[str, Any]:
     Return the arguments of the `ExecutorEvent` in *data*.
 
     Raises:
-        MalformedEvent: naming the field, its value and what was wanted.
+        MalformedEvent: *data* is no event; the message names the field, its value and the expected form.
 
     """
     body = _read_body(data)
@@ -69,10 +69,10 @@ def read_fields(data: bytes) -> dict[str, Any]:
 
 def in_utc(moment: datetime) -> datetime:
     """
-    Return *moment* in UTC; one without a zone is UTC already.
+    Return *moment* in UTC; without a zone it is taken as UTC.
 
     Raises:
-        MalformedEvent: it falls outside the years 1 to 9999 there.
+        MalformedEvent: *moment* is outside the years 1 to 9999 in UTC.
 
     """
     if moment.tzinfo is None:
@@ -93,7 +93,7 @@ def _read_body(data: bytes) -> dict[str, Raw]:
 
 
 def _name_surrogate(data: bytes) -> str | None:
-    """Return which field holds half a surrogate pair: the standard library reads what msgspec stops at."""
+    """Return an error text for a field with half a surrogate pair, which only the standard library can locate."""
     try:
         body = json.loads(data)
     except (ValueError, RecursionError):
@@ -139,7 +139,7 @@ def _int64(name: str, values: dict[str, Json]) -> int:
 
 def _time(name: str, values: dict[str, Json]) -> datetime:
     text = _LEAP_SECOND.sub(r"\g<1>59.999999\2", _text(name, values))
-    # Rounding up the last nanoseconds of the year 9999 would leave what a datetime holds.
+    # Rounding up the last nanoseconds of the year 9999 would exceed a datetime, so these digits are cut instead.
     for candidate in (text, _NANOSECONDS.sub(r"\1\2", text)):
         try:
             return in_utc(msgspec.convert(candidate, datetime))

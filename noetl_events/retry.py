@@ -1,11 +1,11 @@
 """
-The one loop that tries again, and how long it waits.
+The retry loop, and the waits between attempts.
 
     async for attempt in Retry(SinkUnavailable, patience=60.0, log="rebuild"):
         with attempt:
             await sink.emit_batch(batch)
 
-An attempt that ends without an exception ends the loop.  One that fails is followed by a wait and by the next attempt.
+An attempt without an exception ends the loop.  After a failed attempt there is a wait, then the next attempt.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ _CLOCK_TICK: Final = 0.001
 
 class Backoff(msgspec.Struct, frozen=True, kw_only=True):
     """
-    Waits that double, each with jitter so that replicas do not come back together.
+    Waits that double, with jitter so that replicas do not retry at the same time.
 
     Args:
-        initial: seconds of the first wait, at most; the jitter takes up to half of it.
-        maximum: seconds of any wait, at most, but one that a destination has asked for.
+        initial: most seconds of the first wait; the jitter subtracts up to half of it.
+        maximum: most seconds of any wait, unless a destination asks for a longer one.
 
     """
 
@@ -42,13 +42,13 @@ class Backoff(msgspec.Struct, frozen=True, kw_only=True):
     maximum: float = 15.0
 
     def wait(self, failures: int, *, asked: float | None = None) -> float:
-        """Return the seconds to wait after *failures* in a row, at least those a destination has *asked* for."""
+        """Return the seconds to wait after *failures* in a row, at least the seconds *asked* by a destination."""
         limit = min(self.maximum, self.initial * 2.0 ** min(failures - 1, 60))
         wait = random.uniform(limit / 2, limit)
         return wait if asked is None else max(wait, asked * random.uniform(1.0, 1.1))
 
     def waits(self) -> Iterator[float]:
-        """Yield the seconds of one wait after the other, without end."""
+        """Yield the seconds of successive waits, without end."""
         failures = 0
         while True:
             failures += 1
@@ -57,20 +57,20 @@ class Backoff(msgspec.Struct, frozen=True, kw_only=True):
 
 class Retry:
     """
-    Attempts, each as `with attempt:`, until one succeeds.
+    Attempts until one succeeds, each in a `with attempt:` block.
 
-    The first failure is logged as `<log>.holding`, with a reminder each minute and once more when its exception is of
-    another class; the success after it as `<log>.resumed`.  Between failure and next attempt the body of the loop sees
+    The first failure is logged as `<log>.holding`, with a reminder each minute and when the class of the exception
+    changes; the next success is logged as `<log>.resumed`.  After a failed attempt, the body of the loop can read
     `error` and `wait`.
 
     Args:
-        errors: exceptions after which it is tried again; any other one leaves the loop.
-        unless: subclasses of *errors* that leave the loop all the same.
-        backoff: the waits; the `retry_after` of an exception is the lower bound of one.
-        patience: seconds after which a failure leaves the loop; the last attempt is made when they end.
-        hurry: set by a caller that stops; it ends the wait under way, and later ones last a second at most.
-        log: the first word of the log events; empty for none.
-        values: further values of these events.
+        errors: exceptions that are retried; others leave the loop.
+        unless: subclasses of *errors* that leave the loop too.
+        backoff: waits between attempts; the `retry_after` of an exception is a lower bound.
+        patience: seconds after which a failure leaves the loop; the last attempt is made at that time.
+        hurry: event set at shutdown; it ends the current wait, and limits later ones to a second.
+        log: first word of the log events; empty for no log.
+        values: further values of the log events.
 
     """
 
@@ -86,9 +86,9 @@ class Retry:
         **values: object,
     ) -> None:
         self.attempts = 0
-        """Attempts begun, with the one under way."""
+        """Number of attempts begun."""
         self.error: Exception | None = None
-        """The exception of the attempt that was made last; None while it succeeds."""
+        """Exception of the last attempt; None after a success."""
         self.wait = 0.0
         """Seconds until the next attempt, after an *error*."""
 
@@ -104,10 +104,10 @@ class Retry:
 
     def works(self) -> None:
         """
-        Note that the attempt under way works: for one that lasts and fails in the end, as a subscription does.
+        Record that the current attempt works, for attempts that last until they fail, such as a subscription.
 
-        A later failure gets the first wait again only after *maximum* seconds of work: an attempt that works for a
-        moment each time would else be made at the pace of the first wait for ever.
+        The waits start again from the first one only after *maximum* seconds of work.  Otherwise an attempt that works
+        for a moment each time would be retried at the pace of the first wait for ever.
         """
         now = time.monotonic()
         if self._failing_since is not None:
@@ -158,7 +158,7 @@ class Retry:
 
     def _say(self, level: str, what: str, **values: object) -> None:
         if self._log:
-            import structlog  # noqa: PLC0415  (it loads rich, which `import noetl_events` does without)
+            import structlog  # noqa: PLC0415  (structlog loads rich, which `import noetl_events` avoids)
 
             getattr(structlog.get_logger(), level)(f"{self._log}.{what}", **values, **self._values)
 

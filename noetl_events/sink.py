@@ -1,15 +1,15 @@
 """
-The sink contract: a destination for events is an `EventSink`, and its errors are instructions to the caller.
+The sink contract: a destination for events is an `EventSink`, and its errors tell the caller what to do.
 
     Exception
     ├── SinkUnavailable   wait, then emit the same events again
-    ├── EventsRejected    bury exactly these; every other event of the batch is stored
+    ├── EventsRejected    store exactly these as dead letters; every other event of the batch is stored
     └── ValueError
         └── UnknownSink   the URL names no sink: correct it
 
-Anything else that escapes a sink is a bug, and stops the caller.
+Any other error of a sink is a bug, and stops the caller.
 
-Beside the contract: sinks opened by URL, and the options of such a URL.
+This module also opens sinks by URL, and reads the options of such a URL.
 """
 
 from __future__ import annotations
@@ -33,42 +33,42 @@ class EventSink(Protocol):
     A destination of events.
 
     - When `emit_batch` returns, every event of it is durable at the destination.
-    - The same event emitted twice leaves what one emit leaves.
-    - Two different events with one key `(execution_id, event_id)` are never taken for one: a destination that keeps one
-      row a key rejects the later one as a conflict, any other destination keeps both.
-    - Cancelled while emitting: the state is unknown, and emitting again is safe.
-    - Whoever opens closes: a sink that was given a connection does not close it.
+    - Emitting the same event twice has the effect of emitting it once.
+    - Two different events with one key `(execution_id, event_id)` are never taken for one: a destination with one row
+      for a key rejects the later one as a conflict, any other destination keeps both.
+    - After a cancelled emit the outcome is unknown, and emitting again is safe.
+    - A sink closes only what it has opened, so not a connection it was given.
 
     `noetl_events.testing.SinkContract` holds a test of each promise.
     """
 
     async def emit(self, event: ExecutorEvent) -> None:
-        """Store *event*: a batch of one."""
+        """Store *event*, as a batch of one."""
 
     async def emit_batch(self, events: Sequence[ExecutorEvent]) -> None:
         """
-        Store *events*; on return they are durable.
+        Store *events* durably before returning.
 
         Raises:
-            SinkUnavailable: nothing is known of any of them; emit the same events again, later.
-            EventsRejected: the events at the named places of the batch will never be taken, all others are durable.
-            ValueError: an event has no `event_id` where the destination keys by it; nothing was stored.
+            SinkUnavailable: the outcome of all events is unknown; emit the same events again, later.
+            EventsRejected: the events at the given indexes will never be accepted, all others are durable.
+            ValueError: an event has no `event_id`, and the destination needs it; nothing was stored.
             RuntimeError: the sink is closed.
 
         """
 
     async def aclose(self) -> None:
-        """Finish what was accepted and release what was opened; safe before first use, and twice."""
+        """Finish accepted calls, and release all resources; safe before first use, and twice."""
 
 
 class SinkUnavailable(Exception):
     """
-    The destination cannot take anything now.
+    The destination is unavailable at the moment.
 
     Args:
-        reason: for a log line and an operator.
-        retry_after: seconds the destination asked for, or None; the attribute is at most five minutes, and None for
-            what no destination can mean: a negative number, NaN, more than a year.
+        reason: reason for a log line and an operator.
+        retry_after: seconds that the destination asked for, or None.  The attribute is at most five minutes, and None
+            for values that make no sense: a negative number, NaN, more than a year.
 
     """
 
@@ -77,7 +77,7 @@ class SinkUnavailable(Exception):
         self.reason = reason
         self.retry_after = _bounded(retry_after)
         self.event: ExecutorEvent | None = None
-        """The event that `EventEmitter` could not emit, as it was stamped: emitting this one again is safe."""
+        """Stamped event that `EventEmitter` could not emit; emitting it again is safe."""
 
 
 def _bounded(retry_after: object) -> float | None:
@@ -88,14 +88,14 @@ def _bounded(retry_after: object) -> float | None:
 
 class EventsRejected(Exception):
     """
-    Exactly these events will never be taken; every other event of the batch is durable.
+    Exactly these events will never be accepted; every other event of the batch is durable.
 
-    The place in the batch names a rejected event, because two events of one batch may have the same id.
+    An event is identified by its index in the batch, because two events of one batch may have the same id.
 
     Args:
-        reasons: the reason of each, by its place in the batch, from 0 up.
-        conflicts: the places of those that are rejected because the destination has a different event with their key.
-        parts: of a sink that emits to several, the rejection of each as it was raised.
+        reasons: reasons by index in the batch, from 0.
+        conflicts: indexes of events rejected because the destination has a different event with their key.
+        parts: rejections of each sink, for a sink that emits to several.
 
     """
 
@@ -109,19 +109,19 @@ class EventsRejected(Exception):
 
     @property
     def parts(self) -> tuple[EventsRejected, ...]:
-        """The rejection of each destination, with its own reasons; this one alone if there is but one destination."""
+        """Rejections of each destination, with their own reasons; only this one for a single destination."""
         return tuple(part for each in self._parts for part in each.parts) or (self,)
 
 
 class UnknownSink(ValueError):
-    """A sink URL that names no sink, or one whose driver is not installed."""
+    """A sink URL that names no sink, or a sink without its driver installed."""
 
 
 def open_sink(url: str) -> EventSink:
     """
-    Return the sink *url* names, as `sqlite:///events.db` or `postgresql://host/db`.
+    Return a sink for a URL such as `sqlite:///events.db` or `postgresql://host/db`.
 
-    Nothing is connected yet: the first emit does, and raises `SinkUnavailable` while the destination is away.
+    The first emit connects, and raises `SinkUnavailable` while the destination is unavailable.
     Distributions add schemes through the entry-point group `noetl_events.sinks`: a callable that takes the URL.
 
     Raises:
@@ -129,7 +129,7 @@ def open_sink(url: str) -> EventSink:
         ValueError: the sink refuses the rest of the URL.
 
     """
-    from importlib.metadata import entry_points  # noqa: PLC0415  (a third of the time of our import, rarely needed)
+    from importlib.metadata import entry_points  # noqa: PLC0415  (a third of the import time, rarely needed)
 
     try:
         scheme = urlsplit(url).scheme
@@ -148,10 +148,10 @@ def open_sink(url: str) -> EventSink:
 
 def require_ids(events: Sequence[ExecutorEvent]) -> list[int]:
     """
-    Return the id of each event, for a sink that keys by it.
+    Return the ids of *events*, for a sink that needs them.
 
     Raises:
-        ValueError: one has none.
+        ValueError: an event has no id.
 
     """
     ids = [event.event_id for event in events if event.event_id is not None]
@@ -162,16 +162,16 @@ def require_ids(events: Sequence[ExecutorEvent]) -> list[int]:
 
 def read_options(scheme: str, query: str, known: Sequence[str]) -> dict[str, str]:
     """
-    Return the options in *query*, the last of each name.
+    Return the options in *query*; the last of a name counts.
 
     Raises:
-        ValueError: one of them is not *known*.
+        ValueError: an option is not *known*.
 
     """
     options = dict(parse_qsl(query, keep_blank_values=True, errors="strict"))
     unknown = sorted(options.keys() - set(known))
     if unknown and "@" in query:
-        # What follows a ? in a password looks like an option, and is not for an error to show.
+        # The text after a ? in a password looks like an option, so the error must not show it.
         raise ValueError(f"sink URL: {scheme}: an unknown option, or a ? in the password; write that ? as %3F")
     if unknown:
         raise ValueError(f"sink URL: {scheme} has no option {', '.join(unknown)}; known: {', '.join(known)}")

@@ -1,7 +1,7 @@
 """
-The W3C trace context of whoever calls, as headers.
+The W3C trace context of the caller, as headers.
 
-Nothing here imports OpenTelemetry: a process that traces has imported it, and in one that has not there is no span.
+This module does not import OpenTelemetry: a process with tracing has imported it, and any other has no span.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from typing import Final
 
-# What every tracing system has to pass on (W3C Trace Context, 3.3.1.5); a message has no room for 16 KiB of it.
+# The length that every tracing system has to support (W3C Trace Context, 3.3.1.5); a message has no room for 16 KiB.
 _MAX_STATE: Final = 512
 
 
@@ -27,5 +27,5 @@ def trace_headers() -> dict[str, str]:
 
 
 def trace_lines() -> bytes:
-    """Return the same as lines of a NATS header."""
+    """Return the headers of `trace_headers` as lines of a NATS header."""
     return "".join(f"{name}: {value}\r\n" for name, value in trace_headers().items()).encode("ascii", "replace")

@@ -28,6 +28,7 @@ PLAIN: Final[tuple[str, ...]] = (
     "consumers/sinks",
     "consumers/sinks/postgres",
     "consumers/verification",
+    "noetl_events",
     "noetl_events/jetstream",
     "noetl_events/jetstream/connect",
     "noetl_events/jetstream/consume",
