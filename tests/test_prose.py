@@ -36,6 +36,7 @@ PLAIN: Final[tuple[str, ...]] = (
     "noetl_events/sinks",
     "noetl_events/sinks/http",
     "noetl_events/sinks/spool",
+    "noetl_events/testing",
 )
 """The folders that follow the rules; a folder is added once all of its files do."""
 

@@ -1,4 +1,4 @@
-"""For the tests of whoever writes a sink or runs one: the contract, faults, events, and real servers."""
+"""Tools for tests of sinks and of their users: the contract, faults, events, and real servers."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ __all__ = ["FaultySink", "SinkContract", "events", "eventually", "json_values", 
 
 
 def __getattr__(name: str) -> Any:
-    # The contract is the only one that needs pytest; the demo starts its servers from here, and has none.
+    # The contract is imported lazily, because only it needs pytest, and the demo uses this package without pytest.
     if name == "SinkContract":
         from noetl_events.testing.contract import SinkContract  # noqa: PLC0415  (see above)
 

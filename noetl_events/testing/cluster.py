@@ -1,4 +1,4 @@
-"""`make cluster`: three servers with JetStream on loopback, until Ctrl-C."""
+"""Run three servers with JetStream on loopback until Ctrl-C, for `make cluster`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def main() -> int:
     try:
         with tempfile.TemporaryDirectory(prefix="noetl-cluster-") as root, nats_cluster(Path(root)) as servers:
             _announce(servers, root)
-            # Blocked only now: the servers would inherit it, and hear no SIGTERM.
+            # Block the signals after the start, because servers would inherit the mask and ignore SIGTERM.
             signal.pthread_sigmask(signal.SIG_BLOCK, _ENDS)
             signal.sigwait(_ENDS)
     except KeyboardInterrupt:

@@ -27,33 +27,33 @@ if TYPE_CHECKING:
 
 
 def bodies(events: list[ExecutorEvent]) -> set[bytes]:
-    """Return the wire forms of *events*, what two events are compared by."""
+    """Return the wire forms of *events*, for comparing them."""
     return {encode(event) for event in events}
 
 
 class SinkContract:
-    """Inherit, implement `open` and `stored`, and pytest runs every promise against the sink."""
+    """The promises of a sink as tests: a subclass implements `open` and `stored`, and pytest runs them."""
 
     keeps_events: ClassVar[bool] = True
-    """False for a sink that keeps nothing by design: what it would have stored is not looked for."""
+    """False for a sink that stores nothing by design, so its destination is not checked."""
 
     keyed: ClassVar[bool | None] = None
     """
     True for a destination that keeps one event for a key `(execution_id, event_id)`: of two different events with one
-    key the later one is rejected, and named in `EventsRejected.conflicts`.  False for a log, which keeps both.  None
-    takes either, as long as neither event is lost; say which it is.
+    key the later one is rejected, with its index in `EventsRejected.conflicts`.  False for a log, which keeps both.
+    None allows either, as long as no event is lost; a sink should set one of the other values.
     """
 
     @abstractmethod
     def open(self) -> EventSink:
-        """Return a new sink; every call in one test opens the same destination."""
+        """Return a new sink; all calls in one test open the same destination."""
 
     @abstractmethod
     async def stored(self) -> list[ExecutorEvent]:
-        """Return what the destination holds, in its order, read without the sink."""
+        """Return the events of the destination in its order, read without the sink."""
 
     async def assert_stored(self, expected: list[ExecutorEvent]) -> None:
-        """Fail unless the destination holds exactly *expected*, each once."""
+        """Fail unless the destination contains exactly *expected*, each once."""
         if not self.keeps_events:
             return
         stored = await self.stored()
@@ -66,7 +66,7 @@ class SinkContract:
         assert isinstance(self.open(), EventSink)
 
     async def test_emit_stores_before_it_returns(self) -> None:
-        """When `emit` returns, the event is at the destination, though the sink is still open."""
+        """The event is at the destination when `emit` returns, though the sink is still open."""
         sink = self.open()
         await sink.emit(make_event(1))
 
@@ -74,7 +74,7 @@ class SinkContract:
         await sink.aclose()
 
     async def test_batch_is_stored_before_it_returns(self) -> None:
-        """When `emit_batch` returns, every event of it is at the destination."""
+        """Each event of the batch is at the destination when `emit_batch` returns."""
         sink = self.open()
         await sink.emit_batch(make_events(100))
 
@@ -82,7 +82,7 @@ class SinkContract:
         await sink.aclose()
 
     async def test_batch_keeps_its_order(self) -> None:
-        """Events of one batch are stored in the order given, where the destination has an order."""
+        """Events of one batch are stored in the given order, if the destination has an order."""
         sink = self.open()
         await sink.emit_batch(make_events(50))
 
@@ -91,7 +91,7 @@ class SinkContract:
         await sink.aclose()
 
     async def test_empty_batch_is_nothing(self) -> None:
-        """An empty batch is taken and stores nothing."""
+        """An empty batch is accepted and stores nothing."""
         sink = self.open()
         await sink.emit_batch([])
 
@@ -99,7 +99,7 @@ class SinkContract:
         await sink.aclose()
 
     async def test_emitted_twice_is_stored_once(self) -> None:
-        """The same events emitted again leave what one emit leaves."""
+        """The same events emitted again have the effect of one emit."""
         sink = self.open()
         await sink.emit_batch(make_events(10))
         await sink.emit_batch(make_events(15))
@@ -109,7 +109,7 @@ class SinkContract:
         await sink.aclose()
 
     async def test_twice_in_one_batch_is_stored_once(self) -> None:
-        """An event that stands twice in a batch is stored once."""
+        """An event that occurs twice in a batch is stored once."""
         sink = self.open()
         await sink.emit_batch([make_event(1), make_event(2), make_event(1)])
 
@@ -117,7 +117,7 @@ class SinkContract:
         await sink.aclose()
 
     async def test_emitted_again_after_reopening_is_stored_once(self) -> None:
-        """A new sink on the same destination knows what the last one stored."""
+        """A new sink on the same destination recognises the events that the last one stored."""
         first = self.open()
         await first.emit_batch(make_events(10))
         await first.aclose()
@@ -128,7 +128,7 @@ class SinkContract:
         await second.aclose()
 
     async def test_same_event_made_again_is_no_conflict(self) -> None:
-        """An event is the same one as it was made, as it was decoded, and alone or with others around it."""
+        """An event is the same as created or as decoded, alone or in a batch with others."""
         sink = self.open()
         await self._emit_whole(sink, make_events(3))
         await self._emit_whole(sink, [decode(encode(event)) for event in make_events(4)])
@@ -138,7 +138,7 @@ class SinkContract:
         await sink.aclose()
 
     async def test_same_id_in_another_execution_is_another_event(self) -> None:
-        """The key of an event is its execution and its id: executions do not share ids."""
+        """The key of an event is its execution and its id, so executions do not share ids."""
         sent = [make_event(1), make_event(1, execution_id=7), make_event(1, execution_id=8)]
         sink = self.open()
         await sink.emit_batch(sent[:2])
@@ -148,7 +148,7 @@ class SinkContract:
         await sink.aclose()
 
     async def test_conflict_with_a_stored_event(self) -> None:
-        """A different event with the key of a stored one is rejected or kept, and never taken for that one."""
+        """A different event with the key of a stored one is rejected or kept, and never taken for the stored one."""
         sink = self.open()
         await sink.emit_batch(make_events(3))
         kept = await self._emit_conflict(sink, [make_event(4), make_another(2), make_event(5)], conflict=1)
@@ -157,7 +157,7 @@ class SinkContract:
         await sink.aclose()
 
     async def test_conflict_within_a_batch(self) -> None:
-        """Of two different events with one key in a batch the first is stored, whichever has the larger body."""
+        """The first of two different events with one key in a batch is stored, whichever has the larger body."""
         sink = self.open()
         kept = await self._emit_conflict(
             sink, [make_event(9), make_event(2), make_another(2), make_event(1)], conflict=2
@@ -168,7 +168,7 @@ class SinkContract:
         await sink.aclose()
 
     async def test_conflict_after_reopening(self) -> None:
-        """A new sink compares with what the last one stored."""
+        """A new sink compares with events that the last one stored."""
         first = self.open()
         await first.emit(make_event(1))
         await first.aclose()
@@ -191,7 +191,7 @@ class SinkContract:
         await sink.aclose()
 
     async def test_other_payload_is_a_variant(self) -> None:
-        """The same event with another payload is no conflict: a key keeps the first one, a log keeps both."""
+        """The same event with another payload is no conflict: a keyed destination keeps the first, a log keeps both."""
         variant = make_event(1, context={"masked": True})
         sink = self.open()
         await self._emit_whole(sink, [make_event(1), variant])
@@ -205,7 +205,7 @@ class SinkContract:
         await sink.aclose()
 
     async def test_every_field_survives(self) -> None:
-        """What was emitted is what is stored: extreme ids, microseconds, every kind of JSON, None left out."""
+        """All fields are stored as emitted: extreme ids, microseconds, every kind of JSON, None left out."""
         sent = [
             make_event(1, context=None, worker_id=None, meta=None),
             make_event(2**63 - 1, execution_id=-(2**63), step="", status=""),
@@ -219,7 +219,7 @@ class SinkContract:
         await sink.aclose()
 
     async def test_rejects_exactly_what_can_never_be_stored(self) -> None:
-        """An event JSON cannot hold is rejected by its place in the batch, and its neighbours are stored."""
+        """An event that JSON cannot express is rejected by its index, and its neighbours are stored."""
         if not self.keeps_events:
             pytest.skip("a sink that keeps nothing refuses nothing")
         sink = self.open()
@@ -247,7 +247,7 @@ class SinkContract:
         await sink.aclose()
 
     async def test_rejection_reaches_only_its_emitter(self) -> None:
-        """Among concurrent emits only that of the rejected event fails."""
+        """A rejection fails only the emit of the rejected event, and no concurrent one."""
         if not self.keeps_events:
             pytest.skip("a sink that keeps nothing refuses nothing")
         sink = self.open()
@@ -260,7 +260,7 @@ class SinkContract:
         await sink.aclose()
 
     async def test_concurrent_emits_are_all_stored(self) -> None:
-        """Many tasks may emit through one sink at a time, some of them the same event."""
+        """Many tasks may emit through one sink concurrently, some of them the same event."""
         sink = self.open()
         await asyncio.gather(*(sink.emit(event) for event in make_events(50) * 2))
 
@@ -268,10 +268,10 @@ class SinkContract:
         await sink.aclose()
 
     async def test_cancelled_emit_can_be_emitted_again(self) -> None:
-        """After a cancellation the state is unknown, the sink is usable, and emitting again leaves one."""
+        """After a cancellation the outcome is unknown, the sink is usable, and a second emit stores each event once."""
         sink = self.open()
         sent: list[ExecutorEvent] = []
-        # Cancelled at once, and then later and later: before, within and after a write, whatever a write takes.
+        # The cancellations come ever later: before, within and after a write of any duration.
         for turns in (0, 1, 2, 3, 4, 6, 8, 16, 32, 64, 128, 256, 512, 1024):
             events = make_events(20, start=len(sent) + 1)
             sent += events
@@ -282,7 +282,7 @@ class SinkContract:
         await sink.aclose()
 
     async def test_close_finishes_what_was_accepted(self) -> None:
-        """Closing while emits are under way stores their events before it returns."""
+        """A close during emits stores their events before it returns."""
         sink = self.open()
         emits = [asyncio.ensure_future(sink.emit(event)) for event in make_events(10)]
         await asyncio.sleep(0)
@@ -292,13 +292,13 @@ class SinkContract:
         await self.assert_stored(make_events(10))
 
     async def test_close_is_safe_before_use_and_twice(self) -> None:
-        """A sink never used closes, and closes again."""
+        """A sink that was never used closes twice."""
         sink = self.open()
         await sink.aclose()
         await sink.aclose()
 
     async def test_close_is_safe_twice_after_use(self) -> None:
-        """A sink that was used closes, closes again, and what it stored stays."""
+        """A sink that was used closes twice, and keeps its events."""
         sink = self.open()
         await sink.emit(make_event(1))
         await sink.aclose()
@@ -307,7 +307,7 @@ class SinkContract:
         await self.assert_stored([make_event(1)])
 
     async def test_closed_sink_refuses(self) -> None:
-        """A closed sink raises instead of dropping what it is given."""
+        """A closed sink raises instead of dropping an event."""
         if not self.keeps_events:
             pytest.skip("a sink that keeps nothing has nothing to lose")
         sink = self.open()
@@ -324,7 +324,7 @@ class SinkContract:
     async def _emit_conflict(
         self, sink: EventSink, batch: list[ExecutorEvent], *, conflict: int
     ) -> list[ExecutorEvent]:
-        """Emit *batch*; fail unless just the event at place *conflict* is rejected, or return it if it is kept."""
+        """Emit *batch*; fail unless only the event at index *conflict* is rejected, or return it if it is kept."""
         if (rejection := await self._rejection(sink, batch)) is None:
             assert not self.keyed, "a different event with a key that is there was not rejected"
             return [batch[conflict]]

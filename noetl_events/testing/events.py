@@ -1,4 +1,4 @@
-"""Events to test with: realistic ones, a strategy of Hypothesis for all that the envelope can hold, a wait."""
+"""Events for tests: realistic ones, a Hypothesis strategy for all that the envelope allows, and a wait."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 async def eventually(condition: Callable[[], Any], *, timeout: float = 180.0, what: str = "") -> Any:  # noqa: ASYNC109
     """
-    Return what *condition*, a function or a coroutine function, returns once that is true.
+    Wait until *condition*, a function or a coroutine function, returns a true value, and return that.
 
     Raises:
-        AssertionError: it was not within *timeout* seconds; it ends with *what* and the last value.
+        AssertionError: *timeout* seconds have passed; the message ends with *what* and the last value.
 
     """
     deadline = time.monotonic() + timeout
@@ -67,8 +67,8 @@ def make_another(event_id: int) -> ExecutorEvent:
 
 
 def json_values() -> SearchStrategy[Any]:
-    """Return a strategy for JSON values that every reader of the wire takes."""
-    from hypothesis import strategies as st  # noqa: PLC0415  (only who uses strategies needs Hypothesis)
+    """Return a strategy for JSON values that every reader of the wire form accepts."""
+    from hypothesis import strategies as st  # noqa: PLC0415  (only users of strategies need Hypothesis)
 
     leaves = (
         st.none()
@@ -82,8 +82,8 @@ def json_values() -> SearchStrategy[Any]:
 
 
 def events() -> SearchStrategy[ExecutorEvent]:
-    """Return a strategy for events, ids included or not."""
-    from hypothesis import strategies as st  # noqa: PLC0415  (only who uses strategies needs Hypothesis)
+    """Return a strategy for events, with or without ids."""
+    from hypothesis import strategies as st  # noqa: PLC0415  (only users of strategies need Hypothesis)
 
     text = st.text(st.characters(codec="utf-8"))
     ids = st.integers(MIN_INT64, MAX_INT64)

@@ -1,4 +1,4 @@
-"""A sink that fails on demand, in front of a real one."""
+"""A sink that fails on demand in front of a real one."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 class FaultySink:
     """
-    Raise what *script* says, one entry for each `emit_batch`, and pass on to *inner* where it says None.
+    Raise the entries of *script*, one for each `emit_batch`; for None pass the batch on to *inner*.
 
-    An exception is raised before *inner* is asked; with *after* the batch is stored first, as when an answer is lost.
-    Past the end of the script everything passes.  `calls` counts the attempts.
+    An exception is raised before *inner* is called; with *after* the batch is stored first, as when an answer is lost.
+    After the end of the script all batches are passed on.  `calls` counts the attempts.
     """
 
     def __init__(self, inner: EventSink, script: Iterable[BaseException | None], *, after: bool = False) -> None:
@@ -30,7 +30,7 @@ class FaultySink:
         await self.emit_batch([event])
 
     async def emit_batch(self, events: Sequence[ExecutorEvent]) -> None:
-        """Emit *events*, or fail as the script says."""
+        """Emit *events*, or raise the next entry of the script."""
         self.calls += 1
         fault = next(self._script, None)
         if fault is None or self._after:

@@ -26,21 +26,22 @@ _LEADER: Final = ("Self is new JetStream cluster metadata leader", "JetStream cl
 
 class NatsServer(ServerProcess):
     """
-    One nats-server on loopback that keeps its port and its store over restarts.
+    A nats-server on loopback that keeps its port and its store over restarts.
 
-    Address and store are given on the command line, which outranks a configuration file.  So *config* may hold any
-    block, `jetstream { sync_interval: always }` too, only no other `store_dir`.  It alone turns on HTTP monitoring.
+    Address and store are given on the command line, which overrides a configuration file.  So *config* may contain any
+    block, also `jetstream { sync_interval: always }`, but no other `store_dir`.  HTTP monitoring is on only if *config*
+    enables it.
 
     Args:
-        store_dir: for JetStream's files, the configuration and the log; made if missing.
-        port: to listen on; by default one that is free now.
-        config: in the syntax of nats-server's configuration; read at each start, and by `reload`.
-        jetstream: whether it stores anything.
-        name: of the server; the members of a cluster need different ones.
-        binary: path of nats-server; by default the one of this environment.
+        store_dir: folder for JetStream's files, the configuration and the log; created if missing.
+        port: port of the server; a free one by default.
+        config: text in nats-server's configuration syntax, read at each start and by `reload`.
+        jetstream: True to enable JetStream.
+        name: name of the server; the members of a cluster need different ones.
+        binary: path of nats-server; the one of this environment by default.
 
     Raises:
-        ServerMissing: there is no nats-server.
+        ServerMissing: nats-server is not installed.
 
     """
 
@@ -63,15 +64,15 @@ class NatsServer(ServerProcess):
 
     @property
     def url(self) -> str:
-        """Where clients connect."""
+        """URL for clients."""
         return f"nats://127.0.0.1:{self.port}"
 
     def reload(self, config: str | None = None) -> None:
         """
-        Have the running server read its configuration again, or *config* in its place.
+        Make the running server read its configuration again, replaced by *config* if given.
 
         Raises:
-            ServerFailed: it does not run or refuses the new configuration; it goes on with the old one.
+            ServerFailed: the server does not run, or refuses the new configuration and keeps the old one.
 
         """
         config = self.config if config is None else config
@@ -91,7 +92,7 @@ class NatsServer(ServerProcess):
         self._spawn(self._binary, "--config", self._config_file, *listen, *store)
 
     def _serves(self) -> bool:
-        # The log first: the banner alone may come from a stranger on the same port, or before JetStream is up.
+        # Check the log first, because a banner may come from another server on this port, or before JetStream is up.
         return _READY in self._log_since(self._started_at) and _greets(self.port)
 
     @property
@@ -99,7 +100,7 @@ class NatsServer(ServerProcess):
         return self._store_dir / "nats-server.conf"
 
     def _write_config(self, config: str) -> None:
-        # Whoever may read the store may read the passwords: nobody else.
+        # The file may contain passwords, so only its owner may read it.
         self._config_file.touch(mode=0o600)
         self._config_file.write_text(f'server_name: "{self.name}"\n{config}\n')
 
@@ -107,9 +108,9 @@ class NatsServer(ServerProcess):
 @contextmanager
 def nats_cluster(root: Path, size: int = 3, *, config: str = "") -> Iterator[list[NatsServer]]:
     """
-    Run a JetStream cluster of *size* servers with their stores under *root*, from its first leader to the end.
+    Run a JetStream cluster of *size* servers with their stores under *root*, once it has a leader.
 
-    Each of them may be killed, paused and started again on its own.  Each reads *config* beside its own routes.
+    Each server may be killed, paused and started again.  Each reads *config* in addition to its own routes.
 
     Raises:
         ServerFailed: a server did not start, or there is no leader within thirty seconds.
@@ -146,7 +147,7 @@ def _greets(port: int) -> bool:
         with socket.create_connection(("127.0.0.1", port), timeout=0.5) as client:
             return client.recv(4) == b"INFO"
     except TimeoutError:
-        # With `handshake_first` the client has to speak first.
+        # With `handshake_first` the server waits for the client, so it is up.
         return True
     except OSError:
         return False

