@@ -1,1 +1,1 @@
-"""The border to NATS: the only package that imports nats."""
+"""The interface to NATS: the only package that imports nats."""

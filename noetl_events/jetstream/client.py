@@ -12,6 +12,7 @@ nats-py's client, and every private name of nats-py that this project uses; no o
     the own transport: see `transport`       _transport, _connect_to_server       nats-py's own, never for TLS
     an error that nats-py's reconnection     _process_connect_init                the reconnection ends
     does not expect
+    the message size limit of an account     _process_info, _max_payload          the limit of the server counts
 
 nats-py 2.16 reads the headers of each message into a dictionary, puts the message into a queue and wakes a task to take
 it out: a third of the cost of receiving it.  Its `publish` checks the subject, builds the headers and awaits for each
@@ -133,8 +134,8 @@ class DirectClient(Client):
     A nats-py client with subscriptions that need no queue, and requests that end with the connection.
 
     Args:
-        transport: for reading and writing.
-        refresh_limit: reads the server's present limit and sets `max_payload`; it must not raise.
+        transport: transport for reading and writing.
+        refresh_limit: function that reads the server's current limit and sets `max_payload`; it must not raise.
 
     """
 
@@ -164,7 +165,7 @@ class DirectClient(Client):
         return Home(info.get("cluster", ""), info.get("domain", "") if info.get("jetstream") else None)
 
     def set_max_payload(self, max_payload: int) -> None:
-        """Set the most bytes that the server now takes in a message."""
+        """Set the most bytes of a message that the server accepts now."""
         self._max_payload = max_payload
 
     async def publish(self, subject: str, payload: bytes = b"", *arguments: Any, **options: Any) -> None:
@@ -298,7 +299,7 @@ class DirectClient(Client):
 
     async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:  # noqa: FBT001, FBT002  (as nats-py has it)
         await super()._process_info(info, initial_connection)
-        # The limit of an account comes with the second INFO, of which nats-py reads only the servers.
+        # The limit of an account comes in the second INFO, from which nats-py reads only the servers.
         self._max_payload = info.get("max_payload", self._max_payload)
 
     async def _process_pong(self) -> None:

@@ -86,7 +86,7 @@ class Connection:
         self._refresh_at = 0.0
         self._refresh_waits = _REFRESHES.waits()
         self._limit_unknown = ""
-        """Why the last refresh of `max_payload` failed; empty if it did not."""
+        """Reason why the last refresh of `max_payload` failed; empty if it did not."""
 
     async def __aenter__(self) -> Self:
         return self
@@ -125,16 +125,16 @@ class Connection:
 
     @property
     def max_payload(self) -> int:
-        """The most bytes of a message with its headers, as the server said last; no limit before it is known."""
+        """Most bytes of a message with its headers, as last reported by the server; unlimited before the first INFO."""
         return self._client.max_payload if self._client is not None else sys.maxsize
 
     async def room_for(self, size: int) -> int:
         """
         Return `max_payload`, refreshed if *size* exceeds it.
 
-        The limit of a server or an account can change at any time, and the server tells only new connections.  So a
-        refresh makes a second connection to the same server and closes it at once.  Refreshes that find the same limit
-        are up to 30 seconds apart; between two of them the limit found last counts.
+        The limit of a server or an account can change at any time, and the server reports it only to new connections.
+        So a refresh opens a second connection to the same server and closes it at once.  Refreshes that find the same
+        limit are up to 30 seconds apart; between two of them the limit found last counts.
 
         Raises:
             NatsUnavailable: *size* exceeds the limit known so far, and the server does not answer with the present one.
@@ -359,7 +359,7 @@ class Connection:
     # nats-py calls these callbacks in its reading or reconnecting task, so they must not raise.
 
     async def _on_error(self, client: DirectClient, error: Exception) -> None:
-        # A second client beside a connected one only refreshes the limit: its errors are no trouble of the connection.
+        # A second client next to a connected one only refreshes the limit, so its errors do not count.
         if client is not self._client and self.is_connected:
             return
         if (denial := denial_in(error)) is not None:

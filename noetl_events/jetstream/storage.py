@@ -254,7 +254,7 @@ def _words(answer: _Answer) -> str:
 
 
 def stored_of(message: Message) -> Stored:
-    """Return a delivered *message* as its stream holds it."""
+    """Return a delivered *message* as a stored one."""
     delivery, headers = delivery_of(message), dict(message.headers or {})
     return Stored(
         stream=delivery.stream,

@@ -1,1 +1,1 @@
-"""Reading a stream: the durable pull consumer, and readers without one."""
+"""Read a stream: through a durable pull consumer, or without one."""

@@ -30,7 +30,7 @@ TOO_LARGE: Final = "Exceeds MaxBytes"
 """The next message alone exceeds the requested bytes."""
 
 NO_ROOM: Final = "Exceeded MaxWaiting"
-"""The most allowed requests are waiting: those before this one, or those of other clients, are served."""
+"""The limit of waiting requests is reached; earlier requests, or those of other clients, are still served."""
 
 _MOST_DIGITS: Final = 19
 _TIMED_OUT: Final = "408"

@@ -1,1 +1,1 @@
-"""Publishing into a stream: the queue, the batches, and what their answers mean."""
+"""Publish into a stream: the queue, the batches, and the meaning of answers."""
