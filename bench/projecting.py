@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from bench.streams import CONSUMER, acknowledged
 from consumers.dead_letters import DeadLetters
 from consumers.projector.projector import Projector
-from consumers.projector.quarantine import Trials
+from consumers.projector.quarantine import CrashRecords
 from noetl_events.jetstream.connection import Connection
 from noetl_events.jetstream.consume.puller import Puller
 from noetl_events.jetstream.options import ConnectOptions
@@ -47,7 +47,7 @@ class CountedSink:
 
 def make_projector(connection: Connection, sink: EventSink) -> Projector:
     """Return a projector as the daemon has it by default, from the consumer of the benchmarks into *sink*."""
-    return Projector(Puller(connection, CONSUMER), sink, DeadLetters(connection), Trials(connection))
+    return Projector(Puller(connection, CONSUMER), sink, DeadLetters(connection), CrashRecords(connection))
 
 
 @asynccontextmanager

@@ -26,7 +26,7 @@ async def end_tasks(tasks: Iterable[asyncio.Task[Any]]) -> None:
 
 
 class Worker(Protocol):
-    """A task that runs until it is stopped: a `Projector`, `Lanes`, or several."""
+    """A task that runs until it is stopped: a `Projector`, `PartitionAssignment`, or several."""
 
     @property
     def in_hand(self) -> int:
@@ -39,7 +39,7 @@ class Worker(Protocol):
         """Accept no further work."""
 
 
-class Together:
+class Supervisor:
     """
     Run *workers* concurrently; if one fails, cancel the others.
 

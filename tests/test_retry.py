@@ -13,9 +13,9 @@ from starlette.requests import Request
 from structlog.testing import capture_logs
 
 from consumers.backfill import emit_patiently
-from consumers.gateway.errors import Refused
+from consumers.gateway.errors import ApiError
 from consumers.gateway.ingest import Ingest
-from consumers.gateway.requests import Intake
+from consumers.gateway.requests import RequestLimiter
 from consumers.projector.hold import Hold
 from consumers.projector.progress import Progress
 from noetl_events import SinkUnavailable, encode
@@ -182,8 +182,8 @@ async def test_gateway_asks_its_client_for_whole_seconds(asked: Any) -> None:
         return {"type": "http.request", "body": body, "more_body": False}
 
     scope = {"type": "http", "method": "POST", "headers": [(b"content-length", b"%d" % len(body))]}
-    ingest = Ingest(Away(asked), Intake())
-    with pytest.raises(Refused) as refused:
+    ingest = Ingest(Away(asked), RequestLimiter())
+    with pytest.raises(ApiError) as refused:
         await ingest.one(Request(scope, receive))
 
     assert (refused.value.status, refused.value.retry_after) == (503, 2)

@@ -17,7 +17,7 @@ from consumers.cli.options import AsJson, Nats, read_moment, read_settings
 from consumers.cli.output import print_result, progress
 from consumers.dead_letters.letter import Letter
 from consumers.dead_letters.resend import Outcome, Resending
-from consumers.dead_letters.store import Graveyard, Wanted
+from consumers.dead_letters.store import DeadLetterReader, LetterFilter
 from consumers.logs import escaped
 from noetl_events.envelope import MalformedEvent, decode
 from noetl_events.jetstream.connection import Connection
@@ -50,9 +50,9 @@ class Filters:
     execution: Annotated[int | None, Parameter(help="Only of this execution.")] = None
     limit: Annotated[int | None, Parameter(validator=Positive, help="Maximum number of letters.")] = None
 
-    def wanted(self) -> Wanted:
+    def wanted(self) -> LetterFilter:
         """Return the filter for the dead-letter store."""
-        return Wanted(
+        return LetterFilter(
             kinds=self.kind,
             reason=self.reason,
             since=read_moment("--since", self.since) if self.since else None,
@@ -83,7 +83,7 @@ async def list_(*, filters: Filters = _ANY, nats: Nats = None, json: AsJson = Fa
     async with Connection(settings.connect) as connection:
         try:
             letters = await _letters(
-                Graveyard(connection, stream=settings.dead_letters.name),
+                DeadLetterReader(connection, stream=settings.dead_letters.name),
                 replace(wanted, limit=limit + 1),
                 distinct=True,
             )
@@ -114,7 +114,7 @@ async def show(
     """
     settings = read_settings(nats)
     async with Connection(settings.connect) as connection:
-        letter = await Graveyard(connection, stream=settings.dead_letters.name).find(sequence)
+        letter = await DeadLetterReader(connection, stream=settings.dead_letters.name).find(sequence)
     if letter is None:
         return _gone(sequence)
     if raw:
@@ -153,7 +153,7 @@ async def retry(
         raise ValueError("sequences: filters go with --all, not with numbers")
     settings = read_settings(nats)
     async with Connection(settings.connect) as connection:
-        graveyard = Graveyard(connection, stream=settings.dead_letters.name)
+        graveyard = DeadLetterReader(connection, stream=settings.dead_letters.name)
         chosen = sequences or await _numbers(graveyard, filters.wanted())
         resending = Resending(connection, graveyard, new_id=new_id, recipient=recipient)
         outcomes = await _retried(resending, chosen, dry_run=dry_run, as_json=json)
@@ -182,7 +182,7 @@ async def edit(
     """
     settings = read_settings(nats)
     async with Connection(settings.connect) as connection:
-        graveyard = Graveyard(connection, stream=settings.dead_letters.name)
+        graveyard = DeadLetterReader(connection, stream=settings.dead_letters.name)
         letter = await graveyard.find(sequence)
         if letter is None:
             return _gone(sequence)
@@ -211,7 +211,7 @@ async def purge(
         raise ValueError("--all: give it to remove every dead letter, or say which with --kind, --reason, --until, ...")
     settings = read_settings(nats)
     async with Connection(settings.connect) as connection:
-        graveyard = Graveyard(connection, stream=settings.dead_letters.name)
+        graveyard = DeadLetterReader(connection, stream=settings.dead_letters.name)
         chosen = await _numbers(graveyard, filters.wanted())
         if chosen and not yes and not await asyncio.to_thread(_agrees, len(chosen)):
             _say("nothing removed")
@@ -220,7 +220,7 @@ async def purge(
     return 0
 
 
-async def _letters(graveyard: Graveyard, wanted: Wanted, *, distinct: bool = False) -> list[Letter]:
+async def _letters(graveyard: DeadLetterReader, wanted: LetterFilter, *, distinct: bool = False) -> list[Letter]:
     found = []
     with progress("reading") as advance:
         async with aclosing(graveyard.letters(wanted, distinct=distinct)) as letters:
@@ -230,7 +230,7 @@ async def _letters(graveyard: Graveyard, wanted: Wanted, *, distinct: bool = Fal
     return found
 
 
-async def _numbers(graveyard: Graveyard, wanted: Wanted) -> tuple[int, ...]:
+async def _numbers(graveyard: DeadLetterReader, wanted: LetterFilter) -> tuple[int, ...]:
     return tuple(letter.sequence for letter in await _letters(graveyard, wanted))
 
 
@@ -277,7 +277,7 @@ async def _retried(resending: Resending, chosen: tuple[int, ...], *, dry_run: bo
     return outcomes
 
 
-async def _remove(graveyard: Graveyard, chosen: tuple[int, ...], *, as_json: bool) -> None:
+async def _remove(graveyard: DeadLetterReader, chosen: tuple[int, ...], *, as_json: bool) -> None:
     removed = 0
     try:
         with progress("removing", len(chosen)) as advance:

@@ -14,9 +14,9 @@ from rich.text import Text
 
 from consumers import logs
 from consumers.cli.options import AsJson, Nats, Partitions, live_settings, read_duration
-from consumers.doctor import Finding, Patient, examine
+from consumers.doctor import CheckContext, Finding, examine
 from consumers.logs import escaped
-from consumers.permissions import Role, Work
+from consumers.permissions import Role, RoleContext
 from noetl_events.jetstream.connection import Connection
 
 _STYLES: Final = {"ok": "green", "warning": "yellow", "fault": "bold red", "unknown": "dim"}
@@ -77,17 +77,17 @@ async def doctor(
     # The findings cover these log events with better texts, so the library's log is turned down.
     logs.configure("critical")
     async with Connection(settings.connect) as connection:
-        patient = Patient(
+        context = CheckContext(
             settings=settings,
             connection=connection,
             role=process.role,
-            work=Work.of(settings, spool=process.spool),
+            work=RoleContext.of(settings, spool=process.spool),
             to=tuple(settings.projector.to),
             monitor=monitor,
             outage=read_duration("--outage", demands.outage),
             replay_window=read_duration("--replay-window", demands.replay_window),
         )
-        findings = await examine(patient)
+        findings = await examine(context)
     _print(findings, as_json=json)
     return int(any(finding.severity == "fault" for finding in findings))
 

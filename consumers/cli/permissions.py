@@ -9,7 +9,7 @@ import msgspec
 from cyclopts import Parameter
 
 from consumers.cli.options import AsJson, Partitions, live_settings
-from consumers.permissions import Role, Work, grants_of, render_config, rights_of
+from consumers.permissions import Role, RoleContext, grants_of, render_config, rights_of
 from consumers.permissions.render import SCHEMES
 
 
@@ -42,7 +42,7 @@ def permissions(
     if sql:
         sys.stdout.write(_grants(role, tuple(settings.projector.to)))
         return 0
-    work = Work.of(settings, spool=spool)
+    work = RoleContext.of(settings, spool=spool)
     rights = rights_of(role, work)
     config = render_config(role, rights)
     sys.stdout.write(msgspec.json.encode(rights._asdict()).decode() + "\n" if json else config)

@@ -12,7 +12,7 @@ from consumers.cli.options import Nats, Partitions, live_settings, open_labelled
 from consumers.daemon import ignore_hangup, run_until_signal
 from consumers.http import open_endpoint
 from consumers.projector.service import Service
-from consumers.tasks import Together
+from consumers.tasks import Supervisor
 from consumers.tracing import exported_traces
 from noetl_events.jetstream.connect.servers import redacted
 from noetl_events.jetstream.connection import Connection
@@ -86,7 +86,7 @@ async def project(
             try:
                 endpoint = open_endpoint(service, projector.listen)
                 log.info("projector.started", to=[redacted(url) for url in projector.to], durable=projector.durable)
-                worker = Together([service.worker], beside=[endpoint.run] if endpoint else [])
+                worker = Supervisor([service.worker], beside=[endpoint.run] if endpoint else [])
                 return await run_until_signal(
                     worker, deadline=lambda: live.current.daemon.stop_deadline, on_hangup=live.reload
                 )

@@ -36,7 +36,7 @@ from noetl_events.jetstream.storage import store
 
 if TYPE_CHECKING:
     from consumers.dead_letters.letter import Letter
-    from consumers.dead_letters.store import Graveyard
+    from consumers.dead_letters.store import DeadLetterReader
     from noetl_events.jetstream.connection import Connection
 
 _CONFLICT: Final = (
@@ -68,7 +68,7 @@ class Resending:
     """
 
     def __init__(
-        self, connection: Connection, graveyard: Graveyard, *, new_id: bool = False, recipient: str = ""
+        self, connection: Connection, graveyard: DeadLetterReader, *, new_id: bool = False, recipient: str = ""
     ) -> None:
         self._connection = connection
         self._graveyard = graveyard

@@ -13,7 +13,7 @@ message.  The kinds:
 
 A body that no longer fits beside the headers is compressed, which `Noetl-Encoding: zlib` marks.
 
-`Graveyard` lists, reads and removes letters, for the operator of the stream.
+`DeadLetterReader` lists, reads and removes letters, for the operator of the stream.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def _printable(reason: str) -> str:
     return "".join(char if char.isprintable() else " " for char in reason)[:_MAX_REASON]
 
 
-class Wanted(msgspec.Struct, frozen=True, kw_only=True):
+class LetterFilter(msgspec.Struct, frozen=True, kw_only=True):
     """
     A filter of dead letters; by default it matches all.
 
@@ -141,7 +141,7 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-class Graveyard:
+class DeadLetterReader:
     """
     The reader of a stream of dead letters.
 
@@ -155,7 +155,7 @@ class Graveyard:
         self.stream = stream
         self._connection = connection
 
-    async def letters(self, wanted: Wanted, *, distinct: bool = False) -> AsyncGenerator[Letter, None]:
+    async def letters(self, wanted: LetterFilter, *, distinct: bool = False) -> AsyncGenerator[Letter, None]:
         """
         Yield the present letters in the order of burial; without bodies, unless *wanted* needs them.
 

@@ -29,7 +29,7 @@ from rich.text import Text
 
 from consumers.dead_letters import DeadLetters
 from consumers.projector.projector import Projector
-from consumers.projector.quarantine import Trials
+from consumers.projector.quarantine import CrashRecords
 from consumers.verification.readback import Key, stored_keys
 from noetl_events.jetstream.connect.servers import redacted
 from noetl_events.jetstream.connection import Connection
@@ -141,7 +141,7 @@ class Demo(msgspec.Struct, frozen=True, kw_only=True):
             sink = TimedSink(open_sink(self.to))
             stack.push_async_callback(sink.aclose)
             consumer = ConsumerDeclaration(name="demo")
-            projector = Projector(Puller(connection, consumer), sink, DeadLetters(connection), Trials(connection))
+            projector = Projector(Puller(connection, consumer), sink, DeadLetters(connection), CrashRecords(connection))
             began = time.monotonic()
             published = await self._carry(connection, projector, server.url)
             seconds = time.monotonic() - began

@@ -1,6 +1,6 @@
 """The doctor: checks of the servers, the destinations and the installation, each with a remedy for its findings."""
 
-from consumers.doctor.check import Finding, Patient, Severity
+from consumers.doctor.check import CheckContext, Finding, Severity
 from consumers.doctor.run import examine
 
-__all__ = ["Finding", "Patient", "Severity", "examine"]
+__all__ = ["CheckContext", "Finding", "Severity", "examine"]

@@ -11,7 +11,7 @@ import msgspec
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from consumers.permissions import Role, Work
+    from consumers.permissions import Role, RoleContext
     from consumers.settings import Settings
     from noetl_events.jetstream.connection import Connection
 
@@ -40,7 +40,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Patient:
+class CheckContext:
     """
     The context of the checks: a process, described by its settings and options.
 
@@ -60,7 +60,7 @@ class Patient:
     settings: Settings
     connection: Connection
     role: Role
-    work: Work
+    work: RoleContext
     to: tuple[str, ...] = ()
     monitor: str = ""
     outage: float = 86_400.0

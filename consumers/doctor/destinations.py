@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Iterator
     from importlib.metadata import EntryPoint
 
-    from consumers.doctor.check import Patient
+    from consumers.doctor.check import CheckContext
     from consumers.sinks.postgres import PostgresSink
 
 _SCHEMES = ("postgres", "postgresql")
@@ -47,10 +47,10 @@ async def opened_postgres(urls: Iterable[str]) -> AsyncIterator[tuple[str, Postg
 _NAME: Final = "plug-ins"
 
 
-async def check_plugins(patient: Patient) -> list[Finding]:
+async def check_plugins(context: CheckContext) -> list[Finding]:
     """Load every sink plug-in."""
     known = entry_points(group="noetl_events.sinks")
-    used = {url.partition(":")[0] for url in patient.to}
+    used = {url.partition(":")[0] for url in context.to}
     findings = [
         Finding(
             check=_NAME,

@@ -9,16 +9,16 @@ from noetl_events.jetstream.errors import JetStreamOff, NatsUnavailable, Permiss
 from noetl_events.jetstream.publish.expected_stream import streams_of
 
 if TYPE_CHECKING:
-    from consumers.doctor.check import Patient
+    from consumers.doctor.check import CheckContext
 
 _NAME: Final = "jetstream"
 
 
-async def check_jetstream(patient: Patient) -> list[Finding]:
+async def check_jetstream(context: CheckContext) -> list[Finding]:
     """Send a request to the JetStream API."""
-    subject = f"{patient.settings.stream.prefix}.doctor"
+    subject = f"{context.settings.stream.prefix}.doctor"
     try:
-        await streams_of(patient.connection, subject)
+        await streams_of(context.connection, subject)
     except PermissionDenied:
         return [Finding(check=_NAME, severity="ok", found="not checked: this role has no permission to ask")]
     except JetStreamOff as exc:

@@ -18,7 +18,7 @@ from noetl_events.jetstream.probes import denied, server_time
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from consumers.doctor.check import Patient
+    from consumers.doctor.check import CheckContext
     from noetl_events.jetstream.connect.servers import ServerUrl
 
 _REACHABILITY: Final = "reachability"
@@ -29,11 +29,11 @@ _REMEDIES: Final = {
 }
 
 
-async def check_reachability(patient: Patient) -> list[Finding]:
+async def check_reachability(context: CheckContext) -> list[Finding]:
     """Connect to the server."""
-    where = ", ".join(map(str, patient.settings.connect.urls))
+    where = ", ".join(map(str, context.settings.connect.urls))
     try:
-        version = (await patient.connection.client()).connected_server_version
+        version = (await context.connection.client()).connected_server_version
     except OSError as exc:
         # An OSError is about a file of the settings; an error of the address is NatsUnavailable.
         return [
@@ -56,16 +56,16 @@ _SOON: Final = 14 * _DAY
 _TIMEOUT: Final = 3.0
 
 
-async def check_tls(patient: Patient) -> list[Finding]:
+async def check_tls(context: CheckContext) -> list[Finding]:
     """Make a TLS handshake with each server."""
-    return [await _look(patient, url) for url in patient.settings.connect.urls]
+    return [await _look(context, url) for url in context.settings.connect.urls]
 
 
-async def _look(patient: Patient, url: ServerUrl) -> Finding:
+async def _look(context: CheckContext, url: ServerUrl) -> Finding:
     where = str(url)
     try:
         async with asyncio.timeout(_TIMEOUT):
-            certificate = await _certificate(patient, url)
+            certificate = await _certificate(context, url)
     except ssl.SSLCertVerificationError as exc:
         return Finding(
             check=_TLS, severity="fault", found=f"{where}: {exc.verify_message}", remedy=_certificate_remedy(exc)
@@ -74,12 +74,12 @@ async def _look(patient: Patient, url: ServerUrl) -> Finding:
         return Finding(check=_TLS, severity="unknown", found=f"{where}: no greeting within {_TIMEOUT:g} s")
     except (OSError, ValueError) as exc:
         return Finding(check=_TLS, severity="unknown", found=f"{where}: {str(exc) or type(exc).__name__}")
-    return _plain(url) if certificate is None else _judge(patient, where, certificate)
+    return _plain(url) if certificate is None else _judge(context, where, certificate)
 
 
-async def _certificate(patient: Patient, url: ServerUrl) -> str | None:
+async def _certificate(context: CheckContext, url: ServerUrl) -> str | None:
     """Return the end of validity of the server's certificate; None if the server does not use TLS."""
-    options = patient.settings.connect
+    options = context.settings.connect
     if url.is_websocket:
         raise ValueError("TLS of a WebSocket is not checked")
     reader, writer = await asyncio.open_connection(url.host, url.port)
@@ -87,15 +87,15 @@ async def _certificate(patient: Patient, url: ServerUrl) -> str | None:
         told = {} if options.tls_first else json.loads((await reader.readline()).partition(b" ")[2] or b"{}")
         if not (told.get("tls_required") or options.is_encrypted):
             return None
-        context = options.tls_context() or ssl.create_default_context()
-        await writer.start_tls(context, server_hostname=url.host)
+        tls = options.tls_context() or ssl.create_default_context()
+        await writer.start_tls(tls, server_hostname=url.host)
         return str(writer.get_extra_info("ssl_object").getpeercert()["notAfter"])
     finally:
         writer.close()
 
 
-def _judge(patient: Patient, where: str, not_after: str) -> Finding:
-    left = ssl.cert_time_to_seconds(not_after) - patient.clock()
+def _judge(context: CheckContext, where: str, not_after: str) -> Finding:
+    left = ssl.cert_time_to_seconds(not_after) - context.clock()
     if left < _SOON:
         found = f"{where}: the certificate of the server ends in {left / _DAY:.0f} days, {not_after}"
         return Finding(check=_TLS, severity="warning", found=found, remedy="renew it, and reload nats-server")
@@ -132,9 +132,9 @@ _INBOX: Final = "inbox"
 _SHARED: Final = ConnectOptions().inbox_prefix
 
 
-async def check_inbox(patient: Patient) -> list[Finding]:
+async def check_inbox(context: CheckContext) -> list[Finding]:
     """Check that the inbox prefix is not the default, which all clients share."""
-    options = patient.settings.connect
+    options = context.settings.connect
     if options.inbox_prefix != _SHARED:
         return [Finding(check=_INBOX, severity="ok", found=f"replies come to {options.inbox_prefix}.>")]
     if not _says_who(options):
@@ -144,7 +144,7 @@ async def check_inbox(patient: Patient) -> list[Finding]:
             check=_INBOX,
             severity="warning",
             found=f"replies come to {_SHARED}.>, as those of every client: other users may read these replies",
-            remedy=f"set NATS_INBOX_PREFIX={_SHARED}_{patient.role}, and allow this user no other inbox",
+            remedy=f"set NATS_INBOX_PREFIX={_SHARED}_{context.role}, and allow this user no other inbox",
         )
     ]
 
@@ -157,23 +157,23 @@ def _says_who(options: ConnectOptions) -> bool:
 _PERMISSIONS: Final = "permissions"
 
 
-async def check_rights(patient: Patient) -> list[Finding]:
+async def check_rights(context: CheckContext) -> list[Finding]:
     """Check every permission of the role."""
-    rights = rights_of(patient.role, patient.work)
+    rights = rights_of(context.role, context.work)
     reasons = {("publish", _sample(right.subject)): right for right in rights.publish}
     reasons |= {("subscribe", _sample(right.subject)): right for right in rights.subscribe}
     publish = [subject for verb, subject in reasons if verb == "publish"]
     subscribe = [(_sample(right.subject), right.queue) for right in rights.subscribe]
-    missing = await denied(patient.connection, publish, subscribe)
+    missing = await denied(context.connection, publish, subscribe)
     if not missing:
-        found = f"the {patient.role} has all {len(reasons)} permissions"
+        found = f"the {context.role} has all {len(reasons)} permissions"
         return [Finding(check=_PERMISSIONS, severity="ok", found=found)]
     return [
         Finding(
             check=_PERMISSIONS,
             severity="fault",
             found=f"may not {verb} {reasons[verb, subject].subject}: {reasons[verb, subject].why}",
-            remedy=f"allow what `noetl-events permissions {patient.role}` prints, and reload nats-server",
+            remedy=f"allow what `noetl-events permissions {context.role}` prints, and reload nats-server",
         )
         for verb, subject in missing
     ]
@@ -189,27 +189,27 @@ _TOLERATED: Final = 1.0
 _FAULT: Final = 60.0
 
 
-async def check_clock(patient: Patient) -> list[Finding]:
+async def check_clock(context: CheckContext) -> list[Finding]:
     """Compare the clock of each server with the local one."""
     findings = []
     try:
-        stream = patient.settings.stream.name
-        findings.append(await _compare(patient, "NATS", lambda: server_time(patient.connection, stream)))
+        stream = context.settings.stream.name
+        findings.append(await _compare(context, "NATS", lambda: server_time(context.connection, stream)))
     except NatsUnavailable as exc:
         findings.append(Finding(check=_CLOCK, severity="unknown", found=f"NATS: {exc}"))
-    async for where, _, connection in opened_postgres(patient.to):
+    async for where, _, connection in opened_postgres(context.to):
 
         async def ask(connection: Any = connection) -> float:
             return float(await connection.fetchval("SELECT extract(epoch FROM clock_timestamp())::float8"))
 
-        findings.append(await _compare(patient, where, ask))
+        findings.append(await _compare(context, where, ask))
     return findings
 
 
-async def _compare(patient: Patient, where: str, ask: Callable[[], Awaitable[float]]) -> Finding:
-    before = patient.clock()
+async def _compare(context: CheckContext, where: str, ask: Callable[[], Awaitable[float]]) -> Finding:
+    before = context.clock()
     theirs = await ask()
-    after = patient.clock()
+    after = context.clock()
     # The server read its clock between these two times, so only a time outside of them is skew.
     skew = max(before - theirs, theirs - after, 0.0)
     if skew <= _TOLERATED:

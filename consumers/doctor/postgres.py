@@ -19,7 +19,7 @@ from noetl_events.sink import SinkUnavailable
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from consumers.doctor.check import Patient
+    from consumers.doctor.check import CheckContext
     from consumers.sinks.postgres import PostgresSink
     from consumers.sinks.postgres.table import Table
 
@@ -114,12 +114,12 @@ WHERE n.nspname = $1 AND c.relname = $2
 """
 
 
-async def check_postgres(patient: Patient) -> list[Finding]:
+async def check_postgres(context: CheckContext) -> list[Finding]:
     """Check each Postgres destination."""
     findings = []
-    for where, sink in postgres_sinks(patient.to):
+    for where, sink in postgres_sinks(context.to):
         try:
-            findings += await _look(patient, where, sink)
+            findings += await _look(context, where, sink)
         except SinkUnavailable as exc:
             remedy = "start Postgres there, or correct the URL, its user and its password"
             findings.append(Finding(check=_NAME, severity="fault", found=str(exc), remedy=remedy))
@@ -128,7 +128,7 @@ async def check_postgres(patient: Patient) -> list[Finding]:
     return findings
 
 
-async def _look(patient: Patient, where: str, sink: PostgresSink) -> list[Finding]:
+async def _look(context: CheckContext, where: str, sink: PostgresSink) -> list[Finding]:
     connection = await sink.connect()
     try:
         if missing := await _missing_rights(connection, sink):
@@ -138,7 +138,7 @@ async def _look(patient: Patient, where: str, sink: PostgresSink) -> list[Findin
         found = [Finding(check=_NAME, severity="ok", found=f"{where}: {sink.table} accepts the sink's rows")]
         if sink.layout.mapping.is_ours and not shape.has_digest:
             found = [_without_digest(where, sink.table)]
-        return found + await look_at_partitions(connection, sink.layout, now=patient.clock(), ahead=patient.outage)
+        return found + await look_at_partitions(connection, sink.layout, now=context.clock(), ahead=context.outage)
     except TableMismatch as exc:
         return [_mismatch(where, str(exc))]
     finally:

@@ -24,20 +24,20 @@ from noetl_events.sink import SinkUnavailable
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from consumers.doctor.check import Patient, Severity
+    from consumers.doctor.check import CheckContext, Severity
 
 _LIMIT: Final = 10.0
 
 
-async def _check_postgres(patient: Patient) -> list[Finding]:
+async def _check_postgres(context: CheckContext) -> list[Finding]:
     from consumers.doctor.postgres import check_postgres
 
-    return await check_postgres(patient)
+    return await check_postgres(context)
 
 
 class _Check(NamedTuple):
     name: str
-    look: Callable[[Patient], Awaitable[list[Finding]]]
+    look: Callable[[CheckContext], Awaitable[list[Finding]]]
     asks_nats: bool = True
     unless: str = ""
     """Reason to skip the later NATS checks unless this check is ok; empty if they do not depend on it."""
@@ -62,7 +62,7 @@ _CHECKS: Final = (
 )
 
 
-async def examine(patient: Patient, *, limit: float = _LIMIT) -> list[Finding]:
+async def examine(context: CheckContext, *, limit: float = _LIMIT) -> list[Finding]:
     """
     Return the findings of every check.
 
@@ -74,18 +74,18 @@ async def examine(patient: Patient, *, limit: float = _LIMIT) -> list[Finding]:
         if missing and check.asks_nats:
             findings.append(Finding(check=check.name, severity="unknown", found=missing))
             continue
-        found = await _look(check, patient, limit)
+        found = await _look(check, context, limit)
         findings += found
         if check.unless and any(finding.severity != "ok" for finding in found):
             missing = check.unless
     return findings
 
 
-async def _look(check: _Check, patient: Patient, limit: float) -> list[Finding]:
+async def _look(check: _Check, context: CheckContext, limit: float) -> list[Finding]:
     severity: Severity = "fault" if check.unless else "unknown"
     try:
         async with asyncio.timeout(limit):
-            return await check.look(patient)
+            return await check.look(context)
     except TimeoutError:
         return [Finding(check=check.name, severity=severity, found=f"no answer within {limit:g} s")]
     except ModuleNotFoundError as exc:

@@ -20,7 +20,7 @@ from noetl_events.jetstream.streams import examine_stream, find_stream, show_str
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from consumers.doctor.check import Patient, Severity
+    from consumers.doctor.check import CheckContext, Severity
     from noetl_events.jetstream.consumers import ConsumerInfo
     from noetl_events.jetstream.declarations import ConsumerDeclaration, StreamDeclaration
     from noetl_events.jetstream.stream_config import Deviation, Weight
@@ -37,24 +37,24 @@ _SEVERITIES: Final[dict[Weight, Severity]] = {
 _TOLD_ELSEWHERE: Final = ("discard",)
 
 
-async def check_stream(patient: Patient) -> list[Finding]:
+async def check_stream(context: CheckContext) -> list[Finding]:
     """Compare the streams that the role may read with their declarations."""
-    if patient.role == "publisher" and not patient.work.spool:
-        return [await _taken(patient)]
+    if context.role == "publisher" and not context.work.spool:
+        return [await _taken(context)]
     streams = {
-        "publisher": patient.settings.streams[:1],
-        "gateway": patient.settings.streams[:2],
-    }.get(patient.role, patient.settings.streams)
-    return [finding for declared in streams for finding in await _compare(patient, declared)]
+        "publisher": context.settings.streams[:1],
+        "gateway": context.settings.streams[:2],
+    }.get(context.role, context.settings.streams)
+    return [finding for declared in streams for finding in await _compare(context, declared)]
 
 
-async def _compare(patient: Patient, declared: StreamDeclaration) -> list[Finding]:
+async def _compare(context: CheckContext, declared: StreamDeclaration) -> list[Finding]:
     try:
-        messages = (await find_stream(patient.connection, declared.name)).state.messages
-        found = await examine_stream(patient.connection, declared)
+        messages = (await find_stream(context.connection, declared.name)).state.messages
+        found = await examine_stream(context.connection, declared)
     except StreamMissing as exc:
         # `check_dead_letters` reports the other missing streams to a projector.
-        return [_missing(str(exc))] if declared.kind == "events" or patient.role == "admin" else []
+        return [_missing(str(exc))] if declared.kind == "events" or context.role == "admin" else []
     except Refused as exc:
         return [Finding(check=_STREAM, severity="fault", found=str(exc))]
     deviations = [_finding(declared, each) for each in found if each.field not in _TOLD_ELSEWHERE]
@@ -64,11 +64,11 @@ async def _compare(patient: Patient, declared: StreamDeclaration) -> list[Findin
     return [Finding(check=_STREAM, severity="ok", found=words)]
 
 
-async def _taken(patient: Patient) -> Finding:
+async def _taken(context: CheckContext) -> Finding:
     """Check that the stream stores the published subjects, as far as a publisher may see that."""
-    declared = patient.settings.stream
+    declared = context.settings.stream
     subject = f"{declared.prefix}.doctor"
-    name = await taker(patient.connection, subject)
+    name = await taker(context.connection, subject)
     if name == declared.name:
         return Finding(check=_STREAM, severity="ok", found=f"{name} takes {subject}")
     return _missing(f"{subject} is taken by {name or 'no stream'}, not by {declared.name}")
@@ -96,9 +96,9 @@ def _finding(declared: StreamDeclaration, deviation: Deviation) -> Finding:
 _HOUR: Final = 3_600.0
 
 
-async def check_discard(patient: Patient) -> list[Finding]:
+async def check_discard(context: CheckContext) -> list[Finding]:
     """Check that a full stream refuses new messages, and does not drop unprocessed ones."""
-    config = (await show_stream(patient.connection, patient.settings.stream.name)).config
+    config = (await show_stream(context.connection, context.settings.stream.name)).config
     limits = [
         f"{field} {value:,}"
         for field, value in (("max_bytes", config.max_bytes), ("max_msgs", config.max_msgs))
@@ -116,32 +116,32 @@ async def check_discard(patient: Patient) -> list[Finding]:
     ]
 
 
-async def check_retention(patient: Patient) -> list[Finding]:
+async def check_retention(context: CheckContext) -> list[Finding]:
     """Compare the retention with the outage to survive."""
-    name = patient.settings.stream.name
-    kept = (await show_stream(patient.connection, name)).config.max_age or 0.0
-    if not kept or kept >= patient.outage:
+    name = context.settings.stream.name
+    kept = (await show_stream(context.connection, name)).config.max_age or 0.0
+    if not kept or kept >= context.outage:
         found = f"messages are kept {_hours(kept) if kept else 'for ever'}"
         return [Finding(check="retention", severity="ok", found=found)]
-    remedy = f"nats stream edit {name} --max-age={patient.outage:.0f}s, and NOETL_EVENT_STREAM_RETENTION_SECS likewise"
-    found = f"messages are kept {_hours(kept)}, less than an outage of {_hours(patient.outage)}"
+    remedy = f"nats stream edit {name} --max-age={context.outage:.0f}s, and NOETL_EVENT_STREAM_RETENTION_SECS likewise"
+    found = f"messages are kept {_hours(kept)}, less than an outage of {_hours(context.outage)}"
     return [Finding(check="retention", severity="fault", found=found, remedy=remedy)]
 
 
-async def check_duplicates(patient: Patient) -> list[Finding]:
+async def check_duplicates(context: CheckContext) -> list[Finding]:
     """Compare the duplicate window with the replay window of spools."""
-    name = patient.settings.stream.name
-    window = (await show_stream(patient.connection, name)).config.duplicate_window or 0.0
-    if window >= patient.replay_window:
-        found = f"ids are remembered {window:,.0f} s, a spool's {patient.replay_window:,.0f} s or longer"
+    name = context.settings.stream.name
+    window = (await show_stream(context.connection, name)).config.duplicate_window or 0.0
+    if window >= context.replay_window:
+        found = f"ids are remembered {window:,.0f} s, a spool's {context.replay_window:,.0f} s or longer"
         return [Finding(check="duplicates", severity="ok", found=found)]
     return [
         Finding(
             check="duplicates",
             severity="warning",
-            found=f"ids are remembered {window:,.0f} s, and a spool sends again what is {patient.replay_window:,.0f} s "
+            found=f"ids are remembered {window:,.0f} s, and a spool sends again what is {context.replay_window:,.0f} s "
             "old: then the stream has events twice, the destination once",
-            remedy=f"nats stream edit {name} --dupe-window={patient.replay_window:.0f}s, and "
+            remedy=f"nats stream edit {name} --dupe-window={context.replay_window:.0f}s, and "
             "NOETL_EVENT_STREAM_DEDUP_SECS likewise",
         )
     ]
@@ -171,14 +171,14 @@ class _Varz(msgspec.Struct):
     jetstream: _JetStream
 
 
-async def check_durability(patient: Patient) -> list[Finding]:
+async def check_durability(context: CheckContext) -> list[Finding]:
     """Ask the server's monitoring for the sync interval."""
-    if not patient.monitor:
+    if not context.monitor:
         return [_unknown("whether the server syncs before it acknowledges is not known", "give --monitor")]
     try:
-        varz = await asyncio.to_thread(_read, patient.monitor)
+        varz = await asyncio.to_thread(_read, context.monitor)
     except (OSError, HTTPException, msgspec.DecodeError) as exc:
-        reason = f"no monitoring of nats-server at {patient.monitor}: {str(exc) or type(exc).__name__}"
+        reason = f"no monitoring of nats-server at {context.monitor}: {str(exc) or type(exc).__name__}"
         return [_unknown(reason, "turn it on in nats-server, with `http: 127.0.0.1:8222`, and give its URL")]
     config = varz.jetstream.config
     if config is None:
@@ -212,16 +212,16 @@ def _unknown(found: str, remedy: str) -> Finding:
 _CONSUMER: Final = "consumer"
 
 
-async def check_consumers(patient: Patient) -> list[Finding]:
+async def check_consumers(context: CheckContext) -> list[Finding]:
     """Compare each consumer of a projector with its declaration."""
-    if patient.role != "projector":
+    if context.role != "projector":
         return []
-    return [finding for declared in patient.work.consumers for finding in await _compare_consumer(patient, declared)]
+    return [finding for declared in context.work.consumers for finding in await _compare_consumer(context, declared)]
 
 
-async def _compare_consumer(patient: Patient, declared: ConsumerDeclaration) -> list[Finding]:
+async def _compare_consumer(context: CheckContext, declared: ConsumerDeclaration) -> list[Finding]:
     try:
-        info = await require_consumer(patient.connection, declared)
+        info = await require_consumer(context.connection, declared)
     except ConsumerMissing as exc:
         remedy = "start the projector, which creates it"
         return [Finding(check=_CONSUMER, severity="warning", found=str(exc), remedy=remedy)]
@@ -254,24 +254,24 @@ def _warnings(declared: ConsumerDeclaration, info: ConsumerInfo) -> Iterator[Fin
 _DEAD_LETTERS: Final = "dead letters"
 
 
-async def check_dead_letters(patient: Patient) -> list[Finding]:
+async def check_dead_letters(context: CheckContext) -> list[Finding]:
     """Check that the right streams store a projector's dead letters and crash records."""
-    if patient.role != "projector":
+    if context.role != "projector":
         return []
-    letters, trials, consumer = patient.work.dead_letters, patient.work.trials, patient.work.consumers[0]
+    letters, trials, consumer = context.work.dead_letters, context.work.trials, context.work.consumers[0]
     trial = f"{trials.prefix}.{consumer.stream}.{consumer.name}.doctor"
     return [
-        await _look(patient, f"{letters.prefix}.doctor", letters.name),
-        await _look(patient, trial, trials.name),
+        await _look(context, f"{letters.prefix}.doctor", letters.name),
+        await _look(context, trial, trials.name),
     ]
 
 
-async def _look(patient: Patient, subject: str, wanted: str) -> Finding:
-    name = await taker(patient.connection, subject)
+async def _look(context: CheckContext, subject: str, wanted: str) -> Finding:
+    name = await taker(context.connection, subject)
     if name == wanted:
         return Finding(check=_DEAD_LETTERS, severity="ok", found=f"{wanted} takes {subject}")
     try:
-        await find_stream(patient.connection, wanted)
+        await find_stream(context.connection, wanted)
     except StreamMissing:
         pass
     except Refused as exc:

@@ -7,20 +7,20 @@ from typing import TYPE_CHECKING, Final
 from starlette.applications import Starlette
 from starlette.routing import Route
 
-from consumers.gateway.auth import Guard
-from consumers.gateway.errors import Refused, answer_refused
-from consumers.gateway.health import Condition
-from consumers.gateway.history import Executions, Past
+from consumers.gateway.auth import AuthMiddleware
+from consumers.gateway.errors import ApiError, answer_refused
+from consumers.gateway.health import GatewayHealth
+from consumers.gateway.history import Executions, StreamHistory
 from consumers.gateway.hub import Hub
 from consumers.gateway.ingest import Ingest
 from consumers.gateway.openapi import show_openapi
 from consumers.gateway.page import show_page
-from consumers.gateway.requests import Intake
+from consumers.gateway.requests import RequestLimiter
 from consumers.gateway.server import WebServer
-from consumers.gateway.sse import Streaming
+from consumers.gateway.sse import EventStream
 from consumers.gateway.status import Status
 from consumers.gateway.tracing import traced
-from consumers.tasks import Together
+from consumers.tasks import Supervisor
 from noetl_events.sinks.nats import NatsSink
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class Gateway:
     def __init__(
         self, settings: Settings, connection: Connection, listener: socket.socket, rule: TokenFile | LocalOnly
     ) -> None:
-        self.intake = Intake()
+        self.intake = RequestLimiter()
         self._sink = NatsSink(
             connection,
             subject=settings.stream.template,
@@ -62,13 +62,13 @@ class Gateway:
         )
         self.ingest = Ingest(self._sink, self.intake)
         self.hub = Hub(connection, settings.stream.name)
-        self._past = Past(connection, settings.stream.name)
-        self.streaming = Streaming(self.hub, self._past)
+        self._past = StreamHistory(connection, settings.stream.name)
+        self.streaming = EventStream(self.hub, self._past)
         self._status = Status(connection, settings.stream.name, settings.dead_letters.name)
-        self.condition = Condition(
+        self.condition = GatewayHealth(
             connection, hub=self.hub, ingest=self.ingest, intake=self.intake, streaming=self.streaming, sink=self._sink
         )
-        self._server = WebServer(traced(Guard(self._app(), rule), routes=_TRACED), listener)
+        self._server = WebServer(traced(AuthMiddleware(self._app(), rule), routes=_TRACED), listener)
 
     @property
     def in_hand(self) -> int:
@@ -82,7 +82,7 @@ class Gateway:
 
     async def run(self) -> None:
         """Serve until `stop`, then finish the requests in flight."""
-        await Together([self._server], beside=[self.hub.run]).run()
+        await Supervisor([self._server], beside=[self.hub.run]).run()
         await self._sink.aclose()
 
     async def stop(self) -> None:
@@ -104,4 +104,4 @@ class Gateway:
             Route("/openapi.json", show_openapi),
             Route("/", show_page),
         ]
-        return Starlette(routes=routes, exception_handlers={Refused: answer_refused})
+        return Starlette(routes=routes, exception_handlers={ApiError: answer_refused})

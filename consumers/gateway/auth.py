@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import structlog
 from starlette.requests import Request
 
-from consumers.gateway.errors import Refused
+from consumers.gateway.errors import ApiError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -56,7 +56,7 @@ class TokenFile:
         # Every token is compared, so the duration reveals nothing.
         matches = [hmac.compare_digest(given.strip().encode(), token) for token in self._tokens]
         if scheme.lower() != _SCHEME or not any(matches):
-            raise Refused(401, "token", "bring the token: Authorization: Bearer ...")
+            raise ApiError(401, "token", "bring the token: Authorization: Bearer ...")
 
     def _refresh(self) -> None:
         try:
@@ -90,13 +90,13 @@ class LocalOnly:
         """
         host = headers.get("host", "")
         if _hostname(host) not in _LOCAL:
-            raise Refused(403, "host", f"Host: {host[:80]!r} is not this machine; set a token to be reached by others")
+            raise ApiError(403, "host", f"Host: {host[:80]!r} is not this machine; set a token to be reached by others")
         origin = headers.get("origin")
         if origin is not None and origin != f"http://{host}":
-            raise Refused(403, "origin", f"Origin: {origin[:80]!r} is another site")
+            raise ApiError(403, "origin", f"Origin: {origin[:80]!r} is another site")
 
 
-class Guard:
+class AuthMiddleware:
     """Apply *rule* to requests of the API before *app* receives them; all other paths are public."""
 
     def __init__(self, app: ASGIApp, rule: TokenFile | LocalOnly) -> None:
@@ -108,7 +108,7 @@ class Guard:
         if scope["type"] == "http" and scope["path"].startswith("/api/"):
             try:
                 self._rule.require(Request(scope).headers)
-            except Refused as exc:
+            except ApiError as exc:
                 await exc.response()(scope, receive, send)
                 return
         await self._app(scope, receive, send)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
 
-class Fault(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class EventError(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """
     The error of one event.
 
@@ -44,11 +44,11 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 class _Body(msgspec.Struct, frozen=True, kw_only=True):
     code: str
     message: str
-    errors: tuple[Fault, ...]
+    errors: tuple[EventError, ...]
     status: str = "error"
 
 
-class Refused(Exception):
+class ApiError(Exception):
     """
     An error response.
 
@@ -67,7 +67,7 @@ class Refused(Exception):
         code: str,
         message: str,
         *,
-        errors: tuple[Fault, ...] = (),
+        errors: tuple[EventError, ...] = (),
         retry_after: int | None = None,
     ) -> None:
         super().__init__(message)
@@ -86,7 +86,7 @@ class Refused(Exception):
 
 
 async def answer_refused(_: Request, exc: Exception) -> Response:
-    """Return the response for a `Refused` that an endpoint raised."""
-    if not isinstance(exc, Refused):
+    """Return the response for an `ApiError` that an endpoint raised."""
+    if not isinstance(exc, ApiError):
         raise exc
     return exc.response()

@@ -20,17 +20,24 @@ if TYPE_CHECKING:
 
     from consumers.gateway.hub import Hub
     from consumers.gateway.ingest import Ingest
-    from consumers.gateway.requests import Intake
-    from consumers.gateway.sse import Streaming
+    from consumers.gateway.requests import RequestLimiter
+    from consumers.gateway.sse import EventStream
     from noetl_events.jetstream.connection import Connection
     from noetl_events.sinks.nats import NatsSink
 
 
-class Condition:
+class GatewayHealth:
     """The health checks of a gateway, answered in its own event loop, so a blocked loop fails them."""
 
     def __init__(
-        self, connection: Connection, *, hub: Hub, ingest: Ingest, intake: Intake, streaming: Streaming, sink: NatsSink
+        self,
+        connection: Connection,
+        *,
+        hub: Hub,
+        ingest: Ingest,
+        intake: RequestLimiter,
+        streaming: EventStream,
+        sink: NatsSink,
     ) -> None:
         self._connection = connection
         self._hub = hub

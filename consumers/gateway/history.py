@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Final
 
 from starlette.responses import Response
 
-from consumers.gateway.errors import Refused
-from consumers.gateway.hub import Wanted, frame_of, one_line
+from consumers.gateway.errors import ApiError
+from consumers.gateway.hub import EventFilter, frame_of, one_line
 from consumers.gateway.requests import read_limit, read_number
 from noetl_events.jetstream.consume.history import History, Span
 from noetl_events.jetstream.errors import NatsUnavailable, StreamReplaced
@@ -33,7 +33,7 @@ _READERS: Final = 8
 _PATIENCE: Final = 5.0
 
 
-class Past:
+class StreamHistory:
     """
     The stored messages of *stream*, by pages.
 
@@ -92,18 +92,18 @@ class Executions:
     and null at the end of the stream.
     """
 
-    def __init__(self, past: Past) -> None:
+    def __init__(self, past: StreamHistory) -> None:
         self._past = past
 
     async def show(self, request: Request) -> Response:
         """Return a page of events."""
-        wanted = Wanted(read_number("execution_id", request.path_params["execution_id"], MIN_INT64))
+        wanted = EventFilter(read_number("execution_id", request.path_params["execution_id"], MIN_INT64))
         after = read_number("after", request.query_params.get("after", "0"), 0)
         limit = read_limit(request, _LIMIT, _MAX_LIMIT)
         try:
             events, following = await self._look(wanted, after, limit)
         except (NatsUnavailable, StreamReplaced) as exc:
-            raise Refused(503, "unavailable", str(exc), retry_after=_COME_AGAIN) from exc
+            raise ApiError(503, "unavailable", str(exc), retry_after=_COME_AGAIN) from exc
         body = b'{"execution_id":%d,"events":[%b],"next":%b}' % (
             wanted.execution_id or 0,
             b",".join(events),
@@ -111,7 +111,7 @@ class Executions:
         )
         return Response(body, media_type="application/json")
 
-    async def _look(self, wanted: Wanted, after: int, limit: int) -> tuple[list[bytes], int | None]:
+    async def _look(self, wanted: EventFilter, after: int, limit: int) -> tuple[list[bytes], int | None]:
         found: list[bytes] = []
         size, deadline = 0, time.monotonic() + _TURN
         _, last = await self._past.bounds()
@@ -130,7 +130,7 @@ class Executions:
         return found, after if after < last else None
 
 
-def _event(message: Message, wanted: Wanted) -> tuple[int, bytes] | None:
+def _event(message: Message, wanted: EventFilter) -> tuple[int, bytes] | None:
     # Searching for the digits first saves decoding most of a stream; a body with escapes is decoded in any case.
     digits = str(abs(wanted.execution_id or 0)).encode()
     if digits not in message.data and b"\\u" not in message.data:

@@ -19,7 +19,7 @@ from noetl_events.envelope import MalformedEvent, decode
 from noetl_events.jetstream.consume.ephemeral import EphemeralConsumer
 from noetl_events.jetstream.errors import NatsUnavailable
 from noetl_events.jetstream.message import delivery_of
-from noetl_events.jetstream.streams import Watermark, show_stream
+from noetl_events.jetstream.streams import StreamPosition, show_stream
 from noetl_events.retry import Backoff, Retry
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class Frame(msgspec.Struct, frozen=True, gc=False):
     data: bytes
 
 
-class Wanted(msgspec.Struct, frozen=True):
+class EventFilter(msgspec.Struct, frozen=True):
     """
     A client's filter of events; by default it matches all.
 
@@ -116,7 +116,7 @@ class Ring:
         self._bytes = 0
         self._frames: list[Frame] = []
         self._sequences: list[int] = []
-        self._chunks: dict[tuple[Wanted, int], tuple[bytes, int]] = {}
+        self._chunks: dict[tuple[EventFilter, int], tuple[bytes, int]] = {}
 
     def begin(self, behind: int) -> None:
         """Clear the ring, and start behind this sequence."""
@@ -136,7 +136,7 @@ class Ring:
         self._forget()
         self._chunks.clear()
 
-    def chunk(self, wanted: Wanted, position: int) -> tuple[bytes, int]:
+    def chunk(self, wanted: EventFilter, position: int) -> tuple[bytes, int]:
         """
         Return the frames behind *position* that *wanted* matches, and the new position.
 
@@ -147,7 +147,7 @@ class Ring:
             found = self._chunks[wanted, position] = self._join(wanted, position)
         return found
 
-    def _join(self, wanted: Wanted, position: int) -> tuple[bytes, int]:
+    def _join(self, wanted: EventFilter, position: int) -> tuple[bytes, int]:
         parts, size = [], 0
         for index in range(bisect_right(self._sequences, position), len(self._frames)):
             frame = self._frames[index]
@@ -214,7 +214,7 @@ class Hub:
         self._connection = connection
         self._stream = stream
         self._heartbeat = heartbeat
-        self._mark: Watermark | None = None
+        self._mark: StreamPosition | None = None
         self._news = asyncio.Event()
 
     async def run(self) -> None:
@@ -257,8 +257,8 @@ class Hub:
 
     async def _recognise(self) -> None:
         info = await show_stream(self._connection, self._stream)
-        mark = Watermark(str(info.created), info.state.last_seq)
-        known = self._mark and Watermark(self._mark.created, max(self._mark.last_seq, self.ring.position))
+        mark = StreamPosition(str(info.created), info.state.last_seq)
+        known = self._mark and StreamPosition(self._mark.created, max(self._mark.last_seq, self.ring.position))
         if known is None or not mark.has_kept(known):
             # The first sequence of an empty stream is 0.
             self.first = max(info.state.first_seq, 1)

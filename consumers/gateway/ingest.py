@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 from starlette.responses import Response
 
-from consumers.gateway.errors import Fault, Refused
+from consumers.gateway.errors import ApiError, EventError
 from consumers.gateway.requests import conflicting, malformed, read_many, read_one
 from noetl_events.ids import process_ids
 from noetl_events.sink import EventsRejected, SinkUnavailable
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from starlette.requests import Request
 
-    from consumers.gateway.requests import Intake
+    from consumers.gateway.requests import RequestLimiter
     from noetl_events.envelope import ExecutorEvent
     from noetl_events.sink import EventSink
 
@@ -33,7 +33,7 @@ _KEPT: Final = 4_096
 _KEPT_BYTES: Final = 32 * 1024 * 1024
 
 
-class Seen:
+class IdempotencyCache:
     """A request with a key: its *events* with their ids, and whether they are stored."""
 
     def __init__(self, body: bytes, events: Sequence[ExecutorEvent]) -> None:
@@ -54,10 +54,10 @@ class RequestsSeen:
     """
 
     def __init__(self) -> None:
-        self._seen: OrderedDict[str, Seen] = OrderedDict()
+        self._seen: OrderedDict[str, IdempotencyCache] = OrderedDict()
         self._bytes = 0
 
-    def find(self, key: str, body: bytes) -> Seen | None:
+    def find(self, key: str, body: bytes) -> IdempotencyCache | None:
         """
         Return the cached request with *key*.
 
@@ -67,12 +67,12 @@ class RequestsSeen:
         """
         seen = self._seen.get(key)
         if seen is not None and seen.digest != _digest(body):
-            raise Refused(422, "key_reused", "Idempotency-Key: it came with another body before; use a new one")
+            raise ApiError(422, "key_reused", "Idempotency-Key: it came with another body before; use a new one")
         return seen
 
-    def note(self, key: str, body: bytes, events: Sequence[ExecutorEvent]) -> Seen:
+    def note(self, key: str, body: bytes, events: Sequence[ExecutorEvent]) -> IdempotencyCache:
         """Store a request in the cache if it has a key, and discard the oldest ones if the cache is full."""
-        seen = Seen(body, events)
+        seen = IdempotencyCache(body, events)
         if key:
             self._seen[key] = seen
             self._bytes += seen.size
@@ -113,7 +113,7 @@ class Ingest:
 
     """
 
-    def __init__(self, sink: EventSink, intake: Intake, *, new_id: Callable[[], int] | None = None) -> None:
+    def __init__(self, sink: EventSink, intake: RequestLimiter, *, new_id: Callable[[], int] | None = None) -> None:
         self.stored = 0
         """Number of events answered with success."""
         self.refused: dict[str, int] = {}
@@ -130,7 +130,7 @@ class Ingest:
             with self._intake.place() as place:
                 event = read_one(await self._intake.read(request, place), self._new_id)
                 await self._store([event])
-        except Refused as exc:
+        except ApiError as exc:
             raise self._counted(exc) from None
         return _answer(_Stored(event_id=event.event_id or 0), 200)
 
@@ -146,7 +146,7 @@ class Ingest:
                 is_duplicate = seen.stored
                 await self._store(events)
                 seen.stored = True
-        except Refused as exc:
+        except ApiError as exc:
             raise self._counted(exc) from None
         ids = tuple(event.event_id or 0 for event in events)
         return _answer(_Accepted(request_id=seen.request_id, event_ids=ids, duplicate=is_duplicate), 202)
@@ -156,20 +156,20 @@ class Ingest:
             await self._sink.emit_batch(events)
         except SinkUnavailable as exc:
             wait = max(_COME_AGAIN, math.ceil(exc.retry_after or 0))
-            raise Refused(503, "unavailable", exc.reason, retry_after=wait) from exc
+            raise ApiError(503, "unavailable", exc.reason, retry_after=wait) from exc
         except EventsRejected as exc:
             refuse = conflicting if exc.conflicts == exc.reasons.keys() else malformed
             raise refuse(_faults(events, exc)) from exc
         self.stored += len(events)
 
-    def _counted(self, exc: Refused) -> Refused:
+    def _counted(self, exc: ApiError) -> ApiError:
         self.refused[exc.code] = self.refused.get(exc.code, 0) + 1
         return exc
 
 
-def _faults(events: Sequence[ExecutorEvent], exc: EventsRejected) -> tuple[Fault, ...]:
+def _faults(events: Sequence[ExecutorEvent], exc: EventsRejected) -> tuple[EventError, ...]:
     return tuple(
-        Fault(index=place, event_id=events[place].event_id, reason=reason)
+        EventError(index=place, event_id=events[place].event_id, reason=reason)
         for place, reason in sorted(exc.reasons.items())
     )
 
@@ -177,7 +177,7 @@ def _faults(events: Sequence[ExecutorEvent], exc: EventsRejected) -> tuple[Fault
 def _key(request: Request) -> str:
     key = request.headers.get("idempotency-key", "")
     if len(key) > _MAX_KEY:
-        raise Refused(400, "key", f"Idempotency-Key: longer than {_MAX_KEY} characters")
+        raise ApiError(400, "key", f"Idempotency-Key: longer than {_MAX_KEY} characters")
     return key
 
 

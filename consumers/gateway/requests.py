@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Raw, structs
 from starlette.requests import ClientDisconnect
 
-from consumers.gateway.errors import Fault, Refused
+from consumers.gateway.errors import ApiError, EventError
 from noetl_events.envelope import MalformedEvent, decode
 from noetl_events.json_values import MAX_INT64, MIN_INT64, explain
 
@@ -25,7 +25,7 @@ MAX_BODY: Final = 2 * 1024 * 1024
 _BUSY: Final = 1
 
 
-class Intake:
+class RequestLimiter:
     """
     Limits for the requests with events that are not stored yet.
 
@@ -49,7 +49,7 @@ class Intake:
         self._body_deadline = body_deadline
 
     @contextmanager
-    def place(self) -> Iterator[Place]:
+    def place(self) -> Iterator[Slot]:
         """
         Hold a slot for one request.
 
@@ -58,9 +58,9 @@ class Intake:
 
         """
         if self.requests >= self._max_requests:
-            raise Refused(429, "busy", f"{self.requests} requests wait to be stored", retry_after=_BUSY)
+            raise ApiError(429, "busy", f"{self.requests} requests wait to be stored", retry_after=_BUSY)
         self.requests += 1
-        place = Place(self)
+        place = Slot(self)
         try:
             yield place
         finally:
@@ -76,10 +76,10 @@ class Intake:
 
         """
         if self.bytes + size > self._max_bytes:
-            raise Refused(429, "busy", f"{self.bytes:,} bytes wait to be stored", retry_after=_BUSY)
+            raise ApiError(429, "busy", f"{self.bytes:,} bytes wait to be stored", retry_after=_BUSY)
         self.bytes += size
 
-    async def read(self, request: Request, place: Place) -> bytes:
+    async def read(self, request: Request, place: Slot) -> bytes:
         """
         Return the body of *request*.
 
@@ -94,15 +94,15 @@ class Intake:
             async with asyncio.timeout(self._body_deadline):
                 return b"".join([chunk async for chunk in place.chunks(request)])
         except TimeoutError:
-            raise Refused(408, "slow", f"the body took longer than {self._body_deadline:g} s") from None
+            raise ApiError(408, "slow", f"the body took longer than {self._body_deadline:g} s") from None
         except ClientDisconnect:
-            raise Refused(400, "cut", "the body ended early") from None
+            raise ApiError(400, "cut", "the body ended early") from None
 
 
-class Place:
+class Slot:
     """The slot of one request in *intake*; its bytes are released with it."""
 
-    def __init__(self, intake: Intake) -> None:
+    def __init__(self, intake: RequestLimiter) -> None:
         self.size = 0
         self._intake = intake
 
@@ -116,8 +116,8 @@ class Place:
             yield chunk
 
 
-def _too_large() -> Refused:
-    return Refused(413, "too_large", f"a body may have {MAX_BODY:,} bytes")
+def _too_large() -> ApiError:
+    return ApiError(413, "too_large", f"a body may have {MAX_BODY:,} bytes")
 
 
 # Digits of the longest 64-bit number; a longer text is refused first, because Python reports it in another way.
@@ -135,15 +135,15 @@ def read_number(name: str, text: str, least: int) -> int:
     if text.lstrip("-").isdecimal() and text.isascii() and len(text) <= _LONGEST and least <= int(text) <= MAX_INT64:
         return int(text)
     reason = f"{name}: {text[:80]!r} is no whole number from {least} up"
-    raise Refused(422, "query", reason, errors=(Fault(field=name, reason=reason),))
+    raise ApiError(422, "query", reason, errors=(EventError(field=name, reason=reason),))
 
 
 def read_limit(request: Request, default: int, maximum: int) -> int:
-    """Return the `limit` of *request*; raises `Refused`."""
+    """Return the `limit` of *request*; raises `ApiError`."""
     limit = read_number("limit", request.query_params.get("limit", str(default)), 1)
     if limit > maximum:
         reason = f"limit: {limit} is more than {maximum}"
-        raise Refused(422, "query", reason, errors=(Fault(field="limit", reason=reason),))
+        raise ApiError(422, "query", reason, errors=(EventError(field="limit", reason=reason),))
     return limit
 
 
@@ -188,7 +188,7 @@ def read_many(body: bytes, new_id: Callable[[], int]) -> list[ExecutorEvent]:
     said = {"execution_id": batch.execution_id, "worker_id": batch.worker_id}
     defaults = {name: raw for name, raw in said.items() if bytes(raw) not in (b"", b"null")}
     events: list[ExecutorEvent] = []
-    faults: list[Fault] = []
+    faults: list[EventError] = []
     for index, raw in enumerate(batch.events):
         try:
             events.append(_with_id(decode(_completed(raw, defaults)), new_id))
@@ -199,20 +199,20 @@ def read_many(body: bytes, new_id: Callable[[], int]) -> list[ExecutorEvent]:
     return events
 
 
-def malformed(faults: tuple[Fault, ...]) -> Refused:
+def malformed(faults: tuple[EventError, ...]) -> ApiError:
     """Return the refusal of malformed events."""
     return _refused(422, "malformed", faults)
 
 
-def conflicting(faults: tuple[Fault, ...]) -> Refused:
+def conflicting(faults: tuple[EventError, ...]) -> ApiError:
     """Return the refusal of events with keys of different events; the rest of the request is stored."""
     return _refused(409, "conflict", faults)
 
 
-def _refused(status: int, code: str, faults: tuple[Fault, ...]) -> Refused:
+def _refused(status: int, code: str, faults: tuple[EventError, ...]) -> ApiError:
     first = faults[0]
     place = "" if first.index is None else f"events[{first.index}]: "
-    return Refused(status, code, f"{place}{first.reason}", errors=faults[:_MAX_FAULTS])
+    return ApiError(status, code, f"{place}{first.reason}", errors=faults[:_MAX_FAULTS])
 
 
 def _read(body: bytes) -> _Batch:
@@ -220,11 +220,11 @@ def _read(body: bytes) -> _Batch:
         batch = _read_batch(body)
     except (ValueError, RecursionError, OverflowError) as exc:
         field = "events" if isinstance(exc, msgspec.ValidationError) and "events" in str(exc) else "body"
-        raise malformed((Fault(field=field, reason=f"{field}: {explain(exc)}"),)) from None
+        raise malformed((EventError(field=field, reason=f"{field}: {explain(exc)}"),)) from None
     if not batch.events:
-        raise malformed((Fault(field="events", reason="events: none; send at least one"),))
+        raise malformed((EventError(field="events", reason="events: none; send at least one"),))
     if len(batch.events) > MAX_EVENTS:
-        raise Refused(413, "too_many", f"events: {len(batch.events)}; a batch may have {MAX_EVENTS}")
+        raise ApiError(413, "too_many", f"events: {len(batch.events)}; a batch may have {MAX_EVENTS}")
     return batch
 
 
@@ -242,5 +242,5 @@ def _with_id(event: ExecutorEvent, new_id: Callable[[], int]) -> ExecutorEvent:
     return event if event.event_id is not None else structs.replace(event, event_id=new_id())
 
 
-def _fault(exc: MalformedEvent, index: int | None) -> Fault:
-    return Fault(index=index, field=str(exc).partition(":")[0], reason=str(exc))
+def _fault(exc: MalformedEvent, index: int | None) -> EventError:
+    return EventError(index=index, field=str(exc).partition(":")[0], reason=str(exc))

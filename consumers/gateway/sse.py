@@ -15,8 +15,8 @@ import asyncio
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Final
 
-from consumers.gateway.errors import Refused
-from consumers.gateway.hub import HEARTBEAT, RETRY, Wanted, control, frame_of
+from consumers.gateway.errors import ApiError
+from consumers.gateway.hub import HEARTBEAT, RETRY, EventFilter, control, frame_of
 from consumers.gateway.requests import read_number
 from consumers.tasks import end_tasks
 from noetl_events.jetstream.errors import NatsUnavailable, StreamReplaced
@@ -29,14 +29,14 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.types import Receive, Scope, Send
 
-    from consumers.gateway.history import Past
+    from consumers.gateway.history import StreamHistory
     from consumers.gateway.hub import Hub
 
 _AGAIN: Final = 0.5
 _WAITS: Final = Backoff(initial=0.5, maximum=2.0)
 
 
-class Live:
+class ClientCursor:
     """
     The live stream of one client.
 
@@ -48,7 +48,7 @@ class Live:
 
     """
 
-    def __init__(self, hub: Hub, past: Past, wanted: Wanted, behind: int | None) -> None:
+    def __init__(self, hub: Hub, past: StreamHistory, wanted: EventFilter, behind: int | None) -> None:
         self.dropped = False
         """True once the client was dropped because it read too slowly."""
 
@@ -148,7 +148,7 @@ _HEADERS: Final = [
 ]
 
 
-class Streaming:
+class EventStream:
     """
     The endpoint of the live stream.
 
@@ -159,7 +159,7 @@ class Streaming:
 
     """
 
-    def __init__(self, hub: Hub, past: Past, *, heartbeat: float = _INTERVAL) -> None:
+    def __init__(self, hub: Hub, past: StreamHistory, *, heartbeat: float = _INTERVAL) -> None:
         self.dropped = 0
         """Number of clients that were dropped because they read too slowly."""
 
@@ -172,10 +172,10 @@ class Streaming:
         query = request.query_params
         types = frozenset(filter(None, query.get("event_type", "").split(",")))
         execution = query.get("execution_id")
-        wanted = Wanted(None if execution is None else read_number("execution_id", execution, MIN_INT64), types)
-        return _Response(self, Live(self._hub, self._past, wanted, _start(request)))
+        wanted = EventFilter(None if execution is None else read_number("execution_id", execution, MIN_INT64), types)
+        return _Response(self, ClientCursor(self._hub, self._past, wanted, _start(request)))
 
-    async def send(self, live: Live, send: Send) -> None:
+    async def send(self, live: ClientCursor, send: Send) -> None:
         """Send *live* to the client until it ends."""
         await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
         async with aclosing(_with_heartbeats(live.chunks(), self._heartbeat)) as chunks:
@@ -184,7 +184,7 @@ class Streaming:
         self.dropped += live.dropped
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def serve(self, live: Live, receive: Receive, send: Send) -> None:
+    async def serve(self, live: ClientCursor, receive: Receive, send: Send) -> None:
         """Send *live* until it ends or the client disconnects."""
         self._hub.clients += 1
         tasks = {asyncio.create_task(self.send(live, send)), asyncio.create_task(_until_gone(receive))}
@@ -198,7 +198,7 @@ class Streaming:
 
 
 class _Response:
-    def __init__(self, streaming: Streaming, live: Live) -> None:
+    def __init__(self, streaming: EventStream, live: ClientCursor) -> None:
         self._streaming = streaming
         self._live = live
 
@@ -212,7 +212,7 @@ def _start(request: Request) -> int | None:
         return read_number("last_event_id", last, 0)
     start = request.query_params.get("from", "new")
     if start not in ("start", "new"):
-        raise Refused(422, "query", f"from: {start[:80]!r} is neither start nor new")
+        raise ApiError(422, "query", f"from: {start[:80]!r} is neither start nor new")
     return 0 if start == "start" else None
 
 

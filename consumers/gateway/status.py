@@ -10,7 +10,7 @@ import msgspec
 from starlette.responses import Response
 
 from consumers.dead_letters.letter import read_letter
-from consumers.gateway.errors import Refused
+from consumers.gateway.errors import ApiError
 from consumers.gateway.requests import read_limit
 from noetl_events.jetstream.consume.history import History, Span
 from noetl_events.jetstream.consumers import Reading, durable_consumers
@@ -141,5 +141,5 @@ def _answer(body: object) -> Response:
     return Response(msgspec.json.encode(body), media_type="application/json", headers={"cache-control": "no-store"})
 
 
-def _unavailable(exc: Exception) -> Refused:
-    return Refused(503, "unavailable", str(exc), retry_after=_COME_AGAIN)
+def _unavailable(exc: Exception) -> ApiError:
+    return ApiError(503, "unavailable", str(exc), retry_after=_COME_AGAIN)

@@ -18,7 +18,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from consumers.permissions.roles import Right, Rights, Role
+    from consumers.permissions.roles import Permission, Rights, Role
 
 # Excludes characters that could end the quotes or separate two subjects.
 _SUBJECT: Final = re.compile(r"[^\s\x00-\x1f\x7f\"\\]+")
@@ -46,7 +46,7 @@ def _variable(role: Role) -> str:
     return f"NOETL_{role.upper()}"
 
 
-def _block(name: str, rights: Iterable[Right]) -> Iterator[str]:
+def _block(name: str, rights: Iterable[Permission]) -> Iterator[str]:
     yield f"  {name} {{ allow: ["
     for right in rights:
         yield f"    # {right.why}"
@@ -54,7 +54,7 @@ def _block(name: str, rights: Iterable[Right]) -> Iterator[str]:
     yield "  ] }"
 
 
-def _quoted(right: Right) -> str:
+def _quoted(right: Permission) -> str:
     if not _SUBJECT.fullmatch(right.subject):
         raise ValueError(f"subject: {right.subject!r} holds a blank, a quote, a backslash or a control character")
     return f'"{right.subject} {right.queue}"' if right.queue else f'"{right.subject}"'

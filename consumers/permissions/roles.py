@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 Role: TypeAlias = Literal["publisher", "projector", "gateway", "admin"]
 
 
-class Right(NamedTuple):
+class Permission(NamedTuple):
     """
     A permission: a subject that has to be allowed.
 
@@ -43,11 +43,11 @@ class Right(NamedTuple):
 class Rights(NamedTuple):
     """All NATS permissions of a role."""
 
-    publish: tuple[Right, ...]
-    subscribe: tuple[Right, ...]
+    publish: tuple[Permission, ...]
+    subscribe: tuple[Permission, ...]
 
 
-class Work(msgspec.Struct, frozen=True, kw_only=True):
+class RoleContext(msgspec.Struct, frozen=True, kw_only=True):
     """
     The streams, consumers and subjects that a role works with.
 
@@ -111,109 +111,111 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
 _EXHAUSTED_GROUP: Final = "noetl_exhausted"
 
 
-def rights_of(role: Role, work: Work) -> Rights:
+def rights_of(role: Role, work: RoleContext) -> Rights:
     """Return the permissions that *role* needs for *work*."""
     return _ROLES[role](work)
 
 
-def _publisher(work: Work) -> Rights:
+def _publisher(work: RoleContext) -> Rights:
     spool = (
-        Right(f"{work.api}.STREAM.NAMES", "to find the stream that a spool watches"),
-        Right(f"{work.api}.STREAM.INFO.{work.stream.name}", "to detect that the stream lost its end, for a spool"),
+        Permission(f"{work.api}.STREAM.NAMES", "to find the stream that a spool watches"),
+        Permission(f"{work.api}.STREAM.INFO.{work.stream.name}", "to detect that the stream lost its end, for a spool"),
     )
     return Rights((*_events(work), *(spool if work.spool else ())), _replies(work))
 
 
-def _projector(work: Work) -> Rights:
+def _projector(work: RoleContext) -> Rights:
     stream = work.stream.name
     publish = [
         *(right for consumer in work.consumers for right in _consumer(work, consumer)),
-        Right(f"{work.api}.STREAM.INFO.{stream}", "to detect that the stream was recreated"),
-        Right(f"{work.api}.STREAM.INFO.{work.dead_letters.name}", "to check that the stream keeps dead letters"),
-        Right(f"{work.api}.STREAM.INFO.{work.trials.name}", "to check that the stream keeps crash records"),
-        Right(f"{work.api}.CONSUMER.INFO.{stream}.*", "to identify a consumer that gave up on a message"),
-        Right(f"{work.api}.STREAM.MSG.GET.{stream}", "to bury messages that other consumers gave up on"),
-        Right(f"{work.dead_letters.prefix}.*", "to bury events that the destination rejects"),
+        Permission(f"{work.api}.STREAM.INFO.{stream}", "to detect that the stream was recreated"),
+        Permission(f"{work.api}.STREAM.INFO.{work.dead_letters.name}", "to check that the stream keeps dead letters"),
+        Permission(f"{work.api}.STREAM.INFO.{work.trials.name}", "to check that the stream keeps crash records"),
+        Permission(f"{work.api}.CONSUMER.INFO.{stream}.*", "to identify a consumer that gave up on a message"),
+        Permission(f"{work.api}.STREAM.MSG.GET.{stream}", "to bury messages that other consumers gave up on"),
+        Permission(f"{work.dead_letters.prefix}.*", "to bury events that the destination rejects"),
     ]
     advisories = f"$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.{stream}"
     subscribe = [
         *_replies(work),
-        Right(f"{advisories}.*", "to learn of messages that a consumer gave up on", _EXHAUSTED_GROUP),
+        Permission(f"{advisories}.*", "to learn of messages that a consumer gave up on", _EXHAUSTED_GROUP),
         *(
-            Right(f"{advisories}.{each.name}", "to learn of messages that its own gave up on")
+            Permission(f"{advisories}.{each.name}", "to learn of messages that its own gave up on")
             for each in work.consumers
         ),
     ]
     if work.stream.partitions:
-        presence = Right(f"{work.presence}.{stream}.{work.durable}.*", "to share the partitions with other replicas")
+        presence = Permission(
+            f"{work.presence}.{stream}.{work.durable}.*", "to share the partitions with other replicas"
+        )
         publish.append(presence)
         subscribe.append(presence)
     return Rights(tuple(publish), tuple(subscribe))
 
 
-def _consumer(work: Work, consumer: ConsumerDeclaration) -> Iterator[Right]:
+def _consumer(work: RoleContext, consumer: ConsumerDeclaration) -> Iterator[Permission]:
     place = f"{consumer.stream}.{consumer.name}"
     trials = work.trials
     notes = f"{trials.prefix}.{place}.*"
-    yield Right(f"{work.api}.CONSUMER.INFO.{place}", "to check the consumer and its position")
-    yield Right(f"{work.api}.CONSUMER.DURABLE.CREATE.{place}", "to create the consumer, also after a deletion")
-    yield Right(f"{work.api}.CONSUMER.MSG.NEXT.{place}", "to pull messages")
-    yield Right(f"$JS.ACK.{place}.>", "to acknowledge messages")
-    yield Right(f"$JS.ACK.*.*.{place}.>", "to acknowledge messages with acks of version 2")
-    yield Right(f"{work.api}.CONSUMER.RESET.{place}", "to reset the consumer to its last acknowledgement")
+    yield Permission(f"{work.api}.CONSUMER.INFO.{place}", "to check the consumer and its position")
+    yield Permission(f"{work.api}.CONSUMER.DURABLE.CREATE.{place}", "to create the consumer, also after a deletion")
+    yield Permission(f"{work.api}.CONSUMER.MSG.NEXT.{place}", "to pull messages")
+    yield Permission(f"$JS.ACK.{place}.>", "to acknowledge messages")
+    yield Permission(f"$JS.ACK.*.*.{place}.>", "to acknowledge messages with acks of version 2")
+    yield Permission(f"{work.api}.CONSUMER.RESET.{place}", "to reset the consumer to its last acknowledgement")
     if consumer.exclusive:
-        yield Right(f"{work.api}.CONSUMER.UNPIN.{place}", "to let another replica take over at once")
-    yield Right(notes, "to store crash records and the stream's identity")
-    yield Right(f"{work.api}.DIRECT.GET.{trials.name}.{notes}", "to read crash records and the stream's identity")
+        yield Permission(f"{work.api}.CONSUMER.UNPIN.{place}", "to let another replica take over at once")
+    yield Permission(notes, "to store crash records and the stream's identity")
+    yield Permission(f"{work.api}.DIRECT.GET.{trials.name}.{notes}", "to read crash records and the stream's identity")
 
 
-def _gateway(work: Work) -> Rights:
+def _gateway(work: RoleContext) -> Rights:
     stream = work.stream.name
     publish = (
         *_events(work),
         *_reading(work, stream),
         *_reading(work, work.dead_letters.name),
-        Right(f"{work.api}.CONSUMER.LIST.{stream}", "to list the consumers of the stream"),
+        Permission(f"{work.api}.CONSUMER.LIST.{stream}", "to list the consumers of the stream"),
     )
     return Rights(publish, _replies(work))
 
 
-def _admin(work: Work) -> Rights:
+def _admin(work: RoleContext) -> Rights:
     stream, dead, trials = work.stream.name, work.dead_letters.name, work.trials.name
     api = work.api
     publish = (
-        *(Right(f"{api}.STREAM.CREATE.{name}", "`stream ensure`") for name in (stream, dead, trials)),
-        *(Right(f"{api}.STREAM.UPDATE.{name}", "`stream ensure --upgrade`") for name in (stream, dead, trials)),
-        Right(f"{api}.STREAM.INFO.{trials}", "`stream show`"),
+        *(Permission(f"{api}.STREAM.CREATE.{name}", "`stream ensure`") for name in (stream, dead, trials)),
+        *(Permission(f"{api}.STREAM.UPDATE.{name}", "`stream ensure --upgrade`") for name in (stream, dead, trials)),
+        Permission(f"{api}.STREAM.INFO.{trials}", "`stream show`"),
         *_reading(work, stream),
         *_reading(work, dead),
-        Right(f"{api}.STREAM.MSG.GET.{dead}", "`dead show`"),
-        Right(f"{api}.STREAM.MSG.DELETE.{dead}", "`dead purge`, and `dead retry` after sending a letter"),
+        Permission(f"{api}.STREAM.MSG.GET.{dead}", "`dead show`"),
+        Permission(f"{api}.STREAM.MSG.DELETE.{dead}", "`dead purge`, and `dead retry` after sending a letter"),
         *_events(work),
     )
     return Rights(publish, _replies(work))
 
 
-def _events(work: Work) -> tuple[Right, ...]:
-    return tuple(Right(subject, "to publish events") for subject in work.stream.subjects)
+def _events(work: RoleContext) -> tuple[Permission, ...]:
+    return tuple(Permission(subject, "to publish events") for subject in work.stream.subjects)
 
 
-def _reading(work: Work, stream: str) -> tuple[Right, ...]:
+def _reading(work: RoleContext, stream: str) -> tuple[Permission, ...]:
     # The server chooses the name of such a consumer, so no narrower pattern exists.
     return (
-        Right(f"{work.api}.STREAM.INFO.{stream}", "to read the first and last sequence"),
-        Right(f"{work.api}.CONSUMER.CREATE.{stream}", "to read the stream with a temporary consumer"),
-        Right(f"{work.api}.CONSUMER.MSG.NEXT.{stream}.*", "to pull messages"),
-        Right(f"{work.api}.CONSUMER.INFO.{stream}.*", "to detect that the remaining messages were deleted"),
-        Right(f"{work.api}.CONSUMER.DELETE.{stream}.*", "to delete the temporary consumer"),
+        Permission(f"{work.api}.STREAM.INFO.{stream}", "to read the first and last sequence"),
+        Permission(f"{work.api}.CONSUMER.CREATE.{stream}", "to read the stream with a temporary consumer"),
+        Permission(f"{work.api}.CONSUMER.MSG.NEXT.{stream}.*", "to pull messages"),
+        Permission(f"{work.api}.CONSUMER.INFO.{stream}.*", "to detect that the remaining messages were deleted"),
+        Permission(f"{work.api}.CONSUMER.DELETE.{stream}.*", "to delete the temporary consumer"),
     )
 
 
-def _replies(work: Work) -> tuple[Right, ...]:
-    return (Right(f"{work.inbox_prefix}.>", "to receive replies"),)
+def _replies(work: RoleContext) -> tuple[Permission, ...]:
+    return (Permission(f"{work.inbox_prefix}.>", "to receive replies"),)
 
 
-_ROLES: Final[Mapping[Role, Callable[[Work], Rights]]] = {
+_ROLES: Final[Mapping[Role, Callable[[RoleContext], Rights]]] = {
     "publisher": _publisher,
     "projector": _projector,
     "gateway": _gateway,

@@ -36,7 +36,7 @@ _GROUP: Final = "noetl_exhausted"
 log = structlog.get_logger()
 
 
-class ExhaustedWatch:
+class MaxDeliveriesMonitor:
     """
     Bury the messages that exceeded `max_deliver` of a stream's consumers; parallel monitors share the work.
 

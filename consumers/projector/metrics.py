@@ -172,7 +172,7 @@ class ProjectorMetrics:
         yield CounterMetricFamily(
             _full("stream_identity_changes"),
             "Times the stream was recreated, or lost its end.",
-            self._service.stream_watch.identity_changes,
+            self._service.stream_monitor.identity_changes,
         )
         yield InfoMetricFamily(_full("build"), "Version of the software.", {"version": version("noetl-events")})
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 
-class Lanes:
+class PartitionAssignment:
     """
     Run this replica's share of *lanes*.
 

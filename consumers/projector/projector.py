@@ -35,7 +35,7 @@ from noetl_events.sink import EventsRejected, SinkUnavailable
 
 if TYPE_CHECKING:
     from consumers.dead_letters import DeadLetters, Kind
-    from consumers.projector.quarantine import Part, Trials
+    from consumers.projector.quarantine import CrashRecords, Group
     from noetl_events.envelope import ExecutorEvent
     from noetl_events.jetstream.consume.puller import Puller
     from noetl_events.jetstream.declarations import ConsumerDeclaration
@@ -75,7 +75,7 @@ class Projector:
         puller: Puller,
         sink: EventSink,
         dead_letters: DeadLetters,
-        trials: Trials,
+        trials: CrashRecords,
         *,
         batch_size: int = 2_000,
         backoff: Backoff | None = None,
@@ -195,13 +195,13 @@ class Projector:
         self.progress.passed_over = self._puller.passed_over
         return messages
 
-    async def _narrowed(self, part: Part) -> list[Part]:
+    async def _narrowed(self, part: Group) -> list[Group]:
         if not part.suspected:
             return [part]
         self.progress.redelivered += len(part.messages)
         return await self._hold.until_back("trials", partial(self._trials.narrow, part))
 
-    async def _carry(self, part: Part) -> None:
+    async def _carry(self, part: Group) -> None:
         with batch_span(self.consumer, part.messages) as span:
             ours = self._ours(part.messages)
             events, dead = self._decode(ours)
@@ -231,7 +231,7 @@ class Projector:
                 dead.append((message, "malformed", str(exc)))
         return events, dead
 
-    async def _write(self, events: list[Carried], part: Part) -> list[Dead]:
+    async def _write(self, events: list[Carried], part: Group) -> list[Dead]:
         if not events:
             return []
         batch = [event for event, _ in events]
@@ -257,7 +257,7 @@ class Projector:
         self.progress.write(len(batch), time.monotonic() - began)
         return refused
 
-    async def _try(self, batch: list[ExecutorEvent], part: Part) -> Refusals:
+    async def _try(self, batch: list[ExecutorEvent], part: Group) -> Refusals:
         """Emit messages that may have killed the process; an unexpected error leaves their crash record in place."""
         if part.is_fatal:
             return dict.fromkeys(range(len(batch)), ("fatal", FATAL))
@@ -276,7 +276,7 @@ class Projector:
                 raise
             return refused
 
-    async def _leave(self, part: Part) -> None:
+    async def _leave(self, part: Group) -> None:
         """Restore the crash record within a timeout: the cancellation was not caused by the event."""
         with suppress(NatsUnavailable, TimeoutError):
             async with asyncio.timeout(_FAREWELL):
@@ -291,7 +291,7 @@ class Projector:
             self.progress.buried_by.update(kind for _, kind, _ in dead)
             log.error("projector.buried", messages=len(dead), kind=dead[0][1], reason=dead[0][2])
 
-    async def _settle(self, part: Part, stored: int) -> None:
+    async def _settle(self, part: Group, stored: int) -> None:
         await self._puller.ack(part.messages)
         for _ in part.messages:
             self._in_hand.popleft()

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 _PATIENCE: Final = 10.0
 
 
-class Turns:
+class ExclusiveGate:
     """
     A lock for the projectors of one process: shared for normal writes, exclusive for one suspect event.
 
@@ -111,7 +111,7 @@ _FATAL_DEATHS: Final = 2
 FATAL: Final = f"the process died {_FATAL_DEATHS} times while it wrote this event, and this one alone"
 
 
-class Note(msgspec.Struct, frozen=True, kw_only=True):
+class CrashRecord(msgspec.Struct, frozen=True, kw_only=True):
     """
     A crash record: the range of stream sequences that contains the cause of a crash.
 
@@ -128,12 +128,12 @@ class Note(msgspec.Struct, frozen=True, kw_only=True):
     stored_ns: int = 0
     deaths: int = 0
 
-    def behind(self, sequence: int) -> Note | None:
+    def behind(self, sequence: int) -> CrashRecord | None:
         """Return the rest of the record behind *sequence*, or None if nothing is left."""
-        return Note(first=sequence + 1, last=self.last) if self.first <= sequence < self.last else None
+        return CrashRecord(first=sequence + 1, last=self.last) if self.first <= sequence < self.last else None
 
 
-class Part(NamedTuple):
+class Group(NamedTuple):
     """
     A group of messages that are written together.
 
@@ -147,7 +147,7 @@ class Part(NamedTuple):
 
     messages: list[Message]
     suspected: bool = False
-    note: Note | None = None
+    note: CrashRecord | None = None
     place: int = 0
 
     @property
@@ -169,20 +169,20 @@ class Part(NamedTuple):
         return self.deaths >= _FATAL_DEATHS
 
 
-def parts_of(messages: Sequence[Message], *, in_doubt: int = 0) -> Iterator[Part]:
+def parts_of(messages: Sequence[Message], *, in_doubt: int = 0) -> Iterator[Group]:
     """
     Yield *messages* in their order: new ones as one group, redelivered ones by block.
 
     All messages up to sequence *in_doubt* count as redelivered, whatever their delivery count.
     """
     for block, group in groupby(messages, partial(_block_of, in_doubt=in_doubt)):
-        yield Part(list(group), block is not None)
+        yield Group(list(group), block is not None)
 
 
-_read_note = msgspec.json.Decoder(Note).decode
+_read_note = msgspec.json.Decoder(CrashRecord).decode
 
 
-class Trials:
+class CrashRecords:
     """
     The crash records of a process, shared by all of its projectors.
 
@@ -193,11 +193,11 @@ class Trials:
     """
 
     def __init__(self, connection: Connection, stream: StreamDeclaration = TRIALS) -> None:
-        self.turns = Turns()
+        self.turns = ExclusiveGate()
         self._connection = connection
         self._stream = stream
 
-    async def narrow(self, part: Part) -> list[Part]:
+    async def narrow(self, part: Group) -> list[Group]:
         """
         Return *part* split into the groups to write now, in its order.
 
@@ -207,23 +207,23 @@ class Trials:
         """
         notes = await self._notes(part)
         free = next(place for place, note in enumerate([*notes, None]) if note is None)
-        parts: list[Part] = []
+        parts: list[Group] = []
         for place, group in groupby(part.messages, lambda message: _narrowest(message, notes)):
             note = None if place is None else notes[place]
-            parts += _slices(Part(list(group), suspected=True, note=note, place=free if place is None else place))
+            parts += _slices(Group(list(group), suspected=True, note=note, place=free if place is None else place))
         return parts
 
-    async def _notes(self, part: Part) -> list[Note | None]:
+    async def _notes(self, part: Group) -> list[CrashRecord | None]:
         """Return the crash records of the block of *part* by slot, None where a record was cleared."""
-        notes: list[Note | None] = []
+        notes: list[CrashRecord | None] = []
         while (payload := await self._payload(part._replace(place=len(notes)))) is not None:
             notes.append(_read_note(payload) if payload else None)
         return notes
 
-    async def _payload(self, part: Part) -> bytes | None:
+    async def _payload(self, part: Group) -> bytes | None:
         return await last_payload(self._connection, self._stream.name, self._subject_of(part))
 
-    async def begin(self, part: Part) -> None:
+    async def begin(self, part: Group) -> None:
         """
         Record that *part* is about to be written.
 
@@ -232,12 +232,12 @@ class Trials:
 
         """
         first = delivery_of(part.messages[0])
-        note = Note(first=min(part.sequences), last=max(part.sequences))
+        note = CrashRecord(first=min(part.sequences), last=max(part.sequences))
         if len(part.messages) == 1:
             note = structs.replace(note, stored_ns=first.stored_ns, deaths=part.deaths + 1)
         await self._write(part, note)
 
-    async def survive(self, part: Part) -> None:
+    async def survive(self, part: Group) -> None:
         """
         Clear *part* from its crash record after a write or a rejection; messages behind it stay recorded.
 
@@ -247,7 +247,7 @@ class Trials:
         """
         await self._write(part, part.note and part.note.behind(max(part.sequences)))
 
-    async def withdraw(self, part: Part) -> None:
+    async def withdraw(self, part: Group) -> None:
         """
         Restore the record to its state before this attempt.
 
@@ -257,23 +257,23 @@ class Trials:
         """
         await self._write(part, part.note)
 
-    async def _write(self, part: Part, note: Note | None) -> None:
+    async def _write(self, part: Group, note: CrashRecord | None) -> None:
         payload = b"" if note is None else msgspec.json.encode(note)
         await store(self._connection, self._subject_of(part), payload, {}, stream=self._stream.name)
 
-    def _subject_of(self, part: Part) -> str:
+    def _subject_of(self, part: Group) -> str:
         delivery = delivery_of(part.messages[0])
         block = f"{delivery.stream}.{delivery.consumer}.{delivery.sequence // _BLOCK}"
         return f"{self._stream.prefix}.{block}{f'-{part.place}' if part.place else ''}"
 
 
-def _narrowest(message: Message, notes: Sequence[Note | None]) -> int | None:
+def _narrowest(message: Message, notes: Sequence[CrashRecord | None]) -> int | None:
     """Return the slot of the smallest record that contains *message*."""
     holding = [(note.last - note.first, place) for place, note in enumerate(notes) if note and _is_in(message, note)]
     return min(holding)[1] if holding else None
 
 
-def _slices(part: Part) -> Iterator[Part]:
+def _slices(part: Group) -> Iterator[Group]:
     note, messages = part.note, part.messages
     step = len(messages) if note is None else max((note.last - note.first + 1) // _SPLIT, 1)
     for start in range(0, len(messages), step):
@@ -286,5 +286,5 @@ def _block_of(message: Message, *, in_doubt: int) -> int | None:
     return delivery_of(message).sequence // _BLOCK
 
 
-def _is_in(message: Message, note: Note) -> bool:
+def _is_in(message: Message, note: CrashRecord) -> bool:
     return note.first <= delivery_of(message).sequence <= note.last

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, NamedTuple
 from consumers.dead_letters import DeadLetters
 from consumers.health import report
 from consumers.projector.destinations import destinations_of
-from consumers.projector.max_deliveries import ExhaustedWatch
-from consumers.projector.partitions import Lanes
+from consumers.projector.max_deliveries import MaxDeliveriesMonitor
+from consumers.projector.partitions import PartitionAssignment
 from consumers.projector.progress import Progress
 from consumers.projector.projector import Projector
-from consumers.projector.quarantine import Trials
-from consumers.projector.stream_monitor import IdentityNotes, StreamWatch
-from consumers.tasks import Together
+from consumers.projector.quarantine import CrashRecords
+from consumers.projector.stream_monitor import IdentityNotes, StreamMonitor
+from consumers.tasks import Supervisor
 from noetl_events.jetstream.consume.puller import Puller
 from noetl_events.jetstream.presence import Presence
 from noetl_events.sink import open_sink
@@ -74,7 +74,7 @@ class Service:
         self._dead_letters = DeadLetters(
             connection, prefix=settings.dead_letters.prefix, stream=settings.dead_letters.name
         )
-        self._trials = Trials(connection, settings.trials)
+        self._trials = CrashRecords(connection, settings.trials)
         self.channels = [
             Channel(consumer, opener(destination.url))
             for destination in destinations_of(to, durable)
@@ -90,7 +90,7 @@ class Service:
         self.progress = {channel.consumer.name: Progress() for channel in self.channels}
         """The progress of each consumer, which survives the projectors of its partition."""
 
-        self.stream_watch = StreamWatch(
+        self.stream_monitor = StreamMonitor(
             connection,
             settings.stream,
             lambda: self.projectors,
@@ -98,11 +98,11 @@ class Service:
             beside=(settings.dead_letters, settings.trials),
         )
         self._projectors = [] if self._lanes else [self._projector(channel) for channel in self.channels]
-        self.worker = Together(
+        self.worker = Supervisor(
             [self._lanes] if self._lanes else self._projectors,
             beside=[
-                self.stream_watch.run,
-                ExhaustedWatch(
+                self.stream_monitor.run,
+                MaxDeliveriesMonitor(
                     connection,
                     self._dead_letters,
                     stream=settings.stream.name,
@@ -125,7 +125,7 @@ class Service:
             self._connection,
             now=time.monotonic(),
             stall_after=stall_after,
-            fault=self.stream_watch.fault,
+            fault=self.stream_monitor.fault,
         )
 
     def follow(self, settings: Settings) -> None:
@@ -139,14 +139,14 @@ class Service:
         for channel in self.channels:
             await channel.sink.aclose()
 
-    def _spread(self, durable: str) -> Lanes:
+    def _spread(self, durable: str) -> PartitionAssignment:
         name = f"{socket.gethostname()}:{os.getpid()}"
         # Replicas form a group only if they have the same set of consumers.
         lanes = hashlib.blake2b(" ".join(channel.consumer.name for channel in self.channels).encode(), digest_size=4)
         head = f"{self._settings.projector.presence}.{self._settings.stream.name}"
         subject = f"{head}.{durable}.{lanes.hexdigest()}"
         presence = Presence(self._connection, subject, name=name)
-        return Lanes([partial(self._projector, channel) for channel in self.channels], presence)
+        return PartitionAssignment([partial(self._projector, channel) for channel in self.channels], presence)
 
     def _deliver_again(self, given_up: MaxDeliveries) -> None:
         """Redeliver a message that exceeded `max_deliver` of one of this process's consumers."""
@@ -159,7 +159,7 @@ class Service:
         progress = self.progress[channel.consumer.name]
         progress.begin()
         return Projector(
-            Puller(self._connection, channel.consumer, look=partial(self.stream_watch.look, channel.consumer.name)),
+            Puller(self._connection, channel.consumer, look=partial(self.stream_monitor.look, channel.consumer.name)),
             channel.sink,
             self._dead_letters,
             self._trials,

@@ -166,7 +166,7 @@ class IdentityNotes:
 _INTERVAL: Final = 10.0
 
 
-class StreamWatch:
+class StreamMonitor:
     """
     Monitor the streams of a projector and the consumers that it reads.
 

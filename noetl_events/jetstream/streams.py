@@ -1,8 +1,8 @@
 """
 Declared streams: create missing ones, refuse different ones, never change one silently.
 
-A `Watermark` is the creation time of a stream and its last sequence.  Comparing two of them shows a loss of messages
-that the stream had acknowledged.
+A `StreamPosition` is the creation time of a stream and its last sequence.  Comparing two of them shows a loss of
+messages that the stream had acknowledged.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FoundStream",
-    "HasWatermark",
+    "HasStreamPosition",
     "StreamInfo",
+    "StreamPosition",
     "StreamState",
-    "Watermark",
     "ensure_stream",
     "examine_stream",
     "explained",
@@ -46,7 +46,7 @@ __all__ = [
 ]
 
 
-class Watermark(msgspec.Struct, frozen=True):
+class StreamPosition(msgspec.Struct, frozen=True):
     """
     The end of a stream.
 
@@ -59,16 +59,16 @@ class Watermark(msgspec.Struct, frozen=True):
     created: str
     last_seq: int
 
-    def has_kept(self, earlier: Watermark) -> bool:
+    def has_kept(self, earlier: StreamPosition) -> bool:
         """Return True if the stream may still have everything it had at *earlier*."""
         return self.created == earlier.created and self.last_seq >= earlier.last_seq
 
 
 @runtime_checkable
-class HasWatermark(Protocol):
+class HasStreamPosition(Protocol):
     """A sink with a destination that can be checked for losses."""
 
-    async def watermark(self) -> Watermark:
+    async def watermark(self) -> StreamPosition:
         """
         Return the end of the destination.
 
@@ -288,7 +288,7 @@ def lacking(found: Sequence[Deviation]) -> list[Deviation]:
     return [deviation for deviation in found if deviation.weight == "lacking"]
 
 
-async def watermark(connection: Connection, subject: str) -> Watermark:
+async def watermark(connection: Connection, subject: str) -> StreamPosition:
     """
     Return the end of the stream that takes *subject*.
 
@@ -305,4 +305,4 @@ async def watermark(connection: Connection, subject: str) -> Watermark:
     except (NatsError, APIError) as exc:
         raise unavailable(connection, connection.api("STREAM.NAMES"), exc) from exc
     info = await show_stream(connection, name)
-    return Watermark(str(info.created), info.state.last_seq)
+    return StreamPosition(str(info.created), info.state.last_seq)

@@ -18,7 +18,7 @@ from noetl_events.jetstream.errors import NatsUnavailable
 from noetl_events.jetstream.options import ConnectOptions
 from noetl_events.jetstream.publish.message import Outgoing
 from noetl_events.jetstream.publish.publisher import Publisher
-from noetl_events.jetstream.streams import Watermark, watermark
+from noetl_events.jetstream.streams import StreamPosition, watermark
 from noetl_events.json_values import MalformedEvent
 from noetl_events.sink import EventsRejected, SinkUnavailable, read_options
 from noetl_events.trace_context import trace_lines
@@ -113,7 +113,7 @@ class NatsSink:
         self._subject = subject
         self._by_execution = "{execution_id" in subject
         self._new_id = new_id or process_ids()
-        self._known: Watermark | None = None
+        self._known: StreamPosition | None = None
         self._ask_at = 0.0
         self._closed = False
 
@@ -172,7 +172,7 @@ class NatsSink:
         if malformed:
             raise EventsRejected(malformed)
 
-    async def watermark(self) -> Watermark:
+    async def watermark(self) -> StreamPosition:
         """
         Return the end of the stream; raises `SinkUnavailable` if it is unknown.
 
@@ -181,7 +181,7 @@ class NatsSink:
         """
         heard, known = self._publisher.last_sequence, self._known
         if known is not None and heard > known.last_seq and time.monotonic() < self._ask_at:
-            self._known = Watermark(known.created, heard)
+            self._known = StreamPosition(known.created, heard)
         else:
             self._known = await self._ask()
             self._ask_at = time.monotonic() + _ASK_ROUND
@@ -194,7 +194,7 @@ class NatsSink:
         if self._owns_connection:
             await self._connection.aclose()
 
-    async def _ask(self) -> Watermark:
+    async def _ask(self) -> StreamPosition:
         try:
             return await watermark(self._connection, self._subject.format(event_type="_", execution_id=0))
         except NatsUnavailable as exc:

@@ -164,7 +164,7 @@ class Case:
             standby=self._standby,
             opener=lambda _: self.sink,
         )
-        service.stream_watch._interval = LOOK
+        service.stream_monitor._interval = LOOK
         for each in service.projectors:
             each._hold._backoff = _QUICK
         task = asyncio.create_task(service.worker.run())

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from structlog.testing import capture_logs
 
-from consumers.dead_letters.store import Graveyard, Wanted
+from consumers.dead_letters.store import DeadLetterReader, LetterFilter
 from noetl_events.jetstream.api import ask
 from noetl_events.jetstream.connection import Connection
 from noetl_events.jetstream.consume.history import History, Span
@@ -71,14 +71,14 @@ async def projecting(connection: Connection) -> AsyncIterator[tuple[Served, Mood
     """Run a projector that looks at its streams all the time."""
     sink = Moody()
     async with serving(connection, EVENTS, sink) as served:
-        served.service.stream_watch._interval = 0.05
+        served.service.stream_monitor._interval = 0.05
         yield served, sink, Bench(connection, EVENTS, DEAD_LETTERS)
 
 
 async def project(connection: Connection) -> None:
     """Run a projector until it has looked at its stream, and raise what ends it."""
     async with serving(connection, EVENTS, Moody()) as served:
-        await eventually(lambda: served.service.stream_watch.fault)
+        await eventually(lambda: served.service.stream_monitor.fault)
         await asyncio.sleep(0.2)
 
 
@@ -89,7 +89,7 @@ async def test_readers_are_forgotten_soon(edited: Connection) -> None:
     await Bench(edited, EVENTS, DEAD_LETTERS).publish(make_events(3))
     async with History(edited, Span(stream=EVENTS.name), patience=2.0) as history:
         assert len(await history.read()) == 3
-    assert [letter async for letter in Graveyard(edited).letters(Wanted())] == []
+    assert [letter async for letter in DeadLetterReader(edited).letters(LetterFilter())] == []
 
 
 async def test_put_back(edited: Connection) -> None:

@@ -16,7 +16,7 @@ from noetl_events.jetstream.options import ConnectOptions
 from noetl_events.jetstream.streams import ensure_stream
 from noetl_events.testing.nats_server import NatsServer
 from tests.border.lab import LOOK, Case, Lab, until
-from tests.doctor.conftest import make_patient
+from tests.doctor.conftest import make_context
 from tests.old_servers import old_server
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ async def test_version_comes_first(old: Connection) -> None:
         options: dict[str, Any] = changes
         with pytest.raises(ServerTooOld, match=words.format(feature)):
             await ensure_consumer(old, ConsumerDeclaration(name="x", **options))
-    patient = make_patient(old, partitioned)
+    patient = make_context(old, partitioned)
     findings = await check_consumers(patient)
 
     assert {finding.severity for finding in findings} == {"fault"}

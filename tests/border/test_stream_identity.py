@@ -90,7 +90,7 @@ async def test_made_anew_right_after_the_start(owner: Connection) -> None:
         await make_anew(owner)
         await publish(owner, 101, 5)
         await eventually(lambda: len(sink.events) == 10)
-        assert served.service.stream_watch.identity_changes == 1
+        assert served.service.stream_monitor.identity_changes == 1
 
 
 async def test_made_anew_while_no_projector_runs(owner: Connection) -> None:
@@ -105,7 +105,7 @@ async def test_made_anew_while_no_projector_runs(owner: Connection) -> None:
     for _ in range(2):
         async with serving(owner, EVENTS, sink) as served:
             await eventually(lambda: len(sink.events) == 25)
-            changes.append(served.service.stream_watch.identity_changes)
+            changes.append(served.service.stream_monitor.identity_changes)
 
     assert changes == [1, 0]
 
@@ -115,7 +115,7 @@ async def test_same_stream_is_not_another(owner: Connection, server: NatsServer)
     sink = Moody()
     await publish(owner, 1, 10)
     async with serving(owner, EVENTS, sink) as served:
-        watch = served.service.stream_watch
+        watch = served.service.stream_monitor
         await eventually(lambda: len(sink.events) == 10)
         for request, body in (
             (f"STREAM.MSG.DELETE.{EVENTS.name}", b'{"seq":10}'),
@@ -150,12 +150,12 @@ async def test_set_back(server: NatsServer, owner: Connection, tmp_path: Path, r
         await publish(owner, 21, 10)
         await eventually(lambda: len(sink.events) >= 30)
         await eventually(lambda: settled(owner, 30))
-        await served.service.stream_watch._look()
+        await served.service.stream_monitor._look()
         await asyncio.to_thread(backup.set_back, consumers=consumers)
         if refilled:
             async with Connection(ConnectOptions(servers=server.url)) as other:
                 await publish(other, 101, refilled)
-        await eventually(lambda: served.service.stream_watch.identity_changes == 1, timeout=180)
+        await eventually(lambda: served.service.stream_monitor.identity_changes == 1, timeout=180)
         await publish(owner, 201, 1)
         await eventually(lambda: {*range(101, 101 + refilled), 201} <= set(ids(sink)), timeout=180)
 
@@ -179,7 +179,7 @@ async def test_set_back_while_no_projector_runs(server: NatsServer, owner: Conne
     await publish(owner, 101, 20)
     async with serving(owner, EVENTS, sink) as served:
         await eventually(lambda: set(range(101, 121)) <= set(ids(sink)), timeout=180)
-        assert served.service.stream_watch.identity_changes == 1
+        assert served.service.stream_monitor.identity_changes == 1
 
 
 async def test_ahead_on_an_older_server(tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 from msgspec import structs
 
-from consumers.dead_letters.store import Graveyard, Wanted
-from consumers.permissions import Role, Work, rights_of
+from consumers.dead_letters.store import DeadLetterReader, LetterFilter
+from consumers.permissions import Role, RoleContext, rights_of
 from consumers.projector.service import Service
 from consumers.settings import Settings, load
 from noetl_events.jetstream.connection import Connection
@@ -79,8 +79,8 @@ class Installation:
 
     async def letters(self) -> list[str]:
         """Return the subjects of the dead letters."""
-        graveyard = Graveyard(self.connection, stream=self.settings.dead_letters.name)
-        return [letter.subject async for letter in graveyard.letters(Wanted())]
+        graveyard = DeadLetterReader(self.connection, stream=self.settings.dead_letters.name)
+        return [letter.subject async for letter in graveyard.letters(LetterFilter())]
 
 
 async def test_neither_sees_the_other(own_server: NatsServer, tmp_path: Path) -> None:
@@ -103,7 +103,7 @@ async def test_neither_sees_the_other(own_server: NatsServer, tmp_path: Path) ->
 @pytest.mark.parametrize("role", ["publisher", "projector", "gateway", "admin"])
 def test_rights_follow_the_names(role: Role) -> None:
     """A role of one installation is allowed nothing of another one, nor of one with the default names."""
-    work = structs.replace(Work.of(load(TWO).settings, spool=True), inbox_prefix="_INBOX_two")
+    work = structs.replace(RoleContext.of(load(TWO).settings, spool=True), inbox_prefix="_INBOX_two")
     rights = rights_of(role, work)
     subjects = [right.subject for right in (*rights.publish, *rights.subscribe)]
 

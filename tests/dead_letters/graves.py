@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from consumers.dead_letters import DeadLetters
 from consumers.dead_letters.resend import Resending
-from consumers.dead_letters.store import Graveyard
+from consumers.dead_letters.store import DeadLetterReader
 from noetl_events.jetstream.api import jetstream
 from noetl_events.jetstream.consume.puller import Puller
 
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from tests.projector.bench import Bench
 
 
-def graveyard_of(bench: Bench) -> Graveyard:
+def graveyard_of(bench: Bench) -> DeadLetterReader:
     """Return the graveyard of *bench*."""
-    return Graveyard(bench.connection, stream=bench.dead.name)
+    return DeadLetterReader(bench.connection, stream=bench.dead.name)
 
 
 def resending(bench: Bench) -> Resending:

@@ -11,7 +11,7 @@ from nats.js.api import ConsumerConfig
 from structlog.testing import capture_logs
 
 from consumers.dead_letters import DeadLetters
-from consumers.projector.max_deliveries import ExhaustedWatch
+from consumers.projector.max_deliveries import MaxDeliveriesMonitor
 from noetl_events import encode
 from noetl_events.jetstream.api import jetstream
 from noetl_events.jetstream.connection import Connection
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 
 
 @asynccontextmanager
-async def watching(bench: Bench) -> AsyncIterator[ExhaustedWatch]:
+async def watching(bench: Bench) -> AsyncIterator[MaxDeliveriesMonitor]:
     """Run a watch that is listening, and end it by cancelling it."""
     letters = DeadLetters(bench.connection, prefix=bench.dead.name)
-    watch = ExhaustedWatch(bench.connection, letters, stream=bench.stream.name, backoff=QUICK)
+    watch = MaxDeliveriesMonitor(bench.connection, letters, stream=bench.stream.name, backoff=QUICK)
     running = asyncio.create_task(watch.run())
     try:
         await eventually(lambda: watch._advisories._client is not None)

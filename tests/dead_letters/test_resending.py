@@ -9,7 +9,7 @@ import pytest
 from msgspec import structs
 
 from consumers.dead_letters.resend import Resending
-from consumers.dead_letters.store import Graveyard
+from consumers.dead_letters.store import DeadLetterReader
 from noetl_events import decode, encode
 from noetl_events.ids import derived_id
 from noetl_events.jetstream.api import jetstream
@@ -27,7 +27,7 @@ class PowerCut(Exception):
     """The process ended here."""
 
 
-class DiesBeforeRemoving(Graveyard):
+class DiesBeforeRemoving(DeadLetterReader):
     """A graveyard whose process ends when it is about to remove a letter."""
 
     async def remove(self, sequence: int) -> bool:

@@ -14,7 +14,7 @@ from tests.docs.pages import ROOT
 
 _ERROR = re.compile(r"^class ([A-Z]\w+)\((?:Exception|\w*Error|NatsUnavailable|SinkUnavailable)\):", re.MULTILINE)
 # Not for a caller: each is caught where it is raised.
-_INNER = {"BatchFailed", "ConnectFailed", "DemoFailed", "Refused"}
+_INNER = {"ApiError", "BatchFailed", "ConnectFailed", "DemoFailed"}
 
 
 def page(name: str) -> str:

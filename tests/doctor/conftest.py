@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from consumers.doctor import Patient
-from consumers.permissions import Work
+from consumers.doctor import CheckContext
+from consumers.permissions import RoleContext
 from consumers.settings import ProjectorSettings, Settings
 from noetl_events.jetstream.consumers import ensure_consumer
 from noetl_events.jetstream.declarations import DEAD_LETTERS, TRIALS
@@ -21,21 +21,21 @@ if TYPE_CHECKING:
 __all__ = ["database_url", "plain_url", "postgres_url"]
 
 
-def make_patient(connection: Connection, stream: StreamDeclaration, **changes: Any) -> Patient:
+def make_context(connection: Connection, stream: StreamDeclaration, **changes: Any) -> CheckContext:
     """Return a projector, well unless *changes* make it otherwise."""
     to = changes.pop("to", ())
     projector = ProjectorSettings(to=tuple(to), durable="projector")
     settings = Settings(connect=connection.options, stream=stream, projector=projector)
-    work = Work.of(settings, spool=changes.pop("spool", False))
+    work = RoleContext.of(settings, spool=changes.pop("spool", False))
     fields: dict[str, Any] = {"role": "projector", "replay_window": 120.0} | changes
-    return Patient(settings=settings, connection=connection, work=work, to=to, **fields)
+    return CheckContext(settings=settings, connection=connection, work=work, to=to, **fields)
 
 
 @pytest.fixture
-async def well(connection: Connection, stream: StreamDeclaration) -> Patient:
+async def well(connection: Connection, stream: StreamDeclaration) -> CheckContext:
     """Return a patient without a fault, on the server of this session."""
     for declared in (DEAD_LETTERS, TRIALS):
         await ensure_stream(connection, declared)
-    patient = make_patient(connection, stream)
-    await ensure_consumer(connection, patient.work.consumers[0])
-    return patient
+    context = make_context(connection, stream)
+    await ensure_consumer(connection, context.work.consumers[0])
+    return context

@@ -14,7 +14,7 @@ import structlog
 
 from consumers.cli.permissions import permissions
 from consumers.doctor import Finding
-from consumers.permissions import Work, grants_of, render_config, rights_of
+from consumers.permissions import RoleContext, grants_of, render_config, rights_of
 from noetl_events.jetstream.declarations import StreamDeclaration
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def test_permissions(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_hostile_names() -> None:
     """A name that would end its quotes is refused in the configuration, and quoted in SQL."""
-    work = Work(stream=StreamDeclaration(subjects=('x" ] } }',)))
+    work = RoleContext(stream=StreamDeclaration(subjects=('x" ] } }',)))
     with pytest.raises(ValueError, match="holds a blank, a quote"):
         render_config("publisher", rights_of("publisher", work))
     with pytest.raises(ValueError, match=r"is not schema\.table"):

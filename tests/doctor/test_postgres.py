@@ -17,17 +17,17 @@ from tests.sinks.postgres_database import execute
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from consumers.doctor import Finding, Patient
+    from consumers.doctor import CheckContext, Finding
 
 NOETL = (Path(__file__).parents[1] / "sinks" / "noetl_event.sql").read_text()
 
 
-async def found(patient: Patient, url: str) -> list[Finding]:
+async def found(context: CheckContext, url: str) -> list[Finding]:
     """Return what is not well."""
-    return [one for one in await check_postgres(replace(patient, to=(url,))) if one.severity != "ok"]
+    return [one for one in await check_postgres(replace(context, to=(url,))) if one.severity != "ok"]
 
 
-async def test_unreachable(well: Patient, plain_url: str) -> None:
+async def test_unreachable(well: CheckContext, plain_url: str) -> None:
     """A database that is not there."""
     [finding] = await found(well, f"{plain_url}_gone")
 
@@ -35,7 +35,7 @@ async def test_unreachable(well: Patient, plain_url: str) -> None:
     assert await found(well, plain_url) == []
 
 
-async def test_schema(well: Patient, database_url: str) -> None:
+async def test_schema(well: CheckContext, database_url: str) -> None:
     """A table that is missing, and one that lacks a column."""
     [missing] = await found(well, database_url)
     await create_schema(database_url)
@@ -61,7 +61,7 @@ async def bare_url(plain_url: str) -> AsyncIterator[str]:
     await execute(plain_url, f"DROP OWNED BY {name}; DROP ROLE {name}")
 
 
-async def test_rights(well: Patient, plain_url: str, bare_url: str) -> None:
+async def test_rights(well: CheckContext, plain_url: str, bare_url: str) -> None:
     """All rights that a role lacks are named; the grants that `permissions` prints are what it takes."""
     [finding] = await found(well, bare_url)
     await execute(plain_url, grants_of("projector", bare_url))
@@ -79,7 +79,7 @@ async def test_rights(well: Patient, plain_url: str, bare_url: str) -> None:
     assert less.found.endswith("lacks SELECT on event_type, step, status, created_at, context, worker_id, meta, digest")
 
 
-async def test_rights_on_a_table_of_noetl(well: Patient, database_url: str) -> None:
+async def test_rights_on_a_table_of_noetl(well: CheckContext, database_url: str) -> None:
     """Of a table that is not ours only the columns that are compared are granted, and that is enough."""
     await execute(database_url, NOETL)
     name = f"bare_{urlsplit(database_url).path[1:]}"
@@ -94,7 +94,7 @@ async def test_rights_on_a_table_of_noetl(well: Patient, database_url: str) -> N
     assert "stack_trace" not in grants_of("projector", url)
 
 
-async def test_table_of_the_first_version(well: Patient, plain_url: str) -> None:
+async def test_table_of_the_first_version(well: CheckContext, plain_url: str) -> None:
     """A table without the digest is a warning, with the command that adds it."""
     await execute(plain_url, "ALTER TABLE noetl.event DROP COLUMN digest")
     [finding] = await found(well, plain_url)
@@ -104,7 +104,7 @@ async def test_table_of_the_first_version(well: Patient, plain_url: str) -> None
     assert await found(well, plain_url) == []
 
 
-async def test_partitions(well: Patient, database_url: str) -> None:
+async def test_partitions(well: CheckContext, database_url: str) -> None:
     """NoETL's table without a partition for now is a fault, with the default one a warning, with one it is well."""
     url = f"{database_url}?mapping=noetl"
     await execute(database_url, NOETL)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from msgspec import structs
 
-from consumers.doctor import Finding, Patient, examine
+from consumers.doctor import CheckContext, Finding, examine
 from consumers.doctor.check import MAKE_STREAMS
 from consumers.doctor.stream import check_dead_letters
 from noetl_events.jetstream.api import jetstream
@@ -19,7 +19,7 @@ from noetl_events.jetstream.options import ConnectOptions
 from noetl_events.jetstream.probes import taker
 from noetl_events.jetstream.streams import ensure_stream
 from noetl_events.testing.nats_server import NatsServer
-from tests.doctor.conftest import make_patient
+from tests.doctor.conftest import make_context
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,27 +27,27 @@ if TYPE_CHECKING:
     from nats.aio.msg import Msg
 
 
-async def found(patient: Patient, check: str) -> list[Finding]:
+async def found(context: CheckContext, check: str) -> list[Finding]:
     """Return what *check* found that is not well."""
-    return [finding for finding in await examine(patient) if finding.check == check and finding.severity != "ok"]
+    return [finding for finding in await examine(context) if finding.check == check and finding.severity != "ok"]
 
 
-async def edit_stream(patient: Patient, **changes: Any) -> None:
+async def edit_stream(context: CheckContext, **changes: Any) -> None:
     """Do what `nats stream edit` does."""
-    js = await jetstream(patient.connection)
-    config = (await js.stream_info(patient.settings.stream.name)).config
+    js = await jetstream(context.connection)
+    config = (await js.stream_info(context.settings.stream.name)).config
     await js.update_stream(config.evolve(**changes))
 
 
-async def edit_consumer(patient: Patient, **changes: Any) -> None:
+async def edit_consumer(context: CheckContext, **changes: Any) -> None:
     """Do what `nats consumer edit` does."""
-    js = await jetstream(patient.connection)
-    stream, [consumer] = patient.settings.stream.name, patient.work.consumers
+    js = await jetstream(context.connection)
+    stream, [consumer] = context.settings.stream.name, context.work.consumers
     config = (await js.consumer_info(stream, consumer.name)).config
     await js.add_consumer(stream, config.evolve(**changes))
 
 
-async def test_well(well: Patient) -> None:
+async def test_well(well: CheckContext) -> None:
     """On a sound installation only the durability is unknown, as long as nobody says where the monitoring is."""
     findings = await examine(well)
 
@@ -55,7 +55,7 @@ async def test_well(well: Patient) -> None:
     assert len({one.check for one in findings}) == 14
 
 
-async def test_examination_changes_nothing(well: Patient) -> None:
+async def test_examination_changes_nothing(well: CheckContext) -> None:
     """Trying out every right leaves streams and consumer as they were."""
     js = await jetstream(well.connection)
     await js.publish(f"{well.settings.stream.name}.x", b"{}")
@@ -89,7 +89,7 @@ async def test_examination_changes_nothing(well: Patient) -> None:
     ],
 )
 async def test_stream(
-    well: Patient, check: str, wrong: dict[str, Any], right: dict[str, Any], severity: str, remedy: str
+    well: CheckContext, check: str, wrong: dict[str, Any], right: dict[str, Any], severity: str, remedy: str
 ) -> None:
     """A stream that differs, drops what is old, forgets ids too early, or messages."""
     await edit_stream(well, **wrong)
@@ -100,12 +100,12 @@ async def test_stream(
     assert await found(well, check) == []
 
 
-async def test_full_stream_refuses(connection: Connection, well: Patient) -> None:
+async def test_full_stream_refuses(connection: Connection, well: CheckContext) -> None:
     """A stream with a size is declared so that it refuses what does not fit, and the doctor is content."""
     name = f"{well.settings.stream.name}_sized"
     sized = StreamDeclaration(name=name, subjects=(f"{name}.>",), max_bytes=1_000_000)
     await ensure_stream(connection, sized)
-    findings = await found(make_patient(connection, sized), "discard")
+    findings = await found(make_context(connection, sized), "discard")
     await (await jetstream(connection)).delete_stream(name)
 
     assert findings == []
@@ -115,15 +115,15 @@ async def test_full_stream_refuses(connection: Connection, well: Patient) -> Non
 async def test_missing_streams(own_server: NatsServer, role: str) -> None:
     """Streams that are missing are faults, to a publisher too, which may not ask for them; then they are made."""
     async with Connection(ConnectOptions(servers=own_server.url)) as connection:
-        patient = make_patient(connection, StreamDeclaration(), role=role)
-        [finding] = await found(patient, "stream")
-        letters = await check_dead_letters(patient)
+        context = make_context(connection, StreamDeclaration(), role=role)
+        [finding] = await found(context, "stream")
+        letters = await check_dead_letters(context)
         for declared in (StreamDeclaration(), DEAD_LETTERS, TRIALS):
             await ensure_stream(connection, declared)
 
         assert (finding.severity, finding.remedy) == ("fault", MAKE_STREAMS)
         assert [one.severity for one in letters] == (["fault"] * 2 if role == "projector" else [])
-        assert await found(patient, "stream") + await found(patient, "dead letters") == []
+        assert await found(context, "stream") + await found(context, "dead letters") == []
 
 
 @pytest.mark.parametrize(
@@ -134,7 +134,7 @@ async def test_missing_streams(own_server: NatsServer, role: str) -> None:
         pytest.param({"ack_wait": 5.0}, {"ack_wait": 30.0}, "warning", id="another wait"),
     ],
 )
-async def test_consumer(well: Patient, wrong: dict[str, Any], right: dict[str, Any], severity: str) -> None:
+async def test_consumer(well: CheckContext, wrong: dict[str, Any], right: dict[str, Any], severity: str) -> None:
     """A consumer that must not be read is a fault, one whose waits are kept to a warning; each names the field."""
     [field] = wrong
     await edit_consumer(well, **wrong)
@@ -146,7 +146,7 @@ async def test_consumer(well: Patient, wrong: dict[str, Any], right: dict[str, A
     assert await found(well, "consumer") == []
 
 
-async def test_missing_consumer(well: Patient) -> None:
+async def test_missing_consumer(well: CheckContext) -> None:
     """A consumer that is missing is a warning: the projector makes it."""
     await (await jetstream(well.connection)).delete_consumer(well.settings.stream.name, "projector")
     [finding] = await found(well, "consumer")
@@ -165,11 +165,11 @@ async def test_jetstream_is_switched_off(tmp_path: Path, role: str) -> None:
     with NatsServer(store_dir=tmp_path, config=ACCOUNT.format("enabled")) as server:
         async with Connection(ConnectOptions(servers=server.url)) as connection:
             await ensure_stream(connection, StreamDeclaration())
-            patient = make_patient(connection, StreamDeclaration(), role=role)
+            context = make_context(connection, StreamDeclaration(), role=role)
             server.reload(ACCOUNT.format("disabled"))
-            findings = await examine(patient)
+            findings = await examine(context)
             server.reload(ACCOUNT.format("enabled"))
-            after = await found(patient, "jetstream")
+            after = await found(context, "jetstream")
 
     [fault] = [finding for finding in findings if finding.severity == "fault"]
     assert (fault.check, after) == ("jetstream", [])
@@ -182,7 +182,7 @@ async def test_server_without_jetstream(tmp_path: Path, role: str) -> None:
     """A server that runs without JetStream is one fault that names it and what to start it with."""
     with NatsServer(store_dir=tmp_path, jetstream=False) as server:
         async with Connection(ConnectOptions(servers=server.url)) as connection:
-            findings = await examine(make_patient(connection, StreamDeclaration(), role=role))
+            findings = await examine(make_context(connection, StreamDeclaration(), role=role))
 
     [fault] = [finding for finding in findings if finding.severity == "fault"]
     assert fault.check == "jetstream"

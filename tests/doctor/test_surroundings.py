@@ -14,16 +14,16 @@ import pytest
 import trustme
 from msgspec import structs
 
-from consumers.doctor import Finding, Patient, examine
+from consumers.doctor import CheckContext, Finding, examine
 from consumers.doctor.destinations import check_plugins
 from consumers.doctor.nats import check_inbox, check_reachability, check_rights, check_tls
 from consumers.doctor.stream import check_durability
-from consumers.permissions import Rights, Work, rights_of
+from consumers.permissions import Rights, RoleContext, rights_of
 from noetl_events.jetstream.connection import Connection
 from noetl_events.jetstream.declarations import StreamDeclaration
 from noetl_events.jetstream.options import ConnectOptions
 from noetl_events.testing.nats_server import NatsServer, free_port
-from tests.doctor.conftest import make_patient
+from tests.doctor.conftest import make_context
 from tests.permissions.guarded import guarded
 
 if TYPE_CHECKING:
@@ -42,13 +42,13 @@ def found(findings: list[Finding]) -> list[Finding]:
 async def reach(**options: Any) -> list[Finding]:
     """Return what is not well with reaching a server."""
     async with Connection(ConnectOptions(connect_timeout=0.5, **options)) as connection:
-        return found(await check_reachability(make_patient(connection, STREAM)))
+        return found(await check_reachability(make_context(connection, STREAM)))
 
 
 async def test_unreachable(own_server: NatsServer) -> None:
     """Without a server that is the one fault, all that needs it is unknown, and nothing hangs."""
     async with Connection(ConnectOptions(servers="nats://127.0.0.1:1", connect_timeout=0.3)) as connection:
-        findings = await examine(make_patient(connection, STREAM))
+        findings = await examine(make_context(connection, STREAM))
 
     assert [one.check for one in findings if one.severity == "fault"] == ["reachability"]
     assert {one.found for one in findings if one.check in ("stream", "consumer")} == {"NATS cannot be reached"}
@@ -71,7 +71,7 @@ async def test_silent_check_is_unknown(tmp_path: Path) -> None:
         options = ConnectOptions(servers=f"nats://127.0.0.1:{port}", connect_timeout=0.5)
         async with Connection(options) as connection, asyncio.timeout(60):
             to = (f"postgresql://u:p@127.0.0.1:{port}/db",)
-            findings = await examine(make_patient(connection, STREAM, to=to), limit=0.1)
+            findings = await examine(make_context(connection, STREAM, to=to), limit=0.1)
 
     assert [one.check for one in findings if one.severity == "fault"] == ["reachability"]
     assert {one.severity for one in findings[1:] if one.check not in ("inbox", "plug-ins")} == {"unknown"}
@@ -105,7 +105,7 @@ class Certified:
         """Return what is not well with it."""
         options = ConnectOptions(servers=url, tls_ca=f"{self.folder}/ca.pem" if trusting else None)
         async with Connection(options) as connection:
-            return found(await check_tls(make_patient(connection, STREAM)))
+            return found(await check_tls(make_context(connection, STREAM)))
 
 
 @pytest.mark.parametrize(
@@ -157,7 +157,7 @@ async def test_plain(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("ahead", "severity"), [(-30.0, "warning"), (3_600.0, "fault")])
-async def test_clock(well: Patient, plain_url: str, ahead: float, severity: str) -> None:
+async def test_clock(well: CheckContext, plain_url: str, ahead: float, severity: str) -> None:
     """A clock that goes wrong differs from those of NATS and of Postgres; set right, it does not."""
     well = replace(well, to=(plain_url,))
     wrong = replace(well, clock=lambda: time.time() + ahead)
@@ -172,16 +172,16 @@ async def test_clock(well: Patient, plain_url: str, ahead: float, severity: str)
 @pytest.mark.parametrize("role", ["publisher", "projector", "gateway", "admin"])
 async def test_permissions(tmp_path: Path, role: Role) -> None:
     """Every right that is missing is found, one by one; with what `permissions` prints, none is."""
-    work = Work(inbox_prefix="_INBOX_p", spool=True)
+    work = RoleContext(inbox_prefix="_INBOX_p", spool=True)
     publish, subscribe = rights_of(role, work)
     kept = tuple(right for right in publish if right.subject == "noetl.events.>")
     with guarded(tmp_path, work, rights={role: Rights(kept or publish[-1:], subscribe)}) as server:
         await server.prepare()
         for mended in (False, True):
             async with server.connected(role) as connection:
-                patient = make_patient(connection, STREAM, role=role)
-                patient = replace(patient, work=work)
-                findings = found(await check_rights(patient))
+                context = make_context(connection, STREAM, role=role)
+                context = replace(context, work=work)
+                findings = found(await check_rights(context))
                 assert len(findings) == (0 if mended else len(publish) - 1), findings
             server.restore(role)
             server.server.reload()
@@ -191,9 +191,9 @@ async def test_inbox(connection: Connection) -> None:
     """Who comes with credentials and the inbox that every client has is warned; with one of its own, it is not."""
 
     async def look(**options: Any) -> list[Finding]:
-        patient = make_patient(connection, STREAM, role="gateway")
+        context = make_context(connection, STREAM, role="gateway")
         connect = ConnectOptions(**options)
-        return found(await check_inbox(replace(patient, settings=structs.replace(patient.settings, connect=connect))))
+        return found(await check_inbox(replace(context, settings=structs.replace(context.settings, connect=connect))))
 
     [shared] = await look(servers="nats://gateway:p@host")
 
@@ -207,23 +207,23 @@ async def test_durability(tmp_path: Path, own_server: NatsServer) -> None:
     port = free_port()
     where = f'http: "127.0.0.1:{port}"\n'
     async with Connection(ConnectOptions(servers=own_server.url)) as connection:
-        patient = make_patient(connection, STREAM, monitor=f"http://127.0.0.1:{port}")
-        [unknown] = await check_durability(patient)
+        context = make_context(connection, STREAM, monitor=f"http://127.0.0.1:{port}")
+        [unknown] = await check_durability(context)
         with NatsServer(store_dir=tmp_path / "lazy", config=where) as server:
-            [lazy] = await check_durability(patient)
+            [lazy] = await check_durability(context)
             server.terminate()
             server.config = where + "jetstream { sync_interval: always }"
             server.start()
-            mended = found(await check_durability(patient))
+            mended = found(await check_durability(context))
         with NatsServer(store_dir=tmp_path / "none", config=where, jetstream=False):
-            [none] = await check_durability(patient)
+            [none] = await check_durability(context)
 
     assert [one.severity for one in (unknown, lazy, none)] == ["unknown", "warning", "fault"]
     assert "sync_interval: always" in lazy.remedy
     assert mended == []
 
 
-async def test_plugin(well: Patient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_plugin(well: CheckContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A plug-in that cannot be loaded: a warning, or a fault if a destination needs it; and a scheme nobody has."""
     info = tmp_path / "broken-1.dist-info"
     info.mkdir()
@@ -250,7 +250,7 @@ async def test_missing_extra(connection: Connection, monkeypatch: pytest.MonkeyP
     monkeypatch.setitem(sys.modules, "noetl_events.sinks.http", None)
 
     async def look(*to: str) -> list[str]:
-        return [one.remedy for one in found(await check_plugins(make_patient(connection, STREAM, to=to)))]
+        return [one.remedy for one in found(await check_plugins(make_context(connection, STREAM, to=to)))]
 
     assert await look("noop:") == []
     assert await look("https://host/api/events") == ["pip install 'noetl-events[all]'"]

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from consumers.dead_letters.store import Graveyard, Wanted
+from consumers.dead_letters.store import DeadLetterReader, LetterFilter
 from consumers.sinks.postgres import PostgresSink, create_schema
 from noetl_events import decode
 from noetl_events.identity import digest
@@ -81,8 +81,8 @@ async def test_colliding_ids_of_fifty_processes_lose_nothing(nats_url: str, benc
         )
     await sink.aclose()
     rows = {row["digest"] for row in await fetch(database_url, "SELECT digest FROM noetl.event")}
-    graveyard = Graveyard(bench.connection, stream=bench.dead.name)
-    async with aclosing(graveyard.letters(Wanted(execution=543942402780693277))) as letters:
+    graveyard = DeadLetterReader(bench.connection, stream=bench.dead.name)
+    async with aclosing(graveyard.letters(LetterFilter(execution=543942402780693277))) as letters:
         buried = {digest(decode(letter.body)): letter.kind async for letter in letters}
 
     print(f"{len(rows)} rows, {len(buried)} dead letters")  # noqa: T201

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Final
 from starlette.applications import Starlette
 from starlette.routing import Route
 
-from consumers.gateway.errors import Refused, answer_refused
+from consumers.gateway.errors import ApiError, answer_refused
 from consumers.gateway.ingest import Ingest
-from consumers.gateway.requests import Intake
+from consumers.gateway.requests import RequestLimiter
 from noetl_events import ExecutorEvent, MalformedEvent, decode, encode
 from noetl_events.json_values import MAX_INT64, MIN_INT64
 from noetl_events.sinks.memory import MemorySink
@@ -70,13 +70,13 @@ def posting_many(data: bytes) -> str:
 
 async def _post(path: str, data: bytes) -> str:
     sink = MemorySink()
-    ingest = Ingest(sink, Intake())
+    ingest = Ingest(sink, RequestLimiter())
     app = Starlette(
         routes=[
             Route("/api/events", ingest.one, methods=["POST"]),
             Route("/api/events/batch", ingest.many, methods=["POST"]),
         ],
-        exception_handlers={Refused: answer_refused},
+        exception_handlers={ApiError: answer_refused},
     )
     status, answer = await _ask(app, path, data)
     assert status in _ANSWERS, status

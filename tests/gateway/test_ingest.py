@@ -10,9 +10,9 @@ import pytest
 from starlette.requests import Request
 
 from consumers.gateway.auth import TokenFile
-from consumers.gateway.errors import Refused
+from consumers.gateway.errors import ApiError
 from consumers.gateway.ingest import Ingest
-from consumers.gateway.requests import Intake
+from consumers.gateway.requests import RequestLimiter
 from noetl_events import EventsRejected
 from noetl_events.jetstream.connection import Connection
 from noetl_events.jetstream.declarations import StreamDeclaration
@@ -207,15 +207,15 @@ async def test_endless_head(web: Web) -> None:
 async def test_conflict_is_told_from_what_is_wrong_with_events() -> None:
     """Where the destination has other events with all the refused keys the answer is 409, else 422."""
 
-    async def post(rejection: EventsRejected) -> Refused:
+    async def post(rejection: EventsRejected) -> ApiError:
         body = msgspec.json.encode({"events": [body_of(1), body_of(2)]})
 
         async def receive() -> dict[str, Any]:
             return {"type": "http.request", "body": body, "more_body": False}
 
         scope = {"type": "http", "method": "POST", "headers": [(b"content-length", b"%d" % len(body))]}
-        with pytest.raises(Refused) as refused:
-            await Ingest(FaultySink(MemorySink(), [rejection]), Intake()).many(Request(scope, receive))
+        with pytest.raises(ApiError) as refused:
+            await Ingest(FaultySink(MemorySink(), [rejection]), RequestLimiter()).many(Request(scope, receive))
         return refused.value
 
     conflict = await post(EventsRejected({1: "another event has it"}, conflicts=[1]))

@@ -195,8 +195,8 @@ DAEMONS = (
     Mutation(
         "an outage of Postgres rejects rows",
         "consumers/sinks/postgres/errors.py",
-        '    **dict.fromkeys(("22", "23", "54"), Meaning.ROW),\n',
-        '    **dict.fromkeys(("22", "23", "54", "53", "57"), Meaning.ROW),\n',
+        '    **dict.fromkeys(("22", "23", "54"), ErrorClass.ROW),\n',
+        '    **dict.fromkeys(("22", "23", "54", "53", "57"), ErrorClass.ROW),\n',
         "tests/sinks/test_postgres_outages.py::test_outage_rejects_nothing",
     ),
     Mutation(

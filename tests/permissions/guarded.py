@@ -6,7 +6,7 @@ import re
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Final, get_args
 
-from consumers.permissions import Role, Work, render_config, rights_of
+from consumers.permissions import Role, RoleContext, render_config, rights_of
 from noetl_events.jetstream.connection import Connection
 from noetl_events.jetstream.declarations import DEAD_LETTERS, TRIALS
 from noetl_events.jetstream.options import ConnectOptions
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Iterator
     from pathlib import Path
 
-    from consumers.permissions import Right, Rights
+    from consumers.permissions import Permission, Rights
 
 ROLES: Final[tuple[Role, ...]] = get_args(Role)
 _DONE: Final = re.compile(r"cid:(\d+) .* <<- \[(PUB|HPUB|SUB) (\S+)")
@@ -26,7 +26,7 @@ _DONE: Final = re.compile(r"cid:(\d+) .* <<- \[(PUB|HPUB|SUB) (\S+)")
 class Guarded:
     """The server, and the rights it was given."""
 
-    def __init__(self, server: NatsServer, work: Work, folder: Path) -> None:
+    def __init__(self, server: NatsServer, work: RoleContext, folder: Path) -> None:
         self.folder = folder
         self.server = server
         self.work = work
@@ -70,7 +70,7 @@ class Guarded:
 
 @contextmanager
 def guarded(
-    folder: Path, work: Work, *, config: str = "", rights: dict[Role, Rights] | None = None
+    folder: Path, work: RoleContext, *, config: str = "", rights: dict[Role, Rights] | None = None
 ) -> Iterator[Guarded]:
     """Run a server with the four roles; *rights* in place of what a role is given by itself."""
     users = ["{ user: owner, password: pw }"]
@@ -85,7 +85,7 @@ def guarded(
         yield Guarded(server, work, folder)
 
 
-def _unused(rights: Iterable[Right], done: set[str]) -> set[str]:
+def _unused(rights: Iterable[Permission], done: set[str]) -> set[str]:
     by_reason: dict[str, bool] = {}
     for right in rights:
         used = any(_is_in(subject, right.subject) for subject in done)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from consumers.permissions import Work
+from consumers.permissions import RoleContext
 from noetl_events.jetstream.declarations import ConsumerDeclaration
 from noetl_events.sinks.memory import MemorySink
 from noetl_events.sinks.nats import NatsSink
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 async def server(tmp_path: Path) -> AsyncIterator[Guarded]:
     """Return a server with the four roles, and the streams."""
     consumer = ConsumerDeclaration(name="projector")
-    work = Work(consumers=(consumer,), durable="projector", inbox_prefix="_INBOX_private")
+    work = RoleContext(consumers=(consumer,), durable="projector", inbox_prefix="_INBOX_private")
     with guarded(tmp_path, work) as made:
         await made.prepare()
         yield made

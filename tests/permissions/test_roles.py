@@ -13,8 +13,8 @@ from nats.js.api import ConsumerConfig
 
 from consumers.backfill import Rebuild
 from consumers.dead_letters.resend import Resending
-from consumers.dead_letters.store import Graveyard, Wanted
-from consumers.permissions import Rights, Work, grants_of, rights_of
+from consumers.dead_letters.store import DeadLetterReader, LetterFilter
+from consumers.permissions import Rights, RoleContext, grants_of, rights_of
 from consumers.projector.service import Service
 from consumers.settings import ProjectorSettings, Settings
 from consumers.sinks.postgres import create_schema
@@ -53,7 +53,7 @@ async def publish(connection: Connection) -> None:
 
 async def test_publisher(tmp_path: Path) -> None:
     """A publisher with a spool."""
-    with guarded(tmp_path, Work(inbox_prefix=INBOX, spool=True)) as server:
+    with guarded(tmp_path, RoleContext(inbox_prefix=INBOX, spool=True)) as server:
         await server.prepare()
         async with server.connected("publisher") as connection:
             await publish(connection)
@@ -64,7 +64,7 @@ async def test_publisher(tmp_path: Path) -> None:
 
 async def test_one_right_less_is_missed(tmp_path: Path) -> None:
     """Without one right of those printed the role fails, and the server's log says so: the other tests can see it."""
-    work = Work(inbox_prefix=INBOX, spool=True)
+    work = RoleContext(inbox_prefix=INBOX, spool=True)
     publish_rights, subscribe_rights = rights_of("publisher", work)
     less = Rights(tuple(right for right in publish_rights if right.subject != "noetl.events.>"), subscribe_rights)
     with guarded(tmp_path, work, rights={"publisher": less}) as server:
@@ -94,7 +94,7 @@ async def projector_url(database_url: str) -> AsyncIterator[str]:
 
 
 @asynccontextmanager
-async def projecting(connection: Connection, work: Work, url: str) -> AsyncIterator[Service]:
+async def projecting(connection: Connection, work: RoleContext, url: str) -> AsyncIterator[Service]:
     """Run a projector as `noetl-events project` does."""
     settings = Settings(connect=connection.options, stream=work.stream, projector=ProjectorSettings(ack_wait=2.0))
     service = Service(settings, connection, [url], durable=work.durable)
@@ -169,11 +169,11 @@ async def test_projector(tmp_path: Path, projector_url: str, partitions: int, co
         assert (server.violations, unused) == ([], {version})
 
 
-def projector_work(stream: StreamDeclaration, url: str) -> Work:
+def projector_work(stream: StreamDeclaration, url: str) -> RoleContext:
     """Return what the projector works with."""
     options = ConnectOptions(inbox_prefix=INBOX)
     settings = Settings(connect=options, stream=stream, projector=ProjectorSettings(to=(url,), ack_wait=2.0))
-    return Work.of(settings)
+    return RoleContext.of(settings)
 
 
 async def project(server: Guarded, owner: Connection, connection: Connection, url: str) -> None:
@@ -186,7 +186,7 @@ async def project(server: Guarded, owner: Connection, connection: Connection, ur
         await js.publish("noetl.events.1.bad", encode(make_event(99, step="\0")))
         await eventually(lambda: settled(service, 22))
         await exhaust(owner)
-        await service.stream_watch._look()
+        await service.stream_monitor._look()
         await eventually(lambda: is_at_least(owner, 3))
     if not server.work.stream.partitions:
         async with projecting(connection, server.work, url) as service:
@@ -208,7 +208,7 @@ async def is_at_least(owner: Connection, count: int) -> bool:
 
 async def test_gateway(tmp_path: Path) -> None:
     """A gateway that takes, streams, looks up, and shows dead letters."""
-    with guarded(tmp_path, Work(inbox_prefix=INBOX)) as server:
+    with guarded(tmp_path, RoleContext(inbox_prefix=INBOX)) as server:
         await server.prepare()
         async with server.connected("owner") as owner, server.connected("gateway") as connection:
             await bury(owner)
@@ -250,7 +250,7 @@ async def bury(owner: Connection) -> None:
 
 async def test_admin(tmp_path: Path) -> None:
     """An administrator that creates and shows streams, works through dead letters, verifies and rebuilds."""
-    with guarded(tmp_path, Work(inbox_prefix=INBOX)) as server:
+    with guarded(tmp_path, RoleContext(inbox_prefix=INBOX)) as server:
         async with server.connected("owner") as owner, server.connected("admin") as connection:
             for declared in (server.work.stream, DEAD_LETTERS, TRIALS):
                 await ensure_stream(connection, declared)
@@ -273,8 +273,8 @@ async def administer(connection: Connection, url: str) -> None:
     """Do all an administrator does after `stream ensure`."""
     for name in (EVENTS_STREAM, DEAD_STREAM, TRIALS.name):
         await show_stream(connection, name)
-    graveyard = Graveyard(connection)
-    async with aclosing(graveyard.letters(Wanted())) as letters:
+    graveyard = DeadLetterReader(connection)
+    async with aclosing(graveyard.letters(LetterFilter())) as letters:
         found: list[Any] = [letter async for letter in letters]
     outcome = await Resending(connection, graveyard).retry(1)
     removed = await graveyard.remove(2)

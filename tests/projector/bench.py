@@ -10,7 +10,7 @@ from msgspec import structs
 
 from consumers.dead_letters import DeadLetters
 from consumers.projector.projector import Projector
-from consumers.projector.quarantine import Trials
+from consumers.projector.quarantine import CrashRecords
 from noetl_events import ExecutorEvent, encode
 from noetl_events.jetstream.api import jetstream
 from noetl_events.jetstream.consume.puller import Puller
@@ -58,15 +58,15 @@ class Bench:
         for body in bodies:
             await js.publish(f"{self.stream.name}.x", encode(body) if isinstance(body, ExecutorEvent) else body)
 
-    def projector(self, sink: EventSink, *, trials: Trials | None = None, **changes: Any) -> Projector:
+    def projector(self, sink: EventSink, *, trials: CrashRecords | None = None, **changes: Any) -> Projector:
         """Return a projector into *sink*, with *changes* to its consumer."""
         puller = Puller(self.connection, structs.replace(self.consumer, **changes))
         letters = DeadLetters(self.connection, prefix=self.dead.name)
-        return Projector(puller, sink, letters, trials or Trials(self.connection), backoff=QUICK)
+        return Projector(puller, sink, letters, trials or CrashRecords(self.connection), backoff=QUICK)
 
     @asynccontextmanager
     async def projecting(
-        self, sink: EventSink, *, trials: Trials | None = None, received: int = 0, **changes: Any
+        self, sink: EventSink, *, trials: CrashRecords | None = None, received: int = 0, **changes: Any
     ) -> AsyncIterator[Projector]:
         """Run a projector into *sink*, once it has *received* so many messages, and stop it in the end."""
         projector = self.projector(sink, trials=trials, **changes)

@@ -14,7 +14,7 @@ from consumers.health import Report
 from consumers.projector.endpoint import Endpoint
 from consumers.projector.service import Service
 from consumers.settings import ProjectorSettings, Settings
-from consumers.tasks import Together
+from consumers.tasks import Supervisor
 from noetl_events import SinkUnavailable
 from noetl_events.sinks.memory import MemorySink
 
@@ -96,7 +96,7 @@ async def serving(
     settings = Settings(connect=connection.options, stream=stream, projector=ProjectorSettings(**changes))
     service = Service(settings, connection, ["memory:"], durable="projector", standby=standby, opener=lambda _: sink)
     listener = socket.create_server(("127.0.0.1", 0))
-    worker = Together([service.worker], beside=[Endpoint(service, listener).run])
+    worker = Supervisor([service.worker], beside=[Endpoint(service, listener).run])
     running = asyncio.create_task(worker.run())
     try:
         yield Served(service, listener.getsockname()[1])

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from consumers.dead_letters.store import Graveyard, Wanted
+from consumers.dead_letters.store import DeadLetterReader, LetterFilter
 from consumers.sinks.postgres import create_schema
 from consumers.verification.verify import Verification
 from noetl_events import EventEmitter, Snowflake, decode, open_sink
@@ -62,8 +62,8 @@ async def test_every_event_is_a_row_or_a_letter(
             await eventually(lambda: again.progress.stored + again.progress.buried == WORKERS * EACH)
 
         assert (again.progress.stored, again.progress.buried_by["conflict"]) == (EACH, (WORKERS - 1) * EACH)
-        graveyard = Graveyard(bench.connection, stream=bench.dead.name)
-        async with aclosing(graveyard.letters(Wanted(kinds=("conflict",), execution=5))) as letters:
+        graveyard = DeadLetterReader(bench.connection, stream=bench.dead.name)
+        async with aclosing(graveyard.letters(LetterFilter(kinds=("conflict",), execution=5))) as letters:
             buried = {digest(decode(letter.body)) async for letter in letters}
         assert rows | buried == set(map(digest, emitted))
         assert len(rows) == EACH

@@ -11,7 +11,7 @@ from msgspec import structs
 
 from consumers.dead_letters import DeadLetters
 from consumers.projector.projector import Projector
-from consumers.projector.quarantine import Trials
+from consumers.projector.quarantine import CrashRecords
 from noetl_events import EventsRejected, ExecutorEvent, SinkUnavailable, encode
 from noetl_events.ids import derived_id
 from noetl_events.jetstream.api import jetstream
@@ -131,7 +131,7 @@ async def test_death_between_write_and_ack_redelivers(bench: Bench) -> None:
     letters = DeadLetters(bench.connection, prefix=bench.dead.name)
     consumer = structs.replace(bench.consumer, ack_wait=0.5)
     first = asyncio.create_task(
-        Projector(Puller(bench.connection, consumer), sink, letters, Trials(bench.connection)).run()
+        Projector(Puller(bench.connection, consumer), sink, letters, CrashRecords(bench.connection)).run()
     )
     await sink.stored.wait()
     first.cancel()
@@ -223,7 +223,7 @@ async def test_bug_of_a_sink_stops_the_projector(bench: Bench) -> None:
     await bench.publish(make_events(5))
     sink = FaultySink(MemorySink(), [KeyError("bug")])
     puller, letters = Puller(bench.connection, bench.consumer), DeadLetters(bench.connection)
-    projector = Projector(puller, sink, letters, Trials(bench.connection))
+    projector = Projector(puller, sink, letters, CrashRecords(bench.connection))
     with pytest.raises(KeyError, match="bug"):
         await projector.run()
 

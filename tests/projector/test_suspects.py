@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
-from consumers.projector.quarantine import Note, Part, Trials, parts_of
+from consumers.projector.quarantine import CrashRecord, CrashRecords, Group, parts_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,7 +31,7 @@ def delivered(sequence: int, *, attempt: int = 2, stored_ns: int = STORED_NS, st
     return Delivered(f"$JS.ACK.{stream}.projector.{attempt}.{sequence}.{sequence}.{stored_ns + sequence}.0")
 
 
-def shape(parts: Sequence[Part]) -> list[tuple[int, int, int, int]]:
+def shape(parts: Sequence[Group]) -> list[tuple[int, int, int, int]]:
     """Return first and last sequence, length and deaths of each part."""
     places = [[int(message.reply.split(".")[5]) for message in part.messages] for part in parts]
     return [
@@ -60,10 +60,10 @@ def test_what_is_tried_with_what(
     assert shape(list(parts_of(messages, in_doubt=in_doubt))) == expected
 
 
-def part_of(first: int, last: int, *, stream: str, stored_ns: int = STORED_NS) -> Part:
+def part_of(first: int, last: int, *, stream: str, stored_ns: int = STORED_NS) -> Group:
     """Return a part of messages that came again."""
     messages = [delivered(number, stream=stream, stored_ns=stored_ns) for number in range(first, last + 1)]
-    return Part(list(messages), suspected=True)
+    return Group(list(messages), suspected=True)
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ async def test_a_note_that_stands_narrows(
     bench: Bench, stream: StreamDeclaration, noted: tuple[int, int], again: tuple[int, int], expected: list[int]
 ) -> None:
     """Of what comes again, the messages that were on trial when the process died are tried in smaller parts."""
-    trials = Trials(bench.connection)
+    trials = CrashRecords(bench.connection)
     await trials.begin(part_of(*noted, stream=stream.name))
     parts = await trials.narrow(part_of(*again, stream=stream.name))
 
@@ -93,7 +93,7 @@ async def test_a_note_that_stands_narrows(
 async def test_a_note_struck_out_does_not_narrow(bench: Bench, stream: StreamDeclaration) -> None:
     """What the process survived is tried together when it comes again."""
     part = part_of(1, 20, stream=stream.name)
-    trials = Trials(bench.connection)
+    trials = CrashRecords(bench.connection)
     await trials.begin(part)
     await trials.survive(part)
 
@@ -112,7 +112,7 @@ async def test_surviving_a_part_leaves_the_rest_in_doubt(
     bench: Bench, stream: StreamDeclaration, tried: tuple[int, int], left: tuple[int, int] | None
 ) -> None:
     """Of a note that stands only what was survived is struck out: the culprit may come with a later delivery."""
-    trials = Trials(bench.connection)
+    trials = CrashRecords(bench.connection)
     await trials.begin(part_of(20, 39, stream=stream.name))
     for part in await trials.narrow(part_of(*tried, stream=stream.name)):
         await trials.begin(part)
@@ -125,7 +125,7 @@ async def test_surviving_a_part_leaves_the_rest_in_doubt(
 
 async def test_a_trial_withdrawn_is_as_if_it_had_not_been(bench: Bench, stream: StreamDeclaration) -> None:
     """An outage during a trial brings back the note as it was, deaths and all."""
-    trials = Trials(bench.connection)
+    trials = CrashRecords(bench.connection)
     single = part_of(7, 7, stream=stream.name)
     await trials.begin(single)
     for _ in range(3):
@@ -139,7 +139,7 @@ async def test_a_trial_withdrawn_is_as_if_it_had_not_been(bench: Bench, stream: 
 async def test_alone_when_the_process_died_twice_is_fatal(bench: Bench, stream: StreamDeclaration) -> None:
     """The first death alone is a warning, the second one the verdict."""
     single, deaths = part_of(7, 7, stream=stream.name), []
-    trials = Trials(bench.connection)
+    trials = CrashRecords(bench.connection)
     for _ in range(3):
         [single] = await trials.narrow(single)
         deaths.append((single.deaths, single.is_fatal))
@@ -150,7 +150,7 @@ async def test_alone_when_the_process_died_twice_is_fatal(bench: Bench, stream: 
 
 async def test_a_verdict_stands_while_others_are_tried(bench: Bench, stream: StreamDeclaration) -> None:
     """Two culprits of one block that come in turns are both found: neither trial strikes out the other's verdict."""
-    trials = Trials(bench.connection)
+    trials = CrashRecords(bench.connection)
     deaths: dict[int, list[int]] = {7: [], 8: []}
     for _ in range(3):
         for sequence, counted in deaths.items():
@@ -164,9 +164,9 @@ async def test_a_verdict_stands_while_others_are_tried(bench: Bench, stream: Str
 
 async def test_another_message_of_the_same_sequence_is_not_fatal(bench: Bench, stream: StreamDeclaration) -> None:
     """A stream created again starts its sequences again; the new message is not the one that killed."""
-    trials = Trials(bench.connection)
+    trials = CrashRecords(bench.connection)
     dead = part_of(7, 7, stream=stream.name)
-    await trials.begin(dead._replace(note=Note(first=7, last=7, stored_ns=STORED_NS + 7, deaths=1)))
+    await trials.begin(dead._replace(note=CrashRecord(first=7, last=7, stored_ns=STORED_NS + 7, deaths=1)))
     [same] = await trials.narrow(dead)
     [other] = await trials.narrow(part_of(7, 7, stream=stream.name, stored_ns=STORED_NS + 1))
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from nats.js.errors import NotFoundError
 
-from consumers.projector.quarantine import Trials
+from consumers.projector.quarantine import CrashRecords
 from noetl_events import ExecutorEvent, SinkUnavailable
 from noetl_events.envelope import decode
 from noetl_events.jetstream.api import jetstream
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from consumers.projector.projector import Projector
-    from consumers.projector.quarantine import Part
+    from consumers.projector.quarantine import Group
     from noetl_events.jetstream.connection import Connection
 
 
@@ -156,7 +156,7 @@ async def test_being_stopped_during_a_trial_does_not_count(bench: Bench) -> None
     assert await bench.dead_letters() == []
 
 
-class Slow(Trials):
+class Slow(CrashRecords):
     """Notes that are stored, and whose answer takes its time."""
 
     def __init__(self, connection: Connection, slow: str) -> None:
@@ -164,12 +164,12 @@ class Slow(Trials):
         self._slow = slow
         self.stored = asyncio.Event()
 
-    async def begin(self, part: Part) -> None:
+    async def begin(self, part: Group) -> None:
         """Note it."""
         await super().begin(part)
         await self._linger("begin")
 
-    async def survive(self, part: Part) -> None:
+    async def survive(self, part: Group) -> None:
         """Be told to leave just before."""
         await self._linger("survive")
         await super().survive(part)
@@ -201,7 +201,7 @@ async def test_one_alone_is_tried_while_nothing_else_is_written(bench: Bench) ->
     Whoever kills the process is then known; else a neighbour's deaths would be counted for an innocent.
     """
     await again(bench, 1)
-    trials = Trials(bench.connection)
+    trials = CrashRecords(bench.connection)
     tried, neighbour = Waiting(), MemorySink()
     async with bench.projecting(tried, trials=trials, ack_wait=0.5):
         await tried.asked.wait()

@@ -10,7 +10,7 @@ from consumers import backfill as rebuild_module
 from consumers.backfill import Fault, Rebuild, Rebuilt
 from consumers.dead_letters import DeadLetters
 from consumers.projector.projector import Projector
-from consumers.projector.quarantine import Trials
+from consumers.projector.quarantine import CrashRecords
 from noetl_events import EventsRejected, SinkUnavailable, encode
 from noetl_events.jetstream.api import jetstream
 from noetl_events.jetstream.consume.history import History, Span
@@ -44,7 +44,7 @@ async def project(connection: Connection, stream: str, sink: MemorySink, dead: s
     """Project *count* messages of *stream* into *sink*."""
     consumer = ConsumerDeclaration(name="live", stream=stream)
     letters = DeadLetters(connection, prefix=dead)
-    projector = Projector(Puller(connection, consumer), sink, letters, Trials(connection))
+    projector = Projector(Puller(connection, consumer), sink, letters, CrashRecords(connection))
     while projector.progress.received < count:
         await projector.step()
 

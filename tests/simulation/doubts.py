@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from noetl_events.jetstream.publish.message import Outgoing
-    from noetl_events.jetstream.publish.queue import Outbox
+    from noetl_events.jetstream.publish.queue import PublishQueue
     from tests.simulation.network import Command
 
 
@@ -21,7 +21,7 @@ class Doubts:
 
     """
 
-    def __init__(self, outbox: Outbox) -> None:
+    def __init__(self, outbox: PublishQueue) -> None:
         self.batched_again: set[str] = set()
         """Of them, what was part of a fast-ingest batch afterwards."""
 

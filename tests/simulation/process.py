@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from consumers.dead_letters import DeadLetters
 from consumers.projector.projector import Projector
-from consumers.projector.quarantine import Trials
+from consumers.projector.quarantine import CrashRecords
 from noetl_events.jetstream.consume.puller import Puller
 from noetl_events.jetstream.errors import ConsumerMissing, NatsUnavailable
 from noetl_events.jetstream.message import delivery_of
@@ -62,7 +62,7 @@ class Process:
             Puller(self.connection, declared, max_messages=draw.choice([4, 16, 60])),  # type: ignore[arg-type]
             FanoutSink(self.sinks) if len(self.sinks) > 1 else self.sinks[0],
             DeadLetters(self.connection),  # type: ignore[arg-type]
-            Trials(self.connection),  # type: ignore[arg-type]
+            CrashRecords(self.connection),  # type: ignore[arg-type]
             batch_size=draw.choice([1, 5, 12, 40]),
             backoff=Backoff(initial=0.1, maximum=2.0),
         )

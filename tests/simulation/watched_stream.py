@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from noetl_events import EventsRejected, SinkUnavailable
-from noetl_events.jetstream.streams import Watermark
+from noetl_events.jetstream.streams import StreamPosition
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -69,11 +69,11 @@ class WatchedStream:
                 self._stored_at[event.event_id] = _now()
         return reasons
 
-    def watermark(self) -> Watermark:
+    def watermark(self) -> StreamPosition:
         """Return how far it has come."""
         lost = self._stored_at.keys() - self.stored.keys()
         self.too_old |= {each for each in lost if self._stored_at[each] + self._window <= _now()}
-        return Watermark(f"stream {self._created}", len(self.stored) + self._others)
+        return StreamPosition(f"stream {self._created}", len(self.stored) + self._others)
 
     async def lose_end(self, seconds: float, *, most: int | None = None) -> int:
         """Be away for some *seconds*, and return how many events are gone then, at *most*."""
@@ -146,7 +146,7 @@ class StreamSink:
 class WatchedSink(StreamSink):
     """One that says how far the stream has come."""
 
-    async def watermark(self) -> Watermark:
+    async def watermark(self) -> StreamPosition:
         """Return that, or fail as a request does."""
         losses = self._stream.losses
         await self._travel()

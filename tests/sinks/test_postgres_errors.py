@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncpg
 import pytest
 
-from consumers.sinks.postgres.errors import Meaning, line_of, meaning_of, reason_of
+from consumers.sinks.postgres.errors import ErrorClass, line_of, meaning_of, reason_of
 
 
 def error(**fields: str) -> asyncpg.PostgresError:
@@ -34,31 +34,31 @@ def test_line(context: str, line: int | None) -> None:
 @pytest.mark.parametrize(
     ("state", "meaning"),
     [
-        (None, Meaning.OUTAGE),
-        ("08P01", Meaning.OUTAGE),
-        ("25P03", Meaning.OUTAGE),
-        ("25P02", Meaning.UNKNOWN),
-        ("40P01", Meaning.CONTENTION),
-        ("57014", Meaning.SLOW),
-        ("57P05", Meaning.OUTAGE),
-        ("42P10", Meaning.CONFIGURATION),
-        ("XX002", Meaning.CONFIGURATION),
-        ("XX000", Meaning.UNKNOWN),
-        ("22P02", Meaning.ROW),
-        ("23502", Meaning.ROW),
-        ("23503", Meaning.ORPHAN),
-        ("54001", Meaning.ROW),
+        (None, ErrorClass.OUTAGE),
+        ("08P01", ErrorClass.OUTAGE),
+        ("25P03", ErrorClass.OUTAGE),
+        ("25P02", ErrorClass.UNKNOWN),
+        ("40P01", ErrorClass.CONTENTION),
+        ("57014", ErrorClass.SLOW),
+        ("57P05", ErrorClass.OUTAGE),
+        ("42P10", ErrorClass.CONFIGURATION),
+        ("XX002", ErrorClass.CONFIGURATION),
+        ("XX000", ErrorClass.UNKNOWN),
+        ("22P02", ErrorClass.ROW),
+        ("23502", ErrorClass.ROW),
+        ("23503", ErrorClass.ORPHAN),
+        ("54001", ErrorClass.ROW),
     ],
 )
-def test_meaning(state: str | None, meaning: Meaning) -> None:
+def test_meaning(state: str | None, meaning: ErrorClass) -> None:
     """The longest known beginning of a SQLSTATE says what to do."""
     assert meaning_of(error(sqlstate=state)) is meaning  # type: ignore[arg-type]  # None is what a broken one has
 
 
 def test_check_without_a_name_is_a_missing_partition() -> None:
     """A check that has a name is about the row, one that has none about the table."""
-    assert meaning_of(error(sqlstate="23514")) is Meaning.CONFIGURATION
-    assert meaning_of(error(sqlstate="23514", constraint_name="positive")) is Meaning.ROW
+    assert meaning_of(error(sqlstate="23514")) is ErrorClass.CONFIGURATION
+    assert meaning_of(error(sqlstate="23514", constraint_name="positive")) is ErrorClass.ROW
 
 
 def test_reason_is_one_line() -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from noetl_events import EventsRejected, ExecutorEvent, SinkUnavailable, decode, open_sink
-from noetl_events.jetstream.streams import Watermark
+from noetl_events.jetstream.streams import StreamPosition
 from noetl_events.retry import Backoff
 from noetl_events.sinks.jsonl import JsonlSink, read_jsonl
 from noetl_events.sinks.memory import MemorySink
@@ -41,9 +41,9 @@ class Stream(MemorySink):
         self.last_seq += len(events)
         await super().emit_batch(events)
 
-    async def watermark(self) -> Watermark:
+    async def watermark(self) -> StreamPosition:
         """Return what a stream would say."""
-        return Watermark(self.created, self.last_seq)
+        return StreamPosition(self.created, self.last_seq)
 
 
 class Away(MemorySink):

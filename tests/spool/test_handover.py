@@ -11,7 +11,7 @@ from unittest.mock import patch
 import pytest
 
 from noetl_events import EventsRejected, ExecutorEvent, SinkUnavailable
-from noetl_events.jetstream.streams import Watermark
+from noetl_events.jetstream.streams import StreamPosition
 from noetl_events.retry import Backoff
 from noetl_events.sinks.append_file import AppendFile
 from noetl_events.sinks.memory import MemorySink
@@ -57,12 +57,12 @@ class Losing:
         known = {event.event_id for event in self.stored}
         self.stored += [event for event in events if event.event_id not in known]
 
-    async def watermark(self) -> Watermark:
+    async def watermark(self) -> StreamPosition:
         """Return its length, unless it does not answer."""
         if self.is_silent:
             self.unanswered += 1
             raise SinkUnavailable("no answer")
-        return Watermark("created", len(self.stored))
+        return StreamPosition("created", len(self.stored))
 
     async def aclose(self) -> None:
         """Do nothing."""

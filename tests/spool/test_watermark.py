@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import pytest
 
-from noetl_events.jetstream.streams import Watermark
+from noetl_events.jetstream.streams import StreamPosition
 
 
 @pytest.mark.parametrize(
     ("now", "kept"),
     [
-        pytest.param(Watermark("monday", 10), True, id="the same"),
-        pytest.param(Watermark("monday", 12), True, id="further"),
-        pytest.param(Watermark("monday", 9), False, id="shorter"),
-        pytest.param(Watermark("tuesday", 12), False, id="another, further than the old one"),
+        pytest.param(StreamPosition("monday", 10), True, id="the same"),
+        pytest.param(StreamPosition("monday", 12), True, id="further"),
+        pytest.param(StreamPosition("monday", 9), False, id="shorter"),
+        pytest.param(StreamPosition("tuesday", 12), False, id="another, further than the old one"),
     ],
 )
-def test_what_was_lost_is_noticed(now: Watermark, *, kept: bool) -> None:
+def test_what_was_lost_is_noticed(now: StreamPosition, *, kept: bool) -> None:
     """A stream that ends earlier has lost its end, and another of the same name all of it."""
-    assert now.has_kept(Watermark("monday", 10)) is kept
+    assert now.has_kept(StreamPosition("monday", 10)) is kept

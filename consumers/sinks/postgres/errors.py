@@ -34,7 +34,7 @@ _REMEDIES: Final = {
 }
 
 
-class Meaning(Enum):
+class ErrorClass(Enum):
     """The class of an error; the class decides the caller's next step."""
 
     OUTAGE = auto()
@@ -48,23 +48,23 @@ class Meaning(Enum):
 
 # The longest prefix of a SQLSTATE decides.
 _MEANINGS: Final = {
-    "": Meaning.UNKNOWN,
-    **dict.fromkeys(("08", "53", "57", "58", "25006", "25P03", "40003", "55P03"), Meaning.OUTAGE),
-    **dict.fromkeys(("40001", "40P01", "55006"), Meaning.CONTENTION),
-    "57014": Meaning.SLOW,
-    **dict.fromkeys(("28", "3D", "3F", "42", "0A", "XX001", "XX002"), Meaning.CONFIGURATION),
-    "23503": Meaning.ORPHAN,
-    **dict.fromkeys(("22", "23", "54"), Meaning.ROW),
+    "": ErrorClass.UNKNOWN,
+    **dict.fromkeys(("08", "53", "57", "58", "25006", "25P03", "40003", "55P03"), ErrorClass.OUTAGE),
+    **dict.fromkeys(("40001", "40P01", "55006"), ErrorClass.CONTENTION),
+    "57014": ErrorClass.SLOW,
+    **dict.fromkeys(("28", "3D", "3F", "42", "0A", "XX001", "XX002"), ErrorClass.CONFIGURATION),
+    "23503": ErrorClass.ORPHAN,
+    **dict.fromkeys(("22", "23", "54"), ErrorClass.ROW),
 }
 
 
-def meaning_of(error: PostgresError) -> Meaning:
+def meaning_of(error: PostgresError) -> ErrorClass:
     """Return the class of *error*."""
     state = error.sqlstate
     if not state:
-        return Meaning.OUTAGE
+        return ErrorClass.OUTAGE
     if state == "23514" and not error.constraint_name:
-        return Meaning.CONFIGURATION
+        return ErrorClass.CONFIGURATION
     return _MEANINGS[next(prefix for prefix in (state, state[:2], "") if prefix in _MEANINGS)]
 
 
@@ -86,5 +86,5 @@ def line_of(error: PostgresError) -> int | None:
 
 def missing_parent_of(error: PostgresError) -> int | None:
     """Return the missing catalog_id that a foreign key refers to."""
-    found = _MISSING_PARENT.search(error.detail or "") if meaning_of(error) is Meaning.ORPHAN else None
+    found = _MISSING_PARENT.search(error.detail or "") if meaning_of(error) is ErrorClass.ORPHAN else None
     return int(found[1]) if found else None

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import msgspec
 from msgspec import Meta, Raw
 
-from consumers.sinks.postgres.rows import Likeness, Mapping, Row, Texts, bigint, jsonb, timestamp
+from consumers.sinks.postgres.rows import Likeness, Mapping, Row, TextFields, bigint, jsonb, timestamp
 from noetl_events.envelope import MalformedEvent
 from noetl_events.json_values import MAX_INT64, MIN_INT64, encode_value
 
@@ -50,7 +50,7 @@ class _Columns(msgspec.Struct, gc=False):
 _read_columns = msgspec.json.Decoder(_Columns, strict=False).decode
 
 
-def _noetl_row(names: tuple[int, int], event: ExecutorEvent, texts: Texts) -> Row:
+def _noetl_row(names: tuple[int, int], event: ExecutorEvent, texts: TextFields) -> Row:
     place, event_id = names
     columns = _columns_of(event)
     result, context = _payloads(event, bytes(columns.result))

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from noetl_events.envelope import ExecutorEvent
     from noetl_events.json_values import Json
 
-    RowOf: TypeAlias = Callable[[tuple[int, int], ExecutorEvent, "Texts"], "Row"]
+    RowOf: TypeAlias = Callable[[tuple[int, int], ExecutorEvent, "TextFields"], "Row"]
 
 # The pattern also matches escaped backslashes, so the scan skips them in pairs.
 _ESCAPE: Final = re.compile(rb"\\\\|\\u0000")
@@ -111,7 +111,7 @@ _pack_ids = Struct(">iqiq").pack
 _pack_time_and_length = Struct(">iqiB").pack
 
 
-def _plain_row(names: tuple[int, int], event: ExecutorEvent, texts: Texts) -> Row:
+def _plain_row(names: tuple[int, int], event: ExecutorEvent, texts: TextFields) -> Row:
     # Adjacent fields are packed in one call each, because this runs for every event and dominates the cost of a row.
     context = bytes(event.context)
     place, event_id = names
@@ -164,7 +164,7 @@ _pack_bigint = Struct(">iq").pack
 _pack_jsonb = Struct(">iB").pack
 
 
-class Texts(dict[str | None, bytes]):
+class TextFields(dict[str | None, bytes]):
     """
     The encoded text fields of one batch; its events share a few types, steps and statuses, so most are a look-up.
 
@@ -246,7 +246,7 @@ def rows_of(
     """
     rows: list[Row] = []
     reasons: dict[int, str] = {}
-    texts = Texts()
+    texts = TextFields()
     row_of = _without_nul(mapping.row_of) if replace_nul else mapping.row_of
     for place, (event_id, event) in enumerate(zip(require_ids(events), events, strict=True)):
         try:
@@ -257,7 +257,7 @@ def rows_of(
     return rows, reasons
 
 
-def _row_of(names: tuple[int, int], event: ExecutorEvent, *, row_of: RowOf, texts: Texts) -> Row:
+def _row_of(names: tuple[int, int], event: ExecutorEvent, *, row_of: RowOf, texts: TextFields) -> Row:
     # Checking what `decode` has already checked costs twice as much as writing it.
     if _came_from_wire(event):
         try:
@@ -269,7 +269,7 @@ def _row_of(names: tuple[int, int], event: ExecutorEvent, *, row_of: RowOf, text
 
 
 def _without_nul(row_of: RowOf) -> RowOf:
-    def row_without_nul(names: tuple[int, int], event: ExecutorEvent, texts: Texts) -> Row:
+    def row_without_nul(names: tuple[int, int], event: ExecutorEvent, texts: TextFields) -> Row:
         return row_of(names, without_nul(event), texts)._replace(event=event)
 
     return row_without_nul

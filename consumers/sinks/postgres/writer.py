@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import asyncpg
 
-from consumers.sinks.postgres.errors import Meaning, line_of, meaning_of, missing_parent_of, reason_of
+from consumers.sinks.postgres.errors import ErrorClass, line_of, meaning_of, missing_parent_of, reason_of
 from consumers.sinks.postgres.session import BROKEN, Session
 from noetl_events.conflicts import Likeness
 from noetl_events.jetstream.connect.servers import redacted
@@ -165,9 +165,9 @@ class Writer:
                 stored = await self._insert(rows)
             except asyncpg.PostgresError as exc:
                 meaning = self._meaning_of(exc, rows)
-                if meaning in (Meaning.ROW, Meaning.ORPHAN):
+                if meaning in (ErrorClass.ROW, ErrorClass.ORPHAN):
                     return exc
-                if meaning is not Meaning.CONTENTION or attempt == _CONTENTION_ATTEMPTS:
+                if meaning is not ErrorClass.CONTENTION or attempt == _CONTENTION_ATTEMPTS:
                     self.close()
                     raise SinkUnavailable(f"{self._table.name}: {reason_of(exc)}") from exc
                 await asyncio.sleep(random.uniform(0, _CONTENTION_WAIT * 2**attempt))
@@ -199,22 +199,22 @@ class Writer:
             self.close()
             raise
 
-    def _meaning_of(self, error: asyncpg.PostgresError, rows: list[Row]) -> Meaning:
+    def _meaning_of(self, error: asyncpg.PostgresError, rows: list[Row]) -> ErrorClass:
         meaning = meaning_of(error)
-        if meaning is Meaning.SLOW:
+        if meaning is ErrorClass.SLOW:
             self._take_fewer_than(rows)
-        if meaning is not Meaning.UNKNOWN:
+        if meaning is not ErrorClass.UNKNOWN:
             return meaning
         # Treat unknown errors as outages for the first three attempts, then as row errors.
         self._unknown_errors += 1
-        return Meaning.OUTAGE if self._unknown_errors <= _UNKNOWN_ATTEMPTS else Meaning.ROW
+        return ErrorClass.OUTAGE if self._unknown_errors <= _UNKNOWN_ATTEMPTS else ErrorClass.ROW
 
     def _take_fewer_than(self, rows: list[Row]) -> None:
         self._most_rows = max(1, len(rows) // 2)
 
 
 def _is_orphan(refusal: asyncpg.PostgresError | None) -> bool:
-    return refusal is not None and meaning_of(refusal) is Meaning.ORPHAN
+    return refusal is not None and meaning_of(refusal) is ErrorClass.ORPHAN
 
 
 def _require_suspects_to_be_few(

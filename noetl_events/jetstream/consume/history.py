@@ -21,7 +21,7 @@ import structlog
 from noetl_events.jetstream.consume.ephemeral import EphemeralConsumer
 from noetl_events.jetstream.errors import NatsUnavailable, PermissionDenied, Refused, StreamMissing, StreamReplaced
 from noetl_events.jetstream.message import delivery_of
-from noetl_events.jetstream.streams import Watermark, show_stream
+from noetl_events.jetstream.streams import StreamPosition, show_stream
 from noetl_events.retry import Backoff, Retry
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ class History:
         self._max_messages = max_messages
         self._max_bytes = max_bytes
         self._heartbeat = heartbeat
-        self._mark: Watermark | None = None
+        self._mark: StreamPosition | None = None
         self._consumer: EphemeralConsumer | None = None
         self._over = False
 
@@ -181,7 +181,7 @@ class History:
     async def _recognise(self) -> None:
         """Check that the stream is the one this reading began with; the first call records it."""
         info = await show_stream(self._connection, self.span.stream)
-        mark = Watermark(str(info.created), info.state.last_seq)
+        mark = StreamPosition(str(info.created), info.state.last_seq)
         if self._mark is None:
             self._mark, self.first = mark, info.state.first_seq
             self.end = mark.last_seq if self.span.end is None else min(self.span.end, mark.last_seq)

@@ -76,7 +76,7 @@ class Pin:
         return {"group": GROUP} | ({"id": self.id} if self.id else {})
 
 
-class Origin:
+class ConsumerIncarnation:
     """
     The incarnation of the consumer being read, and the buffered messages of an earlier one.
 

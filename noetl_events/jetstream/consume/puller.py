@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Final
 import structlog
 from nats.errors import Error as NatsError
 
-from noetl_events.jetstream.consume.ownership import Origin
+from noetl_events.jetstream.consume.ownership import ConsumerIncarnation
 from noetl_events.jetstream.consume.position import PASSED_OVER, ConsumerPosition, StreamEnd
 from noetl_events.jetstream.consume.receiver import PullReceiver
 from noetl_events.jetstream.consumer_config import ConsumerLimits, essence_of, limits_of, remarks
@@ -163,7 +163,7 @@ class Puller:
         self.consumer = consumer
         self._connection = connection
         self._look_at_stream = look
-        self._origin = Origin(connection, consumer)
+        self._origin = ConsumerIncarnation(connection, consumer)
         self._position = ConsumerPosition(connection, consumer)
         self._view = ConsumerView(connection, consumer)
         self._receiver = PullReceiver(

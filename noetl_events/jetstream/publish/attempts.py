@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
     from noetl_events.jetstream.client import DirectClient
     from noetl_events.jetstream.publish.message import Outgoing
-    from noetl_events.jetstream.publish.queue import Outbox
+    from noetl_events.jetstream.publish.queue import PublishQueue
     from noetl_events.jetstream.publish.replies import Reply
     from noetl_events.jetstream.publish.reply_inbox import Exchange, ReplyInbox
 
@@ -250,7 +250,7 @@ class FastBatch:
         self,
         inbox: ReplyInbox,
         client: DirectClient,
-        outbox: Outbox,
+        outbox: PublishQueue,
         *,
         longest: int = LONGEST,
         admit: Callable[[DirectClient, list[Outgoing]], list[Outgoing]],

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from noetl_events.jetstream.errors import NatsUnavailable
 from noetl_events.jetstream.publish.message import Call
-from noetl_events.jetstream.publish.queue import Outbox
+from noetl_events.jetstream.publish.queue import PublishQueue
 from noetl_events.jetstream.publish.sender import Mode, Sender
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class Publisher:
             raise ValueError(f"durable: {durable!r} is neither 'stored' nor 'fsync'")
         self._connection = connection
         self._timeout = timeout
-        self._outbox = Outbox(max_messages, max_bytes)
+        self._outbox = PublishQueue(max_messages, max_bytes)
         self._sender = Sender(connection, self._outbox, timeout=timeout, mode=_MODES[durable], stream=stream)
         self._worker: asyncio.Task[None] | None = None
         self._calls = 0

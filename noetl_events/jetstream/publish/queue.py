@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from noetl_events.jetstream.publish.message import Outgoing
 
 
-class Room:
+class QueueLimit:
     """
     A limit of messages and bytes, granted in the order of requests.
 
@@ -65,7 +65,7 @@ class Room:
 _MOST_BYTES: Final = 1024 * 1024
 
 
-class Outbox:
+class PublishQueue:
     """
     The bounded queue of a publisher's messages.
 
@@ -78,7 +78,7 @@ class Outbox:
     """
 
     def __init__(self, max_messages: int, max_bytes: int) -> None:
-        self.room = Room(max_messages, max_bytes)
+        self.room = QueueLimit(max_messages, max_bytes)
         """Limit; room is reserved before a message is put."""
 
         self._uncertain = RecentIds()

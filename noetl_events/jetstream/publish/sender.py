@@ -58,7 +58,7 @@ if TYPE_CHECKING:
     from noetl_events.jetstream.connection import Connection
     from noetl_events.jetstream.publish.expected_stream import Trouble
     from noetl_events.jetstream.publish.message import Outgoing
-    from noetl_events.jetstream.publish.queue import Outbox
+    from noetl_events.jetstream.publish.queue import PublishQueue
     from noetl_events.jetstream.publish.replies import Reply
 
 Mode = Literal["fast", "atomic", "plain"]
@@ -88,7 +88,9 @@ class Sender:
 
     """
 
-    def __init__(self, connection: Connection, outbox: Outbox, *, timeout: float, mode: Mode, stream: str) -> None:
+    def __init__(
+        self, connection: Connection, outbox: PublishQueue, *, timeout: float, mode: Mode, stream: str
+    ) -> None:
         self._outbox = outbox
         self._timeout = timeout
         self._first_patience = min(SILENCE, timeout)

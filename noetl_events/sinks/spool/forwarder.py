@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 import structlog
 
 from noetl_events.envelope import decode, encode
-from noetl_events.jetstream.streams import HasWatermark
+from noetl_events.jetstream.streams import HasStreamPosition
 from noetl_events.json_values import MalformedEvent
 from noetl_events.retry import Retry
 from noetl_events.sink import EventsRejected, SinkUnavailable
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from noetl_events.envelope import ExecutorEvent
-    from noetl_events.jetstream.streams import Watermark
+    from noetl_events.jetstream.streams import StreamPosition
     from noetl_events.retry import Backoff
     from noetl_events.sink import EventSink
     from noetl_events.sinks.spool.journal import Journal, Position
@@ -52,7 +52,7 @@ _SAVE_ROUND: Final = 0.25
 _MARKS: Final = 60
 
 
-class Handover:
+class Forwarder:
     """
     Forward the records of *journal* to *inner*, without end.
 
@@ -89,7 +89,7 @@ class Handover:
         self.position: Position = self._progress.position or journal.start
         self._appended = asyncio.Event()
         self._caught_up = asyncio.Event()
-        self._watched = isinstance(inner, HasWatermark)
+        self._watched = isinstance(inner, HasStreamPosition)
         self._size = _BATCH
         self._save_at = 0.0
         self._looked_at = 0.0
@@ -240,8 +240,8 @@ class Handover:
             if unneeded is not None:
                 self._journal.trim(unneeded)
 
-    async def _ask(self) -> Watermark | None:
-        if not isinstance(self._inner, HasWatermark):
+    async def _ask(self) -> StreamPosition | None:
+        if not isinstance(self._inner, HasStreamPosition):
             return None
         try:
             return await self._inner.watermark()

@@ -9,7 +9,7 @@ import msgspec
 import structlog
 from msgspec import structs
 
-from noetl_events.jetstream.streams import Watermark
+from noetl_events.jetstream.streams import StreamPosition
 from noetl_events.sinks.append_file import sync_file
 from noetl_events.sinks.spool.journal import Position
 
@@ -32,7 +32,7 @@ class Mark(msgspec.Struct, frozen=True):
 
     position: Position
     at: float
-    watermark: Watermark | None = None
+    watermark: StreamPosition | None = None
 
 
 class Progress(msgspec.Struct):
@@ -92,12 +92,12 @@ class Progress(msgspec.Struct):
         """True if the stream's end was ever known."""
         return any(mark.watermark is not None for mark in self.marks)
 
-    def is_contradicted(self, now: Watermark) -> bool:
+    def is_contradicted(self, now: StreamPosition) -> bool:
         """Return True if the stream may have lost acknowledged events, or if its end was never known before."""
         known = [mark.watermark for mark in self.marks if mark.watermark is not None]
         return not now.has_kept(known[-1]) if known else bool(self.marks)
 
-    def rewind(self, now: Watermark) -> Position | None:
+    def rewind(self, now: StreamPosition) -> Position | None:
         """Drop the marks the stream may have lost; return the position to forward from, None for the oldest record."""
         oldest = self.marks[:1]
         while self.marks and not (self.marks[-1].watermark and now.has_kept(self.marks[-1].watermark)):

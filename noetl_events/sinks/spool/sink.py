@@ -17,7 +17,7 @@ from noetl_events.ids import process_ids
 from noetl_events.json_values import MalformedEvent
 from noetl_events.retry import Backoff
 from noetl_events.sink import EventsRejected, SinkUnavailable, open_sink, read_options
-from noetl_events.sinks.spool.forwarder import Handover
+from noetl_events.sinks.spool.forwarder import Forwarder
 from noetl_events.sinks.spool.journal import SEGMENT_BYTES, GroupCommit, Journal, SpoolFull, pack
 
 if TYPE_CHECKING:
@@ -184,10 +184,10 @@ class SpoolSink:
     async def _open_folder(self) -> _Folder:
         return _Folder(self._in_thread, *await self._in_thread(self._open_journal))
 
-    def _open_journal(self) -> tuple[Journal, Handover]:
+    def _open_journal(self) -> tuple[Journal, Forwarder]:
         segment_bytes = min(SEGMENT_BYTES, self._max_bytes // 4)
         journal = Journal(self._path, max_bytes=self._max_bytes, segment_bytes=segment_bytes)
-        return journal, Handover(
+        return journal, Forwarder(
             journal,
             self._inner,
             self._path,
@@ -205,7 +205,7 @@ class SpoolSink:
 class _Folder:
     """The open folder: its writers, and the task that forwards."""
 
-    def __init__(self, in_thread: Callable[..., Awaitable[Any]], journal: Journal, handover: Handover) -> None:
+    def __init__(self, in_thread: Callable[..., Awaitable[Any]], journal: Journal, handover: Forwarder) -> None:
         self.journal = journal
         self.commits = GroupCommit(self._append)
         self._handover = handover
