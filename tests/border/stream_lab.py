@@ -127,11 +127,17 @@ class StreamCase(Case):
     async def looked(self) -> None:
         """Wait until the projector has looked at its stream from now on, or has ended."""
         looks = self._looks
-        await until(lambda: self._looks > looks + 1 or self.error is not None, PATIENCE)
+        await until(lambda: self._looks > looks + 1 or self._is_refused or self.error is not None, PATIENCE)
 
     @property
     def _looks(self) -> int:
         return self._service.stream_monitor._looks if self._service else 0
+
+    @property
+    def _is_refused(self) -> bool:
+        # A look that finds a stream which must not be read is not counted: to wait for the next ones would be in vain.
+        found = self._service.stream_watch._review._found if self._service else {}
+        return any(deviation.weight == "refused" for deviation in found.get(self.stream.name, ()))
 
 
 class Quiet:
