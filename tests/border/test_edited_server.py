@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-SERVERS: Final = 6
+SERVERS: Final = 12
 TRIED: Final = 2.5
 """Seconds for which events are emitted again that are not stored at once, while an option is changed."""
 
@@ -235,7 +235,7 @@ async def test_changed_while_running(tmp_path: Path) -> None:
                 for declared in (DEAD_LETTERS, TRIALS):
                     await ensure_stream(connection, declared)
             while waiting:
-                option = waiting.pop()
+                option = waiting.pop(0)
                 try:
                     outcomes[await change(server, port, option, lines)] += 1
                 except (AssertionError, NatsUnavailable, ServerFailed) as exc:
