@@ -99,7 +99,7 @@ class ReplyInbox:
 
     def look_up(self, subject: str, reply: Reply | None = None) -> bool:
         """
-        Start a look-up of the stream that takes *subject*, and return True if one is under way.
+        Start a look-up of the stream that takes *subject*, and return True if a look-up is in progress.
 
         The caller looks up because another stream has answered with *reply*, or because no stream answers.  Answers
         that could not be judged before are judged again after the look-up.

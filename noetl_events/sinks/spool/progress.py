@@ -80,7 +80,7 @@ class Progress(msgspec.Struct):
             self.marks.append(mark)
 
     def forget(self, before: float) -> Position | None:
-        """Drop the marks before that time, except the latest of them, and return its position; None without one."""
+        """Drop the marks before that time except the latest, and return its position: older records can go."""
         old = [mark for mark in self.marks if mark.at <= before]
         if not old:
             return None
@@ -93,12 +93,12 @@ class Progress(msgspec.Struct):
         return any(mark.watermark is not None for mark in self.marks)
 
     def is_contradicted(self, now: StreamPosition) -> bool:
-        """Return True if the stream may have lost acknowledged events, or if its end was never known before."""
+        """Return True if the stream may have lost acknowledged events, also if its end was not known before."""
         known = [mark.watermark for mark in self.marks if mark.watermark is not None]
         return not now.has_kept(known[-1]) if known else bool(self.marks)
 
     def rewind(self, now: StreamPosition) -> Position | None:
-        """Drop the marks the stream may have lost; return the position to forward from, None for the oldest record."""
+        """Drop the marks of lost events, and return the position to forward from; None for the oldest record."""
         oldest = self.marks[:1]
         while self.marks and not (self.marks[-1].watermark and now.has_kept(self.marks[-1].watermark)):
             self.marks.pop()
