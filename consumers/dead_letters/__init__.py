@@ -1,5 +1,6 @@
 """Dead letters: store, list, and resend messages that could not be delivered."""
 
-from consumers.dead_letters.store import DeadLetters, Kind
+from consumers.dead_letters.letter import Kind
+from consumers.dead_letters.store import DeadLetters
 
 __all__ = ["DeadLetters", "Kind"]

@@ -1,24 +1,55 @@
-"""The dead letter as read from its stream; `consumers.dead_letters.store` writes this format."""
+"""
+The format of a dead letter, written and read.
+
+The body is the body of the message.  The headers are `Noetl-Reason`, `Noetl-Kind`, `Noetl-Subject`, `Noetl-Stream`,
+`Noetl-Sequence`, `Noetl-Time` (RFC 3339, nanoseconds), `Noetl-Consumer`, and `Noetl-Header-*` for each header of the
+message.  The kinds:
+
+    malformed   the body is no event
+    rejected    the sink rejects the event permanently
+    conflict    the sink has a different event with the same execution_id and event_id
+    fatal       the message kills the process that handles it
+    exhausted   the consumer delivered the message as often as it may, without an acknowledgement
+
+A body that no longer fits beside the headers is compressed, which `Noetl-Encoding: zlib` marks.
+"""
 
 from __future__ import annotations
 
 import zlib
 from datetime import UTC, datetime
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
+from urllib.parse import quote
 
 import msgspec
 
 from noetl_events.ids import derived_id
-from noetl_events.jetstream.message import unix_nanoseconds
+from noetl_events.jetstream.message import rfc3339, unix_nanoseconds
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from noetl_events.jetstream.storage import Stored
+
+Kind = Literal["malformed", "rejected", "conflict", "fatal", "exhausted"]
 
 FIRST: Final = "Noetl-First"
 """The header of a resent dead letter that names the first stream position of its message."""
 
+_KIND: Final = "Noetl-Kind"
+_REASON: Final = "Noetl-Reason"
+_SUBJECT: Final = "Noetl-Subject"
+_STREAM: Final = "Noetl-Stream"
+_SEQUENCE: Final = "Noetl-Sequence"
+_TIME: Final = "Noetl-Time"
+_CONSUMER: Final = "Noetl-Consumer"
+_ENCODING: Final = "Noetl-Encoding"
 _KEPT: Final = "Noetl-Header-"
+
+_MAX_REASON: Final = 1_000
+# Signs that the client accepts in the name of a header, beside letters and digits.
+_NAME_SIGNS: Final = "!#$%&'*+-.^_`|~"
 # Largest message size that a NATS server can be configured to accept.
 _MAX_BODY: Final = 64 * 1024 * 1024
 
@@ -95,19 +126,54 @@ class Letter(msgspec.Struct, frozen=True, kw_only=True):
         return derived_id(stored_ms, int.from_bytes(drawn))
 
 
+def headers_of(stored: Stored, kind: Kind, reason: str, *, consumer: str) -> dict[str, str]:
+    """Return the headers of the dead letter of *stored*, which *consumer* could not process."""
+    kept = {f"{_KEPT}{quote(name, safe=_NAME_SIGNS)}": value for name, value in stored.headers.items()}
+    return kept | {
+        # A recreated stream reuses sequences, so the id also contains the time.
+        "Nats-Msg-Id": f"{consumer}:{stored.sequence}:{stored.stored_ns}",
+        _KIND: kind,
+        _REASON: _printable(reason),
+        _SUBJECT: stored.subject,
+        _STREAM: stored.stream,
+        _SEQUENCE: str(stored.sequence),
+        _TIME: rfc3339(stored.stored_ns),
+        _CONSUMER: consumer,
+    }
+
+
+def compressed(body: bytes, headers: Mapping[str, str]) -> tuple[bytes, dict[str, str]]:
+    """Return the compressed *body*, and *headers* with the mark of that."""
+    return zlib.compress(body), {**headers, _ENCODING: "zlib"}
+
+
+def origin_in(headers: Mapping[str, str], stream: str) -> tuple[int, int] | None:
+    """
+    Return where the message of a dead letter was stored in *stream*: its sequence, and the time in Unix nanoseconds.
+
+    Return None if the *headers* name another stream, or no sequence and time.
+    """
+    if headers.get(_STREAM) != stream:
+        return None
+    try:
+        return int(headers.get(_SEQUENCE, "")), unix_nanoseconds(headers.get(_TIME, ""))
+    except ValueError:
+        return None
+
+
 def read_letter(stored: Stored) -> Letter:
     """Return the dead letter in *stored*; any message of the stream counts as one."""
     said = stored.headers
     return Letter(
         sequence=stored.sequence,
         buried_at=datetime.fromtimestamp(stored.stored_ns // 1_000 / 1_000_000, UTC),
-        kind=said.get("Noetl-Kind", ""),
-        reason=said.get("Noetl-Reason", ""),
-        subject=said.get("Noetl-Subject", ""),
-        stream=said.get("Noetl-Stream", ""),
-        origin_sequence=said.get("Noetl-Sequence", ""),
-        origin_time=said.get("Noetl-Time", ""),
-        consumer=said.get("Noetl-Consumer", ""),
+        kind=said.get(_KIND, ""),
+        reason=said.get(_REASON, ""),
+        subject=said.get(_SUBJECT, ""),
+        stream=said.get(_STREAM, ""),
+        origin_sequence=said.get(_SEQUENCE, ""),
+        origin_time=said.get(_TIME, ""),
+        consumer=said.get(_CONSUMER, ""),
         size=stored.size,
         headers={name.removeprefix(_KEPT): value for name, value in said.items() if name.startswith(_KEPT)},
         body=_body(stored),
@@ -115,9 +181,13 @@ def read_letter(stored: Stored) -> Letter:
 
 
 def _body(stored: Stored) -> bytes:
-    if stored.headers.get("Noetl-Encoding") != "zlib" or not stored.data:
+    if stored.headers.get(_ENCODING) != "zlib" or not stored.data:
         return stored.data
     try:
         return zlib.decompressobj().decompress(stored.data, _MAX_BODY)
     except zlib.error:
         return stored.data
+
+
+def _printable(reason: str) -> str:
+    return "".join(char if char.isprintable() else " " for char in reason)[:_MAX_REASON]

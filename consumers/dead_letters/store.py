@@ -1,50 +1,30 @@
 """
-Dead letters: messages that could not be delivered, kept whole in a stream of their own.
+Dead letters: messages that could not be delivered, kept whole in a stream of their own (see `letter` for the format).
 
-The body is the original body.  The headers are `Noetl-Reason`, `Noetl-Kind`, `Noetl-Subject`, `Noetl-Stream`,
-`Noetl-Sequence`, `Noetl-Time` (RFC 3339, nanoseconds), `Noetl-Consumer`, and `Noetl-Header-*` for each header of the
-message.  The kinds:
-
-    malformed   the body is no event
-    rejected    the sink rejects the event permanently
-    conflict    the sink has a different event with the same execution_id and event_id
-    fatal       the message kills the process that handles it
-    exhausted   the consumer delivered the message as often as it may, without an acknowledgement
-
-A body that no longer fits beside the headers is compressed, which `Noetl-Encoding: zlib` marks.
-
-`DeadLetterReader` lists, reads and removes letters, for the operator of the stream.
+`DeadLetters` writes them.  `DeadLetterReader` lists, reads and removes letters, for the operator of the stream.
 """
 
 from __future__ import annotations
 
-import zlib
 from contextlib import aclosing
 from datetime import datetime
-from typing import TYPE_CHECKING, Final, Literal
-from urllib.parse import quote
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from consumers.dead_letters.letter import read_letter
+from consumers.dead_letters.letter import compressed, headers_of, read_letter
 from noetl_events.jetstream.declarations import DEAD_LETTERS, DEAD_STREAM
 from noetl_events.jetstream.errors import MessageTooLarge
-from noetl_events.jetstream.message import delivery_of, rfc3339
+from noetl_events.jetstream.message import delivery_of
 from noetl_events.jetstream.storage import find_stored, read_stored, remove_stored, store, stored_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
-    from consumers.dead_letters.letter import Letter
+    from consumers.dead_letters.letter import Kind, Letter
     from noetl_events.jetstream.connection import Connection
     from noetl_events.jetstream.message import Message
     from noetl_events.jetstream.storage import Stored
-
-Kind = Literal["malformed", "rejected", "conflict", "fatal", "exhausted"]
-
-_MAX_REASON: Final = 1_000
-# Signs that the client accepts in the name of a header, beside letters and digits.
-_NAME_SIGNS: Final = "!#$%&'*+-.^_`|~"
 
 
 class DeadLetters:
@@ -81,32 +61,12 @@ class DeadLetters:
             NatsUnavailable: the letter may not be stored; retry later.
 
         """
-        subject, headers = f"{self._prefix}.{kind}", _headers(stored, kind, reason, consumer)
+        subject, headers = f"{self._prefix}.{kind}", headers_of(stored, kind, reason, consumer=consumer)
         try:
             await store(self._connection, subject, stored.data, headers, stream=self._stream, usual=DEAD_STREAM)
         except MessageTooLarge:
-            compressed = zlib.compress(stored.data)
-            headers |= {"Noetl-Encoding": "zlib"}
-            await store(self._connection, subject, compressed, headers, stream=self._stream, usual=DEAD_STREAM)
-
-
-def _headers(stored: Stored, kind: Kind, reason: str, consumer: str) -> dict[str, str]:
-    kept = {f"Noetl-Header-{quote(name, safe=_NAME_SIGNS)}": value for name, value in stored.headers.items()}
-    return kept | {
-        # A recreated stream reuses sequences, so the id also contains the time.
-        "Nats-Msg-Id": f"{consumer}:{stored.sequence}:{stored.stored_ns}",
-        "Noetl-Kind": kind,
-        "Noetl-Reason": _printable(reason),
-        "Noetl-Subject": stored.subject,
-        "Noetl-Stream": stored.stream,
-        "Noetl-Sequence": str(stored.sequence),
-        "Noetl-Time": rfc3339(stored.stored_ns),
-        "Noetl-Consumer": consumer,
-    }
-
-
-def _printable(reason: str) -> str:
-    return "".join(char if char.isprintable() else " " for char in reason)[:_MAX_REASON]
+            body, headers = compressed(stored.data, headers)
+            await store(self._connection, subject, body, headers, stream=self._stream, usual=DEAD_STREAM)
 
 
 class LetterFilter(msgspec.Struct, frozen=True, kw_only=True):

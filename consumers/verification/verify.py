@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 import msgspec
 
-from consumers.dead_letters.letter import FIRST
+from consumers.dead_letters.letter import FIRST, origin_in
 from consumers.verification.ledger import Expected, Ledger, checksum, checksum_of_frame, checksum_of_payload
 from consumers.verification.readback import key_of, read_back
 from noetl_events.conflicts import microseconds_of
@@ -190,13 +190,7 @@ class Verification:
             return
 
     def _place_of(self, letter: Message) -> Place | None:
-        said = letter.headers or {}
-        if said.get("Noetl-Stream") != self._span.stream:
-            return None
-        try:
-            return int(said.get("Noetl-Sequence", "")), unix_nanoseconds(said.get("Noetl-Time", ""))
-        except ValueError:
-            return None
+        return origin_in(letter.headers or {}, self._span.stream)
 
     def _count(self, ledger: Ledger) -> None:
         found = self._found

@@ -179,7 +179,7 @@ DAEMONS = (
     ),
     Mutation(
         "a dead letter is known by its sequence alone",
-        "consumers/dead_letters/store.py",
+        "consumers/dead_letters/letter.py",
         'f"{consumer}:{stored.sequence}:{stored.stored_ns}"',
         'f"{consumer}:{stored.sequence}"',
         "tests/projector/test_topology_changes.py::test_stream_created_again_buries_its_own",
