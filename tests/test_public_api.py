@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import noetl_events
 
 ROOT = Path(__file__).parent.parent
@@ -38,7 +40,10 @@ def imports(path: Path) -> set[str]:
 
 def test_door_lists_what_is_behind_it() -> None:
     """`__all__` is sorted, complete, and at most a dozen and a half names."""
-    public = [name for name in vars(noetl_events) if not name.startswith("_") and name[0].isupper()]
+    own = (
+        name for name, value in vars(noetl_events).items() if str(getattr(value, "__module__", "")).startswith("noetl_")
+    )
+    public = [name for name in own if not name.startswith("_")]
 
     assert noetl_events.__all__ == sorted(noetl_events.__all__)
     assert set(public) <= set(noetl_events.__all__)
@@ -51,6 +56,21 @@ def test_importing_is_light() -> None:
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
 
     assert not HEAVY & set(loaded)
+
+
+def test_client_of_nats_is_imported_on_first_use() -> None:
+    """The names that need a client of NATS are the ones of their modules, and another name is an AttributeError."""
+    from noetl_events.jetstream.connection import Connection  # noqa: PLC0415  (the door is asked first)
+    from noetl_events.jetstream.options import ConnectOptions  # noqa: PLC0415
+    from noetl_events.sinks.nats import NatsSink  # noqa: PLC0415
+    from noetl_events.sinks.spool import SpoolSink  # noqa: PLC0415
+
+    assert noetl_events.Connection is Connection
+    assert noetl_events.ConnectOptions is ConnectOptions
+    assert noetl_events.NatsSink is NatsSink
+    assert noetl_events.SpoolSink is SpoolSink
+    with pytest.raises(AttributeError, match="module 'noetl_events' has no attribute 'KafkaSink'"):
+        noetl_events.KafkaSink  # noqa: B018  (this is what must fail)
 
 
 def test_one_idea_a_file() -> None:

@@ -136,7 +136,7 @@ class StreamCase(Case):
     @property
     def _is_refused(self) -> bool:
         # A look that finds a stream which must not be read is not counted: to wait for the next ones would be in vain.
-        found = self._service.stream_watch._review._found if self._service else {}
+        found = self._service.stream_monitor._review._found if self._service else {}
         return any(deviation.weight == "refused" for deviation in found.get(self.stream.name, ()))
 
 

@@ -9,22 +9,26 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, assert_type
 
 from noetl_events import (
+    Connection,
+    ConnectOptions,
     EventEmitter,
     EventSink,
     EventsRejected,
     EventStatus,
     ExecutorEvent,
+    NatsSink,
     SinkUnavailable,
     Snowflake,
+    SpoolSink,
     decode,
     encode,
     open_sink,
 )
-from noetl_events.jetstream.connection import Connection
-from noetl_events.jetstream.options import ConnectOptions
+from noetl_events.jetstream.connection import Connection as ConnectionByItsPath
+from noetl_events.jetstream.options import ConnectOptions as ConnectOptionsByTheirPath
 from noetl_events.sinks.memory import MemorySink
-from noetl_events.sinks.nats import NatsSink
-from noetl_events.sinks.spool.sink import SpoolSink
+from noetl_events.sinks.nats import NatsSink as NatsSinkByItsPath
+from noetl_events.sinks.spool import SpoolSink as SpoolSinkByItsPath
 from noetl_events.testing import FaultySink, SinkContract, make_event, make_events
 
 if TYPE_CHECKING:
@@ -85,6 +89,14 @@ async def handle(sink: EventSink, event: ExecutorEvent) -> None:
         for place, reason in exc.reasons.items():
             assert_type(place, int)
             assert_type(reason, str)
+
+
+def same() -> None:
+    """Each name of the door is the one of its module."""
+    assert_type(ConnectionByItsPath, type[Connection])
+    assert_type(ConnectOptionsByTheirPath, type[ConnectOptions])
+    assert_type(NatsSinkByItsPath, type[NatsSink])
+    assert_type(SpoolSinkByItsPath, type[SpoolSink])
 
 
 def look() -> None:
