@@ -23,14 +23,14 @@ class FolderSink:
     """
     Write each event to `<execution_id>-<event_id>.json` in *folder*, which has to exist.
 
-    A file is written under another name and renamed: whatever crashes, a name leads to a whole event.  A file that is
-    there already is left as it is; the event of that name that comes later is rejected if it is a different one.
+    Each file is written under another name and then renamed, so after any crash a final name has a complete event.  An
+    existing file is left as it is; a later event with its name is rejected if it is a different event.
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self._folder = Path(folder)
         self._closed = False
-        # One thread: batches are written one after the other, also when a caller was cancelled and comes again.
+        # One thread writes batches one after the other, even if a cancelled caller emits its batch again.
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="folder")
 
     @classmethod
@@ -62,7 +62,7 @@ class FolderSink:
             raise EventsRejected(reasons | conflicts, conflicts=conflicts)
 
     async def aclose(self) -> None:
-        """Finish what was accepted."""
+        """Finish the accepted writes."""
         self._closed = True
         await asyncio.to_thread(self._writer.shutdown)
 
@@ -76,10 +76,10 @@ class FolderSink:
                     self._write_file(file.name, body)
                 elif (found := compare(decode(file.read_bytes()), event)).likeness is Likeness.CONFLICT:
                     conflicts[place] = found.reason
-            # Last, and also for files found there: a name is durable once its folder is.
+            # A file name is durable only once its folder is synced, also for files that existed before.
             self._sync(self._folder)
         except OSError as exc:
-            # The disk is full or the volume is gone: nothing an event could be blamed for.
+            # A full disk or a missing volume is no fault of an event.
             raise SinkUnavailable(f"folder: {self._folder}: {exc.strerror or exc}") from exc
         return conflicts
 

@@ -1,4 +1,4 @@
-"""FolderSink: the contract, and what a crash leaves."""
+"""FolderSink: the contract, and unfinished files of a crash."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ class TestFolderSink(SinkContract):
         return open_sink(f"folder://{self.folder}")
 
     async def stored(self) -> list[ExecutorEvent]:
-        """Return the events in the folder, which has no order but that of their ids."""
+        """Return the events in the folder in the order of their ids, because a folder has no order."""
         events = [decode(path.read_bytes()) for path in self.folder.glob("[!.]*.json")]
         return sorted(events, key=lambda event: event.event_id or 0)
 
 
 async def test_half_a_file_of_a_crash_is_written_anew(tmp_path: Path) -> None:
-    """What a crash left unfinished is no event, and does not stand in the way of one."""
+    """An unfinished file of a crash is no event, and does not prevent the write of its event."""
     name = f"{make_event(1).execution_id}-1.json"
     (tmp_path / f".{name}.part").write_bytes(encode(make_event(1))[:10])
     sink = FolderSink(tmp_path)
