@@ -15,7 +15,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter, deque
-from contextlib import suppress
 from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Final, TypeAlias
@@ -27,7 +26,6 @@ from consumers.projector.progress import Progress
 from consumers.projector.quarantine import FATAL, parts_of
 from consumers.tasks import end_tasks
 from consumers.tracing import batch_span
-from noetl_events.jetstream.errors import NatsUnavailable
 from noetl_events.jetstream.message import NoPublisher, delivery_of, event_of, recipient_of
 from noetl_events.json_values import MalformedEvent
 from noetl_events.retry import Backoff
@@ -41,9 +39,6 @@ if TYPE_CHECKING:
     from noetl_events.jetstream.declarations import ConsumerDeclaration
     from noetl_events.jetstream.message import Message
     from noetl_events.sink import EventSink
-
-# Timeout in seconds for restoring the crash record when the task is cancelled.
-_FAREWELL: Final = 1.0
 
 # Fewer than 10 identical rejections may be bad events; 10 or more mean that the destination is broken.
 _ALIKE: Final = 10
@@ -234,14 +229,11 @@ class Projector:
     async def _write(self, events: list[Carried], part: Group) -> list[Dead]:
         if not events:
             return []
-        batch = [event for event, _ in events]
-        attempt = partial(self._try, batch, part) if part.suspected else partial(self._emit_together, batch)
-        refused = await self._hold.until_back("sink", attempt)
+        if part.is_fatal:
+            return [(message, "fatal", FATAL) for _, message in events]
+        emit = partial(self._emit, [event for event, _ in events])
+        refused = await self._hold.until_back("sink", partial(self._trials.write, part, emit))
         return [(events[place][1], kind, reason) for place, (kind, reason) in sorted(refused.items())]
-
-    async def _emit_together(self, batch: list[ExecutorEvent]) -> Refusals:
-        async with self._trials.turns.together():
-            return await self._emit(batch)
 
     async def _emit(self, batch: list[ExecutorEvent]) -> Refusals:
         began = time.monotonic()
@@ -256,31 +248,6 @@ class Projector:
             }
         self.progress.write(len(batch), time.monotonic() - began)
         return refused
-
-    async def _try(self, batch: list[ExecutorEvent], part: Group) -> Refusals:
-        """Emit messages that may have killed the process; an unexpected error leaves their crash record in place."""
-        if part.is_fatal:
-            return dict.fromkeys(range(len(batch)), ("fatal", FATAL))
-        turns = self._trials.turns
-        # A crash counts against an event only if no other projector of this process was writing.
-        async with turns.alone() if len(part.messages) == 1 else turns.together():
-            try:
-                await self._trials.begin(part)
-                refused = await self._emit(batch)
-                await self._trials.survive(part)
-            except SinkUnavailable:
-                await self._trials.withdraw(part)
-                raise
-            except asyncio.CancelledError:
-                await self._leave(part)
-                raise
-            return refused
-
-    async def _leave(self, part: Group) -> None:
-        """Restore the crash record within a timeout: the cancellation was not caused by the event."""
-        with suppress(NatsUnavailable, TimeoutError):
-            async with asyncio.timeout(_FAREWELL):
-                await self._trials.withdraw(part)
 
     async def _bury(self, dead: list[Dead]) -> None:
         # The dead letter is stored before its message is acknowledged.  A crash in between duplicates it; in the other

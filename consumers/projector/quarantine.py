@@ -18,27 +18,32 @@ event.
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from itertools import groupby
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 import msgspec
 from msgspec import structs
 
 from noetl_events.jetstream.declarations import TRIALS
+from noetl_events.jetstream.errors import NatsUnavailable
 from noetl_events.jetstream.message import attempt_of, delivery_of
 from noetl_events.jetstream.storage import last_payload, store
 from noetl_events.sink import SinkUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
 
     from noetl_events.jetstream.connection import Connection
     from noetl_events.jetstream.declarations import StreamDeclaration
     from noetl_events.jetstream.message import Message
 
 _PATIENCE: Final = 10.0
+# Timeout in seconds for restoring the crash record when the task is cancelled.
+_FAREWELL: Final = 1.0
+
+T = TypeVar("T")
 
 
 class ExclusiveGate:
@@ -196,6 +201,40 @@ class CrashRecords:
         self.turns = ExclusiveGate()
         self._connection = connection
         self._stream = stream
+
+    async def write(self, part: Group, emit: Callable[[], Awaitable[T]]) -> T:
+        """
+        Return the result of *emit*, which writes *part*; a suspected part has a crash record meanwhile.
+
+        Any other error of *emit* leaves the record in place, because it ends the process.
+
+        Raises:
+            SinkUnavailable: as *emit*, or another projector of the process writes for too long; nothing is recorded.
+            NatsUnavailable: the record cannot be stored.
+
+        """
+        if not part.suspected:
+            async with self.turns.together():
+                return await emit()
+        # A crash counts against an event only if no other projector of this process was writing.
+        async with self.turns.alone() if len(part.messages) == 1 else self.turns.together(), self._recorded(part):
+            return await emit()
+
+    @asynccontextmanager
+    async def _recorded(self, part: Group) -> AsyncIterator[None]:
+        try:
+            await self.begin(part)
+            yield
+            await self.survive(part)
+        except SinkUnavailable:
+            await self.withdraw(part)
+            raise
+        except asyncio.CancelledError:
+            # The event did not cause the cancellation.
+            with suppress(NatsUnavailable, TimeoutError):
+                async with asyncio.timeout(_FAREWELL):
+                    await self.withdraw(part)
+            raise
 
     async def narrow(self, part: Group) -> list[Group]:
         """

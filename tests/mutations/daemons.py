@@ -37,11 +37,11 @@ DAEMONS = (
     Mutation(
         "in an outage messages are given back (nak)",
         "consumers/projector/projector.py",
-        "        async with self._trials.turns.together():\n            return await self._emit(batch)\n",
-        "        async with self._trials.turns.together():\n"
-        "            try:\n                return await self._emit(batch)\n"
-        "            except SinkUnavailable:\n"
-        "                await self._puller._answer(self._in_hand, b'-NAK')\n                raise\n",
+        "            await self._sink.emit_batch(batch)\n        except EventsRejected as exc:\n",
+        "            await self._sink.emit_batch(batch)\n"
+        "        except SinkUnavailable:\n"
+        "            await self._puller._answer(self._in_hand, b'-NAK')\n            raise\n"
+        "        except EventsRejected as exc:\n",
         "tests/projector/test_projector.py::test_outage_longer_than_the_ack_wait_loses_and_reorders_nothing",
     ),
     Mutation(
@@ -102,37 +102,37 @@ DAEMONS = (
     ),
     Mutation(
         "a trial is not noted before the write",
-        "consumers/projector/projector.py",
-        "                await self._trials.begin(part)\n",
-        "                await asyncio.sleep(0)\n",
+        "consumers/projector/quarantine.py",
+        "            await self.begin(part)\n",
+        "            await asyncio.sleep(0)\n",
         "tests/projector/test_trials.py::test_bug_of_the_sink_ends_with_one_dead_letter",
     ),
     Mutation(
         "an outage counts against the event on trial",
-        "consumers/projector/projector.py",
-        "            except SinkUnavailable:\n                await self._trials.withdraw(part)\n",
-        "            except SinkUnavailable:\n                await asyncio.sleep(0)\n",
+        "consumers/projector/quarantine.py",
+        "        except SinkUnavailable:\n            await self.withdraw(part)\n",
+        "        except SinkUnavailable:\n            await asyncio.sleep(0)\n",
         "tests/projector/test_trials.py::test_outage_leaves_no_note",
     ),
     Mutation(
         "being stopped counts against the event on trial",
-        "consumers/projector/projector.py",
-        "                await self._leave(part)\n",
-        "                await asyncio.sleep(0)\n",
+        "consumers/projector/quarantine.py",
+        "                async with asyncio.timeout(_FAREWELL):\n                    await self.withdraw(part)\n",
+        "                pass\n",
         "tests/projector/test_trials.py::test_being_stopped_during_a_trial_does_not_count",
     ),
     Mutation(
         "being stopped while a trial is noted counts against the event",
-        "consumers/projector/projector.py",
-        "            try:\n                await self._trials.begin(part)\n",
-        "            await self._trials.begin(part)\n            try:\n",
+        "consumers/projector/quarantine.py",
+        "        try:\n            await self.begin(part)\n",
+        "        await self.begin(part)\n        try:\n",
         "tests/projector/test_trials.py::test_being_stopped_while_a_trial_is_noted_does_not_count",
     ),
     Mutation(
         "a survived trial stays noted",
-        "consumers/projector/projector.py",
-        "                await self._trials.survive(part)\n",
-        "                await asyncio.sleep(0)\n",
+        "consumers/projector/quarantine.py",
+        "            await self.survive(part)\n",
+        "            await asyncio.sleep(0)\n",
         "tests/projector/test_trials.py::test_outage_during_a_trial_does_not_count",
     ),
     Mutation(
@@ -187,8 +187,8 @@ DAEMONS = (
     Mutation(
         "acknowledged in spite of an outage",
         "consumers/projector/projector.py",
-        '        refused = await self._hold.until_back("sink", attempt)\n',
-        "        try:\n            refused = await attempt()\n"
+        '        refused = await self._hold.until_back("sink", partial(self._trials.write, part, emit))\n',
+        "        try:\n            refused = await self._trials.write(part, emit)\n"
         "        except SinkUnavailable:\n            refused = {}\n",
         "tests/projector/test_projector.py::test_outage_longer_than_the_ack_wait_loses_and_reorders_nothing",
     ),
