@@ -1,4 +1,4 @@
-"""Real servers and fresh streams for every test that wants one."""
+"""Real servers and fresh streams for the tests that need them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from nats.js import JetStreamContext
 
 _numbers = count()
-# Seconds that the temporary folders of a run stay, to be looked at: no run takes as long.
+# The temporary folders of a run are kept for so many seconds for inspection: no run takes that long.
 _KEPT = 86_400.0
 
 
@@ -40,8 +40,8 @@ def pytest_configure() -> None:
     """
     Give the temporary folders of this run a root of their own.
 
-    pytest closes the one root of a user to others each time it starts, and with it the Postgres of another run, which
-    serves as another user.
+    pytest removes the access of other users to the one root of a user each time it starts, and a Postgres of a
+    parallel run, which serves as another user, would lose its folder.
     """
     root = Path(tempfile.gettempdir(), f"noetl-events-tests-{os.getuid()}")
     if "PYTEST_DEBUG_TEMPROOT" not in os.environ:
@@ -52,7 +52,7 @@ def pytest_configure() -> None:
             with suppress(FileNotFoundError):
                 if time.time() - other.stat().st_mtime > _KEPT:
                     shutil.rmtree(other, ignore_errors=True)
-    # How fast this machine is at the moment says nothing of the code; and a checkout may be read-only.
+    # The present speed of this machine says nothing about the code; and a checkout may be read-only.
     hypothesis.settings.register_profile(
         "any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow], database=None
     )
@@ -61,14 +61,14 @@ def pytest_configure() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _interruptible() -> None:
-    """Have Ctrl-C reach what tests start, under nohup too: a signal that is ignored is ignored by children as well."""
+    """Let Ctrl-C reach the processes that tests start, also under nohup: children inherit an ignored signal."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
 def _quiet_logs() -> Iterator[None]:
-    """Undo what a command run in this process has set: its stream is closed with the test."""
+    """Undo the logging configuration of a command that ran in this process: its stream is closed with the test."""
     yield
     if structlog.is_configured():
         structlog.reset_defaults()
@@ -80,7 +80,7 @@ def _quiet_logs() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def nats_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Return the server of this session: `NATS_URL` where one runs already, else one from its wheel."""
+    """Return the server of this session: `NATS_URL` if set, otherwise one from the wheel."""
     if url := os.environ.get("NATS_URL"):
         yield url
         return
@@ -104,7 +104,7 @@ async def connection(nats_url: str) -> AsyncIterator[Connection]:
 
 @pytest.fixture
 async def stream(connection: Connection) -> AsyncIterator[StreamDeclaration]:
-    """Return an empty stream of its own, with subjects of its own, gone after the test."""
+    """Return an empty stream with its own name and subjects, deleted after the test."""
     name = f"events_{os.getpid()}_{next(_numbers)}"
     declared = StreamDeclaration(name=name, subjects=(f"{name}.>",))
     await ensure_stream(connection, declared)
@@ -114,7 +114,7 @@ async def stream(connection: Connection) -> AsyncIterator[StreamDeclaration]:
 
 @pytest.fixture
 async def dead_stream(connection: Connection) -> AsyncIterator[StreamDeclaration]:
-    """Return a stream of dead letters of its own."""
+    """Return an empty dead-letter stream, deleted after the test."""
     name = f"dead_{os.getpid()}_{next(_numbers)}"
     declared = StreamDeclaration(name=name, subjects=(f"{name}.>",))
     await ensure_stream(connection, declared)
@@ -124,7 +124,7 @@ async def dead_stream(connection: Connection) -> AsyncIterator[StreamDeclaration
 
 @pytest.fixture
 async def outside(nats_url: str) -> AsyncIterator[JetStreamContext]:
-    """JetStream, read around our own code."""
+    """Return a JetStream client of nats-py that does not go through the library."""
     client = await nats.connect(nats_url)
     yield client.jetstream()
     await client.close()

@@ -1,10 +1,10 @@
 """
-Run the tests as on a machine that was set up a minute ago, and is busy.
+Run the tests as on a newly installed and busy machine.
 
     python -m tests.fresh [--load N] [--without ASPECT]... [PYTEST ARGUMENTS...]
 
 Each aspect is a difference between machines that a test, or the code, may not depend on; `--without` leaves one out.
-Those that need root and Linux namespaces are left out elsewhere, which is said.  The exit code is that of pytest.
+Aspects that need root and Linux namespaces are left out elsewhere, with a message.  The exit code is that of pytest.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _SPIN: Final = "import os\nparent = os.getppid()\nwhile os.getppid() == parent:\
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Arrange everything, and run pytest in it."""
+    """Set up every aspect and run pytest under it."""
     parser = argparse.ArgumentParser("tests.fresh", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--load", type=int, default=0, help="busy loops beside the tests")
     parser.add_argument("--without", action="append", default=[], choices=[*NAMESPACES, *SURROUNDINGS])
@@ -91,7 +91,7 @@ def _load(loops: int) -> Iterator[None]:
 
 
 def run_inside(aspects: Sequence[str], arguments: Sequence[str]) -> None:
-    """Arrange what is arranged from inside the namespaces, and become pytest."""
+    """Set up the aspects that belong inside the namespaces, then replace this process by pytest."""
     if "network" in aspects:
         Path("/proc/sys/net/ipv6/conf/all/disable_ipv6").write_text("1")
         socket.sethostname("set-up-a-minute-ago")

@@ -1,4 +1,4 @@
-"""The nats-servers that people still run: `make test` installs them beside the one of the environment."""
+"""The older nats-server versions still in use: `make test` installs them beside the one of the environment."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def old_server(version: str) -> Path:
     Return the path of the nats-server of *version*, one of `OLD_VERSIONS`.
 
     Raises:
-        FileNotFoundError: it is not installed; a test that were skipped instead would be a hole.
+        FileNotFoundError: the version is not installed; skipping the test would hide that.
 
     """
     binary = _FOLDER / version / "bin" / "nats-server"

@@ -1,4 +1,4 @@
-"""A checksum: the same for every way to write an event, another for every other event."""
+"""A checksum: equal for every encoding of an event, different for every other event."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def of(context: str) -> int:
     ],
 )
 def test_same_meaning_same_checksum(one: str, other: str) -> None:
-    """What jsonb, or another writer, makes of a value is no difference."""
+    """A value that jsonb or another writer has re-encoded has the same checksum."""
     assert of(one) == of(other)
 
 
@@ -64,7 +64,7 @@ def test_same_meaning_same_checksum(one: str, other: str) -> None:
     ],
 )
 def test_other_meaning_other_checksum(one: str, other: str) -> None:
-    """No change of a value goes unseen."""
+    """Every change of a value changes the checksum."""
     assert of(one) != of(other)
 
 
@@ -83,11 +83,11 @@ def test_other_meaning_other_checksum(one: str, other: str) -> None:
         {"meta": None},
         {"meta": Raw(b'{"attempts":1}')},
     ],
-    # The value is not part of the name: of a Raw it is another in every process.
+    # The value is not part of the test's name, because the repr of a Raw differs in every process.
     ids=lambda change: next(iter(change)),
 )
 def test_every_field_counts(change: dict[str, Any]) -> None:
-    """All nine fields go into it."""
+    """Each of the nine fields changes the checksum."""
     event = make_event(context=Raw(b'{"a":1}'), meta=Raw(b'{"attempts":0}'))
 
     assert checksum(structs.replace(event, **change)) != checksum(event)
@@ -95,7 +95,7 @@ def test_every_field_counts(change: dict[str, Any]) -> None:
 
 @given(event=events())
 def test_same_after_another_writer(event: ExecutorEvent) -> None:
-    """The standard library's JSON, with its own order and spaces, means the same."""
+    """The standard library's JSON, with its own order and spaces, has the same checksum."""
     read = decode(encode(event))
     context = json.dumps(json.loads(bytes(read.context)), indent=1, sort_keys=True)
 
@@ -104,7 +104,7 @@ def test_same_after_another_writer(event: ExecutorEvent) -> None:
 
 @given(one=json_values(), other=json_values())
 def test_equal_only_if_equal(one: Any, other: Any) -> None:
-    """Two values have one checksum exactly if JSON with sorted keys is one."""
+    """Two values have the same checksum exactly if their JSON with sorted keys is equal."""
     texts = [json.dumps(value, sort_keys=True) for value in (one, other)]
     numbers_apart = texts[0] != texts[1] and one != other
 
@@ -113,5 +113,5 @@ def test_equal_only_if_equal(one: Any, other: Any) -> None:
 
 @given(digits=st.integers(), exponent=st.integers(-320, 20))
 def test_numbers_by_value(digits: int, exponent: int) -> None:
-    """A number is the same however far its point is moved and back."""
+    """A number has the same checksum wherever its decimal point is written."""
     assert of(f"{digits}e{exponent}") == of(f"{digits * 100}.0e{exponent - 2}")

@@ -1,4 +1,4 @@
-"""Two events with one key: when they are the same event, a variant of it, or a conflict."""
+"""Two events with one key: the same event, a variant of it, or a conflict."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ AT = make_event(1).created_at
 
 
 def likeness(**changes: Any) -> Likeness:
-    """Return what event 1 with *changes* is to event 1."""
+    """Return the relation of an event with *changes* to event 1."""
     return compare(make_event(1), make_event(1, **changes)).likeness
 
 
@@ -42,13 +42,13 @@ def likeness(**changes: Any) -> Likeness:
     ],
 )
 def test_events_as_they_were_emitted(changes: dict[str, Any], expected: Likeness) -> None:
-    """Of two whole events payload and status may differ, or the last microsecond of the time."""
+    """Of two complete events payload and status may differ, or the last microsecond of the time."""
     assert likeness(**changes) is expected
 
 
 @pytest.mark.parametrize("unit", [1_000, 1_000_000, 60_000_000])
 def test_a_clock_of_milliseconds_proves_nothing(unit: int) -> None:
-    """Colliding ids are of one millisecond, so equal times of that grain make no variant of another payload."""
+    """Colliding ids share a millisecond, so equal times of that precision make no variant of another payload."""
     moment = datetime.fromtimestamp(1_780_000_000_000_000 // unit * unit / 1_000_000, UTC)
     stored, event = make_event(1, created_at=moment), make_event(1, created_at=moment, context="other")
 
@@ -57,21 +57,21 @@ def test_a_clock_of_milliseconds_proves_nothing(unit: int) -> None:
 
 
 def row(**changes: Any) -> Comparison:
-    """Return event 1 beside the row of another writer that is like it but for *changes*."""
+    """Return event 1 with the row of another writer that equals it except for *changes*."""
     frame = frame_of(make_event(1))
     fields: dict[str, Any] = {"same_status": True, "same_worker": True, "same_payload": True}
     return Comparison(**{"key": (7, 1), "stored": frame, "event": frame} | fields | changes)
 
 
 def at(microseconds: int) -> Frame:
-    """Return the frame of event 1, so many microseconds later."""
+    """Return the frame of event 1, *microseconds* later."""
     frame = frame_of(make_event(1))
     assert frame.time is not None
     return frame._replace(time=frame.time + microseconds)
 
 
 def cut_to(unit: int) -> Frame:
-    """Return the frame of event 1 with its time cut to whole units of so many microseconds."""
+    """Return the frame of event 1 with its time truncated to multiples of *unit* microseconds."""
     frame = frame_of(make_event(1))
     assert frame.time is not None
     return frame._replace(time=frame.time // unit * unit)
@@ -113,7 +113,7 @@ MINUTE, DAY = 60_000_000, 86_400_000_000
     ],
 )
 def test_rows_of_other_writers(changes: dict[str, Any], expected: Likeness) -> None:
-    """A row that was rewritten is never a conflict with its own event; another event is never taken for it."""
+    """A rewritten row is never a conflict with its own event, and another event is never taken for it."""
     assert row(**changes).likeness is expected
 
 
@@ -122,13 +122,13 @@ def test_rows_of_other_writers(changes: dict[str, Any], expected: Likeness) -> N
     [{"stored": at(40_000)}, {"same_worker": False}, {"stored": at(1), "same_payload": False}],
 )
 def test_known_digests_leave_less_room(changes: dict[str, Any]) -> None:
-    """With both digests known to differ, no writer in between explains another time or worker."""
+    """With two known and different digests, a rewriting writer does not explain another time or worker."""
     assert row(**changes).likeness is not CONFLICT
     assert row(**changes, as_emitted=True).likeness is CONFLICT
 
 
 def test_reason_names_both() -> None:
-    """A dead letter says of which type and step the stored event is, and of what time, and what to do."""
+    """A dead letter names type, step and time of the stored event, and the remedy."""
     found = compare(make_event(1), make_event(1, event_type="step.enter", step="load\n"))
 
     assert found.reason == (
@@ -140,13 +140,13 @@ def test_reason_names_both() -> None:
 
 @pytest.mark.parametrize("time", [None, 10**18, -(10**18)])
 def test_reason_of_any_time(time: int | None) -> None:
-    """A row may have a time that Python has not."""
+    """A row may have a time that Python cannot represent."""
     assert "another event" in row(stored=Frame(None, "x" * 10_000, time)).reason
     assert len(row(stored=Frame(None, "x" * 10_000, time)).reason) < 500
 
 
 def test_payload_is_compared_by_its_meaning() -> None:
-    """Of an event that came over the wire and its copy from a jsonb column no difference is left."""
+    """An event from the wire and its copy from a jsonb column have no difference left."""
     event = make_event(1, context=Raw(b'{"b": [1.0, -0, 1e2], "a": "\\u00e9"}'))
     stored = make_event(1, context=Raw('{"a":"é","b":[1,0,100]}'.encode()))
 

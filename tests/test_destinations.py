@@ -1,4 +1,4 @@
-"""What the consumers of a projector are called, and which subjects they read."""
+"""The names of a projector's consumers, and the subjects that they read."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ A, B = "postgresql://me:secret@db/noetl", "sqlite:///events.db"
 
 
 def test_one_destination_has_the_name_that_was_given() -> None:
-    """A projector with one destination keeps its place under the name it was given."""
+    """A projector with one destination uses the configured name, so it keeps its position."""
     assert [destination.durable for destination in destinations_of([A], "mine")] == ["mine"]
 
 
 def test_names_follow_the_destination_and_not_its_place() -> None:
-    """Destinations that change places keep their progress, and so does one with a new password."""
+    """Destinations keep their progress when they change places, and so does one with a new password."""
     names = {destination.url: destination.durable for destination in destinations_of([A, B], "mine")}
     swapped = {destination.url: destination.durable for destination in destinations_of([B, A], "mine")}
     [renewed, _] = destinations_of([A.replace("secret", "other"), B], "mine")
@@ -28,7 +28,7 @@ def test_names_follow_the_destination_and_not_its_place() -> None:
 
 
 def test_destination_given_twice_is_refused() -> None:
-    """Two consumers for one destination would only write everything twice; the message hides the password."""
+    """Two consumers for one destination would write everything twice; the message hides the password."""
     with pytest.raises(ValueError, match="given twice") as refusal:
         destinations_of([A, B, A], "mine")
 
@@ -36,7 +36,7 @@ def test_destination_given_twice_is_refused() -> None:
 
 
 def test_lanes_read_every_subject_once() -> None:
-    """Each lane reads what the server put there; the first also reads subjects too short to be spread."""
+    """Each partition reads the subjects of its number; the first also reads subjects too short to be partitioned."""
     stream = StreamDeclaration(partitions=3)
     [destination] = destinations_of([B], "mine")
     consumers = list(destination.consumers(stream, ack_wait=30.0, pin_ttl=10.0, exclusive=False))

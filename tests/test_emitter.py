@@ -1,4 +1,4 @@
-"""The emitter: an execution's view of a sink."""
+"""The emitter: the sink of one execution."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ async def test_stamps_and_emits() -> None:
 
 
 async def test_ids_of_many_emitters_differ() -> None:
-    """Emitters of one worker and of none never share an id."""
+    """Emitters of one worker, or without a worker, never share an id."""
     sink = MemorySink()
     for worker_id in ("worker-1", "worker-1", None, None):
         emitter = EventEmitter(7, sink, worker_id=worker_id)
@@ -48,7 +48,7 @@ async def test_ids_of_many_emitters_differ() -> None:
 
 
 async def test_emit_tries_the_same_event_again() -> None:
-    """An answer that was lost is asked for again with the same bytes: one step, one row."""
+    """A retry after a lost answer sends the same bytes: one step, one row."""
     memory = MemorySink()
     sink = FaultySink(memory, [SinkUnavailable("answer lost", 0.0), SinkUnavailable("away", 0.01)], after=True)
     emitted = await EventEmitter(7, sink).emit("step.enter", "s", "STARTED", {"n": 1})
@@ -57,7 +57,7 @@ async def test_emit_tries_the_same_event_again() -> None:
 
 
 async def test_emitted_bytes_do_not_change_while_it_waits() -> None:
-    """The caller may go on with the value it gave: what is tried again is what was emitted."""
+    """The caller may change the value after emitting it: a retry sends the bytes of the first attempt."""
     context = {"rows": 1}
 
     class Changes(FaultySink):
@@ -72,7 +72,7 @@ async def test_emitted_bytes_do_not_change_while_it_waits() -> None:
 
 
 async def test_failure_carries_the_event() -> None:
-    """An emit that gives up raises with the event as it was tried; emitting that one again stores it once."""
+    """An emit that fails raises with the event of its attempts; emitting that event again stores it once."""
     memory = MemorySink()
     sink = FaultySink(memory, [SinkUnavailable("answer lost")], after=True)
     emitter = EventEmitter(7, sink, patience=0)
@@ -85,7 +85,7 @@ async def test_failure_carries_the_event() -> None:
 
 
 async def test_last_of_several_failures_carries_the_event() -> None:
-    """Whichever attempt ends the patience, what is raised has the event, and the words of that attempt."""
+    """The error of the last attempt carries the event and that attempt's message, whichever attempt it is."""
     failures = [SinkUnavailable("answer lost", 0.0), *[SinkUnavailable("away", 0.1)] * 20]
     sink = FaultySink(MemorySink(), failures)
     with pytest.raises(SinkUnavailable, match="away") as failure:
@@ -96,7 +96,7 @@ async def test_last_of_several_failures_carries_the_event() -> None:
 
 
 async def test_patience_is_bounded() -> None:
-    """A sink that asks for an hour does not keep the caller for one."""
+    """A sink that asks for an hour does not delay the caller for an hour."""
     sink = FaultySink(MemorySink(), [SinkUnavailable("away", 3600.0)] * 100)
     with pytest.raises(SinkUnavailable, match="away"):
         async with asyncio.timeout(180):
@@ -104,13 +104,13 @@ async def test_patience_is_bounded() -> None:
 
 
 async def test_rejection_reaches_the_caller_at_once() -> None:
-    """What no sink will ever take is not tried again."""
+    """A rejected event is not retried."""
     with pytest.raises(EventsRejected, match=r"events\[0\]: context: set is not a JSON type"):
         await EventEmitter(7, MemorySink()).emit("step.enter", "s", "STARTED", {1, 2})
 
 
 async def test_stamped_event_can_be_emitted_again() -> None:
-    """What `stamp` made keeps its id, so that trying again stores it once."""
+    """An event made by `stamp` keeps its id, so a retry stores it once."""
     memory = MemorySink()
     sink = FaultySink(memory, [SinkUnavailable("answer lost")], after=True)
     event = EventEmitter(7, sink).stamp("step.enter", "s", "STARTED", {})

@@ -1,4 +1,4 @@
-"""What strangers wrote is safe on a terminal, and moments are what people write."""
+"""Text of other writers is safe on a terminal, and times are read as people write them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from consumers.logs import escaped, escaped_json
 
 
 def test_escaping_leaves_nothing_unprintable() -> None:
-    """Control characters, also those above ASCII, and what turns the direction of a text around."""
+    """Control characters, also those above ASCII, and marks that change the text direction are escaped."""
     text = "a\x1b[0m\x9b\u202e\U000e0001 é 漢\n"
 
     assert escaped(text) == "a\\x1b[0m\\x9b\\u202e\\U000e0001 é 漢\\n"
@@ -21,7 +21,7 @@ def test_escaping_leaves_nothing_unprintable() -> None:
 
 
 def test_moments() -> None:
-    """A time with or without a zone, or an age."""
+    """A moment is a time with or without a zone, or an age."""
     now = datetime(2026, 5, 31, tzinfo=UTC)
 
     assert read_moment("--since", "90m", now=now) == now - timedelta(minutes=90)

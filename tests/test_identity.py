@@ -1,4 +1,4 @@
-"""Identity: the digest of an event, and what the stream knows it by."""
+"""Identity: the digest of an event, and its message id in the stream."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ DIGEST = 6_053_165_317_941_025_132
 
 
 def test_digest_of_version_one() -> None:
-    """The digest of a known event is a known number: tables and streams hold it for years."""
+    """The digest of a known event is a fixed number: tables and streams hold it for years."""
     assert encode(EVENT) == (
         b'{"execution_id":543942402780693277,"event_type":"step.exit","step":"fetch","status":"COMPLETED",'
         b'"created_at":"2026-05-31T03:14:15.123456Z","context":{"rows":[1,2.5,null],"name":"\xcf\x80"},'
@@ -38,14 +38,14 @@ def test_digest_of_version_one() -> None:
 
 
 def test_digest_survives_the_wire() -> None:
-    """What a reader of the wire has is the same event to it, however often it is written again."""
+    """An event read from the wire has the same digest, however often it is encoded again."""
     again = decode(encode(decode(encode(EVENT))))
 
     assert digest(again) == digest(EVENT) == digest_of_body(encode(EVENT))
 
 
 def test_digest_knows_no_zone() -> None:
-    """A moment is the same in every zone."""
+    """A time has the same digest in every zone."""
     elsewhere = EVENT.created_at.astimezone(timezone(timedelta(hours=14)))
 
     assert digest(structs.replace(EVENT, created_at=elsewhere)) == digest(EVENT)
@@ -67,12 +67,12 @@ def test_digest_knows_no_zone() -> None:
     ],
 )
 def test_digest_covers_every_field(change: dict[str, object]) -> None:
-    """Whatever is another in an event is another digest."""
+    """Every changed field of an event changes the digest."""
     assert digest(structs.replace(EVENT, **change)) != digest(EVENT)
 
 
 def test_message_ids_of_one_event_id_differ() -> None:
-    """Two different events that were given one id are two to the stream."""
+    """Two different events with the same event id have different message ids."""
     first, second = make_event(7, step="a"), make_event(7, step="b")
 
     assert message_id(7, encode(first)) != message_id(7, encode(second))

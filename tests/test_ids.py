@@ -1,4 +1,4 @@
-"""Ids: unique and rising, whatever the clock does."""
+"""Ids: unique and increasing, whatever the clock does."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def in_child(make: Callable[[], list[int]]) -> list[int]:
     reader, writer = os.pipe()
     child = os.fork()
     if not child:
-        # No handler and no fixture of the parent may run here; a child that hangs ends by the alarm.
+        # No handler and no fixture of the parent may run in the child; a child that hangs is ended by the alarm.
         signal.alarm(30)
         try:
             os.write(writer, json.dumps(make()).encode())
@@ -40,7 +40,7 @@ def in_child(make: Callable[[], list[int]]) -> list[int]:
 
 
 def test_bits() -> None:
-    """41 bits of milliseconds since 2024, 10 of node, 12 of sequence."""
+    """An id has 41 bits of milliseconds since 2024, 10 bits of node and 12 bits of sequence."""
     ids = Snowflake(node=5, first_sequence=0, clock=lambda: EPOCH_MS + 1_000)
 
     assert ids() == 1_000 << 22 | 5 << 12 | 0
@@ -48,19 +48,19 @@ def test_bits() -> None:
 
 
 def test_wrapped_sequence_goes_on_in_the_next_millisecond() -> None:
-    """The 4097th id of a millisecond neither repeats nor waits for a clock that stands still."""
+    """The 4097th id of a millisecond neither repeats an id nor waits for a clock that stands still."""
     ids = Snowflake(node=5, first_sequence=7, clock=lambda: EPOCH_MS)
     made = [ids() for _ in range(10_000)]
 
     assert made == sorted(set(made))
-    # No id is one of another node, and no millisecond starts where those of other processes do.
+    # Every id has the right node, and no millisecond starts at the sequence of another process.
     assert {each >> 12 & 1023 for each in made} == {5}
     assert min(each & 4095 for each in made) == 7
 
 
 @given(st.lists(st.integers(EPOCH_MS, EPOCH_MS + 2**40), min_size=1))
 def test_never_goes_back(times: list[int]) -> None:
-    """Ids rise strictly though the clock jumps to and fro."""
+    """Ids increase strictly while the clock jumps back and forth."""
     clock = chain(times, repeat(times[-1]))
     ids = Snowflake(node=1, clock=lambda: next(clock))
     made = [ids() for _ in range(len(times) + 5)]
@@ -70,7 +70,7 @@ def test_never_goes_back(times: list[int]) -> None:
 
 
 def test_threads_share_a_generator() -> None:
-    """Eight threads making ids at once make no id twice."""
+    """Eight threads that make ids at once never make the same id."""
     ids = Snowflake(node=1)
     made: list[int] = []
     threads = [threading.Thread(target=lambda: made.extend([ids() for _ in range(2_000)])) for _ in range(8)]
@@ -91,19 +91,19 @@ def test_node_out_of_range_is_refused(node: int) -> None:
 
 @pytest.mark.parametrize("clock", [EPOCH_MS - 1, EPOCH_MS + 2**41])
 def test_clock_out_of_range_is_refused(clock: int) -> None:
-    """A clock that 41 bits cannot hold is an error and not a wrong id."""
+    """A clock that 41 bits cannot hold is an error, not a wrong id."""
     with pytest.raises(ValueError, match="check the clock"):
         Snowflake(node=1, clock=lambda: clock)()
 
 
 @pytest.mark.parametrize("clock", [EPOCH_MS - 1, EPOCH_MS - 10**12, EPOCH_MS + 2**41, EPOCH_MS + 2**50])
 def test_clock_that_is_put_right_is_believed(clock: int) -> None:
-    """A clock that is wrong for a moment refuses the ids of that moment; those after it are right, and go on rising."""
+    """A clock that is wrong for a moment raises during that moment; the ids after it are right and increasing."""
     times = iter([EPOCH_MS + 5, clock, clock, EPOCH_MS + 6])
     ids = Snowflake(node=1, clock=lambda: next(times))
     made = [ids()]
     for _ in range(2):
-        # A clock before the epoch is one that has gone back.
+        # A clock before the epoch counts as a clock that went back.
         with suppress(ValueError):
             made.append(ids())
     made.append(ids())
@@ -121,7 +121,7 @@ def test_clock_that_is_put_right_is_believed(clock: int) -> None:
     ],
 )
 def test_configured_node(environ: dict[str, str], node: int | None) -> None:
-    """The variables are asked in NoETL's order."""
+    """The variables are read in NoETL's order."""
     assert configured_node(environ) == node
 
 
@@ -133,12 +133,12 @@ def test_wrong_node_is_refused(text: str) -> None:
 
 
 def test_process_has_one_generator() -> None:
-    """Two emitters of a process would else make the same id in the same millisecond."""
+    """Two generators in a process would make the same id in the same millisecond, so emitters share one."""
     assert process_ids() is process_ids()
 
 
 def test_burst_does_not_run_ahead_of_the_clock() -> None:
-    """At least 2,048 ids fit a millisecond, wherever its sequence starts."""
+    """At least 2,048 ids fit in a millisecond, wherever its sequence starts."""
     for _ in range(50):
         ids = Snowflake(clock=lambda: EPOCH_MS + 1)
         made = [ids() for _ in range(2_048)]
@@ -154,7 +154,7 @@ def test_processes_on_one_node_start_apart() -> None:
 
 
 def test_forked_children_make_ids_of_their_own() -> None:
-    """Ten children that are forked in the middle of a millisecond, and their parent, make no id twice."""
+    """Ten children that are forked in the middle of a millisecond, and their parent, never make the same id."""
     ids = Snowflake(clock=lambda: EPOCH_MS + 1)
     made = [ids() for _ in range(200)]
     for _ in range(10):
@@ -165,7 +165,7 @@ def test_forked_children_make_ids_of_their_own() -> None:
 
 
 def test_child_on_the_node_of_its_parent_begins_with_a_millisecond_of_its_own() -> None:
-    """A node that is set for both does not keep them apart: the child does not go on where its parent is."""
+    """A child with the configured node of its parent does not continue the parent's sequence."""
     ids = Snowflake(node=1, clock=lambda: EPOCH_MS + 1)
     made = [ids() for _ in range(200)]
     made += in_child(lambda: [ids() for _ in range(200)])
@@ -175,7 +175,7 @@ def test_child_on_the_node_of_its_parent_begins_with_a_millisecond_of_its_own() 
 
 
 def test_child_forked_while_a_thread_makes_an_id_does_not_hang() -> None:
-    """The lock that a thread of the parent holds at the moment of the fork is not the child's."""
+    """A lock that a thread of the parent holds during the fork is free in the child."""
     inside, go_on = threading.Event(), threading.Event()
 
     def slow_clock() -> int:
@@ -196,7 +196,7 @@ def test_child_forked_while_a_thread_makes_an_id_does_not_hang() -> None:
 
 
 def test_fork_that_runs_no_hook_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A server such as uWSGI forks in C; the number of the process tells the child that it is one."""
+    """A server such as uWSGI forks in C; a changed process id reveals the fork."""
     ids = Snowflake(clock=lambda: EPOCH_MS + 1)
     parents = [ids() for _ in range(2_048)]
     monkeypatch.setattr(os, "getpid", lambda: -1)
@@ -206,7 +206,7 @@ def test_fork_that_runs_no_hook_is_noticed(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_derived_id_is_the_same_for_a_redelivery() -> None:
-    """Time and sequence of the stored message decide, and neighbours differ."""
+    """An id derived from time and sequence of a stored message is stable, and neighbours differ."""
     assert derived_id(EPOCH_MS + 5, 9) == derived_id(EPOCH_MS + 5, 9) == 5 << 22 | 9
     assert derived_id(EPOCH_MS + 5, 9) != derived_id(EPOCH_MS + 5, 10)
     assert 0 <= derived_id(0, 2**63) < 2**63

@@ -1,4 +1,4 @@
-"""Replay at the pace at which it happened."""
+"""Replay with the original pace."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _START = datetime(2026, 5, 31, tzinfo=UTC)
 
 
 async def replayed(seconds: Sequence[float], *, speed: float, size: int = 500) -> list[tuple[float, int]]:
-    """Return when each batch of events created at *seconds* came, and how many it held."""
+    """Return the arrival time and size of each batch of events created at *seconds*."""
     clock = 0.0
 
     async def sleep(wait: float) -> None:
@@ -36,23 +36,23 @@ async def replayed(seconds: Sequence[float], *, speed: float, size: int = 500) -
     [(1.0, [(0.0, 2), (4.0, 1), (10.0, 2)]), (2.0, [(0.0, 2), (2.0, 1), (5.0, 2)]), (FULL, [(0.0, 5)])],
 )
 async def test_events_come_when_they_are_due(speed: float, expected: list[tuple[float, int]]) -> None:
-    """Events wait for their time, scaled; what is due together goes together, and one out of order at once."""
+    """Events are sent at their scaled time, those of one time together, and an event out of order at once."""
     assert await replayed([0, 0, 4, 10, 9], speed=speed) == expected
 
 
 async def test_batches_are_bounded() -> None:
-    """However many are due, a batch holds no more than its size."""
+    """A batch holds no more than its size, however many events are due."""
     assert [size for _, size in await replayed([0] * 5, speed=FULL, size=2)] == [2, 2, 1]
 
 
 @pytest.mark.parametrize(("value", "speed"), [("1x", 1.0), ("0.5x", 0.5), ("10x", 10.0), ("max", FULL)])
 def test_speed_is_read(value: str, speed: float) -> None:
-    """A speed is a factor, or as fast as it goes."""
+    """A speed is a factor, or unlimited."""
     assert read_speed(value) == speed
 
 
 @pytest.mark.parametrize("value", ["", "0x", "1", "fast", "-1x", "1e3x", "nanx"])
 def test_wrong_speed_is_refused(value: str) -> None:
-    """What is no speed is refused by name."""
+    """An invalid speed is refused by name."""
     with pytest.raises(ValueError, match="--speed"):
         read_speed(value)

@@ -37,6 +37,7 @@ PLAIN: Final[tuple[str, ...]] = (
     "noetl_events/sinks/http",
     "noetl_events/sinks/spool",
     "noetl_events/testing",
+    "tests",
 )
 """The folders that follow the rules; a folder is added once all of its files do."""
 

@@ -1,4 +1,4 @@
-"""What a worker pod imports, and the shape of the tree."""
+"""The imports of a worker pod, and the shape of the tree."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ HEAVY = {
 
 
 def imports(path: Path) -> set[str]:
-    """Return the modules *path* imports, anywhere in it."""
+    """Return the modules that *path* imports, anywhere in the file."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -39,7 +39,7 @@ def imports(path: Path) -> set[str]:
 
 
 def test_door_lists_what_is_behind_it() -> None:
-    """`__all__` is sorted, complete, and at most a dozen and a half names."""
+    """`__all__` is sorted, complete, and has at most 18 names."""
     own = (
         name for name, value in vars(noetl_events).items() if str(getattr(value, "__module__", "")).startswith("noetl_")
     )
@@ -51,7 +51,7 @@ def test_door_lists_what_is_behind_it() -> None:
 
 
 def test_importing_is_light() -> None:
-    """`import noetl_events` loads no driver, no web server, no command line, and not even nats."""
+    """`import noetl_events` loads no driver, no web server, no command line and no nats."""
     code = "import sys, noetl_events; print(*{name.partition('.')[0] for name in sys.modules})"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
 
@@ -60,7 +60,7 @@ def test_importing_is_light() -> None:
 
 def test_client_of_nats_is_imported_on_first_use() -> None:
     """The names that need a client of NATS are the ones of their modules, and another name is an AttributeError."""
-    from noetl_events.jetstream.connection import Connection  # noqa: PLC0415  (the door is asked first)
+    from noetl_events.jetstream.connection import Connection  # noqa: PLC0415  (the package is tested before its modules)
     from noetl_events.jetstream.options import ConnectOptions  # noqa: PLC0415
     from noetl_events.sinks.nats import NatsSink  # noqa: PLC0415
     from noetl_events.sinks.spool import SpoolSink  # noqa: PLC0415
@@ -74,14 +74,14 @@ def test_client_of_nats_is_imported_on_first_use() -> None:
 
 
 def test_one_idea_a_file() -> None:
-    """No file of ours passes 500 lines, tests included."""
+    """No file of the project passes 500 lines, tests included."""
     paths = [*SOURCES, *ROOT.glob("tests/**/*.py"), *ROOT.glob("bench/*.py")]
 
     assert [path for path in paths if len(path.read_text().splitlines()) > 500] == []
 
 
 def test_library_does_not_know_its_daemons() -> None:
-    """`consumers` imports `noetl_events`, never the other way."""
+    """`consumers` imports `noetl_events`, never the reverse."""
     for path in ROOT.glob("noetl_events/**/*.py"):
         assert not [name for name in imports(path) if name.startswith("consumers")], path
 

@@ -1,4 +1,4 @@
-"""RecentIds, the bounded memory for doubles."""
+"""RecentIds, the bounded memory for duplicates."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from noetl_events.ids import CAPACITY, RecentIds
 
 
 def test_forgets_the_oldest_first() -> None:
-    """Beyond its capacity a new id takes the place of the one that was added first."""
+    """A new id beyond the capacity replaces the oldest one."""
     ids = RecentIds(capacity=3)
     for message_id in (b"10", b"-20", b"30", b"40"):
         ids.add(message_id)
@@ -16,7 +16,7 @@ def test_forgets_the_oldest_first() -> None:
 
 
 def test_known_id_keeps_its_place() -> None:
-    """Adding an id again neither takes room nor makes it younger."""
+    """A known id that is added again takes no room and becomes no younger."""
     ids = RecentIds(capacity=2)
     for message_id in (b"1", b"2", b"1", b"3"):
         ids.add(message_id)
@@ -25,7 +25,7 @@ def test_known_id_keeps_its_place() -> None:
 
 
 def test_remembers_65536_ids() -> None:
-    """By default the memory is that of the last 65,536 ids."""
+    """The default capacity is 65,536 ids."""
     ids = RecentIds()
     for number in range(CAPACITY + 10):
         ids.add(b"%d" % number)

@@ -1,4 +1,4 @@
-"""The one loop that tries again: how often, for how long, and what it says meanwhile."""
+"""The one retry loop: its waits, its limits and its log lines."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 WAITS = Backoff(initial=0.2, maximum=15.0)
 HOUR = 3600.0
-# Of the waits above an hour has 240 to 480, and a few short ones before.
+# An hour has 240 to 480 of the longest waits, and a few short ones before.
 AT_MOST = 490
 
 ABSURD = [
@@ -48,7 +48,7 @@ ABSURD = [
 
 
 class Away(MemorySink):
-    """A sink that asks for *retry_after* with every refusal, and counts these."""
+    """A sink that asks for *retry_after* with every refusal, and counts the refusals."""
 
     def __init__(self, retry_after: Any) -> None:
         super().__init__()
@@ -73,13 +73,13 @@ def in_an_hour(work: Callable[[], Coroutine[Any, Any, Any]]) -> None:
 
 
 def gaps(times: list[float]) -> list[float]:
-    """Return the seconds between each two of *times*."""
+    """Return the seconds between successive *times*."""
     return [later - earlier for earlier, later in pairwise(times)]
 
 
 @pytest.mark.parametrize("asked", ABSURD)
 def test_projector_waits_whatever_a_sink_asks_for(asked: Any) -> None:
-    """A projector that holds makes as many attempts as its own back-off has, not more and not hardly any."""
+    """A projector that retries makes as many attempts as its back-off allows, whatever the sink asks for."""
     sink = Away(asked)
     in_an_hour(lambda: Hold(Progress(), WAITS).until_back("sink", lambda: sink.emit(make_event(1))))
 
@@ -89,7 +89,7 @@ def test_projector_waits_whatever_a_sink_asks_for(asked: Any) -> None:
 
 @pytest.mark.parametrize("asked", ABSURD)
 def test_fanout_passes_on_nothing_absurd(asked: Any) -> None:
-    """What one of several required sinks asks for does not change the pace of a projector either."""
+    """The retry_after of one of several required sinks does not change the pace of a projector."""
     sink = Away(asked)
     fanout = FanoutSink([MemorySink(), sink, Away(None)])
     in_an_hour(lambda: Hold(Progress(), WAITS).until_back("sink", lambda: fanout.emit(make_event(1))))
@@ -99,7 +99,7 @@ def test_fanout_passes_on_nothing_absurd(asked: Any) -> None:
 
 @pytest.mark.parametrize("asked", ABSURD)
 def test_optional_sink_is_left_alone_whatever_it_asks_for(asked: Any) -> None:
-    """An optional sink that is away is asked every five to ten seconds, however many batches there are."""
+    """An unavailable optional sink is tried every five to ten seconds, whatever the number of batches."""
     sink, now = Away(asked), 0.0
     effort = BestEffort(sink, name="x", now=lambda: now)
 
@@ -116,7 +116,7 @@ def test_optional_sink_is_left_alone_whatever_it_asks_for(asked: Any) -> None:
 
 @pytest.mark.parametrize("asked", ABSURD)
 def test_rebuild_gives_up_in_time_whatever_a_sink_asks_for(asked: Any) -> None:
-    """Carrying makes some attempts within its patience, the last one at its end, and gives up."""
+    """A backfill makes some attempts within its patience, the last one at its end, and then fails."""
     sink = Away(asked)
 
     async def carry() -> float:
@@ -130,7 +130,7 @@ def test_rebuild_gives_up_in_time_whatever_a_sink_asks_for(asked: Any) -> None:
 
 
 class Slow:
-    """A sink that is away, and takes *seconds* to say so."""
+    """An unavailable sink that takes *seconds* to answer."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
@@ -150,7 +150,7 @@ class Slow:
     ],
 )
 def test_attempt_does_not_run_over_the_patience(seconds: float, ends: float) -> None:
-    """With an overrun of a second the last attempt ends then, and its failure is what the sink said before."""
+    """With an overrun of a second the last attempt ends then, and reports the sink's previous failure."""
 
     async def carry() -> float:
         began = time.monotonic()
@@ -163,7 +163,7 @@ def test_attempt_does_not_run_over_the_patience(seconds: float, ends: float) -> 
 
 @pytest.mark.parametrize("asked", ABSURD)
 async def test_spool_waits_whatever_a_sink_asks_for(asked: Any, tmp_path: Path) -> None:
-    """A spool hands over again after its own waits."""
+    """A spool forwards again after the waits of its own back-off."""
     sink = Away(asked)
     spool = SpoolSink(sink, tmp_path / "spool", backoff=Backoff(initial=0.04, maximum=0.04), patience=0.0)
     await spool.emit(make_event(1))
@@ -175,7 +175,7 @@ async def test_spool_waits_whatever_a_sink_asks_for(asked: Any, tmp_path: Path) 
 
 @pytest.mark.parametrize("asked", [None, *ABSURD])
 async def test_gateway_asks_its_client_for_whole_seconds(asked: Any) -> None:
-    """A client of the gateway is told to come again in two seconds, never at once and never in a century."""
+    """A client of the gateway gets a Retry-After of two seconds or more, never zero and never a century."""
     body = encode(make_event(1))
 
     async def receive() -> dict[str, Any]:
@@ -191,7 +191,7 @@ async def test_gateway_asks_its_client_for_whole_seconds(asked: Any) -> None:
 
 @pytest.mark.parametrize(("asked", "least"), [(20.0, 20.0), (299, 299.0), (86_400, 300.0)])
 def test_what_a_sink_asks_for_is_the_least(asked: float, least: float) -> None:
-    """A projector waits as long as a sink asks for, up to five minutes, and a tenth more at most."""
+    """A projector waits for the retry_after of a sink, up to five minutes, and at most a tenth longer."""
     sink = Away(asked)
     in_an_hour(lambda: Hold(Progress(), WAITS).until_back("sink", lambda: sink.emit(make_event(1))))
     waits = gaps(sink.times)
@@ -200,7 +200,7 @@ def test_what_a_sink_asks_for_is_the_least(asked: float, least: float) -> None:
 
 
 def test_waits_double_with_jitter_up_to_the_longest() -> None:
-    """The waits double from the first one on, none is longer than the longest, and no two replicas have the same."""
+    """The waits double from the first to the longest, and jitter keeps replicas apart."""
     sinks = [Away(None), Away(None)]
     for sink in sinks:
         in_an_hour(lambda sink=sink: Hold(Progress(), WAITS).until_back("sink", lambda: sink.emit(make_event(1))))  # type: ignore[misc]
@@ -212,7 +212,7 @@ def test_waits_double_with_jitter_up_to_the_longest() -> None:
 
 
 def test_success_begins_anew_and_is_said() -> None:
-    """After a success the next outage begins with the first wait; failure and success are one line each."""
+    """After a success the next outage starts with the first wait; failure and success are logged once each."""
 
     async def work() -> list[float]:
         hold, waits = Hold(Progress(), WAITS), []
@@ -226,7 +226,7 @@ def test_success_begins_anew_and_is_said() -> None:
     with capture_logs() as logs:
         waits = run_virtual(work(), 1)
 
-    # 0.2, 0.4, 0.8, 1.6, 3.2 and 6.4 seconds, or half of it.
+    # The waits are 0.2, 0.4, 0.8, 1.6, 3.2 and 6.4 seconds, or half of that.
     assert all(6.3 <= wait <= 12.7 for wait in waits)
     assert [line["event"] for line in logs] == ["projector.holding", "projector.resumed"] * 2
     assert logs[0]["reason"] == "away"
@@ -234,7 +234,7 @@ def test_success_begins_anew_and_is_said() -> None:
 
 
 def test_holding_is_said_again_each_minute_and_for_another_kind() -> None:
-    """A long outage leaves a line a minute, and another one when the failure is of another class."""
+    """A long outage logs one line a minute, and another one when the class of the failure changes."""
 
     class Other(SinkUnavailable):
         pass
@@ -244,13 +244,13 @@ def test_holding_is_said_again_each_minute_and_for_another_kind() -> None:
         run_virtual(Hold(Progress(), WAITS).until_back("sink", lambda: sink.emit(make_event(1))), 1)
     holding = [line["reason"] for line in logs if line["event"] == "projector.holding"]
 
-    # A hundred waits of 7.5 to 15 seconds, all but the first.
+    # A hundred waits of 7.5 to 15 seconds, except for the first.
     assert 10 <= holding.count("away") <= 26
     assert holding.count("other") == 1
 
 
 def test_one_that_works_for_a_moment_each_time_is_not_tried_at_the_first_pace() -> None:
-    """A subscription that is refused a second after it began is held longer and longer."""
+    """A subscription that is refused a second after each start waits longer and longer."""
     times: list[float] = []
 
     async def follow() -> None:
@@ -267,7 +267,7 @@ def test_one_that_works_for_a_moment_each_time_is_not_tried_at_the_first_pace() 
 
 
 def test_outages_of_one_attempt_after_the_other_are_each_said() -> None:
-    """A subscription that works again has resumed, and its next failure is another outage: a line each, at once."""
+    """A subscription that works again is logged as resumed, and its next failure as a new outage, at once."""
 
     async def follow() -> None:
         async for attempt in Retry(SinkUnavailable, backoff=WAITS, log="reading"):
@@ -286,7 +286,7 @@ def test_outages_of_one_attempt_after_the_other_are_each_said() -> None:
 
 @pytest.mark.parametrize("messages", [1, 16])
 def test_one_that_worked_for_long_is_tried_soon(messages: int) -> None:
-    """A subscription that worked for as long as the longest wait begins again with the first one, however busy."""
+    """A subscription that worked as long as the longest wait starts again with the first wait."""
     times: list[float] = []
 
     async def follow() -> None:
@@ -304,7 +304,7 @@ def test_one_that_worked_for_long_is_tried_soon(messages: int) -> None:
 
 
 def test_unexpected_errors_and_cancellation_leave_the_loop() -> None:
-    """Only the exceptions that were named are tried again after."""
+    """Only the named exceptions are retried."""
 
     async def once(exc: BaseException) -> None:
         async for attempt in Retry(SinkUnavailable, unless=PermissionError):
@@ -321,7 +321,7 @@ def test_unexpected_errors_and_cancellation_leave_the_loop() -> None:
 
 
 def test_hurried_waits_are_short() -> None:
-    """A caller that stops ends the wait under way, and the next ones are a second each."""
+    """A caller that stops ends the current wait, and the next ones last a second each."""
     sink = Away(300.0)
 
     async def stop() -> None:

@@ -1,4 +1,4 @@
-"""The structure of the tree: imports without cycles, each border in its own place."""
+"""The structure of the tree: imports without cycles, each external library behind its own border."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PACKAGES: Final = ("noetl_events", "consumers")
 
 @cache
 def imports() -> dict[str, frozenset[str]]:
-    """Return each module with the modules it imports, in functions and for annotations included."""
+    """Return the imports of each module, including those in functions and for annotations."""
     files = {_name(path): path for package in PACKAGES for path in (ROOT / package).rglob("*.py")}
     return {name: frozenset(_imported(path, set(files)) - {name}) for name, path in files.items()}
 
@@ -37,7 +37,7 @@ def _imported(path: Path, modules: set[str]) -> set[str]:
 
 
 def reached(start: str) -> set[str]:
-    """Return the modules that *start* imports, and those that these import, and so on."""
+    """Return the modules that *start* imports, directly and indirectly."""
     seen: set[str] = set()
     waiting = [start]
     while waiting:
@@ -48,7 +48,7 @@ def reached(start: str) -> set[str]:
 
 
 def test_no_module_imports_itself_by_way_of_others() -> None:
-    """No import is part of a cycle, those for annotations and those inside functions included."""
+    """No import is part of a cycle, including imports in functions and for annotations."""
     assert len(imports()) > 100
     assert [name for name in imports() if name in reached(name)] == []
 
@@ -63,7 +63,7 @@ def test_no_module_imports_itself_by_way_of_others() -> None:
     ],
 )
 def test_lower_layer_knows_nothing_of_a_higher_one(package: str, forbidden: str) -> None:
-    """A package that others are built on imports none of them."""
+    """A lower package imports no higher one."""
     inside = [name for name in imports() if f"{name}.".startswith(f"{package}.")]
     upwards = [(name, each) for name in inside for each in imports()[name] if f"{each}.".startswith(f"{forbidden}.")]
 
