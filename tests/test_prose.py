@@ -38,6 +38,7 @@ PLAIN: Final[tuple[str, ...]] = (
     "noetl_events/sinks/spool",
     "noetl_events/testing",
     "tests",
+    "tests/jetstream",
 )
 """The folders that follow the rules; a folder is added once all of its files do."""
 

@@ -1,4 +1,4 @@
-"""Certificates for a server on loopback and its clients, of an authority of the test."""
+"""Certificates for a server on loopback and its clients, from an authority made for the test."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class Certificates:
     The files of an authority, a server and a client, in *folder*.
 
     Args:
-        folder: for the files; made if missing.
-        identity: in the certificate of the server.
+        folder: folder of the files; created if missing.
+        identity: host name or address in the server's certificate.
 
     """
 
@@ -33,7 +33,7 @@ class Certificates:
 
     @property
     def client(self) -> dict[str, str]:
-        """The options of a client that shows its certificate."""
+        """The options of a client that presents its certificate."""
         return {"tls_cert": f"{self._folder}/client.pem", "tls_key": f"{self._folder}/client.key"}
 
     def config(self, more: str = "") -> str:
@@ -42,5 +42,5 @@ class Certificates:
 
     @property
     def verifying(self) -> str:
-        """The `tls` block of a server that wants a certificate of its clients."""
+        """The `tls` block of a server that requires client certificates."""
         return self.config(f'ca_file: "{self.ca}", verify: true')

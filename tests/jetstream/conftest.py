@@ -1,4 +1,4 @@
-"""A stream that answers by script, for every test here."""
+"""A scripted stream for every test of this folder."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _subjects = count()
 
 @pytest.fixture
 async def scripted(nats_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[ScriptedStream]:
-    """Play a stream by script, which may be slow on a busy machine: that is no silence."""
+    """Run a scripted stream with a long silence limit, because a slow machine is not silence."""
     monkeypatch.setattr("noetl_events.jetstream.publish.sender._QUIET", 60.0)
     client = await nats.connect(nats_url)
     stream = ScriptedStream(client, f"scripted.{next(_subjects)}")

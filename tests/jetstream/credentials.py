@@ -1,4 +1,4 @@
-"""An operator, an account and users of it, with credentials files: what `nsc` makes, for a server of a test."""
+"""An operator, an account and its users with credentials files, as `nsc` makes them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Operator:
 
     @property
     def config(self) -> str:
-        """The lines of configuration of a server that trusts this operator."""
+        """The configuration lines of a server that trusts this operator."""
         operator = _jwt(self._operator, self._operator, {"type": "operator"})
         storage = {"mem_storage": -1, "disk_storage": -1, "streams": -1, "consumer": -1}
         accounts = self._account_line(self._account, storage) + self._account_line(self._system, {})
@@ -37,7 +37,7 @@ class Operator:
         return f"{account.public_key.decode()}: {jwt}\n"
 
     def write_credentials(self, path: Path, *, seconds: float = 3600.0) -> None:
-        """Write the credentials of a new user, good for *seconds*."""
+        """Write the credentials of a new user, valid for *seconds*."""
         user = _key_pair(nkeys.PREFIX_BYTE_USER)
         limits = {"subs": -1, "data": -1, "payload": -1}
         jwt = _jwt(self._account, user, {"type": "user"} | limits, expires=time.time() + seconds)

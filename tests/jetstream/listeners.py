@@ -1,4 +1,4 @@
-"""What may be where a NATS server should be: raw listeners that say what a test tells them, and keep what came."""
+"""Raw listeners in the place of a NATS server: they send a given text and record the bytes they receive."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ INFO: dict[str, Any] = {"server_id": "X", "version": "2.15.1", "proto": 1, "max_
 
 
 def info(**more: Any) -> bytes:
-    """Return the first line of a server that says *more* of itself."""
+    """Return the INFO line of a server with the fields *more*."""
     return b"INFO " + json.dumps(INFO | more).encode() + b" \r\n"
 
 
@@ -24,15 +24,15 @@ class Listener:
     A listener on loopback.
 
     Args:
-        says: to each that connects.
-        closes: after that.
+        says: text sent to each client that connects.
+        closes: true to close the connection after that.
 
     """
 
     def __init__(self, says: bytes, *, closes: bool) -> None:
         self.port = 0
         self.heard = b""
-        """Everything that was sent to it."""
+        """All bytes that the listener received."""
         self.connections = 0
 
         self._says = says
@@ -40,7 +40,7 @@ class Listener:
 
     @property
     def host(self) -> str:
-        """Host and port of it."""
+        """Host and port of the listener."""
         return f"127.0.0.1:{self.port}"
 
     async def take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -69,7 +69,7 @@ async def listening(says: bytes = b"", *, closes: bool = False, port: int = 0) -
 
 
 class BlackHole:
-    """An address that takes no connection and refuses none, as where packets vanish."""
+    """An address that neither accepts nor refuses connections, as where packets vanish."""
 
     def __init__(self, host: str = "127.0.0.1", port: int = 0) -> None:
         self._socket = socket.socket()
@@ -79,11 +79,11 @@ class BlackHole:
         self.port: int = self._socket.getsockname()[1]
         self._kept = [socket.socket() for _ in range(4)]
         for kept in self._kept:
-            # Linux keeps one more than were asked for; the connections after that get no answer.
+            # Linux keeps one connection more than the backlog; the connections after that get no answer.
             kept.setblocking(False)  # noqa: FBT003  (as the socket has it)
             kept.connect_ex((host, self.port))
 
     def close(self) -> None:
-        """Answer again, with a refusal."""
+        """Answer again, with a refused connection."""
         for each in (*self._kept, self._socket):
             each.close()

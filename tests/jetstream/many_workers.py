@@ -1,8 +1,8 @@
 """
 A program that emits from copies of one worker: `many_workers.py URL SUBJECT forked|threaded|colliding COPIES EVENTS`.
 
-Each copy emits so many events of one execution under the same worker id, a hundred at a time; when it ends with 0 each
-emit of every copy has returned.  The ids of `colliding` copies are those of one node and one sequence, on a clock of
+Each copy emits EVENTS events of one execution under the same worker id, a hundred at a time.  Exit code 0 means
+that each emit of every copy has returned.  `colliding` copies make ids with one node and one sequence, on a clock of
 ten ticks a second.
 """
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 async def emit(url: str, subject: str, events: int, *, step: str = "fetch", ids: Snowflake | None = None) -> None:
-    """Emit so many *events*, each by an `emit` of its own, from a hundred tasks at a time."""
+    """Emit *events* events, each with an `emit` call of its own, from a hundred tasks at a time."""
     async with Connection(ConnectOptions(servers=url)) as connection:
         sink = NatsSink(connection, subject=subject)
         emitter = EventEmitter(543942402780693277, sink, worker_id="worker-7", new_id=ids)
@@ -38,14 +38,14 @@ async def emit(url: str, subject: str, events: int, *, step: str = "fetch", ids:
 
 
 def forked(url: str, subject: str, copies: int, events: int) -> bool:
-    """Emit from so many forked children, whose parent has made ids already, as a preloading server does."""
+    """Emit from forked children of a parent that has made ids already, as a preloading server does."""
     ids: Snowflake = process_ids()
     ids()
     return _in_children(copies, lambda _: emit(url, subject, events))
 
 
 def colliding(url: str, subject: str, copies: int, events: int) -> bool:
-    """Emit from so many forked children whose ids are the same, each in a step of its own."""
+    """Emit from forked children with equal ids, each with a step of its own."""
     return _in_children(copies, lambda copy: emit(url, subject, events, step=f"step {copy}", ids=_slow_ids()))
 
 
@@ -70,7 +70,7 @@ def _in_children(copies: int, work: Callable[[int], Coroutine[None, None, None]]
 
 
 def threaded(url: str, subject: str, copies: int, events: int) -> bool:
-    """Emit from so many threads, each with a loop and a connection of its own."""
+    """Emit from threads, each with its own loop and connection."""
     done: list[None] = []
     threads = [
         threading.Thread(target=lambda: done.append(asyncio.run(emit(url, subject, events)))) for _ in range(copies)

@@ -1,4 +1,4 @@
-"""A stream with a past, and its readers."""
+"""A stream with stored messages, and its readers."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ async def publish(connection: Connection, subject: str, bodies: Iterable[bytes])
 
 
 async def fill(connection: Connection, stream: str, count: int, *, start: int = 1) -> None:
-    """Store messages whose bodies are their sequences in a new stream."""
+    """Store messages in a new stream, each with its sequence as its body."""
     await publish(connection, f"{stream}.x", (b"%d" % number for number in range(start, start + count)))
 
 
 async def read_all(history: History, limit: int = 2_000) -> list[int]:
-    """Return the sequences of everything left, in the order they came, having seen that no batch exceeds *limit*."""
+    """Return the sequences of the remaining messages in order of arrival; assert that no batch exceeds *limit*."""
     found: list[int] = []
     while batch := await history.read(limit):
         assert len(batch) <= limit
@@ -42,7 +42,7 @@ def sequences(batch: Sequence[Message]) -> list[int]:
 
 
 async def past(connection: Connection, stream: str, **span: Any) -> list[int]:
-    """Return the sequences of a span of *stream*."""
+    """Return the sequences of a range of *stream*."""
     async with History(connection, Span(stream=stream, **span)) as history:
         return await read_all(history)
 

@@ -1,4 +1,4 @@
-"""A stream that answers by script: what a publisher sent, and any answer to it."""
+"""A stream with scripted answers: it records the messages of a publisher and gives any answer to them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Received:
-    """One message as the stream sees it."""
+    """A message as the stream receives it."""
 
     def __init__(self, message: Msg) -> None:
         self.id = int((message.headers or {}).get("Nats-Msg-Id", 0))
@@ -36,12 +36,12 @@ class Received:
 
     @property
     def ends_batch(self) -> bool:
-        """Whether it is the last of one, or says that the one before was."""
+        """True if the message ends its batch, or says that the message before did."""
         return self.op in {2, 3}
 
     @property
     def count(self) -> int:
-        """How many messages its batch has so far."""
+        """The number of messages that the batch has so far."""
         return self.seq - (self.op == 3)
 
 
@@ -66,12 +66,12 @@ class ScriptedStream:
             await self.send(received, answer)
 
     async def send(self, received: Received, answer: Message | list[Message]) -> None:
-        """Answer *received* by hand."""
+        """Send *answer* to *received* from the test."""
         for each in answer if isinstance(answer, list) else [answer]:
             await self._client.publish(received.reply, each if isinstance(each, bytes) else json.dumps(each).encode())
 
     async def wait_for(self, messages: int) -> None:
-        """Return once so many messages have arrived."""
+        """Return once *count* messages have arrived."""
         async with asyncio.timeout(180):
             while len(self.received) < messages:
                 self._arrived.clear()
@@ -79,7 +79,7 @@ class ScriptedStream:
 
     @property
     def log(self) -> str:
-        """What arrived, in order."""
+        """The received messages, in order."""
         return " ".join(map(repr, self.received))
 
     def outgoing(self, event_ids: Iterable[int], *, lane: int = 0) -> list[Outgoing]:
@@ -91,23 +91,23 @@ class ScriptedStream:
 
 
 def stores(received: Received) -> dict[str, Any] | None:
-    """Answer as a stream does that stores everything."""
+    """Answer as a stream does that stores every message."""
     if not received.is_fast:
         return {"stream": "S", "seq": received.id}
     return {"stream": "S", "seq": 9, "batch": "b", "count": received.count} if received.ends_batch else None
 
 
 def never(_received: Received) -> None:
-    """Answer nothing."""
+    """Send no answer."""
 
 
 def ends_batches_with(answer: Message | list[Message]) -> Answer:
-    """Answer the end of every batch with *answer*, and store what comes plainly."""
+    """Answer the end of every batch with *answer*, and store plain messages."""
     return lambda received: answer if received.ends_batch else None if received.is_fast else stores(received)
 
 
 def acks_every(flow: int, *, then: dict[str, Any] | None = None) -> Answer:
-    """Acknowledge every *flow* messages of a batch, end it with *then* or not at all, and store what comes plainly."""
+    """Acknowledge every *flow* messages of a batch, end it with *then* or not at all, and store plain messages."""
 
     def answer(received: Received) -> dict[str, Any] | None:
         if not received.is_fast:

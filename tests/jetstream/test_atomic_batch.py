@@ -1,4 +1,4 @@
-"""`durable="fsync"`: batches stored whole or not at all, on real servers and on a scripted one."""
+"""`durable="fsync"`: batches stored completely or not at all, on real servers and on a scripted one."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def syncing_server(tmp_path: Path) -> Iterator[NatsServer]:
-    """Return a server that syncs before it acknowledges."""
+    """Return a server that calls fsync before it acknowledges."""
     with NatsServer(store_dir=tmp_path, config="jetstream { sync_interval: always }") as server:
         yield server
 
@@ -54,7 +54,7 @@ async def test_batch_is_atomic(syncing_server: NatsServer, syncing: Connection) 
 
 
 async def test_duplicate_in_a_batch_holds_nobody_up(syncing: Connection) -> None:
-    """A batch refused for one id that is stored already (10201) is stored but for that one, and stays atomic."""
+    """A batch refused for one stored id (10201) is stored without that message, and stays atomic."""
     first, second = NatsSink(syncing), NatsSink(syncing, durable="fsync")
     await first.emit(make_event(50))
     await second.emit_batch(make_events(100))
@@ -69,7 +69,7 @@ async def test_duplicate_in_a_batch_holds_nobody_up(syncing: Connection) -> None
 
 
 async def test_stream_without_atomic_batches_gets_windows(syncing: Connection) -> None:
-    """A stream that takes no atomic batches gets plain publishes, from then on, and the fallback is counted."""
+    """A stream without atomic batches gets plain publishes from then on, and the fallback is counted."""
     await change_stream(syncing, lambda config: config.evolve(allow_atomic=False))
     sink = NatsSink(syncing, durable="fsync")
     await sink.emit_batch(make_events(100))
@@ -80,7 +80,7 @@ async def test_stream_without_atomic_batches_gets_windows(syncing: Connection) -
 
 
 async def test_event_too_large_with_the_headers_of_a_batch(syncing: Connection) -> None:
-    """A message that fits the server's limit by itself, and not as part of a batch, goes by itself."""
+    """A message that fits the server's limit only outside of a batch is published by itself."""
     limit = (await syncing.client()).max_payload
     publisher = Publisher(syncing, durable="fsync")
     empty = Outgoing("noetl.events.x", b"1", b"", 1).size
@@ -97,7 +97,7 @@ def small(ids: range) -> list[Outgoing]:
 
 
 async def test_batch_in_process_is_asked_for_one_by_one(connection: Connection, scripted: ScriptedStream) -> None:
-    """A batch refused because an id is under way on the server (10158) goes on by plain publish until all are known."""
+    """A batch refused for an id in process (10158) is retried by plain publish until every outcome is known."""
 
     def answer(received: Received) -> dict[str, Any] | None:
         busy = received.atomic or len(scripted.received) == 4
@@ -112,6 +112,6 @@ async def test_batch_in_process_is_asked_for_one_by_one(connection: Connection, 
 
 
 def test_other_words_are_refused() -> None:
-    """A durability that is none names itself and the two there are."""
+    """An invalid durability is refused with its value and the two valid ones."""
     with pytest.raises(ValueError, match="durable: 'safe' is neither 'stored' nor 'fsync'"):
         NatsSink.from_url("nats://127.0.0.1?durable=safe")

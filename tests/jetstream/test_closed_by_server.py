@@ -1,4 +1,4 @@
-"""What a server closes the connection for: its words are told, and it is not asked again all the time."""
+"""Connections closed by the server: its reason is reported, and reconnections back off."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 async def keep_using(connection: Connection, seconds: float) -> set[str]:
-    """Subscribe as often as a connection is there, for so long, and return what was raised."""
+    """Subscribe whenever there is a connection, for *seconds*, and return the exceptions."""
     said: set[str] = set()
     loop = asyncio.get_running_loop()
     end = loop.time() + seconds
@@ -45,7 +45,7 @@ async def keep_using(connection: Connection, seconds: float) -> set[str]:
 
 
 async def test_more_subscriptions_than_allowed(tmp_path: Path) -> None:
-    """A server that closes each connection for its subscriptions is tried with back-off, and its words are told."""
+    """A server that closes each connection for its subscriptions is retried with back-off, and its reason reported."""
     monitor = free_port()
     with NatsServer(store_dir=tmp_path, config=f'max_subscriptions: 2\nhttp: "127.0.0.1:{monitor}"') as server:
 
@@ -80,7 +80,7 @@ async def test_more_subscriptions_than_allowed(tmp_path: Path) -> None:
     ],
 )
 async def test_any_word_of_a_server(words: str) -> None:
-    """Whatever a server gives as its reason right after it took us is in the log, in the error and in the trouble."""
+    """The reason a server gives right after accepting a client is in the log, the error and the trouble."""
     async with (
         listening(info() + f"PONG\r\n-ERR '{words}'\r\n".encode()) as listener,
         Connection(ConnectOptions(servers=f"nats://{listener.host}")) as connection,
@@ -96,7 +96,7 @@ async def test_any_word_of_a_server(words: str) -> None:
 
 
 async def test_peer_that_closes_after_a_moment_without_a_word() -> None:
-    """A peer that takes us and closes the connection at once is no loop of connections either."""
+    """A peer that accepts a client and closes at once is retried with back-off, too."""
     async with (
         listening(info() + b"PONG\r\n", closes=True) as listener,
         Connection(ConnectOptions(servers=f"nats://{listener.host}", connect_timeout=1.0)) as connection,
@@ -107,7 +107,7 @@ async def test_peer_that_closes_after_a_moment_without_a_word() -> None:
 
 
 async def test_more_connections_than_allowed(tmp_path: Path) -> None:
-    """A server that has no room for another connection is named as such, at once."""
+    """A server that has reached its connection limit is reported as such, at once."""
     with NatsServer(store_dir=tmp_path, config="max_connections: 1") as server:
         options = ConnectOptions(servers=server.url, connect_timeout=120.0)
         async with Connection(options) as first, Connection(options) as second:
@@ -118,7 +118,7 @@ async def test_more_connections_than_allowed(tmp_path: Path) -> None:
 
 
 async def test_wrong_password_is_told_at_once(tmp_path: Path) -> None:
-    """A refusal of who we are is no outage: it is told at once, and each try is further from the one before."""
+    """Wrong credentials are no outage: the error is raised at once, and the attempts back off."""
     with NatsServer(store_dir=tmp_path, config="authorization { user: u, password: p }") as server:
         options = ConnectOptions(servers=server.url, user="u", password="wrong", connect_timeout=120.0)
         async with Connection(options) as connection:
@@ -131,7 +131,7 @@ async def test_wrong_password_is_told_at_once(tmp_path: Path) -> None:
 
 
 async def test_good_connection_after_trouble(own_server: NatsServer) -> None:
-    """Trouble stands until a connection has lasted, and is over then."""
+    """Trouble is reported until a connection has lasted, and is over then."""
     async with Connection(ConnectOptions(servers=own_server.url)) as connection:
         assert connection.trouble == "not connected"
         client = await connection.client()
@@ -146,7 +146,7 @@ async def test_good_connection_after_trouble(own_server: NatsServer) -> None:
 
 
 async def connects(connection: Connection) -> bool:
-    """Return whether the server takes us."""
+    """Return whether the server accepts the client."""
     try:
         return (await connection.client()).is_connected
     except NatsUnavailable:
@@ -154,7 +154,7 @@ async def connects(connection: Connection) -> bool:
 
 
 async def test_lame_duck(tmp_path: Path, own_server: NatsServer) -> None:
-    """A server that sends its clients away before it stops is left for another one of the list."""
+    """A server in lame duck mode is left for another one of the list."""
     lame = NatsServer(store_dir=tmp_path / "lame", config='lame_duck_duration: "30s"\nlame_duck_grace_period: "0s"')
     with lame:
         options = ConnectOptions(servers=f"{lame.url},{own_server.url}")
@@ -169,7 +169,7 @@ async def test_lame_duck(tmp_path: Path, own_server: NatsServer) -> None:
 
 
 async def test_server_without_jetstream(tmp_path: Path) -> None:
-    """A server that has no JetStream is named, with what to do."""
+    """A server without JetStream is reported, with the remedy."""
     with NatsServer(store_dir=tmp_path, jetstream=False, name="plain") as server:
         async with Connection(ConnectOptions(servers=server.url)) as connection:
             with pytest.raises(NatsUnavailable, match=r"the server plain \(2.*\) has none itself: start it with"):

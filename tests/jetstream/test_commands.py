@@ -1,4 +1,4 @@
-"""Many messages in one write: what it relies on in nats-py, and what it must never let through."""
+"""Many messages in one write: the parts of nats-py it uses, and the commands it never lets through."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 async def test_messages_arrive_whole_and_in_order(connection: Connection) -> None:
-    """Subject, reply, id and body of each message arrive as given, between what nats-py itself publishes."""
+    """Subject, reply, id and body of each message arrive as given, between messages that nats-py itself publishes."""
     client = await connection.client()
     heard: list[tuple[str, str, str | None, bytes]] = []
     done = asyncio.Event()
@@ -53,7 +53,7 @@ async def test_messages_arrive_whole_and_in_order(connection: Connection) -> Non
 
 
 async def test_headers_are_added(connection: Connection) -> None:
-    """Lines of headers stand beside the id, with an answer asked for or not."""
+    """Header lines stand beside the id, with and without a reply subject."""
     client = await connection.client()
     inbox = await client.subscribe("headers.>")
     message = Outgoing("headers.a", b"7", b"body", 1)
@@ -67,7 +67,7 @@ async def test_headers_are_added(connection: Connection) -> None:
 
 @pytest.mark.parametrize("subject", ["", "a b", "a\r\nPUB x 0\r\n", "a\tb", "a\x00", "a\u2028b"])
 def test_hostile_subject_is_refused(subject: str) -> None:
-    """A subject that would be read as another command never becomes a message."""
+    """A subject that would be read as another command is refused."""
     with pytest.raises(ValueError, match="subject: "):
         encoded_subject(subject)
     with pytest.raises(ValueError, match="subject: "):
@@ -75,7 +75,7 @@ def test_hostile_subject_is_refused(subject: str) -> None:
 
 
 async def test_nothing_is_kept_for_later(own_server: NatsServer) -> None:
-    """Without a connection nothing is handed over: nats-py would send it after everybody had given it up."""
+    """Without a connection nothing is written: nats-py would send it after the callers had given up."""
     async with Connection(ConnectOptions(servers=own_server.url)) as connection:
         client = await connection.client()
         own_server.kill()

@@ -1,4 +1,4 @@
-"""The connection on real servers: every way to say who we are, and what a broken one does."""
+"""The connection on real servers: every form of credentials, and the behaviour of a broken connection."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 
 
 async def connects(options: ConnectOptions) -> None:
-    """Connect, and have the server answer."""
+    """Connect and get an answer of the server."""
     async with Connection(options) as connection:
         await (await connection.client()).flush()
 
 
 async def test_user_and_password(tmp_path: Path) -> None:
-    """A user and password connect, given apart or in the URL; the former win, and a wrong one is told."""
+    """User and password connect, as options or in the URL; the options win, and a wrong password is reported."""
     config = "authorization { user: worker, password: secret }"
     with NatsServer(store_dir=tmp_path, config=config) as server:
         host = server.url.removeprefix("nats://")
@@ -51,7 +51,7 @@ async def test_token(tmp_path: Path) -> None:
 
 
 async def test_nkey(tmp_path: Path) -> None:
-    """The seed of an nkey, in a file, connects."""
+    """The seed of an nkey in a file connects."""
     pair = nkeys.from_seed(nkeys.encode_seed(bytes(range(32)), nkeys.PREFIX_BYTE_USER))
     config = f"authorization {{ users: [ {{ nkey: {pair.public_key.decode()} }} ] }}"
     seed = tmp_path / "user.nk"
@@ -61,7 +61,7 @@ async def test_nkey(tmp_path: Path) -> None:
 
 
 async def test_credentials_file(tmp_path: Path) -> None:
-    """A credentials file connects; once it has expired the connection ends, and a new file in its place is enough."""
+    """A credentials file connects; after its expiry the connection ends, and a new file in its place is read."""
     operator, file = Operator(), tmp_path / "worker.creds"
     operator.write_credentials(file, seconds=2)
     with NatsServer(store_dir=tmp_path / "nats", config=operator.config, jetstream=False) as server:
@@ -83,7 +83,7 @@ async def is_served(connection: Connection) -> bool:
 
 
 async def test_mutual_tls(tmp_path: Path) -> None:
-    """Both sides show a certificate; without ours, or without the server's authority, there is no way in."""
+    """Both sides present a certificate; without the client's, or without the server's authority, connecting fails."""
     authority = trustme.CA()
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")
     for name, identity in (("server", "127.0.0.1"), ("client", "worker@example.org")):
@@ -104,7 +104,7 @@ async def test_mutual_tls(tmp_path: Path) -> None:
 
 
 async def test_private_inbox(tmp_path: Path) -> None:
-    """With an inbox prefix of its own a client needs no right to anybody else's replies."""
+    """With its own inbox prefix a client needs no permission for the replies of other clients."""
     config = (
         "authorization { users: [ { user: w, password: p, permissions: "
         '{ publish: ["$JS.API.INFO"], subscribe: ["_INBOX_worker.>"] } } ] }'
@@ -118,7 +118,7 @@ async def test_private_inbox(tmp_path: Path) -> None:
 
 
 async def test_no_server_is_said_in_time() -> None:
-    """Without a server the first call fails within the connect timeout, and names where it tried."""
+    """Without a server the first call fails within the connect timeout, and names the addresses tried."""
     async with (
         asyncio.timeout(60),
         Connection(ConnectOptions(servers="nats://127.0.0.1:1", connect_timeout=0.3)) as none,
@@ -128,7 +128,7 @@ async def test_no_server_is_said_in_time() -> None:
 
 
 async def test_reconnects_and_tells(own_server: NatsServer) -> None:
-    """A killed server that comes back is connected again, and whoever asked is told."""
+    """A killed server that comes back is connected again, and the callbacks run."""
     told = asyncio.Event()
     async with Connection(ConnectOptions(servers=own_server.url)) as connection:
         client = await connection.client()
@@ -143,7 +143,7 @@ async def test_reconnects_and_tells(own_server: NatsServer) -> None:
 
 
 async def test_client_closed_for_good_is_replaced(own_server: NatsServer) -> None:
-    """What nats-py gives up on, here a message larger than the server takes, is one reconnection and not the end."""
+    """An error that closes nats-py's client for good, here a too large message, costs one reconnection."""
     told = asyncio.Event()
     async with Connection(ConnectOptions(servers=own_server.url)) as connection:
         client = await connection.client()
@@ -157,7 +157,7 @@ async def test_client_closed_for_good_is_replaced(own_server: NatsServer) -> Non
 
 
 async def test_denied_subject_is_named(tmp_path: Path) -> None:
-    """A denial, which nats-py only mentions aside, can be asked for by subject, once."""
+    """A denied permission, which nats-py reports only to a callback, can be read by subject, once."""
     config = "authorization { users: [ { user: w, password: p, permissions: { publish: [allowed] } } ] }"
     with NatsServer(store_dir=tmp_path, config=config) as server:
         async with Connection(ConnectOptions(servers=server.url, user="w", password="p")) as connection:
@@ -171,7 +171,7 @@ async def test_denied_subject_is_named(tmp_path: Path) -> None:
 
 
 async def test_close_is_safe_at_any_time(own_server: NatsServer) -> None:
-    """Before first use, twice, and while the server is away."""
+    """A connection can be closed before first use, twice, and while the server is unavailable."""
     unused = Connection(ConnectOptions(servers=own_server.url))
     await unused.aclose()
     used = Connection(ConnectOptions(servers=own_server.url))
@@ -197,13 +197,13 @@ async def test_close_is_safe_at_any_time(own_server: NatsServer) -> None:
     ],
 )
 def test_options_that_cannot_work_are_refused(arguments: dict[str, Any], reason: str) -> None:
-    """What can never connect is refused at once, by name."""
+    """Options that can never connect are refused at once, by name."""
     with pytest.raises(ValueError, match=reason):
         ConnectOptions(**arguments)
 
 
 def test_secrets_are_not_shown() -> None:
-    """Neither the options nor a URL in a message shows who we are."""
+    """Neither the options nor a URL in a message shows the credentials."""
     options = ConnectOptions(servers="nats://worker:canary@host:4222", user="u", password="canary", token="canary")
 
     assert "canary" not in repr(options)

@@ -1,4 +1,4 @@
-"""What the configuration of a consumer means to its pullers, as the server words it."""
+"""The meaning of a consumer's configuration for its pullers, in the server's words."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ DECLARED = ConsumerDeclaration(name="c", stream="s", ack_wait=30.0)
     ],
 )
 def test_limits(changes: dict[str, Any], limits: ConsumerLimits) -> None:
-    """Each limit is in seconds, bytes or messages; of several waits the shortest is kept to."""
+    """Each limit is in seconds, bytes or messages; the shortest of several waits applies."""
     assert limits_of(DECLARED, config_of(DECLARED) | changes) == limits
 
 
@@ -52,12 +52,12 @@ def test_limits(changes: dict[str, Any], limits: ConsumerLimits) -> None:
     ],
 )
 def test_filters(config: dict[str, Any], filters: set[str]) -> None:
-    """A consumer has a filter in either field, or in both."""
+    """A consumer has its filter in either field, or in both."""
     assert filters_of(config) == filters
 
 
 def test_several_filters_are_named() -> None:
-    """Filters that leave messages out are refused by the field they are in."""
+    """Filters that leave messages out are refused by the name of their field."""
     for field, value in (("filter_subject", "s.a"), ("filter_subjects", ["s.a", "s.b"])):
         [found] = differences(DECLARED, config_of(DECLARED) | {field: value})
         assert found.field == field
@@ -74,12 +74,12 @@ def test_several_filters_are_named() -> None:
     ],
 )
 def test_mark_of_a_projector(metadata: dict[str, str] | None, *, is_ours: bool) -> None:
-    """The mark counts whatever else server and operators have added, and nothing else does."""
+    """The mark of a projector counts whatever metadata is beside it, and no other metadata counts."""
     assert is_of_a_projector({"metadata": metadata}) is is_ours
 
 
 def test_what_is_kept_to_is_told() -> None:
-    """A limit that is kept to is told by its field with its value and unit; a consumer as declared is not spoken of."""
+    """Each limit that applies is logged by its field with value and unit; a consumer as declared logs nothing."""
     config = config_of(DECLARED)
     assert remarks(DECLARED, config) == {}
     told = remarks(DECLARED, config | {"max_batch": 7, "max_expires": SECOND // 2, "ack_wait": 20 * SECOND})

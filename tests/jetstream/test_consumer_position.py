@@ -1,4 +1,4 @@
-"""Where a durable consumer goes on: how far it is set back, and that this is forgotten by no failure."""
+"""The position at which a durable consumer resumes: the reset target, which no failure loses."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MESSAGES = 10
 
 @pytest.fixture
 async def declared(connection: Connection, stream: StreamDeclaration) -> ConsumerDeclaration:
-    """Return a consumer that has delivered ten messages, all of them acknowledged."""
+    """Return a consumer that has delivered ten messages, all acknowledged."""
     consumer = ConsumerDeclaration(name="c", stream=stream.name)
     await ensure_consumer(connection, consumer)
     js = await jetstream(connection)
@@ -42,18 +42,18 @@ async def declared(connection: Connection, stream: StreamDeclaration) -> Consume
 
 
 async def begin(position: ConsumerPosition, connection: Connection, declared: ConsumerDeclaration) -> None:
-    """Go on with the consumer as it is now."""
+    """Resume the consumer at its present position."""
     await position.begin(await show_consumer(connection, declared), is_pinned=False)
 
 
 async def next_of(connection: Connection, declared: ConsumerDeclaration) -> int:
-    """Return the sequence that the consumer delivers next."""
+    """Return the sequence of the consumer's next delivery."""
     return (await show_consumer(connection, declared)).delivered.stream_seq + 1
 
 
 @pytest.fixture
 async def position(connection: Connection, declared: ConsumerDeclaration) -> ConsumerPosition:
-    """Return the position of the consumer, begun with."""
+    """Return the position of the consumer, initialised."""
     made = ConsumerPosition(connection, declared)
     await begin(made, connection, declared)
     return made
@@ -62,7 +62,7 @@ async def position(connection: Connection, declared: ConsumerDeclaration) -> Con
 async def test_goes_on_where_it_is(
     connection: Connection, declared: ConsumerDeclaration, position: ConsumerPosition
 ) -> None:
-    """A consumer that is well is left alone."""
+    """A consumer in order is not reset."""
     await begin(position, connection, declared)
 
     assert await next_of(connection, declared) == MESSAGES + 1
@@ -72,7 +72,7 @@ async def test_goes_on_where_it_is(
 async def test_earliest_start_counts(
     connection: Connection, declared: ConsumerDeclaration, position: ConsumerPosition, starts: tuple[int, ...]
 ) -> None:
-    """Of several places to deliver again from, the first one is what it is set back to, once."""
+    """Of several restart positions the first one is the target of a single reset."""
     for start in starts:
         position.restart_at(start)
     await begin(position, connection, declared)
@@ -86,7 +86,7 @@ async def test_earliest_start_counts(
 async def test_messages_without_their_bodies_come_again(
     connection: Connection, declared: ConsumerDeclaration, position: ConsumerPosition
 ) -> None:
-    """The first of those that came as headers only is set back to; one that comes so again has no body."""
+    """The consumer is reset to the first message that came as headers only; one without body is delivered so again."""
     lacking = [
         Arrival(
             "e.x", f"$JS.ACK.S.c.1.{sequence}.{sequence}.1764460800000000000.0", b"", b"NATS/1.0\r\nNats-Msg-Size: 2"
@@ -103,7 +103,7 @@ async def test_messages_without_their_bodies_come_again(
 async def test_another_puller_has_set_it_back_further(
     connection: Connection, declared: ConsumerDeclaration, position: ConsumerPosition
 ) -> None:
-    """What another puller waits for is not passed over by setting the consumer back to a later place."""
+    """A reset to a later position does not skip messages that another puller waits for."""
     await reset_consumer(connection, declared, start=2)
     position.restart_at(8)
     await begin(position, connection, declared)
@@ -114,7 +114,7 @@ async def test_another_puller_has_set_it_back_further(
 async def test_cancelled_while_it_is_set_back(
     connection: Connection, declared: ConsumerDeclaration, position: ConsumerPosition
 ) -> None:
-    """A place to deliver again from is known until the server has been there."""
+    """A restart position is kept until the server has confirmed the reset."""
     position.restart_at(5)
     info = await show_consumer(connection, declared)
     setting_back = asyncio.ensure_future(position.begin(info, is_pinned=False))
@@ -130,7 +130,7 @@ async def test_cancelled_while_it_is_set_back(
 async def test_stream_that_is_what_it_was_up_to_a_place(
     connection: Connection, declared: ConsumerDeclaration, position: ConsumerPosition
 ) -> None:
-    """What was acknowledged behind that place was another message: a consumer found edited is set back behind it."""
+    """Acks behind that position belong to another stream, so a consumer found edited is reset behind it."""
     position.note_replaced(6)
     position.note_replaced(4)
     position.note_replaced(5)
@@ -142,7 +142,7 @@ async def test_stream_that_is_what_it_was_up_to_a_place(
 async def test_found_edited_again_and_again(
     connection: Connection, declared: ConsumerDeclaration, position: ConsumerPosition
 ) -> None:
-    """A consumer that is found edited at each look is set back once, and not until it is well again."""
+    """A consumer that is found edited at each check is reset once, and not again until it is in order."""
     await position.rewind()
     js = await jetstream(connection)
     await js.publish(f"{declared.stream}.x", b"{}")

@@ -1,4 +1,4 @@
-"""What comes straight from the parser is what comes the long way; what of nats-py that relies on, and what without."""
+"""Messages straight from the parser equal those of nats-py's own path, and the private names of nats-py this uses."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ if TYPE_CHECKING:
 
 
 class Heard(list["Message"]):
-    """What came to a subscription, and what was raised over it."""
+    """The messages of a subscription, and the exceptions over them."""
 
     def __init__(self) -> None:
         super().__init__()
         self.errors: list[Exception] = []
 
     def take(self, message: Message) -> bool:
-        """Take *message*, whatever it is."""
+        """Record *message*, whatever its form."""
         self.append(message)
         return True
 
 
 def told(message: Message) -> tuple[str, str, bytes, dict[str, str] | None]:
-    """Return all there is to a message."""
+    """Return all fields of a message."""
     return message.subject, message.reply, message.data, message.headers and dict(message.headers)
 
 
@@ -51,7 +51,7 @@ def told(message: Message) -> tuple[str, str, bytes, dict[str, str] | None]:
     ],
 )
 async def test_direct_and_queued_are_the_same(connection: Connection, headers: dict[str, str] | None) -> None:
-    """Subject, reply, data and headers are those nats-py's own subscription delivers."""
+    """Subject, reply, data and headers equal those of nats-py's own subscription."""
     client = await connection.client()
     inbox = client.new_inbox()
     direct = Heard()
@@ -70,7 +70,7 @@ async def test_direct_and_queued_are_the_same(connection: Connection, headers: d
 
 
 async def test_status_of_the_server_is_read(connection: Connection) -> None:
-    """What the server itself says has a status and a description, as nats-py words them."""
+    """A status of the server has a code and a description, in the words of nats-py."""
     client = await connection.client()
     inbox = client.new_inbox()
     heard = Heard()
@@ -83,7 +83,7 @@ async def test_status_of_the_server_is_read(connection: Connection) -> None:
 
 
 async def test_after_unsubscribing_nothing_is_handed_over(connection: Connection) -> None:
-    """A subscription that was ended takes nothing more, and is forgotten at the next one."""
+    """An ended subscription delivers nothing more, and is removed at the next message."""
     client = await connection.client()
     inbox = client.new_inbox()
     heard = Heard()
@@ -98,11 +98,11 @@ async def test_after_unsubscribing_nothing_is_handed_over(connection: Connection
 
 
 async def test_flush_covers_what_was_written_before_it(connection: Connection) -> None:
-    """A message that was published right before a flush has been to the server and back when the flush ends."""
+    """A message published right before a flush has been to the server and back when the flush ends."""
     client = await connection.client()
     inbox, heard = client.new_inbox(), Heard()
     await client.subscribe_direct(inbox, heard.take, heard.errors.append)
-    # A large one: a ping ahead of it would be answered before the server has read it all.
+    # The message is large: a ping ahead of it would be answered before the server has read all of it.
     for count in range(1, 21):
         await client.publish(inbox, bytes(900_000))
         await client.flush()
@@ -110,7 +110,7 @@ async def test_flush_covers_what_was_written_before_it(connection: Connection) -
 
 
 async def test_reconnection_keeps_the_subscription(own_server: NatsServer) -> None:
-    """After a reconnection messages come as before."""
+    """After a reconnection messages are delivered as before."""
     async with Connection(ConnectOptions(servers=own_server.url)) as connection:
         client = await connection.client()
         inbox = client.new_inbox()
@@ -129,7 +129,7 @@ async def test_reconnection_keeps_the_subscription(own_server: NatsServer) -> No
 
 
 async def test_request_ends_with_the_connection(own_server: NatsServer) -> None:
-    """Who waits for an answer when the connection is lost is told so then, not when its time is up."""
+    """A caller that waits for an answer gets an error when the connection is lost, not after its timeout."""
     async with Connection(ConnectOptions(servers=own_server.url)) as connection:
         client = await connection.client()
         own_server.pause()
@@ -145,13 +145,13 @@ async def test_request_ends_with_the_connection(own_server: NatsServer) -> None:
 
 
 def test_this_nats_py_has_every_private_name() -> None:
-    """The nats-py of the pins is used the fast way, all of it."""
+    """The pinned nats-py has every private name, so the fast way is used."""
     assert missing_hooks() == frozenset()
 
 
 @pytest.fixture
 def other_nats_py(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Have every private method of nats-py look like one with other parameters than those known."""
+    """Give every private method of nats-py unknown parameters."""
     others = {
         use: {name: (*parameters, "more") for name, parameters in methods.items()}
         for use, methods in direct_client._METHODS.items()
@@ -164,7 +164,7 @@ def other_nats_py(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.mark.usefixtures("other_nats_py")
 async def test_other_private_names_are_done_without(nats_url: str) -> None:
-    """With a nats-py whose private methods differ, the public ones serve: messages come and go as before."""
+    """With private methods in nats-py that differ, messages are sent and delivered through the public ones."""
     with structlog.testing.capture_logs() as logged:
         async with Connection(ConnectOptions(servers=nats_url)) as connection:
             client, heard = await connection.client(), Heard()
@@ -190,14 +190,14 @@ async def test_other_private_names_are_done_without(nats_url: str) -> None:
 
 @pytest.mark.usefixtures("other_nats_py")
 async def test_tls_is_not_entrusted_to_another_nats_py(nats_url: str) -> None:
-    """Where the transport cannot be ours nothing is connected to if TLS is wanted, and the remedy is said."""
+    """Without a transport of our own no connection with TLS is made, and the error names the remedy."""
     async with Connection(ConnectOptions(servers=nats_url.replace("nats:", "tls:"))) as connection:
         with pytest.raises(ValueError, match="cannot be held to TLS, which is wanted; install nats-py"):
             await connection.client()
 
 
 async def test_stray_message_is_counted_and_logged_once(connection: Connection) -> None:
-    """What a callback does not expect is counted; the first is logged, and the next message is read as usual."""
+    """A message that a callback does not expect is counted; the first one is logged, and reading continues."""
     client = await connection.client()
     wanted: list[bytes] = []
 
@@ -220,7 +220,7 @@ async def test_stray_message_is_counted_and_logged_once(connection: Connection) 
 
 
 async def test_error_of_a_callback_does_not_end_the_connection(connection: Connection) -> None:
-    """What a callback raises is counted, logged once for each kind with its place, and given to the owner."""
+    """An exception of a callback is counted, logged once for each kind and place, and given to the owner."""
     client, heard = await connection.client(), Heard()
 
     def take(message: Message) -> bool:
@@ -242,7 +242,7 @@ async def test_error_of_a_callback_does_not_end_the_connection(connection: Conne
 
 
 async def test_subject_that_is_no_text_is_read(connection: Connection) -> None:
-    """NATS takes any bytes for a subject: such a message comes, and one to nats-py's own subscription harms nobody."""
+    """NATS allows any bytes as a subject: such a message is delivered, also to nats-py's own subscription."""
     client, heard = await connection.client(), Heard()
     queued: list[str] = []
 
@@ -261,7 +261,7 @@ async def test_subject_that_is_no_text_is_read(connection: Connection) -> None:
 
 
 async def test_answer_to_a_cancelled_flush_harms_nobody(own_server: NatsServer) -> None:
-    """A flush that was cancelled, or has timed out, is answered later; the connection goes on."""
+    """The late answer to a flush that was cancelled or timed out does not disturb the connection."""
     async with Connection(ConnectOptions(servers=own_server.url)) as connection:
         client = await connection.client()
         own_server.pause()
@@ -278,7 +278,7 @@ async def test_answer_to_a_cancelled_flush_harms_nobody(own_server: NatsServer) 
 
 
 async def test_reading_that_ended_on_an_error_is_a_lost_connection(own_server: NatsServer) -> None:
-    """What nats-py cannot read, here an INFO that is no JSON, ends its task: it reconnects at once, and reads on."""
+    """An INFO that is no JSON ends nats-py's reading task: the client reconnects at once and reads on."""
     async with Connection(ConnectOptions(servers=own_server.url)) as connection:
         client, heard = await connection.client(), Heard()
         restored = asyncio.Event()

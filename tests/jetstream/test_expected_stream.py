@@ -1,4 +1,4 @@
-"""Whose acknowledgement counts: answers of other streams, other domains, and of subscribers that are no stream."""
+"""The acknowledgements that count: not those of other streams, other domains, or subscribers that are no stream."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ FOREIGN: Final = [
 async def test_foreign_answer_neither_stores_nor_blocks(
     connection: Connection, scripted: ScriptedStream, foreign: Any, durable: Any
 ) -> None:
-    """It is passed over, for a lone message as for batches of both kinds: what the stream answers after it counts."""
+    """A foreign answer is ignored, for a lone message and for both kinds of batches: the stream's answer counts."""
     publisher = Publisher(connection, stream="S", durable=durable)
     answered: list[Any] = []
 
@@ -71,7 +71,7 @@ async def test_foreign_answer_neither_stores_nor_blocks(
 
 
 def stores_atomic(received: Any) -> dict[str, Any]:
-    """Answer the end of an atomic batch as a stream does that stores it."""
+    """Answer the end of an atomic batch as a stream does that stores the batch."""
     return {"stream": "S", "seq": 9, "batch": "b", "count": received.atomic}
 
 
@@ -91,7 +91,7 @@ def stores_atomic(received: Any) -> dict[str, Any]:
 async def test_timeout_says_whose_answer_it_was(
     connection: Connection, scripted: ScriptedStream, foreign: Any, words: str, events: int
 ) -> None:
-    """Where nothing but foreign answers comes, the call fails and its reason names the side that answers."""
+    """Where only foreign answers arrive, the call fails and its reason names the stream that answers."""
     publisher = Publisher(connection, stream="S", timeout=0.5)
     scripted.answer = lambda _: foreign
     with pytest.raises(NatsUnavailable, match=words):
@@ -102,12 +102,12 @@ async def test_timeout_says_whose_answer_it_was(
 
 
 def expecting(name: str = "") -> ExpectedStream:
-    """Return what a publisher expects that has not connected yet."""
+    """Return the expectation of a publisher that has not connected yet."""
     return ExpectedStream(Connection(ConnectOptions(servers="nats://127.0.0.1:4222")), name)
 
 
 async def test_foreign_answer_explains_no_later_silence() -> None:
-    """It explains the silence it came in; once the stream has answered, it is not blamed for the next one."""
+    """A foreign answer explains the silence of its own call, and no later one once the stream has answered."""
     expected = expecting("S")
     expected.meet(Home("c", ""))
     expected.pass_over(Reply(stream="audit", seq=1))
@@ -118,7 +118,7 @@ async def test_foreign_answer_explains_no_later_silence() -> None:
 
 
 async def test_stream_that_answers_again_is_not_missing(connection: Connection) -> None:
-    """That no stream took the subject is not said of a later silence, once there was an answer."""
+    """A missing stream is not the reason for a silence after an answer."""
     expected = ExpectedStream(connection, "S")
     expected.meet((await connection.client()).home)
     await expected.look_up("nowhere.x")
@@ -143,7 +143,7 @@ async def test_domain_is_kept_within_a_cluster() -> None:
 
 @asynccontextmanager
 async def listener(url: str, subject: str, answer: dict[str, Any]) -> AsyncIterator[None]:
-    """Answer what is published to *subject*, and store nothing."""
+    """Answer messages to *subject* without storing them."""
 
     async def take(message: Msg) -> None:
         if message.reply:
@@ -162,7 +162,7 @@ def outgoing(subject: str, *numbers: int) -> list[Outgoing]:
 
 
 async def test_name_is_learned_from_the_api(connection: Connection, stream: StreamDeclaration, nats_url: str) -> None:
-    """Without a name the stream that takes the subject counts, and no stream that only says so."""
+    """Without a configured name the API's stream for the subject counts, and no other stream that answers."""
     publisher = Publisher(connection)
     async with listener(nats_url, f"{stream.name}.>", {"stream": "noetl_events_elsewhere", "seq": 77}):
         await publisher.publish(outgoing(f"{stream.name}.x", 1))
@@ -174,7 +174,7 @@ async def test_name_is_learned_from_the_api(connection: Connection, stream: Stre
 
 
 async def test_renamed_stream_is_learned_anew(own_server: NatsServer) -> None:
-    """A stream made anew under another name is found by itself where no name was given, and not where one was."""
+    """A stream created again under another name is found if no name was configured, and refused otherwise."""
     async with Connection(ConnectOptions(servers=own_server.url)) as connection:
         await ensure_stream(connection, StreamDeclaration(name="first", subjects=("e.>",)))
         learning, told = Publisher(connection, timeout=8.0), Publisher(connection, stream="first", timeout=1.0)
@@ -193,7 +193,7 @@ async def test_renamed_stream_is_learned_anew(own_server: NatsServer) -> None:
             await publisher.aclose()
 
 
-# The subjects of the API are not among them: this account may not ask.
+# The subjects of the API are missing here, because this account may not ask.
 _MAY_PUBLISH: Final = """
 accounts { A { jetstream: enabled, users: [
   { user: owner, password: x }
@@ -204,7 +204,7 @@ accounts { A { jetstream: enabled, users: [
 
 @pytest.mark.parametrize("name", [pytest.param("custom", id="learned"), pytest.param("noetl_events", id="as guessed")])
 async def test_first_acknowledgement_teaches_where_nothing_may_be_asked(tmp_path: Path, name: str) -> None:
-    """An account without rights to the API believes the first PubAck; a later one of another stream is foreign."""
+    """An account without permissions for the API trusts the first PubAck; later ones of another stream are foreign."""
     with NatsServer(store_dir=tmp_path, config=_MAY_PUBLISH) as server:
         owner_url, worker_url = (server.url.replace("//", f"//{who}:x@") for who in ("owner", "worker"))
         async with (
@@ -224,12 +224,12 @@ async def test_first_acknowledgement_teaches_where_nothing_may_be_asked(tmp_path
         assert server.log.count("Violation") <= 1
 
 
-# It may ask for the name, and for nothing more.
+# The account may ask for the name, and for nothing more.
 _MAY_ASK_FOR_NAMES: Final = _MAY_PUBLISH.replace('["e.>"]', '["e.>", "$JS.API.STREAM.NAMES"]')
 
 
 async def test_name_from_the_api_is_enough(tmp_path: Path) -> None:
-    """An account that may ask for the name of the stream alone believes it, and no stream that answers before it."""
+    """An account that may only look up the stream's name trusts that name, and no earlier answer of another stream."""
     with NatsServer(store_dir=tmp_path, config=_MAY_ASK_FOR_NAMES) as server:
         owner_url, worker_url = (server.url.replace("//", f"//{who}:x@") for who in ("owner", "worker"))
         async with (
@@ -253,7 +253,7 @@ async def test_name_from_the_api_is_enough(tmp_path: Path) -> None:
 
 
 async def test_domain_is_learned_from_the_stream_that_the_api_names(tmp_path: Path) -> None:
-    """Behind an API prefix the domain is not known: the stream's own PubAck says it, no other one and no error does."""
+    """Behind an API prefix the domain is read from the PubAck of the stream itself, and from no other answer."""
     with NatsServer(store_dir=tmp_path, config=_MAY_ASK_FOR_NAMES) as server:
         owner_url, worker_url = (server.url.replace("//", f"//{who}:x@") for who in ("owner", "worker"))
         async with (

@@ -1,4 +1,4 @@
-"""Fast-ingest batches: what their acknowledgements cover, and what is sent again when one ends otherwise."""
+"""Fast-ingest batches: the range of their acknowledgements, and the retries after other endings."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SHORT = {"stream": "S", "seq": 2, "batch": "b", "count": 2}
 async def test_anything_but_a_full_count_is_sent_again_plainly(
     publisher: Publisher, scripted: ScriptedStream, ending: dict[str, Any]
 ) -> None:
-    """A batch that is not acknowledged to its last message is sent again whole, in order, at last by plain publish."""
+    """A batch not acknowledged to its last message is sent again completely, in order, in the end by plain publish."""
     scripted.answer = ends_batches_with(ending)
     await publisher.publish(scripted.outgoing([1, 2, 3]))
 
@@ -42,7 +42,7 @@ async def test_anything_but_a_full_count_is_sent_again_plainly(
 
 
 async def test_second_attempt_is_whole_or_nothing(publisher: Publisher, scripted: ScriptedStream) -> None:
-    """What is sent again goes by one message first: where that was not stored, the rest goes as an atomic batch."""
+    """A retry sends its first message alone: if that one was not stored, the rest is sent as an atomic batch."""
     scripted.answer = lambda received: (
         {"stream": "S", "seq": 3, "batch": "b", "count": 2}
         if received.atomic
@@ -57,7 +57,7 @@ async def test_second_attempt_is_whole_or_nothing(publisher: Publisher, scripted
 
 
 async def test_ack_under_way_proves_nothing(publisher: Publisher, scripted: ScriptedStream) -> None:
-    """An ack in the middle of a batch covers duplicates that nobody has stored: all of it waits for the end."""
+    """A flow ack within a batch covers unstored duplicates, so every message waits for the batch's end."""
     scripted.answer = acks_every(2, then={"stream": "S", "seq": 0, "batch": "b", "count": 3})
     await publisher.publish(scripted.outgoing([1, 2, 3]))
 
@@ -66,7 +66,7 @@ async def test_ack_under_way_proves_nothing(publisher: Publisher, scripted: Scri
 
 
 async def test_batch_given_up_half_way_is_sent_again_whole(publisher: Publisher, scripted: ScriptedStream) -> None:
-    """What a batch leaves unknown is all of it, whatever was acknowledged under way."""
+    """All messages of a batch without an outcome are unknown, whatever flow acks came before."""
     scripted.answer = acks_every(250, then=error(10208))
     await publisher.publish(scripted.outgoing(range(1, 301)))
 
@@ -76,7 +76,7 @@ async def test_batch_given_up_half_way_is_sent_again_whole(publisher: Publisher,
 
 
 async def test_batch_goes_on_while_there_is_more(publisher: Publisher, scripted: ScriptedStream) -> None:
-    """What comes while the first burst is written is appended to the batch."""
+    """Messages that arrive while the first burst is written are appended to the batch."""
     await publisher.publish(scripted.outgoing(range(1, 301)))
 
     assert scripted.log.startswith("1:fast 1/0 2:fast 2/1")
@@ -86,7 +86,7 @@ async def test_batch_goes_on_while_there_is_more(publisher: Publisher, scripted:
 async def test_long_batch_is_ended(
     publisher: Publisher, scripted: ScriptedStream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nobody waits for a batch that never ends: past its bound another begins, once it is stored."""
+    """A batch beyond its bound ends, and the next one starts once that is stored."""
     monkeypatch.setattr("noetl_events.jetstream.publish.attempts.LONGEST", 2)
     monkeypatch.setattr("noetl_events.jetstream.publish.attempts.BURST", 2)
     await publisher.publish(scripted.outgoing([1, 2, 3, 4]))
@@ -97,7 +97,7 @@ async def test_long_batch_is_ended(
 async def test_batch_that_is_no_longer_known_is_sent_again_at_once(
     publisher: Publisher, scripted: ScriptedStream
 ) -> None:
-    """A batch without an answer is asked for: another leader does not know it, and nobody waits in vain."""
+    """A batch without an answer is asked for; a new leader does not know it, so the retry starts at once."""
     scripted.answer = lambda received: (
         (error(10208) if received.op == ASK else None) if received.is_fast else stores(received)
     )
@@ -109,7 +109,7 @@ async def test_batch_that_is_no_longer_known_is_sent_again_at_once(
 
 
 async def test_question_about_a_batch_is_no_message(publisher: Publisher, scripted: ScriptedStream) -> None:
-    """What ends a batch, or asks about it, names a stream there is none of: no server stores it as a message."""
+    """The message that ends or asks about a batch expects a stream that does not exist, so no server stores it."""
     scripted.answer = lambda received: (
         error(10208) if received.op == ASK else None if received.is_fast else stores(received)
     )

@@ -1,4 +1,4 @@
-"""What the numbers of deliveries say of messages that a consumer has passed over."""
+"""The numbers of deliveries reveal messages that a consumer has skipped."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ if TYPE_CHECKING:
     from noetl_events.jetstream.connection import Connection
     from noetl_events.jetstream.declarations import StreamDeclaration
 
-# Without a domain and with one: a server writes either.
+# The ack subject without a domain and with one: a server writes either.
 FORMS: Final = ("S.c.{}.1764460800000000000.7", "hub.AAAA.S.c.{}.1764460800000000000.7.xyz")
 
 
 def delivered(sequence: int, number: int, *, attempt: int = 1, form: str = FORMS[0]) -> Arrival:
-    """Return a message of the stream as the consumer has delivered it, as its delivery of this number."""
+    """Return a message of the stream with the delivery number *number*."""
     return Arrival("e.x", f"$JS.ACK.{form.format(f'{attempt}.{sequence}.{number}')}", b"{}", None)
 
 
 def begun(sequence: int, number: int, *, uncounted: int = 0) -> GapDetector:
-    """Return a detector for what comes behind this delivery."""
+    """Return a detector for the messages after this delivery."""
     detector = GapDetector()
     detector.begin(Position(sequence, number), uncounted=uncounted)
     return detector
@@ -33,7 +33,7 @@ def begun(sequence: int, number: int, *, uncounted: int = 0) -> GapDetector:
 
 @pytest.mark.parametrize("form", FORMS)
 def test_one_message_after_the_other(form: str) -> None:
-    """A message that was passed over is found in a batch and between two, and the next one is not blamed for it."""
+    """A skipped message is found within a batch and between two, and the next message is not blamed for it."""
     detector = begun(5, 5)
 
     assert detector.find([delivered(6, 6, form=form), delivered(7, 7, form=form)]) is None
@@ -44,7 +44,7 @@ def test_one_message_after_the_other(form: str) -> None:
 
 
 def test_deliveries_to_other_pullers() -> None:
-    """Each delivery in between accounts for one message; what they do not account for is a gap."""
+    """Each delivery to another puller accounts for one message; messages beyond that are a gap."""
     assert begun(5, 5).find([delivered(9, 9)]) is None
     assert begun(5, 5).find([delivered(12, 9)]) == (0, Gap(5, 12, elsewhere=3))
 
@@ -52,7 +52,7 @@ def test_deliveries_to_other_pullers() -> None:
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("attempt", [2, 10, 12, 100])
 def test_message_that_comes_again_hides_no_gap(form: str, attempt: int) -> None:
-    """It counts as a delivery and takes no message of the stream, however often it has come."""
+    """A redelivery counts as a delivery and accounts for no message of the stream, at every attempt."""
     messages = [
         delivered(11, 11, form=form),
         delivered(3, 12, attempt=attempt, form=form),
@@ -64,12 +64,12 @@ def test_message_that_comes_again_hides_no_gap(form: str, attempt: int) -> None:
 
 
 def test_consumer_that_counts_anew() -> None:
-    """Numbers that go back say that another puller has set it back; what that one had is not known."""
+    """Numbers that go back mean that another puller has reset the consumer; that puller's messages are unknown."""
     assert begun(9, 9).find([delivered(8, 3)]) == (0, Gap(9, 8, elsewhere=2, is_renumbered=True))
 
 
 def test_what_was_received_before_it_counted_anew() -> None:
-    """So many messages with numbers of before are passed by, in one call or in several; then each number counts."""
+    """As many messages with old numbers are skipped, in one call or several; after them each number counts."""
     detector = begun(5, 0, uncounted=3)
 
     assert detector.find([delivered(6, 106)]) is None
@@ -91,7 +91,7 @@ def test_what_was_received_before_it_counted_anew() -> None:
 async def test_what_the_stream_still_has(
     connection: Connection, stream: StreamDeclaration, gap: Gap, missing: int
 ) -> None:
-    """Messages between the two ends count, without the ends, and without those that were removed."""
+    """Messages between the two ends count, without the ends, and without removed messages."""
     js = await jetstream(connection)
     for _ in range(10):
         await js.publish(f"{stream.name}.x", b"{}")
@@ -102,7 +102,7 @@ async def test_what_the_stream_still_has(
 
 
 async def test_what_the_stream_has_dropped(connection: Connection, stream: StreamDeclaration) -> None:
-    """Messages before the first one of the stream are missed by no reader."""
+    """Messages before the stream's first one are no gap."""
     js = await jetstream(connection)
     for _ in range(10):
         await js.publish(f"{stream.name}.x", b"{}")

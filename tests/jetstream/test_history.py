@@ -1,4 +1,4 @@
-"""What a reading of a stream's past holds, where it begins, and that it ends."""
+"""The history reader: its range, its order and its end."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ authorization { users = [
 async def test_span_is_read_whole_and_in_order(
     connection: Connection, stream: StreamDeclaration, span: dict[str, Any], expected: range
 ) -> None:
-    """Both ends belong to it, nothing before and after does, and no consumer is left behind."""
+    """The range includes both ends and nothing else, and the reader leaves no consumer."""
     await fill(connection, stream.name, 20)
 
     assert await past(connection, stream.name, **span) == [*expected]
@@ -58,7 +58,7 @@ async def test_span_is_read_whole_and_in_order(
 
 
 async def test_time_divides_the_stream(connection: Connection, stream: StreamDeclaration) -> None:
-    """From a time on means: what was stored then or later."""
+    """A start time includes the messages stored at that time or later."""
     await fill(connection, stream.name, 5)
     moment = datetime.now(UTC)
     await fill(connection, stream.name, 5)
@@ -67,7 +67,7 @@ async def test_time_divides_the_stream(connection: Connection, stream: StreamDec
 
 
 async def test_subject_filters(connection: Connection, stream: StreamDeclaration) -> None:
-    """Of other subjects nothing is read, and what comes last in the stream need not be wanted."""
+    """Messages of other subjects are skipped, also at the end of the stream."""
     for number in range(10):
         await publish(connection, f"{stream.name}.{'odd' if number % 2 else 'even'}", [b"x"])
     async with History(connection, Span(stream=stream.name, subject=f"{stream.name}.even")) as history:
@@ -76,7 +76,7 @@ async def test_subject_filters(connection: Connection, stream: StreamDeclaration
 
 
 async def test_headers_alone(connection: Connection, stream: StreamDeclaration) -> None:
-    """Without bodies the order and the places are the same."""
+    """Reading headers only keeps order and sequences."""
     await fill(connection, stream.name, 3)
     async with History(connection, Span(stream=stream.name, headers_only=True)) as history:
         found: list[Message] = []
@@ -88,7 +88,7 @@ async def test_headers_alone(connection: Connection, stream: StreamDeclaration) 
 
 
 async def test_what_is_stored_meanwhile_is_not_read(connection: Connection, stream: StreamDeclaration) -> None:
-    """The end is where the stream ended at the beginning, however it grows."""
+    """The reading ends at the stream's end at its start, however the stream grows."""
     await fill(connection, stream.name, 3_000)
     async with History(connection, Span(stream=stream.name)) as history:
         first = await history.read(10)
@@ -100,7 +100,7 @@ async def test_what_is_stored_meanwhile_is_not_read(connection: Connection, stre
 
 
 async def test_empty_stream_ends_at_once(connection: Connection, stream: StreamDeclaration) -> None:
-    """A stream that holds nothing, or nothing any more, is read without waiting for anything."""
+    """An empty or purged stream ends the reading at once."""
     assert await past(connection, stream.name) == []
     await fill(connection, stream.name, 10)
     await (await jetstream(connection)).purge_stream(stream.name)
@@ -109,7 +109,7 @@ async def test_empty_stream_ends_at_once(connection: Connection, stream: StreamD
 
 
 async def test_last_messages_deleted_before(connection: Connection, stream: StreamDeclaration) -> None:
-    """The end of the stream need not be a message: its last two are gone."""
+    """A stream with its last two messages deleted is read to its last present one."""
     await fill(connection, stream.name, 10)
     js = await jetstream(connection)
     for sequence in (4, 9, 10):
@@ -119,7 +119,7 @@ async def test_last_messages_deleted_before(connection: Connection, stream: Stre
 
 
 async def test_last_messages_purged_meanwhile(connection: Connection, stream: StreamDeclaration) -> None:
-    """A reading whose last messages go while it reads ends at a heartbeat, and does not wait for them."""
+    """A reading ends at a heartbeat when its last messages are purged meanwhile."""
     await fill(connection, stream.name, 100)
     span = Span(stream=stream.name)
     async with History(connection, span, max_messages=10, heartbeat=0.5) as history:
@@ -133,7 +133,7 @@ async def test_last_messages_purged_meanwhile(connection: Connection, stream: St
 
 @pytest.mark.parametrize("bounds", [{"max_messages": 40}, {"max_bytes": 4_000_000}], ids=["in messages", "in bytes"])
 async def test_memory_is_bounded(connection: Connection, stream: StreamDeclaration, bounds: dict[str, int]) -> None:
-    """While nobody takes what it has, a reading receives no more than its bounds, and all of it is there after."""
+    """A paused reading receives no more than its bounds, and delivers all messages later."""
     await publish(connection, f"{stream.name}.x", [bytes(100_000)] * 200)
     async with History(connection, Span(stream=stream.name), **bounds) as history:
         await history.read(1)
@@ -146,7 +146,7 @@ async def test_memory_is_bounded(connection: Connection, stream: StreamDeclarati
 
 
 async def test_missing_stream_is_named(connection: Connection) -> None:
-    """There is no past without a stream, and no waiting for it."""
+    """A missing stream is an error at once."""
     with pytest.raises(StreamMissing, match="stream nowhere does not exist"):
         await past(connection, "nowhere")
 
@@ -154,7 +154,7 @@ async def test_missing_stream_is_named(connection: Connection) -> None:
 async def test_gap_before_the_start_is_said(
     connection: Connection, stream: StreamDeclaration, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Who wants more than the stream still holds gets what it holds, and a warning."""
+    """A reader with a start that is no longer stored gets the present messages, and a warning."""
     await fill(connection, stream.name, 10)
     await (await jetstream(connection)).purge_stream(stream.name, seq=6)
 
@@ -163,7 +163,7 @@ async def test_gap_before_the_start_is_said(
 
 
 async def test_denied_pull_is_named(tmp_path: Path) -> None:
-    """An account that may not pull learns the subject it lacks, whatever the patience."""
+    """An account without permission to pull gets the denied subject, whatever the patience."""
     with NatsServer(store_dir=tmp_path, config=ACCOUNTS) as server:
         options = ConnectOptions(servers=server.url, user="all", password="x")
         async with Connection(options) as connection:

@@ -1,4 +1,4 @@
-"""A reading of a stream's past while its connection, its consumer, its server or the stream itself goes away."""
+"""The history reader while connection, consumer, server or stream is lost."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ COUNT = 2_000
 
 @pytest.fixture
 async def proxy(nats_url: str) -> AsyncIterator[FaultyProxy]:
-    """Return a proxy before the server of this session."""
+    """Return a proxy in front of the server of this session."""
     parts = urlsplit(nats_url)
     async with FaultyProxy(parts.hostname or "", parts.port or 0) as standing:
         yield standing
@@ -50,7 +50,7 @@ async def own_connection(own_server: NatsServer) -> AsyncIterator[Connection]:
 
 
 async def test_lost_consumer_is_replaced(connection: Connection, stream: StreamDeclaration) -> None:
-    """When the server forgets the consumer, another one goes on right behind the last message read."""
+    """A lost consumer is replaced by one that starts right behind the last message read."""
     await fill(connection, stream.name, COUNT)
     found: list[int] = []
     async with History(connection, Span(stream=stream.name), max_messages=200) as history:
@@ -64,7 +64,7 @@ async def test_lost_consumer_is_replaced(connection: Connection, stream: StreamD
 
 @pytest.mark.parametrize("place", [0, 50, -1], ids=["first", "between", "last"])
 async def test_message_lost_on_the_way(connection: Connection, stream: StreamDeclaration, place: int) -> None:
-    """A message that was sent and never came is noticed, and comes again in its place."""
+    """A message lost on the way is noticed and redelivered in its place."""
     await fill(connection, stream.name, 100)
     async with History(connection, Span(stream=stream.name), heartbeat=0.2) as history:
         first = await history.read(1)
@@ -78,11 +78,11 @@ async def test_message_lost_on_the_way(connection: Connection, stream: StreamDec
 
 
 async def test_cut_connection(nats_url: str, proxy: FaultyProxy, stream: StreamDeclaration) -> None:
-    """Messages that a reconnection lost on their way come again, once and in order."""
+    """Messages lost in a reconnection are redelivered, once and in order."""
     found: list[int] = []
     async with Connection(ConnectOptions(servers=proxy.url("nats"))) as connection:
         await fill(connection, stream.name, COUNT)
-        # It does not wait for a heartbeat to be missed.
+        # The reader does not wait for a missed heartbeat.
         async with (
             asyncio.timeout(180),
             History(connection, Span(stream=stream.name), max_messages=200, heartbeat=14.0) as history,
@@ -96,7 +96,7 @@ async def test_cut_connection(nats_url: str, proxy: FaultyProxy, stream: StreamD
 
 
 async def test_silence_is_noticed(proxy: FaultyProxy, stream: StreamDeclaration) -> None:
-    """A server that only stops answering is found out by its heartbeats, and the reading goes on when it is back."""
+    """Missed heartbeats reveal a server that stops answering; the reading continues when the server is back."""
     async with Connection(ConnectOptions(servers=proxy.url("nats"))) as connection:
         await fill(connection, stream.name, COUNT)
         async with History(connection, Span(stream=stream.name), max_messages=200, heartbeat=0.2) as history:
@@ -113,7 +113,7 @@ async def test_silence_is_noticed(proxy: FaultyProxy, stream: StreamDeclaration)
 
 
 async def test_server_killed_and_restarted(own_server: NatsServer, own_connection: Connection) -> None:
-    """A reading survives its server: the consumer was in memory only, and is made again."""
+    """A reading continues after its server's restart with a new consumer, as the old one was in memory."""
     async with History(own_connection, Span(stream="events"), max_messages=200) as history:
         first = await history.read(100)
         own_server.kill()
@@ -126,7 +126,7 @@ async def test_server_killed_and_restarted(own_server: NatsServer, own_connectio
 
 
 async def test_server_away_for_longer_than_the_patience(own_server: NatsServer, own_connection: Connection) -> None:
-    """It says so, and reading on later is safe."""
+    """A server that is unavailable beyond the patience is an error, and a later reading is safe."""
     span = Span(stream="events")
     async with History(own_connection, span, max_messages=200, heartbeat=0.2, patience=0.2) as history:
         first = await history.read(100)
@@ -138,7 +138,7 @@ async def test_server_away_for_longer_than_the_patience(own_server: NatsServer, 
         await (await own_connection.client()).flush(timeout=10)
         rest: list[int] = []
         while history.position < COUNT:
-            # A stream that the server has not loaded yet outlasts the patience too.
+            # A stream that the server has not loaded yet outlasts the patience, too.
             with suppress(NatsUnavailable):
                 rest += sequences(await history.read(100))
 
@@ -148,7 +148,7 @@ async def test_server_away_for_longer_than_the_patience(own_server: NatsServer, 
 
 @pytest.mark.parametrize("count", [10, COUNT + 10], ids=["shorter", "longer"])
 async def test_stream_created_again_is_an_error(own_connection: Connection, count: int) -> None:
-    """Sequences of another stream of the same name are not taken for those of the one that was read."""
+    """A stream created again under the same name is an error, as its sequences are not those of the one read."""
     js = await jetstream(own_connection)
     async with History(own_connection, Span(stream="events"), max_messages=200) as history:
         await history.read(100)
@@ -160,7 +160,7 @@ async def test_stream_created_again_is_an_error(own_connection: Connection, coun
 
 
 async def test_leaders_change(tmp_path: Path) -> None:
-    """In a cluster every server is killed once while the past is read: all of it comes, once and in order."""
+    """A reading of the past gets every message once and in order while each server of the cluster is killed once."""
     with nats_cluster(tmp_path) as members:
         urls = ",".join(member.url for member in members)
         async with Connection(ConnectOptions(servers=urls)) as connection:

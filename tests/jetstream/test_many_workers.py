@@ -1,4 +1,4 @@
-"""Workers that are copies of one another lose none of each other's events."""
+"""Workers that are copies of each other lose no event."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ async def test_copies_of_a_worker_lose_nothing(
 async def test_generators_made_to_collide_lose_nothing(
     connection: Connection, stream: StreamDeclaration, subject: str, outside: JetStreamContext
 ) -> None:
-    """Two sinks that are given the same ids for different events store both of each, alone and in batches."""
+    """Two sinks with equal ids for different events store both of each, alone and in batches."""
     sinks = [
         NatsSink(connection, subject=subject, new_id=Snowflake(node=1, first_sequence=0, clock=lambda: EPOCH_MS + 1))
         for _ in range(2)
@@ -55,7 +55,7 @@ async def test_generators_made_to_collide_lose_nothing(
 async def test_guessed_id_silences_no_event(
     connection: Connection, stream: StreamDeclaration, subject: str, outside: JetStreamContext
 ) -> None:
-    """A client that stores something under the id of an event first does not have the event taken for a double."""
+    """A message that another client stores under the id of an event first does not make the event a duplicate."""
     await outside.publish(f"{stream.name}.x", b"guessed", headers={"Nats-Msg-Id": "7"})
     await outside.publish(f"{stream.name}.x", encode(make_event(7, step="other")), headers={"Nats-Msg-Id": "7-0"})
     sink = NatsSink(connection, subject=subject)
@@ -68,7 +68,7 @@ async def test_guessed_id_silences_no_event(
 async def test_old_message_ids_can_be_asked_for(
     connection: Connection, stream: StreamDeclaration, subject: str, outside: JetStreamContext
 ) -> None:
-    """With `message_id="event_id"` the stream knows an event as the first version had it, and takes it for the same."""
+    """With `message_id="event_id"` the stream knows an event by its old id, and takes the old one for a duplicate."""
     old = NatsSink(connection, subject=subject, message_id="event_id")
     new = NatsSink(connection, subject=subject)
     for sink in (old, old, new, new):
@@ -83,6 +83,6 @@ async def test_old_message_ids_can_be_asked_for(
 
 
 def test_other_message_ids_are_refused(connection: Connection) -> None:
-    """The two forms are named."""
+    """An invalid form of message id is refused with the two valid ones."""
     with pytest.raises(ValueError, match="message_id: 'uuid' is neither 'digest' nor 'event_id'"):
         NatsSink(connection, message_id="uuid")  # type: ignore[arg-type]

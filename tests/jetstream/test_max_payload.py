@@ -1,4 +1,4 @@
-"""The largest message that a server takes, changed while clients are connected: it tells new connections alone."""
+"""The server's largest message, changed while clients are connected: only new connections are told."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ MONITOR = free_port()
 
 
 def config(place: str = "", limit: int = 1_000, *, more: str = "") -> str:
-    """Return the configuration of a server with a *limit* of its own or of the account; without one in no *place*."""
+    """Return the configuration of a server with *limit* in *place*: the server's own or the account's."""
     line = f"max_payload: {limit}"
     account = f"limits {{ {line if place == 'account' else ''}\n{more} }}"
     users = "users: [ { user: a, password: a } ]"
@@ -50,18 +50,18 @@ def config(place: str = "", limit: int = 1_000, *, more: str = "") -> str:
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[NatsServer]:
-    """Return a server whose configuration is changed."""
+    """Return a server with a configuration file that the test changes."""
     with NatsServer(store_dir=tmp_path, config=config()) as started:
         yield started
 
 
 async def reload(server: NatsServer, text: str) -> None:
-    """Have *server* take another configuration."""
+    """Reload *server* with another configuration."""
     await asyncio.to_thread(server.reload, text)
 
 
 async def connections() -> int:
-    """Return how many connections the server has taken since its start."""
+    """Return the number of connections that the server has accepted since its start."""
 
     def ask() -> int:
         with urllib.request.urlopen(f"http://127.0.0.1:{MONITOR}/varz", timeout=10) as answer:
@@ -81,7 +81,7 @@ async def is_stored(sink: NatsSink, event: ExecutorEvent) -> bool:
 
 @pytest.mark.parametrize("place", PLACES)
 async def test_limit_put_back(server: NatsServer, place: str) -> None:
-    """An event is refused while the limit is too low for it, and stored by the same connection once it is not."""
+    """An event above a lowered limit is refused, and stored by the same connection once the limit is back."""
     large = make_event(1, context=LARGE)
     async with Connection(ConnectOptions(servers=server.url)) as connection:
         await ensure_stream(connection, EVENTS)
@@ -102,7 +102,7 @@ async def test_limit_put_back(server: NatsServer, place: str) -> None:
 
 @pytest.mark.parametrize("place", PLACES)
 async def test_limit_raised(server: NatsServer, place: str) -> None:
-    """The first event that is larger than the limit of the start is stored, where the limit was raised meanwhile."""
+    """The first event above the limit of the start is stored after the limit was raised."""
     await reload(server, config(place))
     async with Connection(ConnectOptions(servers=server.url)) as connection:
         await ensure_stream(connection, EVENTS)
@@ -119,7 +119,7 @@ async def test_limit_raised(server: NatsServer, place: str) -> None:
 
 
 async def test_single_message_and_request(server: NatsServer) -> None:
-    """A dead letter and a request to JetStream are likewise taken again, by a connection made under the limit."""
+    """A dead letter and a request to JetStream are also accepted again, by a connection made under the new limit."""
     await reload(server, config("account", 100))
     async with Connection(ConnectOptions(servers=server.url)) as connection:
         with pytest.raises(NatsUnavailable, match="maximum payload exceeded"):
@@ -142,7 +142,7 @@ async def test_single_message_and_request(server: NatsServer) -> None:
 
 
 async def test_number_of_looks(server: NatsServer) -> None:
-    """Events that are too large for good cost a few connections, however many they are; the others are stored."""
+    """Events that are always too large cost a few connections, whatever their number; the others are stored."""
     async with Connection(ConnectOptions(servers=server.url)) as connection:
         await reload(server, config("server"))
         await ensure_stream(connection, EVENTS)
@@ -161,7 +161,7 @@ async def test_number_of_looks(server: NatsServer) -> None:
 
 
 async def test_server_without_room_for_a_look(server: NatsServer) -> None:
-    """Where no further connection is taken, what the server told the first one counts: nothing waits for ever."""
+    """Where no further connection is accepted, the first connection's limit applies, and no call hangs."""
     async with Connection(ConnectOptions(servers=server.url)) as connection:
         await reload(server, config("account", more="max_connections: 1"))
         await ensure_stream(connection, EVENTS)
@@ -178,7 +178,7 @@ async def test_server_without_room_for_a_look(server: NatsServer) -> None:
 
 
 async def test_server_that_does_not_answer(server: NatsServer) -> None:
-    """While the server cannot tell its limit, an event beyond the one that was known is not refused for good."""
+    """While the server cannot tell its limit, an event above the known one is not refused for good."""
     await reload(server, config("server"))
     large = make_event(1, context=LARGE)
     async with Connection(ConnectOptions(servers=server.url, connect_timeout=2.0)) as connection:

@@ -1,4 +1,4 @@
-"""A stream with more messages in its queue than it takes (10167): what was dropped is sent again, with patience."""
+"""A stream with a full queue (10167): dropped messages are sent again, with back-off."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ OVERLOADED: Final = error(10167, "too many requests", 429)
 
 
 class Dropping:
-    """A stream that drops the third message of a fast batch, and for once what comes next in each form."""
+    """A stream that drops the third message of a fast batch, and the first later message of each other form."""
 
     def __init__(self) -> None:
         self.stored: set[int] = set()
@@ -55,7 +55,7 @@ class Dropping:
 
 
 async def test_messages_dropped_by_a_full_queue_are_sent_again(publisher: Publisher, scripted: ScriptedStream) -> None:
-    """Those before the dropped one are asked for in order; those behind it go by a batch, again until it is taken."""
+    """Messages before the dropped one are asked for in order; those after it are sent as a batch until stored."""
     scripted.answer = Dropping()
     await publisher.publish(scripted.outgoing(range(1, 7)))
     plain = [received.id for received in scripted.received if not received.is_fast and not received.atomic]
@@ -67,7 +67,7 @@ async def test_messages_dropped_by_a_full_queue_are_sent_again(publisher: Publis
 
 
 async def test_atomic_batch_that_was_dropped_goes_again_whole(connection: Connection, scripted: ScriptedStream) -> None:
-    """With durable="fsync", too, none of it is sent by itself."""
+    """A dropped atomic batch is sent again as a batch, and none of its messages alone."""
     scripted.answer = lambda received: (
         OVERLOADED
         if scripted.sequence < 3
@@ -83,20 +83,20 @@ async def test_atomic_batch_that_was_dropped_goes_again_whole(connection: Connec
 async def test_batches_are_shorter_while_the_stream_is_overloaded(
     publisher: Publisher, scripted: ScriptedStream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After a message was dropped a batch is half as long, and grows again with each that is stored."""
+    """After a dropped message the batch size is halved, and grows with each stored batch."""
     monkeypatch.setattr("noetl_events.jetstream.publish.attempts.LONGEST", 8)
     monkeypatch.setattr("noetl_events.jetstream.publish.attempts.BURST", 1)
     scripted.answer = lambda received: OVERLOADED if scripted.sequence == 1 else stores(received)
     await publisher.publish(scripted.outgoing(range(1, 30)))
     ends = [received.count for received in scripted.received if received.is_fast and received.ends_batch]
 
-    # The first one may have been sent to its end before the answer came.
+    # The first batch may have been sent completely before the answer came.
     assert 4 in ends[:2]
     assert ends[ends.index(4) + 1] == 8
 
 
 async def test_server_with_a_short_queue_stores_all_in_order(tmp_path: Path) -> None:
-    """Publishers that together have more under way than a stream takes succeed without an error, each in order."""
+    """Publishers with more messages in flight than a stream's queue holds store all of them, each in order."""
     with NatsServer(store_dir=tmp_path, config="jetstream { max_buffered_msgs: 300 }") as server:
         async with Connection(ConnectOptions(servers=server.url)) as connection:
             await ensure_stream(connection, StreamDeclaration())

@@ -1,4 +1,4 @@
-"""What the publisher sends, and what it sends again: against a scripted stream, over a real connection."""
+"""The publisher's messages and retries: against a scripted stream, over a real connection."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _subjects = count()
 
 
 async def test_messages_in_the_meantime_form_the_next_batch(publisher: Publisher, scripted: ScriptedStream) -> None:
-    """A lone message goes at once and by itself; those that come while it is under way go as one batch."""
+    """A lone message is sent at once and by itself; those that arrive while it is in flight form one batch."""
     scripted.answer = lambda received: None if received.id == 1 else stores(received)
     first = asyncio.ensure_future(publisher.publish(scripted.outgoing([1])))
     await scripted.wait_for(1)
@@ -47,7 +47,7 @@ async def test_messages_in_the_meantime_form_the_next_batch(publisher: Publisher
 async def test_stream_without_batches_gets_windows(
     publisher: Publisher, scripted: ScriptedStream, answer: dict[str, Any]
 ) -> None:
-    """A stream that shows it has no batches gets pipelined publishes, from then on."""
+    """A stream that proves to have no batches gets pipelined publishes from then on."""
     scripted.answer = lambda received: answer if received.is_fast else stores(received)
     await publisher.publish(scripted.outgoing([1, 2, 3]))
     await publisher.publish(scripted.outgoing([4, 5]))
@@ -67,7 +67,7 @@ async def test_stream_without_batches_gets_windows(
 async def test_id_in_process_is_asked_for_again(
     publisher: Publisher, scripted: ScriptedStream, answer: dict[str, Any]
 ) -> None:
-    """A message whose id is under way on the server is sent until it is known to be stored."""
+    """A message with an id in process on the server is sent until its outcome is known."""
     scripted.answer = lambda _: answer if scripted.sequence < 4 else {"stream": "S", "seq": 7, "duplicate": True}
     await publisher.publish(scripted.outgoing([1]))
 
@@ -75,7 +75,7 @@ async def test_id_in_process_is_asked_for_again(
 
 
 async def test_unknown_outcome_never_goes_by_batch_again(connection: Connection, scripted: ScriptedStream) -> None:
-    """Events whose outcome stayed unknown go by plain publish when the caller emits them again, others do not."""
+    """Events with an unknown outcome are sent by plain publish when the caller emits them again; others are not."""
     publisher = Publisher(connection, stream="S", timeout=0.9)
     scripted.answer = lambda received: error(10208) if received.is_fast else None
     with pytest.raises(NatsUnavailable, match="unknown whether stored"):
@@ -89,14 +89,14 @@ async def test_unknown_outcome_never_goes_by_batch_again(connection: Connection,
 
 
 async def test_repeated_id_waits_for_its_first_outcome(publisher: Publisher, scripted: ScriptedStream) -> None:
-    """An id is at most once under way: the batch ends, with a message of its own, before the id is sent again."""
+    """A repeated id is sent only after the outcome of its first message, so the batch ends before it."""
     await publisher.publish(scripted.outgoing([1, 2, 1, 3]))
 
     assert scripted.log == "1:fast 1/0 2:fast 2/1 0:fast 3/3 1:fast 1/0 3:fast 2/2"
 
 
 async def test_second_attempt_keeps_the_order_of_a_lane(publisher: Publisher, scripted: ScriptedStream) -> None:
-    """Sent again, no message overtakes the one before it in its lane; other lanes do not wait for it."""
+    """A retry keeps the order within an ordering key; messages of other keys do not wait for it."""
     scripted.answer = lambda received: (
         error(10208) if received.is_fast else None if received.id == 1 else stores(received)
     )
@@ -112,7 +112,7 @@ async def test_second_attempt_keeps_the_order_of_a_lane(publisher: Publisher, sc
 
 
 async def test_refusal_for_ever_names_the_message(publisher: Publisher, scripted: ScriptedStream) -> None:
-    """A message the stream is too small for is rejected by its place, and its neighbours are stored."""
+    """A message above the stream's limit is rejected by its index, and its neighbours are stored."""
     scripted.answer = lambda received: (
         error(10208) if received.is_fast else error(10054, "too large") if received.id == 2 else stores(received)
     )
@@ -124,7 +124,7 @@ async def test_refusal_for_ever_names_the_message(publisher: Publisher, scripted
 
 
 async def test_refusal_of_the_stream_ends_the_call(publisher: Publisher, scripted: ScriptedStream) -> None:
-    """A stream that is full is told at once in its own words, and nothing later of the call is sent."""
+    """The error of a full stream is raised at once in the server's words, and no later message of the call is sent."""
     scripted.answer = lambda received: (
         error(10208) if received.is_fast else error(10077, "maximum messages exceeded", 503)
     )
@@ -135,7 +135,7 @@ async def test_refusal_of_the_stream_ends_the_call(publisher: Publisher, scripte
 
 
 async def test_cancelled_call_disturbs_no_other(publisher: Publisher, scripted: ScriptedStream) -> None:
-    """A call cancelled in the queue is not sent, one cancelled under way changes nothing for its neighbours."""
+    """A call cancelled in the queue is not sent; one cancelled in flight does not affect its neighbours."""
     scripted.answer = never
     calls = [asyncio.ensure_future(publisher.publish(scripted.outgoing([number]))) for number in (1, 2, 3)]
     await scripted.wait_for(3)
@@ -163,7 +163,7 @@ async def test_cancelled_call_disturbs_no_other(publisher: Publisher, scripted: 
 async def test_publish_waits_for_room(
     connection: Connection, scripted: ScriptedStream, bounds: dict[str, Any], expected: int
 ) -> None:
-    """No more is taken from the caller than may wait; with the first outcome it goes on."""
+    """A full queue makes the caller wait; the first outcome lets the next message in."""
     publisher = Publisher(connection, stream="S", **bounds)
     taken: list[bytes] = []
     scripted.answer = never
@@ -188,7 +188,7 @@ async def test_publish_waits_for_room(
 
 
 async def test_room_that_never_comes_is_told(connection: Connection, scripted: ScriptedStream) -> None:
-    """A call that found no room until its timeout says that nothing of it was sent."""
+    """A call that finds the queue full until its timeout says that none of its messages was sent."""
     publisher = Publisher(connection, stream="S", timeout=0.2, max_messages=1)
     scripted.answer = never
     first = asyncio.ensure_future(publisher.publish(scripted.outgoing([1])))
@@ -203,7 +203,7 @@ async def test_room_that_never_comes_is_told(connection: Connection, scripted: S
 
 
 async def test_close_waits_for_what_is_under_way(connection: Connection, scripted: ScriptedStream) -> None:
-    """Closing returns once every accepted message has its outcome; nothing new is taken."""
+    """Closing waits for the outcome of every accepted message, and refuses new ones."""
     publisher = Publisher(connection, stream="S")
     scripted.answer = never
     call = asyncio.ensure_future(publisher.publish(scripted.outgoing([1])))
@@ -220,7 +220,7 @@ async def test_close_waits_for_what_is_under_way(connection: Connection, scripte
 
 
 async def test_bug_reaches_every_caller(connection: Connection, scripted: ScriptedStream) -> None:
-    """An unforeseen error ends every waiting call instead of leaving it to wait."""
+    """An unexpected error ends every waiting call."""
     publisher = Publisher(connection, stream="S")
     await connection.aclose()
     calls = [asyncio.ensure_future(publisher.publish(scripted.outgoing([number]))) for number in (1, 2)]

@@ -1,4 +1,4 @@
-"""What was asked for and has not come: the oldest request is served first, and its end is the end of those before."""
+"""The pull requests in flight: the oldest is served first, and its end includes those before."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from noetl_events.jetstream.consume.pull_requests import PullRequests, is_an_end
 
 
 def test_messages_count_for_the_oldest() -> None:
-    """A request is over when all its messages came, and the next one is counted from there."""
+    """A request is over when all its messages have arrived, and the next one is counted from there."""
     requests = PullRequests()
     requests.add(2)
     second = requests.add(3)
@@ -23,7 +23,7 @@ def test_messages_count_for_the_oldest() -> None:
 
 
 def test_lost_messages_are_waited_for_no_longer_than_their_request() -> None:
-    """When the server ends a request, what it sent and we never saw is not outstanding any more."""
+    """When the server ends a request, its lost messages are no longer outstanding."""
     requests = PullRequests()
     first = requests.add(100)
     requests.add(50)
@@ -34,7 +34,7 @@ def test_lost_messages_are_waited_for_no_longer_than_their_request() -> None:
 
 
 def test_end_of_a_later_request_ends_those_before() -> None:
-    """The server serves in order: the end of a later request says that the earlier ones are over."""
+    """The server serves requests in order, so the end of a later one ends the earlier ones."""
     requests = PullRequests()
     requests.add(10)
     requests.add(10)
@@ -44,7 +44,7 @@ def test_end_of_a_later_request_ends_those_before() -> None:
 
 
 def test_unasked_message_counts_for_nothing() -> None:
-    """A message that comes after everything was forgotten does not go below zero."""
+    """A message after all requests were dropped leaves the count at zero."""
     requests = PullRequests()
     requests.add(5)
     requests.forget()
@@ -54,7 +54,7 @@ def test_unasked_message_counts_for_nothing() -> None:
 
 
 def test_body_of_a_request() -> None:
-    """Times are nanoseconds."""
+    """The durations in a request are nanoseconds."""
     body = json.loads(pull_request(batch=7, max_bytes=9, expires=1.5, group="g"))
 
     assert body == {"batch": 7, "max_bytes": 9, "expires": 1_500_000_000, "group": "g"}
@@ -69,11 +69,11 @@ def test_body_of_a_request() -> None:
     ],
 )
 def test_ordinary_end(status: str, text: str) -> None:
-    """After these the consumer goes on to serve the next request."""
+    """After these statuses the consumer serves the next request."""
     assert is_an_ending(status, text)
 
 
 @pytest.mark.parametrize(("status", "text"), [("409", "Leadership Change"), ("409", "Consumer Deleted"), ("503", "")])
 def test_end_of_more_than_a_request(status: str, text: str) -> None:
-    """After these nobody serves the next request before the consumer was looked up."""
+    """After these statuses no request is served until the consumer was looked up."""
     assert not is_an_ending(status, text)

@@ -1,4 +1,4 @@
-"""Reaching a server: names with several addresses, lists of servers, and whatever else may answer."""
+"""Connecting to a server: names with several addresses, lists of servers, and other peers at an address."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 async def refusal(servers: str, **options: Any) -> str:
-    """Return why no server of *servers* takes us."""
+    """Return the reason why no server of *servers* accepts the client."""
     async with Connection(ConnectOptions(servers=servers, **options)) as connection:
         with pytest.raises(NatsUnavailable) as refused:
             await connection.client()
@@ -33,7 +33,7 @@ async def refusal(servers: str, **options: Any) -> str:
 
 
 async def reaches(servers: str, **options: Any) -> float:
-    """Return after how many seconds a server of *servers* has answered."""
+    """Return the seconds until a server of *servers* has answered."""
     began = time.monotonic()
     async with Connection(ConnectOptions(servers=servers, **options)) as connection:
         await (await connection.client()).flush()
@@ -49,7 +49,7 @@ def black_hole() -> Iterator[BlackHole]:
 
 
 def name_has(monkeypatch: pytest.MonkeyPatch, name: str, *addresses: str) -> None:
-    """Have *name* resolve to *addresses*, in this order."""
+    """Make *name* resolve to *addresses*, in this order."""
     known = socket.getaddrinfo
 
     def getaddrinfo(host: Any, port: Any, *arguments: Any, **options: Any) -> Any:
@@ -61,7 +61,7 @@ def name_has(monkeypatch: pytest.MonkeyPatch, name: str, *addresses: str) -> Non
 
 
 async def test_name_whose_first_address_is_dead(own_server: NatsServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a name with several addresses the next ones are tried at once, not when the first one's time is up."""
+    """The further addresses of a name are tried at once, not after the timeout of the first."""
     name_has(monkeypatch, "several.test", "127.0.0.2", "127.0.0.3", "127.0.0.1")
     holes = [BlackHole(host, own_server.port) for host in ("127.0.0.2", "127.0.0.3")]
     try:
@@ -76,7 +76,7 @@ async def test_name_whose_first_address_is_dead(own_server: NatsServer, monkeypa
 async def test_name_whose_first_address_takes_connections_and_says_nothing(
     own_server: NatsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An address where something listens, and is no server, is passed over as one where nothing does."""
+    """An address where a silent listener is no NATS server is skipped like one where nothing listens."""
     name_has(monkeypatch, "several.test", "127.0.0.2", "127.0.0.1")
     silent = socket.create_server(("127.0.0.2", own_server.port))
     try:
@@ -88,7 +88,7 @@ async def test_name_whose_first_address_takes_connections_and_says_nothing(
 
 
 async def test_every_address_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """When no address of a name serves, each is named with its reason."""
+    """The error for a name without a working address lists each address with its reason."""
     name_has(monkeypatch, "several.test", "127.0.0.2", "127.0.0.1")
     async with listening(b"SSH-2.0-x\r\n") as listener:
         reason = await refusal(f"nats://several.test:{listener.port}", connect_timeout=3.0)
@@ -98,12 +98,12 @@ async def test_every_address_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_name_that_does_not_resolve() -> None:
-    """A name without an address is said to be one."""
+    """A name without an address is reported as one."""
     assert "name that does not resolve" in await refusal("nats://no-such-host.invalid:4222")
 
 
 async def test_name_server_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A name server that is slow costs the connect timeout, and holds up neither a stop nor the end of the process."""
+    """A slow name server costs the connect timeout, and delays neither a stop nor the end of the process."""
 
     def getaddrinfo(*_: Any, **__: Any) -> list[Any]:
         time.sleep(5)
@@ -118,7 +118,7 @@ async def test_name_server_that_does_not_answer(monkeypatch: pytest.MonkeyPatch)
 
 
 async def test_each_server_of_a_list_has_its_time(own_server: NatsServer, black_hole: BlackHole) -> None:
-    """With dead servers in the list the one that is well is reached every time, whichever comes first."""
+    """The working server of a list with dead ones is reached every time, whatever the order."""
     async with listening() as silent:
         servers = f"nats://{silent.host},nats://127.0.0.1:{black_hole.port},{own_server.url}"
         for _ in range(8):
@@ -126,7 +126,7 @@ async def test_each_server_of_a_list_has_its_time(own_server: NatsServer, black_
 
 
 async def test_every_server_of_a_list_is_named(black_hole: BlackHole) -> None:
-    """When no server of a list takes us, each is named with its reason."""
+    """The error for a list without a working server names each server with its reason."""
     async with listening(closes=True) as closing:
         servers = f"nats://127.0.0.1:1,nats://{closing.host},nats://127.0.0.1:{black_hole.port}"
         reason = await refusal(servers, connect_timeout=0.5)
@@ -138,7 +138,7 @@ async def test_every_server_of_a_list_is_named(black_hole: BlackHole) -> None:
 
 
 async def test_refused_connection_is_said_at_once() -> None:
-    """Where nothing listens there is nothing to wait for."""
+    """A refused connection fails at once."""
     began = time.monotonic()
     reason = await refusal("nats://127.0.0.1:1", connect_timeout=30.0)
 
@@ -147,7 +147,7 @@ async def test_refused_connection_is_said_at_once() -> None:
 
 
 async def test_asked_again_too_soon_the_same_is_said() -> None:
-    """A caller that tries all the time makes no connections: it is told the same, and when it is time for the next."""
+    """A caller that retries constantly makes no connections, and gets the last error with the time of the next try."""
     async with listening(closes=True) as closing, Connection(ConnectOptions(servers=f"nats://{closing.host}")) as one:
         began = time.monotonic()
         while time.monotonic() - began < 2:
@@ -169,7 +169,7 @@ async def test_asked_again_too_soon_the_same_is_said() -> None:
     ],
 )
 async def test_other_ports_of_a_server(port: str, words: str, tmp_path: Path) -> None:
-    """Each other port of a server is named as what it is, and the next server of the list is tried."""
+    """Each other port of a server is reported by its purpose, and the next server of the list is tried."""
     ports = {name: free_port() for name in ("monitoring", "cluster", "leafnodes", "websocket")}
     config = (
         f'http: "127.0.0.1:{ports["monitoring"]}"\n'
@@ -206,7 +206,7 @@ async def test_other_ports_of_a_server(port: str, words: str, tmp_path: Path) ->
     ],
 )
 async def test_what_answers_is_said(says: bytes, closes: bool, words: str, own_server: NatsServer) -> None:  # noqa: FBT001  (an example)
-    """Whatever is at the address, one sentence says it; and the next server of the list is tried."""
+    """The kind of peer at an address is reported in one sentence, and the next server of the list is tried."""
     async with listening(says, closes=closes) as listener:
         assert words in await refusal(f"nats://{listener.host}", connect_timeout=1.0)
         await reaches(f"nats://{listener.host},{own_server.url}", connect_timeout=1.0)
@@ -223,7 +223,7 @@ async def test_first_line_of_a_large_cluster(own_server: NatsServer) -> None:
 
 
 async def test_ipv6(tmp_path: Path) -> None:
-    """A server on an IPv6 address is reached, in brackets."""
+    """An IPv6 address in brackets reaches its server."""
     try:
         socket.create_server(("::1", 0), family=socket.AF_INET6).close()
     except OSError as exc:
@@ -234,7 +234,7 @@ async def test_ipv6(tmp_path: Path) -> None:
 
 
 async def test_stopping_while_it_connects(black_hole: BlackHole) -> None:
-    """Closing a connection that is being made takes no time, and whoever waits for it is told."""
+    """Closing a connection that is being made takes no time, and its callers get an error."""
     connection = Connection(ConnectOptions(servers=f"nats://127.0.0.1:{black_hole.port}", connect_timeout=60.0))
     waiting = asyncio.ensure_future(connection.client())
     await asyncio.sleep(0.1)
@@ -247,7 +247,7 @@ async def test_stopping_while_it_connects(black_hole: BlackHole) -> None:
 
 
 async def test_caller_that_gives_up_leaves_the_attempt_to_others(own_server: NatsServer) -> None:
-    """One of two callers that wait for the same connection is cancelled: the other one gets it."""
+    """A cancelled caller leaves the connection attempt to the other caller that waits for it."""
     async with Connection(ConnectOptions(servers=own_server.url)) as connection:
         first, second = (asyncio.ensure_future(connection.client()) for _ in range(2))
         await asyncio.sleep(0)
@@ -302,12 +302,12 @@ async def test_discovered_addresses_that_are_dead(tmp_path: Path) -> None:
 
 
 async def test_why_a_connection_broke_is_not_said_of_the_next() -> None:
-    """The reason belongs to the connection that broke: once another one is there, nothing is the matter."""
+    """The reason of a broken connection is forgotten once another one is made."""
 
     async def reset(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(info())
         await reader.readline()
-        # With this a closed connection is a reset one.
+        # With this option a closed connection is reset.
         writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         writer.transport.abort()
 
@@ -326,7 +326,7 @@ async def test_why_a_connection_broke_is_not_said_of_the_next() -> None:
 
 
 async def test_closed_before_it_was_used() -> None:
-    """A connection that was made and closed again is made anew when it is wanted, to the server that is named then."""
+    """A connection that was closed before use connects on its next use, to the server configured then."""
     transport = TcpTransport(is_encrypted=False, name_of=str, timeout=10.0)
     async with listening(info(server_name="first")) as first, listening(info(server_name="second")) as second:
         await transport.open(urlparse(f"nats://{first.host}"))

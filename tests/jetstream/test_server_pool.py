@@ -1,4 +1,4 @@
-"""Which server is tried next, and after how long: decided without a connection."""
+"""The choice of the next server and of the wait before it, without a connection."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from noetl_events.jetstream.connect.servers import ServerPool, read_servers
 
 
 class Clock:
-    """A clock that goes on when told to."""
+    """A clock that the test moves."""
 
     def __init__(self) -> None:
         self.now = 1_000.0
@@ -26,24 +26,24 @@ class Clock:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """Have the pool go by a clock of the test."""
+    """Give the pool a clock of the test."""
     clock = Clock()
     monkeypatch.setattr(time, "monotonic", clock)
     return clock
 
 
 def known(*addresses: str) -> list[Server]:
-    """Return servers as nats-py knows them."""
+    """Return servers in the form of nats-py's pool."""
     return [Server(uri=urlparse(f"nats://{address}")) for address in addresses]
 
 
 def pool_of(*addresses: str) -> ServerPool:
-    """Return a pool with these configured, once connected and lost."""
+    """Return a pool with these configured servers, after a lost connection."""
     return ServerPool(read_servers(",".join(f"nats://{address}" for address in addresses)))
 
 
 def test_configured_server_is_tried_as_often_as_all_that_were_discovered(clock: Clock) -> None:
-    """Between two tries of discovered servers comes one of a configured one, the first try of all included."""
+    """Attempts alternate between configured and discovered servers, starting with a configured one."""
     pool = pool_of("own:4222")
     servers = known("a:4222", "b:4222", "own:4222", "c:4222")
     tried = []
@@ -71,7 +71,7 @@ def test_dead_servers_add_no_wait(clock: Clock) -> None:
 
 
 def test_waits_grow_and_end_with_a_good_connection(clock: Clock) -> None:
-    """Each failure doubles the wait up to five seconds; a connection that has lasted starts again with none."""
+    """Each failure doubles the wait up to five seconds; a connection that has lasted resets the wait."""
     pool = pool_of("own:4222")
     waits = []
     for _ in range(12):
@@ -88,7 +88,7 @@ def test_waits_grow_and_end_with_a_good_connection(clock: Clock) -> None:
 
 
 def test_connection_that_ends_at_once_is_a_failure(clock: Clock) -> None:
-    """A connection that ends within ten seconds, time after time, is made less and less often, up to 15 seconds."""
+    """A connection that ends within ten seconds, repeatedly, is retried with waits of up to 15 seconds."""
     pool = pool_of("own:4222")
     rests = []
     for _ in range(12):
@@ -103,7 +103,7 @@ def test_connection_that_ends_at_once_is_a_failure(clock: Clock) -> None:
 
 
 def test_good_connection_ends_what_was_before_it(clock: Clock) -> None:
-    """Once a connection has lasted, refusals before it make neither the next wait nor the longest one longer."""
+    """A connection that has lasted resets the waits, whatever refusals came before it."""
     pool = pool_of("own:4222")
     for _ in range(12):
         pool.failed(is_refused=True)
@@ -123,7 +123,7 @@ def test_good_connection_ends_what_was_before_it(clock: Clock) -> None:
 
 
 def test_lost_connection_is_counted_once(clock: Clock) -> None:
-    """A client that says twice that its connection has ended has lost one: the first failure costs no rest."""
+    """A connection that nats-py reports as lost twice is counted once: the first failure costs no wait."""
     pool = pool_of("own:4222")
     pool.connected()
     clock.now += 0.01
@@ -134,7 +134,7 @@ def test_lost_connection_is_counted_once(clock: Clock) -> None:
 
 
 def test_configured_server_is_first_after_each_connection(clock: Clock) -> None:
-    """However the last round ended, the first try after a connection is one of a server that was configured."""
+    """The first attempt after a connection goes to a configured server, however the last round ended."""
     pool = pool_of("own:4222")
     servers = known("a:4222", "own:4222")
     for _ in range(4):
@@ -145,7 +145,7 @@ def test_configured_server_is_first_after_each_connection(clock: Clock) -> None:
 
 
 def test_discovered_servers_serve_where_no_other_is_left(clock: Clock) -> None:
-    """A client that has nothing but discovered servers left tries those, one after the other."""
+    """A client with only discovered servers left tries those in turn."""
     pool = pool_of("own:4222")
     tried = []
     for _ in range(4):
@@ -157,7 +157,7 @@ def test_discovered_servers_serve_where_no_other_is_left(clock: Clock) -> None:
 
 
 def test_servers_of_a_list_are_tried_in_turn(clock: Clock) -> None:
-    """Of several servers the one that was tried longest ago is next."""
+    """The next server is the one that was tried longest ago."""
     pool = pool_of("one:1", "two:2", "three:3")
     tried = []
     for _ in range(30):

@@ -1,4 +1,4 @@
-"""One reader of NATS URLs: what it takes, what it refuses, and that no refusal shows a secret."""
+"""The single parser of NATS URLs: valid forms, refused forms, and no secret in any refusal."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SECRET = "can4ry"
     ],
 )
 def test_where(text: str, servers: list[str]) -> None:
-    """Scheme, host, port and path of each server are read, in order."""
+    """Scheme, host, port and path of each server are read in order."""
     assert [str(server) for server in read_servers(text)] == servers
 
 
@@ -44,7 +44,7 @@ def test_where(text: str, servers: list[str]) -> None:
     ],
 )
 def test_who(text: str, who: tuple[str | None, str | None, str | None]) -> None:
-    """User, password and token are read and percent-decoded, in NATS_URL as in a sink URL."""
+    """User, password and token are read and percent-decoded, in NATS_URL and in a sink URL."""
     for options in (ConnectOptions(servers=text), NatsSink.from_url(f"{text}?subject=a")._connection.options):
         (server,) = options.urls
         assert (server.user, server.password, server.token) == who
@@ -52,7 +52,7 @@ def test_who(text: str, who: tuple[str | None, str | None, str | None]) -> None:
 
 @given(user=st.text(min_size=1), password=st.text())
 def test_any_password_can_be_said(user: str, password: str) -> None:
-    """Whatever user and password are, percent-encoded they are what the server is told."""
+    """Any user and password, percent-encoded, reach the server unchanged."""
     if any("\ud800" <= char <= "\udfff" for char in user + password):
         return
     text = f"nats://{quote(user, safe='')}:{quote(password, safe='')}@h:4222"
@@ -62,7 +62,7 @@ def test_any_password_can_be_said(user: str, password: str) -> None:
 
 
 def test_each_server_has_its_user() -> None:
-    """Each server is told its own user; one without, and one that others told of, the first one's."""
+    """Each server gets its own user; a server without one, and a discovered one, gets the first server's."""
     options = ConnectOptions(servers="nats://a:1@one,nats://two,nats://c:3@three")
     address = ""
     arguments = options.client_arguments(lambda: address)
@@ -97,7 +97,7 @@ def test_each_server_has_its_user() -> None:
     ],
 )
 def test_refusal_shows_no_secret(text: str) -> None:
-    """A URL that cannot be read is refused with a hint how a password is written, and nothing of it is shown."""
+    """A URL that cannot be read is refused with a hint on percent-encoding, without its text."""
     with pytest.raises(ValueError, match="servers: ") as refusal:
         ConnectOptions(servers=text)
     with pytest.raises(ValueError, match="sink URL: ") as sink_refusal:
@@ -109,7 +109,7 @@ def test_refusal_shows_no_secret(text: str) -> None:
 
 @pytest.mark.parametrize("sign", ["/", "#", "%", ",", " "])
 def test_refusal_says_how_a_password_is_written(sign: str) -> None:
-    """A password that breaks the URL is refused with how each sign is written in one."""
+    """A password that breaks the URL is refused with the encoding of each special character."""
     with pytest.raises(ValueError, match="in a user or password % is written %25"):
         ConnectOptions(servers=f"nats://u:pass{sign}word@h:4222")
 
@@ -126,7 +126,7 @@ def test_refusal_says_how_a_password_is_written(sign: str) -> None:
     ],
 )
 def test_refused(text: str, reason: str) -> None:
-    """What names no server is refused, with what is wrong."""
+    """A URL without a server is refused with the reason."""
     with pytest.raises(ValueError, match=reason):
         read_servers(text)
 
@@ -143,11 +143,11 @@ def test_refused(text: str, reason: str) -> None:
     ],
 )
 def test_tls_is_wanted(options: dict[str, object], is_encrypted: bool) -> None:  # noqa: FBT001  (an expectation)
-    """One URL or one option that is about TLS has every server asked for it."""
+    """A single URL or option for TLS requires TLS of every server."""
     assert ConnectOptions(**options).is_encrypted is is_encrypted  # type: ignore[arg-type]
 
 
 def test_websocket_without_tls_is_refused_with_a_tls_option() -> None:
-    """A TLS option beside ws://, which is never encrypted, would be passed over in silence."""
+    """A TLS option with ws://, which is never encrypted, is refused."""
     with pytest.raises(ValueError, match="write wss://"):
         ConnectOptions(servers="ws://h", tls_ca="ca.pem")

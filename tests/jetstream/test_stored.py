@@ -1,4 +1,4 @@
-"""What a stream holds, message by message, on a real server."""
+"""The stored messages of a stream, one by one, on a real server."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ async def fill(connection: Connection, stream: StreamDeclaration, count: int) ->
 
 
 async def test_reads_all_there_is_and_leaves_no_consumer(connection: Connection, stream: StreamDeclaration) -> None:
-    """Several pages come in order, with and without their bodies."""
+    """Several pages are read in order, with and without bodies, and no consumer is left."""
     await fill(connection, stream, 250)
     whole = [stored async for stored in read_stored(connection, stream.name)]
     heads = [stored async for stored in read_stored(connection, stream.name, headers_only=True)]
@@ -42,7 +42,7 @@ async def test_reads_all_there_is_and_leaves_no_consumer(connection: Connection,
 
 
 async def test_what_comes_or_goes_while_it_reads(connection: Connection, stream: StreamDeclaration) -> None:
-    """What is stored later is left out, so that a reader who causes more comes to an end; what is gone is skipped."""
+    """Messages stored later are not read, so a reader that stores more ends; removed messages are skipped."""
     await fill(connection, stream, 500)
     seen = []
     async with aclosing(read_stored(connection, stream.name)) as reading:
@@ -60,7 +60,7 @@ async def test_what_comes_or_goes_while_it_reads(connection: Connection, stream:
 async def test_rest_that_goes_while_it_reads_ends_the_reading(
     connection: Connection, stream: StreamDeclaration
 ) -> None:
-    """With nothing left to come the reading ends, as if it had never been there."""
+    """The reading ends when the rest of its messages is removed."""
     await fill(connection, stream, 500)
     seen = []
     async with asyncio.timeout(180), aclosing(read_stored(connection, stream.name)) as reading:
@@ -74,7 +74,7 @@ async def test_rest_that_goes_while_it_reads_ends_the_reading(
 
 
 async def test_reads_since_a_time(connection: Connection, stream: StreamDeclaration) -> None:
-    """Only what was stored then or later is read."""
+    """A start time excludes older messages."""
     await fill(connection, stream, 1)
     future = datetime.now(UTC) + timedelta(hours=1)
 
@@ -84,7 +84,7 @@ async def test_reads_since_a_time(connection: Connection, stream: StreamDeclarat
 
 
 async def test_found_is_what_was_read(connection: Connection, stream: StreamDeclaration) -> None:
-    """Looked up one by one a message is the same, headers that are not ASCII and nanoseconds included."""
+    """A message that is looked up equals the one read, non-ASCII headers and nanoseconds included."""
     await fill(connection, stream, 1)
     [read] = [stored async for stored in read_stored(connection, stream.name)]
 
@@ -93,7 +93,7 @@ async def test_found_is_what_was_read(connection: Connection, stream: StreamDecl
 
 
 async def test_removed_is_gone(connection: Connection, stream: StreamDeclaration) -> None:
-    """It says whether there was something to remove."""
+    """Removing a message returns whether the message existed."""
     await fill(connection, stream, 1)
 
     assert [await remove_stored(connection, stream.name, 1) for _ in range(2)] == [True, False]
@@ -101,7 +101,7 @@ async def test_removed_is_gone(connection: Connection, stream: StreamDeclaration
 
 
 async def test_message_that_may_not_be_removed(connection: Connection, stream: StreamDeclaration) -> None:
-    """A stream that forbids it is not taken for one where the message is gone."""
+    """A stream that denies deletes raises, and is not taken for one without the message."""
     js = await jetstream(connection)
     await js.add_stream(name=f"{stream.name}_kept", subjects=[f"kept.{stream.name}"], deny_delete=True)
     await store(connection, f"kept.{stream.name}", b"", {"A": "b"})
@@ -112,7 +112,7 @@ async def test_message_that_may_not_be_removed(connection: Connection, stream: S
 
 
 async def test_missing_stream_is_named(connection: Connection) -> None:
-    """Each of them says what to run."""
+    """Each function reports a missing stream with the command that makes it."""
     with pytest.raises(StreamMissing, match="stream ensure"):
         await find_stored(connection, "nowhere", 1)
     with pytest.raises(StreamMissing, match="stream ensure"):
@@ -122,7 +122,7 @@ async def test_missing_stream_is_named(connection: Connection) -> None:
 
 
 async def test_message_too_large_is_not_sent(connection: Connection, stream: StreamDeclaration) -> None:
-    """Exactly what the server takes is stored; one byte more is refused here, and the connection stays."""
+    """A message of exactly the limit is stored; one byte more is refused locally, and the connection stays."""
     client = await connection.client()
     room = client.max_payload - len("NATS/1.0\r\nA: b\r\n\r\n")
     await store(connection, f"{stream.name}.x", b"x" * room, {"A": "b"})
@@ -141,12 +141,12 @@ async def test_message_too_large_is_not_sent(connection: Connection, stream: Str
     ],
 )
 def test_instants_keep_their_nanoseconds(text: str, nanoseconds: int) -> None:
-    """A time and its text are the same instant."""
+    """A time and its text are the same instant, to the nanosecond."""
     assert unix_nanoseconds(text) == nanoseconds
     assert rfc3339(nanoseconds) == text
 
 
 def test_instants_as_servers_shorten_them() -> None:
-    """Servers leave trailing zeros out."""
+    """Times without trailing zeros, as servers write them, are read."""
     assert unix_nanoseconds("1970-01-01T00:00:01.5Z") == 1_500_000_000
     assert unix_nanoseconds("1970-01-01T00:00:01Z") == 1_000_000_000

@@ -1,4 +1,4 @@
-"""What other clients send to an inbox of ours: it is dropped, and the server's own messages are read as ever."""
+"""Stray messages of other clients in an inbox are dropped, and the server's own messages are read."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _EVENTS: Final = 300
 _TOKENS: Final = (b"", b"x", b"-1", b"0", b"1", b"2", b"00", b"1.2", b"9" * 30, b"\xff", "٣".encode(), b"next", b"$FI")
 _REPLIES: Final = (
     *(b"", b"garbage", b"$JS.ACK", b"$JS.ACK.a.b.c.d.e.f.g", b"$JS.ACK.s.c.1.2.3.4.x", b"\xfe", b"a" * 2_000),
-    # Right but for a number, or for the consumer.
+    # These are valid except for a number, or for the consumer.
     *(b"$JS.ACK.%s.mine.1.2.3.4", b"$JS.ACK.%s.mine.-1.2.3.4.5", b"$JS.ACK.%s.other.1.1.1.1.1"),
 )
 _HEADS: Final = (
@@ -53,7 +53,7 @@ _BODIES: Final = (
 
 
 async def throw(client: DirectClient, inboxes: Callable[[], list[str]], stream: str, count: int) -> None:
-    """Send *count* messages drawn from all of these to inboxes that are open when they are sent."""
+    """Send *count* messages drawn from all of these to the inboxes that are open at that time."""
     draw = random.Random(7)
     for _ in range(count):
         for inbox in inboxes():
@@ -70,7 +70,7 @@ async def throw(client: DirectClient, inboxes: Callable[[], list[str]], stream: 
 
 @pytest.fixture
 async def stranger(nats_url: str) -> AsyncIterator[DirectClient]:
-    """Return a client of another process."""
+    """Return a client as of another process."""
     async with Connection(ConnectOptions(servers=nats_url)) as opened:
         yield await opened.client()
 
@@ -80,7 +80,7 @@ def _declared(stream: StreamDeclaration) -> ConsumerDeclaration:
 
 
 async def test_puller_reads_on(connection: Connection, stream: StreamDeclaration, stranger: DirectClient) -> None:
-    """Two thousand strays of every form to a puller's inbox: every event comes all the same, and the log is quiet."""
+    """A puller receives every event among two thousand stray messages of every form, with a quiet log."""
     puller = Puller(connection, _declared(stream))
     sink = NatsSink(connection, subject=f"{stream.name}.{{event_type}}")
     taken: set[int] = set()
@@ -107,13 +107,13 @@ async def test_puller_reads_on(connection: Connection, stream: StreamDeclaration
     assert taken == set(range(1, _EVENTS + 1))
     assert client.passed_over["stray"] > _STRAYS / 4
     assert set(client.passed_over) == {"stray"}
-    # The server denies the stranger an ack subject for a reply, three times; and a status with the number of a request
-    # under way cannot be told from one of the server's.
+    # The server denies the other client an ack subject as a reply, three times; and a status with the number of a
+    # request in flight cannot be told from one of the server's.
     assert len(logged) < 20
 
 
 async def test_publisher_stores_on(connection: Connection, stream: StreamDeclaration, stranger: DirectClient) -> None:
-    """Strays to the inbox of a publisher, to exchanges under way too: with emits tried again, every event is stored."""
+    """With retried emits every event is stored, despite stray messages to the publisher's inbox and open exchanges."""
     sink = NatsSink(connection, subject=f"{stream.name}.{{event_type}}", timeout=20.0)
     inbox = sink._publisher._sender._inbox
     await sink.emit(make_events(1, start=10_000)[0])
@@ -132,7 +132,7 @@ async def test_publisher_stores_on(connection: Connection, stream: StreamDeclara
 
 
 async def test_history_reads_on(connection: Connection, stream: StreamDeclaration, stranger: DirectClient) -> None:
-    """Strays to the inbox of a reading of the past: it has each message once, in order."""
+    """A history reader gets each message once and in order, despite stray messages to its inbox."""
     sink = NatsSink(connection, subject=f"{stream.name}.{{event_type}}")
     await sink.emit_batch(make_events(_EVENTS))
     await sink.aclose()
@@ -155,7 +155,7 @@ async def test_history_reads_on(connection: Connection, stream: StreamDeclaratio
 async def test_bug_of_a_puller_begins_it_anew(
     connection: Connection, stream: StreamDeclaration, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A message over which our own code raises is not lost: the puller begins anew, and it comes after its ack wait."""
+    """A message over which the puller's code raises is not lost: the pull restarts, and it is redelivered."""
     puller = Puller(connection, _declared(stream))
     put, failed = puller._buffer.put, list[int]()
 
@@ -200,7 +200,7 @@ async def test_bug_of_a_puller_begins_it_anew(
     ],
 )
 def test_ack_subjects(reply: str, is_one: bool) -> None:  # noqa: FBT001  (an expectation)
-    """An ack subject of the consumer is told from every other reply, and can be read."""
+    """An ack subject of the consumer is told from every other reply, and parsed."""
     assert bool(ack_subjects("s", "c").fullmatch(reply)) is is_one
     with suppress(ValueError):
         assert (delivery_of(Arrival("x", reply, b"", None)).consumer == "c") or not is_one
@@ -217,5 +217,5 @@ def test_ack_subjects(reply: str, is_one: bool) -> None:  # noqa: FBT001  (an ex
     ],
 )
 def test_status(head: bytes | None, data: bytes, expected: tuple[str, str]) -> None:
-    """A status has three digits and no body; everything else is none."""
+    """A status has three digits and no body; any other message is none."""
     assert status_of(Arrival("x", "", data, head)) == expected

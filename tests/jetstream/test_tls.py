@@ -1,4 +1,4 @@
-"""Where TLS is wanted no server without it is told who we are: not at first, not later, not where others sent us."""
+"""With TLS required, no server without TLS gets the credentials: on connect, on reconnect, or when discovered."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def certificates(tmp_path: Path) -> Certificates:
 
 
 async def refusal(**options: Any) -> str:
-    """Return why a connection with *options* is not made."""
+    """Return the reason why no connection with *options* is made."""
     async with Connection(ConnectOptions(connect_timeout=3.0, **options)) as connection:
         with pytest.raises(NatsUnavailable) as refused:
             await connection.client()
@@ -37,7 +37,7 @@ async def refusal(**options: Any) -> str:
 
 @pytest.mark.parametrize("asked_by", ["URL", "another URL", "authority", "certificate"])
 async def test_server_without_tls_is_told_nothing(asked_by: str, certificates: Certificates) -> None:
-    """Neither CONNECT nor anything else is sent to a server that offers no TLS, whatever it was asked for by."""
+    """A server that offers no TLS gets neither CONNECT nor anything else, whichever option requires TLS."""
     async with listening(info()) as listener:
         servers, options = f"nats://{listener.host}", dict[str, Any]()
         match asked_by:
@@ -57,7 +57,7 @@ async def test_server_without_tls_is_told_nothing(asked_by: str, certificates: C
 
 
 async def test_user_of_the_url_and_token_likewise() -> None:
-    """A user in the URL, a token, or nobody: nothing goes out in plain text."""
+    """A user in the URL, a token, or no credentials: no byte is sent in plain text."""
     async with listening(info(auth_required=True, nonce="abc")) as listener:
         for servers, options in (
             (f"tls://worker:canary@{listener.host}", {}),
@@ -70,7 +70,7 @@ async def test_user_of_the_url_and_token_likewise() -> None:
 
 
 async def test_tls_switched_off_between_two_connections(tmp_path: Path, certificates: Certificates) -> None:
-    """A server that has lost its TLS is not reconnected to, and told nothing; with TLS again it is."""
+    """A server that has lost its TLS is not reconnected to, and gets nothing; with TLS it is connected again."""
     users = 'authorization { user: "worker", password: "canary" }'
     secure = f"{certificates.config()}\n{users}"
     with NatsServer(store_dir=tmp_path / "nats", config=secure) as server:
@@ -97,7 +97,7 @@ async def test_tls_switched_off_between_two_connections(tmp_path: Path, certific
 
 
 async def test_discovered_server_without_tls_is_told_nothing(tmp_path: Path, certificates: Certificates) -> None:
-    """A server that another one told of, which offers no TLS, is tried, and told nothing."""
+    """A discovered server that offers no TLS is tried, and gets nothing."""
     first, second = free_port(), free_port()
     routes = f'routes: ["nats://127.0.0.1:{first}", "nats://127.0.0.1:{second}"]'
 
@@ -123,7 +123,7 @@ async def test_discovered_server_without_tls_is_told_nothing(tmp_path: Path, cer
 
 
 async def test_optional_tls_is_used(tmp_path: Path, certificates: Certificates) -> None:
-    """A server that takes clients with and without TLS gets one with it, where it is wanted."""
+    """A server with optional TLS is connected with TLS where an option requires it."""
     config = f"{certificates.config()}\nallow_non_tls: true"
     with NatsServer(store_dir=tmp_path / "nats", config=config) as server:
         for url, is_encrypted in ((server.url, False), (server.url.replace("nats:", "tls:"), True)):
@@ -136,7 +136,7 @@ async def test_optional_tls_is_used(tmp_path: Path, certificates: Certificates) 
 
 
 async def test_handshake_first(tmp_path: Path, certificates: Certificates) -> None:
-    """A server that wants the handshake first gets it where that is set, after a restart too; else that is said."""
+    """With the option set, TLS starts before INFO, also after a restart; without it the error names the option."""
     with NatsServer(store_dir=tmp_path / "nats", config=certificates.config("handshake_first: true")) as server:
         url = server.url.replace("nats:", "tls:")
         assert "waits for a TLS handshake; set tls_first" in await refusal(servers=url, tls_ca=certificates.ca)
@@ -151,12 +151,12 @@ async def test_handshake_first(tmp_path: Path, certificates: Certificates) -> No
 
 
 async def test_handshake_first_with_a_server_that_speaks_first(own_server: NatsServer) -> None:
-    """A plain server is named as one."""
+    """A server that sends INFO first is reported as one without handshake-first TLS."""
     assert "it speaks without TLS" in await refusal(servers=own_server.url, tls_first=True)
 
 
 async def test_reasons_of_certificates(tmp_path: Path, certificates: Certificates) -> None:
-    """What is wrong with a certificate is said, with the option that helps."""
+    """The reason why a certificate is refused is reported, with the option that helps."""
     other = Certificates(tmp_path / "other", identity="nats.example.org")
     with NatsServer(store_dir=tmp_path / "nats", config=certificates.verifying) as server:
         url = server.url.replace("nats:", "tls:")
@@ -170,7 +170,7 @@ async def test_reasons_of_certificates(tmp_path: Path, certificates: Certificate
 
 
 async def test_closing_is_quiet(tmp_path: Path, certificates: Certificates, caplog: pytest.LogCaptureFixture) -> None:
-    """A connection with TLS ends without a word of asyncio's."""
+    """A connection with TLS closes without a log line of asyncio."""
     with NatsServer(store_dir=tmp_path / "nats", config=certificates.config()) as server:
         url = server.url.replace("nats:", "tls:")
         async with Connection(ConnectOptions(servers=url, tls_ca=certificates.ca)) as connection:
@@ -180,7 +180,7 @@ async def test_closing_is_quiet(tmp_path: Path, certificates: Certificates, capl
 
 
 async def test_handshake_that_is_never_answered(certificates: Certificates) -> None:
-    """A server that asks for TLS and then says nothing has the time of one attempt."""
+    """A server that asks for TLS and then stays silent costs the time of one attempt."""
     async with listening(info(tls_required=True)) as silent:
         options = ConnectOptions(servers=f"tls://{silent.host}", tls_ca=certificates.ca, connect_timeout=0.5)
         async with asyncio.timeout(120), Connection(options) as connection:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 async def test_stream_is_made_as_declared(connection: Connection, stream: StreamDeclaration) -> None:
-    """Files, limits retention, direct gets and batched publishing; a second time changes nothing."""
+    """The stream has file storage, limits retention, direct gets and batches; a second call changes nothing."""
     config = (await ensure_stream(connection, stream)).config
 
     assert (config.retention, config.storage, config.allow_direct, config.allow_batched) == (
@@ -39,7 +39,7 @@ async def test_stream_is_made_as_declared(connection: Connection, stream: Stream
 async def test_stream_that_differs_is_refused(
     connection: Connection, stream: StreamDeclaration, changes: dict[str, Any]
 ) -> None:
-    """Each difference is named, and the stream stays as it is."""
+    """Each difference is reported, and the stream stays unchanged."""
     with pytest.raises(StreamDrift) as drift:
         await ensure_stream(connection, structs.replace(stream, **changes))
 
@@ -48,7 +48,7 @@ async def test_stream_that_differs_is_refused(
 
 
 async def test_consumer_is_made_as_declared(connection: Connection, stream: StreamDeclaration) -> None:
-    """Durable, explicit, from the first message, delivered for ever."""
+    """The consumer is durable, has explicit acks, starts at the first message and redelivers without limit."""
     declared = ConsumerDeclaration(name="reader", stream=stream.name, ack_wait=5.0)
     config = (await ensure_consumer(connection, declared)).config
     again = (await ensure_consumer(connection, declared)).config
@@ -59,7 +59,7 @@ async def test_consumer_is_made_as_declared(connection: Connection, stream: Stre
 
 
 async def test_missing_stream_is_named_with_its_remedy(connection: Connection) -> None:
-    """Whoever needs the stream says what to run."""
+    """Each function that needs the stream raises with the command that makes it."""
     for attempt in (
         show_stream(connection, "nowhere"),
         ensure_consumer(connection, ConsumerDeclaration(name="reader", stream="nowhere")),
@@ -69,7 +69,7 @@ async def test_missing_stream_is_named_with_its_remedy(connection: Connection) -
 
 
 async def test_server_without_jetstream_is_named(tmp_path: Path) -> None:
-    """A server that stores nothing is told apart from a missing stream."""
+    """A server without JetStream is told apart from a missing stream."""
     with NatsServer(store_dir=tmp_path, jetstream=False) as server:
         async with Connection(ConnectOptions(servers=server.url)) as connection:
             with pytest.raises(NatsUnavailable, match="JetStream does not answer"):
@@ -77,7 +77,7 @@ async def test_server_without_jetstream_is_named(tmp_path: Path) -> None:
 
 
 async def test_denied_request_is_named(tmp_path: Path) -> None:
-    """An account without the permission hears so, and not of a timeout."""
+    """An account without the permission gets that reason, not a timeout."""
     config = (
         "authorization { users: [ { user: w, password: p, permissions: "
         '{ publish: ["nothing"], subscribe: ["_INBOX.>"] } } ] }'
@@ -96,7 +96,7 @@ async def test_denied_request_is_named(tmp_path: Path) -> None:
     ],
 )
 def test_place_of_a_delivery(reply: str) -> None:
-    """Both forms of the ack subject say where a message stands."""
+    """Both forms of the ack subject give the stream sequence of a message."""
 
     class Message:
         pass

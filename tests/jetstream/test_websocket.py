@@ -1,4 +1,4 @@
-"""NATS through a websocket: everything works as through TCP, and a wrong peer is named."""
+"""NATS through a websocket: everything works as through TCP, and a wrong peer is reported."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ def port() -> int:
 
 @pytest.fixture
 def server(tmp_path: Path, port: int) -> Iterator[NatsServer]:
-    """Run a server that listens to websockets as well."""
+    """Run a server that also listens for websockets."""
     config = f'websocket {{ listen: "127.0.0.1:{port}", no_tls: true }}'
     with NatsServer(store_dir=tmp_path / "nats", config=config) as started:
         yield started
 
 
 async def refusal(servers: str, **options: Any) -> str:
-    """Return why no connection is made."""
+    """Return the reason why no connection is made."""
     async with Connection(ConnectOptions(servers=servers, connect_timeout=3.0, **options)) as connection:
         with pytest.raises(NatsUnavailable) as refused:
             await connection.client()
@@ -53,7 +53,7 @@ async def refusal(servers: str, **options: Any) -> str:
 
 
 async def test_stored_read_and_acknowledged(server: NatsServer, port: int) -> None:
-    """Batches are stored, pulled, acknowledged and read again, each event once, over a restart of the server too."""
+    """Each event is stored in batches, pulled, acknowledged and read again once, also over a restart."""
     consumer = ConsumerDeclaration(stream=STREAM.name, name="mine", ack_wait=2.0)
     async with Connection(ConnectOptions(servers=f"ws://127.0.0.1:{port}")) as connection:
         await ensure_stream(connection, STREAM)
@@ -86,7 +86,7 @@ async def test_stored_read_and_acknowledged(server: NatsServer, port: int) -> No
 
 
 async def test_sink_url(server: NatsServer, port: int) -> None:
-    """A sink URL names a websocket as it names a server."""
+    """A sink URL takes a websocket address."""
     async with Connection(ConnectOptions(servers=server.url)) as connection:
         await ensure_stream(connection, STREAM)
         sink = open_sink(f"ws://127.0.0.1:{port}")
@@ -99,7 +99,7 @@ async def test_sink_url(server: NatsServer, port: int) -> None:
 
 
 async def test_encrypted(tmp_path: Path, port: int) -> None:
-    """wss:// is encrypted and its certificate looked at; a websocket without TLS is told nothing of us."""
+    """wss:// is encrypted and verifies the certificate; a websocket without TLS gets no credentials."""
     certificates = Certificates(tmp_path / "tls")
     config = (
         f'websocket {{ listen: "127.0.0.1:{port}", {certificates.config()} }}\n'
@@ -121,7 +121,7 @@ async def test_encrypted(tmp_path: Path, port: int) -> None:
 
 
 async def test_wrong_peers(own_server: NatsServer) -> None:
-    """What is at the address and no websocket is named."""
+    """A peer that is no websocket is reported."""
     assert "is a NATS server's port for TCP; write nats://" in await refusal(f"ws://127.0.0.1:{own_server.port}")
     assert "refuses the connection" in await refusal("ws://127.0.0.1:1")
     async with listening() as silent:
@@ -132,7 +132,7 @@ async def test_wrong_peers(own_server: NatsServer) -> None:
 
 
 async def test_discovered_websockets(tmp_path: Path) -> None:
-    """Servers that others told of are reached through websockets as well, and the client comes back on another one."""
+    """Discovered servers are connected through websockets, too, and the client reconnects to another one."""
     routes, sockets = [free_port(), free_port()], [free_port(), free_port()]
     listed = ", ".join(f'"nats://127.0.0.1:{route}"' for route in routes)
 
