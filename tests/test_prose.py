@@ -38,7 +38,11 @@ PLAIN: Final[tuple[str, ...]] = (
     "noetl_events/sinks/spool",
     "noetl_events/testing",
     "tests",
+    "tests/dead_letters",
     "tests/jetstream",
+    "tests/projector",
+    "tests/settings",
+    "tests/spool",
 )
 """The folders that follow the rules; a folder is added once all of its files do."""
 

@@ -1,4 +1,4 @@
-"""One graveyard for every test."""
+"""The same dead-letter stream for every test of this folder."""
 
 from __future__ import annotations
 
@@ -15,5 +15,5 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def bench(connection: Connection, stream: StreamDeclaration, dead_stream: StreamDeclaration) -> Bench:
-    """Return a stream and a graveyard, both empty."""
+    """Return an empty stream and an empty dead-letter stream."""
     return Bench(connection, stream, dead_stream)

@@ -1,4 +1,4 @@
-"""A graveyard with letters in it, and a look at the stream they go back to."""
+"""A dead-letter stream with dead letters, and the messages of the stream they came from."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 
 def graveyard_of(bench: Bench) -> DeadLetterReader:
-    """Return the graveyard of *bench*."""
+    """Return the reader of the bench's dead letters."""
     return DeadLetterReader(bench.connection, stream=bench.dead.name)
 
 
 def resending(bench: Bench) -> Resending:
-    """Return what sends its letters back."""
+    """Return the object that sends the bench's dead letters back."""
     return Resending(bench.connection, graveyard_of(bench))
 
 
@@ -34,7 +34,7 @@ async def bury(
     headers: dict[str, str] | None = None,
     times: int = 1,
 ) -> list[Letter]:
-    """Publish *bodies*, bury each as a projector does, and return all letters there are."""
+    """Publish *bodies*, dead-letter each as a projector does, and return all dead letters."""
     js = await jetstream(bench.connection)
     for body in bodies:
         await js.publish(f"{bench.stream.name}.x", body, headers=headers)
@@ -51,7 +51,7 @@ async def bury(
 
 
 async def letters_in(bench: Bench) -> list[Letter]:
-    """Return the letters, whole."""
+    """Return the complete dead letters."""
     state = (await (await jetstream(bench.connection)).stream_info(bench.dead.name)).state
     found = [await graveyard_of(bench).find(number) for number in range(1, state.last_seq + 1)]
     return [letter for letter in found if letter is not None]

@@ -1,4 +1,4 @@
-"""Burying: a message becomes one dead letter, however often it is buried."""
+"""Dead-lettering: a message becomes one dead letter, however often it is dead-lettered."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 async def test_buried_twice_is_one_dead_letter(bench: Bench) -> None:
-    """A message delivered and buried again, as after a crash before its ack, leaves one dead letter."""
+    """A message dead-lettered twice, as after a crash before its ack, leaves one dead letter."""
     await bench.publish([b"malformed"])
     puller = Puller(bench.connection, bench.consumer)
     [message] = await puller.pull(1)
@@ -31,7 +31,7 @@ async def test_buried_twice_is_one_dead_letter(bench: Bench) -> None:
 
 
 async def buried(bench: Bench, body: bytes, headers: dict[str, str] | None = None) -> Any:
-    """Return the dead letter that a message with *body* becomes."""
+    """Return the dead letter of a message with *body*."""
     js = await jetstream(bench.connection)
     await js.publish(f"{bench.stream.name}.x", body, headers=headers)
     puller = Puller(bench.connection, bench.consumer)
@@ -43,7 +43,7 @@ async def buried(bench: Bench, body: bytes, headers: dict[str, str] | None = Non
 
 
 async def test_message_as_large_as_the_server_takes_is_buried(bench: Bench) -> None:
-    """What no longer fits once the headers of a dead letter are added is kept compressed, and the connection stays."""
+    """A body that does not fit beside the dead letter's headers is compressed, and the connection stays."""
     body = b"x" * (await bench.connection.client()).max_payload
     letter = await buried(bench, body)
 
@@ -52,7 +52,7 @@ async def test_message_as_large_as_the_server_takes_is_buried(bench: Bench) -> N
 
 
 async def test_what_cannot_be_made_to_fit_says_so_and_keeps_the_connection(bench: Bench) -> None:
-    """A body that does not compress is refused here: sent, it would cost the connection, again and again."""
+    """A body that does not compress is refused locally: sending it would close the connection, repeatedly."""
     client = await bench.connection.client()
 
     with pytest.raises(MessageTooLarge, match="raise it there"):
@@ -61,7 +61,7 @@ async def test_what_cannot_be_made_to_fit_says_so_and_keeps_the_connection(bench
 
 
 async def test_headers_that_the_client_does_not_send_are_kept_by_another_name(bench: Bench) -> None:
-    """A header with an unusual name does not keep its message from being buried."""
+    """A header with an unusual name does not prevent the dead letter."""
     js = await jetstream(bench.connection)
     client = await bench.connection.client()
     body = b"malformed"

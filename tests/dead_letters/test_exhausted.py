@@ -1,4 +1,4 @@
-"""What somebody else's consumer gave up on becomes a dead letter."""
+"""Messages that a foreign consumer gave up on become dead letters."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @asynccontextmanager
 async def watching(bench: Bench) -> AsyncIterator[MaxDeliveriesMonitor]:
-    """Run a watch that is listening, and end it by cancelling it."""
+    """Run a monitor that is subscribed, and cancel it in the end."""
     letters = DeadLetters(bench.connection, prefix=bench.dead.name)
     watch = MaxDeliveriesMonitor(bench.connection, letters, stream=bench.stream.name, backoff=QUICK)
     running = asyncio.create_task(watch.run())
@@ -44,7 +44,7 @@ async def watching(bench: Bench) -> AsyncIterator[MaxDeliveriesMonitor]:
 
 
 async def give_up(bench: Bench, *, count: int = 1) -> None:
-    """Let a consumer that delivers twice give up on *count* messages: it says so when it is asked a third time."""
+    """Let a consumer with max_deliver=2 give up on *count* messages: its advisory follows the third pull."""
     js = await jetstream(bench.connection)
     config = ConsumerConfig(durable_name="theirs", max_deliver=2, ack_wait=0.2)
     theirs = await js.pull_subscribe("", durable="theirs", stream=bench.stream.name, config=config)
@@ -68,7 +68,7 @@ async def letters_of(bench: Bench, count: int) -> list[Any]:
 
 
 async def test_given_up_is_buried_whole_and_once(bench: Bench) -> None:
-    """Of two replicas one buries the message, with its body, its headers, and who gave up on it after how often."""
+    """Only one of two replicas dead-letters the message, with body, headers, consumer and number of deliveries."""
     body = encode(make_event(7))
     js = await jetstream(bench.connection)
     await js.publish(f"{bench.stream.name}.x", body, headers={"traceparent": "00-1-2-01"})
@@ -86,7 +86,7 @@ async def test_given_up_is_buried_whole_and_once(bench: Bench) -> None:
 
 
 async def test_without_a_graveyard_it_is_kept_and_buried_later(bench: Bench) -> None:
-    """An advisory is dropped only when its message is buried: the watch tries until the stream is there."""
+    """An advisory is dropped only after its message is dead-lettered: the monitor retries until the stream exists."""
     js = await jetstream(bench.connection)
     await bench.publish([b"a", b"b"])
     await js.delete_stream(bench.dead.name)
@@ -100,7 +100,7 @@ async def test_without_a_graveyard_it_is_kept_and_buried_later(bench: Bench) -> 
 
 
 async def test_message_that_is_gone_is_logged(bench: Bench) -> None:
-    """A message too old to be found leaves a line in the log, and the watch goes on."""
+    """A message that the stream no longer has is logged, and the monitor continues."""
     js = await jetstream(bench.connection)
     await bench.publish([b"a"])
     client = await bench.connection.client()
@@ -119,7 +119,7 @@ async def test_message_that_is_gone_is_logged(bench: Bench) -> None:
 
 @pytest.mark.slow
 async def test_restart_of_the_server_ends_nothing(own_server: NatsServer) -> None:
-    """After the server was away the watch listens again, on the same connection or on a new one."""
+    """After the server's restart the monitor subscribes again, on the same connection or a new one."""
     async with Connection(ConnectOptions(servers=own_server.url)) as connection:
         events = StreamDeclaration(name="events", subjects=("events.>",))
         dead = StreamDeclaration(name="dead", subjects=("dead.>",))
@@ -142,7 +142,7 @@ async def test_restart_of_the_server_ends_nothing(own_server: NatsServer) -> Non
 
 @pytest.mark.slow
 async def test_client_that_was_closed_for_good_is_replaced(bench: Bench) -> None:
-    """The watch listens again on the connection's next client."""
+    """The monitor subscribes again on the connection's next client."""
     await bench.publish([b"a"])
     async with watching(bench) as watch:
         closed = await bench.connection.client()

@@ -1,4 +1,4 @@
-"""Sending a dead letter back: nothing is lost, nothing is stored twice, whatever happens in between."""
+"""Resending a dead letter: no event is lost or stored twice, whatever happens in between."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
 
 class PowerCut(Exception):
-    """The process ended here."""
+    """The simulated end of the process."""
 
 
 class DiesBeforeRemoving(DeadLetterReader):
-    """A graveyard whose process ends when it is about to remove a letter."""
+    """A dead-letter store with a process that ends just before a dead letter is removed."""
 
     async def remove(self, sequence: int) -> bool:
         """End the process."""
@@ -36,7 +36,7 @@ class DiesBeforeRemoving(DeadLetterReader):
 
 
 async def test_retried_goes_back_with_its_bytes_and_headers_and_the_letter_goes(bench: Bench) -> None:
-    """The original bytes and headers are on the original subject again, under an id of their own."""
+    """The original bytes and headers are on the original subject again, under a new message id."""
     body = encode(make_event(7)) + b"  "
     headers = {"Nats-Msg-Id": "7", "traceparent": "00-1-2-01", "Nats-Expected-Last-Sequence": "0"}
     [letter] = await bury(bench, body, headers=headers)
@@ -52,7 +52,7 @@ async def test_retried_goes_back_with_its_bytes_and_headers_and_the_letter_goes(
 
 
 async def test_retried_within_the_duplicate_window_is_delivered_again(bench: Bench) -> None:
-    """The stream still knows the original id; a consumer sees the event all the same."""
+    """A resent message is delivered although the stream still knows the original message id."""
     [letter] = await bury(bench, encode(make_event(7)), headers={"Nats-Msg-Id": "7"})
     sink = MemorySink()
     async with bench.projecting(sink):
@@ -61,7 +61,7 @@ async def test_retried_within_the_duplicate_window_is_delivered_again(bench: Ben
 
 
 async def test_death_between_publish_and_removal_stores_nothing_twice(bench: Bench) -> None:
-    """The letter is still there, and retrying it again leaves one message and no letter."""
+    """The dead letter is still there, and resending it leaves one message and no dead letter."""
     [letter] = await bury(bench, encode(make_event(7)))
     dying = Resending(bench.connection, DiesBeforeRemoving(bench.connection, stream=bench.dead.name))
     with suppress(PowerCut):
@@ -75,7 +75,7 @@ async def test_death_between_publish_and_removal_stores_nothing_twice(bench: Ben
 
 
 async def test_publish_that_is_not_acknowledged_keeps_the_letter(bench: Bench) -> None:
-    """Without a stream that takes the subject the letter stays, and the reason says what to do."""
+    """If no stream takes the subject the dead letter stays, and the reason names the remedy."""
     [letter] = await bury(bench, encode(make_event(7)))
     js = await jetstream(bench.connection)
     config = (await js.stream_info(bench.stream.name)).config
@@ -88,7 +88,7 @@ async def test_publish_that_is_not_acknowledged_keeps_the_letter(bench: Bench) -
 
 
 async def test_retried_twice_says_so(bench: Bench) -> None:
-    """A letter that is gone is no failure, and nothing is published."""
+    """Resending a removed dead letter is no failure, and publishes nothing."""
     [letter] = await bury(bench, encode(make_event(7)))
     outcomes = [await resending(bench).retry(letter.sequence) for _ in range(2)]
 
@@ -97,7 +97,7 @@ async def test_retried_twice_says_so(bench: Bench) -> None:
 
 
 async def test_each_consumer_gets_its_own_letter_back(bench: Bench) -> None:
-    """A message that two consumers buried comes back once for each; a consumer that is gone leaves it to all."""
+    """A message dead-lettered by two consumers is redelivered once to each; for a deleted consumer, to all."""
     [letter] = await bury(bench, encode(make_event(7)))
     other = structs.replace(bench.consumer, name="other")
     bench.consumer = other
@@ -112,7 +112,7 @@ async def test_each_consumer_gets_its_own_letter_back(bench: Bench) -> None:
 
 
 async def test_letter_sent_again_is_skipped_by_other_consumers(bench: Bench) -> None:
-    """A projector of another consumer acknowledges it, counts it, and stores nothing of it."""
+    """A resent message for another consumer is acknowledged, counted and not stored."""
     [letter] = await bury(bench, encode(make_event(7)))
     sink, other = MemorySink(), MemorySink()
     async with bench.projecting(other, name="other") as second:
@@ -127,7 +127,7 @@ async def test_letter_sent_again_is_skipped_by_other_consumers(bench: Bench) -> 
 
 
 async def test_new_id_follows_from_the_first_place(bench: Bench) -> None:
-    """All letters about one message agree on the new id; one that collides again gets yet another."""
+    """All dead letters of a message have the same new id; another collision gets another id."""
     [letter] = await bury(bench, encode(make_event(7)), kind="conflict")
     refused = await resending(bench).retry(letter.sequence)
     again = structs.replace(letter, sequence=9, consumer="other")
@@ -144,7 +144,7 @@ async def test_new_id_follows_from_the_first_place(bench: Bench) -> None:
 
 
 async def test_event_without_id_keeps_the_one_of_its_first_place(bench: Bench) -> None:
-    """A second projector that stored the event before it was retried elsewhere keeps one row, not two."""
+    """A second projector that stored the event before the resend keeps one row, not two."""
     sink = MemorySink()
     [letter] = await bury(bench, encode(make_event(None, meta={"é": 1.50})))
     async with bench.projecting(sink, name="second") as projector:
@@ -157,7 +157,7 @@ async def test_event_without_id_keeps_the_one_of_its_first_place(bench: Bench) -
 
 
 async def test_malformed_is_sent_as_it_is_and_buried_again(bench: Bench) -> None:
-    """What is still no event comes back as a new letter with the same bytes."""
+    """A message that is still malformed becomes a new dead letter with the same bytes."""
     [letter] = await bury(bench, b"\xff{not json\x00", kind="malformed")
     async with bench.projecting(MemorySink()):
         await resending(bench).retry(letter.sequence)
@@ -169,7 +169,7 @@ async def test_malformed_is_sent_as_it_is_and_buried_again(bench: Bench) -> None
 
 
 async def test_edited_after_a_retry_that_died_is_another_message(bench: Bench) -> None:
-    """The stream does not take an edited payload for the one it has."""
+    """An edited payload has another message id than the one the stream has."""
     [letter] = await bury(bench, encode(make_event(7)))
     dying = Resending(bench.connection, DiesBeforeRemoving(bench.connection, stream=bench.dead.name))
     with suppress(PowerCut):
@@ -181,7 +181,7 @@ async def test_edited_after_a_retry_that_died_is_another_message(bench: Bench) -
 
 
 async def test_compressed_letter_goes_back_as_it_came(bench: Bench) -> None:
-    """A body that was compressed to fit beside the headers is sent whole."""
+    """A body that was compressed to fit beside the headers is resent uncompressed."""
     body = b"x" * ((await bench.connection.client()).max_payload - 150)
     [letter] = await bury(bench, body)
     outcome = await resending(bench).retry(letter.sequence)
@@ -201,7 +201,7 @@ async def test_compressed_letter_goes_back_as_it_came(bench: Bench) -> None:
     ],
 )
 async def test_letter_that_cannot_go_anywhere_stays(bench: Bench, subject: str, reason: str) -> None:
-    """A letter somebody else wrote is refused with its reason, before it does harm."""
+    """A dead letter of another writer is refused with a reason before it does harm."""
     await store(
         bench.connection, f"{bench.dead.name}.odd", b"body", {"Noetl-Subject": subject} if subject else {"A": "b"}
     )
@@ -213,7 +213,7 @@ async def test_letter_that_cannot_go_anywhere_stays(bench: Bench, subject: str, 
 
 
 async def test_dry_run_changes_nothing(bench: Bench) -> None:
-    """It says what would be sent, and sends nothing."""
+    """A dry run reports the messages, and sends none."""
     letters: list[Letter] = await bury(bench, encode(make_event(7)))
     outcome = await resending(bench).retry(1, dry=True)
 

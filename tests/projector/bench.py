@@ -1,4 +1,4 @@
-"""A stream, a graveyard, and projectors between them."""
+"""A stream, a dead-letter stream, and projectors between them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ QUICK = Backoff(initial=0.02, maximum=0.05)
 
 
 class Blocking(MemorySink):
-    """A sink whose writes wait to be let go after they stored."""
+    """A sink with writes that wait for the test's permission after they stored."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -37,14 +37,14 @@ class Blocking(MemorySink):
         self.go = asyncio.Event()
 
     async def emit_batch(self, events: Sequence[ExecutorEvent]) -> None:
-        """Store, then wait."""
+        """Store the batch, then wait."""
         await super().emit_batch(events)
         self.stored.set()
         await self.go.wait()
 
 
 class Bench:
-    """A stream, its graveyard and a way to run projectors between them."""
+    """A stream, its dead-letter stream and a way to run projectors between them."""
 
     def __init__(self, connection: Connection, stream: StreamDeclaration, dead: StreamDeclaration) -> None:
         self.connection = connection
@@ -85,21 +85,21 @@ class Bench:
                 await running
 
     async def unsettled(self) -> int:
-        """Return how many messages are delivered and not acknowledged, or not yet delivered."""
+        """Return the number of messages that are unacknowledged or not yet delivered."""
         info = await (await jetstream(self.connection)).consumer_info(self.stream.name, self.consumer.name)
         return (info.num_ack_pending or 0) + (info.num_pending or 0)
 
     async def unsettled_is(self, expected: int) -> bool:
-        """Return whether `unsettled` is *expected*."""
+        """Return true if `unsettled` is *expected*."""
         return await self.unsettled() == expected
 
     async def unacknowledged_is(self, expected: int, name: str) -> bool:
-        """Return whether so many messages are delivered to the consumer *name* and not acknowledged."""
+        """Return true if *expected* messages are delivered to the consumer *name* and not acknowledged."""
         info = await (await jetstream(self.connection)).consumer_info(self.stream.name, name)
         return bool(info.num_ack_pending == expected)
 
     async def redelivered(self) -> int:
-        """Return how many messages were delivered more than once and are not settled."""
+        """Return the number of messages that were delivered more than once and are not acknowledged."""
         info = await (await jetstream(self.connection)).consumer_info(self.stream.name, self.consumer.name)
         return info.num_redelivered or 0
 
@@ -111,5 +111,5 @@ class Bench:
 
 
 def ids(sink: MemorySink) -> list[int | None]:
-    """Return the ids stored, in order."""
+    """Return the stored event ids, in order."""
     return [event.event_id for event in sink.events]

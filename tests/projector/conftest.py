@@ -1,4 +1,4 @@
-"""One bench for every test."""
+"""The same bench for every test of this folder."""
 
 from __future__ import annotations
 
@@ -17,6 +17,6 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 async def bench(connection: Connection, stream: StreamDeclaration, dead_stream: StreamDeclaration) -> Bench:
-    """Return a stream and a graveyard, both empty."""
+    """Return an empty stream and an empty dead-letter stream."""
     await ensure_stream(connection, TRIALS)
     return Bench(connection, stream, dead_stream)

@@ -1,4 +1,4 @@
-"""A projector with its endpoint, a sink that can be told to be away or to hang, and somebody who asks over HTTP."""
+"""A projector with its endpoint, a sink that can be unavailable or hang, and an HTTP client."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class Moody(MemorySink):
-    """A sink that is away while `away` says why, and hangs while `answers` is not set."""
+    """A sink that is unavailable while `away` holds a reason, and hangs while `answers` is not set."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class Moody(MemorySink):
         self.answers.set()
 
     async def emit_batch(self, events: Sequence[ExecutorEvent]) -> None:
-        """Store, unless it is away."""
+        """Store the batch, unless the sink is unavailable."""
         if self.away:
             raise SinkUnavailable(self.away, retry_after=0.02)
         await self.answers.wait()
@@ -57,23 +57,23 @@ class Served:
         return await asyncio.to_thread(self._get, path, accept)
 
     async def is_alive(self) -> bool:
-        """Return what `/healthz` says, having checked that its body says the same."""
+        """Return the answer of `/healthz`, and assert that its body agrees."""
         status, body = await self.get("/healthz")
         assert msgspec.json.decode(body, type=Report).alive is (status == 200)
         return status == 200
 
     async def is_ready(self) -> bool:
-        """Return what `/readyz` says, having checked that its body says the same."""
+        """Return the answer of `/readyz`, and assert that its body agrees."""
         status, body = await self.get("/readyz")
         assert msgspec.json.decode(body, type=Report).ready is (status == 200)
         return status == 200
 
     async def is_not_ready(self) -> bool:
-        """Return whether `/readyz` says no."""
+        """Return true if `/readyz` reports not ready."""
         return not await self.is_ready()
 
     async def why(self) -> tuple[str, str]:
-        """Return which part of the one projector is the matter, and why."""
+        """Return the failing dependency of the one projector, and its reason."""
         _, body = await self.get("/readyz")
         [health] = msgspec.json.decode(body, type=Report).projectors.values()
         return health.part, health.reason
@@ -92,7 +92,7 @@ class Served:
 async def serving(
     connection: Connection, stream: StreamDeclaration, sink: EventSink, *, standby: bool = False, **changes: Any
 ) -> AsyncIterator[Served]:
-    """Run a projector into *sink* with an endpoint, and stop it in the end."""
+    """Run a projector with an endpoint into *sink*, and stop it in the end."""
     settings = Settings(connect=connection.options, stream=stream, projector=ProjectorSettings(**changes))
     service = Service(settings, connection, ["memory:"], durable="projector", standby=standby, opener=lambda _: sink)
     listener = socket.create_server(("127.0.0.1", 0))

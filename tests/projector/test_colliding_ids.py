@@ -1,4 +1,4 @@
-"""A generator made to collide, through the stream and the projector into a table: nothing is lost."""
+"""Colliding ids through the stream and the projector into a table: no event is lost."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ WORKERS, EACH = 4, 100
 
 
 async def emit_colliding(bench: Bench) -> list[ExecutorEvent]:
-    """Emit through workers whose generators make the same ids, and return all events."""
+    """Emit through workers with generators that make the same ids, and return all events."""
     sink = NatsSink(bench.connection, subject=f"{bench.stream.name}.{{event_type}}")
     emitted = []
     for worker in range(WORKERS):
@@ -46,7 +46,7 @@ async def emit_colliding(bench: Bench) -> list[ExecutorEvent]:
 async def test_every_event_is_a_row_or_a_letter(
     bench: Bench, destination: str, database_url: str, tmp_path: Path
 ) -> None:
-    """Of colliding events one is the row and each other is a dead letter; what comes again is none, also rewritten."""
+    """Of colliding events the first is the row and each other a dead letter; a redelivery, also rewritten, is none."""
     url = database_url if destination == "postgres" else f"sqlite:///{tmp_path}/events.db"
     if destination == "postgres":
         await create_schema(url)
@@ -57,7 +57,7 @@ async def test_every_event_is_a_row_or_a_letter(
         rewritten = "UPDATE noetl.event SET created_at = date_trunc('second', created_at), context = '1'"
         rows = {row["digest"] for row in await fetch(url, "SELECT digest FROM noetl.event")}
         await execute(url, rewritten)
-        # Every event once more, for a consumer of its own: the same conflicts and no other.
+        # A consumer of its own reads every event once more: the same conflicts, and no other.
         async with aclosing(open_sink(url)) as sink, bench.projecting(sink, name="again") as again:
             await eventually(lambda: again.progress.stored + again.progress.buried == WORKERS * EACH)
 

@@ -1,4 +1,4 @@
-"""A projector asked over HTTP, while what it needs goes away and comes back."""
+"""The HTTP endpoint of a projector while its dependencies are lost and return."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 async def test_ready_after_the_start(bench: Bench) -> None:
-    """A projector that found its consumer is ready, and says so in its body."""
+    """A projector that found its consumer is ready, and its body says so."""
     async with serving(bench.connection, bench.stream, Moody()) as served:
         await eventually(served.is_ready)
         _, body = await served.get("/healthz")
@@ -34,7 +34,7 @@ async def test_ready_after_the_start(bench: Bench) -> None:
 
 
 async def test_sink_away(bench: Bench) -> None:
-    """While the sink is away it is not ready, says why, and lives; once the sink is back it is ready by itself."""
+    """While the sink is unavailable the projector is alive and not ready, with a reason; later it is ready again."""
     sink = Moody()
     sink.away = "the database is in maintenance"
     await bench.publish(make_events(3))
@@ -50,7 +50,7 @@ async def test_sink_away(bench: Bench) -> None:
 
 
 async def test_sink_hangs(bench: Bench) -> None:
-    """A write without an answer is a stall: neither alive nor ready, until it answers."""
+    """A write that hangs is a stall: the projector is neither alive nor ready until the sink answers."""
     sink = Moody()
     sink.answers.clear()
     await bench.publish(make_events(3))
@@ -70,7 +70,7 @@ async def test_sink_hangs(bench: Bench) -> None:
 
 
 async def test_consumer_deleted(bench: Bench) -> None:
-    """A consumer somebody deleted is made again, and the projector is ready by itself."""
+    """A deleted consumer is created again, and the projector becomes ready by itself."""
     sink = Moody()
     await bench.publish(make_events(3))
     async with serving(bench.connection, bench.stream, sink) as served:
@@ -82,7 +82,7 @@ async def test_consumer_deleted(bench: Bench) -> None:
 
 
 async def test_stream_missing(bench: Bench) -> None:
-    """Without its stream it is not ready, and names it; it is ready once somebody has created it."""
+    """A projector without its stream is not ready and names the stream; once the stream exists it is ready."""
     await (await jetstream(bench.connection)).delete_stream(bench.stream.name)
     async with serving(bench.connection, bench.stream, Moody()) as served:
         await eventually(lambda: served.service.projectors[0].progress.holding)
@@ -95,7 +95,7 @@ async def test_stream_missing(bench: Bench) -> None:
 
 
 async def test_server_killed(own_server: NatsServer) -> None:
-    """While NATS is away it lives and is not ready; it recovers with NATS."""
+    """While NATS is unavailable the projector is alive and not ready; it recovers with NATS."""
     sink = Moody()
     stream = StreamDeclaration(name="events", subjects=("events.>",))
     async with Connection(ConnectOptions(servers=own_server.url)) as connection:
@@ -116,7 +116,7 @@ async def test_server_killed(own_server: NatsServer) -> None:
 
 
 async def test_standing_by(bench: Bench) -> None:
-    """Of two replicas that stand by for each other, both live and are ready."""
+    """Two replicas with one active and one on standby are both alive and ready."""
     first, second = Moody(), Moody()
     await bench.publish(make_events(3))
     async with (
@@ -133,7 +133,7 @@ async def test_standing_by(bench: Bench) -> None:
 
 
 async def test_nothing_else_is_served(bench: Bench) -> None:
-    """There are three things to ask for, and nothing to change."""
+    """The endpoint serves three paths, and only reads."""
     async with serving(bench.connection, bench.stream, Moody()) as served:
         assert (await served.get("/"))[0] == 404
         assert (await served.get("/metrics/"))[0] in (307, 404)

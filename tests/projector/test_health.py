@@ -1,4 +1,4 @@
-"""When a projector is alive and when it is ready: every case of the table, at one moment of one clock."""
+"""Liveness and readiness of a projector: every case of the table at one moment of one clock."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ ALIVE = Health()
 
 
 def stalled(part: str) -> Health:
-    """Return the health of a projector that has not moved since `LONG_AGO` because of *part*."""
+    """Return the health of a projector that has made no progress since `LONG_AGO` because of *part*."""
     return Health(alive=False, ready=False, part=part, reason="nothing has moved for 100 s")
 
 
 def away(part: str, reason: str) -> Health:
-    """Return the health of a projector that lives, and waits for *part*."""
+    """Return the health of a projector that is alive and waits for *part*."""
     return Health(ready=False, part=part, reason=reason)
 
 
@@ -140,14 +140,14 @@ def away(part: str, reason: str) -> Health:
     ],
 )
 def test_health(progress: dict[str, Any], around: dict[str, Any], expected: Health) -> None:
-    """Alive goes by movement, never by lag; ready says what is missing."""
+    """Liveness follows progress, never lag; readiness names the missing dependency."""
     given = {"connected": True, "trouble": None, "pause": 0.0, "heard": LONG_AGO} | around
 
     assert health_of(Progress(**progress), now=NOW, stall_after=LIMIT, **given) == expected
 
 
 def test_goes_on_with_the_counts_alone() -> None:
-    """The next projector of a lane goes on with its counts, and neither with its lag nor with what it held."""
+    """The next projector of a partition continues the counts, without the lag or the retry state of the last one."""
     progress = Progress(stored=5, pending=9, settled_ns=1)
     progress.hold("sink", "gone", 1.0)
     before = progress.moved
@@ -171,5 +171,5 @@ def test_goes_on_with_the_counts_alone() -> None:
     ],
 )
 def test_lag_in_seconds(progress: dict[str, Any], oldest_ns: int, expected: float) -> None:
-    """The lag is the age of the oldest message that is not settled."""
+    """The lag is the age of the oldest unacknowledged message."""
     assert Progress(**progress).lag_seconds(oldest_ns=oldest_ns, now_ns=10_000_000_000) == expected

@@ -1,4 +1,4 @@
-"""What a scrape shows, compared with what happened."""
+"""The metrics of a scrape, compared with the events processed."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ US = {"consumer": "projector"}
 
 
 async def scrape(served: Served) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
-    """Return every sample of `/metrics` by its name and labels, having checked that none is there twice."""
+    """Return every sample of `/metrics` by name and labels, and assert that none appears twice."""
     status, body = await served.get("/metrics")
     assert status == 200
     samples = [sample for family in text_string_to_metric_families(body.decode()) for sample in family.samples]
@@ -44,16 +44,16 @@ class Scrape:
         self._samples = samples
 
     def __call__(self, name: str, **labels: str) -> float:
-        """Return the value of `noetl_projector_NAME` of our consumer."""
+        """Return the value of `noetl_projector_NAME` of the test's consumer."""
         return self._samples[f"noetl_projector_{name}", frozenset((US | labels).items())]
 
     def of_process(self, name: str, **labels: str) -> float:
-        """Return the value of `noetl_projector_NAME`, which no consumer has."""
+        """Return the value of `noetl_projector_NAME` without a consumer label."""
         return self._samples[f"noetl_projector_{name}", frozenset(labels.items())]
 
 
 async def test_counts_are_what_happened(bench: Bench) -> None:
-    """After ten events and a malformed message every count says so, and nothing is left to do."""
+    """After ten events and a malformed message every counter agrees, and the lag is zero."""
     await ensure_stream(bench.connection, DEAD_LETTERS)
     sink = Moody()
     await bench.publish([*make_events(10), b"not json"])
@@ -81,14 +81,14 @@ async def test_counts_are_what_happened(bench: Bench) -> None:
 
 
 async def test_lag_is_what_the_server_says(bench: Bench) -> None:
-    """While the sink is away the lag is what the server counts as unsettled, and the age of the oldest of it."""
+    """During an outage of the sink the lag is the server's count of unacknowledged messages, and the oldest's age."""
     sink = Moody()
     sink.away = "maintenance"
     began = time.time()
     await bench.publish(make_events(30))
     async with serving(bench.connection, bench.stream, sink, batch_size=4) as served:
         await eventually(lambda: served.service.projectors[0].in_hand == 30)
-        # As the server said after a third of them: those that were pending then are in hand now, and count once.
+        # The server's count was read after a third of them: those pending then are in flight now, and count once.
         served.service.projectors[0].progress.note_pending(20, behind=10)
         value = Scrape(await scrape(served))
         unsettled, age = await bench.unsettled(), time.time() - began
@@ -106,7 +106,7 @@ async def test_lag_is_what_the_server_says(bench: Bench) -> None:
 
 
 async def test_held_seconds_never_fall(bench: Bench) -> None:
-    """The time of an outage is counted while it lasts, and is not less when it is over."""
+    """The time of an outage is counted while it lasts, and does not fall when it ends."""
     sink = Moody()
     sink.away = "maintenance"
     await bench.publish(make_events(1))
@@ -123,7 +123,7 @@ async def test_held_seconds_never_fall(bench: Bench) -> None:
 
 @pytest.mark.parametrize("accept", ["", "application/openmetrics-text; version=1.0.0"], ids=["plain", "OpenMetrics"])
 async def test_text_is_valid(bench: Bench, accept: str) -> None:
-    """Both formats are read by their parsers, and what counts up ends with `_total`."""
+    """Both formats are accepted by their parsers, and every counter ends with `_total`."""
     async with serving(bench.connection, bench.stream, Moody()) as served:
         await eventually(served.is_ready)
         _, body = await served.get("/metrics", accept)
@@ -140,7 +140,7 @@ async def test_text_is_valid(bench: Bench, accept: str) -> None:
 
 
 def test_counts_outlive_the_projector_of_a_lane() -> None:
-    """A lane given away and taken back goes on counting where it was; while it is away it has no lag of ours."""
+    """The counters of a partition continue after it was given away and taken back; in between it has no lag here."""
     options = ConnectOptions()
     settings = Settings(connect=options, stream=StreamDeclaration(partitions=2), projector=ProjectorSettings())
     service = Service(settings, Connection(options), ["memory:"], durable="projector")
@@ -154,7 +154,7 @@ def test_counts_outlive_the_projector_of_a_lane() -> None:
 
 
 def test_histogram() -> None:
-    """A value counts in the bucket whose bound it does not exceed, and in every larger one."""
+    """A value counts in the bucket with the bound that it does not exceed, and in every larger one."""
     histogram = Histogram([1.0, 2.0])
     for value in (0.5, 1.0, 1.5, 99.0):
         histogram.add(value)

@@ -1,4 +1,4 @@
-"""The projector on a real server: what it stores, what it buries, and what it does while something is away."""
+"""The projector on a real server: stored events, dead letters, and outages."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 async def test_all_arrive_in_order(bench: Bench) -> None:
-    """What was in the stream before and what comes later is stored in the order of the stream, and settled."""
+    """Messages published before and after the start are stored in the order of the stream, and acknowledged."""
     sink = MemorySink()
     await bench.publish(make_events(300))
     async with bench.projecting(sink):
@@ -38,7 +38,7 @@ async def test_all_arrive_in_order(bench: Bench) -> None:
 
 
 async def test_outage_longer_than_the_ack_wait_loses_and_reorders_nothing(bench: Bench) -> None:
-    """While the sink is away the batch is held: no dead letter, no redelivery, no change of order."""
+    """The batch is retried during an outage: no dead letter, no redelivery, no change of order."""
     memory = MemorySink()
     away = [SinkUnavailable("maintenance", retry_after=0.1)] * 25
     sink = FaultySink(memory, away)
@@ -55,7 +55,7 @@ async def test_outage_longer_than_the_ack_wait_loses_and_reorders_nothing(bench:
 
 
 async def test_answer_lost_after_the_write_stores_nothing_twice(bench: Bench) -> None:
-    """A sink that stored the batch and failed to say so is given the same batch again."""
+    """A sink that stored the batch and failed to answer gets the same batch again."""
     memory = MemorySink()
     await bench.publish(make_events(50))
     async with bench.projecting(FaultySink(memory, [SinkUnavailable("answer lost")], after=True)):
@@ -65,7 +65,7 @@ async def test_answer_lost_after_the_write_stores_nothing_twice(bench: Bench) ->
 
 
 async def test_malformed_is_buried_whole_and_its_neighbours_pass(bench: Bench) -> None:
-    """One malformed message among 1,000: 999 stored, one dead letter with the same bytes, its reason and its origin."""
+    """A malformed message among 1,000 leaves 999 stored, and one dead letter with its bytes, reason and origin."""
     sink = MemorySink()
     await bench.publish([*make_events(500), b"\xff{not json\x00", *make_events(499, start=501)])
     async with bench.projecting(sink) as projector:
@@ -83,21 +83,21 @@ async def test_malformed_is_buried_whole_and_its_neighbours_pass(bench: Bench) -
 
 
 class Refusing(MemorySink):
-    """A sink that never takes some ids."""
+    """A sink that rejects some ids for good."""
 
     def __init__(self, refused: set[int]) -> None:
         super().__init__()
         self.refused = refused
 
     async def emit_batch(self, events: Sequence[ExecutorEvent]) -> None:
-        """Store what is not refused."""
+        """Store the events that are not rejected."""
         await super().emit_batch([event for event in events if event.event_id not in self.refused])
         if reasons := {place: "no" for place, event in enumerate(events) if event.event_id in self.refused}:
             raise EventsRejected(reasons)
 
 
 async def test_rejected_is_buried_and_its_neighbours_pass(bench: Bench) -> None:
-    """Exactly the events a sink rejects become dead letters, body and all."""
+    """Exactly the events that a sink rejects become dead letters, with their bodies."""
     sink = Refusing({3, 50})
     await bench.publish(make_events(60))
     async with bench.projecting(sink) as projector:
@@ -110,7 +110,7 @@ async def test_rejected_is_buried_and_its_neighbours_pass(bench: Bench) -> None:
 
 
 async def test_nothing_is_acknowledged_before_its_dead_letter_is_stored(bench: Bench) -> None:
-    """Without a graveyard the message stays unacknowledged; once there is one it is buried, once."""
+    """Without a dead-letter stream the message stays unacknowledged; once there is one it is dead-lettered, once."""
     js = await jetstream(bench.connection)
     await js.delete_stream(bench.dead.name)
     await bench.publish([b"malformed"])
@@ -125,7 +125,7 @@ async def test_nothing_is_acknowledged_before_its_dead_letter_is_stored(bench: B
 
 
 async def test_death_between_write_and_ack_redelivers(bench: Bench) -> None:
-    """A projector that dies after the write and before the ack leaves every event to the next one, stored once."""
+    """A projector that dies between write and ack leaves every event to the next one, stored once."""
     sink = Blocking()
     await bench.publish(make_events(20))
     letters = DeadLetters(bench.connection, prefix=bench.dead.name)
@@ -145,7 +145,7 @@ async def test_death_between_write_and_ack_redelivers(bench: Bench) -> None:
 
 
 async def test_stop_finishes_what_is_in_hand(bench: Bench) -> None:
-    """Stopped in the middle of a write, the projector ends with nothing unacknowledged and nothing delivered twice."""
+    """A projector stopped during a write ends with no message unacknowledged or delivered twice."""
     sink = Blocking()
     await bench.publish(make_events(200))
     async with bench.projecting(sink) as projector:
@@ -155,13 +155,13 @@ async def test_stop_finishes_what_is_in_hand(bench: Bench) -> None:
         await stopping
     stored = len(sink.events)
 
-    # The server works off acknowledgements in a queue of its own, after it has answered our flush.
+    # The server processes acknowledgements in its own queue, after it has answered the flush.
     await eventually(lambda: bench.unsettled_is(200 - stored))
     assert await bench.redelivered() == 0
 
 
 async def test_stopped_while_the_stream_is_written_to(bench: Bench) -> None:
-    """What the server had taken for a projector before it knew of its end is stored, and comes to nobody again."""
+    """Messages that the server sent before it knew of the projector's stop are stored, and not redelivered."""
     publishing = asyncio.create_task(bench.publish(make_events(20_000)))
     names = [f"projector{number}" for number in range(20)]
 
@@ -178,7 +178,7 @@ async def test_stopped_while_the_stream_is_written_to(bench: Bench) -> None:
 
 
 async def test_what_one_holds_comes_to_no_other(bench: Bench) -> None:
-    """While its sink is away for longer than the ack wait, another projector of the consumer is not given its batch."""
+    """A batch retried for longer than the ack wait is not delivered to another projector of the consumer."""
     memory, other = MemorySink(), MemorySink()
     sink = FaultySink(memory, [SinkUnavailable("maintenance", retry_after=0.1)] * 20)
     await bench.publish(make_events(10))
@@ -192,7 +192,7 @@ async def test_what_one_holds_comes_to_no_other(bench: Bench) -> None:
 
 
 async def test_slow_write_comes_to_no_other(bench: Bench) -> None:
-    """A write longer than the ack wait keeps its messages by heartbeats."""
+    """A write longer than the ack wait keeps its messages by ack-progress heartbeats."""
     sink, other = Blocking(), MemorySink()
     await bench.publish(make_events(10))
     async with bench.projecting(sink, ack_wait=0.6) as projector:
@@ -207,7 +207,7 @@ async def test_slow_write_comes_to_no_other(bench: Bench) -> None:
 
 
 async def test_event_without_id_gets_one_from_its_message(bench: Bench) -> None:
-    """The derived id comes from the stream's own time and sequence, so that a redelivery derives the same."""
+    """The derived id comes from the stream's time and sequence, so a redelivery gets the same id."""
     sink = MemorySink()
     await bench.publish([make_event(None)])
     async with bench.projecting(sink):
@@ -219,7 +219,7 @@ async def test_event_without_id_gets_one_from_its_message(bench: Bench) -> None:
 
 
 async def test_bug_of_a_sink_stops_the_projector(bench: Bench) -> None:
-    """An error no contract knows ends the run, with nothing of the batch acknowledged."""
+    """An error outside the sink's contract ends the run, and no message of the batch is acknowledged."""
     await bench.publish(make_events(5))
     sink = FaultySink(MemorySink(), [KeyError("bug")])
     puller, letters = Puller(bench.connection, bench.consumer), DeadLetters(bench.connection)

@@ -1,4 +1,4 @@
-"""A batch that is refused: when it is the events, and when it is the destination."""
+"""A batch that is rejected completely: bad events, or a broken destination."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Refusing(MemorySink):
-    """A sink that takes nothing until it is mended, for what *reason* says of each id."""
+    """A sink that rejects every event, with the *reason* for its id, until it is repaired."""
 
     def __init__(self, reason: Callable[[int], str]) -> None:
         super().__init__()
@@ -25,7 +25,7 @@ class Refusing(MemorySink):
         self.mended = False
 
     async def emit_batch(self, events: Sequence[ExecutorEvent]) -> None:
-        """Refuse all, or store all."""
+        """Reject all events, or store all."""
         if not self.mended:
             raise EventsRejected({place: self._reason(event.event_id or 0) for place, event in enumerate(events)})
         await super().emit_batch(events)
@@ -33,7 +33,7 @@ class Refusing(MemorySink):
 
 @pytest.mark.parametrize("others", [0, 2])
 async def test_refused_alike_is_held(bench: Bench, others: int) -> None:
-    """Where all are refused, ten of them for one and the same reason, none is buried, and all are stored in the end."""
+    """Ten or more events rejected for one reason are retried, none is dead-lettered, and all are stored in the end."""
     count = 10 + others
     sink = Refusing(lambda event_id: f"no such column {event_id if event_id <= others else ''}")
     await bench.publish(make_events(count))
@@ -52,7 +52,7 @@ async def test_refused_alike_is_held(bench: Bench, others: int) -> None:
     [pytest.param(9, lambda _: "no", id="few alike"), pytest.param(30, str, id="many, each for its own reason")],
 )
 async def test_otherwise_refused_is_buried(bench: Bench, count: int, reason: Callable[[int], str]) -> None:
-    """Fewer than ten, or refused for reasons of their own, are the events' fault: all are dead letters."""
+    """Fewer than ten rejections, or rejections with different reasons, are bad events: all become dead letters."""
     await bench.publish(make_events(count))
     async with bench.projecting(Refusing(reason), received=count) as projector:
         await eventually(lambda: projector.progress.buried == count)
@@ -64,7 +64,7 @@ async def test_otherwise_refused_is_buried(bench: Bench, count: int, reason: Cal
 
 
 async def test_conflicts_alike_are_buried(bench: Bench) -> None:
-    """A whole batch of conflicts is the events' fault, whatever their reasons: each is a dead letter of that kind."""
+    """Conflicts are bad events, even for a whole batch with one reason: each becomes a dead letter of that kind."""
 
     class Owned(MemorySink):
         async def emit_batch(self, events: Sequence[ExecutorEvent]) -> None:
@@ -79,7 +79,7 @@ async def test_conflicts_alike_are_buried(bench: Bench) -> None:
 
 
 class Taken(MemorySink):
-    """A sink that has another event with every key but the first two."""
+    """A sink that already has another event with every key except for the first two."""
 
     async def emit_batch(self, events: Sequence[ExecutorEvent]) -> None:
         """Store the first two, and reject the others as conflicts."""
@@ -89,7 +89,7 @@ class Taken(MemorySink):
 
 
 async def test_one_of_several_sinks_that_refuses_alike_is_held(bench: Bench) -> None:
-    """A sink that refuses all alike is a destination that takes nothing, whatever another one says of the events."""
+    """A sink that rejects every event alike is a broken destination, whatever another sink answers."""
     broken, taken = Refusing(lambda _: "no such column"), Taken()
     await bench.publish(make_events(30))
     async with bench.projecting(FanoutSink([broken, taken]), received=30) as projector:
@@ -105,7 +105,7 @@ async def test_one_of_several_sinks_that_refuses_alike_is_held(bench: Bench) -> 
 
 
 async def test_sinks_that_refuse_a_part_each_hold_nothing(bench: Bench) -> None:
-    """Where each of several sinks takes some, all of a batch refused is the events' fault."""
+    """A batch rejected completely by several sinks, each of which accepts some events, is dead-lettered."""
 
     class Half(MemorySink):
         def __init__(self, rest: int) -> None:

@@ -1,4 +1,4 @@
-"""Several projectors on one exclusive consumer: one works, in the order of the stream, and the others wait."""
+"""Several projectors on one exclusive consumer: one is active, in stream order, and the others stand by."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ PIN_TTL = 1.5
 
 
 class Shared:
-    """A destination that several projectors write to: what came first, in its order, and who brought it."""
+    """A destination of several projectors: the first copy of each event, in order, with the projector that wrote it."""
 
     def __init__(self) -> None:
         self.ids: list[int] = []
         self.writers: list[str] = []
 
     def sink(self, name: str) -> Named:
-        """Return a sink of this destination for the projector *name*."""
+        """Return a sink to this destination for the projector *name*."""
         return Named(self, name)
 
 
 class Named(MemorySink):
-    """One projector's sink, which can be away and can hang."""
+    """The sink of one projector, which can be unavailable or hang."""
 
     def __init__(self, shared: Shared, name: str) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ class Named(MemorySink):
         self.go.set()
 
     async def emit_batch(self, events: Sequence[ExecutorEvent]) -> None:
-        """Store what is new, unless it is away."""
+        """Store new events, unless the sink is unavailable."""
         if self.away:
             self.refused += 1
             raise SinkUnavailable("away")
@@ -60,7 +60,7 @@ class Named(MemorySink):
 
 @pytest.fixture
 async def proxied(nats_url: str) -> AsyncIterator[tuple[FaultyProxy, Connection]]:
-    """Return a connection of its own for a second projector, and the proxy it goes through."""
+    """Return a connection for a second projector, and the proxy in its path."""
     parts = urlsplit(nats_url)
     async with (
         FaultyProxy(parts.hostname or "", parts.port or 4222) as proxy,
@@ -70,17 +70,17 @@ async def proxied(nats_url: str) -> AsyncIterator[tuple[FaultyProxy, Connection]
 
 
 def other(bench: Bench, connection: Connection) -> Bench:
-    """Return the same bench for a projector with a connection of its own."""
+    """Return the same bench for a projector with its own connection."""
     return Bench(connection, bench.stream, bench.dead)
 
 
 def has(shared: Shared, count: int) -> bool:
-    """Return whether so many are stored."""
+    """Return true if *count* events are stored."""
     return len(shared.ids) >= count
 
 
 async def test_one_works_and_hands_over_at_once(bench: Bench, proxied: tuple[FaultyProxy, Connection]) -> None:
-    """While one works the other one gets nothing; when it stops the other goes on at once, behind its last event."""
+    """The standby gets nothing while one is active, and continues behind its last event as soon as it stops."""
     shared = Shared()
     async with other(bench, proxied[1]).projecting(shared.sink("second"), exclusive=True):
         async with bench.projecting(shared.sink("first"), exclusive=True):
@@ -88,7 +88,7 @@ async def test_one_works_and_hands_over_at_once(bench: Bench, proxied: tuple[Fau
             await eventually(lambda: len(shared.ids) == 200)
         worked = set(shared.writers)
         await bench.publish(make_events(200, start=201))
-        # Far below the ten seconds after which the server would give the pin up by itself.
+        # This is far below the ten seconds after which the server would give the pin up by itself.
         await eventually(lambda: len(shared.ids) == 400, timeout=5)
 
     assert len(worked) == 1
@@ -96,7 +96,7 @@ async def test_one_works_and_hands_over_at_once(bench: Bench, proxied: tuple[Fau
 
 
 async def test_one_that_vanishes_is_replaced_in_order(bench: Bench, proxied: tuple[FaultyProxy, Connection]) -> None:
-    """When the one that works falls silent in the middle of a write the other repeats it: no event before its elder."""
+    """When the active projector falls silent during a write, the standby repeats that write, in stream order."""
     shared = Shared()
     proxy, connection = proxied
     hanging = shared.sink("vanished")
@@ -105,13 +105,13 @@ async def test_one_that_vanishes_is_replaced_in_order(bench: Bench, proxied: tup
         await eventually(lambda: len(shared.ids) == 50)
         hanging.go.clear()
         await bench.publish(make_events(100, start=51))
-        # How much of it: its request ends with half a pin, and it asks for no more while it writes.
+        # The size may vary: the request ends with half a pin, and the projector asks for no more while it writes.
         await eventually(lambda: vanished.in_hand)
         proxy.black_hole()
         async with bench.projecting(shared.sink("successor"), exclusive=True, pin_ttl=PIN_TTL):
             numbers = iter(range(151, 10_000))
             async with asyncio.timeout(PIN_TTL + 5):
-                # What was published just now may be on its way to the one that is gone; the next one is not.
+                # The last message may be on its way to the lost projector; the next one is not.
                 while "successor" not in shared.writers:
                     await bench.publish([make_event(next(numbers))])
             hanging.go.set()
@@ -126,7 +126,7 @@ async def test_one_that_vanishes_is_replaced_in_order(bench: Bench, proxied: tup
 
 
 async def test_pin_is_kept_while_the_destination_is_away(bench: Bench, proxied: tuple[FaultyProxy, Connection]) -> None:
-    """A destination that is away longer than a pin lasts does not make the work change hands."""
+    """An outage of the destination longer than the pin's timeout does not change the active projector."""
     shared = Shared()
     away = shared.sink("first")
     async with bench.projecting(away, exclusive=True, pin_ttl=PIN_TTL) as first:
@@ -146,7 +146,7 @@ async def test_pin_is_kept_while_the_destination_is_away(bench: Bench, proxied: 
 
 
 async def test_reconnection_keeps_the_order(bench: Bench, proxied: tuple[FaultyProxy, Connection]) -> None:
-    """Cut off again and again while it works, the pinned one stores no event before its elder, and each once."""
+    """The pinned projector stores each event once and in order, through repeated disconnections."""
     shared = Shared()
     proxy, connection = proxied
     async with other(bench, connection).projecting(shared.sink("only"), exclusive=True, ack_wait=1.0):

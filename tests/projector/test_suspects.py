@@ -1,4 +1,4 @@
-"""Messages that may have killed the process before: what is tried with what, and what is never held against them."""
+"""Crash suspects: the grouping of messages that may have killed the process, and the crash records."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ class Delivered(NamedTuple):
 
 
 def delivered(sequence: int, *, attempt: int = 2, stored_ns: int = STORED_NS, stream: str = "events") -> Delivered:
-    """Return a message of *stream*, delivered so many times."""
+    """Return a message of *stream* with the delivery count *attempt*."""
     return Delivered(f"$JS.ACK.{stream}.projector.{attempt}.{sequence}.{sequence}.{stored_ns + sequence}.0")
 
 
 def shape(parts: Sequence[Group]) -> list[tuple[int, int, int, int]]:
-    """Return first and last sequence, length and deaths of each part."""
+    """Return first and last sequence, length and crash count of each group."""
     places = [[int(message.reply.split(".")[5]) for message in part.messages] for part in parts]
     return [
         (place[0], place[-1], len(place), part.deaths if part.suspected else -1)
@@ -54,14 +54,14 @@ def shape(parts: Sequence[Group]) -> list[tuple[int, int, int, int]]:
 def test_what_is_tried_with_what(
     attempts: dict[int, int], in_doubt: int, expected: list[tuple[int, int, int, int]]
 ) -> None:
-    """What may have killed somebody is cut out of the batch, in blocks, and nothing changes its place."""
+    """Suspects are split off the batch in blocks, and every message keeps its place."""
     messages = [delivered(sequence, attempt=attempt) for sequence, attempt in attempts.items()]
 
     assert shape(list(parts_of(messages, in_doubt=in_doubt))) == expected
 
 
 def part_of(first: int, last: int, *, stream: str, stored_ns: int = STORED_NS) -> Group:
-    """Return a part of messages that came again."""
+    """Return a group of redelivered messages."""
     messages = [delivered(number, stream=stream, stored_ns=stored_ns) for number in range(first, last + 1)]
     return Group(list(messages), suspected=True)
 
@@ -79,7 +79,7 @@ def part_of(first: int, last: int, *, stream: str, stored_ns: int = STORED_NS) -
 async def test_a_note_that_stands_narrows(
     bench: Bench, stream: StreamDeclaration, noted: tuple[int, int], again: tuple[int, int], expected: list[int]
 ) -> None:
-    """Of what comes again, the messages that were on trial when the process died are tried in smaller parts."""
+    """Redelivered messages of an open crash record are tested in smaller groups."""
     trials = CrashRecords(bench.connection)
     await trials.begin(part_of(*noted, stream=stream.name))
     parts = await trials.narrow(part_of(*again, stream=stream.name))
@@ -91,7 +91,7 @@ async def test_a_note_that_stands_narrows(
 
 
 async def test_a_note_struck_out_does_not_narrow(bench: Bench, stream: StreamDeclaration) -> None:
-    """What the process survived is tried together when it comes again."""
+    """Messages of a cleared crash record are tested together when redelivered."""
     part = part_of(1, 20, stream=stream.name)
     trials = CrashRecords(bench.connection)
     await trials.begin(part)
@@ -111,7 +111,7 @@ async def test_a_note_struck_out_does_not_narrow(bench: Bench, stream: StreamDec
 async def test_surviving_a_part_leaves_the_rest_in_doubt(
     bench: Bench, stream: StreamDeclaration, tried: tuple[int, int], left: tuple[int, int] | None
 ) -> None:
-    """Of a note that stands only what was survived is struck out: the culprit may come with a later delivery."""
+    """Only the tested part of an open crash record is cleared: a later delivery may hold the culprit."""
     trials = CrashRecords(bench.connection)
     await trials.begin(part_of(20, 39, stream=stream.name))
     for part in await trials.narrow(part_of(*tried, stream=stream.name)):
@@ -124,7 +124,7 @@ async def test_surviving_a_part_leaves_the_rest_in_doubt(
 
 
 async def test_a_trial_withdrawn_is_as_if_it_had_not_been(bench: Bench, stream: StreamDeclaration) -> None:
-    """An outage during a trial brings back the note as it was, deaths and all."""
+    """An outage during a test restores the crash record, crash count included."""
     trials = CrashRecords(bench.connection)
     single = part_of(7, 7, stream=stream.name)
     await trials.begin(single)
@@ -137,7 +137,7 @@ async def test_a_trial_withdrawn_is_as_if_it_had_not_been(bench: Bench, stream: 
 
 
 async def test_alone_when_the_process_died_twice_is_fatal(bench: Bench, stream: StreamDeclaration) -> None:
-    """The first death alone is a warning, the second one the verdict."""
+    """The first crash with a message alone is a warning, the second one dead-letters it."""
     single, deaths = part_of(7, 7, stream=stream.name), []
     trials = CrashRecords(bench.connection)
     for _ in range(3):
@@ -149,7 +149,7 @@ async def test_alone_when_the_process_died_twice_is_fatal(bench: Bench, stream: 
 
 
 async def test_a_verdict_stands_while_others_are_tried(bench: Bench, stream: StreamDeclaration) -> None:
-    """Two culprits of one block that come in turns are both found: neither trial strikes out the other's verdict."""
+    """Two culprits of one block, delivered in turns, are both found: no test clears the other's crash record."""
     trials = CrashRecords(bench.connection)
     deaths: dict[int, list[int]] = {7: [], 8: []}
     for _ in range(3):
@@ -163,7 +163,7 @@ async def test_a_verdict_stands_while_others_are_tried(bench: Bench, stream: Str
 
 
 async def test_another_message_of_the_same_sequence_is_not_fatal(bench: Bench, stream: StreamDeclaration) -> None:
-    """A stream created again starts its sequences again; the new message is not the one that killed."""
+    """A stream created again repeats its sequences; the new message is not the one of the crash record."""
     trials = CrashRecords(bench.connection)
     dead = part_of(7, 7, stream=stream.name)
     await trials.begin(dead._replace(note=CrashRecord(first=7, last=7, stored_ns=STORED_NS + 7, deaths=1)))

@@ -1,4 +1,4 @@
-"""The projector while its stream, its consumer or its server goes away and comes back."""
+"""The projector while its stream, its consumer or its server is lost and returns."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 async def test_deleted_consumer_is_created_again_from_the_start(bench: Bench) -> None:
-    """A consumer somebody deleted comes back, and what was published in between is stored."""
+    """A deleted consumer is created again, and events published in between are stored."""
     sink = MemorySink()
     await bench.publish(make_events(10))
     async with bench.projecting(sink):
@@ -41,7 +41,7 @@ async def test_deleted_consumer_is_created_again_from_the_start(bench: Bench) ->
 
 
 async def test_stream_created_again_is_read_from_its_start(bench: Bench) -> None:
-    """Sequences that start again hide nothing: 50 of 50 new events are stored, without a restart."""
+    """A stream created again with the same sequences is read from its start: all 50 new events are stored."""
     sink = MemorySink()
     js = await jetstream(bench.connection)
     await bench.publish(make_events(60))
@@ -56,7 +56,7 @@ async def test_stream_created_again_is_read_from_its_start(bench: Bench) -> None
 
 
 async def test_stream_created_again_buries_its_own(bench: Bench) -> None:
-    """A message that is dead is buried whatever lay at its sequence before."""
+    """A message of a new stream is dead-lettered, even if its sequence was dead-lettered before."""
     js = await jetstream(bench.connection)
     await bench.publish([b"{first"])
     async with bench.projecting(MemorySink()) as projector:
@@ -71,7 +71,7 @@ async def test_stream_created_again_buries_its_own(bench: Bench) -> None:
 
 @pytest.mark.parametrize("in_hand", [pytest.param(10, id="all in hand"), pytest.param(4, id="some still buffered")])
 async def test_stream_created_again_is_not_settled_by_what_came_before(bench: Bench, in_hand: int) -> None:
-    """What was delivered from a deleted stream, written and acknowledged, settles nothing of the new one."""
+    """An ack for a message of a deleted stream acknowledges no message of the new one."""
     held, other, last = Blocking(), Blocking(), MemorySink()
     js = await jetstream(bench.connection)
     await bench.publish(make_events(10))
@@ -93,7 +93,7 @@ async def test_stream_created_again_is_not_settled_by_what_came_before(bench: Be
 
 
 async def test_missing_stream_is_waited_for(bench: Bench) -> None:
-    """A projector started before its stream exists goes on once somebody has created it."""
+    """A projector started before its stream waits for it."""
     js = await jetstream(bench.connection)
     await js.delete_stream(bench.stream.name)
     sink = MemorySink()
@@ -105,7 +105,7 @@ async def test_missing_stream_is_waited_for(bench: Bench) -> None:
 
 
 async def test_consumer_that_differs_is_refused(bench: Bench) -> None:
-    """A durable that leaves messages out ends the projector with the difference, and stays as it is."""
+    """A durable that leaves messages out ends the projector with the difference, and stays unchanged."""
     js = await jetstream(bench.connection)
     config = ConsumerConfig(durable_name="projector", ack_policy=AckPolicy.EXPLICIT, filter_subject="other")
     await js.add_consumer(bench.stream.name, config)
@@ -116,7 +116,7 @@ async def test_consumer_that_differs_is_refused(bench: Bench) -> None:
 
 
 async def test_waits_of_the_consumer_are_kept_to(bench: Bench) -> None:
-    """A durable made with another ack wait is served by it: what is held for longer comes to no other."""
+    """A durable with another ack wait keeps its messages: a batch retried for longer is not delivered elsewhere."""
     held, other = Blocking(), MemorySink()
     await ensure_consumer(bench.connection, structs.replace(bench.consumer, ack_wait=1.0))
     await bench.publish(make_events(3))
@@ -129,7 +129,7 @@ async def test_waits_of_the_consumer_are_kept_to(bench: Bench) -> None:
 
 
 async def test_what_is_taken_is_not_dropped(bench: Bench) -> None:
-    """A batch that is taken while nothing more can be asked for is handed out all the same."""
+    """A batch that arrives while no further pull is possible is returned all the same."""
     await bench.publish(make_events(3))
     puller = bench.projector(MemorySink()).puller
     await puller.ask()
@@ -143,7 +143,7 @@ async def test_what_is_taken_is_not_dropped(bench: Bench) -> None:
 
 
 async def test_server_killed_and_restarted(own_server: NatsServer) -> None:
-    """The projector goes on by itself after its server was killed and came back."""
+    """The projector continues by itself after its server was killed and restarted."""
     sink = MemorySink()
     async with Connection(ConnectOptions(servers=own_server.url)) as connection:
         streams = [StreamDeclaration(name=name, subjects=(f"{name}.>",)) for name in ("events", "dead")]

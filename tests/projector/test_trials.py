@@ -1,4 +1,4 @@
-"""Projectors that meet a message on which their process dies, or in whose writing they are told to stop."""
+"""Projectors and crash suspects: events that end the process, and stops while one is tested."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ LIVES = 12
 
 
 class Trap(MemorySink):
-    """A sink with a bug that one event brings out, before anything is stored."""
+    """A sink with a bug that one event triggers before anything is stored."""
 
     async def emit_batch(self, events: Sequence[ExecutorEvent]) -> None:
         """Store, or fail."""
@@ -42,7 +42,7 @@ class Trap(MemorySink):
 
 @pytest.mark.parametrize("exclusive", [False, True], ids=["shared", "exclusive"])
 async def test_bug_of_the_sink_ends_with_one_dead_letter(bench: Bench, *, exclusive: bool) -> None:
-    """Restarted again and again, projectors bury exactly the event that ends them; the others are stored once."""
+    """Restarted projectors dead-letter exactly the event that ends them, and store the others once."""
     sink = Trap()
     await bench.publish(make_events(200))
 
@@ -56,14 +56,14 @@ async def test_bug_of_the_sink_ends_with_one_dead_letter(bench: Bench, *, exclus
         await ends_or(bench.projector(sink, ack_wait=0.5, exclusive=exclusive), is_over)
     [letter] = await bench.dead_letters()
 
-    # What comes again through a shared consumer comes in no order.
+    # A shared consumer redelivers in no order.
     stored = ids(sink) if exclusive else sorted(ids(sink))  # type: ignore[type-var]
     assert stored == [number for number in range(1, 201) if number != POISON]
     assert (decode(letter.data).event_id, letter.headers["Noetl-Kind"]) == (POISON, "fatal")
 
 
 async def ends_or(projector: Projector, is_over: Callable[[], Awaitable[bool]]) -> None:
-    """Run *projector* until a bug of its sink ends it, or until all *is_over*."""
+    """Run *projector* until a bug of its sink ends it, or until *is_over* is true."""
     running = asyncio.create_task(projector.run())
 
     async def is_done() -> bool:
@@ -77,7 +77,7 @@ async def ends_or(projector: Projector, is_over: Callable[[], Awaitable[bool]]) 
 
 
 class Waiting(MemorySink):
-    """A sink that waits to be let go before it stores."""
+    """A sink that waits for the test before it stores."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -92,7 +92,7 @@ class Waiting(MemorySink):
 
 
 async def leave_at_once(bench: Bench) -> None:
-    """Run a projector until its sink is asked for something, and stop it by force."""
+    """Run a projector until its sink gets a batch, and cancel it."""
     hanging = Waiting()
     running = asyncio.create_task(bench.projector(hanging, ack_wait=0.5).run())
     await hanging.asked.wait()
@@ -102,13 +102,13 @@ async def leave_at_once(bench: Bench) -> None:
 
 
 async def again(bench: Bench, count: int) -> None:
-    """Publish *count* events, and have them delivered to somebody who dies."""
+    """Publish *count* events, and have them delivered to a client that dies."""
     await bench.publish(make_events(count))
     await leave_at_once(bench)
 
 
 async def notes(bench: Bench) -> list[bytes]:
-    """Return the notes on the bench's stream that stand."""
+    """Return the open crash records for the bench's stream."""
     js = await jetstream(bench.connection)
     subject = f"noetl.trials.{bench.stream.name}.projector.0"
     with suppress(NotFoundError):
@@ -117,7 +117,7 @@ async def notes(bench: Bench) -> list[bytes]:
 
 
 async def test_outage_during_a_trial_does_not_count(bench: Bench) -> None:
-    """However often the destination is away while an event is tried, it is stored in the end, and no note stands."""
+    """An event tested during repeated outages is stored in the end, and no crash record stays."""
     memory = MemorySink()
     await again(bench, 1)
     sink = FaultySink(memory, [SinkUnavailable("away")] * 8)
@@ -130,7 +130,7 @@ async def test_outage_during_a_trial_does_not_count(bench: Bench) -> None:
 
 
 async def test_outage_leaves_no_note(bench: Bench) -> None:
-    """While the destination is away nothing is on trial: a projector killed then has nothing against the event."""
+    """An outage tests no event: a projector killed then leaves no crash record."""
     await again(bench, 1)
     away = FaultySink(MemorySink(), [SinkUnavailable("away", retry_after=60)])
     projector = bench.projector(away, ack_wait=0.5)
@@ -144,7 +144,7 @@ async def test_outage_leaves_no_note(bench: Bench) -> None:
 
 
 async def test_being_stopped_during_a_trial_does_not_count(bench: Bench) -> None:
-    """A projector stopped by force while its destination hangs leaves no note: three such stops bury nothing."""
+    """Cancelling a projector while its destination hangs leaves no crash record: three times dead-letter nothing."""
     await again(bench, 1)
     for _ in range(3):
         await leave_at_once(bench)
@@ -157,7 +157,7 @@ async def test_being_stopped_during_a_trial_does_not_count(bench: Bench) -> None
 
 
 class Slow(CrashRecords):
-    """Notes that are stored, and whose answer takes its time."""
+    """Crash records that are stored with a delayed answer."""
 
     def __init__(self, connection: Connection, slow: str) -> None:
         super().__init__(connection)
@@ -165,12 +165,12 @@ class Slow(CrashRecords):
         self.stored = asyncio.Event()
 
     async def begin(self, part: Group) -> None:
-        """Note it."""
+        """Store the crash record."""
         await super().begin(part)
         await self._linger("begin")
 
     async def survive(self, part: Group) -> None:
-        """Be told to leave just before."""
+        """Signal the test just before the crash record is cleared."""
         await self._linger("survive")
         await super().survive(part)
 
@@ -182,7 +182,7 @@ class Slow(CrashRecords):
 
 @pytest.mark.parametrize("where", ["begin", "survive"])
 async def test_being_stopped_while_a_trial_is_noted_does_not_count(bench: Bench, where: str) -> None:
-    """A projector stopped by force while it notes a trial, or strikes it out, leaves no note."""
+    """A projector cancelled while it stores or clears a crash record leaves no crash record."""
     await again(bench, 1)
     trials = Slow(bench.connection, where)
     running = asyncio.create_task(bench.projector(MemorySink(), trials=trials, ack_wait=0.5).run())
@@ -196,9 +196,9 @@ async def test_being_stopped_while_a_trial_is_noted_does_not_count(bench: Bench,
 
 async def test_one_alone_is_tried_while_nothing_else_is_written(bench: Bench) -> None:
     """
-    While one event is on trial alone, no other projector of the process writes.
+    While one event is tested alone, no other projector of the process writes.
 
-    Whoever kills the process is then known; else a neighbour's deaths would be counted for an innocent.
+    A crash can then be attributed; otherwise the crash of another projector would count against the event.
     """
     await again(bench, 1)
     trials = CrashRecords(bench.connection)

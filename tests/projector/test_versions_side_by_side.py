@@ -1,5 +1,6 @@
 """
-Writers and tables of the first version beside ours: nothing is lost, and what is twice in the stream is one row.
+Writers and tables of the first version beside the present one: no event is lost, and a
+duplicate in the stream is one row.
 
 The first version publishes under the bare `event_id`, and its table has no column for the digest.
 """
@@ -29,7 +30,7 @@ OLD_TABLE = "ALTER TABLE noetl.event DROP COLUMN digest"
 
 
 async def emit(bench: Bench, form: MessageIds, count: int = 20) -> None:
-    """Emit the same events as every other writer does, under message ids of this *form*."""
+    """Emit the same events as the other writers, with message ids of this *form*."""
     sink = NatsSink(bench.connection, subject=f"{bench.stream.name}.{{event_type}}", message_id=form)
     await sink.emit_batch(make_events(count))
     await sink.aclose()
@@ -40,7 +41,7 @@ async def emit(bench: Bench, form: MessageIds, count: int = 20) -> None:
 async def test_one_row_whoever_writes(
     bench: Bench, database_url: str, first: MessageIds, second: MessageIds, table: str
 ) -> None:
-    """Two writers of the same events: each event is one row and no dead letter, however often the stream has it."""
+    """Each event of two writers is one row and no dead letter, however often the stream has it."""
     await create_schema(database_url)
     if table == "old":
         await execute(database_url, OLD_TABLE)
@@ -57,7 +58,7 @@ async def test_one_row_whoever_writes(
 
 
 async def test_way_there_and_back(bench: Bench, database_url: str) -> None:
-    """An old table is upgraded under rows of the first version, goes back, and comes again: the rows stay the same."""
+    """An old table with rows of the first version is upgraded, reverted and upgraded again: the rows stay the same."""
     await create_schema(database_url)
     await execute(database_url, OLD_TABLE)
     for number, step in enumerate(("old", "upgraded", "rolled back", "upgraded again")):
@@ -66,7 +67,7 @@ async def test_way_there_and_back(bench: Bench, database_url: str) -> None:
         if step == "rolled back":
             await execute(database_url, OLD_TABLE)
         sink = PostgresSink(database_url)
-        # All that was there before, and ten more.
+        # The stream has the earlier events, and ten more.
         await sink.emit_batch(make_events(10 * (number + 1)))
         await sink.aclose()
 
@@ -75,7 +76,7 @@ async def test_way_there_and_back(bench: Bench, database_url: str) -> None:
 
 @pytest.mark.parametrize("table", ["old", "new"])
 async def test_conflict_is_found_whoever_wrote_first(bench: Bench, database_url: str, table: str) -> None:
-    """A different event with the key of a row of the first version is a dead letter, and not lost as it was then."""
+    """A different event with the key of a first version's row is a dead letter, where the first version lost it."""
     await create_schema(database_url)
     if table == "old":
         await execute(database_url, OLD_TABLE)

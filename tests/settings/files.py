@@ -1,4 +1,4 @@
-"""Settings files for tests, and what they load to."""
+"""Settings files for tests, and the settings loaded from them."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ CANARY = "canary-in-a-coal-mine"
 
 
 def write(path: Path, text: str) -> Path:
-    """Return *path*, which now holds *text* and is for its owner only."""
+    """Return *path*, a file with *text* that only its owner can read."""
     path.write_text(text)
     path.chmod(0o600)
     return path
 
 
 def refusal(config: Path | None = None, environ: Mapping[str, str] | None = None) -> str:
-    """Return the words with which these settings are refused, having checked that they tell no secret."""
+    """Return the error text for these settings, and assert that no secret is in it."""
     with pytest.raises(SettingsError) as refused:
         load(environ or {}, config=config)
     assert CANARY not in str(refused.value)
@@ -32,5 +32,5 @@ def refusal(config: Path | None = None, environ: Mapping[str, str] | None = None
 
 
 def refusal_of(name: str, value: str) -> str:
-    """Return the words with which a single variable is refused."""
+    """Return the error text for a single variable."""
     return refusal(environ={name: value})

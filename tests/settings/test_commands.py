@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for setting in declared_settings():
         monkeypatch.delenv(setting.environ, raising=False)
-    # Set, so that it is taken back after the test.
+    # The variable is set first, so that monkeypatch restores it after the test.
     monkeypatch.setenv(CONFIG, "")
 
 
 def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """Return what `noetl-events` prints."""
+    """Return the output of `noetl-events`."""
     assert app.meta(arguments, result_action="return_value") == 0
     return capsys.readouterr().out
 
@@ -33,7 +33,7 @@ def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 def test_show_names_value_and_origin(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Each setting is shown with its value, nothing secret in it, and with who gave it."""
+    """Each setting is shown with its redacted value and its origin."""
     path = write(tmp_path / "settings.toml", f"[projector]\nto = ['postgresql://u:{CANARY}@h/d', 'noop:']\n")
     monkeypatch.setenv("NATS_TOKEN", CANARY)
     arguments = ("config", "show", "--config", str(path), "--nats", f"nats://u:{CANARY}@h")
@@ -55,7 +55,7 @@ def test_show_names_value_and_origin(
 def test_the_variable_names_the_file_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """`NOETL_CONFIG` names the file where `--config` does not, which wins over it."""
+    """`NOETL_CONFIG` names the file unless `--config` does."""
     monkeypatch.setenv(CONFIG, str(write(tmp_path / "a.toml", "[log]\nlevel = 'error'")))
     other = write(tmp_path / "b.toml", "[log]\nlevel = 'debug'")
 
@@ -75,7 +75,7 @@ def test_the_variable_names_the_file_too(
     ],
 )
 def test_schema_judges_as_we_do(file: dict[str, Any], *, valid: bool, capsys: pytest.CaptureFixture[str]) -> None:
-    """The JSON schema takes what the settings file takes, and refuses what is refused."""
+    """The JSON schema accepts and refuses the same files as the settings."""
     schema = json.loads(call(capsys, "config", "schema"))
 
     assert jsonschema_rs.is_valid(schema, file) is valid

@@ -1,4 +1,4 @@
-"""Where settings come from, and which of several holds."""
+"""The sources of settings, and their precedence."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def named(key: str) -> Setting:
 def test_who_wins(
     in_file: int | None, in_environ: str | None, chosen: int | None, value: int, origin: str, tmp_path: Path
 ) -> None:
-    """The command line wins over the environment, that over the file, that over the default; and each is named."""
+    """The command line wins over the environment, that over the file, that over the default; each origin is named."""
     path = write(tmp_path / "settings.toml", f"[projector]\nbatch_size = {in_file}\n" if in_file else "")
     environ = {} if in_environ is None else {BATCH: in_environ}
     loaded = load(environ, config=path, chosen={"projector.batch_size": chosen})
@@ -46,7 +46,7 @@ def test_who_wins(
 
 
 def test_everything_at_once(tmp_path: Path) -> None:
-    """A file has every kind of value, and they reach the part of the process they are for."""
+    """A file with every kind of value reaches every part of the process."""
     text = """
     [nats]
     servers = "nats://one:4222,nats://two:4222"
@@ -70,7 +70,7 @@ def test_everything_at_once(tmp_path: Path) -> None:
 
 
 def test_text_of_the_environment() -> None:
-    """A variable is read as what its setting is: a list by white space, a choice in any case, a truth by 1 or true."""
+    """A variable is read as its setting's type: a list by white space, a choice in any case, a boolean by 1 or true."""
     loaded = load(
         {
             "NOETL_PROJECTOR_TO": "noop: \n postgresql://one,two/db",
@@ -88,7 +88,7 @@ def test_text_of_the_environment() -> None:
 
 @pytest.mark.parametrize("setting", declared_settings(), ids=lambda setting: setting.key)
 def test_every_setting_can_be_given_both_ways(setting: Setting, tmp_path: Path) -> None:
-    """What is declared is known to the file and to the environment under its names, and its default is allowed."""
+    """Every setting is known to file and environment under its names, and its default is valid."""
     wrong = f"[{setting.section}]\n{setting.field} = {{ a = 1 }}\n"
 
     assert refusal(write(tmp_path / "settings.toml", wrong)).startswith(f"{tmp_path}/settings.toml: {setting.key}: ")
@@ -107,7 +107,7 @@ def test_names_are_given_once() -> None:
 
 
 def test_urls_in_a_file_of_their_own(tmp_path: Path) -> None:
-    """URLs, which may hold passwords, can stand in a file of their own, one a line."""
+    """URLs, which may hold passwords, can be listed in a separate file, one a line."""
     urls = write(tmp_path / "urls", f"noop:\npostgresql://u:{CANARY}@h/db\n")
     loaded = load({"NOETL_PROJECTOR_TO_FILE": str(urls)})
 
@@ -116,7 +116,7 @@ def test_urls_in_a_file_of_their_own(tmp_path: Path) -> None:
 
 
 def test_the_other_way_to_say_it(tmp_path: Path) -> None:
-    """A password in the environment replaces a password file of the file; in one place, both are refused."""
+    """A password variable replaces a password file of the file; in one source, both together are refused."""
     secret = write(tmp_path / "secret", "from-file\n")
     path = write(tmp_path / "settings.toml", f'[nats]\nuser = "u"\npassword_file = "{secret}"\n')
     both = write(tmp_path / "both.toml", f'[nats]\nuser = "u"\npassword = "{CANARY}"\npassword_file = "{secret}"\n')
@@ -129,7 +129,7 @@ def test_the_other_way_to_say_it(tmp_path: Path) -> None:
 
 
 def test_misspelt_variable() -> None:
-    """A variable that is nearly one of ours is warned of; those of others are none of our business."""
+    """A variable that nearly matches a setting causes a warning; foreign variables do not."""
     with capture_logs() as lines:
         load({"NOETL_EVENT_STREAM_BACTH": "1", "NATS_PORT": "tcp://10.0.0.1:4222", "NOETL_FAULTS": "long"})
 
@@ -139,12 +139,12 @@ def test_misspelt_variable() -> None:
 
 
 def test_defaults_alone_are_settings() -> None:
-    """Nothing has to be set."""
+    """Every setting has a default."""
     assert isinstance(load({}).settings, Settings)
 
 
 def test_the_example_is_allowed() -> None:
-    """The example has every table, says the defaults, and marks what can change while a daemon runs."""
+    """The example has every table, shows the defaults, and marks the reloadable settings."""
     path = Path(__file__).parents[2] / "examples" / "settings.toml"
     loaded = load({}, config=path)
     marked = {line.partition(" =")[0] for line in path.read_text().splitlines() if line.endswith("# (SIGHUP)")}
@@ -157,7 +157,7 @@ def test_the_example_is_allowed() -> None:
 
 
 def test_every_stream_is_on_as_many_servers() -> None:
-    """A cluster that loses a server loses no dead letters, and no projector waits for where they are kept."""
+    """A cluster that loses a server keeps its dead letters, and no projector waits for their stream."""
     streams = load({"NOETL_EVENT_STREAM_REPLICAS": "3"}).settings.streams
 
     assert {stream.name: stream.replicas for stream in streams} == {

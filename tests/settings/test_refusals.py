@@ -1,4 +1,4 @@
-"""Settings that cannot be used, by mistake or by malice: each refused with its place, its value and what to give."""
+"""Unusable settings, by mistake or malice: each is refused with its place, value and remedy."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ WRONG = {
 
 @pytest.mark.parametrize(("text", "words"), WRONG.values(), ids=WRONG)
 def test_wrong_file(text: str, words: str, tmp_path: Path) -> None:
-    """A wrong file is refused with its path, the key, the value and the remedy, and no secret, in a few words."""
+    """A wrong file is refused with path, key, value and remedy, without a secret, in a short text."""
     path = write(tmp_path / "settings.toml", text)
 
     assert refusal(path).startswith(f"{path}: ")
@@ -110,12 +110,12 @@ TOGETHER = {
 
 @pytest.mark.parametrize(("environ", "words"), TOGETHER.values(), ids=TOGETHER)
 def test_wrong_together(environ: dict[str, str], words: str) -> None:
-    """Settings that are right alone and not together are refused, each with its name: no server takes them."""
+    """Settings that are valid alone and contradict each other are refused by name, before a server is asked."""
     assert refusal(environ=environ).startswith(words)
 
 
 def test_no_file(tmp_path: Path) -> None:
-    """What is no readable, small file is refused, and nothing waits for it."""
+    """A file that is unreadable or too large is refused, and reading it never blocks."""
     huge = tmp_path / "huge.toml"
     with huge.open("wb") as file:
         file.truncate(100 * 2**20)
@@ -146,7 +146,7 @@ def test_no_file(tmp_path: Path) -> None:
     ],
 )
 def test_wrong_variable(environ: dict[str, str], words: str) -> None:
-    """A wrong variable is refused with its name, its value and the remedy."""
+    """A wrong variable is refused with name, value and remedy."""
     assert words in refusal(environ=environ)
 
 
@@ -162,7 +162,7 @@ def test_wrong_variable(environ: dict[str, str], words: str) -> None:
     ],
 )
 def test_wrong_destination(url: str, words: str) -> None:
-    """A destination that is none is refused with the place it was given at, and without its password."""
+    """An invalid destination is refused with its place and without its password."""
     with pytest.raises(ValueError, match=r"^NOETL_PROJECTOR_TO: '") as refused:
         open_labelled("NOETL_PROJECTOR_TO", url)
 

@@ -1,4 +1,4 @@
-"""Settings read again by a running daemon."""
+"""Settings reloaded by a running daemon."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 class Reloaded:
-    """The settings of a file, and all a reload of them says."""
+    """The settings of a file, and the log lines of their reloads."""
 
     def __init__(self, path: Path, text: str = "") -> None:
         self._path = write(path, text)
@@ -40,7 +40,7 @@ class Reloaded:
         self.live.follow(self.told.append)
 
     def reload(self, text: str) -> list[dict[str, Any]]:
-        """Return what is logged when the file has become *text*."""
+        """Return the log lines of a reload after the file became *text*."""
         write(self._path, text)
         with capture_logs() as lines:
             self.live.reload()
@@ -48,7 +48,7 @@ class Reloaded:
 
 
 def test_what_can_change_does(tmp_path: Path) -> None:
-    """A reloadable setting holds from the reload on, and whoever follows is told; without a change nobody is."""
+    """A reloadable setting changes with the reload, and its listeners are called; without a change none is."""
     file = Reloaded(tmp_path / "settings.toml", "[projector]\nbatch_size = 1\n")
     lines = file.reload("[projector]\nbatch_size = 2\n[log]\nlevel = 'debug'\n")
     again = file.reload("[projector]\nbatch_size = 2\n[log]\nlevel = 'debug'\n")
@@ -61,7 +61,7 @@ def test_what_can_change_does(tmp_path: Path) -> None:
 
 
 def test_what_wants_a_restart_is_named(tmp_path: Path) -> None:
-    """A setting that cannot change stays, and is named at each reload until it is changed back; the others change."""
+    """A setting that needs a restart stays, and is logged at each reload until it is reverted; the others change."""
     file = Reloaded(tmp_path / "settings.toml")
     wanted = f"[nats]\ntoken = '{CANARY}'\n[projector]\nack_wait = 5\nstall_after = 5\n"
     first, second = file.reload(wanted), file.reload(wanted)
@@ -79,7 +79,7 @@ def test_what_wants_a_restart_is_named(tmp_path: Path) -> None:
 
 
 def test_a_wrong_file_changes_nothing(tmp_path: Path) -> None:
-    """A file that cannot be used, or is gone, is an error in the log that names the fault; what held holds."""
+    """A file that is unusable or missing logs an error with the fault; the settings stay."""
     file = Reloaded(tmp_path / "settings.toml", "[projector]\nbatch_size = 1\n")
     wrong = file.reload("[projector]\nbatch_size = 2\nstall_after = 'long'\n")
     broken = file.reload("[projector\n")
@@ -95,7 +95,7 @@ def test_a_wrong_file_changes_nothing(tmp_path: Path) -> None:
 
 
 async def test_a_projector_follows(connection: Connection, stream: StreamDeclaration) -> None:
-    """A running service takes over the size of a batch and when it counts as stalled."""
+    """A running service takes over the batch size and the stall timeout."""
     settings = Settings(connect=connection.options, stream=stream, projector=ProjectorSettings())
     service = Service(settings, connection, ["memory:"], durable="reloaded", opener=lambda _: MemorySink())
     changed = msgspec.structs.replace(settings, projector=ProjectorSettings(batch_size=7, stall_after=1e-9))
@@ -117,7 +117,7 @@ def _says(log: Path, event: bytes) -> bool:
 
 
 class Idle:
-    """A worker that has nothing to do."""
+    """An idle worker."""
 
     in_hand = 0
 
@@ -129,12 +129,12 @@ class Idle:
         await self._stopped.wait()
 
     async def stop(self) -> None:
-        """Have `run` return."""
+        """Make `run` return."""
         self._stopped.set()
 
 
 async def test_a_hangup_is_no_end() -> None:
-    """SIGHUP calls back, as often as it comes, and the daemon goes on; SIGTERM ends it with the deadline of then."""
+    """Each SIGHUP calls back and the daemon continues; SIGTERM ends it with the current deadline."""
     before = signal.getsignal(signal.SIGHUP)
     calls: list[int] = []
     deadlines = iter([10.0])
@@ -155,7 +155,7 @@ async def test_a_hangup_is_no_end() -> None:
 
 @contextmanager
 def daemon(name: str, config: Path, log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Run the daemon *name* with the settings file *config* and nothing else."""
+    """Run the daemon *name* with the settings file *config* only."""
     environ = {name: value for name, value in os.environ.items() if not name.startswith(("NATS_", "NOETL_"))}
     command = [sys.executable, "-m", "consumers", name, "--config", str(config)]
     with log.open("wb") as lines, subprocess.Popen(command, env=environ, stderr=lines) as process:
@@ -166,7 +166,7 @@ def daemon(name: str, config: Path, log: Path) -> Iterator[subprocess.Popen[byte
 
 
 async def test_daemons_run_from_the_file_alone(own_server: NatsServer, tmp_path: Path) -> None:
-    """`project` and `serve` need a file and nothing else, reload it on SIGHUP, and stay when it is wrong."""
+    """`project` and `serve` need only a file, reload it on SIGHUP, and continue when it is wrong."""
     text = f"""
     nats.servers = "{own_server.url}"
     projector = {{ to = ["sqlite:///{tmp_path}/events.db"], listen = "off", durable = "from_file" }}
@@ -175,7 +175,7 @@ async def test_daemons_run_from_the_file_alone(own_server: NatsServer, tmp_path:
     path = write(tmp_path / "settings.toml", text + '"info"')
     projected, served = tmp_path / "project.log", tmp_path / "serve.log"
     with daemon("project", path, projected) as first, daemon("serve", path, served) as second:
-        # It waits for the stream, which nobody has made.
+        # The daemon waits for its stream, which does not exist.
         await eventually(lambda: b"holding" in projected.read_bytes() and b"listening" in served.read_bytes())
         for change, event in (('"error"', b"settings.reloaded"), ('"loud"', b"settings.refused")):
             write(path, text + change)

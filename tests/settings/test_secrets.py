@@ -1,4 +1,4 @@
-"""Secrets: in files, replaced while in use, and nowhere to be seen."""
+"""Secrets: in files, replaced while in use, and never shown."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @pytest.mark.parametrize(("mode", "warned"), [(0o600, False), (0o400, False), (0o640, True), (0o604, True)])
 def test_who_may_read_it(mode: int, *, warned: bool, tmp_path: Path) -> None:
-    """A secret that others may read is used, and warned of with its path and the remedy."""
+    """A secret file that other users can read is used, with a warning that names path and remedy."""
     secret = write(tmp_path / "secret", CANARY)
     secret.chmod(mode)
     with capture_logs() as lines:
@@ -33,7 +33,7 @@ def test_who_may_read_it(mode: int, *, warned: bool, tmp_path: Path) -> None:
 
 
 def test_a_settings_file_with_a_password_is_a_secret(tmp_path: Path) -> None:
-    """A settings file is warned of if others may read it and a secret is in it, and only then."""
+    """A settings file causes that warning only if it holds a secret and other users can read it."""
     plain = write(tmp_path / "plain.toml", "[nats]\ntls_first = true\n")
     secret = write(tmp_path / "secret.toml", f'[nats]\ntoken = "{CANARY}"\n')
     plain.chmod(0o644)
@@ -64,7 +64,7 @@ def test_no_secret_in_the_file(tmp_path: Path) -> None:
 
 
 def test_nothing_shows_a_secret(tmp_path: Path) -> None:
-    """Neither the settings nor what is shown of them holds a secret, wherever it was given."""
+    """Neither the settings nor their output shows a secret, whatever its source."""
     file = write(tmp_path / "secret", CANARY)
     environ = {
         "NATS_URL": f"nats://u:{CANARY}@h, nats://{CANARY}@g",
@@ -93,12 +93,12 @@ def test_nothing_shows_a_secret(tmp_path: Path) -> None:
     ],
 )
 def test_what_is_hardly_a_url_is_redacted(url: str, shown: str) -> None:
-    """A URL without its scheme, or within another, shows no secret either."""
+    """A URL without its scheme, or within another URL, shows no secret either."""
     assert redacted(url) == shown
 
 
 async def test_a_new_password_needs_no_restart(tmp_path: Path) -> None:
-    """A password that was changed at the server and in its file is used from the next connection on."""
+    """A password changed at the server and in its file is used from the next connection on."""
     config = "authorization {{ user: worker, password: {} }}".format
     file = write(tmp_path / "password", "old\n")
     with NatsServer(store_dir=tmp_path / "nats", config=config("old")) as server:
@@ -114,7 +114,7 @@ async def test_a_new_password_needs_no_restart(tmp_path: Path) -> None:
 
 
 async def test_a_token_file_that_is_replaced(tmp_path: Path) -> None:
-    """While the file of a token is missing, as in the middle of being replaced, the last one is used."""
+    """While a token file is missing, as during its replacement, the last token is used."""
     file = write(tmp_path / "token", "secret\n")
     with NatsServer(store_dir=tmp_path / "nats", config="authorization { token: secret }") as server:
         async with Connection(ConnectOptions(servers=server.url, token_file=str(file))) as connection:
@@ -128,7 +128,7 @@ async def test_a_token_file_that_is_replaced(tmp_path: Path) -> None:
 
 
 async def test_a_new_certificate_needs_no_restart(tmp_path: Path) -> None:
-    """A client certificate of a new authority, written beside its key, is used from the next connection on."""
+    """A client certificate of a new authority, written with its key, is used from the next connection on."""
     old, new = trustme.CA(), trustme.CA()
     for authority, name in ((old, "old"), (new, "new")):
         authority.cert_pem.write_to_path(tmp_path / f"{name}.ca")

@@ -1,4 +1,4 @@
-"""How a daemon ends: at once and with 0 when nothing is in hand, and what a second signal does."""
+"""The stop of a daemon: at once and with 0 when nothing is in flight, and the effect of a second signal."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ class Busy:
         await asyncio.Event().wait()
 
     async def stop(self) -> None:
-        """Note it."""
+        """Record the stop."""
         self.is_told.set()
 
 
 @pytest.mark.parametrize(("in_hand", "code"), [(0, SETTLED), (3, UNSETTLED)])
 async def test_second_signal_ends_at_once(in_hand: int, code: int) -> None:
-    """A second signal ends the worker at once: with 1 and the count of what is in hand, with 0 if that is nothing."""
+    """A second signal ends the worker at once: with 1 and the count in flight, or with 0 if nothing is."""
     worker = Busy(in_hand)
     with structlog.testing.capture_logs() as logged:
         running = asyncio.create_task(run_until_signal(worker, deadline=lambda: 60.0))
@@ -63,7 +63,7 @@ async def test_second_signal_ends_at_once(in_hand: int, code: int) -> None:
 
 
 async def test_deadline_ends_it() -> None:
-    """What is in hand after the deadline is counted, with its reason."""
+    """Events in flight after the deadline are counted, with the reason."""
     with structlog.testing.capture_logs() as logged:
         running = asyncio.create_task(run_until_signal(Busy(2), deadline=lambda: 0.1))
         await asyncio.sleep(0)
@@ -74,7 +74,7 @@ async def test_deadline_ends_it() -> None:
 
 
 async def test_work_is_cancelled_when_told() -> None:
-    """Work without a hand is cancelled at the first signal, and what it raises by itself is raised."""
+    """Work without a stop method is cancelled at the first signal, and its own exceptions are raised."""
     ended = asyncio.Event()
 
     async def work() -> None:
@@ -101,7 +101,7 @@ def daemon(folder: Path, url: str, *arguments: str) -> ForkServerProcess:
 
 
 def arguments_of(name: str, folder: Path) -> tuple[str, ...]:
-    """Return how the daemon *name* is started."""
+    """Return the arguments of the daemon *name*."""
     match name:
         case "serve":
             return "serve", "--listen", f"127.0.0.1:{free_port()}"
@@ -115,7 +115,7 @@ def arguments_of(name: str, folder: Path) -> tuple[str, ...]:
 
 
 async def leaves(process: ForkServerProcess) -> float:
-    """Tell *process* to stop, and return after how many seconds it has ended, with 0."""
+    """Send *process* SIGTERM, and return the seconds until its exit with 0."""
     assert process.pid is not None
     began = time.monotonic()
     os.kill(process.pid, signal.SIGTERM)
@@ -127,7 +127,7 @@ async def leaves(process: ForkServerProcess) -> float:
 @pytest.mark.parametrize("name", ["project", "standby", "partitions", "serve"])
 @pytest.mark.parametrize("peer", ["refused", "silent"])
 async def test_stop_before_nats_was_reached(name: str, peer: str, tmp_path: Path) -> None:
-    """A daemon that never reached NATS, which refuses it or is silent, ends at once with 0, and never says resumed."""
+    """A daemon that never reached NATS, refused or silent, exits at once with 0, and never logs resumed."""
     async with listening() as silent:
         url = "nats://127.0.0.1:1" if peer == "refused" else f"nats://{silent.host}"
         process = daemon(tmp_path, url, *arguments_of(name, tmp_path))
@@ -148,7 +148,7 @@ async def test_stop_before_nats_was_reached(name: str, peer: str, tmp_path: Path
 
 
 async def test_stop_while_nats_is_away(tmp_path: Path, own_server: NatsServer) -> None:
-    """A projector that was idle when NATS went away ends at once with 0."""
+    """An idle projector exits at once with 0 while NATS is unavailable."""
     async with Connection(ConnectOptions(servers=own_server.url)) as connection:
         await ensure_stream(connection, StreamDeclaration())
     process = daemon(tmp_path, own_server.url, *arguments_of("project", tmp_path))

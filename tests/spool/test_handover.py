@@ -1,4 +1,4 @@
-"""From the journal to the sink behind it."""
+"""Forwarding from the journal to the next sink."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ QUICK = Backoff(initial=0.01, maximum=0.02)
 
 class Losing:
     """
-    A stream that stores each event once, and loses its end when it is told to.
+    A stream that stores each event once, and loses its newest messages on request.
 
     Args:
-        plan: of each emit in turn: None stores it, a number is what is left of all when it fails.
+        plan: outcome of each emit in turn: None stores the batch; a number is the stream's length after a failure.
 
     """
 
@@ -45,11 +45,11 @@ class Losing:
         self.unanswered = 0
 
     async def emit(self, event: ExecutorEvent) -> None:
-        """Store, or lose."""
+        """Store the event, or lose messages."""
         await self.emit_batch([event])
 
     async def emit_batch(self, events: Sequence[ExecutorEvent]) -> None:
-        """Store, or lose."""
+        """Store the batch, or lose messages."""
         left = self.plan.pop(0) if self.plan else None
         if left is not None:
             del self.stored[left:]
@@ -58,7 +58,7 @@ class Losing:
         self.stored += [event for event in events if event.event_id not in known]
 
     async def watermark(self) -> StreamPosition:
-        """Return its length, unless it does not answer."""
+        """Return the stream's length, unless the stream does not answer."""
         if self.is_silent:
             self.unanswered += 1
             raise SinkUnavailable("no answer")
@@ -69,10 +69,10 @@ class Losing:
 
 
 class Rejecting(Losing):
-    """One that stores all but the last of its first batch, and rejects that."""
+    """A sink that stores all but the last event of its first batch, and rejects that one."""
 
     async def emit_batch(self, events: Sequence[ExecutorEvent]) -> None:
-        """Store, or reject."""
+        """Store the batch, or reject its last event."""
         is_first = not self.stored
         await super().emit_batch(events[:-1] if is_first else events)
         if is_first:
@@ -80,7 +80,7 @@ class Rejecting(Losing):
 
 
 class Halt:
-    """A clock of a process that was halted for some seconds."""
+    """The clock of a process that was suspended for some seconds."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -91,7 +91,7 @@ class Halt:
 
 
 def spool(inner: EventSink, path: Path) -> SpoolSink:
-    """Return one that does not wait long."""
+    """Return a spool with short waits."""
     return SpoolSink(inner, path / "spool", backoff=QUICK)
 
 
@@ -101,7 +101,7 @@ def ids(events: Sequence[ExecutorEvent]) -> list[int]:
 
 
 async def test_what_gets_through_is_not_begun_again(tmp_path: Path) -> None:
-    """A sink too slow for a whole batch within its timeout is given less at a time, and no part of it twice."""
+    """A sink too slow for a whole batch gets smaller parts, and no part twice."""
 
     class Slow(MemorySink):
         def __init__(self) -> None:
@@ -124,7 +124,7 @@ async def test_what_gets_through_is_not_begun_again(tmp_path: Path) -> None:
 
 
 async def test_what_was_lost_in_an_outage_is_not_hidden_by_what_comes_next(tmp_path: Path) -> None:
-    """A stream that comes back shorter is looked at before it is given anything that would fill it again."""
+    """A stream that returns is checked for lost messages before new ones would hide the loss."""
     stream = Losing([None, 2])
     sink = spool(stream, tmp_path)
     await sink.emit_batch(make_events(5))
@@ -135,7 +135,7 @@ async def test_what_was_lost_in_an_outage_is_not_hidden_by_what_comes_next(tmp_p
 
 
 async def test_what_was_lost_between_two_parts_is_noticed(tmp_path: Path) -> None:
-    """Of a batch that goes in parts, one that was through can be lost before the next one is."""
+    """A loss between two parts of a batch is noticed."""
     with patch.object(handover, "_SMALLEST", 2):
         stream = Losing([0, None, 0])
         sink = spool(stream, tmp_path)
@@ -145,7 +145,7 @@ async def test_what_was_lost_between_two_parts_is_noticed(tmp_path: Path) -> Non
 
 
 async def test_closed_twice_at_once(tmp_path: Path) -> None:
-    """Who closes a spool that is being closed waits for that; who waits for the rest to be through is told."""
+    """A second close waits for the first; a caller that waits for the forwarding gets an error."""
     away = FaultySink(MemorySink(), [SinkUnavailable("away")] * 1_000)
     sink = SpoolSink(away, tmp_path, backoff=QUICK, patience=0.3)
     await sink.emit_batch(make_events(3))
@@ -161,7 +161,7 @@ async def test_closed_twice_at_once(tmp_path: Path) -> None:
 
 
 async def test_what_was_lost_before_the_first_answer_comes_again(tmp_path: Path) -> None:
-    """What a stream took before it could be asked at all is handed over once more when it can: it may be gone."""
+    """Events stored before the stream could first be checked are forwarded again, as they may be lost."""
     stream = Losing()
     stream.is_silent = True
     sink = spool(stream, tmp_path)
@@ -175,7 +175,7 @@ async def test_what_was_lost_before_the_first_answer_comes_again(tmp_path: Path)
 
 
 async def test_what_was_lost_while_we_were_halted_comes_again(tmp_path: Path) -> None:
-    """After a time without a look we look before we store: that would hide what was lost in it."""
+    """After a gap without a check the stream is checked before the next write, which would hide a loss."""
     stream, halt = Losing(), Halt()
     with patch.object(handover, "_now", halt.now):
         sink = spool(stream, tmp_path)
@@ -189,7 +189,7 @@ async def test_what_was_lost_while_we_were_halted_comes_again(tmp_path: Path) ->
 
 
 async def test_what_was_lost_before_we_could_look_comes_again(tmp_path: Path) -> None:
-    """What is lost while a rejected event is written down, which a disk may delay for long, is not taken for kept."""
+    """A loss while a slow disk stores a rejected event is noticed."""
     stream, halt = Rejecting(), Halt()
 
     def write_late(path: Path, sync: Callable[[int], None]) -> AppendFile:
@@ -205,7 +205,7 @@ async def test_what_was_lost_before_we_could_look_comes_again(tmp_path: Path) ->
 
 
 async def test_stream_that_cannot_be_asked_gets_nothing_until_it_can(tmp_path: Path) -> None:
-    """What it had acknowledged just before, and what it would store meanwhile, is handed over when it answers."""
+    """A stream that cannot be checked gets no events; later it gets those acknowledged just before, and new ones."""
     stream = Losing()
     sink = spool(stream, tmp_path)
     await sink.emit_batch(make_events(5))
@@ -221,7 +221,7 @@ async def test_stream_that_cannot_be_asked_gets_nothing_until_it_can(tmp_path: P
 
 
 async def test_full_disk_does_not_end_the_handing_over(tmp_path: Path) -> None:
-    """Progress that cannot be saved costs a replay after a crash, and nothing now."""
+    """Progress that cannot be saved costs a replay after a crash, and does not stop the forwarding."""
     inner = MemorySink()
     sink = spool(inner, tmp_path)
     with patch.object(Progress, "save", side_effect=OSError(errno.ENOSPC, "No space left on device")):
@@ -234,7 +234,7 @@ async def test_full_disk_does_not_end_the_handing_over(tmp_path: Path) -> None:
 
 
 async def test_rejected_waits_for_a_disk_that_refuses(tmp_path: Path) -> None:
-    """What the sink behind will never take is written down before anything goes on."""
+    """A rejected event is stored in its file before the forwarding continues."""
     inner = MemorySink()
     sink = spool(FaultySink(inner, [EventsRejected({0: "too large"})], after=True), tmp_path)
     await sink.emit(make_event(1))
@@ -252,7 +252,7 @@ def _opened(path: Path) -> AppendFile:
 
 
 async def test_half_a_line_swallows_no_other(tmp_path: Path) -> None:
-    """What a power cut left of a line of rejected events stays apart from the next one."""
+    """A line of rejected events that a power cut truncated stays apart from the next one."""
     rejected = tmp_path / "spool" / "rejected.jsonl"
     rejected.parent.mkdir()
     rejected.write_text('{"reason": "too')

@@ -1,4 +1,4 @@
-"""The journal of a spool: what is appended is read, whatever a crash left behind it."""
+"""The journal of a spool: appended records are readable, whatever a crash left behind them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def journal(tmp_path: Path) -> Iterator[Journal]:
 
 
 def read_all(journal: Journal, start: Position | None = None) -> list[bytes]:
-    """Return all bodies behind *start*, a few at a time."""
+    """Return all bodies after *start*, a few at a time."""
     found: list[bytes] = []
     few, position = journal.read(start or journal.start, 3)
     while few:
@@ -40,12 +40,12 @@ def read_all(journal: Journal, start: Position | None = None) -> list[bytes]:
 
 
 def reopen(path: Path, *, max_bytes: int = LARGE, segment_bytes: int = LARGE) -> Journal:
-    """Open what another left, as after its death."""
+    """Open the journal of another process after its crash."""
     return Journal(path, max_bytes=max_bytes, segment_bytes=segment_bytes)
 
 
 def test_what_is_appended_is_read_in_order(journal: Journal) -> None:
-    """Records come back in their order, from the start or from any position in between."""
+    """Records are read in their order, from the start or from any position in between."""
     for number in range(10):
         journal.append(pack(b"%d" % number))
     _, middle = journal.read(journal.start, 4)
@@ -64,7 +64,7 @@ def test_record_larger_than_a_read(journal: Journal) -> None:
 
 @given(st.lists(st.binary(min_size=1, max_size=40), max_size=8), st.data())
 def test_any_cut_leaves_a_prefix(records: list[bytes], data: st.DataObject) -> None:
-    """Cut anywhere, a run of records reads as the whole ones before the cut, and the rest as torn."""
+    """A run of records cut anywhere reads as the complete ones before the cut, and a torn rest."""
     whole = b"".join(map(pack, records))
     cut = data.draw(st.integers(0, len(whole)))
     found = list(unpack(whole[:cut]))
@@ -89,7 +89,7 @@ def test_any_flipped_byte_is_found(records: list[bytes], data: st.DataObject) ->
 
 @pytest.mark.parametrize("rest", [b"\x05", b"\x05\x00\x00\x00\x01\x02\x03\x04ab", bytes(5000)])
 def test_torn_tail_is_passed_over(tmp_path: Path, rest: bytes) -> None:
-    """What a crash cut off, or blocks never written, are no records; what comes after the next start is."""
+    """A truncated record and unwritten blocks are skipped; records after the next start are read."""
     journal = reopen(tmp_path)
     journal.append(pack(b"before"))
     journal.close()
@@ -105,7 +105,7 @@ def test_torn_tail_is_passed_over(tmp_path: Path, rest: bytes) -> None:
 
 
 def test_damage_is_kept_aside_and_passed_over(tmp_path: Path) -> None:
-    """A record whose checksum is wrong ends its segment; what stands behind it is kept, and the next one is read."""
+    """A record with a wrong checksum ends its segment; the bytes behind it are kept, and the next segment is read."""
     journal = reopen(tmp_path)
     journal.append(pack(b"first") + pack(b"second") + pack(b"third"))
     journal.close()
@@ -121,7 +121,7 @@ def test_damage_is_kept_aside_and_passed_over(tmp_path: Path) -> None:
 
 
 def test_damaged_length_is_no_torn_tail(tmp_path: Path) -> None:
-    """A length that reads as more than there is looks like a write cut short, but for what stands behind it."""
+    """A length beyond the file's end looks like a truncated write, except for the records behind it."""
     journal = reopen(tmp_path)
     journal.append(pack(b"first") + pack(b"second") + pack(b"third"))
     journal.close()
@@ -138,7 +138,7 @@ def test_damaged_length_is_no_torn_tail(tmp_path: Path) -> None:
 
 
 def test_nothing_is_appended_behind_damage(tmp_path: Path) -> None:
-    """A damaged record in the segment that is appended to does not hide what comes after it was noticed."""
+    """A damaged record in the current segment does not hide records appended after it was noticed."""
     synced: list[str] = []
     journal = Journal(tmp_path, max_bytes=LARGE, sync=lambda descriptor: synced.append(_path_of(descriptor)))
     journal.append(pack(b"first") + pack(b"second") + pack(b"third"))
@@ -154,7 +154,7 @@ def test_nothing_is_appended_behind_damage(tmp_path: Path) -> None:
 
 
 def test_folder_is_durable(tmp_path: Path) -> None:
-    """The name of a folder just created is synced too: without it all is lost that was synced in there."""
+    """The entry of a new folder is synced too: otherwise the synced files in it would be lost."""
     synced: list[str] = []
     journal = Journal(tmp_path / "spool", max_bytes=LARGE, sync=lambda each: synced.append(_path_of(each)))
 
@@ -167,7 +167,7 @@ def _path_of(descriptor: int) -> str:
 
 
 def test_refused_opening_is_no_lock(tmp_path: Path) -> None:
-    """A folder that could not be opened, for its disk was full, can be as soon as there is room."""
+    """A folder that could not be opened because of a full disk can be opened once there is room."""
 
     def refuse(descriptor: int) -> None:
         if _path_of(descriptor).endswith(".segment"):
@@ -179,7 +179,7 @@ def test_refused_opening_is_no_lock(tmp_path: Path) -> None:
 
 
 def test_refused_room_is_told(tmp_path: Path) -> None:
-    """A disk that refuses a new segment refuses the append that needs the room, and nothing is lost."""
+    """An append fails if its new segment does not fit on the disk, and no record is lost."""
     refusing = False
 
     def sync(_: int) -> None:
@@ -198,7 +198,7 @@ def test_refused_room_is_told(tmp_path: Path) -> None:
 
 
 def test_full_journal_refuses_and_stays_as_it_is(tmp_path: Path) -> None:
-    """Past its size nothing is written; with room again it goes on."""
+    """A journal at its size limit refuses appends; with room again it accepts them."""
     journal = reopen(tmp_path, max_bytes=100, segment_bytes=20)
     journal.append(pack(bytes(40)))
     journal.append(pack(bytes(20)))
@@ -212,7 +212,7 @@ def test_full_journal_refuses_and_stays_as_it_is(tmp_path: Path) -> None:
 
 
 def test_trim_deletes_whole_segments_only(tmp_path: Path) -> None:
-    """What stands behind the position stays, and the segment that is appended to."""
+    """Records after the position stay, and so does the current segment."""
     journal = reopen(tmp_path, segment_bytes=1)
     ends = []
     for number in range(4):
@@ -228,7 +228,7 @@ def test_trim_deletes_whole_segments_only(tmp_path: Path) -> None:
 
 
 def test_second_writer_is_refused(journal: Journal, tmp_path: Path) -> None:
-    """One process at a time; after it closed, the next one may."""
+    """A second process is refused until the first one closes the journal."""
     with pytest.raises(SinkUnavailable, match="another process has it open"):
         reopen(tmp_path)
     journal.close()
@@ -236,7 +236,7 @@ def test_second_writer_is_refused(journal: Journal, tmp_path: Path) -> None:
 
 
 def test_position_in_a_deleted_segment_is_the_start(tmp_path: Path) -> None:
-    """Progress that points to files that are gone hides nothing of what is there."""
+    """A position in deleted files hides none of the present records."""
     journal = reopen(tmp_path)
     journal.append(pack(b"here"))
 
@@ -246,7 +246,7 @@ def test_position_in_a_deleted_segment_is_the_start(tmp_path: Path) -> None:
 
 
 def test_failed_sync_leaves_no_trace(tmp_path: Path) -> None:
-    """An append whose sync fails is told, and what was written of it is gone."""
+    """An append with a failed sync raises, and its bytes are removed."""
     failures = [OSError("disk is gone")]
 
     def sync(descriptor: int) -> None:

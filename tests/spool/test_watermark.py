@@ -1,4 +1,4 @@
-"""Whether a stream may still have all it had."""
+"""The check for messages that a stream may have lost."""
 
 from __future__ import annotations
 
@@ -17,5 +17,5 @@ from noetl_events.jetstream.streams import StreamPosition
     ],
 )
 def test_what_was_lost_is_noticed(now: StreamPosition, *, kept: bool) -> None:
-    """A stream that ends earlier has lost its end, and another of the same name all of it."""
+    """A stream that ends earlier has lost its end, and another of the same name has lost all messages."""
     assert now.has_kept(StreamPosition("monday", 10)) is kept
