@@ -60,7 +60,7 @@ def test_importing_is_light() -> None:
 
 def test_client_of_nats_is_imported_on_first_use() -> None:
     """The names that need a client of NATS are the ones of their modules, and another name is an AttributeError."""
-    from noetl_events.jetstream.connection import Connection  # noqa: PLC0415  (the package is tested before its modules)
+    from noetl_events.jetstream.connection import Connection  # noqa: PLC0415  (the package comes first)
     from noetl_events.jetstream.options import ConnectOptions  # noqa: PLC0415
     from noetl_events.sinks.nats import NatsSink  # noqa: PLC0415
     from noetl_events.sinks.spool import SpoolSink  # noqa: PLC0415
