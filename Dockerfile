@@ -1,4 +1,4 @@
-# Pinned by its exact tag, which is built again now and then.  A release is built from a digest (RELEASING.md):
+# Pinned to an exact tag, whose image is rebuilt from time to time.  A release is built from a digest (RELEASING.md):
 #   docker buildx imagetools inspect python:3.13.9-slim-trixie
 ARG PYTHON_IMAGE=python:3.13.9-slim-trixie
 
@@ -8,10 +8,10 @@ ENV PIP_DISABLE_PIP_VERSION_CHECK=1 \
     PIP_NO_INPUT=1
 WORKDIR /src
 
-# Two environments: one that builds the wheel and stays here, one without pip that goes to the image.
+# Two environments: one builds the wheel and stays in this stage; the other one, without pip, is copied to the image.
 RUN python -m venv /build && python -m venv --without-pip /opt/noetl-events
 
-# The pins come first: they change less often than the code, and this layer is the slow one.
+# The pins change less often than the code, so their slow layer comes first.
 COPY requirements/ requirements/
 RUN /build/bin/pip install --require-hashes --no-deps -r requirements/build.txt \
  && /build/bin/pip --python /opt/noetl-events/bin/python install \
@@ -20,7 +20,7 @@ RUN /build/bin/pip install --require-hashes --no-deps -r requirements/build.txt 
 COPY pyproject.toml README.md LICENSE ./
 COPY noetl_events/ noetl_events/
 COPY consumers/ consumers/
-# There is no repository in here: whoever builds says the version.  SOURCE_DATE_EPOCH is that of the commit.
+# The build context has no repository, so the version is an argument.  SOURCE_DATE_EPOCH is the time of the commit.
 ARG VERSION=0.0.0
 ARG SOURCE_DATE_EPOCH
 RUN SETUPTOOLS_SCM_PRETEND_VERSION=${VERSION} \
@@ -40,12 +40,12 @@ LABEL org.opencontainers.image.title="noetl-events" \
       org.opencontainers.image.revision="${REVISION}"
 
 COPY --from=build /opt/noetl-events /opt/noetl-events
-# The file system may be read-only, and a log line must leave before a crash does.
+# The file system may be read-only, and a log line must be written before a crash.
 ENV PATH=/opt/noetl-events/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1
 
-# A number, so that Kubernetes can check runAsNonRoot without reading /etc/passwd.
+# A numeric user, so that Kubernetes can check runAsNonRoot without reading /etc/passwd.
 USER 10001:10001
 WORKDIR /
 STOPSIGNAL SIGTERM

@@ -1,5 +1,5 @@
-# Needs make and Python 3.11 or newer with its venv module; everything else it installs itself.
-# One virtual environment for each Python version, so that these can stand side by side:
+# Needs make and Python 3.11 or newer with its venv module, and installs everything else.
+# Each Python version has a virtual environment of its own:
 #   make test PYTHON=python3.11
 #   make test PYTHON=python3.13
 
@@ -16,12 +16,12 @@ LOAD ?=
 
 VENV := .venv/$(shell $(PYTHON) -c 'import sys; print("py%d%d" % sys.version_info[:2])' 2>/dev/null || echo none)
 BIN := $(VENV)/bin
-# Servers that people still run: the tests start them beside the one of the environment.
+# Older servers that are still in use: the tests run them in addition to the server of the environment.
 OLD_SERVERS := 2.10 2.11 2.12 2.14
 OLD_SERVERS_INSTALLED := $(OLD_SERVERS:%=.venv/servers/%/.installed)
 
-# -qq: errors only. The pins name every dependency, so pip has nothing to resolve (--no-deps), and
-# Python compiles what it really imports (--no-compile): a third off the time of a first install.
+# -qq shows errors only. The pins name every dependency, so pip resolves nothing (--no-deps), and
+# Python compiles the modules it imports (--no-compile). This saves a third of a first install.
 PIP_INSTALL := -m pip install -qq --disable-pip-version-check --no-input --no-compile --no-deps
 
 .DEFAULT_GOAL := help
@@ -42,58 +42,58 @@ test: $(VENV)/.installed-dev $(OLD_SERVERS_INSTALLED) ## Run the tests; PYTEST_A
 test-fresh: $(VENV)/.installed-dev $(OLD_SERVERS_INSTALLED) ## Run the tests as on a machine set up a minute ago, under a load of LOAD (12)
 	@$(BIN)/python -m tests.fresh --load $(or $(LOAD),12) $(PYTEST_ARGS)
 
-parity: ## Build the crate's own reader with cargo, for tests/parity to ask: of Debian's crates, or else of crates.io
+parity: ## Build the crate's own reader with cargo for tests/parity, from Debian's crates or else from crates.io
 	@rm -rf build/parity/source && mkdir -p build/parity/source/.cargo && cp -R tests/parity/rust/. build/parity/source
 	@if [ -d $(CRATES) ]; then printf '$(OF_DEBIAN)' > build/parity/source/.cargo/config.toml; fi
 	@cd build/parity/source && cargo build --quiet --target-dir ../target
 
-faults: $(VENV)/.installed-dev ## Harm everything for MINUTES (10), drawn from SEED, and see that no event is lost
+faults: $(VENV)/.installed-dev ## Inject faults for MINUTES (10), drawn from SEED, and check that no event is lost
 	@$(BIN)/python -m tests.faults.campaign $(if $(SEED),--seed $(SEED)) $(if $(MINUTES),--minutes $(MINUTES)) $(ARGS)
 
 faults-tests: $(VENV)/.installed-dev ## Run the fault tests at full length; NOETL_SEED=n repeats a run
 	@NOETL_FAULTS=long $(BIN)/pytest -n 0 tests/faults $(FAULTS_ARGS)
 
-elections: $(VENV)/.installed-dev ## Kill and pause the leaders of a stream, beside a plain loop; ROUNDS=4
+elections: $(VENV)/.installed-dev ## Kill and pause the leaders of a stream, and compare with a plain retry loop; ROUNDS=4
 	@$(BIN)/python -m tests.faults.elections --rounds $(or $(ROUNDS),4)
 
-mutations: $(VENV)/.installed-dev $(OLD_SERVERS_INSTALLED) ## Plant each bug of tests/mutations/table.py, and see its test fail
+mutations: $(VENV)/.installed-dev $(OLD_SERVERS_INSTALLED) ## Plant each bug of tests/mutations/table.py, and check that its test fails
 	@$(BIN)/python -m tests.mutations.plant $(ARGS)
 
-mutants: $(VENV)-mutants/.installed-pins $(OLD_SERVERS_INSTALLED) ## Change the code at random, and see the tests notice; ARGS="--count 40 --changed-since main"
+mutants: $(VENV)-mutants/.installed-pins $(OLD_SERVERS_INSTALLED) ## Change the code at random, and check that the tests fail; ARGS="--count 40 --changed-since main"
 	@$(VENV)-mutants/bin/python $(PIP_INSTALL) --no-build-isolation -e .
 	@if [ ! -f build/mutants/coverage ]; then mkdir -p build/mutants && COVERAGE_FILE=build/mutants/coverage \
 		$(VENV)-mutants/bin/pytest -q $(PYTEST_ARGS) --cov --cov-context=test --cov-report=; fi
 	@$(VENV)-mutants/bin/python -m tests.mutants.run $(ARGS)
 
-simulate: $(VENV)/.installed-dev ## Simulate SEEDS seeds from FIRST up: eight interleavings each, on a virtual clock
+simulate: $(VENV)/.installed-dev ## Simulate SEEDS seeds from FIRST up on a virtual clock, eight interleavings each
 	@$(BIN)/python -m tests.simulation.simulate $(SEEDS) $(FIRST)
 
 fuzz: $(VENV)/.installed-dev ## Fuzz decode and the ingest for MINUTES (5); SEED=n repeats a run
 	@$(BIN)/python -m tests.fuzz.fuzz $(or $(MINUTES),5) $(SEED)
 
-bench: $(VENV)-bench/.installed-pins ## Measure us beside our peers, and write docs/benchmarks.md; a quarter of an hour
+bench: $(VENV)-bench/.installed-pins ## Benchmark noetl-events and other clients, and write docs/benchmarks.md; a quarter of an hour
 	@$(VENV)-bench/bin/python $(PIP_INSTALL) --no-build-isolation -e .
 	@$(VENV)-bench/bin/python -m bench.report $(ARGS)
 
-check: $(VENV)/.installed-dev ## Lint, check the format and the types
+check: $(VENV)/.installed-dev ## Run the linter, and check the format and the types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-format: $(VENV)/.installed-dev ## Format the code and fix what ruff can fix
+format: $(VENV)/.installed-dev ## Format the code, and apply ruff's automatic fixes
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 
-reference: $(VENV)/.installed-dev ## Write docs/reference/ anew, from the code
+reference: $(VENV)/.installed-dev ## Regenerate docs/reference/ from the code
 	$(BIN)/python -m docs.tools.reference
 
 docs: $(VENV)-docs/.installed-pins ## Build the documentation into build/site; a dead link is an error
 	@NO_MKDOCS_2_WARNING=1 $(VENV)-docs/bin/mkdocs build --strict
 
-demo-picture: $(VENV)/.installed-dev ## Run the demo, and draw docs/images/demo.svg of it
+demo-picture: $(VENV)/.installed-dev ## Run the demo, and draw docs/images/demo.svg from its output
 	$(BIN)/python -m docs.tools.demo_picture
 
-pins: .venv/pins/bin/uv ## Solve requirements/*.txt again; PINS_ARGS=--upgrade takes new versions
+pins: .venv/pins/bin/uv ## Resolve requirements/*.txt again; PINS_ARGS=--upgrade takes new versions
 	$(COMPILE) pyproject.toml --all-extras --group dev -o requirements/dev.txt
 	$(COMPILE) pyproject.toml --extra demo --group build -c requirements/dev.txt -o requirements/demo.txt
 	$(COMPILE) pyproject.toml --extra cli --extra http --extra nkeys --extra otel-sdk --extra postgres --extra serve -c requirements/dev.txt -o requirements/runtime.txt
@@ -119,30 +119,30 @@ wheel-test: wheel $(VENV)-wheel/.installed-pins ## Test the wheel in an environm
 typing: $(VENV)/.installed-dev $(VENV)-release/.installed-pins ## Check the types of the public API with pyright too
 	$(VENV)-release/bin/basedpyright --level error --pythonpath $(BIN)/python tests/typing
 
-sbom: wheel $(VENV)-runtime/.installed-pins $(VENV)-release/.installed-pins ## Write dist/sbom.cdx.json, what the image is made of
+sbom: wheel $(VENV)-runtime/.installed-pins $(VENV)-release/.installed-pins ## Write dist/sbom.cdx.json, the list of the image's components
 	@$(BIN)/python -m pip --python $(VENV)-runtime/bin/python $(wordlist 3,99,$(PIP_INSTALL)) --no-index --force-reinstall dist/*.whl
 	$(VENV)-release/bin/cyclonedx-py environment --output-reproducible --of JSON -o dist/sbom.cdx.json \
 		$(VENV)-runtime/bin/python
 
-audit: $(VENV)-runtime/.installed-pins $(VENV)-release/.installed-pins ## Look for known vulnerabilities and for licences we cannot take
+audit: $(VENV)-runtime/.installed-pins $(VENV)-release/.installed-pins ## Check for known vulnerabilities and for licences that are not allowed
 	$(VENV)-release/bin/pip-licenses --python $(VENV)-runtime/bin/python --partial-match \
 		--allow-only $(LICENCES) --format plain
 	$(VENV)-release/bin/pip-audit --strict --disable-pip --require-hashes -r requirements/runtime.txt
 
-release-check: check typing test wheel-test sbom audit ## Everything a release has to pass
+release-check: check typing test wheel-test sbom audit ## Run all checks of a release
 
 clean: ## Remove the environments and everything generated
 	rm -rf .venv build .coverage .coverage.* htmlcov dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find noetl_events consumers tests -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
 
-# The stamp is younger than the pins and the entry points it was installed from.
+# The stamp is newer than the pins and the entry points of its environment.
 $(VENV)/.installed-%: requirements/%.txt pyproject.toml | $(BIN)/python
 	@echo "Installing requirements/$*.txt into $(VENV)" >&2
 	@$(BIN)/python $(PIP_INSTALL) --require-hashes -r requirements/$*.txt
 	@$(BIN)/python $(PIP_INSTALL) --no-build-isolation -e .
 	@touch $@
 
-# Environments beside the one for work: what the wheel is tested in, what the image has, what a release is checked with.
+# Further environments: for the tests of the wheel, with the packages of the image, and for the checks of a release.
 $(VENV)-%/.installed-pins: requirements/%.txt
 	@echo "Installing $< into $(VENV)-$*" >&2
 	@$(PYTHON) -m venv --clear $(VENV)-$*
@@ -155,7 +155,7 @@ $(VENV)-%/.installed-pins: requirements/%.txt
 	@$(BIN)/python $(PIP_INSTALL) --require-hashes --target $(@D) -r $<
 	@touch $@
 
-# As the image has it: without pip.
+# The image has no pip, so this environment has none.
 $(VENV)-runtime/.installed-pins: requirements/runtime.txt | $(BIN)/python
 	@echo "Installing $< into $(VENV)-runtime" >&2
 	@$(PYTHON) -m venv --clear --without-pip $(VENV)-runtime
@@ -181,7 +181,7 @@ CRATES := /usr/share/cargo/registry
 OF_DEBIAN := [source.crates-io]\nreplace-with = "debian"\n[source.debian]\ndirectory = "$(CRATES)"\n
 
 UV_VERSION := 0.13.9
-# --no-emit-*: where packages come from is this machine's business, not the project's.
+# --no-emit-* keeps this machine's package index out of the pins.
 COMPILE = .venv/pins/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command "make pins" $(PINS_ARGS)
 

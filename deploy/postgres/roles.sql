@@ -1,4 +1,4 @@
--- Run once by the Postgres image, as the owner of the database, before there is any table.
+-- The Postgres image runs this file once, as the owner of the database, before any table exists.
 -- The projector may read and insert; `noetl-events schema`, which creates the table, runs as the owner.
 \set ON_ERROR_STOP on
 \getenv password NOETL_PROJECTOR_PASSWORD
