@@ -42,6 +42,7 @@ PLAIN: Final[tuple[str, ...]] = (
     "tests/jetstream",
     "tests/projector",
     "tests/settings",
+    "tests/sinks",
     "tests/spool",
 )
 """The folders that follow the rules; a folder is added once all of its files do."""

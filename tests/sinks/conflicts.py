@@ -1,4 +1,4 @@
-"""Events that share a key, and what a sink says of them."""
+"""Events that share a key, and the conflicts that a sink reports for them."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
 
 def another(event_id: int, **changes: Any) -> ExecutorEvent:
-    """Return an event that shares the key of `make_event(event_id)`, and is another one, of the same moment."""
+    """Return a different event with the key and time of `make_event(event_id)`."""
     return make_event(event_id, **{"event_type": "step.enter", "context": {"other": event_id}} | changes)
 
 
 async def emit(sink: EventSink, events: Sequence[ExecutorEvent]) -> dict[int, str]:
-    """Emit *events*, and return the reasons of the conflicts by their place; nothing else may be rejected."""
+    """Emit *events*, return the reasons of the conflicts by index, and assert that there is no other rejection."""
     try:
         await sink.emit_batch(events)
     except EventsRejected as exc:

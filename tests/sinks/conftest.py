@@ -1,4 +1,4 @@
-"""A Postgres for the tests of sinks, and a database of its own for each test."""
+"""A Postgres for the tests of sinks, and a new database for each test."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ _numbers = count()
 
 @pytest.fixture(scope="session")
 def postgres_url() -> Iterator[str]:
-    """Return the server of this session: `POSTGRES_URL` where one runs already, else one from its wheel."""
+    """Return the server of this session: `POSTGRES_URL` if set, otherwise one from the wheel."""
     if url := os.environ.get("POSTGRES_URL"):
         yield url
         return
-    # Not in a folder of pytest's: another pytest, when it starts, closes all of them to the user this server runs as.
+    # A folder of pytest would not do: another pytest removes this server's user from all of them when it starts.
     with TemporaryDirectory() as folder, PostgresServer(data_dir=Path(folder)) as server:
         yield server.url
 
 
 @pytest.fixture
 async def database_url(postgres_url: str) -> AsyncIterator[str]:
-    """Return an empty database, gone after the test."""
+    """Return an empty database, deleted after the test."""
     name = f"test_{os.getpid()}_{next(_numbers)}"
     admin = await asyncpg.connect(postgres_url)
     await admin.execute(f"CREATE DATABASE {name}")
@@ -45,7 +45,7 @@ async def database_url(postgres_url: str) -> AsyncIterator[str]:
 
 @pytest.fixture
 async def plain_url(database_url: str) -> str:
-    """Return a database with the plain table, and no row in it."""
+    """Return a database with the plain table and no row."""
     await create_schema(database_url)
     return database_url
 

@@ -1,4 +1,4 @@
-"""A small server with NoETL's endpoints for events, and faults to order, for the tests of HttpSink."""
+"""A small server with NoETL's endpoints for events and scripted faults, for the tests of HttpSink."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Posted(msgspec.Struct, frozen=True):
-    """A request as it came."""
+    """A received request."""
 
     path: str
     headers: dict[str, str]
@@ -30,7 +30,7 @@ class Posted(msgspec.Struct, frozen=True):
 
     @property
     def key(self) -> str:
-        """Its Idempotency-Key."""
+        """Its Idempotency-Key header."""
         return self.headers["Idempotency-Key"]
 
     @property
@@ -41,10 +41,11 @@ class Posted(msgspec.Struct, frozen=True):
 
 class EventServer:
     """
-    Keep each event once: *stored* has the first one of a key, *kept* every event by its message id.
+    Store each event once: *stored* has the first event of a key, *kept* every event by its message id.
 
-    *script* holds what happens to each request: a fault that answers in its place, or None.  *refused* are the ids of
-    events it will never take.  *known* is the body of a 409 for an event it has; without one that is a success.
+    *script* has an entry for each request: a fault that answers in the server's place, or None.  *refused* holds the
+    ids of events that the server always rejects.  *known* is the body of the 409 for a stored event; None makes it a
+    success.
     """
 
     def __init__(self) -> None:
@@ -60,11 +61,11 @@ class EventServer:
         self.most_at_once = 0
 
     async def serve_one(self, request: web.Request) -> web.StreamResponse:
-        """Take one event."""
+        """Store one event."""
         return await self._serve(request)
 
     async def serve_batch(self, request: web.Request) -> web.StreamResponse:
-        """Take the events of one execution."""
+        """Store the events of one execution."""
         return await self._serve(request)
 
     async def _serve(self, request: web.Request) -> web.StreamResponse:
@@ -74,7 +75,7 @@ class EventServer:
         if fault is not None and (answer := await fault(request)) is not None:
             return answer
         with self._watched(body):
-            # Others may come in between.
+            # Other requests may run in between.
             await asyncio.sleep(0)
             return self._take(body)
 
@@ -100,7 +101,7 @@ class EventServer:
 
 
 class _Watch:
-    """Notes which executions have requests under way at the same time."""
+    """Records the executions that have several requests in flight at once."""
 
     def __init__(self, server: EventServer, execution_id: int) -> None:
         self._server = server
@@ -141,7 +142,7 @@ async def serving(server: EventServer, *, port: int = 0, tls: ssl.SSLContext | N
 
 
 def answering(status: int, body: str = '{"detail": "no"}', **headers: str) -> Fault:
-    """Return a fault that answers so; underscores in the names of headers are hyphens."""
+    """Return a fault that gives this answer; underscores in the names of headers become hyphens."""
 
     async def fault(_request: web.Request) -> web.StreamResponse:
         named = {name.replace("_", "-"): value for name, value in headers.items()}

@@ -1,4 +1,4 @@
-"""What the tests of JsonlSink write to its file and read from it, around the sink."""
+"""Read and write the file of a JsonlSink without the sink."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ if TYPE_CHECKING:
 
 
 def content(path: Path) -> bytes:
-    """Return what the file holds."""
+    """Return the content of the file."""
     return path.read_bytes()
 
 
 def write(path: Path, data: bytes) -> None:
-    """Make *data* all the file holds."""
+    """Make *data* the whole content of the file."""
     path.write_bytes(data)
 
 
 def lines_of(*events: ExecutorEvent) -> bytes:
-    """Return what a file of these events holds."""
+    """Return the file content for these events."""
     return b"".join(encode(event) + b"\n" for event in events)
 
 
 def ids_in(path: Path) -> list[int | None]:
-    """Return the ids in the file, read without our own code but for the decoder."""
+    """Return the ids in the file, read with nothing of the library except for the decoder."""
     return [decode(line).event_id for line in content(path).splitlines()]
 
 
 async def record(path: Path, *events: ExecutorEvent) -> None:
-    """Emit *events* through a sink of their own."""
+    """Emit *events* through a new sink."""
     sink = JsonlSink(path)
     try:
         await sink.emit_batch(events)

@@ -1,4 +1,4 @@
-"""Read and change a database around the sink, with a connection of its own."""
+"""Read and change a database without the sink, over a separate connection."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PAYLOADS = ("context", "meta")
 
 
 async def fetch(url: str, query: str) -> list[Any]:
-    """Return the rows of *query*, read with a connection of its own."""
+    """Return the rows of *query*, read over a separate connection."""
     connection = await asyncpg.connect(url)
     try:
         rows: list[Any] = await connection.fetch(query)
@@ -25,7 +25,7 @@ async def fetch(url: str, query: str) -> list[Any]:
 
 
 async def execute(url: str, statement: str) -> None:
-    """Run *statement* with a connection of its own."""
+    """Execute *statement* over a separate connection."""
     connection = await asyncpg.connect(url)
     try:
         await connection.execute(statement)
@@ -40,12 +40,12 @@ async def stored_events(url: str) -> list[ExecutorEvent]:
 
 
 def event_of(row: dict[str, Any]) -> ExecutorEvent:
-    """Return the event a row holds; jsonb writes a blank after each comma and colon."""
+    """Return the event of a row; jsonb writes a blank after each comma and colon."""
     payloads = {name: row[name] and Raw(row[name].replace(": ", ":").replace(", ", ",").encode()) for name in PAYLOADS}
     return ExecutorEvent(**row | payloads | {"created_at": row["created_at"].astimezone(UTC)})
 
 
 async def is_left_alone(url: str) -> bool:
-    """Return whether every session of the sink is gone."""
+    """Return true if every session of the sink has ended."""
     sessions = "SELECT FROM pg_stat_activity WHERE application_name = 'noetl-events' AND datname = current_database()"
     return not await fetch(url, sessions)

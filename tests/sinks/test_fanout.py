@@ -1,4 +1,4 @@
-"""FanoutSink: what stored means with several sinks behind it."""
+"""FanoutSink: the meaning of stored with several sinks."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class TestFanoutSink(SinkContract):
-    """FanoutSink keeps every promise."""
+    """FanoutSink keeps the contract of a sink."""
 
     keyed = False
 
@@ -32,12 +32,12 @@ class TestFanoutSink(SinkContract):
         self.paths = [tmp_path / "first.jsonl", tmp_path / "second.jsonl"]
 
     def open(self) -> EventSink:
-        """Return a new sink in front of two files."""
+        """Return a new sink for two files."""
         first, second = [quote(f"jsonl:{path}", safe="") for path in self.paths]
         return open_sink(f"fanout:?to={first}&to={second}&optional=noop:")
 
     async def stored(self) -> list[ExecutorEvent]:
-        """Return what both files hold."""
+        """Return the events that both files hold."""
         first, second = [list(read_jsonl(path)) if path.exists() else [] for path in self.paths]
 
         assert sorted(event.event_id or 0 for event in first) == sorted(event.event_id or 0 for event in second)
@@ -45,7 +45,7 @@ class TestFanoutSink(SinkContract):
 
 
 class Stuck(MemorySink):
-    """Never finishes."""
+    """A sink that never answers."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -62,12 +62,12 @@ class Stuck(MemorySink):
 
 
 def ids(sink: MemorySink) -> list[int | None]:
-    """Return the ids *sink* holds."""
+    """Return the event ids in *sink*."""
     return [event.event_id for event in sink.events]
 
 
 async def test_required_sink_that_is_away_holds_and_the_other_has_it() -> None:
-    """Nothing counts as stored while one of the required is away; emitted again, all have it once."""
+    """An event is not stored while a required sink is unavailable; emitted again, every sink has it once."""
     first, second = MemorySink(), MemorySink()
     faulty = FaultySink(second, [SinkUnavailable("away", 7.0)])
     sink = FanoutSink([first, faulty])
@@ -80,7 +80,7 @@ async def test_required_sink_that_is_away_holds_and_the_other_has_it() -> None:
 
 
 async def test_rejection_names_the_sink_that_said_it() -> None:
-    """What a required sink rejects is rejected under its name, also where another one stored it."""
+    """The rejection of a required sink is reported under its name, even if another sink stored the event."""
     first = MemorySink()
     rejecting = FaultySink(MemorySink(), [EventsRejected({0: "twice", 1: "too long"}, conflicts=[0, 1])])
     again = FaultySink(MemorySink(), [EventsRejected({1: "too old", 2: "no"})])
@@ -97,7 +97,7 @@ async def test_rejection_names_the_sink_that_said_it() -> None:
 
 
 async def test_rejection_holds_what_each_sink_said() -> None:
-    """What one destination says of a batch can be told from what others say, also of a fan-out behind a fan-out."""
+    """The rejections of each sink can be told apart, also for a fan-out behind a fan-out."""
     conflict = FaultySink(MemorySink(), [EventsRejected({0: "taken"}, conflicts=[0])])
     refusal = FaultySink(MemorySink(), [EventsRejected({0: "no", 1: "no"})])
     with pytest.raises(EventsRejected) as rejection:
@@ -111,7 +111,7 @@ async def test_rejection_holds_what_each_sink_said() -> None:
 
 
 async def test_outage_comes_before_rejection() -> None:
-    """While one is away and another rejects, the batch is emitted again: nobody buries what is not stored."""
+    """An outage of one sink wins over a rejection by another: the batch is retried, and no event is dead-lettered."""
     sink = FanoutSink(
         [FaultySink(MemorySink(), [EventsRejected({0: "no"})]), FaultySink(MemorySink(), [SinkUnavailable("away")])]
     )
@@ -120,7 +120,7 @@ async def test_outage_comes_before_rejection() -> None:
 
 
 async def test_bug_of_a_sink_is_no_outage() -> None:
-    """What no sink may raise escapes as it is, from an optional sink too."""
+    """An exception outside the contract escapes unchanged, also from an optional sink."""
     bug = KeyError("bug")
     for sink in (
         FanoutSink([FaultySink(MemorySink(), [SinkUnavailable("away")]), FaultySink(MemorySink(), [bug])]),
@@ -132,7 +132,7 @@ async def test_bug_of_a_sink_is_no_outage() -> None:
 
 @pytest.mark.parametrize("fault", [SinkUnavailable("away"), EventsRejected({0: "no"})])
 async def test_optional_sink_never_holds(fault: Exception) -> None:
-    """What an optional sink does not take is counted and logged, and stored all the same."""
+    """Events that an optional sink rejects or cannot store are counted, logged, and count as stored."""
     required = MemorySink()
     sink = FanoutSink([required], [FaultySink(MemorySink(), [fault])])
     with capture_logs() as logs:
@@ -144,7 +144,7 @@ async def test_optional_sink_never_holds(fault: Exception) -> None:
 
 
 async def test_optional_sink_that_is_stuck_is_waited_for_briefly() -> None:
-    """An optional sink that does not answer is cancelled, and left alone for a while."""
+    """An optional sink that does not answer is cancelled and skipped for a while."""
     required, stuck = MemorySink(), Stuck()
     sink = FanoutSink([required], [stuck], patience=0.05)
     await asyncio.wait_for(sink.emit(make_event(1)), 60)
@@ -157,7 +157,7 @@ async def test_optional_sink_that_is_stuck_is_waited_for_briefly() -> None:
 
 
 async def test_missed_events_are_logged_once_a_minute_and_tried_again() -> None:
-    """An optional sink is asked again after its rest, and the log holds one line a minute."""
+    """An optional sink is retried after its wait, and its missed events are logged once a minute."""
     now = 0.0
     inner = MemorySink()
     faulty = FaultySink(inner, [SinkUnavailable("away")] * 10)
@@ -167,14 +167,14 @@ async def test_missed_events_are_logged_once_a_minute_and_tried_again() -> None:
             now = float(second)
             await effort.emit_batch([make_event(second)])
 
-    # Ten waits that double from two seconds to ten, each with a jitter of up to a half of it.
+    # The ten waits double from two seconds to ten, each with a jitter of up to a half of it.
     assert 38 <= effort.missed <= 86
     assert ids(inner) == list(range(effort.missed, 121))
     assert [log["missed"] for log in logs] == [1, 61][: len(logs)]
 
 
 async def test_cancellation_reaches_every_sink_and_waits_for_it() -> None:
-    """A cancelled emit leaves nothing running in the sinks behind."""
+    """A cancelled emit cancels every sink and waits for them."""
     stuck = [Stuck(), Stuck()]
     task = asyncio.ensure_future(FanoutSink(stuck).emit(make_event(1)))
     for one in stuck:
@@ -187,7 +187,7 @@ async def test_cancellation_reaches_every_sink_and_waits_for_it() -> None:
 
 
 async def test_only_what_it_opened_is_closed(tmp_path: Path) -> None:
-    """Sinks it was given stay open, and those of its URL are closed."""
+    """Sinks given to the fan-out stay open; those opened from its URL are closed."""
     given = MemorySink()
     await FanoutSink([given]).aclose()
     await given.emit(make_event(1))
@@ -204,13 +204,13 @@ async def test_only_what_it_opened_is_closed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("url", ["fanout:", "fanout:?optional=noop:", "fanout:?to=noop:&x=1", "fanout://h?to=noop:"])
 def test_wrong_url_is_refused(url: str) -> None:
-    """Without a required sink, or with anything else in it, a URL is refused."""
+    """A URL without a required sink, or with anything else in it, is refused."""
     with pytest.raises(ValueError, match="fanout"):
         open_sink(url)
 
 
 async def test_close_waits_for_what_is_under_way() -> None:
-    """Closing returns when the emits under way have ended, also where the sinks behind stay open."""
+    """Closing waits for the emits in flight, also if the sinks behind stay open."""
     slow = Stuck()
     sink = FanoutSink([slow])
     emit = asyncio.ensure_future(sink.emit(make_event(1)))

@@ -1,4 +1,4 @@
-"""HttpSink: the contract, and how events are put into requests."""
+"""HttpSink: the contract, and the grouping of events into requests."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 async def server() -> AsyncIterator[EventServer]:
-    """Return a server that works."""
+    """Return a working server."""
     server = EventServer()
     async with serving(server):
         yield server
@@ -33,14 +33,14 @@ async def server() -> AsyncIterator[EventServer]:
 
 @pytest.fixture
 async def sink(server: EventServer) -> AsyncIterator[HttpSink]:
-    """Return a sink to it."""
+    """Return a sink to the server."""
     sink = HttpSink(server.url)
     yield sink
     await sink.aclose()
 
 
 class TestHttpSink(SinkContract):
-    """HttpSink keeps every promise."""
+    """HttpSink keeps the contract of a sink."""
 
     keyed = False
 
@@ -53,12 +53,12 @@ class TestHttpSink(SinkContract):
         return open_sink(self.server.url)
 
     async def stored(self) -> list[ExecutorEvent]:
-        """Return what the server has kept."""
+        """Return the events that the server has stored."""
         return list(self.server.kept.values())
 
 
 class TestHttpSinkWithDuplicates(TestHttpSink):
-    """Where the server answers 409 for what it has, and says so, the promises are the same."""
+    """The contract holds where the server answers 409 with a body that says stored."""
 
     @pytest.fixture(autouse=True)
     def _duplicates(self, server: EventServer) -> None:
@@ -66,7 +66,7 @@ class TestHttpSinkWithDuplicates(TestHttpSink):
 
 
 class TestHttpSinkWithBare409(TestHttpSink):
-    """Likewise where the server does not say so, and the operator of the sink does."""
+    """The contract holds where the server answers a bare 409 and the operator declares it as stored."""
 
     @pytest.fixture(autouse=True)
     def _bare(self, server: EventServer) -> None:
@@ -78,14 +78,14 @@ class TestHttpSinkWithBare409(TestHttpSink):
 
 
 async def test_one_event_goes_to_the_single_endpoint_as_it_is(sink: HttpSink, server: EventServer) -> None:
-    """A single event is posted as its own wire form."""
+    """A single event is posted in its own wire form."""
     await sink.emit(make_event(1))
 
     assert [("/api/events", encode(make_event(1)))] == [(posted.path, posted.body) for posted in server.requests]
 
 
 async def test_batch_names_its_execution_and_worker(sink: HttpSink, server: EventServer) -> None:
-    """Several events go together, under their execution and the worker that all of them share."""
+    """Several events are posted together, with their execution and the worker that all of them share."""
     await sink.emit_batch(make_events(2))
     await sink.emit_batch([make_event(3), make_event(4, worker_id=None)])
     shared, mixed = [msgspec.json.decode(posted.body) for posted in server.requests]
@@ -109,7 +109,7 @@ async def test_request_has_at_most_256_events_of_one_execution(sink: HttpSink, s
 
 
 async def test_request_has_at_most_2_mib(sink: HttpSink, server: EventServer) -> None:
-    """Long events share a request as long as they fit, and one that is longer by itself goes alone."""
+    """Long events share a request as long as they fit, and one that is too long is posted alone."""
     sizes = [900_000, 900_000, 900_000, 2_500_000, 10, 10]
     await sink.emit_batch([make_event(number, context="x" * size) for number, size in enumerate(sizes, start=1)])
 
@@ -118,7 +118,7 @@ async def test_request_has_at_most_2_mib(sink: HttpSink, server: EventServer) ->
 
 
 async def test_request_may_be_filled_to_the_last_byte(sink: HttpSink, server: EventServer) -> None:
-    """Two events that fill a request exactly go together, and with one byte more apart."""
+    """Two events that fill a request exactly are posted together, and with one byte more separately."""
     bodies = sum(len(encode(make_event(number, context=""))) for number in (1, 2))
     around = len(b'{"execution_id":478775660589088776,"worker_id":"worker-7","events":[,]}')
     room = 2 * 2**20 - around - bodies
@@ -144,7 +144,7 @@ async def test_executions_go_side_by_side_and_each_in_order(server: EventServer)
 
 
 async def test_same_content_has_the_same_key(sink: HttpSink, server: EventServer) -> None:
-    """What is emitted again carries the key it had, and other content another."""
+    """An event emitted again has the same idempotency key, and other content another."""
     for batch in ([1], [1], [2], [1, 2], [1, 2]):
         await sink.emit_batch([make_event(number) for number in batch])
     keys = [posted.key for posted in server.requests]
@@ -155,7 +155,7 @@ async def test_same_content_has_the_same_key(sink: HttpSink, server: EventServer
 
 
 async def test_token_file_is_read_for_every_request(server: EventServer, tmp_path: Path) -> None:
-    """A token that is renewed in its file is used from the next request on."""
+    """A token renewed in its file is used from the next request on."""
     token_file = tmp_path / "token"
     sink = open_sink(f"{server.url}?token_file={token_file}")
     for number, token in enumerate(["first\n", "second"]):
@@ -168,7 +168,7 @@ async def test_token_file_is_read_for_every_request(server: EventServer, tmp_pat
 
 @pytest.mark.parametrize("content", [None, "", "se cret", "se\ncret", "secret\u00e9"])
 async def test_unreadable_token_holds_events(server: EventServer, tmp_path: Path, content: str | None) -> None:
-    """Without its token nothing is posted, and what the file holds is not told."""
+    """Without a readable token nothing is posted, and the file's content is not shown."""
     token_file = tmp_path / "token"
     if content is not None:
         token_file.write_text(content)
@@ -183,7 +183,7 @@ async def test_unreadable_token_holds_events(server: EventServer, tmp_path: Path
 
 @pytest.fixture
 async def tls_server(tmp_path: Path) -> AsyncIterator[EventServer]:
-    """Return a server with a certificate of its own authority, which stands in `ca.pem`."""
+    """Return a server with a certificate of its own authority, stored in `ca.pem`."""
     from ssl import PROTOCOL_TLS_SERVER, SSLContext  # noqa: PLC0415  (the annotation above is all else that needs it)
 
     authority = trustme.CA()
@@ -196,7 +196,7 @@ async def tls_server(tmp_path: Path) -> AsyncIterator[EventServer]:
 
 
 async def test_certificate_is_verified(tls_server: EventServer, tmp_path: Path) -> None:
-    """A server whose authority is not known gets nothing, and one that is named does."""
+    """A server with an unknown authority gets nothing, and one with a configured authority gets the events."""
     stranger, known = HttpSink(tls_server.url), open_sink(f"{tls_server.url}?tls_ca={tmp_path}/ca.pem")
     with pytest.raises(SinkUnavailable, match=r"(?i)certificate"):
         await stranger.emit(make_event(1))
@@ -208,7 +208,7 @@ async def test_certificate_is_verified(tls_server: EventServer, tmp_path: Path) 
 
 
 async def test_certificate_of_another_name_is_refused(tls_server: EventServer, tmp_path: Path) -> None:
-    """The certificate has to be for the host of the URL."""
+    """The certificate must name the host of the URL."""
     sink = HttpSink(tls_server.url.replace("localhost", "127.0.0.1"), tls_ca=str(tmp_path / "ca.pem"))
     with pytest.raises(SinkUnavailable, match=r"(?i)certificate"):
         await sink.emit(make_event(1))
@@ -231,7 +231,7 @@ async def test_certificate_of_another_name_is_refused(tls_server: EventServer, t
     ],
 )
 def test_wrong_url_is_refused(url: str, reason: str) -> None:
-    """A URL that could not be posted to safely is refused, without a secret in the message."""
+    """A URL that is unsafe for events is refused, without a secret in the message."""
     with pytest.raises(ValueError, match=reason) as failure:
         HttpSink.from_url(url)
 
@@ -242,14 +242,14 @@ def test_wrong_url_is_refused(url: str, reason: str) -> None:
     "host", ["169.254.169.254", "[fe80::1]", "[fe80::1%25eth0]", "[fd00:ec2::254]", "[::ffff:169.254.170.2]"]
 )
 def test_metadata_service_is_no_destination(host: str) -> None:
-    """The address of a metadata service, or of whatever else is link-local, is refused however it is written."""
+    """A metadata service's address, and any other link-local one, is refused in every notation."""
     with pytest.raises(ValueError, match="link-local or a cloud's metadata service"):
         HttpSink(f"https://{host}/api/events")
 
 
 @pytest.mark.parametrize("address", ["169.254.169.254", "fd00:ec2::254", "::ffff:169.254.169.254"])
 async def test_name_that_leads_to_a_metadata_service_holds(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What counts is the address a name leads to: nothing is sent there, and the events are kept."""
+    """A name is judged by its address: nothing is sent to a metadata service, and the events are retried."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     rest = (0, 0) if ":" in address else ()
     found = [(family, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (address, 443, *rest))]
@@ -262,18 +262,18 @@ async def test_name_that_leads_to_a_metadata_service_holds(address: str, monkeyp
 
 @pytest.mark.parametrize("url", ["https://10.1.2.3/x", "https://192.168.1.2/x", "https://[fd00::1]/x"])
 def test_private_address_is_a_destination(url: str) -> None:
-    """Private networks are where most gateways are."""
+    """A private address is accepted, because most gateways have one."""
     HttpSink(url)
 
 
 @pytest.mark.parametrize("url", ["http://localhost/x", "http://[::1]:8082/x", "http://h/x?insecure=true"])
 def test_plain_http_stays_on_this_machine_or_is_asked_for(url: str) -> None:
-    """Without encryption only to this machine, or where somebody said so."""
+    """Plain HTTP is accepted to this machine only, unless an option allows it."""
     HttpSink.from_url(url)
 
 
 def test_token_is_given_once_and_can_stand_in_a_header() -> None:
-    """A token from two places, or with a line break, is refused."""
+    """A token from two sources, or with a line break, is refused."""
     with pytest.raises(ValueError, match="token, token_file"):
         HttpSink("https://host/api/events", token="a", token_file="b")
     with pytest.raises(ValueError, match="what no header can"):

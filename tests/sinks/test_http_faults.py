@@ -1,4 +1,4 @@
-"""HttpSink and servers that refuse, stall, lie or go away."""
+"""HttpSink and servers that refuse, stall, answer falsely or stop."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ async def server() -> AsyncIterator[EventServer]:
 
 @pytest.fixture
 async def sink(server: EventServer) -> AsyncIterator[HttpSink]:
-    """Return a sink to it."""
+    """Return a sink to the server."""
     sink = HttpSink(server.url, timeout=5.0)
     yield sink
     await sink.aclose()
 
 
 async def test_server_away_and_back() -> None:
-    """While nobody listens the sink says so, and it works as soon as somebody does."""
+    """While the server is down the sink is unavailable, and works as soon as it is back."""
     server, port = EventServer(), free_port()
     sink = HttpSink(f"http://127.0.0.1:{port}/api/events")
     with pytest.raises(SinkUnavailable, match=r"^http: "):
@@ -63,7 +63,7 @@ async def test_server_away_and_back() -> None:
 async def test_status_that_says_nothing_of_the_events_holds(
     sink: HttpSink, server: EventServer, status: int, count: int
 ) -> None:
-    """An overloaded server and a refused token are no reason to give an event up."""
+    """An overloaded server or a refused token rejects no event."""
     server.script = [answering(status, "")]
     with pytest.raises(SinkUnavailable, match=f"{status}"):
         await sink.emit_batch(make_events(count))
@@ -75,14 +75,14 @@ async def test_status_that_says_nothing_of_the_events_holds(
 
 @pytest.mark.parametrize("status", [404, 405])
 async def test_wrong_path_holds(sink: HttpSink, server: EventServer, status: int) -> None:
-    """A path with nothing behind it is a mistake in the URL, and no event's."""
+    """A path that the server does not know is a fault of the URL, not of an event."""
     server.script = [answering(status)]
     with pytest.raises(SinkUnavailable, match="leads to no endpoint"):
         await sink.emit(make_event(1))
 
 
 async def test_server_without_batches_is_given_single_events(sink: HttpSink, server: EventServer) -> None:
-    """Where only the single endpoint is there, a batch goes one by one."""
+    """A server with the single endpoint only gets the batch as single events."""
     server.script = [answering(404)]
     await sink.emit_batch(make_events(3))
 
@@ -92,7 +92,7 @@ async def test_server_without_batches_is_given_single_events(sink: HttpSink, ser
 
 @pytest.mark.parametrize("status", [429, 503])
 async def test_retry_after_is_passed_on(sink: HttpSink, server: EventServer, status: int) -> None:
-    """The seconds a server asks for reach the caller."""
+    """The Retry-After of a server reaches the caller."""
     server.script = [answering(status, Retry_After="7")]
     with pytest.raises(SinkUnavailable) as failure:
         await sink.emit(make_event(1))
@@ -118,12 +118,12 @@ async def test_retry_after_is_passed_on(sink: HttpSink, server: EventServer, sta
     ],
 )
 def test_retry_after_is_read(header: str | None, seconds: float | None) -> None:
-    """A header is seconds or a date, and nothing for what is neither."""
+    """The header is read as seconds or a date, and ignored otherwise."""
     assert seconds == read_retry_after(header)
 
 
 def test_retry_after_may_be_a_date() -> None:
-    """A date is so many seconds from now."""
+    """A date counts as the seconds from now."""
     seconds = read_retry_after(format_datetime(datetime.now(UTC) + timedelta(seconds=60), usegmt=True))
 
     assert seconds is not None
@@ -131,7 +131,7 @@ def test_retry_after_may_be_a_date() -> None:
 
 
 async def test_refused_event_does_not_take_its_batch_with_it(sink: HttpSink, server: EventServer) -> None:
-    """Of a batch with one event the server will never take, that one is rejected and the rest is stored in order."""
+    """A batch with one event that the server rejects leaves that one rejected and the others stored in order."""
     server.refused = {7}
     with capture_logs() as logs, pytest.raises(EventsRejected) as rejection:
         await sink.emit_batch(make_events(10))
@@ -144,7 +144,7 @@ async def test_refused_event_does_not_take_its_batch_with_it(sink: HttpSink, ser
 
 
 async def test_outage_in_the_middle_of_one_by_one_holds_all(sink: HttpSink, server: EventServer) -> None:
-    """A refused batch whose single posts meet an outage is unavailable, and complete after the next emit."""
+    """A rejected batch is posted one by one; an outage makes it unavailable, and the next emit completes it."""
     server.refused = {2}
     server.script = [None, None, None, answering(503)]
     with pytest.raises(SinkUnavailable):
@@ -157,7 +157,7 @@ async def test_outage_in_the_middle_of_one_by_one_holds_all(sink: HttpSink, serv
 
 
 async def test_execution_that_fails_does_not_stop_the_others(server: EventServer) -> None:
-    """What can be stored beside an outage is stored, and the emit is unavailable all the same."""
+    """Executions beside a failing one are stored, and the emit still fails as unavailable."""
     sink = HttpSink(server.url)
     server.script = [answering(500)]
     with pytest.raises(SinkUnavailable):
@@ -168,7 +168,7 @@ async def test_execution_that_fails_does_not_stop_the_others(server: EventServer
 
 
 async def test_409_for_another_event_is_a_conflict(sink: HttpSink, server: EventServer) -> None:
-    """Where the server says that another event has the key, none counts as stored, single or in a batch."""
+    """An event with the key of another stored event is a conflict, single or in a batch."""
     conflict = answering(409, '{"status": "error", "code": "conflict", "message": "another event has this key"}')
     server.script = [conflict, conflict, None, conflict, None]
     with pytest.raises(EventsRejected, match="another event has this key") as alone:
@@ -193,7 +193,7 @@ async def test_409_for_another_event_is_a_conflict(sink: HttpSink, server: Event
     ],
 )
 async def test_409_that_does_not_say_stored_is_a_refusal(sink: HttpSink, server: EventServer, body: str) -> None:
-    """The server may have another event, or forbid this one: it is rejected, and the reason names the way out."""
+    """A 409 without a body that says stored is a rejection, with the remedy in its reason."""
     server.script = [answering(409, body)]
     with pytest.raises(EventsRejected, match="on_409=stored") as rejection:
         await sink.emit(make_event(1))
@@ -202,7 +202,7 @@ async def test_409_that_does_not_say_stored_is_a_refusal(sink: HttpSink, server:
 
 
 async def test_conflict_is_none_of_what_an_operator_takes_for_stored(server: EventServer) -> None:
-    """With on_409=stored, too, an answer that says conflict rejects."""
+    """A 409 that says conflict rejects the event, even with on_409=stored."""
     sink = HttpSink(server.url, on_409="stored")
     server.script = [answering(409, '{"code": "conflict"}')]
     with pytest.raises(EventsRejected):
@@ -211,7 +211,7 @@ async def test_conflict_is_none_of_what_an_operator_takes_for_stored(server: Eve
 
 
 async def test_silent_server_is_unavailable_in_time(server: EventServer) -> None:
-    """A server that does not answer holds an emit for the timeout and no longer, and not those behind it for ever."""
+    """A server that does not answer delays an emit for the timeout, and the next emits no longer."""
     stop = asyncio.Event()
 
     async def stall(_request: web.Request) -> None:
@@ -231,14 +231,14 @@ async def test_silent_server_is_unavailable_in_time(server: EventServer) -> None
 
 
 async def test_endless_success_is_none(sink: HttpSink, server: EventServer) -> None:
-    """A success that is longer than any answer of NoETL is not believed, and not read to its end."""
+    """A success longer than any answer of NoETL is neither believed nor read completely."""
     server.script = [answering(200, "x" * 2**20)]
     with pytest.raises(SinkUnavailable, match="longer than 262144 bytes"):
         await sink.emit(make_event(1))
 
 
 async def test_endless_refusal_is_a_refusal(sink: HttpSink, server: EventServer) -> None:
-    """A refusal that repeats all that was posted rejects the event, with a reason of bounded length."""
+    """A rejection that repeats the whole request has a reason of bounded length."""
     server.script = [answering(422, "x" * 2**20)]
     with pytest.raises(EventsRejected) as rejection:
         await sink.emit(make_event(1))
@@ -248,21 +248,21 @@ async def test_endless_refusal_is_a_refusal(sink: HttpSink, server: EventServer)
 
 @pytest.mark.parametrize("body", ["<html>Welcome to the hotel</html>", "[]", "[" * 100_000])
 async def test_success_of_something_else_is_none(sink: HttpSink, server: EventServer, body: str) -> None:
-    """A page that some other server answers with stores nothing."""
+    """A success page of some other server stores nothing."""
     server.script = [answering(200, body)]
     with pytest.raises(SinkUnavailable, match="not as NoETL answers"):
         await sink.emit(make_event(1))
 
 
 async def test_success_without_a_body_is_one(sink: HttpSink, server: EventServer) -> None:
-    """204 is as good as 200."""
+    """A 204 counts as a success."""
     server.script = [answering(204, "")]
     await sink.emit(make_event(1))
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 async def test_redirect_is_not_followed(sink: HttpSink, server: EventServer, status: int) -> None:
-    """Events and token go to no other place than the one configured, and the reason says where it would have been."""
+    """Events and token are never sent to the target of a redirect, and the reason names that target."""
     server.script = [answering(status, "", Location="http://elsewhere.invalid/")]
     with pytest.raises(SinkUnavailable, match=r"redirects to http://elsewhere\.invalid/, which is not followed"):
         await sink.emit(make_event(1))
@@ -271,7 +271,7 @@ async def test_redirect_is_not_followed(sink: HttpSink, server: EventServer, sta
 
 
 async def test_connection_cut_before_anything_is_stored(sink: HttpSink, server: EventServer) -> None:
-    """A connection that breaks is tried once more with the same key, and then given up."""
+    """A request on a broken connection is repeated once with the same key, then the emit fails."""
     server.script = [cut_before]
     await sink.emit(make_event(1))
     server.script = [cut_before, cut_before]
@@ -284,7 +284,7 @@ async def test_connection_cut_before_anything_is_stored(sink: HttpSink, server: 
 
 
 async def test_answer_lost_after_the_server_stored_it(server: EventServer) -> None:
-    """Where the events are stored and the answer is lost, emitting again leaves each once."""
+    """Where events are stored and the answer is lost, a second emit leaves each event once."""
     parts = urlsplit(server.url)
     assert parts.port is not None
     async with FaultyProxy("127.0.0.1", parts.port) as proxy:
@@ -309,7 +309,7 @@ async def test_answer_lost_after_the_server_stored_it(server: EventServer) -> No
 
 
 async def test_event_too_long_for_the_server_is_rejected_alone(sink: HttpSink, server: EventServer) -> None:
-    """413 for an event by itself rejects it, and its neighbours are stored."""
+    """An event that gets 413 by itself is rejected, and its neighbours are stored."""
     with pytest.raises(EventsRejected) as rejection:
         await sink.emit_batch([make_event(1), make_event(2, context="x" * 5 * 2**20), make_event(3)])
 

@@ -1,4 +1,4 @@
-"""JsonlSink: the contract, its URLs, and other programs at the same file."""
+"""JsonlSink: the contract, its URLs, and other programs that use the same file."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """Where the record of this test is."""
+    """Return the file of this test."""
     return tmp_path / "run.jsonl"
 
 
 class TestJsonlSink(SinkContract):
-    """JsonlSink keeps every promise."""
+    """JsonlSink keeps the contract of a sink."""
 
     keyed = False
 
@@ -44,7 +44,7 @@ class TestJsonlSink(SinkContract):
 
 
 class TestJsonlSinkWithoutFsync(TestJsonlSink):
-    """Without fsync, the promises are the same while the machine runs."""
+    """Without fsync the contract holds while the machine runs."""
 
     def open(self) -> EventSink:
         """Return a new sink as its URL opens it."""
@@ -52,7 +52,7 @@ class TestJsonlSinkWithoutFsync(TestJsonlSink):
 
 
 async def test_pretty_printed_payload_stays_on_one_line(path: Path) -> None:
-    """Line breaks in a payload that is passed on as it was sent do not break the line."""
+    """Line breaks in a payload that is written as received do not break the line."""
     await record(path, make_event(1, context=Raw(b'{\r\n  "a": 1\n}')))
 
     assert content(path).count(b"\n") == 1
@@ -60,7 +60,7 @@ async def test_pretty_printed_payload_stays_on_one_line(path: Path) -> None:
 
 
 async def test_nothing_is_opened_before_the_first_event(path: Path) -> None:
-    """A sink that was given no event creates no file."""
+    """A sink without events creates no file."""
     await record(path)
 
     with pytest.raises(FileNotFoundError):
@@ -68,7 +68,7 @@ async def test_nothing_is_opened_before_the_first_event(path: Path) -> None:
 
 
 async def test_second_writer_is_refused_until_the_first_closes(path: Path) -> None:
-    """Two sinks never write one file: the second waits for the first to close."""
+    """Only one sink writes a file: the second waits for the first to close."""
     first, second = JsonlSink(path), JsonlSink(path)
     await first.emit(make_event(1))
     with pytest.raises(SinkUnavailable, match=r"run\.jsonl: another writer has it open"):
@@ -81,7 +81,7 @@ async def test_second_writer_is_refused_until_the_first_closes(path: Path) -> No
 
 
 async def test_lock_does_not_outlive_close_in_a_forked_child(path: Path) -> None:
-    """A child that was forked meanwhile and lives on does not keep the file from the next writer."""
+    """A forked child that lives on does not keep the lock from the next writer."""
     first = JsonlSink(path)
     await first.emit(make_event(1))
     assert first._file is not None
@@ -94,7 +94,7 @@ async def test_lock_does_not_outlive_close_in_a_forked_child(path: Path) -> None
 
 
 async def test_renamed_file_is_followed_by_a_new_one(path: Path) -> None:
-    """When the file is rotated away under an open sink, the next event starts a new one, and doubles stay known."""
+    """After the file is renamed the next event starts a new one, and duplicates stay known."""
     old = path.with_suffix(".1")
     sink = JsonlSink(path)
     await sink.emit(make_event(1))
@@ -107,7 +107,7 @@ async def test_renamed_file_is_followed_by_a_new_one(path: Path) -> None:
 
 
 async def test_deleted_file_is_followed_by_a_new_one(path: Path) -> None:
-    """When the file is deleted under an open sink, what comes next is not written into nowhere."""
+    """After the file is deleted the next event starts a new one."""
     sink = JsonlSink(path)
     await sink.emit(make_event(1))
     await asyncio.to_thread(path.unlink)
@@ -118,7 +118,7 @@ async def test_deleted_file_is_followed_by_a_new_one(path: Path) -> None:
 
 
 async def test_file_truncated_by_others_grows_from_there(path: Path) -> None:
-    """A rotation that copies and truncates leaves no hole."""
+    """A rotation that copies and truncates leaves no hole in the file."""
     sink = JsonlSink(path)
     await sink.emit_batch(make_events(3))
     os.truncate(path, 0)
@@ -129,7 +129,7 @@ async def test_file_truncated_by_others_grows_from_there(path: Path) -> None:
 
 
 async def test_tail_beyond_the_limit_is_not_read(path: Path) -> None:
-    """Of a long file only the last 64 MiB are looked at: doubles of what is older are written again."""
+    """Only the last 64 MiB of a long file are read for duplicates, so older events are written again."""
     old = make_event(1, context="x" * 40 * 2**20)
     recent = make_event(2, context="x" * 40 * 2**20)
     await record(path, old, recent)
@@ -148,7 +148,7 @@ async def test_tail_beyond_the_limit_is_not_read(path: Path) -> None:
     ],
 )
 def test_url_names_the_file(url: str, expected: str) -> None:
-    """The path is what stands between the scheme and the question mark."""
+    """The path stands between the scheme and the question mark."""
     assert Path(expected) == JsonlSink.from_url(url)._path
 
 
@@ -163,6 +163,6 @@ def test_url_names_the_file(url: str, expected: str) -> None:
     ],
 )
 def test_wrong_url_is_refused(url: str, reason: str) -> None:
-    """A URL that names no file, or an option there is not, is refused by name."""
+    """A URL without a file or with an unknown option is refused by name."""
     with pytest.raises(ValueError, match=reason):
         JsonlSink.from_url(url)

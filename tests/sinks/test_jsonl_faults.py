@@ -1,4 +1,4 @@
-"""JsonlSink after crashes, and on a disk that fails."""
+"""JsonlSink after crashes, and on a failing disk."""
 
 from __future__ import annotations
 
@@ -48,13 +48,13 @@ asyncio.run(main(sys.argv[1], int(sys.argv[2])))
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """Where the record of this test is."""
+    """Return the file of this test."""
     return tmp_path / "run.jsonl"
 
 
 @pytest.mark.parametrize("kept", range(1, len(encode(make_event(3))), 7))
 async def test_torn_tail_is_cut_off_wherever_it_was_cut(path: Path, kept: int) -> None:
-    """However much of its last line a crash left, the events before it stay and the next one follows them."""
+    """A last line cut anywhere by a crash is removed; the events before it stay, and the next one follows them."""
     torn = encode(make_event(3))[:kept]
     write(path, lines_of(*make_events(2)) + torn)
     with capture_logs() as logs:
@@ -74,7 +74,7 @@ async def test_torn_tail_is_cut_off_wherever_it_was_cut(path: Path, kept: int) -
 )
 @pytest.mark.parametrize("before", [0, 2])
 async def test_other_torn_tails_are_cut_off(path: Path, torn: bytes, before: int) -> None:
-    """A tail that a power cut can leave goes, also when it is all there is."""
+    """A tail as a power cut can leave it is removed, even if it is the whole file."""
     write(path, lines_of(*make_events(before)) + torn)
     await record(path, *make_events(3))
 
@@ -82,7 +82,7 @@ async def test_other_torn_tails_are_cut_off(path: Path, torn: bytes, before: int
 
 
 async def test_last_line_without_newline_is_completed(path: Path) -> None:
-    """An event that lacks only its newline is kept, whoever wrote it."""
+    """An event that lacks only its newline is kept, whatever program wrote it."""
     write(path, lines_of(*make_events(2))[:-1])
     await record(path, *make_events(3))
 
@@ -99,7 +99,7 @@ async def test_last_line_without_newline_is_completed(path: Path) -> None:
     ],
 )
 async def test_file_of_something_else_is_not_touched(path: Path, found: bytes) -> None:
-    """A tail that is not of our making is left alone, and the sink says where it begins."""
+    """A tail of another program is kept, and the sink reports its offset."""
     write(path, found)
     with pytest.raises(SinkUnavailable, match=r"run\.jsonl: no event after byte \d+"):
         await record(path, make_event(5))
@@ -108,7 +108,7 @@ async def test_file_of_something_else_is_not_touched(path: Path, found: bytes) -
 
 
 async def test_blank_lines_at_the_end_are_no_damage(path: Path) -> None:
-    """Blank lines stay, and what follows them can be read."""
+    """Blank lines stay, and the lines after them can be read."""
     write(path, lines_of(make_event(1)) + b"\n\n")
     await record(path, make_event(2))
 
@@ -116,7 +116,7 @@ async def test_blank_lines_at_the_end_are_no_damage(path: Path) -> None:
 
 
 async def test_event_without_id_in_the_file_is_kept(path: Path) -> None:
-    """A line that has no id, as other writers leave, is no damage."""
+    """A line without an id, as other writers leave it, is kept."""
     line = lines_of(structs.replace(make_event(1), event_id=None))
     write(path, line)
     await record(path, make_event(1))
@@ -125,7 +125,7 @@ async def test_event_without_id_in_the_file_is_kept(path: Path) -> None:
 
 
 def kill_at_random(path: Path, start: int) -> list[int]:
-    """Run a child that records from id *start*, kill it some way on, and return the batches it acknowledged."""
+    """Run a child that records from id *start*, kill it at a random time, and return its acknowledged batches."""
     command = [sys.executable, "-c", CHILD, str(path), str(start)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as child:
         assert child.stdout is not None
@@ -135,7 +135,7 @@ def kill_at_random(path: Path, start: int) -> list[int]:
 
 
 async def test_killed_process_has_lost_nothing_it_acknowledged(path: Path) -> None:
-    """After kill -9 in the middle of writing, again and again, all that was acknowledged is there, once, in order."""
+    """After repeated kill -9 during writes every acknowledged event is in the file, once, in order."""
     acknowledged: list[int] = []
     start = 1
     for _ in range(4):
@@ -150,12 +150,12 @@ async def test_killed_process_has_lost_nothing_it_acknowledged(path: Path) -> No
     assert sorted(known) == ids
 
 
-# A disk that fails.
+# The tests below use a failing disk.
 
 
 @contextmanager
 def file_size_limit(size: int) -> Iterator[None]:
-    """Let the kernel refuse to make any file longer than *size*, as a full disk would."""
+    """Limit files to *size* bytes, so that a write fails as on a full disk."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
@@ -165,7 +165,7 @@ def file_size_limit(size: int) -> Iterator[None]:
 
 
 async def test_short_write_leaves_no_trace(path: Path) -> None:
-    """When only half a batch fits on the disk, none of it stays, and all of it goes in when there is room."""
+    """A batch that only half fits on the disk leaves no bytes, and is written completely once there is room."""
     sink = JsonlSink(path)
     await sink.emit_batch(make_events(2))
     before = content(path)
@@ -180,7 +180,7 @@ async def test_short_write_leaves_no_trace(path: Path) -> None:
 
 
 def test_failed_sync_takes_the_write_back(path: Path) -> None:
-    """What could not be made durable is not left to be read, or a retry would take it for stored."""
+    """A write with a failed sync is removed, as a retry would otherwise take it for stored."""
     faults = iter([None, None, OSError(errno.EIO, "disk"), None, None])
 
     def sync(_descriptor: int) -> None:
@@ -198,7 +198,7 @@ def test_failed_sync_takes_the_write_back(path: Path) -> None:
 
 
 def test_what_could_not_be_taken_back_is_taken_back_next_time(path: Path) -> None:
-    """While even cutting off fails, appends fail; then the file goes on from where it was good."""
+    """While even truncating fails, appends fail; then the file continues from its last good line."""
     failing = OSError(errno.EIO, "disk")
     faults = iter([None, None, None, failing, failing, failing, None, None])
 
@@ -218,7 +218,7 @@ def test_what_could_not_be_taken_back_is_taken_back_next_time(path: Path) -> Non
 
 
 async def test_missing_directory_is_named_and_not_created(tmp_path: Path) -> None:
-    """A directory may be a volume not mounted yet: the sink waits for it, and works when it is there."""
+    """A missing directory may be an unmounted volume: the sink waits for it, and works when it exists."""
     directory = tmp_path / "volume"
     sink = JsonlSink(directory / "run.jsonl")
     with pytest.raises(SinkUnavailable, match=r"the directory .*volume is missing"):
@@ -232,6 +232,6 @@ async def test_missing_directory_is_named_and_not_created(tmp_path: Path) -> Non
 
 
 async def test_directory_in_place_of_the_file_is_unavailable(tmp_path: Path) -> None:
-    """What cannot be opened is SinkUnavailable with the system's reason."""
+    """A path that cannot be opened is SinkUnavailable with the system's reason."""
     with pytest.raises(SinkUnavailable, match="Is a directory"):
         await record(tmp_path, make_event(1))

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class TestMemorySink(SinkContract):
-    """MemorySink keeps every promise but that of a destination that outlives it."""
+    """MemorySink keeps the contract except for storage that outlives it."""
 
     keyed = True
 
@@ -31,11 +31,11 @@ class TestMemorySink(SinkContract):
         return self.sink
 
     async def stored(self) -> list[ExecutorEvent]:
-        """Return what the sink keeps."""
+        """Return the events of the sink."""
         return self.sink.events
 
     async def test_emitted_again_after_reopening_is_stored_once(self) -> None:
-        """Events stay readable in a closed MemorySink, and another one starts empty."""
+        """A closed MemorySink keeps its events readable, and another one starts empty."""
         await self.sink.emit_batch(make_events(3))
         await self.sink.aclose()
 
@@ -52,12 +52,12 @@ class TestMemorySink(SinkContract):
         assert self.sink.variants == 2
 
     def test_opens_by_url(self) -> None:
-        """`memory:` is a new and empty sink."""
+        """`memory:` opens a new and empty sink."""
         assert MemorySink.from_url("memory:").events == []
 
 
 class TestNoopSink(SinkContract):
-    """NoopSink keeps the promises that are left when nothing is stored."""
+    """NoopSink keeps the part of the contract that needs no storage."""
 
     keeps_events = False
 
@@ -66,11 +66,11 @@ class TestNoopSink(SinkContract):
         return NoopSink.from_url("noop:")
 
     async def stored(self) -> list[ExecutorEvent]:
-        """Return nothing: nothing is kept."""
+        """Return nothing, because nothing is stored."""
         return []
 
     async def test_accepts_any_event(self) -> None:
-        """Whatever an emitter emits is taken, and returned as it was stamped."""
+        """Every emitted event is accepted, and returned as stamped."""
         emitter = EventEmitter(42, self.open(), worker_id="worker-1", new_id=Snowflake(node=1))
         event = await emitter.emit("command.completed", "start", "COMPLETED", {"any": ["thing", 1, None]})
 
@@ -78,25 +78,25 @@ class TestNoopSink(SinkContract):
         assert (event.worker_id, event.context) == ("worker-1", {"any": ["thing", 1, None]})
 
     async def test_event_without_id_is_given_one_or_refused(self) -> None:
-        """Nothing is keyed by an id, so none is needed."""
+        """An event without id is accepted, because nothing is keyed by an id."""
         sink = self.open()
         await sink.emit_batch([make_event(1), make_event(None)])
         await sink.aclose()
 
     async def test_rejects_exactly_what_can_never_be_stored(self) -> None:
-        """Nothing has to be stored, so nothing is rejected."""
+        """No event is rejected, because none is stored."""
         sink = self.open()
         await sink.emit_batch([make_event(1), make_event(2, context={"x": math.nan})])
         await sink.aclose()
 
     async def test_rejection_reaches_only_its_emitter(self) -> None:
-        """Concurrent emits all return, also that of an event no other sink takes."""
+        """Concurrent emits all return, even for an event that every other sink rejects."""
         sink = self.open()
         await asyncio.gather(sink.emit(make_event(1)), sink.emit(make_event(2, context={"x": math.nan})))
         await sink.aclose()
 
     async def test_closed_sink_refuses(self) -> None:
-        """A closed one drops what it is given as an open one does: nothing is lost by that."""
+        """A closed sink accepts events like an open one, as both drop them."""
         sink = self.open()
         await sink.aclose()
         await sink.emit(make_event(1))

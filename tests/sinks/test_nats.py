@@ -1,4 +1,4 @@
-"""NatsSink keeps every promise of a sink, on a real server."""
+"""NatsSink keeps the contract of a sink on a real server."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 async def read_stream(outside: JetStreamContext, name: str) -> list[RawStreamMsg]:
-    """Return every message of the stream, in its order."""
+    """Return every message of the stream in order."""
     state = (await outside.stream_info(name)).state
     return [await outside.get_msg(name, seq) for seq in range(max(state.first_seq, 1), state.last_seq + 1)]
 
@@ -63,7 +63,7 @@ class TestNatsSinkWithoutBatches(TestNatsSink):
 async def test_identity_is_one_header(
     connection: Connection, stream: StreamDeclaration, subject: str, outside: JetStreamContext
 ) -> None:
-    """A message carries its `event_id` and digest as `Nats-Msg-Id`, and no other header, batch or not."""
+    """A message carries `event_id` and digest as `Nats-Msg-Id`, and no other header, in a batch or alone."""
     sink = NatsSink(connection, subject=subject)
     await sink.emit(make_event(7))
     await sink.emit_batch(make_events(2, start=8))
@@ -77,7 +77,7 @@ async def test_identity_is_one_header(
 async def test_event_without_id_gets_one(
     connection: Connection, stream: StreamDeclaration, subject: str, outside: JetStreamContext
 ) -> None:
-    """An event without `event_id` is stored with one, in its payload and as its identity."""
+    """An event without `event_id` gets one, in its payload and in its message id."""
     sink = NatsSink(connection, subject=subject, new_id=iter([41]).__next__)
     await sink.emit(make_event(event_id=None))
     (message,) = await read_stream(outside, stream.name)
@@ -102,7 +102,7 @@ async def test_subject_follows_its_template(
 async def test_no_event_is_lost_for_its_name(
     connection: Connection, stream: StreamDeclaration, subject: str, outside: JetStreamContext
 ) -> None:
-    """Whatever an event is called, it is stored under the name it has."""
+    """An event with any name is stored under that name."""
     names = ["", "a b", "*", ">", "a..b", ".a", "a.", "\r\nPUB x 0\r\n", "\x00", "é", "x" * 100_000, "$JS.API.INFO"]
     sink = NatsSink(connection, subject=subject)
     await sink.emit_batch([make_event(number, event_type=name) for number, name in enumerate(names)])
@@ -125,7 +125,7 @@ async def test_no_event_is_lost_for_its_name(
     ],
 )
 def test_name_becomes_tokens(name: str, expected: str) -> None:
-    """What a subject cannot hold of a name stands as an underscore."""
+    """Characters of a name that a subject cannot hold become underscores."""
     assert expected == subject_tokens(name)
 
 
@@ -133,7 +133,7 @@ def test_name_becomes_tokens(name: str, expected: str) -> None:
     "template", ["", "a b", "a..b", "a.*", "a.{step}", "a.{}", "a.{event_type", "a.{event_type.x}", "a.", "x" * 300]
 )
 def test_template_that_makes_no_subject_is_refused(connection: Connection, template: str) -> None:
-    """A subject template that can never work is refused when the sink is made."""
+    """A subject template that can never work is refused by the constructor."""
     with pytest.raises(ValueError, match="subject"):
         NatsSink(connection, subject=template)
 
@@ -141,7 +141,7 @@ def test_template_that_makes_no_subject_is_refused(connection: Connection, templ
 async def test_rejections_are_told_together(
     connection: Connection, stream: StreamDeclaration, subject: str, outside: JetStreamContext
 ) -> None:
-    """One batch names what JSON cannot hold and what the server cannot take, and stores the rest."""
+    """A batch reports events that JSON cannot hold and events above the server's limit, and stores the rest."""
     sink = NatsSink(connection, subject=subject)
     with pytest.raises(EventsRejected) as rejection:
         await sink.emit_batch(
@@ -157,7 +157,7 @@ async def test_rejections_are_told_together(
 async def test_url_opens_a_connection_of_its_own(
     nats_url: str, stream: StreamDeclaration, outside: JetStreamContext
 ) -> None:
-    """A sink opened by URL connects at its first emit, and closes what it opened."""
+    """A sink opened by URL connects at its first emit, and closes its connection."""
     sink = NatsSink.from_url(f"{nats_url}?subject={stream.name}.%7Bevent_type%7D&name=sink-of-a-test")
     await sink.emit(make_event(1))
     await sink.aclose()
@@ -168,7 +168,7 @@ async def test_url_opens_a_connection_of_its_own(
 
 
 async def test_given_connection_stays_open(connection: Connection, subject: str) -> None:
-    """A sink does not close a connection it was given."""
+    """A sink does not close a connection that it was given."""
     sink = NatsSink(connection, subject=subject)
     await sink.emit(make_event(1))
     await sink.aclose()
@@ -187,13 +187,13 @@ async def test_given_connection_stays_open(connection: Connection, subject: str)
     ],
 )
 def test_url_is_refused(url: str, message: str) -> None:
-    """A URL with anything it cannot mean is refused, saying what."""
+    """An invalid part of a URL is refused with its reason."""
     with pytest.raises(ValueError, match=message):
         NatsSink.from_url(url)
 
 
 def test_password_with_a_question_mark_stays_secret() -> None:
-    """What follows the ? is taken for an option, and still the refusal shows nothing of it."""
+    """The text after a ? is read as an option, and the refusal does not show it."""
     with pytest.raises(ValueError, match=r"\? as %3F") as refusal:
         NatsSink.from_url("nats://user:pa?hunter2@host:4222")
 
@@ -201,7 +201,7 @@ def test_password_with_a_question_mark_stays_secret() -> None:
 
 
 async def test_url_says_who_we_are() -> None:
-    """User, password and hosts of a URL reach the connection, percent-decoded."""
+    """User, password and hosts of a URL are percent-decoded and used for the connection."""
     sink = NatsSink.from_url("tls://us%40er:p%3Aw@one:4222,two:4223?subject=a.b")
     options = sink._connection.options
 
@@ -211,7 +211,7 @@ async def test_url_says_who_we_are() -> None:
 
 
 async def test_acknowledgements_tell_how_far_the_stream_has_come(connection: Connection, subject: str) -> None:
-    """While a stream grows as it should, a spool learns of it without a question."""
+    """While a stream grows as expected, acknowledgements give a spool its position without a request."""
     sink = NatsSink(connection, subject=subject)
     await sink.emit_batch(make_events(3))
     asked = await sink.watermark()
@@ -226,7 +226,7 @@ async def test_acknowledgements_tell_how_far_the_stream_has_come(connection: Con
 
 
 async def test_stream_that_was_away_is_asked(connection: Connection, subject: str) -> None:
-    """After a failure the acknowledgements from before it do not stand for the stream any more."""
+    """After a failure, earlier acknowledgements do not count for the stream's position."""
     sink = NatsSink(connection, subject=subject)
     await sink.emit_batch(make_events(3))
     await sink.watermark()
@@ -245,7 +245,7 @@ async def test_stream_that_was_away_is_asked(connection: Connection, subject: st
 async def test_stream_that_does_not_grow_is_asked(
     connection: Connection, stream: StreamDeclaration, outside: JetStreamContext, subject: str
 ) -> None:
-    """An acknowledgement that another stream gave shows that it is another one, at once."""
+    """An acknowledgement of another stream reveals the replacement at once."""
     sink = NatsSink(connection, subject=subject)
     await sink.emit_batch(make_events(3))
     before = await sink.watermark()

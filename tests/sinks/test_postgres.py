@@ -1,4 +1,4 @@
-"""Postgres: the contract, rows that are there already, and rows the table refuses."""
+"""Postgres: the contract, existing rows, and rows that the table refuses."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NUL = Raw(b'{"text": "\\u0000"}')
 
 
 class TestPostgresSink(SinkContract):
-    """Every promise of a sink."""
+    """PostgresSink keeps the contract of a sink."""
 
     keyed = True
 
@@ -40,7 +40,7 @@ class TestPostgresSink(SinkContract):
 
     @pytest.mark.parametrize("place", [0, 499, 999], ids=["first", "middle", "last"])
     async def test_one_row_postgres_refuses(self, place: int) -> None:
-        """Of a batch of 1,000 with one row no jsonb takes, 999 are stored and one is rejected with its SQLSTATE."""
+        """A batch of 1,000 with one row that jsonb refuses leaves 999 stored and one rejected with its SQLSTATE."""
         events = make_events(1_000)
         events[place] = make_event(place + 1, context=NUL)
         sink = self.open()
@@ -81,7 +81,7 @@ class TestPostgresSink(SinkContract):
         await sink.aclose()
 
     async def test_row_refused_on_the_way_from_the_staging_table(self) -> None:
-        """Where events come again, a refused row has no line that tells which it is: it is found by halves."""
+        """A row refused in the second step has no line number, so bisection finds it."""
         await execute(self.url, "ALTER TABLE noetl.event ADD CONSTRAINT no_seven CHECK (event_id <> 7)")
         sink = self.open()
         await sink.emit(make_event(1))
@@ -93,7 +93,7 @@ class TestPostgresSink(SinkContract):
         await sink.aclose()
 
     async def test_every_row_refused_is_a_fault_of_the_table(self) -> None:
-        """A batch whose every event is refused for one reason is held, and stored once the table is mended."""
+        """A batch with every event refused for one reason is retried, and stored once the table is repaired."""
         await execute(self.url, "ALTER TABLE noetl.event ADD CONSTRAINT nothing CHECK (event_id < 0)")
         sink = self.open()
         for _ in range(2):
@@ -106,7 +106,7 @@ class TestPostgresSink(SinkContract):
         await sink.aclose()
 
     async def test_few_rows_refused_are_faults_of_their_own(self) -> None:
-        """A small batch may well be all bad: it is rejected, and does not hold up what follows."""
+        """A small batch of bad events is rejected, and does not block the next one."""
         sink = self.open()
         with pytest.raises(EventsRejected) as rejection:
             await sink.emit_batch([make_event(number, context=NUL) for number in range(9)])
@@ -115,7 +115,7 @@ class TestPostgresSink(SinkContract):
         await sink.aclose()
 
     async def test_what_became_of_each_event_is_counted(self) -> None:
-        """Inserted, there already, rejected: together they are what was given."""
+        """The counts of inserted, existing and rejected events add up to those emitted."""
         sink = PostgresSink.from_url(self.url)
         await sink.emit_batch(make_events(10))
         with pytest.raises(EventsRejected):
@@ -125,7 +125,7 @@ class TestPostgresSink(SinkContract):
         await sink.aclose()
 
     async def test_event_twice_in_one_batch(self) -> None:
-        """An event that stands twice in a batch is stored once."""
+        """An event twice in a batch is stored once."""
         sink = PostgresSink.from_url(self.url)
         await sink.emit_batch([*make_events(20), *make_events(10)])
 
@@ -134,7 +134,7 @@ class TestPostgresSink(SinkContract):
         await sink.aclose()
 
     async def test_table_with_row_level_security(self) -> None:
-        """A table that takes no COPY, as one with row-level security, is written all the same."""
+        """A table without COPY, as with row-level security, is written all the same."""
         await execute(
             self.url,
             "DROP ROLE IF EXISTS projector; CREATE ROLE projector LOGIN PASSWORD 'x';"
@@ -149,7 +149,7 @@ class TestPostgresSink(SinkContract):
         await execute(self.url, "DROP OWNED BY projector; DROP ROLE projector")
 
     async def test_double_of_another_index_is_not_swallowed(self) -> None:
-        """A conflict with any other unique index is a rejection, not a row dropped in silence."""
+        """A conflict with any other unique index is a rejection, and no row is dropped silently."""
         await execute(self.url, "CREATE UNIQUE INDEX ON noetl.event (step)")
         sink = self.open()
         with pytest.raises(EventsRejected) as rejection:
@@ -160,7 +160,7 @@ class TestPostgresSink(SinkContract):
         await sink.aclose()
 
     async def test_payload_of_every_kind(self) -> None:
-        """Backslashes, tabs and line ends come through, in text as in JSON white space."""
+        """Backslashes, tabs and line ends are preserved, in text and in JSON white space."""
         events = [
             make_event(1, step="a\\b\tc\nd\re\\N\\.", context=Raw(b'{"a":\t"x\\\\y\\n",\n"b":\r1}')),
             make_event(2, context="\\N", meta=None, worker_id="\\N"),
@@ -178,8 +178,8 @@ class TestPostgresSink(SinkContract):
         await sink.aclose()
 
     async def test_same_rows_from_two_sinks_at_once(self) -> None:
-        """Two projectors that insert the same events in opposite orders neither lock up nor double one."""
-        # Slow enough for the two to meet in the middle.
+        """Two projectors that insert the same events in opposite orders neither deadlock nor duplicate one."""
+        # The inserts are slow enough for the two to meet in the middle.
         await execute(
             self.url,
             "CREATE FUNCTION dawdle() RETURNS trigger LANGUAGE plpgsql AS "
@@ -201,7 +201,7 @@ class TestPostgresSink(SinkContract):
         assert deadlocks == 0
 
     async def test_times_are_instants(self) -> None:
-        """Whatever zone the database lives in, the instant stored is the instant emitted."""
+        """The stored time is the emitted instant, whatever the time zone of the database."""
         await execute(self.url, f"ALTER DATABASE {self.url.rpartition('/')[2]} SET TimeZone = 'Asia/Tokyo'")
         sink = self.open()
         await sink.emit(make_event(1))
@@ -220,7 +220,7 @@ class TestPostgresSink(SinkContract):
         ids=str,
     )
     async def test_times_are_exact(self, moment: datetime) -> None:
-        """A time is stored to the microsecond, however far away."""
+        """A time is stored to the microsecond, however distant."""
         sink = self.open()
         await sink.emit(make_event(1, created_at=moment))
 
@@ -228,7 +228,7 @@ class TestPostgresSink(SinkContract):
         await sink.aclose()
 
     async def test_hand_made_event_is_looked_at(self) -> None:
-        """An event made by hand from JSON bytes is rejected by the name of its wrong field, as any other."""
+        """An event built from raw JSON bytes is validated like any other; the rejection names its wrong field."""
         raw = Raw(b"{}")
         bad: dict[int, dict[str, Any]] = {
             1: {"step": 5},

@@ -1,4 +1,4 @@
-"""Postgres: an event whose key the table has is compared with the row that is there."""
+"""Postgres: an event with an existing key is compared with the stored row."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from noetl_events import ExecutorEvent
 
-# The table of the first version.
+# This is the table of the first version.
 OLD_TABLE = "ALTER TABLE noetl.event DROP COLUMN digest"
 
 
@@ -42,7 +42,7 @@ async def url(request: pytest.FixtureRequest, database_url: str) -> str:
 
 
 def for_table(url: str, events: Sequence[ExecutorEvent]) -> list[ExecutorEvent]:
-    """Return *events* as the table of *url* takes them."""
+    """Return *events* in the form that the table of *url* accepts."""
     if "noetl" not in urlsplit(url).query:
         return list(events)
     return [structs.replace(event, meta={"catalog_id": 7}) for event in events]
@@ -55,7 +55,7 @@ async def types_in(url: str) -> dict[int, str]:
 
 
 async def test_conflict_is_rejected_and_its_neighbours_are_stored(url: str) -> None:
-    """The row stays as it is, the reason names it, and what came with the other event is stored."""
+    """The stored row stays, the reason names it, and the other events of the batch are stored."""
     sink = PostgresSink.from_url(url)
     await sink.emit_batch(for_table(url, make_events(3)))
     reasons = await emit(sink, for_table(url, [make_event(4), another(2), make_event(5), make_event(3)]))
@@ -68,7 +68,7 @@ async def test_conflict_is_rejected_and_its_neighbours_are_stored(url: str) -> N
 
 
 async def test_table_that_takes_no_row_is_held_beside_conflicts(url: str) -> None:
-    """Conflicts are no rows that the table took: where all others are refused alike, nothing is rejected."""
+    """Conflicts do not prove that the table accepts rows: if all others are refused alike, nothing is rejected."""
     sink = PostgresSink.from_url(url)
     await sink.emit_batch(for_table(url, make_events(20)))
     await execute(url.partition("?")[0], "ALTER TABLE noetl.event ADD CONSTRAINT no_more CHECK (event_id <= 20)")
@@ -83,7 +83,7 @@ async def test_table_that_takes_no_row_is_held_beside_conflicts(url: str) -> Non
 
 @pytest.mark.parametrize("order", [1, -1], ids=["in order", "reversed"])
 async def test_of_two_in_one_batch_the_first_is_stored(url: str, order: int) -> None:
-    """Nothing is dropped by its key before it is compared, within a batch either; an event twice in it is one."""
+    """Events of one batch with one key are compared too: different ones conflict, and equal ones are one row."""
     pair = [make_event(2), another(2)][::order]
     sink = PostgresSink.from_url(url)
     reasons = await emit(sink, for_table(url, [make_event(9), *pair, pair[0], make_event(1), pair[1]]))
@@ -95,7 +95,7 @@ async def test_of_two_in_one_batch_the_first_is_stored(url: str, order: int) -> 
 
 
 async def test_same_event_again_is_never_a_conflict(url: str) -> None:
-    """However often, by whichever sink, in whichever batch an event comes, it is one."""
+    """An event is stored once, however often, by whichever sink and in whichever batch it is emitted."""
     events = for_table(url, make_events(100))
     for _ in range(3):
         sink = PostgresSink.from_url(url)
@@ -107,7 +107,7 @@ async def test_same_event_again_is_never_a_conflict(url: str) -> None:
 
 
 async def test_same_id_in_another_execution_is_another_key(url: str) -> None:
-    """Executions do not share ids: both events are stored."""
+    """Equal ids in different executions are different keys: both events are stored."""
     sink = PostgresSink.from_url(url)
     await sink.emit_batch(for_table(url, make_events(3)))
 
@@ -144,7 +144,7 @@ REWRITES = {
 @pytest.mark.parametrize("digests", ["kept", "gone"])
 @pytest.mark.parametrize("rewrite", REWRITES.values(), ids=REWRITES)
 async def test_rewritten_row_is_no_conflict(database_url: str, rewrite: str, digests: str) -> None:
-    """A row that others have changed is still that of its event, and another event is still a conflict."""
+    """A row that another writer changed still matches its event, and another event is still a conflict."""
     await create_schema(database_url)
     sink = PostgresSink(database_url)
     events = make_events(20)
@@ -160,7 +160,7 @@ async def test_rewritten_row_is_no_conflict(database_url: str, rewrite: str, dig
 
 @pytest.mark.parametrize("digits", [0, 3, 4])
 async def test_column_of_less_than_microseconds(database_url: str, digits: int) -> None:
-    """Within the resolution of the column a time proves nothing: other events are told by the rest."""
+    """Within the resolution of a column times prove nothing, so other fields tell events apart."""
     await create_schema(database_url)
     await execute(
         database_url, f"ALTER TABLE noetl.event ALTER created_at TYPE timestamptz({digits}), {OLD_TABLE[24:]}"
@@ -176,7 +176,7 @@ async def test_column_of_less_than_microseconds(database_url: str, digits: int) 
 
 
 async def test_time_that_python_has_not(database_url: str) -> None:
-    """A row with an infinite time is compared by the rest."""
+    """A row with an infinite time is compared by its other fields."""
     await create_schema(database_url)
     sink = PostgresSink(database_url)
     await sink.emit_batch(make_events(2))
@@ -188,7 +188,7 @@ async def test_time_that_python_has_not(database_url: str) -> None:
 
 
 async def test_two_sinks_and_different_events_of_one_key(url: str) -> None:
-    """Of two projectors that insert at once, each key has one row, and each other event is one conflict."""
+    """With two projectors that insert at once each key has one row, and each different event is one conflict."""
     draw = Random(7)
     one, other = for_table(url, make_events(300)), for_table(url, [another(number) for number in range(1, 301)])
     first, second = PostgresSink.from_url(url), PostgresSink.from_url(url)
@@ -210,11 +210,11 @@ async def test_two_sinks_and_different_events_of_one_key(url: str) -> None:
 
 
 async def test_row_deleted_in_between_is_stored_again(database_url: str) -> None:
-    """A row that goes away between the insert that met its key and the look at it makes room for the event."""
+    """If a row is deleted between the insert that met its key and the comparison, the event is stored."""
     await create_schema(database_url)
     sink = PostgresSink(database_url)
     await sink.emit_batch(make_events(3))
-    # A statement trigger runs between the two, and sees what was committed.
+    # A statement trigger runs between the two, and sees the committed rows.
     await execute(
         database_url,
         "CREATE FUNCTION retention() RETURNS trigger LANGUAGE plpgsql AS "
@@ -228,7 +228,7 @@ async def test_row_deleted_in_between_is_stored_again(database_url: str) -> None
 
 
 async def test_table_that_drops_rows_is_said_and_holds_up_nothing(database_url: str) -> None:
-    """A trigger that drops what is inserted is the owner's will; it is logged."""
+    """A trigger that drops rows is the owner's decision; the sink logs it and continues."""
     await create_schema(database_url)
     sink = PostgresSink(database_url)
     await sink.emit_batch([make_event(1), make_event(1)])
@@ -245,7 +245,7 @@ async def test_table_that_drops_rows_is_said_and_holds_up_nothing(database_url: 
 
 
 async def test_trigger_that_masks_makes_no_conflict_of_what_is_new(url: str) -> None:
-    """A row that the table changes as it is inserted is not compared with the event it was just made of."""
+    """A row that a trigger changes during the insert is not compared with its event."""
     await execute(
         url.partition("?")[0],
         "CREATE FUNCTION mask() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN NEW.context = '{\"masked\": true}'; "
@@ -255,25 +255,25 @@ async def test_trigger_that_masks_makes_no_conflict_of_what_is_new(url: str) -> 
     sink = PostgresSink.from_url(url)
     events = for_table(url, make_events(5))
     assert await emit(sink, events[:1]) == {}
-    # Where a row is there already, everything goes through the staging table.
+    # If a row exists already, the whole batch goes through the staging table.
     for event in events[1:]:
         assert 1 not in await emit(sink, [events[0], event])
     assert await emit(sink, for_table(url, make_events(10, start=6))) == {}
 
     assert len(await types_in(url)) == sink.inserted == 15
-    # Without a digest a row that is cut and masked at once looks like another event's.
+    # Without a digest a truncated and masked row looks like another event's.
     assert (await emit(sink, events) == {}) is await has_digest(url)
     await sink.aclose()
 
 
 async def has_digest(url: str) -> bool:
-    """Return whether the table has the column of the digest."""
+    """Return true if the table has the digest column."""
     query = "SELECT FROM pg_attribute WHERE attrelid = 'noetl.event'::regclass AND attname = 'digest'"
     return bool(await fetch(url.partition("?")[0], query))
 
 
 async def test_role_of_the_first_version_is_told_what_it_lacks(database_url: str) -> None:
-    """A role that may read the key only is held with the statement to run; after it the same sink goes on."""
+    """A role that may read only the key gets an error with the statement to run; then the same sink continues."""
     await create_schema(database_url)
     role = f"projector_{uuid4().hex}"
     await execute(
@@ -290,7 +290,7 @@ async def test_role_of_the_first_version_is_told_what_it_lacks(database_url: str
         refusal.value
     )
     await execute(database_url, statement)
-    # Without the right to read the digest, it is neither written nor read.
+    # Without permission to read it, the digest is neither written nor read.
     await sink.emit_batch(make_events(2))
     assert [*await emit(sink, [another(1), make_event(2)])] == [0]
     assert {row["digest"] for row in await fetch(database_url, "SELECT digest FROM noetl.event")} == {None}
@@ -299,7 +299,7 @@ async def test_role_of_the_first_version_is_told_what_it_lacks(database_url: str
 
 
 async def test_replaced_nul_is_still_the_event(database_url: str) -> None:
-    """With `on_nul=replace` an event comes again as the same one, and one that has U+FFFD there is a variant."""
+    """With `on_nul=replace` a repeated event is the same, and one that had U+FFFD there is a variant."""
     url = f"{database_url}?on_nul=replace"
     await create_schema(url)
     sink = PostgresSink.from_url(url)

@@ -1,4 +1,4 @@
-"""The column of the digest: tables that lack it, versions side by side, and the upgrade."""
+"""The digest column: tables without it, versions side by side, and the upgrade."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ OLD_TABLE = "ALTER TABLE noetl.event DROP COLUMN digest"
 
 
 async def test_rows_of_both_versions_side_by_side(database_url: str) -> None:
-    """The first version writes no digest, and takes the rows of the new one; neither doubles an event."""
+    """The first version writes no digest and accepts the new rows; neither version duplicates an event."""
     await create_schema(database_url)
     columns = "execution_id, event_id, event_type, step, status, created_at, context, worker_id, meta"
     first, second = make_events(10), make_events(10, start=11)
@@ -37,7 +37,7 @@ async def test_rows_of_both_versions_side_by_side(database_url: str) -> None:
 
 
 async def test_upgrade_adds_the_digest(database_url: str) -> None:
-    """`schema --upgrade` adds the column to a table of the first version, and changes no other."""
+    """`schema --upgrade` adds the column to a table of the first version, and changes no other table."""
     await create_schema(database_url)
     await execute(database_url, OLD_TABLE)
     sink = PostgresSink(database_url)
@@ -46,7 +46,7 @@ async def test_upgrade_adds_the_digest(database_url: str) -> None:
     assert not (await sink.create_schema()).has_digest
     for _ in range(2):
         assert (await sink.create_schema(upgrade=True)).has_digest
-    # The session that is open goes on without; the next one writes it.
+    # The open session continues without the column; the next one writes it.
     await sink.emit_batch(make_events(2, start=3))
     await sink.aclose()
     again = PostgresSink(database_url)
@@ -59,7 +59,7 @@ async def test_upgrade_adds_the_digest(database_url: str) -> None:
 
 
 async def test_column_of_that_name_that_is_not_ours(database_url: str) -> None:
-    """Another tool's column `digest` is left alone, and `--upgrade` says so."""
+    """A column `digest` of another tool stays unchanged, and `--upgrade` reports it."""
     await create_schema(database_url)
     await execute(database_url, f"{OLD_TABLE}; ALTER TABLE noetl.event ADD digest text DEFAULT 'theirs'")
     sink = PostgresSink(database_url)
@@ -73,6 +73,6 @@ async def test_column_of_that_name_that_is_not_ours(database_url: str) -> None:
 
 
 async def test_noetl_table_is_not_ours_to_upgrade(database_url: str) -> None:
-    """NoETL's own table gets no column from us."""
+    """NoETL's own table gets no digest column."""
     with pytest.raises(ValueError, match="--upgrade: NoETL's own table gets no column from us"):
         await create_schema(f"{database_url}?mapping=noetl", upgrade=True)

@@ -1,4 +1,4 @@
-"""What the sink reads in an error of Postgres."""
+"""The interpretation of Postgres errors."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def error(**fields: str) -> asyncpg.PostgresError:
     ],
 )
 def test_line(context: str, line: int | None) -> None:
-    """The line is found in every language of the server, and never where COPY named none."""
+    """The line number is found in every language of the server, and never where COPY named none."""
     assert line_of(error(sqlstate="22P05", context=context)) == line
 
 
@@ -51,17 +51,17 @@ def test_line(context: str, line: int | None) -> None:
     ],
 )
 def test_meaning(state: str | None, meaning: ErrorClass) -> None:
-    """The longest known beginning of a SQLSTATE says what to do."""
+    """The longest known prefix of a SQLSTATE decides."""
     assert meaning_of(error(sqlstate=state)) is meaning  # type: ignore[arg-type]  # None is what a broken one has
 
 
 def test_check_without_a_name_is_a_missing_partition() -> None:
-    """A check that has a name is about the row, one that has none about the table."""
+    """A check violation with a name is about the row, one without a name about the table."""
     assert meaning_of(error(sqlstate="23514")) is ErrorClass.CONFIGURATION
     assert meaning_of(error(sqlstate="23514", constraint_name="positive")) is ErrorClass.ROW
 
 
 def test_reason_is_one_line() -> None:
-    """Whatever the server sends, a reason is one line, with a remedy where there is one."""
+    """A reason is one line, whatever the server sends, with a remedy where there is one."""
     assert reason_of(error(sqlstate="28P01", message="no\n way")) == "SQLSTATE 28P01: no way; the password is wrong"
     assert reason_of(TimeoutError()) == "TimeoutError"

@@ -1,4 +1,4 @@
-"""Several servers, one of which takes writes."""
+"""Several servers, one of which accepts writes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PASSWORD = "same-on-both"
 
 @pytest.fixture
 def servers(tmp_path: Path) -> Iterator[tuple[PostgresServer, PostgresServer]]:
-    """Return both."""
+    """Return both servers."""
     with (
         PostgresServer(data_dir=tmp_path / "one", fsync=False) as one,
         PostgresServer(data_dir=tmp_path / "other", fsync=False) as other,
@@ -32,7 +32,7 @@ def servers(tmp_path: Path) -> Iterator[tuple[PostgresServer, PostgresServer]]:
 
 
 async def test_follows_the_server_that_takes_writes(servers: tuple[PostgresServer, PostgresServer]) -> None:
-    """A server that became read-only is left for the one that takes writes, wherever it stands in the URL."""
+    """The sink changes from a server that became read-only to the writable one, whatever their order in the URL."""
     one, other = await prepared(*servers)
     sink = PostgresSink.from_url(url_of(*servers))
     await make_read_only(one)
@@ -49,7 +49,7 @@ async def test_follows_the_server_that_takes_writes(servers: tuple[PostgresServe
 
 
 async def test_nobody_takes_writes(servers: tuple[PostgresServer, PostgresServer]) -> None:
-    """While both are read-only the events are held."""
+    """While both are read-only the events are retried."""
     one, other = await prepared(*servers)
     await make_read_only(one)
     await make_read_only(other)
@@ -60,7 +60,7 @@ async def test_nobody_takes_writes(servers: tuple[PostgresServer, PostgresServer
 
 
 async def test_host_that_does_not_answer(plain_url: str) -> None:
-    """A host that swallows everything costs its own timeout, not that of the next one."""
+    """A host that swallows packets costs its own timeout, not that of the next host."""
     where = urlsplit(plain_url)
     assert where.hostname is not None
     assert where.port is not None
@@ -81,7 +81,7 @@ def url_of(*servers: PostgresServer) -> str:
 
 
 async def prepared(*servers: PostgresServer) -> list[str]:
-    """Give *servers* the table and one password, and return the URL of each."""
+    """Give *servers* the table and the same password, and return the URL of each."""
     for server in servers:
         await create_schema(server.url)
         await execute(server.url, f"ALTER ROLE postgres PASSWORD '{PASSWORD}'")
@@ -89,13 +89,13 @@ async def prepared(*servers: PostgresServer) -> list[str]:
 
 
 async def make_read_only(url: str, *, value: str = "on") -> None:
-    """Refuse writes from now on, as a server that was demoted."""
+    """Make the server read-only, as after a demotion."""
     await execute(url, f"ALTER SYSTEM SET default_transaction_read_only = {value}")
     await execute(url, "SELECT pg_reload_conf()")
     await eventually(lambda: is_read_only(url, value))
 
 
 async def is_read_only(url: str, value: str) -> bool:
-    """Return whether new transactions of *url* are as *value* says."""
+    """Return true if `transaction_read_only` of *url* is *value*."""
     (row,) = await fetch(url, "SHOW default_transaction_read_only")
     return bool(row[0] == value)

@@ -1,4 +1,4 @@
-"""NoETL's own table: partitioned, checked, and with a parent for each row."""
+"""NoETL's own table: partitions, checks, and a parent for each row."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ META = {"catalog_id": 7, "attempts": 0}
 
 @pytest.fixture
 async def url(database_url: str) -> str:
-    """Return a database with NoETL's table, and entry 7 in its catalog."""
+    """Return a database with NoETL's table and catalog entry 7."""
     await execute(database_url, TABLE + "INSERT INTO noetl.catalog VALUES (7, 'some/playbook')")
     return f"{database_url}?mapping=noetl"
 
 
 @pytest.fixture
 async def sink(url: str) -> AsyncIterator[PostgresSink]:
-    """Return a sink on it."""
+    """Return a sink on the table."""
     opened = PostgresSink.from_url(url)
     yield opened
     await opened.aclose()
 
 
 async def rows_in(url: str) -> list[dict[str, Any]]:
-    """Return the rows, JSON decoded."""
+    """Return the rows with decoded JSON."""
     rows = await fetch(url.partition("?")[0], "SELECT * FROM noetl.event ORDER BY event_id")
     return [
         {
@@ -60,7 +60,7 @@ def with_catalog(*events: ExecutorEvent) -> list[ExecutorEvent]:
 
 
 async def test_event_as_a_row(sink: PostgresSink, url: str) -> None:
-    """Every field of the envelope stands where NoETL looks for it."""
+    """Every field of the envelope is in the column where NoETL reads it."""
     await sink.emit(
         make_event(
             1,
@@ -119,7 +119,7 @@ DEFAULTED = ("tenant_id", "organization_id", "schema_version", "event_time", "in
     ],
 )
 async def test_context_of_every_kind(sink: PostgresSink, url: str, context: Any, result: Any, column: Any) -> None:
-    """An object goes to the result, whose check takes nothing else; anything else to the column context."""
+    """An object is stored in result, which allows nothing else; other values in context."""
     await sink.emit(make_event(1, status="s", context=context, meta=META))
     (row,) = await rows_in(url)
 
@@ -164,7 +164,7 @@ async def test_row_comes_back_as_it_was(sink: PostgresSink, url: str) -> None:
     ],
 )
 async def test_event_without_catalog(sink: PostgresSink, url: str, meta: Any, reason: str) -> None:
-    """An event that cannot say what it belongs to is rejected by the name of what is missing, never stored under 0."""
+    """An event without a catalog id is rejected with the missing field's name, never stored under 0."""
     with pytest.raises(EventsRejected) as rejection:
         await sink.emit_batch([make_event(1, context=Raw(b"{}"), meta=meta), *with_catalog(make_event(2))])
 
@@ -173,7 +173,7 @@ async def test_event_without_catalog(sink: PostgresSink, url: str, meta: Any, re
 
 
 async def test_emitted_twice_over_partitions(sink: PostgresSink, url: str) -> None:
-    """Events of several partitions are stored once, however often they come."""
+    """Events of several partitions are stored once, however often they are emitted."""
     executions = (1, 478775660589088776, 478775660589088876, 2**62)
     events = [make_event(number, execution_id=executions[number % 4], meta=META) for number in range(40)]
     for _ in range(2):
@@ -184,7 +184,7 @@ async def test_emitted_twice_over_partitions(sink: PostgresSink, url: str) -> No
 
 
 async def test_parent_that_comes_late(sink: PostgresSink, url: str) -> None:
-    """An event may overtake its catalog entry: it waits a moment for it, while the others are stored."""
+    """An event that overtakes its catalog entry waits for it shortly, while the others are stored."""
     orphan = make_event(1, meta={"catalog_id": 8})
     emitting = asyncio.ensure_future(sink.emit_batch([orphan, *with_catalog(make_event(2))]))
     await eventually(lambda: rows_in(url))
@@ -197,7 +197,7 @@ async def test_parent_that_comes_late(sink: PostgresSink, url: str) -> None:
 
 
 async def test_parents_that_never_come(sink: PostgresSink, url: str) -> None:
-    """Whole executions without a catalog entry are rejected with their SQLSTATE, and hold up nobody for long."""
+    """Executions without a catalog entry are rejected with their SQLSTATE, and delay others only shortly."""
     events = [make_event(number, meta={"catalog_id": 7 + number % 3}) for number in range(1_500)]
     async with asyncio.timeout(180):
         with pytest.raises(EventsRejected) as rejection:
@@ -209,7 +209,7 @@ async def test_parents_that_never_come(sink: PostgresSink, url: str) -> None:
 
 
 async def test_batch_of_one_execution_without_parent(sink: PostgresSink) -> None:
-    """A missing entry is the fault of its events, even if they fill a batch."""
+    """A missing catalog entry rejects its events, even if they fill a batch."""
     with pytest.raises(EventsRejected) as rejection:
         await sink.emit_batch([make_event(number, meta={"catalog_id": 8}) for number in range(50)])
 
@@ -217,7 +217,7 @@ async def test_batch_of_one_execution_without_parent(sink: PostgresSink) -> None
 
 
 async def test_missing_partition_is_configuration(sink: PostgresSink, url: str) -> None:
-    """An execution that no partition takes is held, since every one after it would be refused too."""
+    """An execution without a partition is retried, since every later one would be refused too."""
     await execute(url.partition("?")[0], "DROP TABLE noetl.event_default")
     event = make_event(1, execution_id=2**62, meta=META)
     with pytest.raises(SinkUnavailable, match="no partition of relation"):
@@ -229,7 +229,7 @@ async def test_missing_partition_is_configuration(sink: PostgresSink, url: str) 
 
 
 async def test_table_is_not_ours_to_make(database_url: str, url: str) -> None:
-    """The table is looked at and never made; a plain one is no table of NoETL's."""
+    """The sink checks the table and never creates it; a plain one is no table of NoETL's."""
     await create_schema(url)
     await execute(database_url, "DROP SCHEMA noetl CASCADE")
     with pytest.raises(TableMismatch, match=r"noetl\.event is missing"):
@@ -240,7 +240,7 @@ async def test_table_is_not_ours_to_make(database_url: str, url: str) -> None:
 
 
 async def test_payloads_are_not_decoded(sink: PostgresSink, url: str) -> None:
-    """JSON goes as it came: white space and numbers of any length are no trouble."""
+    """JSON is stored as received: white space and numbers of any length are preserved."""
     meta = Raw(b' {\n"catalog_id" : 7, "n": 123456789012345678901234567890.10 }')
     await sink.emit(make_event(1, context=Raw(b'\n{"a" :1}'), meta=meta))
     connection = await asyncpg.connect(url.partition("?")[0])
@@ -251,6 +251,6 @@ async def test_payloads_are_not_decoded(sink: PostgresSink, url: str) -> None:
 
 
 async def test_unknown_mapping_is_refused(database_url: str) -> None:
-    """A misspelt mapping is none."""
+    """An unknown mapping is refused."""
     with pytest.raises(ValueError, match="mapping: 'noetl2' is none of plain, noetl"):
         PostgresSink.from_url(f"{database_url}?mapping=noetl2")

@@ -1,4 +1,4 @@
-"""NoETL's own table: an event whose key it has is compared with the row that NoETL's own writers made."""
+"""NoETL's own table: an event with an existing key is compared with the row of NoETL's own writers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.sinks.test_postgres_noetl import TABLE as NOETL_TABLE
 
 
 class TestRowsOfNoetl:
-    """Rows that NoETL's own writers have made of the same events."""
+    """Rows of NoETL's own writers for the same events."""
 
     @pytest.fixture(autouse=True)
     async def _table(self, database_url: str) -> None:
@@ -24,7 +24,7 @@ class TestRowsOfNoetl:
         self.sink = PostgresSink.from_url(f"{database_url}?mapping=noetl")
 
     async def write(self, **changes: str) -> None:
-        """Write event 1 as their shared normalizer does, with *changes*, as SQL."""
+        """Write event 1 as NoETL's shared normalizer does, with *changes* as SQL."""
         values = {
             "execution_id": "478775660589088776",
             "catalog_id": "7",
@@ -58,7 +58,7 @@ class TestRowsOfNoetl:
         ],
     )
     async def test_same_event(self, changes: dict[str, str]) -> None:
-        """It is the same event, whatever they leave out, cut or put elsewhere; another one is still a conflict."""
+        """A row matches its event despite omitted, truncated or moved fields; another event is still a conflict."""
         await self.write(**changes)
 
         assert await emit(self.sink, [make_event(1, meta={"catalog_id": 7})]) == {}
@@ -83,7 +83,7 @@ class TestRowsOfNoetl:
         ],
     )
     async def test_another_event(self, written: dict[str, str], emitted: dict[str, Any]) -> None:
-        """What their row says of it is enough to tell that it is another event."""
+        """The row of another event is told apart."""
         await self.write(**written)
 
         assert [*await emit(self.sink, [make_event(1, meta={"catalog_id": 7}, **emitted)])] == [0]

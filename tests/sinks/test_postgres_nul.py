@@ -1,4 +1,4 @@
-"""NUL, which Postgres cannot hold: replaced by request, in place of a rejection."""
+"""NUL, which Postgres cannot hold: replaced on request instead of rejected."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TEXTS = {"step": "s\0", "status": "\0", "event_type": "t\0", "worker_id": "w\0"}
 
 
 async def rows_stored(url: str, *events: ExecutorEvent) -> list[Any]:
-    """Return the rows that *events* became, with NUL replaced."""
+    """Return the rows of *events*, with NUL replaced."""
     await create_schema(url)
     sink = PostgresSink.from_url(f"{url}?on_nul=replace")
     await sink.emit_batch(events)
@@ -40,14 +40,14 @@ async def rows_stored(url: str, *events: ExecutorEvent) -> list[Any]:
     ],
 )
 async def test_in_json(database_url: str, sent: bytes, content: str) -> None:
-    """An escaped NUL is replaced, and what only looks like one is left alone."""
+    """An escaped NUL is replaced, and text that only resembles one is kept."""
     (row,) = await rows_stored(database_url, make_event(1, context=Raw(sent)))
 
     assert row["content"] == content
 
 
 async def test_everywhere(database_url: str) -> None:
-    """NUL is replaced in keys, in meta and in every text, of events from the wire and of those made by hand."""
+    """NUL is replaced in keys, in meta and in every text, of events from the wire and of those built in Python."""
     raw = Raw(rb'{"k\u0000":1}')
     rows = await rows_stored(
         database_url,
@@ -61,14 +61,14 @@ async def test_everywhere(database_url: str) -> None:
 
 
 def test_event_without_nul_is_not_touched() -> None:
-    """An event that has none, as nearly all, is the same object afterwards."""
+    """An event without NUL, as nearly all are, stays the same object."""
     event = make_event(1, context=Raw(rb'"\u0001"'), meta=None)
 
     assert without_nul(event) is event
 
 
 async def test_is_rejected_by_default(database_url: str) -> None:
-    """Unless asked for, nothing is changed: the event is rejected with its SQLSTATE."""
+    """By default the event is rejected with its SQLSTATE."""
     await create_schema(database_url)
     sink = PostgresSink.from_url(database_url)
     with pytest.raises(EventsRejected) as rejection:
@@ -82,6 +82,6 @@ async def test_is_rejected_by_default(database_url: str) -> None:
 
 
 def test_other_choice_is_refused() -> None:
-    """There are two choices, and a misspelt one is none of them."""
+    """An option other than the two valid ones is refused."""
     with pytest.raises(ValueError, match="on_nul: 'drop' is none of reject, replace"):
         PostgresSink.from_url("postgresql://localhost/x?on_nul=drop")

@@ -1,4 +1,4 @@
-"""Postgres away, slow, failed over or behind a pooler: events are held, never rejected, and stored afterwards."""
+"""Postgres unavailable, slow, failed over or behind a pooler: events are retried, never rejected, and stored later."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ async def raise_from_table(url: str, condition: str, state: str) -> None:
 
 
 async def test_lost_connection_is_replaced(plain_url: str) -> None:
-    """A backend that an operator ends is an outage of one emit."""
+    """A backend that an operator terminates fails one emit."""
     sink = PostgresSink(plain_url)
     await sink.emit(make_event(1))
     await execute(
@@ -53,7 +53,7 @@ async def test_lost_connection_is_replaced(plain_url: str) -> None:
 
 
 async def test_slow_database_is_an_outage(plain_url: str) -> None:
-    """A transaction that passes its deadline is given up, and the same events go through later."""
+    """A transaction that passes its deadline is cancelled, and the same events are stored later."""
     sink = PostgresSink(plain_url, deadline=0.2)
     await sink.emit(make_event(1))
     blocker = await asyncpg.connect(plain_url)
@@ -69,7 +69,7 @@ async def test_slow_database_is_an_outage(plain_url: str) -> None:
 
 
 async def test_black_hole(plain_url: str) -> None:
-    """A network that swallows everything is noticed within the deadline, and its connection is closed for good."""
+    """A network that swallows packets is noticed within the deadline, and its connection is closed."""
     where = urlsplit(plain_url)
     assert where.hostname is not None
     assert where.port is not None
@@ -91,7 +91,7 @@ async def test_black_hole(plain_url: str) -> None:
 
 
 async def test_timed_out_batch_gets_smaller(plain_url: str) -> None:
-    """A batch too large for the server's time is cut in halves, one more time with each attempt, until it fits."""
+    """A batch that takes too long is halved once more with each attempt, until it fits."""
     await raise_from_table(plain_url, "(SELECT count(*) FROM added) > 30", "57014")
     sink = PostgresSink(plain_url)
     for _ in range(2):
@@ -105,7 +105,7 @@ async def test_timed_out_batch_gets_smaller(plain_url: str) -> None:
 
 @pytest.mark.parametrize("state", ["40001", "40P01"])
 async def test_contention_is_tried_again_at_once(plain_url: str, state: str) -> None:
-    """A deadlock, or a conflict of transactions, is nobody's fault: the caller does not hear of it."""
+    """A deadlock or serialization failure is retried at once, without an error for the caller."""
     await raise_from_table(plain_url, "nextval('tries') <= 2", state)
     sink = PostgresSink(plain_url)
     await sink.emit_batch(make_events(3))
@@ -116,7 +116,7 @@ async def test_contention_is_tried_again_at_once(plain_url: str, state: str) -> 
 
 @pytest.mark.parametrize("state", ["53100", "57P03", "58030", "08006", "55P03", "25006", "28000", "42501", "XX001"])
 async def test_outage_rejects_nothing(plain_url: str, state: str) -> None:
-    """A disk that is full or a right that is missing is held however often it is tried, and mends by itself."""
+    """A full disk or a missing permission is retried without limit, and recovers by itself."""
     await raise_from_table(plain_url, "nextval('tries') <= 6", state)
     sink = PostgresSink(plain_url)
     for _ in range(6):
@@ -130,7 +130,7 @@ async def test_outage_rejects_nothing(plain_url: str, state: str) -> None:
 
 @pytest.mark.parametrize("state", ["P0001", "XX000", "2F000"])
 async def test_unknown_error_is_held_for_a_while(plain_url: str, state: str) -> None:
-    """An error nobody has heard of is an outage first; if it stays, the one event it is about is rejected."""
+    """An unknown error is an outage first; if it persists, the one event that causes it is rejected."""
     await raise_from_table(plain_url, "EXISTS (SELECT FROM added WHERE event_id = 7)", state)
     sink = PostgresSink(plain_url)
     for _ in range(3):
@@ -145,7 +145,7 @@ async def test_unknown_error_is_held_for_a_while(plain_url: str, state: str) -> 
 
 
 async def test_server_away_and_back(own_postgres: PostgresServer) -> None:
-    """While the server is away every emit says so without its password; the same sink goes on afterwards."""
+    """While the server is down every emit says so without its password; later the same sink continues."""
     url = own_postgres.url
     await create_schema(url)
     sink = PostgresSink.from_url(url)
@@ -163,7 +163,7 @@ async def test_server_away_and_back(own_postgres: PostgresServer) -> None:
 
 
 async def test_wrong_password_is_named(own_postgres: PostgresServer) -> None:
-    """A password that is wrong now may be right later: an outage with a remedy, and no secret in it."""
+    """A wrong password is an outage with a remedy, and without a secret in the message."""
     sink = PostgresSink.from_url(f"postgresql://postgres:wrong-secret@127.0.0.1:{own_postgres.port}/postgres")
     with pytest.raises(SinkUnavailable, match="the password is wrong") as outage:
         await sink.emit(make_event(1))
@@ -173,7 +173,7 @@ async def test_wrong_password_is_named(own_postgres: PostgresServer) -> None:
 
 
 async def test_refused_setting_is_no_fault_of_an_event(plain_url: str) -> None:
-    """What the server refuses when it is connected to has a code as a bad row has, and rejects no event."""
+    """A setting that the server refuses on connect has the SQLSTATE of a bad row, and rejects no event."""
     sink = PostgresSink.from_url(f"{plain_url}?statement_timeout=soon")
     with pytest.raises(SinkUnavailable, match="SQLSTATE 22023"):
         await sink.emit(make_event(1))

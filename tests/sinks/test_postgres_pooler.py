@@ -1,4 +1,4 @@
-"""A pooler in transaction mode: every transaction may run in another session, which others use in between."""
+"""A pooler in transaction mode: every transaction may run in another session, shared with other clients."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def pooler(url: str, folder: Path) -> Iterator[str]:
-    """Run a pgbouncer in front of *url* that resets its sessions after each transaction; skip where there is none."""
+    """Run a pgbouncer in front of *url* that resets its sessions after each transaction; skip without pgbouncer."""
     program = shutil.which("pgbouncer", path="/usr/sbin:/usr/bin:/usr/local/bin:/opt/homebrew/bin")
     if program is None:
         pytest.skip("pgbouncer is not installed")
@@ -60,14 +60,14 @@ def pooler(url: str, folder: Path) -> Iterator[str]:
 
 
 async def answers(url: str) -> bool:
-    """Return whether the server behind *url* can be reached."""
+    """Return true if the server behind *url* answers."""
     with suppress(OSError):
         return bool(await fetch(url, "SELECT 1"))
     return False
 
 
 async def test_session_that_was_reset(plain_url: str) -> None:
-    """What a session had is gone with each transaction, and nothing of it is missed."""
+    """The sink works although every transaction resets its session."""
     sink = PostgresSink(plain_url)
     for count in (10, 20, 30):
         await sink.emit_batch(make_events(count))
@@ -80,7 +80,7 @@ async def test_session_that_was_reset(plain_url: str) -> None:
 
 
 async def test_session_is_left_as_it_was(plain_url: str) -> None:
-    """Whoever has the session next finds no setting and no prepared statement of ours, and no row."""
+    """The next client of the session finds no setting, no prepared statement and no row of the sink."""
     sink = PostgresSink(plain_url)
     for _ in range(2):
         await sink.emit_batch(make_events(3))
@@ -95,7 +95,7 @@ async def test_session_is_left_as_it_was(plain_url: str) -> None:
 
 
 async def test_two_sinks_through_a_real_one(plain_url: str, tmp_path: Path) -> None:
-    """Two sinks that share the sessions of a pgbouncer store each event once."""
+    """Two sinks that share the sessions of a real pgbouncer store each event once."""
     with pooler(plain_url, tmp_path) as pooled:
         await eventually(lambda: answers(pooled))
         one, other = PostgresSink(pooled), PostgresSink(pooled)

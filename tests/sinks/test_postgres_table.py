@@ -1,4 +1,4 @@
-"""The table of the Postgres sink: made by an operator, looked at by the sink, and named where it differs."""
+"""The table of the Postgres sink: created by an operator, checked by the sink, and every difference reported."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from tests.sinks.postgres_database import execute, fetch, stored_events
 
 
 class TestSchema:
-    """What an operator makes, and what a sink says while it is not there."""
+    """The table that an operator creates, and the sink's errors while it is missing."""
 
     async def test_missing_table_is_named_with_its_remedy(self, database_url: str) -> None:
-        """The sink creates nothing: it says what to run, and goes on once that was done."""
+        """The sink creates no table: it reports the command to run, and continues after that."""
         sink = PostgresSink.from_url(database_url)
         with pytest.raises(SinkUnavailable, match="noetl-events schema"):
             await sink.emit(make_event(1))
@@ -28,7 +28,7 @@ class TestSchema:
         await sink.aclose()
 
     async def test_is_created_once(self, database_url: str) -> None:
-        """Creating what is there changes nothing."""
+        """Creating an existing table changes nothing."""
         await create_schema(database_url)
         sink = PostgresSink.from_url(database_url)
         await sink.emit(make_event(1))
@@ -38,7 +38,7 @@ class TestSchema:
         await sink.aclose()
 
     async def test_other_table_is_refused_with_the_difference(self, database_url: str) -> None:
-        """A table of another shape is left as it is, and every difference is named."""
+        """A table of another shape stays unchanged, and every difference is reported."""
         await execute(database_url, "CREATE SCHEMA noetl; CREATE TABLE noetl.event (event_id text, extra int NOT NULL)")
         with pytest.raises(TableMismatch) as refusal:
             await create_schema(database_url)
@@ -49,7 +49,7 @@ class TestSchema:
         assert "no primary key (execution_id, event_id)" in str(refusal.value)
 
     async def test_who_may_not_create_is_told_what_it_takes(self, database_url: str) -> None:
-        """The remedy is the right to create, not those of a projector; in a schema that is there, less is enough."""
+        """The remedy names the permission to create, not that of a projector; in an existing schema less is enough."""
         role = f"maker_{uuid4().hex}"
         await execute(database_url, f"CREATE ROLE {role} LOGIN PASSWORD 'p'; CREATE SCHEMA audit")
         parts = urlsplit(database_url)
@@ -60,7 +60,7 @@ class TestSchema:
         await create_schema(f"{url}?table=audit.event")
 
     async def test_another_table_by_url(self, database_url: str) -> None:
-        """`?table=` names another table, made and written under that name."""
+        """`?table=` names another table, which is created and written under that name."""
         url = f"{database_url}?table=audit.events"
         await create_schema(url)
         sink = PostgresSink.from_url(url)
@@ -76,7 +76,7 @@ class TestSchema:
             PostgresSink("postgresql://localhost/x", table=table)
 
     async def test_plain_columns_besides_are_welcome(self, database_url: str) -> None:
-        """Columns that may be empty, or fill themselves, are no difference."""
+        """Columns that are nullable or have a default are no difference."""
         await create_schema(database_url)
         await execute(
             database_url,
@@ -102,7 +102,7 @@ class TestSchema:
         ],
     )
     async def test_difference_is_held_until_mended(self, database_url: str, change: str, difference: str) -> None:
-        """A sink says what differs and keeps saying so; once the table is right, the same sink goes on."""
+        """A sink repeats the difference at each emit; once the table is repaired, the same sink continues."""
         await create_schema(database_url)
         await execute(database_url, f"ALTER TABLE noetl.event {change}")
         sink = PostgresSink.from_url(database_url)
@@ -119,7 +119,7 @@ class TestSchema:
         await sink.aclose()
 
     async def test_table_changed_under_the_sink(self, database_url: str) -> None:
-        """A column that goes away while the sink runs is named at the latest by the second emit."""
+        """A column dropped while the sink runs is reported by the second emit or earlier."""
         await create_schema(database_url)
         sink = PostgresSink.from_url(database_url)
         await sink.emit(make_event(1))
@@ -132,7 +132,7 @@ class TestSchema:
 
     @pytest.mark.parametrize("key", ["UNIQUE (event_id, execution_id)", "PRIMARY KEY (event_id, execution_id)"])
     async def test_key_in_another_order(self, database_url: str, key: str) -> None:
-        """Any unique key of the two columns tells a new event from an old one."""
+        """Any unique key of the two columns finds duplicates."""
         await create_schema(database_url)
         await execute(database_url, f"ALTER TABLE noetl.event DROP CONSTRAINT event_pkey, ADD {key}")
         sink = PostgresSink.from_url(database_url)
@@ -143,7 +143,7 @@ class TestSchema:
         await sink.aclose()
 
     async def test_partial_key_is_none(self, database_url: str) -> None:
-        """A unique index over some of the rows only does not tell a new event from an old one."""
+        """A partial unique index does not find duplicates."""
         await create_schema(database_url)
         await execute(
             database_url,

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class TestRecordingSink(SinkContract):
-    """In one segment, every promise is kept."""
+    """A recording in a single segment keeps the contract of a sink."""
 
     keyed = False
 
@@ -34,18 +34,18 @@ class TestRecordingSink(SinkContract):
         return open_sink(f"jsonl://{self.directory}/{self.options}")
 
     async def stored(self) -> list[ExecutorEvent]:
-        """Return what all segments hold."""
+        """Return the events of all segments."""
         return list(read_recording(self.directory))
 
 
 class TestRecordingSinkInSegments(TestRecordingSink):
-    """With a segment for each emit, too."""
+    """A recording with a segment for each emit keeps the contract, too."""
 
     options = "?rotate=1"
 
 
 class TestRecordingSinkByAge(TestRecordingSink):
-    """With each segment old at once, too."""
+    """A recording with segments that expire at once keeps the contract, too."""
 
     def open(self) -> EventSink:
         """Return a new sink on the directory of this test."""
@@ -53,13 +53,13 @@ class TestRecordingSinkByAge(TestRecordingSink):
 
 
 class TestRecordingSinkCompressed(TestRecordingSink):
-    """With each segment compressed, too."""
+    """A recording with compressed segments keeps the contract, too."""
 
     options = "?rotate=1KiB&compress=gzip&fsync=false"
 
 
 async def test_segments_are_numbered_and_read_in_order(tmp_path: Path) -> None:
-    """More than nine segments, compressed or not, read as they were written."""
+    """More than nine segments, compressed or not, are read in the order of writing."""
     for start in range(1, 23):
         sink = RecordingSink(tmp_path, rotate=Rotation(size=1), compress_finished=start % 2 == 0)
         await sink.emit(make_event(start))
@@ -70,7 +70,7 @@ async def test_segments_are_numbered_and_read_in_order(tmp_path: Path) -> None:
 
 
 async def test_segment_that_a_crash_left_twice_is_read_once(tmp_path: Path) -> None:
-    """A crash after compressing and before deleting leaves both files; they count as one."""
+    """A crash between compressing and deleting leaves both files; they count as one."""
     for compress_finished in (False, True):
         sink = RecordingSink(tmp_path, rotate=Rotation(size=1), compress_finished=compress_finished)
         await sink.emit_batch(make_events(1 + compress_finished))
@@ -82,7 +82,7 @@ async def test_segment_that_a_crash_left_twice_is_read_once(tmp_path: Path) -> N
 
 
 async def test_second_writer_is_refused_until_the_first_closes(tmp_path: Path) -> None:
-    """Two sinks never write one directory."""
+    """Only one sink writes a directory."""
     first, second = RecordingSink(tmp_path), RecordingSink(tmp_path)
     await first.emit(make_event(1))
     with pytest.raises(SinkUnavailable, match="another writer"):
@@ -95,7 +95,7 @@ async def test_second_writer_is_refused_until_the_first_closes(tmp_path: Path) -
 
 
 async def test_segment_that_cannot_be_finished_loses_nothing(tmp_path: Path) -> None:
-    """Where compressing fails, the events are stored, the segment stays plain, and the log says so."""
+    """Where compressing fails, the events are stored, the segment stays plain, and a line is logged."""
     (tmp_path / "events-00000001.jsonl.gz.part").mkdir()
     sink = RecordingSink(tmp_path, rotate=Rotation(size=1), compress_finished=True)
     with capture_logs() as logs:
@@ -108,7 +108,7 @@ async def test_segment_that_cannot_be_finished_loses_nothing(tmp_path: Path) -> 
 
 
 async def test_segment_ends_at_its_age(tmp_path: Path) -> None:
-    """A segment older than the limit ends with the next emit, also that of another process; a younger one goes on."""
+    """A segment older than the limit ends with the next emit, also of another process; a younger one continues."""
     for start in (1, 2, 3):
         sink = RecordingSink(tmp_path, rotate=Rotation(size=None, age=3_600))
         await sink.emit(make_event(start))
@@ -123,7 +123,7 @@ async def test_segment_ends_at_its_age(tmp_path: Path) -> None:
 
 
 async def test_age_counts_from_the_first_event_of_a_segment(tmp_path: Path) -> None:
-    """An old recording without a current segment begins a new one, which has its own age."""
+    """An old recording without a current segment starts a new one with its own age."""
     sink = RecordingSink(tmp_path, rotate=Rotation(size=None, age=3_600))
     await sink.emit(make_event(1))
     os.utime(tmp_path / ".lock", (0, 0))
@@ -147,26 +147,26 @@ async def test_age_counts_from_the_first_event_of_a_segment(tmp_path: Path) -> N
     ],
 )
 def test_rotation_is_a_size_or_an_age_or_both(value: str, expected: Rotation) -> None:
-    """The unit says which of the two is meant; whichever comes first ends a segment."""
+    """The unit tells size from age; the first limit reached ends a segment."""
     assert read_rotation(value) == expected
 
 
 @pytest.mark.parametrize("query", ["rotate=0", "rotate=1MB", "rotate=1h,", "rotate=1h,2h", "rotate=0h"])
 def test_wrong_rotation_is_refused(query: str) -> None:
-    """What is no size and no age is refused by its name."""
+    """A rotation that is neither size nor age is refused by name."""
     with pytest.raises(ValueError, match="sink URL: rotate="):
         open_sink(f"jsonl:///tmp/?{query}")
 
 
 @pytest.mark.parametrize("query", ["compress=zip", "fsync=x", "size=1"])
 def test_wrong_option_is_refused(query: str) -> None:
-    """An option there is not is refused."""
+    """An unknown option is refused."""
     with pytest.raises(ValueError, match="sink URL"):
         open_sink(f"jsonl:///tmp/?{query}")
 
 
 async def test_lines_are_counted_over_all_segments(tmp_path: Path) -> None:
-    """A recording is as long as all its files together, packed or not."""
+    """The length of a recording counts all its files, compressed or not."""
     for compress_finished in (False, True):
         sink = RecordingSink(tmp_path, rotate=Rotation(size=1000), compress_finished=compress_finished)
         await sink.emit_batch(make_events(5 + 5 * compress_finished))

@@ -1,4 +1,4 @@
-"""The spool: the contract, what it does while the sink behind it is away, and what it makes of a stream's loss."""
+"""The spool: the contract, outages of the next sink, and a stream that loses messages."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ QUICK = Backoff(initial=0.01, maximum=0.02)
 
 
 class Stream(MemorySink):
-    """A destination that can lose what it had acknowledged, as a stream can."""
+    """A destination that can lose acknowledged events, as a stream can."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -36,18 +36,18 @@ class Stream(MemorySink):
         self.received: list[int] = []
 
     async def emit_batch(self, events: Sequence[ExecutorEvent]) -> None:
-        """Store and count."""
+        """Store and count the batch."""
         self.received += [event.event_id or 0 for event in events]
         self.last_seq += len(events)
         await super().emit_batch(events)
 
     async def watermark(self) -> StreamPosition:
-        """Return what a stream would say."""
+        """Return the position that a stream would report."""
         return StreamPosition(self.created, self.last_seq)
 
 
 class Away(MemorySink):
-    """A sink that is away until it is let go."""
+    """A sink that is unavailable until it is released."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class Away(MemorySink):
         self.asked = asyncio.Event()
 
     async def emit_batch(self, events: Sequence[ExecutorEvent]) -> None:
-        """Store, once it is back."""
+        """Store the batch once the sink is available."""
         self.asked.set()
         if self.away:
             raise SinkUnavailable("away")
@@ -63,17 +63,17 @@ class Away(MemorySink):
 
 
 def spool(inner: EventSink, path: Path, **changes: float) -> SpoolSink:
-    """Return a spool in *path* that does not wait long."""
+    """Return a spool in *path* with short waits."""
     return SpoolSink(inner, path / "spool", backoff=QUICK, **{"patience": 1.0} | changes)  # type: ignore[arg-type]
 
 
 def spooled(path: Path) -> list[int | None]:
-    """Return the ids on disk."""
+    """Return the ids in the journal."""
     return [decode(body).event_id for body in bodies(path / "spool", Position(0, 0))]
 
 
 class TestSpoolSink(SinkContract):
-    """Every promise of a sink, looked at behind the spool."""
+    """The spool keeps the contract of a sink, checked at the next sink."""
 
     keyed = False
 
@@ -83,12 +83,12 @@ class TestSpoolSink(SinkContract):
         self.inner = JsonlSink(tmp_path / "events.jsonl")
 
     def open(self) -> EventSink:
-        """Return a spool on the same folder, before the same destination."""
+        """Return a spool on the same folder with the same destination."""
         self.sink = spool(self.inner, self.path)
         return self.sink
 
     async def stored(self) -> list[ExecutorEvent]:
-        """Return what arrived, once all has: of what is not on disk nothing ever would."""
+        """Return the forwarded events once all have arrived: an event that is not on disk never would."""
         if not (self.path / "spool").exists():
             return []
         if not self.sink._closed:
@@ -98,7 +98,7 @@ class TestSpoolSink(SinkContract):
 
 
 async def test_emit_needs_no_destination(tmp_path: Path) -> None:
-    """While the sink behind is away, `emit` returns with the event on disk; later it arrives, in order."""
+    """During an outage of the next sink `emit` returns with the event on disk; later the event arrives, in order."""
     inner = Away()
     sink = spool(inner, tmp_path)
     await sink.emit_batch(make_events(50))
@@ -114,7 +114,7 @@ async def test_emit_needs_no_destination(tmp_path: Path) -> None:
 
 
 async def test_next_process_takes_up_what_is_left(tmp_path: Path) -> None:
-    """A spool closed while the sink behind is away leaves its events to the next one."""
+    """A spool closed during an outage leaves its events to the next process."""
     away = Away()
     first = spool(away, tmp_path, patience=0.05)
     await first.emit_batch(make_events(20))
@@ -128,7 +128,7 @@ async def test_next_process_takes_up_what_is_left(tmp_path: Path) -> None:
 
 
 async def test_concurrent_emits_share_a_sync(tmp_path: Path) -> None:
-    """Tasks that emit at the same time are written in a few groups, each durable before it returns."""
+    """Tasks that emit at the same time share a few syncs, each before the emit returns."""
     inner = MemorySink()
     sink = spool(inner, tmp_path)
     await sink.emit(make_event(1))
@@ -152,7 +152,7 @@ async def test_concurrent_emits_share_a_sync(tmp_path: Path) -> None:
 
 
 async def test_rejected_is_kept_with_its_reason(tmp_path: Path) -> None:
-    """What the sink behind will never take stands in a file, and its neighbours arrive."""
+    """An event that the next sink rejects is stored in a file, and its neighbours arrive."""
     inner = MemorySink()
     sink = spool(FaultySink(inner, [EventsRejected({1: "too large"})], after=True), tmp_path)
     await sink.emit_batch(make_events(3))
@@ -165,7 +165,7 @@ async def test_rejected_is_kept_with_its_reason(tmp_path: Path) -> None:
 
 
 async def test_full_spool_says_so_and_loses_nothing(tmp_path: Path) -> None:
-    """Past its size emitting fails with the size; what was taken before arrives, and then there is room again."""
+    """Beyond its size an emit fails with the size; accepted events arrive, and then there is room again."""
     inner = Away()
     sink = spool(inner, tmp_path, max_bytes=64 * 1024)
     taken: list[int] = []
@@ -189,7 +189,7 @@ async def test_full_spool_says_so_and_loses_nothing(tmp_path: Path) -> None:
 
 
 async def test_stream_created_again_is_given_the_window(tmp_path: Path) -> None:
-    """What another stream had acknowledged is handed over to the new one, in order."""
+    """Events that another stream had acknowledged are forwarded to the new one, in order."""
     stream = Stream()
     first = spool(stream, tmp_path)
     await first.emit_batch(make_events(30))
@@ -197,7 +197,7 @@ async def test_stream_created_again_is_given_the_window(tmp_path: Path) -> None:
     await first.aclose()
     stream = Stream()
     stream.created = "second"
-    # Others have filled it: its length alone says nothing.
+    # Other publishers have filled the new stream, so its length alone says nothing.
     stream.last_seq = 100
     second = spool(stream, tmp_path)
     await second.drained()
@@ -207,7 +207,7 @@ async def test_stream_created_again_is_given_the_window(tmp_path: Path) -> None:
 
 
 async def test_stream_that_lost_its_end_is_given_it_again(tmp_path: Path) -> None:
-    """A stream that ends before what it had acknowledged gets what came after, and not what it still has."""
+    """A stream that lost its end gets the lost events, and none that it still has."""
     stream = Stream()
     now = 1_000.0
     sink = SpoolSink(stream, tmp_path / "spool", clock=lambda: now)
@@ -225,7 +225,7 @@ async def test_stream_that_lost_its_end_is_given_it_again(tmp_path: Path) -> Non
 
 
 async def test_window_ends(tmp_path: Path) -> None:
-    """Past the replay window what was acknowledged is gone from the disk."""
+    """Events acknowledged before the replay window are deleted from the disk."""
     now = 1_000.0
     stream = Stream()
     sink = SpoolSink(stream, tmp_path / "spool", clock=lambda: now, max_bytes=256 * 1024)
@@ -244,7 +244,7 @@ async def test_window_ends(tmp_path: Path) -> None:
 
 
 async def test_bug_behind_reaches_the_emitter(tmp_path: Path) -> None:
-    """An error no contract knows is not swallowed by the task that hands over."""
+    """An error outside the contract reaches the emitter from the forwarding task."""
     sink = spool(FaultySink(MemorySink(), [KeyError("bug")]), tmp_path)
     await sink.emit(make_event(1))
     with pytest.raises(KeyError, match="bug"):
@@ -258,7 +258,7 @@ async def test_bug_behind_reaches_the_emitter(tmp_path: Path) -> None:
 
 
 async def test_cancelled_emit_arrives_if_it_is_on_disk(tmp_path: Path) -> None:
-    """A record whose emitter was cancelled during the write is handed over without waiting for another emit."""
+    """A record with a cancelled emitter is forwarded without waiting for another emit."""
     inner = MemorySink()
     sink = spool(inner, tmp_path)
     await sink.emit(make_event(1))
@@ -281,13 +281,13 @@ async def test_cancelled_emit_arrives_if_it_is_on_disk(tmp_path: Path) -> None:
     ],
 )
 def test_wrong_url_is_refused(url: str, match: str) -> None:
-    """A URL that names no folder, no sink, or what there is not, says what to write."""
+    """A URL without a folder or a sink, or with an unknown part, is refused with the right form."""
     with pytest.raises(ValueError, match=match):
         open_sink(url)
 
 
 async def test_missing_parent_is_told(tmp_path: Path) -> None:
-    """A folder whose parent is missing, perhaps a volume not mounted, is not made up."""
+    """A folder with a missing parent, perhaps an unmounted volume, is not created."""
     sink = SpoolSink(MemorySink(), tmp_path / "missing" / "spool")
     with pytest.raises(SinkUnavailable, match="No such file or directory"):
         await sink.emit(make_event(1))

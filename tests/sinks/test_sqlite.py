@@ -1,4 +1,4 @@
-"""SQLite: the contract, and what is particular to a file."""
+"""SQLite: the contract, and the specifics of a file."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ COLUMNS = "execution_id, event_id, event_type, step, status, created_at, context
 
 
 def read_rows(path: Path) -> list[ExecutorEvent]:
-    """Return the events in *path*, read with a connection of its own."""
+    """Return the events in *path*, read over a separate connection."""
     with closing(sqlite3.connect(path)) as database:
         found = database.execute("SELECT name FROM sqlite_master WHERE name = 'event'").fetchall()
         rows = database.execute(f"SELECT {COLUMNS} FROM event ORDER BY rowid").fetchall() if found else []
@@ -31,7 +31,7 @@ def read_rows(path: Path) -> list[ExecutorEvent]:
 
 
 def event_of(row: tuple[int, int, str, str, str, str, str, str | None, str | None]) -> ExecutorEvent:
-    """Return the event a row holds."""
+    """Return the event of a row."""
     execution_id, event_id, event_type, step, status, created_at, context, worker_id, meta = row
     body = make_event(
         event_id, execution_id=execution_id, event_type=event_type, step=step, status=status, worker_id=worker_id
@@ -53,7 +53,7 @@ def event_of(row: tuple[int, int, str, str, str, str, str, str | None, str | Non
 
 
 class TestSqliteSink(SinkContract):
-    """Every promise of a sink."""
+    """SqliteSink keeps the contract of a sink."""
 
     keyed = True
 
@@ -70,7 +70,7 @@ class TestSqliteSink(SinkContract):
         return read_rows(self.path)
 
     async def test_missing_folder_is_an_outage(self) -> None:
-        """A folder that is not there, perhaps not mounted yet, is named, and its appearance is enough."""
+        """A missing folder, perhaps an unmounted volume, is reported, and the sink works once it exists."""
         self.path = self.path.parent / "volume" / "events.db"
         sink = self.open()
         with pytest.raises(SinkUnavailable, match=str(self.path)):
@@ -82,7 +82,7 @@ class TestSqliteSink(SinkContract):
         await sink.aclose()
 
     async def test_locked_file_is_an_outage(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """While another process holds the file nothing is stored; after it the same events are."""
+        """While another process locks the file nothing is stored; later the same events are."""
         monkeypatch.setattr("consumers.sinks.sqlite._BUSY_TIMEOUT", 0.05)
         sink = self.open()
         await sink.emit(make_event(1))
@@ -97,7 +97,7 @@ class TestSqliteSink(SinkContract):
         await sink.aclose()
 
     async def test_commits_reach_the_disk(self) -> None:
-        """The journal is a WAL, and each commit is synced."""
+        """The journal mode is WAL, and each commit is synced."""
         sink = SqliteSink(str(self.path))
         await sink.emit(make_event(1))
         database = sink._database
@@ -108,7 +108,7 @@ class TestSqliteSink(SinkContract):
         await sink.aclose()
 
     async def test_another_table_is_a_bug_and_not_an_outage(self) -> None:
-        """A table `event` of another shape stops the caller: waiting would not mend it."""
+        """A table `event` of another shape raises instead of retrying, as a wait would not repair it."""
         with closing(sqlite3.connect(self.path)) as database:
             database.execute("CREATE TABLE event (x)")
         sink = self.open()
@@ -117,7 +117,7 @@ class TestSqliteSink(SinkContract):
         await sink.aclose()
 
     async def test_file_that_is_no_database_is_left_alone(self) -> None:
-        """A mistyped path destroys nothing."""
+        """A file that is no database stays unchanged, so a mistyped path destroys nothing."""
         text = "not a database, but somebody's notes\n" * 100
         self.path.write_text(text)
         sink = self.open()
@@ -130,6 +130,6 @@ class TestSqliteSink(SinkContract):
 
 @pytest.mark.parametrize("url", ["sqlite:///", "sqlite:", "sqlite://host/x.db", "sqlite:///x.db?mode=ro"])
 def test_wrong_url_is_refused(url: str) -> None:
-    """The error shows the two right forms."""
+    """The error shows the two valid forms."""
     with pytest.raises(ValueError, match=r"sqlite:///relative\.db or sqlite:////absolute\.db"):
         SqliteSink.from_url(url)

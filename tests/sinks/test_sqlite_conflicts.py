@@ -1,4 +1,4 @@
-"""SQLite: an event whose key the table has is compared with the row that is there."""
+"""SQLite: an event with an existing key is compared with the stored row."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ OLD_TABLE = f"CREATE TABLE event ({COLUMNS}, PRIMARY KEY (execution_id, event_id
 
 @pytest.fixture(params=["digest", "old file"])
 def path(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    """Return a file that is not there yet, or one of the first version."""
+    """Return a path without a file, or a file of the first version."""
     if request.param == "old file":
         execute(tmp_path / "events.db", OLD_TABLE)
     return tmp_path / "events.db"
@@ -41,13 +41,13 @@ async def sink(path: Path) -> AsyncIterator[SqliteSink]:
 
 
 def execute(path: Path, statement: str) -> list[Any]:
-    """Run *statement* with a connection of its own, and return the rows."""
+    """Execute *statement* over a separate connection, and return the rows."""
     with closing(sqlite3.connect(path)) as database, database:
         return database.execute(statement).fetchall()
 
 
 async def test_conflict_is_rejected_and_its_neighbours_are_stored(sink: SqliteSink, path: Path) -> None:
-    """The row stays as it is, the reason names it; of two in one batch the first is stored."""
+    """The stored row stays and the reason names it; of two events in one batch the first is stored."""
     await sink.emit_batch(make_events(3))
     reasons = await emit(sink, [make_event(4), another(2), another(5), make_event(5), another(5), make_event(3)])
 
@@ -59,7 +59,7 @@ async def test_conflict_is_rejected_and_its_neighbours_are_stored(sink: SqliteSi
 
 
 async def test_same_id_in_another_execution_is_another_key(sink: SqliteSink, path: Path) -> None:
-    """Executions do not share ids: both events are stored."""
+    """Equal ids in different executions are different keys: both events are stored."""
     assert await emit(sink, [make_event(1), make_event(1, execution_id=8)]) == {}
     assert execute(path, "SELECT count(*) FROM event") == [(2,)]
 
@@ -89,7 +89,7 @@ async def test_other_payload_is_a_variant(sink: SqliteSink) -> None:
     ],
 )
 async def test_rewritten_row_is_no_conflict(tmp_path: Path, rewrite: str, digests: str) -> None:
-    """A row that others have changed is still that of its event, and another event is still a conflict."""
+    """A row that another writer changed still matches its event, and another event is still a conflict."""
     path = tmp_path / "events.db"
     sink = SqliteSink(str(path))
     events = make_events(20)
@@ -103,7 +103,7 @@ async def test_rewritten_row_is_no_conflict(tmp_path: Path, rewrite: str, digest
 
 
 async def test_rows_of_both_versions_side_by_side(tmp_path: Path) -> None:
-    """The first version writes no digest into a file that has the column; neither version doubles an event."""
+    """The first version writes no digest into a file that has the column; neither version duplicates an event."""
     path = tmp_path / "events.db"
     sink = SqliteSink(str(path))
     await sink.emit_batch(make_events(2))
@@ -119,7 +119,7 @@ async def test_rows_of_both_versions_side_by_side(tmp_path: Path) -> None:
 
 
 async def test_upgrade_adds_the_digest(tmp_path: Path) -> None:
-    """`schema --upgrade` adds the column to a file of the first version, and makes a file that is missing."""
+    """`schema --upgrade` adds the column to a file of the first version, and creates a missing file."""
     path = tmp_path / "events.db"
     execute(path, OLD_TABLE)
     url = f"sqlite:///{path}"
@@ -133,7 +133,7 @@ async def test_upgrade_adds_the_digest(tmp_path: Path) -> None:
 
 
 async def test_trigger_that_masks_makes_no_conflict_of_what_is_new(sink: SqliteSink, path: Path) -> None:
-    """A row that the table changes as it is inserted is not compared with the event it was just made of."""
+    """A row that a trigger changes during the insert is not compared with its event."""
     await sink.emit_batch(make_events(1))
     execute(
         path,

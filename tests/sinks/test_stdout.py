@@ -1,4 +1,4 @@
-"""StdoutSink: the contract on a file, then what only a stream can do to a sink."""
+"""StdoutSink: the contract on a file, then the faults of a stream."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ asyncio.run(main())
 
 
 class Trickle(io.RawIOBase):
-    """A stream that takes seven bytes at a time, and after *room* bytes none, until there is room again."""
+    """A stream that accepts seven bytes at a time, and none after *room* bytes until there is room again."""
 
     def __init__(self, room: int, refusal: int | None = errno.ENOSPC) -> None:
         self.room = room
@@ -58,11 +58,11 @@ class Trickle(io.RawIOBase):
         self.taken = bytearray()
 
     def writable(self) -> bool:
-        """Return True, as io asks for it."""
+        """Return True, as io requires."""
         return True
 
     def write(self, data: bytes) -> int | None:  # type: ignore[override]
-        """Take what there is room for; a full one raises, or says None when it does not block."""
+        """Accept the bytes that fit; a full stream raises, or returns None when it does not block."""
         part = bytes(data[: min(7, self.room - len(self.taken))])
         if part:
             self.taken += part
@@ -73,7 +73,7 @@ class Trickle(io.RawIOBase):
 
 
 class TestStdoutSink(SinkContract):
-    """StdoutSink on a file keeps every promise but that across sinks."""
+    """StdoutSink on a file keeps the contract except across sinks."""
 
     keyed = False
 
@@ -92,7 +92,7 @@ class TestStdoutSink(SinkContract):
         return [decode(line) for line in self.path.read_bytes().splitlines()]
 
     async def test_emitted_again_after_reopening_is_stored_once(self) -> None:
-        """A new sink cannot know what was printed before it, and prints what it is given."""
+        """A new sink does not know earlier events, and prints the events it is given."""
         for _ in range(2):
             sink = self.open()
             await sink.emit_batch(make_events(2))
@@ -101,7 +101,7 @@ class TestStdoutSink(SinkContract):
         assert [event.event_id for event in await self.stored()] == [1, 2, 1, 2]
 
     async def test_line_is_the_wire_form(self) -> None:
-        """A line is the wire form of its event and a newline, nothing else."""
+        """A line is the wire form of its event and a newline."""
         sink = self.open()
         await sink.emit(make_event(1))
         await sink.aclose()
@@ -109,7 +109,7 @@ class TestStdoutSink(SinkContract):
         assert encode(make_event(1)) + b"\n" == self.path.read_bytes()
 
     async def test_pretty_printed_payload_stays_on_one_line(self) -> None:
-        """Line breaks in a payload that is passed on as it was sent do not break the line."""
+        """Line breaks in a payload that is printed as received do not break the line."""
         sink = self.open()
         await sink.emit(make_event(1, context=Raw(b'{\r\n  "a": "b\\n"\n}')))
         await sink.aclose()
@@ -118,14 +118,14 @@ class TestStdoutSink(SinkContract):
         assert bytes(decode(line).context) == b'{    "a": "b\\n" }'
 
     async def test_stream_stays_open(self) -> None:
-        """A stream that was given to the sink is not closed by it."""
+        """The sink does not close a stream that it was given."""
         await self.open().aclose()
 
         assert not self.stream.closed
 
 
 async def test_reader_that_has_gone_is_unavailable() -> None:
-    """A closed pipe is SinkUnavailable, each time."""
+    """A closed pipe raises SinkUnavailable each time."""
     reader, writer = os.pipe()
     os.close(reader)
     with os.fdopen(writer, "wb") as stream:
@@ -144,7 +144,7 @@ async def test_reader_that_has_gone_is_unavailable() -> None:
     ],
 )
 async def test_failed_line_is_finished_and_printed_once(refusal: int | None, reason: str) -> None:
-    """After a failure within a line, the next emit finishes the line before it prints its own."""
+    """After a failure within a line, the next emit finishes that line before it prints its own."""
     first, second = encode(make_event(1)) + b"\n", encode(make_event(2)) + b"\n"
     stream = Trickle(room=len(first) // 2, refusal=refusal)
     sink = StdoutSink(stream)  # type: ignore[arg-type]
@@ -173,7 +173,7 @@ async def test_failures_do_not_pile_up() -> None:
 
 
 async def test_stalled_reader_does_not_stall_the_loop() -> None:
-    """While a line waits for its reader, other tasks run: here the one that reads it."""
+    """While a line waits for its reader, other tasks run: here the reader."""
     event = make_event(1, context="x" * 1_000_000)
     reader, writer = os.pipe()
     with os.fdopen(reader, "rb") as output, os.fdopen(writer, "wb") as stream:
@@ -187,7 +187,7 @@ async def test_stalled_reader_does_not_stall_the_loop() -> None:
 
 
 async def test_concurrent_long_lines_stay_whole() -> None:
-    """Lines longer than any pipe takes at once do not mix, though many tasks emit them."""
+    """Lines longer than a pipe's buffer do not mix, though many tasks emit them."""
     sent = [make_event(event_id, context="x" * 100_000) for event_id in range(1, 21)]
     reader, writer = os.pipe()
     with os.fdopen(reader, "rb") as output:
@@ -202,7 +202,7 @@ async def test_concurrent_long_lines_stay_whole() -> None:
 
 
 async def test_doubles_are_known_for_a_while_only() -> None:
-    """The memory for doubles is bounded: of 65,537 events the first is printed again, the second not."""
+    """The memory for duplicates is bounded: of 65,537 events the first is printed again, the second is not."""
     stream = io.BytesIO()
     sink = StdoutSink(stream)
     await sink.emit_batch(make_events(65_537))
@@ -215,7 +215,7 @@ async def test_doubles_are_known_for_a_while_only() -> None:
 
 
 def run_child(stdout: int | BinaryIO, *printed: str) -> subprocess.CompletedProcess[bytes]:
-    """Run the child, which prints *printed* on its own and three events through the sink."""
+    """Run the child, which prints *printed* itself and three events through the sink."""
     return subprocess.run(
         [sys.executable, "-c", CHILD, *printed],
         cwd=ROOT,
@@ -228,7 +228,7 @@ def run_child(stdout: int | BinaryIO, *printed: str) -> subprocess.CompletedProc
 
 
 def test_standard_output_keeps_what_was_printed_before() -> None:
-    """On real standard output, text that print() still held back comes before the events."""
+    """Text that print() still buffers is written to the real standard output before the events."""
     child = run_child(subprocess.PIPE, "printed before\n")
 
     assert child.stderr == b""
@@ -236,7 +236,7 @@ def test_standard_output_keeps_what_was_printed_before() -> None:
 
 
 def test_closed_standard_output_leaves_no_traceback() -> None:
-    """A process whose reader has gone gets SinkUnavailable, and hears nothing else of it, not even at its exit."""
+    """A process with a closed standard output gets SinkUnavailable, and no traceback at its exit."""
     reader, writer = os.pipe()
     os.close(reader)
     with os.fdopen(writer, "wb") as stdout:
@@ -247,13 +247,13 @@ def test_closed_standard_output_leaves_no_traceback() -> None:
 
 @pytest.mark.parametrize("url", ["stdout:x", "stdout://host", "stdout:?fsync=true", "stdout:#a"])
 def test_url_with_more_is_refused(url: str) -> None:
-    """What StdoutSink would not look at is refused rather than passed over."""
+    """An unknown part of the URL is refused."""
     with pytest.raises(ValueError, match="has more than `stdout:`"):
         StdoutSink.from_url(url)
 
 
 async def test_cancelled_emit_still_prints_whole_lines() -> None:
-    """A cancelled emit ends its line before the next begins."""
+    """A cancelled emit finishes its line before the next begins."""
     events = [make_event(event_id, context="x" * 100_000) for event_id in (1, 2)]
     reader, writer = os.pipe()
     with os.fdopen(reader, "rb") as output, os.fdopen(writer, "wb") as stream:
