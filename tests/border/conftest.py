@@ -1,4 +1,4 @@
-"""A server of its own for everything that is edited here."""
+"""A separate server for the tests that edit its streams and consumers."""
 
 from __future__ import annotations
 

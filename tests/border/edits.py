@@ -1,8 +1,8 @@
 """
-Ways in which a consumer or a stream can be edited by hand, generated from the fields of its configuration.
+Manual edits of a consumer or a stream, generated from the fields of its configuration.
 
-The fields are those that a server shows, those that nats-py declares, and the few that nats-py lacks.  Each gets values
-by its type; which of them a server takes, alone or beside another edit, the server says.
+The fields are those that a server shows, those that nats-py declares, and the few that nats-py lacks.  Each field
+gets values of its type; the server decides which of them it accepts, alone or with another edit.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _MILLISECOND: Final = 1_000_000
 _SECOND: Final = 1_000 * _MILLISECOND
 
 CONSUMER_FIELDS_BESIDE: Final = {
-    # ADR-42, and the limits of pull requests: nats-py 2.16 has no fields for them.
+    # These fields are from ADR-42 and the limits of pull requests: nats-py 2.16 does not have them.
     "direct": "bool",
     "max_batch": "int",
     "max_bytes": "int",
@@ -35,22 +35,22 @@ CONSUMER_FIELDS_BESIDE: Final = {
 }
 
 STREAM_FIELDS_BESIDE: Final[dict[str, str]] = {}
-"""Fields of nats-server 2.15 that nats-py 2.16 lacks: none that a server shows or takes."""
+"""Fields of nats-server 2.15 that nats-py 2.16 does not have and no server shows or accepts: none."""
 
 FEEDER: Final = "feeder"
 """The stream that a mirror or a source reads."""
 
 _TEXTS: Final = (FEEDER, "{stream}.a", "{stream}.>", "moved.{stream}", ">")
-"""Values of texts of a stream's configuration, where they are names, subjects and words."""
+"""Values of the text fields of a stream's configuration: names, subjects and words."""
 
 
 class Edit(NamedTuple):
     """
-    One edit by hand.
+    A manual edit.
 
     Args:
-        field: that it is about; for one inside another with a dot between.
-        changes: the fields with their new values, None for one that is left out; another one may have to change too.
+        field: name of the field; the path with a dot for a nested one.
+        changes: new value of each field, None to omit it; another field may have to change, too.
 
     """
 
@@ -59,12 +59,12 @@ class Edit(NamedTuple):
 
     @property
     def name(self) -> str:
-        """What is edited, in words."""
+        """A description of the edit."""
         return ", ".join(f"{field}={value!r}" for field, value in self.changes.items())
 
     @property
     def is_text(self) -> bool:
-        """Whether the value is a text, of which one says as much as another."""
+        """True if the value is a text: a single one of these is enough."""
         value: Any = self.changes
         for step in self.field.split("."):
             inner = value[0] if isinstance(value, list) else value
@@ -73,19 +73,19 @@ class Edit(NamedTuple):
 
 
 def types_of(shown: Mapping[str, Any], declared: type, beside: Mapping[str, str]) -> dict[str, str]:
-    """Return the fields of a configuration with their types, as nats-py writes them."""
+    """Return the fields of a configuration with their types in the notation of nats-py."""
     known = {field.name: _plain(field.type) for field in dataclasses.fields(declared)}
     return {name: _type_of(value) for name, value in shown.items()} | known | dict(beside)
 
 
 def consumer_edits(shown: Mapping[str, Any], stream: str) -> list[Edit]:
-    """Return the edits of a consumer of *stream* that a server shows with these fields."""
+    """Return the edits of a consumer of *stream* with these fields shown by the server."""
     types = types_of(shown, ConsumerConfig, CONSUMER_FIELDS_BESIDE)
     return [Edit(field, {field: value}) for field, kind in types.items() for value in values_of(kind, stream)]
 
 
 def stream_edits(shown: Mapping[str, Any], stream: str) -> list[Edit]:
-    """Return the edits of *stream* that a server shows with these fields: each value, and each field left out."""
+    """Return the edits of *stream* with these fields shown by the server: each value, and each field omitted."""
     types = types_of(shown, StreamConfig, STREAM_FIELDS_BESIDE)
     return [
         *(Edit(field, {field: None}) for field in shown if field != "name"),
@@ -98,7 +98,7 @@ def stream_edits(shown: Mapping[str, Any], stream: str) -> list[Edit]:
 
 
 def _stream_values(path: str, kind: str, stream: str) -> Iterator[tuple[str, Any]]:
-    """Yield values of the type *kind* for a field, or for one inside it, with the path of that."""
+    """Yield values of the type *kind* with their path, for a field or a nested one."""
     if match := re.fullmatch(r"List\[(\w+)\]", kind):
         for inner, value in _stream_values(path, match[1], stream) if _structure(match[1]) else ():
             yield inner, [value]
@@ -118,7 +118,7 @@ def _stream_values(path: str, kind: str, stream: str) -> Iterator[tuple[str, Any
 
 
 def _structure(kind: str) -> dict[str, tuple[str, bool]]:
-    """Return the fields of a structure of nats-py with their types, and which of them it needs."""
+    """Return the fields of a structure of nats-py with their types, and its required fields."""
     found = getattr(nats_api, kind, None)
     if not (isinstance(found, type) and dataclasses.is_dataclass(found)):
         return {}
@@ -130,12 +130,12 @@ def _structure(kind: str) -> dict[str, tuple[str, bool]]:
 
 
 def of_stream(changes: Mapping[str, Any], stream: str) -> dict[str, Any]:
-    """Return *changes* with the name of *stream* where it is left open."""
+    """Return *changes* with the name of *stream* filled in."""
     return {name: _named(value, stream) for name, value in changes.items()}
 
 
 def values_of(kind: str, stream: str) -> list[Any]:
-    """Return values of the type *kind*; subjects are some of *stream*."""
+    """Return values of the type *kind*; the subjects are some of *stream*."""
     if enumeration := _enumeration(kind):
         return [member.value for member in enumeration]
     moments = [_moment(-3_600), _moment(3_600)]

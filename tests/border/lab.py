@@ -1,4 +1,4 @@
-"""One server whose configuration is edited by hand while projectors run, and what they do and say meanwhile."""
+"""A server with configurations edited by hand while projectors run, and the projectors' reactions."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from noetl_events.jetstream.declarations import StreamKind
 
 LOOK: Final = 0.5
-"""Seconds between two looks at consumer and stream; ten of them in a real process."""
+"""Seconds between two checks of consumer and stream; a real process checks every ten."""
 
 _QUICK: Final = Backoff(initial=0.05, maximum=0.5)
 _numbers = count()
@@ -40,14 +40,14 @@ class Lab:
     The streams of one server.
 
     Args:
-        connection: to NATS; it stays open.
+        connection: connection to NATS; stays open.
 
     """
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
         self.requests: Counter[str] = Counter()
-        """Pull requests seen, by stream."""
+        """The pull requests seen, by stream."""
 
     async def count_requests(self) -> None:
         """Count pull requests from now on."""
@@ -79,7 +79,7 @@ class Lab:
         return config
 
     async def make_consumer(self, stream: str, config: dict[str, Any], *, action: str = "create") -> str:
-        """Create the durable, or *action* "update" it; return why the server would not."""
+        """Create or update the durable, as *action* says; return the server's refusal."""
         body = {"stream_name": stream, "config": _set(config), "action": action}
         answer = await self.api(f"CONSUMER.CREATE.{stream}.{durable_of(stream)}", body)
         return str(answer.get("error", {}).get("description", ""))
@@ -90,7 +90,7 @@ class Lab:
 
 
 class Case:
-    """A stream, a projector of it, and the events that are published to it."""
+    """A stream, its projector, and the events published to it."""
 
     def __init__(self, lab: Lab, stream: StreamDeclaration, *, durable: str = "", standby: bool = False) -> None:
         self.lab = lab
@@ -99,7 +99,7 @@ class Case:
         self.stream = stream
         self.sink = MemorySink()
         self.error: BaseException | None = None
-        """What ended the projector, if something did."""
+        """The exception that ended the projector, if any."""
 
         self.dead_letters = DEAD_LETTERS
 
@@ -109,7 +109,7 @@ class Case:
         self._service: Service | None = None
 
     async def publish(self, events: int) -> None:
-        """Store so many more events, on two subjects in turns."""
+        """Store *count* more events, on two subjects in turn."""
         client = await self.lab.connection.client()
         for number in [next(self._ids) for _ in range(events)]:
             body = encode(make_event(number))
@@ -118,32 +118,32 @@ class Case:
 
     @property
     def is_stored(self) -> bool:
-        """Whether every event that was published is stored."""
+        """True if every published event is stored."""
         return len({event.event_id for event in self.sink.events}) == self._published
 
     @property
     def is_ready(self) -> bool:
-        """Whether the projector says so."""
+        """True if the projector reports ready."""
         return self._service is not None and self.error is None and self._service.report().ready
 
     @property
     def is_alive(self) -> bool:
-        """Whether the projector lives, as far as an orchestrator can see."""
+        """True if the projector's liveness check passes."""
         return self._service is not None and self.error is None and self._service.report().alive
 
     @property
     def refused(self) -> int:
-        """Requests that the server has refused."""
+        """The requests that the server has refused."""
         return sum(progress.refused for progress in self._service.progress.values()) if self._service else 0
 
     @property
     def buried(self) -> int:
-        """Dead letters made."""
+        """The number of dead letters."""
         return sum(progress.buried for progress in self._service.progress.values()) if self._service else 0
 
     @property
     def reason(self) -> str:
-        """What the projector says is the matter."""
+        """The reason that the projector reports."""
         if self.error is not None:
             return str(self.error)
         return (
@@ -185,7 +185,7 @@ class Case:
 
 
 async def until(condition: Callable[[], bool], seconds: float) -> bool:
-    """Wait for *condition*, for so many *seconds*, and return whether it came true."""
+    """Wait up to *seconds* for *condition*, and return its result."""
     with suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             while not condition():  # noqa: ASYNC110  (two numbers and a list, of no event)
@@ -194,7 +194,7 @@ async def until(condition: Callable[[], bool], seconds: float) -> bool:
 
 
 async def gathered(runs: Iterable[Callable[[], Awaitable[None]]], *, at_once: int) -> list[str]:
-    """Run *runs*, so many *at_once*, and return what failed of them in words."""
+    """Run *runs*, *at_once* at a time, and return the failures as text."""
     room = asyncio.Semaphore(at_once)
 
     async def run(each: Callable[[], Awaitable[None]]) -> str:
@@ -209,7 +209,7 @@ async def gathered(runs: Iterable[Callable[[], Awaitable[None]]], *, at_once: in
 
 
 def durable_of(stream: str) -> str:
-    """Return the name of the durable of *stream*: the log names it."""
+    """Return a durable name that contains *stream*, so that log lines show it."""
     return f"{stream}_projector"
 
 

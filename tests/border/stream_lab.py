@@ -1,4 +1,4 @@
-"""Streams whose configuration is edited by hand while events are published to them and projected."""
+"""Streams with configurations edited by hand while events are published to them and projected."""
 
 from __future__ import annotations
 
@@ -31,39 +31,39 @@ if TYPE_CHECKING:
 
 PATIENCE: Final = 90.0
 TIMEOUT: Final = 1.5
-"""Seconds that a publisher tries; where it is to go on trying, the test emits the same events again."""
+"""The timeout of a publisher in seconds; for longer retries the test emits the same events again."""
 
-# Fields that have to change with another one, and how many of such combinations are tried.
+# These fields have to change with another one; so many combinations are tried.
 MOST_BESIDE: Final = 3
 MOST_TRIED: Final = 16
 _case: ContextVar[str] = ContextVar("case", default="")
 
 
 class Away(MemorySink):
-    """Keeps events, and is away while it is told to be."""
+    """A sink that stores events, and can be made unavailable."""
 
     is_away = False
 
     async def emit_batch(self, events: Sequence[ExecutorEvent]) -> None:
-        """Keep *events*."""
+        """Store *events*."""
         if self.is_away:
             raise SinkUnavailable("away")
         await super().emit_batch(events)
 
 
 class StreamCase(Case):
-    """A stream, a publisher to it, a projector of it, and what was acknowledged."""
+    """A stream, its publisher, its projector, and the acknowledged events."""
 
     def __init__(self, lab: Lab, stream: StreamDeclaration, letters: StreamDeclaration | None = None) -> None:
         super().__init__(lab, stream)
         self.dead_letters = letters or DEAD_LETTERS
         self.edited = letters or stream
-        """The stream that is edited: that of the dead letters, if it is given."""
+        """The edited stream: the dead-letter stream, if one is given."""
 
         self.sink: Away = Away()
         self.acknowledged: set[int] = set()
         self.refusal = ""
-        """Why the publisher could not have the last events stored."""
+        """The reason why the publisher could not store the last events."""
 
         self._publisher = NatsSink(
             lab.connection, subject=f"{stream.name}.{{event_type}}", timeout=TIMEOUT, stream=stream.name
@@ -77,7 +77,7 @@ class StreamCase(Case):
         await self._publisher.aclose()
 
     async def emit(self, edit: Edit, events: int = 6) -> None:
-        """Emit so many more, most of them in one batch; again, until they are stored or refused for the *edit*."""
+        """Emit *count* more events, most in one batch; retry until stored, or refused because of the *edit*."""
         numbers = [next(self._ids) for _ in range(events)]
         for batch in (numbers[:-2], numbers[-2:-1], numbers[-1:]):
             await self._emit(edit, batch)
@@ -104,12 +104,12 @@ class StreamCase(Case):
 
     @property
     def is_stored(self) -> bool:
-        """Whether every event that was acknowledged is stored."""
+        """True if every acknowledged event is stored."""
         return self.acknowledged <= self.stored
 
     @property
     def stored(self) -> set[int | None]:
-        """The ids of the events that are stored."""
+        """The ids of the stored events."""
         return {event.event_id for event in self.sink.events}
 
     async def publish_malformed(self) -> None:
@@ -118,14 +118,14 @@ class StreamCase(Case):
         await client.request(f"{self.stream.name}.a", b"{", timeout=PATIENCE)
 
     async def examined(self) -> str:
-        """Return what `doctor` and `stream ensure` find."""
+        """Return the findings of `doctor` and `stream ensure`."""
         try:
             return "; ".join(map(str, await examine_stream(self.lab.connection, self.edited)))
         except NatsUnavailable as exc:
             return str(exc)
 
     async def looked(self) -> None:
-        """Wait until the projector has looked at its stream from now on, or has ended."""
+        """Wait until the projector has checked its stream again, or has ended."""
         looks = self._looks
         await until(lambda: self._looks > looks + 1 or self._is_refused or self.error is not None, PATIENCE)
 
@@ -135,16 +135,16 @@ class StreamCase(Case):
 
     @property
     def _is_refused(self) -> bool:
-        # A look that finds a stream which must not be read is not counted: to wait for the next ones would be in vain.
+        # A check that finds a stream which must not be read is not counted, so waiting for more would never end.
         found = self._service.stream_monitor._review._found if self._service else {}
         return any(deviation.weight == "refused" for deviation in found.get(self.stream.name, ()))
 
 
 class Quiet:
-    """Sees that no more is asked, published and logged while it is entered than there is need for."""
+    """A context that asserts a limit on requests, publishes and log lines."""
 
     MOST: Final = {"requests": 40.0, "publishes": 40.0, "lines": 8.0}
-    """A second."""
+    """The time base: a second."""
 
     ONCE: Final = {"requests": 60, "publishes": 60, "lines": 12}
 
@@ -171,7 +171,7 @@ class Quiet:
 
 @contextmanager
 def counted_lines() -> Iterator[Counter[str]]:
-    """Count the log lines of each case, and those that tell of a field of its stream; write none."""
+    """Count the log lines of each case, and those that name a field of its stream; write none."""
     lines: Counter[str] = Counter()
 
     def count(_logger: object, _method: str, event: MutableMapping[str, Any]) -> Any:
@@ -180,7 +180,7 @@ def counted_lines() -> Iterator[Counter[str]]:
             lines[f"{event['stream']}: {event['field']}: {event['value']}"] += 1
         raise structlog.DropEvent
 
-    # Loggers that were used already keep this very list.
+    # Loggers that exist already keep this very list.
     processors = structlog.get_config()["processors"]
     before = processors.copy()
     processors[:] = [count]
@@ -191,10 +191,10 @@ def counted_lines() -> Iterator[Counter[str]]:
 
 
 class StreamLab(Lab):
-    """The streams of one server, and how they are edited."""
+    """The streams of one server, and their edits."""
 
     async def count_all(self) -> None:
-        """Count from now on what is asked about each stream, and what is published to it."""
+        """Count the requests about each stream and the publishes to it from now on."""
 
         async def note(message: Any) -> None:
             tokens = message.subject.split(".")
@@ -210,7 +210,7 @@ class StreamLab(Lab):
         await self._make(FEEDER, {"name": FEEDER, "subjects": [FEEDER], "storage": "memory"})
 
     async def original_of(self, stream: StreamDeclaration) -> dict[str, Any]:
-        """Return the configuration that is declared."""
+        """Return the declared configuration."""
         return stream_config(stream, await server_version(self.connection))
 
     async def config_of(self, name: str) -> dict[str, Any]:
@@ -220,19 +220,19 @@ class StreamLab(Lab):
         return config | ({"metadata": own} if own else {})
 
     async def remake(self, stream: StreamDeclaration, edit: Edit) -> str:
-        """Make *stream* anew, edited; return why the server would not."""
+        """Create *stream* again with the edit; return the server's refusal."""
         name, original = stream.name, await self.original_of(stream)
         await self.api(f"STREAM.DELETE.{name}")
         refused = await self._make(name, original | of_stream(edit.changes, name))
         if not refused or edit.changes.keys() != {edit.field.partition(".")[0]}:
             return refused
-        # Some things a stream becomes only once it is there.
+        # A stream gets some values only after its creation.
         await self._make(name, original)
         is_refused = await self._make(name, await self.config_of(name) | of_stream(edit.changes, name), verb="UPDATE")
         return refused if is_refused else ""
 
     async def edit(self, stream: StreamDeclaration, edit: Edit) -> bool:
-        """Edit *stream*, or make it anew where it cannot be edited so; return whether it could."""
+        """Edit *stream*, or create it again where it cannot be edited; return true if the server accepted."""
         name = stream.name
         config = await self.config_of(name) | of_stream(edit.changes, name)
         if not await self._make(name, config, verb="UPDATE"):
@@ -242,7 +242,7 @@ class StreamLab(Lab):
         return False
 
     async def put_back(self, stream: StreamDeclaration, config: dict[str, Any]) -> None:
-        """Edit *stream* back to its *config*, or make it anew where it cannot be edited so."""
+        """Edit *stream* back to its *config*, or create it again where it cannot be edited."""
         if await self._make(stream.name, config, verb="UPDATE"):
             await self.api(f"STREAM.DELETE.{stream.name}")
             await self._make(stream.name, config)
@@ -253,7 +253,7 @@ class StreamLab(Lab):
         return str(answer.get("error", {}).get("description", ""))
 
     async def possible_edits(self) -> tuple[list[Edit], int]:
-        """Return the edits that the server takes, each alone or beside others, and how many were tried."""
+        """Return the edits that the server accepts, alone or with others, and the number of attempts."""
         shown = await self.config_of((await self.stream()).name)
         candidates = stream_edits(shown, "{stream}")
         fields = list(dict.fromkeys(edit.field for edit in candidates))
@@ -270,7 +270,7 @@ class StreamLab(Lab):
         return found, len(candidates)
 
     async def _taken(self, stream: StreamDeclaration, edits: Sequence[Edit], others: Sequence[Edit]) -> list[Edit]:
-        """Return those of *edits* of one field that the server takes; of several texts the first one."""
+        """Return the edits of one field in *edits* that the server accepts; of several texts the first one."""
         original = await self.config_of(stream.name)
         found: list[Edit] = []
         for edit in edits:
@@ -282,7 +282,7 @@ class StreamLab(Lab):
         return found
 
     async def _completed(self, stream: StreamDeclaration, edit: Edit, others: Sequence[Edit]) -> dict[str, Any] | None:
-        """Return the changes of *edit* with as few others as the server wants beside them; None if it takes none."""
+        """Return the changes of *edit* with the fewest further ones the server requires; None if it accepts none."""
         tried = [edit]
         for _ in range(MOST_BESIDE + 1):
             following: list[Edit] = []
@@ -301,13 +301,13 @@ class StreamLab(Lab):
 
 
 def words_of(text: str) -> set[str]:
-    """Return the words of *text* by which the name of an option is known in what a server says."""
-    # By their first letters: the server writes "batch" for "batched", and "duplicates" for "duplicate".
+    """Return the words of *text* that identify an option in the texts of the server."""
+    # The first letters must suffice: the server writes "batch" for "batched", and "duplicates" for "duplicate".
     return {word[:5] for word in re.split(r"[\W_]+", text.lower())} - {"", "allow", "max"}
 
 
 def names(words: str, edit: Edit) -> bool:
-    """Return whether *words* name what was edited."""
+    """Return true if *words* name the edited field."""
     return any(field in words for field in edit.changes)
 
 

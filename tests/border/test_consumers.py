@@ -1,8 +1,8 @@
 """
-A durable consumer edited by hand in every way its fields allow, before a projector starts and while it runs.
+A durable consumer with each of its fields edited by hand, before a projector starts and while it runs.
 
-Each edit is served rightly, or refused with the name of its field; no event is lost, the projector is never ready while
-events are not stored, and nothing is asked or logged again and again.
+Each edit is served correctly, or refused with the name of its field; no event is lost, the projector is never ready
+while events are not stored, and no request or log line is repeated without end.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ if TYPE_CHECKING:
 AT_ONCE: Final = 32
 PATIENCE: Final = 90.0
 NOTICED: Final = 4 * LOOK + 2.0
-"""Seconds after which an edit is noticed, on a busy machine too."""
+"""The seconds until an edit is noticed, on a busy machine too."""
 
 MOST_REQUESTS: Final = 30.0
 MOST_LINES: Final = 8.0
-"""A second: a request waits for one, or for a fifth where the consumer says so."""
+"""The time base: a request waits a second, or a fifth of one if the consumer says so."""
 
 MESSAGES: Final = 40
-"""Where a request may ask for one message only, each takes one."""
+"""Requests for one message each, where the consumer allows no more."""
 
 _possible: list[Edit] = []
 
 
 @pytest.fixture
 async def edits(lab: Lab) -> list[Edit]:
-    """Return the edits a server takes when a consumer is created, alone or beside another one."""
+    """Return the edits a server accepts for a new consumer, alone or with another one."""
     if not _possible:
         stream = (await lab.stream()).name
         await lab.make_consumer(stream, original_of(stream))
@@ -51,7 +51,7 @@ async def edits(lab: Lab) -> list[Edit]:
 
 
 async def taken(lab: Lab, stream: str, edit: Edit, others: Sequence[Edit]) -> Edit | None:
-    """Return *edit*, with another one if the server does not take it alone; None if it is none, or not taken at all."""
+    """Return *edit*, with another one if the server needs it; None for no change, or if the server refuses."""
     original = original_of(stream)
     if all(original.get(name) == value for name, value in edit.changes.items()):
         return None
@@ -63,19 +63,19 @@ async def taken(lab: Lab, stream: str, edit: Edit, others: Sequence[Edit]) -> Ed
 
 
 def original_of(stream: str) -> dict[str, Any]:
-    """Return the configuration a projector declares."""
+    """Return the configuration that a projector declares."""
     return config_of(ConsumerDeclaration(name=durable_of(stream), stream=stream))
 
 
 @pytest.fixture
 def logged() -> Iterator[list[MutableMapping[str, Any]]]:
-    """Return what is logged meanwhile."""
+    """Return the log lines of the block."""
     with structlog.testing.capture_logs() as lines:
         yield lines
 
 
 class Quiet:
-    """Sees that no more is asked and logged while it is entered than there is need for."""
+    """A context that asserts a limit on requests and log lines."""
 
     def __init__(self, case: Case, logged: Sequence[Mapping[str, Any]]) -> None:
         self._case = case
@@ -120,7 +120,7 @@ async def edit_while_running(
     *,
     wait: float | None = None,
 ) -> None:
-    """Edit a consumer while a projector reads it; put it back once that is noticed, or after *wait* seconds."""
+    """Edit a consumer while a projector reads it; undo that once it is noticed, or after *wait* seconds."""
     case = Case(lab, await lab.stream())
     name = case.stream.name
     async with case.running():
@@ -146,17 +146,17 @@ async def edit_while_running(
 
 
 async def edited(lab: Lab, stream: str, config: dict[str, Any]) -> bool:
-    """Give the consumer this *config*: return whether the server let it be changed, and did not want it made anew."""
+    """Give the consumer this *config*: return true for an update, false if it had to be created again."""
     if not await lab.make_consumer(stream, config, action="update"):
         return True
     await lab.delete_consumer(stream)
-    # The projector may be faster, and have made it as it was.
+    # The projector may be faster, and have created the original.
     await lab.make_consumer(stream, config)
     return False
 
 
 def outcome(case: Case, edit: Edit) -> str:
-    """Return how it ended: served whole, or refused by name and not ready."""
+    """Return the outcome: completely served, or refused by name and not ready."""
     if case.is_stored and case.error is None:
         return "served"
     assert not case.is_ready, f"{edit.name}: ready, and events are not stored"
@@ -165,17 +165,17 @@ def outcome(case: Case, edit: Edit) -> str:
 
 
 def names(reason: str, edit: Edit) -> bool:
-    """Return whether *reason* names what was edited."""
+    """Return true if *reason* names the edited field."""
     return any(word in reason for word in [*edit.changes, *(["paused"] if "pause_until" in edit.changes else [])])
 
 
 def test_every_field_is_known(edits: list[Edit]) -> None:
-    """What a server shows, and what nats-py or an ADR names, is a field whose meaning is known here."""
+    """Every field that a server shows, and that nats-py or an ADR names, has a known meaning."""
     assert {field for edit in edits for field in edit.changes} <= KNOWN
 
 
 async def test_edited_before_the_start(lab: Lab, edits: list[Edit], logged: list[MutableMapping[str, Any]]) -> None:
-    """A durable made by hand is served rightly, or refused with the field's name; never half."""
+    """A durable made by hand is served completely, or refused with the field's name."""
     outcomes: Counter[str] = Counter()
     failed = await gathered([partial(edit_before, lab, edit, logged, outcomes) for edit in edits], at_once=AT_ONCE)
 
@@ -184,7 +184,7 @@ async def test_edited_before_the_start(lab: Lab, edits: list[Edit], logged: list
 
 
 async def test_edited_while_it_is_read(lab: Lab, edits: list[Edit], logged: list[MutableMapping[str, Any]]) -> None:
-    """An edit is noticed and adapted to, or refused by name; put back, nothing is missing."""
+    """An edit is noticed and adapted to, or refused by name; once it is undone, no event is missing."""
     outcomes: Counter[str] = Counter()
     runs = [partial(edit_while_running, lab, edit, logged, outcomes) for edit in edits]
 
@@ -193,7 +193,7 @@ async def test_edited_while_it_is_read(lab: Lab, edits: list[Edit], logged: list
 
 
 async def test_edited_and_put_back(lab: Lab, edits: list[Edit], logged: list[MutableMapping[str, Any]]) -> None:
-    """What an edit left out that was put back before anything looked is delivered all the same."""
+    """Messages that an edit left out are delivered, even if it was undone before a check."""
     draw, outcomes = Random(1), Counter[str]()
     runs = [partial(edit_while_running, lab, edit, logged, outcomes, wait=draw.uniform(0.0, LOOK)) for edit in edits]
 

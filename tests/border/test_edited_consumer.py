@@ -1,4 +1,4 @@
-"""A durable consumer edited by hand, one edit at a time: what is noticed, said, kept to, and delivered again."""
+"""A durable consumer and single manual edits: noticed, reported, respected, and followed by redelivery."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PATIENCE = 90.0
 
 @pytest.fixture
 async def case(lab: Lab) -> AsyncIterator[Case]:
-    """Return a projector that reads, and has stored ten events."""
+    """Return a running projector that has stored ten events."""
     made = Case(lab, await lab.stream())
     async with made.running():
         await made.publish(10)
@@ -30,7 +30,7 @@ async def case(lab: Lab) -> AsyncIterator[Case]:
 
 
 async def edit(case: Case, **changes: Any) -> dict[str, Any]:
-    """Edit the consumer of *case* by hand, and return what it was."""
+    """Edit the consumer of *case* by hand, and return its former configuration."""
     original = await case.lab.consumer_config(case.stream.name)
     assert not await case.lab.make_consumer(case.stream.name, original | changes, action="update")
     return original
@@ -42,12 +42,12 @@ async def put_back(case: Case, original: dict[str, Any]) -> None:
 
 
 async def is_whole(case: Case) -> bool:
-    """Wait until everything is stored, and the projector ready."""
+    """Wait until every event is stored and the projector ready."""
     return await until(lambda: case.is_stored and case.is_ready, PATIENCE)
 
 
 async def test_noticed_without_a_message(case: Case) -> None:
-    """A filter is noticed before it leaves anything out: not ready, by the name of the field, until it is put back."""
+    """A filter is noticed before it leaves a message out: not ready, with the field's name, until it is removed."""
     original = await edit(case, filter_subject=f"{case.stream.name}.a")
     assert await until(lambda: "filter_subject" in case.reason, 4 * LOOK + PATIENCE)
     assert not case.is_ready
@@ -57,7 +57,7 @@ async def test_noticed_without_a_message(case: Case) -> None:
 
 
 async def test_put_back_before_it_is_noticed(case: Case) -> None:
-    """What a filter has left out that was taken away again leaves no trace but the numbers of the deliveries."""
+    """A filter that was added and removed unnoticed shows only in the delivery numbers; its messages are delivered."""
     original = await edit(case, filter_subject=f"{case.stream.name}.a")
     with capture_logs() as logged:
         await case.publish(10)
@@ -68,7 +68,7 @@ async def test_put_back_before_it_is_noticed(case: Case) -> None:
 
 
 async def test_moved_by_hand(case: Case) -> None:
-    """A position that was moved forward is moved back, and what was left out is delivered."""
+    """A position moved forward is moved back, and the skipped messages are delivered."""
     await case.lab.api(f"CONSUMER.RESET.{case.stream.name}.{case.durable}", {"seq": 15})
     await case.publish(10)
 
@@ -76,7 +76,7 @@ async def test_moved_by_hand(case: Case) -> None:
 
 
 async def test_message_without_its_body(case: Case) -> None:
-    """What comes as headers only is no malformed event: it is left alone, and comes again whole."""
+    """A message delivered as headers only is not malformed: it is left alone, and redelivered completely."""
     original = await edit(case, headers_only=True)
     await case.publish(5)
     assert await until(lambda: "headers_only" in case.reason, PATIENCE)
@@ -87,7 +87,7 @@ async def test_message_without_its_body(case: Case) -> None:
 
 
 async def test_limits_are_kept_to(lab: Lab) -> None:
-    """A consumer with limits on requests is asked within them; those set while it is read refuse what was under way."""
+    """Pull requests stay within a consumer's limits; a limit set meanwhile refuses those in flight."""
     case = Case(lab, await lab.stream())
     declared = ConsumerDeclaration(name=case.durable, stream=case.stream.name)
     await lab.make_consumer(case.stream.name, config_of(declared) | {"max_batch": 3, "max_bytes": 500})
@@ -103,7 +103,7 @@ async def test_limits_are_kept_to(lab: Lab) -> None:
 
 
 async def test_restarted_while_it_is_edited(lab: Lab) -> None:
-    """A lane whose filter was edited is set back at once: what it left out is there after a restart, too."""
+    """A partition with an edited filter is reset at once: its skipped messages are delivered, also after a restart."""
     case = Case(lab, await lab.stream(partitions=1))
     name, lane = case.stream.name, f"{durable_of(case.stream.name)}_0"
     async with case.running():
@@ -123,7 +123,7 @@ async def test_restarted_while_it_is_edited(lab: Lab) -> None:
 
 
 async def test_no_room_for_a_request(lab: Lab) -> None:
-    """Where other requests take all the room there is, it waits with back-off, says so, and goes on when there is."""
+    """If other pull requests take all the room, the projector retries with back-off, logs it, and continues later."""
     case = Case(lab, await lab.stream())
     name = case.stream.name
     declared = ConsumerDeclaration(name=case.durable, stream=name)
@@ -152,7 +152,7 @@ async def test_no_room_for_a_request(lab: Lab) -> None:
     ],
 )
 async def test_standby_switched(lab: Lab, *, exclusive: bool, words: str) -> None:
-    """A durable made for `--standby` is refused without it, and the other way round, in these words."""
+    """A durable made for `--standby` is refused without that option, and the reverse, with these texts."""
     case = Case(lab, await lab.stream(), standby=not exclusive)
     declared = ConsumerDeclaration(name=case.durable, stream=case.stream.name, exclusive=exclusive)
     await lab.make_consumer(case.stream.name, config_of(declared))
@@ -164,7 +164,7 @@ async def test_standby_switched(lab: Lab, *, exclusive: bool, words: str) -> Non
 
 
 async def test_field_of_the_future(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A field that this version does not know is told of, with its value, and served."""
+    """A field unknown to this version is logged with its value, and served."""
     known = frozenset({"durable_name", "metadata"})
     monkeypatch.setattr("noetl_events.jetstream.consumer_config.KNOWN", known)
     with capture_logs() as logged:
@@ -178,7 +178,7 @@ async def test_field_of_the_future(case: Case, monkeypatch: pytest.MonkeyPatch) 
 
 
 async def test_paused(case: Case) -> None:
-    """A pause is told with its end; nothing is lost, and liveness does not ask for a restart."""
+    """A pause is reported with its end; no event is lost, and liveness asks for no restart."""
     pause = {"pause_until": "2100-01-01T00:00:00Z"}
     await case.lab.api(f"CONSUMER.PAUSE.{case.stream.name}.{case.durable}", pause)
     await case.publish(5)

@@ -1,11 +1,11 @@
 """
 The configuration of a server changed while a publisher and a projector run: by a reload, or by a restart.
 
-Each event that was acknowledged is stored, or the projector is not ready and says why in the words of the option.  What
-is refused is refused in such words too.  Nothing is sent, connected or logged again and again; and once the option is
-taken back, events are stored as before.
+Each acknowledged event is stored, or the projector is not ready with a reason in the words of the option.  A refusal
+uses such words, too.  No message, connection or log line is repeated without end; and once the option is reverted,
+events are stored as before.
 
-The options stand in a table: no server lists those it has.  Which of them a server takes, it says itself.
+The options stand in a table, because no server lists its options.  The server decides which of them it accepts.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 SERVERS: Final = 12
 TRIED: Final = 2.5
-"""Seconds for which events are emitted again that are not stored at once, while an option is changed."""
+"""The seconds during which unstored events are emitted again, while an option is changed."""
 
 OPTIONS: Final[dict[str, dict[str, Sequence[object]]]] = {
     "server": {
@@ -86,7 +86,7 @@ OPTIONS: Final[dict[str, dict[str, Sequence[object]]]] = {
     },
 }
 MOST: Final = {"messages": 120.0, "connections": 4.0, "lines": 12.0}
-"""A second."""
+"""The time base: a second."""
 
 ONCE: Final = {"messages": 400, "connections": 12, "lines": 40}
 
@@ -96,9 +96,9 @@ class Option(NamedTuple):
     An option of the server.
 
     Args:
-        place: block that it stands in.
-        name: of it.
-        value: as it is written.
+        place: block of the configuration.
+        name: name of the option.
+        value: value in the configuration's notation.
 
     """
 
@@ -107,7 +107,7 @@ class Option(NamedTuple):
     value: object = ""
 
     def config(self, port: int) -> str:
-        """Return the configuration of a server with it, which is asked how it is at *port*."""
+        """Return the configuration of a server with the option, and its monitoring at *port*."""
         line = f"{self.name}: {self.value}" if self.name else ""
         here = {place: line if place == self.place else "" for place in OPTIONS}
         limits = f"limits {{ {here['account']} }}," if here["account"] else ""
@@ -125,7 +125,7 @@ class Option(NamedTuple):
 
 
 class ServerCase(StreamCase):
-    """A publisher and a projector of a server that is changed."""
+    """A publisher and a projector on a server with changing options."""
 
     async def _emit(self, edit: Edit, batch: Sequence[int]) -> None:
         made = [make_event(number, event_type="ab"[number % 2]) for number in batch]
@@ -147,7 +147,7 @@ class ServerCase(StreamCase):
 
 
 async def changed(server: NatsServer, config: str) -> bool:
-    """Give *server* this configuration by a reload, or by a restart; return False where it takes it in no way."""
+    """Change *server* to this configuration by a reload or a restart; return False if it accepts neither."""
     try:
         await asyncio.to_thread(server.reload, config)
     except ServerFailed:
@@ -164,7 +164,7 @@ async def changed(server: NatsServer, config: str) -> bool:
 
 
 async def shown(port: int) -> dict[str, int]:
-    """Return what the server has counted since its start."""
+    """Return the counters of the server since its start."""
 
     def ask() -> dict[str, Any]:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/varz", timeout=10) as answer:
@@ -176,7 +176,7 @@ async def shown(port: int) -> dict[str, int]:
 
 
 async def change(server: NatsServer, port: int, option: Option, lines: Counter[str]) -> str:
-    """Change *option* and take it back while events are emitted and projected; return how it ended."""
+    """Change *option* and revert it while events are emitted and projected; return the outcome."""
     loop, edit = asyncio.get_running_loop(), option.edit
     async with Connection(ConnectOptions(servers=server.url)) as connection:
         lab = Lab(connection)
@@ -204,14 +204,14 @@ async def change(server: NatsServer, port: int, option: Option, lines: Counter[s
     assert acknowledged < case.acknowledged, f"{edit}, taken back: {case.refusal!r}"
     if is_well and not case.refusal and len(acknowledged) == 12:
         return "served"
-    # A server that drops a request says nothing of it.
+    # A server that drops a request logs nothing.
     is_silent = "reconnecting" in told or "timeout" in told
     assert is_silent or words_of(option.name) & words_of(told), f"{edit}: {told!r}"
     return "refused"
 
 
 async def connection_free(lab: Lab, case: ServerCase) -> None:
-    """Delete the stream of *case*: an account may have few of them."""
+    """Delete the stream of *case*: an account may have a small limit."""
     await lab.api(f"STREAM.DELETE.{case.stream.name}")
 
 
@@ -223,7 +223,7 @@ def options() -> Iterator[Option]:
 
 
 async def test_changed_while_running(tmp_path: Path) -> None:
-    """Each option is served, or refused in its own words; taken back, events are stored as before."""
+    """Each option is served, or refused in its own words; once it is reverted, events are stored as before."""
     outcomes: Counter[str] = Counter()
     failed: list[str] = []
     waiting = list(options())

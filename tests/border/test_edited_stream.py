@@ -1,4 +1,4 @@
-"""A stream edited by hand, before a projector starts and while it runs: served, told, or refused by the field."""
+"""A stream edited by hand, before a projector starts and while it runs: served, reported, or refused by field."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 @pytest.fixture
 async def edited(server: NatsServer) -> AsyncIterator[Connection]:
-    """Return a connection to a server with the three streams, which are gone after the test."""
+    """Return a connection to a server with the three streams, deleted after the test."""
     async with Connection(ConnectOptions(servers=server.url)) as connection:
         for declared in (EVENTS, DEAD_LETTERS, TRIALS):
             await ensure_stream(connection, declared)
@@ -52,14 +52,14 @@ async def edited(server: NatsServer) -> AsyncIterator[Connection]:
 
 
 async def edit(connection: Connection, name: str, **changes: Any) -> None:
-    """Do what `nats stream edit` does."""
+    """Edit the stream as `nats stream edit` does."""
     config = (await find_stream(connection, name)).config | changes
     _, error = await ask(connection, f"STREAM.UPDATE.{name}", json.dumps(config).encode())
     assert error is None, error
 
 
 async def remake(connection: Connection, **changes: Any) -> None:
-    """Make the stream of events anew, with *changes* that no edit can make."""
+    """Create the stream of events again, with *changes* that no edit can make."""
     config = {k: v for k, v in (await find_stream(connection, EVENTS.name)).config.items() if k != "metadata"}
     await ask(connection, f"STREAM.DELETE.{EVENTS.name}")
     _, error = await ask(connection, f"STREAM.CREATE.{EVENTS.name}", json.dumps(config | changes).encode())
@@ -68,7 +68,7 @@ async def remake(connection: Connection, **changes: Any) -> None:
 
 @asynccontextmanager
 async def projecting(connection: Connection) -> AsyncIterator[tuple[Served, Moody, Bench]]:
-    """Run a projector that looks at its streams all the time."""
+    """Run a projector that checks its streams continuously."""
     sink = Moody()
     async with serving(connection, EVENTS, sink) as served:
         served.service.stream_monitor._interval = 0.05
@@ -76,14 +76,14 @@ async def projecting(connection: Connection) -> AsyncIterator[tuple[Served, Mood
 
 
 async def project(connection: Connection) -> None:
-    """Run a projector until it has looked at its stream, and raise what ends it."""
+    """Run a projector until it has checked its stream, and raise the exception that ends it."""
     async with serving(connection, EVENTS, Moody()) as served:
         await eventually(lambda: served.service.stream_monitor.fault)
         await asyncio.sleep(0.2)
 
 
 async def test_readers_are_forgotten_soon(edited: Connection) -> None:
-    """A stream that forgets its consumers sooner than a reader asks for is read all the same."""
+    """A stream that drops idle consumers sooner than a reader asks for is read all the same."""
     await edit(edited, EVENTS.name, consumer_limits={"inactive_threshold": 4 * SECOND})
     await edit(edited, DEAD_LETTERS.name, consumer_limits={"inactive_threshold": 4 * SECOND})
     await Bench(edited, EVENTS, DEAD_LETTERS).publish(make_events(3))
@@ -93,7 +93,7 @@ async def test_readers_are_forgotten_soon(edited: Connection) -> None:
 
 
 async def test_put_back(edited: Connection) -> None:
-    """A stream that is as declared again makes the projector ready again, and that is told."""
+    """A stream that is as declared again makes the projector ready, and that is logged."""
     with capture_logs() as lines:
         async with projecting(edited) as (served, _, _):
             await eventually(served.is_ready)
@@ -108,7 +108,7 @@ async def test_put_back(edited: Connection) -> None:
 
 @pytest.mark.parametrize("declared", [DEAD_LETTERS, TRIALS], ids=["dead letters", "trials"])
 async def test_other_stream_edited(edited: Connection, declared: StreamDeclaration) -> None:
-    """A stream that a projector writes to is looked at likewise."""
+    """A stream that a projector writes to is checked as well."""
     async with projecting(edited) as (served, _, _):
         await eventually(served.is_ready)
         await edit(edited, declared.name, no_ack=True)
@@ -120,7 +120,7 @@ async def test_other_stream_edited(edited: Connection, declared: StreamDeclarati
 
 @pytest.mark.parametrize("retention", ["workqueue", "interest"])
 async def test_other_retention_is_refused(edited: Connection, retention: str) -> None:
-    """A stream that gives each event away once, or keeps it for nobody, is not read: nothing of it is acknowledged."""
+    """A stream with work-queue or interest retention is not read, and no message of it is acknowledged."""
     await remake(edited, retention=retention)
     bench = Bench(edited, EVENTS, DEAD_LETTERS)
     if retention == "workqueue":
@@ -133,7 +133,7 @@ async def test_other_retention_is_refused(edited: Connection, retention: str) ->
 
 
 async def test_mirror(edited: Connection, tmp_path: Path) -> None:
-    """What can work on a mirror does: its events are stored, and the projector is ready."""
+    """A mirror that allows it is projected: its events are stored, and the projector is ready."""
     mirror = StreamDeclaration(name="mirror", subjects=EVENTS.subjects)
     body = {"name": "mirror", "storage": "file", "num_replicas": 1, "mirror": {"name": EVENTS.name}}
     await ask(edited, "STREAM.CREATE.mirror", json.dumps(body).encode())

@@ -1,4 +1,4 @@
-"""A projector's own consumer with a finite `max_deliver`: what it gave up on is stored, and makes no dead letter."""
+"""A projector's own consumer with a finite `max_deliver`: its exhausted messages are stored, not dead-lettered."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SECOND = 1_000_000_000
 
 
 async def take_and_vanish(lab: Lab, stream: str, messages: int) -> None:
-    """Take *messages* as a projector that dies with them in hand."""
+    """Take *messages* as a projector that dies with them in flight."""
     js = await jetstream(lab.connection)
     reader = await js.pull_subscribe_bind(durable_of(stream), stream)
     taken = 0
@@ -31,12 +31,12 @@ async def take_and_vanish(lab: Lab, stream: str, messages: int) -> None:
 
 
 async def letters(lab: Lab) -> int:
-    """Return how many dead letters there are."""
+    """Return the number of dead letters."""
     return (await show_stream(lab.connection, DEAD_STREAM)).state.messages
 
 
 async def give_up(lab: Lab, case: Case, *, is_heard: bool) -> None:
-    """Have a projector die with three events in hand, and its consumer give up on them, heard by another or by none."""
+    """Let a projector die with three events in flight, and its consumer give up, with or without a listener."""
     name = case.stream.name
     async with case.running():
         await case.publish(3)
@@ -59,7 +59,7 @@ async def give_up(lab: Lab, case: Case, *, is_heard: bool) -> None:
 
 
 async def ask_once(lab: Lab, stream: str) -> None:
-    """Ask for a message: only then does the server give up on one."""
+    """Request a message: only then does the server give up on one."""
     js = await jetstream(lab.connection)
     reader = await js.pull_subscribe_bind(durable_of(stream), stream)
     with suppress(TimeoutError):
@@ -68,7 +68,7 @@ async def ask_once(lab: Lab, stream: str) -> None:
 
 
 async def test_given_up_while_no_projector_reads(lab: Lab) -> None:
-    """The next projector finds that messages are neither acknowledged nor waited for, and stores them."""
+    """The next projector finds messages that are neither acknowledged nor pending, and stores them."""
     case = Case(lab, await lab.stream())
     before = await letters(lab)
     await give_up(lab, case, is_heard=False)
@@ -79,7 +79,7 @@ async def test_given_up_while_no_projector_reads(lab: Lab) -> None:
 
 
 async def test_given_up_is_left_to_its_own_projector(lab: Lab) -> None:
-    """A projector with another durable hears that the consumer gave up, and buries nothing that will be stored."""
+    """A projector with another durable gets the advisory, and dead-letters no message of the first one."""
     case = Case(lab, await lab.stream())
     before = await letters(lab)
     with capture_logs() as logged:
@@ -92,14 +92,14 @@ async def test_given_up_is_left_to_its_own_projector(lab: Lab) -> None:
 
 
 async def test_given_up_between_two_looks(lab: Lab) -> None:
-    """The projector that reads the consumer hears of it, and has it deliver what it gave up on again."""
+    """The projector that reads the consumer gets the advisory, and has the messages redelivered."""
     case = Case(lab, await lab.stream())
     name, before = case.stream.name, await letters(lab)
     async with case.running():
         await case.publish(3)
         assert await until(lambda: case.is_stored and case.is_ready, PATIENCE)
         with capture_logs() as logged:
-            # What a server says of a message that is stored, as after an edit and back within seconds.
+            # The server sends this for a message that is stored, as after an edit and its undo within seconds.
             client = await lab.connection.client()
             subject = f"$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.{name}.{durable_of(name)}"
             body = b'{"stream":"%b","consumer":"%b","stream_seq":2,"deliveries":1}'

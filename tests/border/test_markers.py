@@ -1,4 +1,4 @@
-"""Messages that no publisher wrote: the server keeps notes of its own in a stream; they are neither events nor dead."""
+"""Marker messages that the server itself writes into a stream are neither events nor dead letters."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ SECOND = 1_000_000_000
 
 @pytest.fixture
 async def marked(own_server: NatsServer) -> AsyncIterator[Connection]:
-    """Return a connection to a server whose stream of events leaves a marker where the last event of a kind expires."""
+    """Return a connection to a server with an event stream that gets a marker when a subject's last message expires."""
     async with Connection(ConnectOptions(servers=own_server.url)) as connection:
         for declared in (EVENTS, DEAD_LETTERS, TRIALS):
             await ensure_stream(connection, declared)
@@ -48,7 +48,7 @@ async def marked(own_server: NatsServer) -> AsyncIterator[Connection]:
 
 
 async def test_markers_are_no_events(marked: Connection, tmp_path: Path) -> None:
-    """A projector acknowledges and counts them, and whoever reads the stream passes over them."""
+    """A projector acknowledges and counts markers, and every reader of the stream skips them."""
     sink, url = Moody(), f"sqlite:///{tmp_path}/events.db"
     bench = Bench(marked, EVENTS, DEAD_LETTERS)
     async with serving(marked, EVENTS, sink) as served:
@@ -89,7 +89,7 @@ async def test_markers_are_no_events(marked: Connection, tmp_path: Path) -> None
     ],
 )
 def test_what_is_skipped(headers: dict[str, str], body: bytes, is_skipped: bool) -> None:  # noqa: FBT001
-    """What the server reads or writes itself is skipped; what a publisher wrote and is no event is malformed."""
+    """The server's own messages are skipped; a publisher's message that is no event is malformed."""
     message = SimpleNamespace(subject="x", reply="", data=body, headers=headers or None)
     with pytest.raises(MalformedEvent) as raised:
         event_of(message)

@@ -1,4 +1,4 @@
-"""Consumers on servers from before 2.14: what needs a newer one says so first, and what was passed over is named."""
+"""Consumers on servers before 2.14: features of a newer one are refused, and skipped messages reported."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PATIENCE = 90.0
 
 @pytest.fixture(params=["2.10", "2.12"])
 async def old(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Connection]:
-    """Return a connection to a server of an older version, with the streams a projector writes to."""
+    """Return a connection to a server of an older version, with the streams that a projector writes to."""
     with NatsServer(store_dir=tmp_path / "nats", binary=old_server(request.param)) as server:
         async with Connection(ConnectOptions(servers=server.url)) as connection:
             for declared in (DEAD_LETTERS, TRIALS):
@@ -37,7 +37,7 @@ async def old(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[C
 
 
 async def test_version_comes_first(old: Connection) -> None:
-    """Partitions and `--standby` name the version they need, wherever they are asked for, and nothing is made."""
+    """Partitions and `--standby` name their required version, and create nothing."""
     words = r"nats-server 2\.14 or newer is needed for {}, and this one is 2\.1[02]\.\d+: use a newer server"
     partitioned = StreamDeclaration(partitions=2)
     with pytest.raises(ServerTooOld, match=words.format("partitions")):
@@ -55,7 +55,7 @@ async def test_version_comes_first(old: Connection) -> None:
 
 
 async def test_passed_over_is_named(old: Connection) -> None:
-    """A filter set and taken away between two looks: not ready with the remedy, after which nothing is missing."""
+    """A filter added and removed between two checks: not ready with the remedy, after which no event is missing."""
     lab = Lab(old)
     case = Case(lab, await lab.stream())
     name = case.stream.name

@@ -1,4 +1,4 @@
-"""The same path on every server that people still run."""
+"""The same path on every older server version still in use."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ async def old(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[C
 
 
 async def test_events_go_all_the_way(old: Connection) -> None:
-    """What is emitted is stored, projected in order and settled; declaring the streams again changes nothing."""
+    """An emitted event is stored, projected in order and acknowledged; declaring the streams again changes nothing."""
     for declared in (STREAM, DEAD, STREAM, DEAD):
         await ensure_stream(old, declared)
     publishing, sink = NatsSink(old, subject="events.{event_type}"), MemorySink()

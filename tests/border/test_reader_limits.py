@@ -1,4 +1,4 @@
-"""Readers without a durable consumer: they ask within the limits of server and stream, and give up with the reason."""
+"""Readers without a durable consumer: they respect the limits of server and stream, and fail with the reason."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ async def limited(tmp_path: Path) -> AsyncIterator[Connection]:
 
 
 async def edit(connection: Connection, **changes: object) -> None:
-    """Do what `nats stream edit` does."""
+    """Edit the stream as `nats stream edit` does."""
     config = (await find_stream(connection, STREAM.name)).config | changes
     _, error = await ask(connection, f"STREAM.UPDATE.{STREAM.name}", json.dumps(config).encode())
     assert error is None, error
 
 
 async def read(connection: Connection) -> tuple[int, int]:
-    """Return how many messages are read as `rebuild` and `verify` do, and as `dead list` does."""
+    """Return the number of messages that `rebuild` and `verify` read, and that `dead list` reads."""
     counted = 0
     async with History(connection, Span(stream=STREAM.name), patience=5.0) as history:
         while messages := await history.read():
@@ -65,14 +65,14 @@ async def test_requests_as_large_as_the_server_allows(limited: Connection) -> No
 
 
 async def test_consumers_kept_as_long_as_the_stream_allows(limited: Connection) -> None:
-    """A stream that forgets idle consumers soon is read all the same."""
+    """A stream that drops idle consumers soon is read all the same."""
     await edit(limited, consumer_limits={"inactive_threshold": 3_000_000_000, "max_ack_pending": 10})
 
     assert await read(limited) == (EVENTS, EVENTS)
 
 
 async def test_stream_that_no_reader_may_read(limited: Connection) -> None:
-    """What asking again does not mend ends the reading at once, in the server's own words."""
+    """A refusal that no retry can change ends the reading at once, in the server's own words."""
     await ask(limited, f"STREAM.DELETE.{STREAM.name}")
     body = {"name": STREAM.name, "subjects": ["noetl.events.>"], "retention": "workqueue", "storage": "file"}
     await ask(limited, f"STREAM.CREATE.{STREAM.name}", json.dumps(body).encode())

@@ -1,4 +1,4 @@
-"""A stream that others made or edited, compared whole: each field of the server's configuration has a meaning here."""
+"""A stream made or edited by others, compared completely: each field of the server's configuration is known."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ EVENTS = StreamDeclaration()
 
 
 def as_made(declared: StreamDeclaration) -> dict[str, Any]:
-    """Return the configuration that a server answers with for *declared*."""
+    """Return the server's configuration for *declared*."""
     return stream_config(declared, NOW) | {
         "max_consumers": -1,
         "max_msgs": -1,
@@ -49,19 +49,19 @@ def as_made(declared: StreamDeclaration) -> dict[str, Any]:
 
 
 def found(declared: StreamDeclaration, **changes: Any) -> list[tuple[str, str]]:
-    """Return field and weight of each deviation of a stream that is as *declared* but for *changes*."""
+    """Return field and severity of each deviation of a stream that is *declared* with *changes*."""
     config = as_made(declared) | changes
     return [(each.field, each.weight) for each in deviations(declared, config, version=NOW)]
 
 
 @pytest.mark.parametrize("declared", [EVENTS, DEAD_LETTERS, TRIALS], ids=lambda declared: declared.kind)
 def test_as_declared(declared: StreamDeclaration) -> None:
-    """What we make ourselves does not deviate from itself."""
+    """A stream made by the library does not deviate from its declaration."""
     assert found(declared) == []
     assert found(structs.replace(declared, max_bytes=1_000)) == []
 
 
-# What each change to the stream of events, of dead letters and of notes means.
+# The meaning of each change to the streams of events, dead letters and crash records.
 CHANGES: dict[str, tuple[dict[str, Any], str, str, str]] = {
     "work queue": ({"retention": "workqueue"}, "refused", "weaker", "weaker"),
     "interest": ({"retention": "interest"}, "refused", "unsafe", "unsafe"),
@@ -123,7 +123,7 @@ KINDS: tuple[StreamKind, ...] = ("events", "dead letters", "trials")
 
 @pytest.mark.parametrize("name", CHANGES)
 def test_what_a_change_means(name: str) -> None:
-    """Each stream is judged by what its messages are for, and the gravest of what is wrong with it comes first."""
+    """Each stream is judged by the purpose of its messages, and its most severe deviation comes first."""
     changes, *wanted = CHANGES[name]
     gravest = [next((weight for _, weight in found(one, **changes)), "") for one in (EVENTS, DEAD_LETTERS, TRIALS)]
 
@@ -131,7 +131,7 @@ def test_what_a_change_means(name: str) -> None:
 
 
 async def test_every_field_of_the_server_is_known(connection: Connection, stream: StreamDeclaration) -> None:
-    """What the server of this environment answers holds no field without a meaning."""
+    """Every field in the answer of this environment's server is known."""
     assert set((await find_stream(connection, stream.name)).config) <= KNOWN
 
 
@@ -147,7 +147,7 @@ async def test_every_field_of_the_server_is_known(connection: Connection, stream
     ],
 )
 async def test_what_we_make_is_as_declared(own_server: NatsServer, declared: StreamDeclaration) -> None:
-    """Every value that can be set makes a stream that is found as declared afterwards."""
+    """Every settable value makes a stream that equals its declaration afterwards."""
     async with Connection(ConnectOptions(servers=own_server.url)) as connection:
         await ensure_stream(connection, declared)
         await ensure_stream(connection, declared)
@@ -155,7 +155,7 @@ async def test_what_we_make_is_as_declared(own_server: NatsServer, declared: Str
 
 
 async def edit(connection: Connection, name: str, **changes: Any) -> None:
-    """Do what `nats stream edit` does."""
+    """Edit the stream as `nats stream edit` does."""
     config = (await find_stream(connection, name)).config | changes
     _, error = await ask(connection, f"STREAM.UPDATE.{name}", json.dumps(config).encode())
     assert error is None, error
@@ -163,7 +163,7 @@ async def edit(connection: Connection, name: str, **changes: Any) -> None:
 
 @pytest.mark.parametrize("version", ["2.10", "2.11", "2.12"])
 async def test_made_by_an_older_server(tmp_path: Path, version: str) -> None:
-    """After an upgrade of the server the stream is served as it is, and switched on when that is asked for."""
+    """After an upgrade of the server the stream is served unchanged, and new features are enabled on request."""
     with NatsServer(store_dir=tmp_path / "nats", binary=old_server(version)) as server:
         async with Connection(ConnectOptions(servers=server.url)) as connection:
             await ensure_stream(connection, EVENTS)
@@ -191,7 +191,7 @@ async def emit_ten(connection: Connection) -> None:
 
 
 async def test_made_by_a_newer_server(tmp_path: Path) -> None:
-    """A server that was set back has the stream and does not serve it: that is said, and none is made in its place."""
+    """A downgraded server has the stream and does not serve it: that is reported, and no other one is created."""
     with NatsServer(store_dir=tmp_path / "nats") as server:
         async with Connection(ConnectOptions(servers=server.url)) as connection:
             await ensure_stream(connection, EVENTS)
@@ -216,7 +216,7 @@ async def test_made_by_a_newer_server(tmp_path: Path) -> None:
     ],
 )
 async def test_refused_by_the_server(tmp_path: Path, jetstream: str, declared: StreamDeclaration, field: str) -> None:
-    """What a server or an account does not allow names the field that is to be changed."""
+    """A refusal of a server or an account names the setting to change."""
     with NatsServer(store_dir=tmp_path / "nats", config=f"jetstream {{ {jetstream} }}") as server:
         async with Connection(ConnectOptions(servers=server.url)) as connection:
             with pytest.raises(StreamRefused) as refused:

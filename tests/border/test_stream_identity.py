@@ -1,4 +1,4 @@
-"""A stream made anew, set back, or shorter than before: noticed at once, over restarts too, and nothing is missed."""
+"""A stream created again, restored or shortened: noticed at once, also over restarts, and no event is missed."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ STREAMS = (EVENTS, DEAD_LETTERS, TRIALS)
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[NatsServer]:
-    """Return a server whose store can be set back."""
+    """Return a server with a store that can be restored from a backup."""
     with NatsServer(store_dir=tmp_path / "nats") as running:
         yield running
 
 
 @pytest.fixture
 async def owner(server: NatsServer) -> AsyncIterator[Connection]:
-    """Return a connection, with the three streams made."""
+    """Return a connection, with the three streams created."""
     async with Connection(ConnectOptions(servers=server.url)) as connection:
         for declared in STREAMS:
             await ensure_stream(connection, declared)
@@ -47,7 +47,7 @@ async def owner(server: NatsServer) -> AsyncIterator[Connection]:
 
 
 async def publish(connection: Connection, first: int, count: int) -> None:
-    """Store so many events from the id *first* on."""
+    """Store *count* events with ids from *first* on."""
     await Bench(connection, EVENTS, DEAD_LETTERS).publish(make_events(count, start=first))
 
 
@@ -58,7 +58,7 @@ async def make_anew(connection: Connection) -> None:
 
 
 class Backup:
-    """The files of the stream of events, and of its consumers if wanted, as they were."""
+    """A backup of the files of the event stream, and optionally of its consumers."""
 
     def __init__(self, server: NatsServer, folder: Path) -> None:
         self._server = server
@@ -66,13 +66,13 @@ class Backup:
         self._kept = folder / "backup"
 
     def take(self) -> None:
-        """Stop the server for a moment, and copy."""
+        """Stop the server shortly, and copy the files."""
         self._server.terminate()
         shutil.copytree(self._live, self._kept)
         self._server.start()
 
     def set_back(self, *, consumers: bool) -> None:
-        """Lose what came since; with *consumers* they lose it too."""
+        """Restore the stream's files; with *consumers* theirs, too."""
         self._server.kill()
         for part in ("msgs", "obs") if consumers else ("msgs",):
             shutil.rmtree(self._live / part, ignore_errors=True)
@@ -82,7 +82,7 @@ class Backup:
 
 
 async def test_made_anew_right_after_the_start(owner: Connection) -> None:
-    """However soon the stream is made anew, it is noticed before its first message is stored, and none is missed."""
+    """A stream created again at any early moment is noticed before its first message is stored, and none is missed."""
     sink = Moody()
     await publish(owner, 1, 5)
     async with serving(owner, EVENTS, sink) as served:
@@ -94,7 +94,7 @@ async def test_made_anew_right_after_the_start(owner: Connection) -> None:
 
 
 async def test_made_anew_while_no_projector_runs(owner: Connection) -> None:
-    """A projector that starts again knows the stream it has read, and says that it is another one; once."""
+    """A restarted projector recognises that its stream was replaced, and logs it once."""
     sink = Moody()
     await publish(owner, 1, 5)
     async with serving(owner, EVENTS, sink):
@@ -111,7 +111,7 @@ async def test_made_anew_while_no_projector_runs(owner: Connection) -> None:
 
 
 async def test_same_stream_is_not_another(owner: Connection, server: NatsServer) -> None:
-    """Restarts, removed messages, a purge and what is too old are no loss of the stream."""
+    """Restarts, removed messages, a purge and expired messages are no loss of the stream."""
     sink = Moody()
     await publish(owner, 1, 10)
     async with serving(owner, EVENTS, sink) as served:
@@ -137,7 +137,7 @@ async def test_same_stream_is_not_another(owner: Connection, server: NatsServer)
 @pytest.mark.parametrize("consumers", [True, False], ids=["with its consumers", "and not its consumers"])
 async def test_set_back(server: NatsServer, owner: Connection, tmp_path: Path, refilled: int, consumers: bool) -> None:  # noqa: FBT001
     """
-    A store that is set back while a projector runs is noticed, however far others have filled it again by then.
+    A store that is restored during a run is noticed, however far other publishers have filled it by then.
 
     Every event that is in it then is stored, also where the consumer is ahead of it.
     """
@@ -161,13 +161,13 @@ async def test_set_back(server: NatsServer, owner: Connection, tmp_path: Path, r
 
 
 async def settled(connection: Connection, sequence: int) -> bool:
-    """Return whether the consumer has acknowledged everything up to *sequence*, on disk too after a moment."""
+    """Return true if the consumer has acknowledged every message up to *sequence*, also on disk."""
     info = await Bench(connection, EVENTS, DEAD_LETTERS).unsettled()
     return info == 0 and (await find_stream(connection, EVENTS.name)).state.last_seq == sequence
 
 
 async def test_set_back_while_no_projector_runs(server: NatsServer, owner: Connection, tmp_path: Path) -> None:
-    """The next start notices it, and reads what was stored since in the place of what was lost."""
+    """The next start notices the restore, and reads the events stored since in the place of the lost ones."""
     sink, backup = Moody(), Backup(server, tmp_path)
     await publish(owner, 1, 20)
     await asyncio.to_thread(backup.take)
@@ -183,7 +183,7 @@ async def test_set_back_while_no_projector_runs(server: NatsServer, owner: Conne
 
 
 async def test_ahead_on_an_older_server(tmp_path: Path) -> None:
-    """Where the server cannot set a consumer back the projector is not ready, with the remedy, until that is done."""
+    """Where the server cannot reset a consumer the projector is not ready, with the remedy, until that is applied."""
     with NatsServer(store_dir=tmp_path / "nats", binary=old_server("2.12")) as server:
         async with Connection(ConnectOptions(servers=server.url)) as owner:
             for declared in STREAMS:
@@ -207,7 +207,7 @@ async def test_ahead_on_an_older_server(tmp_path: Path) -> None:
 
 
 async def test_lag_of_a_paused_consumer(owner: Connection) -> None:
-    """While a consumer is paused its lag is the age of the oldest event that waits, also for a process just started."""
+    """The lag of a paused consumer is the age of the oldest waiting event, also for a new process."""
     await publish(owner, 1, 10)
     began = time.time()
     config = {"durable_name": "projector", "ack_policy": "explicit", "deliver_policy": "all", "max_deliver": -1}
@@ -229,13 +229,13 @@ def encoded(body: Any) -> bytes:
 
 
 def found(sequence: int, *, created: str = "2026-01-01T00:00:00Z", second: int = 0) -> FoundStream:
-    """Return a stream that ends at *sequence*, with a message stored at that *second* of a minute."""
+    """Return a stream that ends at *sequence*, with a message stored at *second* of a minute."""
     last_ts = f"2026-01-01T00:00:{second:02d}Z"
     return FoundStream({}, StreamState(last_seq=sequence, first_seq=1, last_ts=last_ts), created)
 
 
 async def test_marks_are_few_and_far_between(connection: Connection) -> None:
-    """However long it is watched, a few marks are remembered, the last ones and some of each time before."""
+    """However long a stream is watched, a few marks are kept: the last ones, and some of each earlier period."""
     identity = StreamIdentity(connection, "none")
     for sequence in range(1, 1_001):
         identity._remember(Mark("x", sequence, sequence))
@@ -248,7 +248,7 @@ async def test_marks_are_few_and_far_between(connection: Connection) -> None:
 
 
 async def test_what_was_noted_is_read(connection: Connection) -> None:
-    """What one process remembers the next one does; rubbish is forgotten."""
+    """The marks of a process are read by the next one; unreadable ones are dropped."""
     first, second = StreamIdentity(connection, "none"), StreamIdentity(connection, "none")
     assert await first.look(found(0)) is None
     assert await first.look(found(5, second=1)) is None

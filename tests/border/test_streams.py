@@ -1,9 +1,9 @@
 """
-A stream edited by hand in every way its fields allow, before a publisher and a projector start and while they run.
+A stream with each of its fields edited by hand, before a publisher and a projector start and while they run.
 
-Each event that was acknowledged is stored by the projector, or the projector is not ready and names the field.  What is
-not acknowledged is refused for a field that the refusal, the projector or `doctor` names.  Nothing is asked, published
-or logged again and again; and once the stream is put back, events are stored as before.
+Each acknowledged event is stored by the projector, or the projector is not ready and names the field.  An event that
+is not acknowledged is refused for a field that the refusal, the projector or `doctor` names.  No request, publish or
+log line is repeated without end; and once the edit is undone, events are stored as before.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ async def lab(edited_server: NatsServer) -> AsyncIterator[StreamLab]:
 
 @pytest.fixture
 async def edits(lab: StreamLab) -> list[Edit]:
-    """Return the edits that the server takes."""
+    """Return the edits that the server accepts."""
     if not _possible:
         _possible.extend((await lab.possible_edits())[0])
     return _possible
@@ -53,7 +53,7 @@ async def edits(lab: StreamLab) -> list[Edit]:
 
 @pytest.fixture
 def lines() -> Iterator[Counter[str]]:
-    """Return the numbers of lines that are logged meanwhile, by stream."""
+    """Return the counters of log lines in the block, by stream."""
     with counted_lines() as counted:
         yield counted
 
@@ -73,7 +73,7 @@ async def edited_before(lab: StreamLab, edit: Edit, lines: Counter[str], outcome
 
 
 async def edited_while_running(lab: StreamLab, edit: Edit, lines: Counter[str], outcomes: Counter[str]) -> None:
-    """Edit a stream while it is written and read, and put it back in the end."""
+    """Edit a stream while it is written and read, and undo that in the end."""
     case = StreamCase(lab, await lab.stream())
     original = await lab.config_of(case.stream.name)
     async with running(case):
@@ -83,7 +83,7 @@ async def edited_while_running(lab: StreamLab, edit: Edit, lines: Counter[str], 
             case.sink.is_away = True
             await case.emit(edit)
             if not await lab.edit(case.stream, edit):
-                # Made anew: what the stream had went with it.
+                # The stream was created again, so its messages are gone.
                 case.acknowledged &= case.stored
             await case.looked()
             case.sink.is_away = False
@@ -102,7 +102,7 @@ async def edited_while_running(lab: StreamLab, edit: Edit, lines: Counter[str], 
 
 
 async def edited_beside(lab: StreamLab, edit: Edit, lines: Counter[str], outcomes: Counter[str]) -> None:
-    """Edit the stream of dead letters while a projector runs that has a letter for it, and put it back."""
+    """Edit the dead-letter stream while a projector has a dead letter for it, and undo that."""
     letters = await lab.stream(kind="dead letters")
     original = await lab.config_of(letters.name)
     case = StreamCase(lab, await lab.stream(), letters=letters)
@@ -121,13 +121,13 @@ async def edited_beside(lab: StreamLab, edit: Edit, lines: Counter[str], outcome
 
 
 def assert_told_once(case: StreamCase, lines: Counter[str]) -> None:
-    """Demand that no field was told of more than once."""
+    """Assert that no field was reported more than once."""
     told = {key: count for key, count in lines.items() if key.startswith(f"{case.edited.name}: ")}
     assert not told or max(told.values()) == 1, told
 
 
 async def outcome(case: StreamCase, edit: Edit, *, letters: int = 0) -> str:
-    """Return how it ended: served, adapted to and told, or refused by name."""
+    """Return the outcome: served, adapted to and reported, or refused by name."""
     await until(lambda: (case.is_stored and case.is_ready) or names(case.reason, edit), PATIENCE)
     examined = await case.examined()
     if not case.is_stored or case.buried < letters or case.error is not None:
@@ -143,12 +143,12 @@ async def outcome(case: StreamCase, edit: Edit, *, letters: int = 0) -> str:
 
 
 def test_every_field_is_known(edits: list[Edit]) -> None:
-    """What a server shows, and what nats-py names, is a field whose meaning is known here."""
+    """Every field that a server shows and nats-py names has a known meaning."""
     assert {field for edit in edits for field in edit.changes} <= KNOWN
 
 
 async def test_edited_before_the_start(lab: StreamLab, edits: list[Edit], lines: Counter[str]) -> None:
-    """A stream made by hand is served rightly, or what is lost or refused in it is told by the name of the field."""
+    """A stream made by hand is served correctly, or its loss or refusal is reported by the name of the field."""
     outcomes: Counter[str] = Counter()
     failed = await gathered([partial(edited_before, lab, edit, lines, outcomes) for edit in edits], at_once=AT_ONCE)
 
@@ -157,7 +157,7 @@ async def test_edited_before_the_start(lab: StreamLab, edits: list[Edit], lines:
 
 
 async def test_edited_while_running(lab: StreamLab, edits: list[Edit], lines: Counter[str]) -> None:
-    """An edit is noticed and adapted to, or told by name; put back, events are stored as before."""
+    """An edit is noticed and adapted to, or reported by name; once it is undone, events are stored as before."""
     outcomes: Counter[str] = Counter()
     runs = [partial(edited_while_running, lab, edit, lines, outcomes) for edit in edits]
 
@@ -166,9 +166,9 @@ async def test_edited_while_running(lab: StreamLab, edits: list[Edit], lines: Co
 
 
 async def test_edited_beside(lab: StreamLab, edits: list[Edit], lines: Counter[str]) -> None:
-    """The stream of dead letters likewise: a letter is kept in it, or the projector holds it and is not ready."""
+    """An edited dead-letter stream stores the dead letter, or the projector retries it and is not ready."""
     outcomes: Counter[str] = Counter()
-    # What each value means is the same for both streams: one of each field will do.
+    # The meaning of each value is the same for both streams, so one value of each field is enough.
     chosen = {edit.field: edit for edit in edits}.values()
     failed = await gathered([partial(edited_beside, lab, edit, lines, outcomes) for edit in chosen], at_once=AT_ONCE)
 

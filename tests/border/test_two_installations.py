@@ -1,4 +1,4 @@
-"""Two installations that share an account of NATS: names and subjects are settings, and neither sees the other."""
+"""Two installations in one NATS account: names and subjects are settings, and neither sees the other."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ TWO = {name: value.replace("one", "two") for name, value in ONE.items()} | {"NOE
 
 
 class Installation:
-    """One of the two, with a projector into a file of its own."""
+    """An installation with a projector into its own file."""
 
     def __init__(self, settings: Settings, connection: Connection, folder: Path) -> None:
         self.settings = settings
@@ -62,7 +62,7 @@ class Installation:
             await self.service.aclose()
 
     async def publish(self, start: int) -> None:
-        """Publish ten events and one message that is none."""
+        """Publish ten events and a message that is no event."""
         sink = NatsSink(self.connection, subject=self.settings.stream.template)
         await sink.emit_batch(make_events(10, start=start))
         await sink.aclose()
@@ -74,7 +74,7 @@ class Installation:
             return [row[0] for row in database.execute("SELECT event_id FROM event ORDER BY event_id")]
 
     def settled(self) -> int:
-        """Return how many messages are stored or buried."""
+        """Return the number of messages that are stored or dead-lettered."""
         return sum(each.stored + each.buried for each in self.service.progress.values())
 
     async def letters(self) -> list[str]:
@@ -84,7 +84,7 @@ class Installation:
 
 
 async def test_neither_sees_the_other(own_server: NatsServer, tmp_path: Path) -> None:
-    """Each stores its own events and buries its own dead letters, one of them with partitions."""
+    """Each installation stores its own events and its own dead letters, one of them with partitions."""
     environs = [environ | {"NATS_URL": own_server.url} for environ in (ONE, TWO)]
     async with Connection(load(environs[0]).settings.connect) as connection:
         one, two = (Installation(load(environ).settings, connection, tmp_path) for environ in environs)
@@ -102,7 +102,7 @@ async def test_neither_sees_the_other(own_server: NatsServer, tmp_path: Path) ->
 
 @pytest.mark.parametrize("role", ["publisher", "projector", "gateway", "admin"])
 def test_rights_follow_the_names(role: Role) -> None:
-    """A role of one installation is allowed nothing of another one, nor of one with the default names."""
+    """A role of one installation has no permission for another one, nor for one with the default names."""
     work = structs.replace(RoleContext.of(load(TWO).settings, spool=True), inbox_prefix="_INBOX_two")
     rights = rights_of(role, work)
     subjects = [right.subject for right in (*rights.publish, *rights.subscribe)]

@@ -1,4 +1,4 @@
-"""A headless Chromium with a profile of its own."""
+"""A headless Chromium with its own profile."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ _FLAGS = (
 
 @contextmanager
 def browsing(profile: Path) -> Iterator[Any]:
-    """Run a browser that keeps its *profile* to itself."""
+    """Run a browser with a private *profile*."""
     options = webdriver.ChromeOptions()
     options.binary_location = CHROMIUM
     for flag in [*_FLAGS.split(), f"--user-data-dir={profile}"]:
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    # It writes to the home folder, whatever its profile is.
+    # Chromium writes to the home folder, whatever its profile is.
     service = webdriver.ChromeService(executable_path=DRIVER, env=os.environ | {"HOME": str(profile)})
     driver = webdriver.Chrome(options=options, service=service)
     driver.set_page_load_timeout(20)

@@ -1,4 +1,4 @@
-"""One gateway and one browser for all tests of the live page."""
+"""A gateway and a browser for all tests of the live page."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveGateway]:
-    """Return a gateway for whoever leaves it as it is."""
+    """Return a gateway for the tests that do not change it."""
     with LiveGateway(tmp_path_factory.mktemp("gateway")) as started:
         yield started
 
 
 @pytest.fixture
 def gateway(shared: LiveGateway) -> LiveGateway:
-    """Return a gateway whose streams are empty."""
+    """Return a gateway with empty streams."""
     shared.forget_all()
     return shared
 
@@ -38,7 +38,7 @@ def own_gateway(tmp_path: Path) -> Iterator[LiveGateway]:
 
 @pytest.fixture(scope="session")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """Return a browser that keeps its profile to itself."""
+    """Return a browser with a private profile."""
     from tests.gateway.browser import browsing  # noqa: PLC0415  (skips what imports it where there is no selenium)
 
     with browsing(tmp_path_factory.mktemp("chromium")) as started:
@@ -47,7 +47,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 @pytest.fixture
 def page(browser: Any, gateway: LiveGateway) -> Page:
-    """Return the page, live."""
+    """Return the live page, connected."""
     from tests.gateway.page_reader import live  # noqa: PLC0415  (likewise)
 
     return live(browser, gateway.url)

@@ -1,4 +1,4 @@
-"""A gateway, seen from outside."""
+"""A gateway as a process, used over HTTP."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class Web:
-    """A running gateway and somebody who asks it."""
+    """A running gateway and its HTTP client."""
 
     def __init__(self, gateway: Gateway, port: int, session: aiohttp.ClientSession) -> None:
         self.gateway = gateway
@@ -34,7 +34,7 @@ class Web:
         self.session = session
 
     async def post(self, path: str, body: Any, **headers: str) -> tuple[int, Any]:
-        """Return status and answer; *body* is bytes or goes as JSON."""
+        """Return status and answer; a *body* of bytes is sent as it is, any other as JSON."""
         data = body if isinstance(body, bytes) else msgspec.json.encode(body)
         names = {name.replace("_", "-"): value for name, value in headers.items()}
         async with self.session.post(f"{self.url}{path}", data=io.BytesIO(data), headers=names) as response:
@@ -55,7 +55,7 @@ async def serving(
     rule: TokenFile | LocalOnly | None = None,
     **options: Any,
 ) -> AsyncIterator[Web]:
-    """Run a gateway, and stop it in the end; one that hangs fails the test."""
+    """Run a gateway, and stop it in the end; a gateway that hangs fails the test."""
     settings = Settings(connect=connection.options, stream=stream, projector=ProjectorSettings())
     listener = socket.create_server(("127.0.0.1", port))
     gateway = Gateway(settings, connection, listener, rule or LocalOnly(), **options)

@@ -1,4 +1,4 @@
-"""`noetl-events serve` as a process, on a server of its own, with every fault to order."""
+"""`noetl-events serve` as a process with its own server, and faults on request."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ STREAM = StreamDeclaration()
 
 
 class LiveGateway:
-    """A gateway that is killed and started again when told to; its stream forgets, and is created anew."""
+    """A gateway that the test kills and restarts; its stream can be purged or created again."""
 
     def __init__(self, folder: Path) -> None:
         self.server = NatsServer(store_dir=folder / "nats")
@@ -52,7 +52,7 @@ class LiveGateway:
         self.server.__exit__(*exc)
 
     def start(self, *, token: str = "") -> None:
-        """Start it, with *token* for whoever uses it, and return once it listens."""
+        """Start the gateway, with *token* for its clients, and return once it listens."""
         arguments = ["serve", "--listen", f"127.0.0.1:{self.port}"]
         if token:
             self._token.write_text(token)
@@ -65,35 +65,35 @@ class LiveGateway:
             time.sleep(0.02)
 
     def kill(self) -> None:
-        """Kill it (-9)."""
+        """Kill the gateway (-9)."""
         if self._process is not None:
             self._process.kill()
             self._process.join()
 
     def terminate(self) -> None:
-        """Send it SIGTERM, and return once it accepts no more."""
+        """Send SIGTERM, and return once the gateway accepts no more connections."""
         assert self._process is not None
         self._process.terminate()
         while self._listens():
             time.sleep(0.02)
 
     def leaves(self) -> int | None:
-        """Return its exit code once it is gone, None after ten seconds."""
+        """Return the exit code after the process ended, None after ten seconds."""
         assert self._process is not None
         self._process.join(10)
         return self._process.exitcode
 
     def emit(self, *events: dict[str, Any] | bytes) -> None:
-        """Store *events* in the stream, in order; bytes as they are."""
+        """Store *events* in the stream, in order; bytes are stored unchanged."""
         bodies = [event if isinstance(event, bytes) else json.dumps(event).encode() for event in events]
         asyncio.run(self._with_connection(lambda connection: publish(connection, "noetl.events.x", bodies)))
 
     def forget(self, up_to: int) -> None:
-        """Let go of every event up to a sequence, as a full stream does."""
+        """Drop every event up to a sequence, as a full stream does."""
         self._change(lambda js: js.purge_stream(STREAM.name, seq=up_to + 1))
 
     def forget_all(self) -> None:
-        """Let go of every event and every dead letter; sequences go on."""
+        """Drop every event and every dead letter; the sequences continue."""
         self._change(lambda js: js.purge_stream(STREAM.name))
         self._change(lambda js: js.purge_stream(DEAD_LETTERS.name))
 

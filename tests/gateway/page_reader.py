@@ -1,4 +1,4 @@
-"""The live page as a reader sees it, and events for it."""
+"""The live page as its reader sees it, and events for the page."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ EXECUTION = 382_100_255_539_228_673
 
 
 class Page:
-    """The page, as a reader sees it."""
+    """The page in a browser."""
 
     def __init__(self, browser: Any, url: str) -> None:
         self.browser = browser
@@ -24,11 +24,11 @@ class Page:
         browser.get(url)
 
     def run(self, script: str, *arguments: Any) -> Any:
-        """Return what *script* returns."""
+        """Return the result of *script*."""
         return self.browser.execute_script(script, *arguments)
 
     def wait(self, reached: Callable[[], Any], within: float = 120.0) -> Any:
-        """Return what *reached* returns once it is true."""
+        """Return the result of *reached* once it is true."""
         deadline = time.monotonic() + within
         while not (value := reached()):
             assert time.monotonic() < deadline, self.text("body")
@@ -36,37 +36,37 @@ class Page:
         return value
 
     def text(self, selector: str) -> str:
-        """Return the text a reader sees there, "" where there is nothing."""
+        """Return the visible text of an element, "" without one."""
         return str(self.run("return document.querySelector(arguments[0])?.innerText ?? ''", selector))
 
     def shows(self, selector: str, text: str) -> None:
-        """Wait until *text* is there."""
+        """Wait until *text* is visible."""
         self.wait(lambda: text in self.text(selector))
 
     def lists(self, executions: list[str]) -> None:
-        """Wait until the list has these executions in this order."""
+        """Wait until the list shows these executions in this order."""
         rows = "return [...document.querySelectorAll('#runs tr[data-key]')].map(row => row.dataset.key)"
         self.wait(lambda: self.run(rows) == executions)
 
     def keys(self, keys: str) -> None:
-        """Type *keys* to whatever has the focus."""
+        """Type *keys* into the focused element."""
         webdriver.ActionChains(self.browser).send_keys(keys).perform()
 
     def click(self, selector: str) -> None:
-        """Click the first such element once there is one."""
+        """Click the first matching element once there is one."""
         script = "const found = document.querySelector(arguments[0]); found?.click(); return !!found"
         self.wait(lambda: self.run(script, selector))
 
     def knows(self, name: str) -> Any:
-        """Return what the page says of itself."""
+        """Return the page's own state."""
         return self.run("return window.noetlEvents[arguments[0]]", name)
 
     def reaches(self, sequence: int) -> None:
-        """Wait until the page has come to *sequence*."""
+        """Wait until the page has received *sequence*."""
         self.wait(lambda: self.knows("last") == sequence)
 
     def takes(self, events: int) -> None:
-        """Wait until the page has counted exactly so many events."""
+        """Wait until the page has counted exactly *count* events."""
         self.wait(lambda: self.knows("taken") >= events)
         assert self.knows("taken") == events
 
@@ -75,7 +75,7 @@ class Page:
         self.wait(lambda: self.knows("link") == "live")
 
     def errors(self) -> list[str]:
-        """Return what the browser complained about: scripts, and the content security policy."""
+        """Return the errors in the browser's log: scripts, and the content security policy."""
         complaints = [entry["message"] for entry in self.browser.get_log("browser") if entry["level"] == "SEVERE"]
         return [each for each in complaints if "net::ERR" not in each and "the server responded" not in each]
 

@@ -1,5 +1,5 @@
 """
-The live page with executions running, as pictures for the documentation.
+Screenshots of the live page with running executions, for the documentation.
 
     python -m tests.gateway.pictures [FOLDER]
 
@@ -33,14 +33,14 @@ if TYPE_CHECKING:
 PLAYBOOKS = ("load_calendar", "amadeus_offers", "http_to_postgres", "score_leads", "export_ledger", "sync_users")
 STEPS = ("start", "fetch", "transform", "validate", "load", "end")
 SECONDS, TICK = 46, 0.05
-# Meanwhile the projector stands still, and falls behind.
+# The projector is paused meanwhile, and its lag grows.
 BEHIND = range(22, 31)
 REJECTED = event(step="http_to_postgres_" * 5, worker_id="worker-7d9f", context={"rows": 4_711})
 FOLDER = Path(__file__).parents[2] / "docs" / "images"
 
 
 class Run:
-    """One execution, a step further each time somebody asks."""
+    """An execution that advances a step with each call."""
 
     def __init__(self, number: int, chance: random.Random) -> None:
         self.execution = EXECUTION + number * 7_919
@@ -48,7 +48,7 @@ class Run:
         self._chance, self._events = chance, self._happen(PLAYBOOKS[number % len(PLAYBOOKS)])
 
     def next(self) -> dict[str, Any] | None:
-        """Return what happens next, `None` when all has happened or nothing does yet."""
+        """Return the next event, `None` at the end or while none is due."""
         happened = next(self._events, None)
         if happened is None:
             return None
@@ -74,11 +74,11 @@ def _event(event_type: str, step: str, status: str, context: Any) -> dict[str, A
 
 
 def play(gateway: LiveGateway, projector: int) -> list[Run]:
-    """Let executions start and run for `SECONDS`, and return them; *projector* is a process."""
+    """Start executions and advance them for `SECONDS`, and return them; *projector* is a process id."""
     chance = random.Random(7)
     runs: list[Run] = []
     for tick in range(int(SECONDS / TICK)):
-        # A wave of a minute: plots with something to see.
+        # The load follows a wave of a minute, so that the plots show something.
         if tick % round(10 + 7 * math.sin(tick * TICK / 6)) == 0:
             runs.append(Run(len(runs), chance))
         os.kill(projector, signal.SIGSTOP if int(tick * TICK) in BEHIND else signal.SIGCONT)
@@ -89,7 +89,7 @@ def play(gateway: LiveGateway, projector: int) -> list[Run]:
 
 @contextmanager
 def projecting(gateway: LiveGateway, scratch: Path) -> Iterator[int]:
-    """Run a projector beside it, and give its process id."""
+    """Run a projector, and yield its process id."""
     files = [Path(os.devnull), scratch / "projector.log", scratch / "projector.log"]
     projector = start(["project", "--to", f"sqlite:///{scratch}/events.db"], gateway.server.url, files)
     try:

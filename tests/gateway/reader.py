@@ -1,4 +1,4 @@
-"""A client that reads the live stream, and comes again where it stopped."""
+"""A client that reads the live stream, and resumes after a disconnection."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Reader:
-    """Reads *url* for ever; what it got is in `sequences`, `bodies` and `controls`."""
+    """A client that reads *url* until cancelled; its results are `sequences`, `bodies` and `controls`."""
 
     def __init__(self, url: str, query: str = "") -> None:
         self.sequences: list[int] = []
@@ -25,11 +25,11 @@ class Reader:
         self._url = f"{url}/api/events/stream?{query}"
 
     def has(self, count: int) -> bool:
-        """Whether so many events have come, or more."""
+        """Return true if at least *count* events have arrived."""
         return len(self.sequences) >= count
 
     async def run(self) -> None:
-        """Read, and come again after every end."""
+        """Read, and reconnect after every end."""
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=None)) as session:
             while True:
                 with suppress(aiohttp.ClientError, OSError):
@@ -62,7 +62,7 @@ class Reader:
 
 @asynccontextmanager
 async def reading(url: str, query: str = "") -> AsyncIterator[Reader]:
-    """Read *url* meanwhile."""
+    """Read *url* during the block."""
     reader = Reader(url, query)
     running = asyncio.create_task(reader.run())
     try:

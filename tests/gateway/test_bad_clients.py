@@ -1,4 +1,4 @@
-"""Clients that mean harm or are broken: each gets its answer, and nobody waits for it."""
+"""Malicious or broken clients: each gets its answer, and delays no other client."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LARGE = 5 * 1024 * 1024
 
 
 async def answer(web: Web, request: bytes, *, half_closed: bool = False) -> bytes:
-    """Return the first line of the answer to *request*, after which nothing more is sent; b"" if there is none."""
+    """Return the first line of the answer to *request*, after which nothing more is sent; b"" without an answer."""
     reader, writer = await asyncio.open_connection("127.0.0.1", web.port)
     writer.write(request)
     if half_closed:
@@ -35,7 +35,7 @@ async def answer(web: Web, request: bytes, *, half_closed: bool = False) -> byte
 async def test_each_is_answered_while_others_go_on(
     connection: Connection, stream: StreamDeclaration, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A wrong token, a 5 MB body, a slow body, a slow head and a half-closed client beside a hundred good posts."""
+    """A wrong token, a 5 MB body, a slow body, a slow head and a half-closed client delay none of a hundred posts."""
     token = tmp_path / "token"
     token.write_text("sesame\n")
     monkeypatch.setattr("consumers.gateway.server.REQUEST_DEADLINE", 1.5)
@@ -56,7 +56,7 @@ async def test_each_is_answered_while_others_go_on(
 
 
 async def test_heartbeat_moves_nobody(connection: Connection, stream: StreamDeclaration) -> None:
-    """A sign of life in a quiet stream has no id: whoever resumes after it resumes where it was."""
+    """A heartbeat in a quiet stream has no id, so a client that resumes after it keeps its position."""
     async with serving(connection, stream) as web:
         web.gateway.streaming._heartbeat = 0.05
         async with web.session.get(f"{web.url}/api/events/stream") as response:
@@ -66,7 +66,7 @@ async def test_heartbeat_moves_nobody(connection: Connection, stream: StreamDecl
 
 
 async def test_page_may_load_nothing(connection: Connection, stream: StreamDeclaration) -> None:
-    """The page comes with a policy under which it runs its own script, asks its own gateway, and nothing else."""
+    """The page's policy allows its own script and its own gateway, and nothing else."""
     async with serving(connection, stream) as web, web.session.get(web.url) as response:
         policy, page = response.headers["content-security-policy"], await response.text()
 

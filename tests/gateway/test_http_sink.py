@@ -1,4 +1,4 @@
-"""HttpSink to the gateway to the stream: the contract from end to end."""
+"""HttpSink through the gateway into the stream: the contract from end to end."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class TestHttpSinkToGateway(SinkContract):
-    """Through the gateway, HttpSink keeps every promise."""
+    """HttpSink keeps the contract of a sink through the gateway."""
 
     keyed = False
 
@@ -37,5 +37,5 @@ class TestHttpSinkToGateway(SinkContract):
         return HttpSink(f"{self.url}/api/events")
 
     async def stored(self) -> list[ExecutorEvent]:
-        """Return what the stream holds."""
+        """Return the events in the stream."""
         return [decode(msgspec.json.encode(body)) for body in await stored_in(self.connection, self.stream)]

@@ -1,4 +1,4 @@
-"""Events in over HTTP: what is stored, what is refused, and how the client learns of it."""
+"""Events over HTTP: stored events, refusals, and the answers to the client."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ async def web(connection: Connection, stream: StreamDeclaration) -> AsyncIterato
     ],
 )
 async def test_one_event(web: Web, connection: Connection, stream: StreamDeclaration, changes: dict[str, Any]) -> None:
-    """An event in any form a client writes is stored in the one form readers know, and answered with its id."""
+    """An event in any accepted form is stored in the canonical form, and answered with its id."""
     answer = await web.post("/api/events", body_of(7, **changes))
 
     assert answer == (200, {"status": "ok", "event_id": 7})
@@ -56,7 +56,7 @@ async def test_one_event(web: Web, connection: Connection, stream: StreamDeclara
 
 
 async def test_id_is_given(web: Web, connection: Connection, stream: StreamDeclaration) -> None:
-    """An event without an id is stored with the one the answer names."""
+    """An event without an id is stored with the id in the answer."""
     status, answer = await web.post("/api/events", body_of(None))
 
     assert status == 200
@@ -76,7 +76,7 @@ async def test_id_is_given(web: Web, connection: Connection, stream: StreamDecla
     ],
 )
 async def test_malformed(web: Web, connection: Connection, stream: StreamDeclaration, body: Any, field: str) -> None:
-    """What is no event is refused with the name of the field, and nothing is stored."""
+    """A body that is no event is refused with the name of the field, and nothing is stored."""
     status, answer = await web.post("/api/events", body)
 
     assert (status, answer["code"], answer["errors"][0]["field"]) == (422, "malformed", field)
@@ -84,7 +84,7 @@ async def test_malformed(web: Web, connection: Connection, stream: StreamDeclara
 
 
 async def test_batch(web: Web, connection: Connection, stream: StreamDeclaration) -> None:
-    """The events of a batch are stored in their order, with what the batch says for all of them."""
+    """The events of a batch are stored in order, with the fields that the batch gives for all of them."""
     events = [body_of(n, execution_id="-", worker_id="-") for n in (3, 1, 2)]
 
     status, answer = await web.post("/api/events/batch", {"execution_id": "5", "worker_id": "w", "events": events})
@@ -97,7 +97,7 @@ async def test_batch(web: Web, connection: Connection, stream: StreamDeclaration
 
 
 async def test_bad_batch(web: Web, connection: Connection, stream: StreamDeclaration) -> None:
-    """One bad event refuses its batch whole, named by its index and field."""
+    """A bad event refuses its whole batch, with its index and field."""
     events = [body_of(1), body_of(2, status=5), body_of(3, created_at="yesterday")]
 
     status, answer = await web.post("/api/events/batch", {"execution_id": 5, "events": events})
@@ -123,7 +123,7 @@ async def test_batch_limits(web: Web, body: Any, status: int) -> None:
 
 
 async def test_event_too_large_for_nats(web: Web, connection: Connection, stream: StreamDeclaration) -> None:
-    """An event the server will never take is named, and its neighbours are stored."""
+    """An event above the server's limit is reported, and its neighbours are stored."""
     events = [body_of(1), body_of(2, context="x" * 1_100_000), body_of(3)]
 
     status, answer = await web.post("/api/events/batch", {"events": events})
@@ -134,7 +134,7 @@ async def test_event_too_large_for_nats(web: Web, connection: Connection, stream
 
 
 async def test_same_key_again(web: Web, connection: Connection, stream: StreamDeclaration) -> None:
-    """A batch sent again with its key keeps the ids it was given, and is stored once."""
+    """A batch posted again with its key keeps its ids, and is stored once."""
     batch = {"events": [body_of(None), body_of(None)]}
 
     first = await web.post("/api/events/batch", batch, idempotency_key="k")
@@ -148,7 +148,7 @@ async def test_same_key_again(web: Web, connection: Connection, stream: StreamDe
 
 
 async def test_token(connection: Connection, stream: StreamDeclaration, tmp_path: Path) -> None:
-    """Without the token nothing is done; a token written into the file counts at once."""
+    """Without the token every request is refused; a token written into the file is valid at once."""
     file = tmp_path / "token"
     file.write_text("sesame\n")
     async with serving(connection, stream, rule=TokenFile(file)) as web:
@@ -169,7 +169,7 @@ async def test_page_of_another_site(web: Web, headers: dict[str, str]) -> None:
 
 
 async def test_server_away(own_server: NatsServer) -> None:
-    """While NATS is away nothing is answered with a success; afterwards the same post is."""
+    """While NATS is unavailable no post succeeds; later the same post does."""
     declared = StreamDeclaration()
     async with Connection(ConnectOptions(servers=own_server.url)) as connection:
         await ensure_stream(connection, declared)
@@ -188,7 +188,7 @@ async def test_server_away(own_server: NatsServer) -> None:
 
 
 async def test_busy(connection: Connection, stream: StreamDeclaration) -> None:
-    """Past what may be in hand a post is refused at once, to come again."""
+    """A post beyond the limit in flight is refused at once with a Retry-After."""
     async with serving(connection, stream) as web:
         web.gateway.intake._max_requests = 0
         async with web.session.post(f"{web.url}/api/events", json=body_of()) as response:
@@ -196,7 +196,7 @@ async def test_busy(connection: Connection, stream: StreamDeclaration) -> None:
 
 
 async def test_endless_head(web: Web) -> None:
-    """A head without an end is refused, and not kept."""
+    """A head without an end is refused, and not stored."""
     reader, writer = await asyncio.open_connection("127.0.0.1", web.port)
     writer.write(b"GET / HTTP/1.1\r\n" + b"".join(b"x-%d: %b\r\n" % (n, b"y" * 1_000) for n in range(80)))
 
@@ -205,7 +205,7 @@ async def test_endless_head(web: Web) -> None:
 
 
 async def test_conflict_is_told_from_what_is_wrong_with_events() -> None:
-    """Where the destination has other events with all the refused keys the answer is 409, else 422."""
+    """The answer is 409 if all rejected events are conflicts at the destination, otherwise 422."""
 
     async def post(rejection: EventsRejected) -> ApiError:
         body = msgspec.json.encode({"events": [body_of(1), body_of(2)]})

@@ -1,4 +1,4 @@
-"""What the gateway shows besides the live stream."""
+"""The further endpoints of the gateway besides the live stream."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 async def test_one_execution(connection: Connection, stream: StreamDeclaration) -> None:
-    """The events of one execution come in the order of the stream, page by page."""
+    """The events of one execution are returned in stream order, page by page."""
     events = [make_event(n, execution_id=n % 3) for n in range(1, 10)]
     await publish(connection, stream, events)
     async with serving(connection, stream) as web:
@@ -37,7 +37,7 @@ async def test_one_execution(connection: Connection, stream: StreamDeclaration) 
 
 
 async def test_status(connection: Connection, stream: StreamDeclaration) -> None:
-    """The status names the stream and its bounds."""
+    """The status has the stream's name and its bounds."""
     await publish(connection, stream, make_events(3))
     async with serving(connection, stream) as web:
         status, answer = await web.get("/api/status")
@@ -49,7 +49,7 @@ async def test_status(connection: Connection, stream: StreamDeclaration) -> None
 
 
 async def test_hostile_letter_is_data(own_server: NatsServer) -> None:
-    """A dead letter full of markup is JSON for programs, and no page to any browser."""
+    """A dead letter full of markup is returned as JSON, which no browser takes for a page."""
     hostile = "<script>alert(1)</script>"
     async with Connection(ConnectOptions(servers=own_server.url)) as connection:
         for declared in (StreamDeclaration(), DEAD_LETTERS):
@@ -67,7 +67,7 @@ async def test_hostile_letter_is_data(own_server: NatsServer) -> None:
 
 
 async def test_health(connection: Connection, stream: StreamDeclaration) -> None:
-    """It is ready once it reads the stream."""
+    """The gateway is ready once it reads the stream."""
     async with serving(connection, stream) as web:
 
         async def is_ready() -> bool:
@@ -82,7 +82,7 @@ async def test_health(connection: Connection, stream: StreamDeclaration) -> None
 async def test_health_asks_a_gateway_too(
     connection: Connection, stream: StreamDeclaration, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """`noetl-events health --url` is 0 and "ok" for a gateway that is of use: the check of its container."""
+    """`noetl-events health --url` returns 0 and "ok" for a ready gateway: the check of its container."""
     async with serving(connection, stream) as web:
         await eventually(lambda: web.gateway.condition.report().ready)
         assert await asyncio.to_thread(health, url=web.url, ready=True) == 0

@@ -1,4 +1,4 @@
-"""The running gateway does what its document says."""
+"""The running gateway conforms to its OpenAPI document."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 _CHECKS: Any = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 
 
-# The gateway runs beside the strategies in this process, and draws the jitter of its waits with `random`.
+# The gateway runs in this process beside the strategies, and takes the jitter of its waits from `random`.
 @pytest.mark.filterwarnings("ignore:Do not use the `random` module:FutureWarning")
 @pytest.mark.parametrize(
     ("method", "path"),
-    # Not the stream: it never ends.
+    # The stream is left out, because it never ends.
     [
         ("POST", "/api/events"),
         ("POST", "/api/events/batch"),
@@ -39,7 +39,7 @@ _CHECKS: Any = [not_a_server_error, status_code_conformance, content_type_confor
     ],
 )
 async def test_document(connection: Connection, stream: StreamDeclaration, method: str, path: str) -> None:
-    """Whatever schemathesis makes of the document, the answer is one of those the document names."""
+    """Every answer to a request that schemathesis generates is one that the document names."""
     operation = schemathesis.openapi.from_dict(document())[path][method]
     async with serving(connection, stream) as web:
         await asyncio.to_thread(_examine, operation, web.url)

@@ -1,5 +1,5 @@
 """
-The live page in a headless Chromium, as a reader of it.
+The live page in a headless Chromium, as its reader sees it.
 
 Needs Chromium and its driver on the machine: `apt-get install chromium chromium-driver`.  Without them, or without
 selenium, every test here is skipped.
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 pytestmark = [
     pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="needs Chromium: apt-get install chromium chromium-driver"),
-    # One browser for all of them.
+    # All tests share one browser.
     pytest.mark.xdist_group("chromium"),
 ]
 
@@ -36,7 +36,7 @@ HOSTILE = (
 
 
 def test_an_event_emitted_appears(gateway: LiveGateway, page: Page) -> None:
-    """An event that reaches the stream appears, and the browser has nothing to complain about."""
+    """An event that reaches the stream appears, and the browser logs no error."""
     gateway.emit(event(event_type="playbook.initialized", step="http_to_postgres"), event(1))
 
     page.shows("#runs tbody", "http_to_postgres")
@@ -48,7 +48,7 @@ def test_an_event_emitted_appears(gateway: LiveGateway, page: Page) -> None:
 
 
 def test_what_was_there_before_appears(browser: Any, gateway: LiveGateway) -> None:
-    """A page opened late shows what the stream holds."""
+    """A page opened later shows the events in the stream."""
     gateway.emit(*[event(n, execution=EXECUTION + n) for n in range(30)])
 
     page = Page(browser, gateway.url)
@@ -58,7 +58,7 @@ def test_what_was_there_before_appears(browser: Any, gateway: LiveGateway) -> No
 
 
 def test_ids_beyond_2_53_are_exact(gateway: LiveGateway, page: Page) -> None:
-    """Ids keep every digit: in the list, in the address, and in the event as it is shown."""
+    """Ids keep every digit: in the list, in the address, and in the event's details."""
     ids = [EXECUTION, EXECUTION + 1, 2**63 - 1]
     gateway.emit(*[event(n, execution=each, context={"big": each, "n": 1.50}) for n, each in enumerate(ids)])
 
@@ -73,7 +73,7 @@ def test_ids_beyond_2_53_are_exact(gateway: LiveGateway, page: Page) -> None:
 
 
 def test_a_reconnect_loses_none_and_doubles_none(own_gateway: LiveGateway, browser: Any) -> None:
-    """Through a gateway killed (-9) and started again, and one that stays away, each event is counted once."""
+    """Each event is counted once, through a gateway that is killed (-9) and restarted, and one that stays down."""
     gateway, page = own_gateway, live(browser, own_gateway.url)
     gateway.emit(*[event(n) for n in range(50)])
     gateway.kill()
@@ -93,7 +93,7 @@ def test_a_reconnect_loses_none_and_doubles_none(own_gateway: LiveGateway, brows
 
 
 def test_two_events_with_one_id_are_both_shown(gateway: LiveGateway, page: Page) -> None:
-    """Of an execution whose events were given one id each is shown, and one that comes again is shown once."""
+    """Two events of an execution with one id are both shown, and a repeated event once."""
     gateway.emit(event(1, step="fetch"), event(1, step="store"), event(2, step="end"))
 
     page.takes(3)
@@ -103,7 +103,7 @@ def test_two_events_with_one_id_are_both_shown(gateway: LiveGateway, page: Page)
 
 
 def test_a_gap_is_said_and_the_page_goes_on(own_gateway: LiveGateway, browser: Any) -> None:
-    """When the stream has let go of what the page missed, the page says so and goes on with what is there."""
+    """When the stream has dropped events the page missed, the page reports the gap and continues."""
     gateway, page = own_gateway, live(browser, own_gateway.url)
     gateway.emit(event())
     page.takes(1)
@@ -118,7 +118,7 @@ def test_a_gap_is_said_and_the_page_goes_on(own_gateway: LiveGateway, browser: A
 
 
 def test_a_stream_created_anew_is_followed(own_gateway: LiveGateway, browser: Any) -> None:
-    """Sequences that start again are new events, not old ones."""
+    """Events of a new stream with the same sequences are shown as new."""
     gateway, page = own_gateway, live(browser, own_gateway.url)
     gateway.emit(*[event(n) for n in range(9)])
     page.takes(9)
@@ -130,7 +130,7 @@ def test_a_stream_created_anew_is_followed(own_gateway: LiveGateway, browser: An
 
 
 def test_a_hostile_payload_stays_text(gateway: LiveGateway, page: Page) -> None:
-    """Markup in any field is shown as the characters it is."""
+    """Markup in any field is shown as text."""
     hostile = "".join(HOSTILE)
     bury(gateway.server, (hostile.encode(), "malformed", hostile))
     gateway.emit(event(step=hostile, event_type=hostile, status=hostile, worker_id=hostile, context={hostile: hostile}))
@@ -150,7 +150,7 @@ def test_a_hostile_payload_stays_text(gateway: LiveGateway, page: Page) -> None:
 
 
 def test_a_failure_says_where_and_why(gateway: LiveGateway, page: Page) -> None:
-    """A failed execution shows its reason, and what it left open as failed; it stays in its row when others begin."""
+    """A failed execution shows its reason and its open steps as failed; it stays in its row when others start."""
     gateway.emit(
         event(1, event_type="playbook.initialized", step="sync_users"),
         event(2, step="load_users"),
@@ -167,7 +167,7 @@ def test_a_failure_says_where_and_why(gateway: LiveGateway, page: Page) -> None:
 
 
 def test_what_is_no_event_is_passed_over(gateway: LiveGateway, page: Page) -> None:
-    """What is no event does no harm, and what follows it is shown."""
+    """A message that is no event is ignored, and the next event is shown."""
     gateway.emit(b"not json", b"[1, 2]", b"null", event())
 
     page.shows("#runs tbody", str(EXECUTION))
@@ -176,7 +176,7 @@ def test_what_is_no_event_is_passed_over(gateway: LiveGateway, page: Page) -> No
 
 
 def test_a_dead_letter_is_shown(gateway: LiveGateway, page: Page, tmp_path: Path) -> None:
-    """What a projector buries appears, with its reason and the bytes as they came."""
+    """A dead letter appears with its reason and original bytes."""
     gateway.emit(b'{"execution_id": 1}')
     log = tmp_path / "projector.log"
     projector = start(["project", "--to", "noop:"], gateway.server.url, [Path(os.devnull), log, log])
@@ -192,7 +192,7 @@ def test_a_dead_letter_is_shown(gateway: LiveGateway, page: Page, tmp_path: Path
 
 
 def test_events_by_the_thousand(gateway: LiveGateway, page: Page) -> None:
-    """Thousands of events within a second: the page keeps up, and its lists stay short."""
+    """With thousands of events within a second the page keeps up, and its lists stay short."""
     gateway.emit(*[event(n, execution=1 + n // 4) for n in range(3_000)])
 
     page.takes(3_000)

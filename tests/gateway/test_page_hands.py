@@ -1,4 +1,4 @@
-"""What a reader does with the live page: filters, pauses, moves by keyboard, gives a token."""
+"""Interaction with the live page: filter, pause, keyboard and token."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
 pytestmark = [
     pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="needs Chromium: apt-get install chromium chromium-driver"),
-    # One browser for all of them.
+    # All tests share one browser.
     pytest.mark.xdist_group("chromium"),
 ]
 
 
 def test_the_filter_leaves_what_matches(gateway: LiveGateway, page: Page) -> None:
-    """Words match execution, type, step and status; a named field matches only there."""
+    """Words match execution, type, step and status; a field name restricts a word to that field."""
     gateway.emit(
         event(1, execution=11),
         event(2, execution=22, step="load_posts", event_type="call.error", status="FAILED"),
@@ -44,7 +44,7 @@ def test_the_filter_leaves_what_matches(gateway: LiveGateway, page: Page) -> Non
 
 
 def test_paused_nothing_moves_and_nothing_is_lost(gateway: LiveGateway, page: Page) -> None:
-    """Paused, the page counts what waits; resumed, it shows all of it, once."""
+    """A paused page counts the waiting events; resumed, it shows all of them, once."""
     gateway.emit(event())
     page.takes(1)
     page.click("#pause")
@@ -59,7 +59,7 @@ def test_paused_nothing_moves_and_nothing_is_lost(gateway: LiveGateway, page: Pa
 
 
 def test_the_keyboard_reaches_everything(gateway: LiveGateway, page: Page) -> None:
-    """Move, filter, pause, theme, help and dead letters work without a mouse."""
+    """Move, filter, pause, theme, help and dead letters work with the keyboard alone."""
     gateway.emit(*[event(n, execution=100 + n) for n in range(5)])
     page.takes(5)
     page.lists(["104", "103", "102", "101", "100"])
@@ -88,7 +88,7 @@ def test_the_keyboard_reaches_everything(gateway: LiveGateway, page: Page) -> No
 
 
 def test_a_token_is_asked_for_and_kept(own_gateway: LiveGateway, browser: Any) -> None:
-    """Where the gateway wants a token the page asks, says when it is wrong, and keeps the right one for the tab."""
+    """If the gateway needs a token the page asks, reports a wrong one, and keeps the right one for the tab."""
     gateway = own_gateway
     gateway.kill()
     gateway.start(token="right")

@@ -1,4 +1,4 @@
-"""A reading of the stream that the server refuses: held, said once in the server's own words, not ready, counted."""
+"""A subscription that the server refuses: retried, logged once in the server's words, not ready, counted."""
 
 from __future__ import annotations
 
@@ -38,19 +38,19 @@ accounts { A {
 
 
 async def watch_refused(web: Web, words: str) -> None:
-    """Demand that it is never ready, and names the reason, for as long as it is watched."""
+    """Assert for a while that the gateway is never ready, and names the reason."""
     await eventually(lambda: web.gateway.hub.failures > 0)
     failures, began = web.gateway.hub.failures, time.monotonic()
     while time.monotonic() - began < WATCHED:
         status, answer = await web.get("/readyz")
         assert (status, answer["ready"]) == (503, False)
         assert words in answer["projectors"]["gateway"]["reason"]
-    # Waits that double from 0.1 s, each of them at least the half: six in four seconds.
+    # The waits double from 0.1 s and are halved at most, so there are six in four seconds.
     assert web.gateway.hub.failures - failures <= 2 + 6 * (time.monotonic() - began) / WATCHED
 
 
 async def recovered(web: Web) -> None:
-    """Return once it is ready, and the failures are counted."""
+    """Return once the gateway is ready, and the failures are counted."""
     await eventually(lambda: web.gateway.condition.report().ready)
     async with web.session.get(f"{web.url}/metrics") as response:
         text = await response.text()
@@ -59,7 +59,7 @@ async def recovered(web: Web) -> None:
 
 
 async def test_consumer_that_is_refused_is_held(connection: Connection) -> None:
-    """A stream that takes no further consumer leaves the gateway not ready, and is read as soon as it takes one."""
+    """While a stream accepts no further consumer the gateway is not ready; later it reads at once."""
     name = f"full_{time.monotonic_ns()}"
     declared = StreamDeclaration(name=name, subjects=(f"{name}.>",))
     js = await jetstream(connection)
@@ -82,13 +82,13 @@ async def test_consumer_that_is_refused_is_held(connection: Connection) -> None:
 
 @pytest.fixture
 def denying(tmp_path: Path) -> Iterator[NatsServer]:
-    """Return a server that lets the gateway create a consumer, and not ask it for messages."""
+    """Return a server that lets the gateway create a consumer, and denies its pull requests."""
     with NatsServer(store_dir=tmp_path / "nats", config=DENYING % '"$JS.API.CONSUMER.MSG.NEXT.>"') as server:
         yield server
 
 
 async def test_request_that_is_denied_is_held(denying: NatsServer) -> None:
-    """A gateway that may create its consumer and not ask it is never ready, from the first attempt on."""
+    """A gateway that may create its consumer and not pull is never ready, from the first attempt on."""
     stream = StreamDeclaration()
     users = [ConnectOptions(servers=denying.url, user=user, password="pw") for user in ("owner", "gateway")]
     with capture_logs() as logs:
@@ -104,12 +104,12 @@ async def test_request_that_is_denied_is_held(denying: NatsServer) -> None:
                 await recovered(web)
     said = [line["event"] for line in logs if line["event"].startswith("hub.")]
 
-    # A reload closes the connection of a user whose rights it changes, which may be one more failure.
+    # A reload closes the connection of a user with changed permissions, which may be one more failure.
     assert said[:2] == ["hub.holding", "hub.resumed"] or said[:3] == ["hub.holding", "hub.holding", "hub.resumed"]
 
 
 async def test_silent_server_does_not_look_well_at_each_attempt(tmp_path: Path) -> None:
-    """A reading whose requests are never answered is held until one is, and not only until the next request."""
+    """A gateway with unanswered pull requests stays not ready until one is answered, not only until the next one."""
     mapping = "accounts { A { jetstream: enabled, users: [{ user: owner, password: pw }], mappings { %s } } }"
     lost = '"$JS.API.CONSUMER.MSG.NEXT.*.*": nowhere'
     with NatsServer(store_dir=tmp_path / "nats", config=mapping % lost) as server:

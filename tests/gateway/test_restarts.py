@@ -1,4 +1,4 @@
-"""Twenty clients of the live stream while everything they depend on is killed, again and again."""
+"""Twenty clients of the live stream while gateway and server are killed repeatedly."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _STEP = 500
 
 @pytest.mark.slow
 async def test_each_sequence_once(own_server: NatsServer) -> None:
-    """Through restarts of gateway and server every client gets every sequence exactly once, in order."""
+    """Every client gets every sequence exactly once, in order, through restarts of gateway and server."""
     declared, port = StreamDeclaration(), free_port()
     async with AsyncExitStack() as stack, Connection(ConnectOptions(servers=own_server.url)) as connection:
         await ensure_stream(connection, declared)
@@ -45,7 +45,7 @@ async def test_each_sequence_once(own_server: NatsServer) -> None:
                     own_server.kill()
                     await asyncio.to_thread(own_server.start)
                 await eventually(partial(readers[number % _CLIENTS].has, (2 * number + 1) * _STEP))
-            # While nobody serves.
+            # No gateway serves meanwhile.
             await publish(connection, declared, make_events(_STEP, start=1 + (2 * number + 1) * _STEP))
         async with serving(connection, declared, port=port):
             last = (await show_stream(connection, declared.name)).state.last_seq

@@ -1,4 +1,4 @@
-"""A gateway that is told to leave while a post waits for NATS."""
+"""A gateway that is stopped while a post waits for NATS."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def post(url: str) -> int:
 
 
 def wait_for_post(url: str) -> None:
-    """Return once the gateway has a post in hand."""
+    """Return once the gateway has a post in flight."""
     deadline = time.monotonic() + 120
     while b"noetl_gateway_in_hand 1.0" not in urllib.request.urlopen(f"{url}metrics").read():  # noqa: S310  (likewise)
         assert time.monotonic() < deadline
@@ -46,7 +46,7 @@ def wait_for_post(url: str) -> None:
 
 
 def test_post_in_flight_is_stored_on_sigterm(tmp_path: Path) -> None:
-    """On SIGTERM a post in hand is answered once the stream has its event; then the process leaves with 0."""
+    """After SIGTERM a post in flight is answered once its event is stored; then the process exits with 0."""
     with LiveGateway(tmp_path) as gateway, ThreadPoolExecutor(1) as pool:
         gateway.server.pause()
         answer = pool.submit(post, gateway.url)
@@ -61,7 +61,7 @@ def test_post_in_flight_is_stored_on_sigterm(tmp_path: Path) -> None:
 
 
 async def test_post_that_cannot_be_stored_is_refused(own_server: NatsServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Told to leave while NATS is away, a post in hand is answered with 503, and its event is nowhere."""
+    """After SIGTERM during an outage of NATS a post in flight gets 503, and its event is not stored."""
     monkeypatch.setattr("consumers.gateway.app.PATIENCE", 0.5)
     declared = StreamDeclaration()
     async with Connection(ConnectOptions(servers=own_server.url)) as connection:

@@ -1,4 +1,4 @@
-"""The live stream: every sequence once and in order, whatever goes away meanwhile."""
+"""The live stream: every sequence once and in order, through any outage."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ async def publish(connection: Connection, stream: StreamDeclaration, events: Seq
 
 
 async def test_from_start(connection: Connection, stream: StreamDeclaration) -> None:
-    """From the start it brings what is there, then what comes, each once and in order."""
+    """A stream from the start has the stored events, then the new ones, each once and in order."""
     await publish(connection, stream, make_events(3))
     async with serving(connection, stream) as web, reading(web.url, "from=start") as reader:
         await eventually(lambda: len(reader.sequences) == 3)
@@ -46,7 +46,7 @@ async def test_from_start(connection: Connection, stream: StreamDeclaration) -> 
 
 
 async def test_only_new(connection: Connection, stream: StreamDeclaration) -> None:
-    """Without a word it brings what comes, and only what the filters take."""
+    """By default the stream has new events only, those that pass the filters."""
     await publish(connection, stream, make_events(3))
     async with serving(connection, stream) as web:
         query = "execution_id=9&event_type=call.done,step.enter"
@@ -66,7 +66,7 @@ async def test_only_new(connection: Connection, stream: StreamDeclaration) -> No
 
 
 async def test_gateway_restarts(connection: Connection, stream: StreamDeclaration) -> None:
-    """Through restarts of the gateway a client gets each sequence once and in order."""
+    """A client gets each sequence once and in order through restarts of the gateway."""
     port = free_port()
     async with reading(f"http://127.0.0.1:{port}", "from=start") as reader:
         for round_ in range(3):
@@ -81,7 +81,7 @@ async def test_gateway_restarts(connection: Connection, stream: StreamDeclaratio
 
 
 async def test_server_restarts(own_server: NatsServer) -> None:
-    """Through a restart of NATS a client stays connected, and gets each sequence once and in order."""
+    """A client stays connected through a restart of NATS, and gets each sequence once and in order."""
     declared = StreamDeclaration()
     async with Connection(ConnectOptions(servers=own_server.url)) as connection:
         await ensure_stream(connection, declared)
@@ -98,7 +98,7 @@ async def test_server_restarts(own_server: NatsServer) -> None:
 
 
 async def test_catching_up(connection: Connection, stream: StreamDeclaration) -> None:
-    """A client far behind gets the stream's history, then goes on with the others, without gap or repeat."""
+    """A client far behind gets the stream's history, then the live events, without gap or repeat."""
     await publish(connection, stream, make_events(7_000))
     async with serving(connection, stream) as web, reading(web.url, "from=start") as reader:
         await publish(connection, stream, make_events(2_000, start=7_001))
@@ -108,7 +108,7 @@ async def test_catching_up(connection: Connection, stream: StreamDeclaration) ->
 
 
 async def test_purged(connection: Connection, stream: StreamDeclaration) -> None:
-    """A client whose gap is gone is told so, and gets everything there is."""
+    """A client that missed purged events is told, and gets all present ones."""
     await publish(connection, stream, make_events(10))
     await (await jetstream(connection)).purge_stream(stream.name, seq=6)
     async with serving(connection, stream) as web, reading(web.url, "last_event_id=2") as reader:
@@ -119,7 +119,7 @@ async def test_purged(connection: Connection, stream: StreamDeclaration) -> None
 
 
 async def test_created_again(connection: Connection, stream: StreamDeclaration) -> None:
-    """When the stream is created again a client is told so, and gets the new one from its start."""
+    """A client is told that the stream was created again, and gets the new one from its start."""
     await publish(connection, stream, make_events(10))
     async with serving(connection, stream) as web, reading(web.url, "from=start") as reader:
         await eventually(lambda: len(reader.sequences) == 10)
@@ -133,7 +133,7 @@ async def test_created_again(connection: Connection, stream: StreamDeclaration) 
 
 
 async def test_ahead_of_the_stream(connection: Connection, stream: StreamDeclaration) -> None:
-    """A client that knows more than there is has another stream in mind, and starts over."""
+    """A client ahead of the stream has read another stream, and starts again."""
     await publish(connection, stream, make_events(3))
     async with serving(connection, stream) as web, reading(web.url, "last_event_id=99") as reader:
         await eventually(lambda: len(reader.sequences) == 3)
@@ -142,7 +142,7 @@ async def test_ahead_of_the_stream(connection: Connection, stream: StreamDeclara
 
 
 async def test_slow_client(connection: Connection, stream: StreamDeclaration) -> None:
-    """A client that reads too slowly is told and sent away; the others get everything."""
+    """A client that reads too slowly gets a message and is disconnected; the others get every event."""
     async with serving(connection, stream) as web, reading(web.url, "from=start") as reader:
         web.gateway.hub.ring._max_frames = 50
         slow, writer = await asyncio.open_connection("127.0.0.1", web.port, limit=1_000)
@@ -161,7 +161,7 @@ async def test_slow_client(connection: Connection, stream: StreamDeclaration) ->
 
 
 async def test_terminated(own_server: NatsServer) -> None:
-    """On SIGTERM the process answers what was asked, tells its listeners to come again, and leaves with 0."""
+    """On SIGTERM the process answers its requests, tells its listeners to reconnect, and exits with 0."""
     port = free_port()
     async with Connection(ConnectOptions(servers=own_server.url)) as connection:
         await ensure_stream(connection, StreamDeclaration())
@@ -180,7 +180,7 @@ async def test_terminated(own_server: NatsServer) -> None:
 
 
 def test_token_is_required() -> None:
-    """Where others reach it, it does not start without a token."""
+    """Without a token the gateway does not start on a public address."""
     done = run("serve", "--listen", "0.0.0.0:0")
 
     assert done.returncode == 2
