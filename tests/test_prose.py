@@ -40,6 +40,8 @@ PLAIN: Final[tuple[str, ...]] = (
     "tests",
     "tests/border",
     "tests/dead_letters",
+    "tests/faults",
+    "tests/faults/campaign",
     "tests/gateway",
     "tests/jetstream",
     "tests/projector",

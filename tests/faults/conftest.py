@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 async def own_connection(own_server: NatsServer) -> AsyncIterator[Connection]:
-    """Return a connection to a server with both streams, and nothing in them."""
+    """Return a connection to a server with both streams, empty."""
     async with Connection(ConnectOptions(servers=own_server.url)) as connection:
         for declared in (StreamDeclaration(), DEAD_LETTERS, TRIALS):
             await ensure_stream(connection, declared)

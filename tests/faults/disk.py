@@ -1,4 +1,4 @@
-"""A small disk of its own, a file mounted through a loop device, which fills up and loses power; needs root."""
+"""A small disk, a file mounted through a loop device, that can fill up and lose power; needs root."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from typing import TYPE_CHECKING, Self
 if TYPE_CHECKING:
     from pathlib import Path
 
-# EXT4_IOC_SHUTDOWN and its EXT4_GOING_FLAGS_NOLOGFLUSH (fs/ext4/ext4.h): from here on nothing reaches the disk, neither
-# what waits in the page cache nor the file system's own log.  What was not synced is gone, as in a power cut.
+# EXT4_IOC_SHUTDOWN with EXT4_GOING_FLAGS_NOLOGFLUSH (fs/ext4/ext4.h): from here on nothing reaches the disk, neither
+# the page cache nor the file system's own log.  Data that was not synced is lost, as in a power cut.
 _SHUTDOWN, _WITHOUT_LOG = 0x8004587D, struct.pack("=I", 2)
 _PATIENCE = 10.0
 
 
 def can_mount() -> bool:
-    """Return whether this process may mount a file."""
+    """Return true if this process may mount a file."""
     tools = all(shutil.which(tool) for tool in ("mkfs.ext4", "mount", "umount"))
     return tools and os.geteuid() == 0 and os.access("/dev/loop-control", os.W_OK)
 
 
 class Disk:
     """
-    An ext4 file system of so many *megabytes* at *folder*, which is made.
+    An ext4 file system of *megabytes* at *folder*, which is created.
 
     Raises:
-        subprocess.CalledProcessError: it cannot be made or mounted.
+        subprocess.CalledProcessError: the file system cannot be created or mounted.
 
     """
 
@@ -54,11 +54,11 @@ class Disk:
         self._image.unlink()
 
     def mount(self) -> None:
-        """Be there, with what was synced."""
+        """Mount the disk with the synced data."""
         _call("mount", "-o", "loop", self._image, self.folder)
 
     def unmount(self) -> None:
-        """Be gone; whoever had files open must have ended, and gets ten seconds for it."""
+        """Unmount the disk; processes with open files on it have ten seconds to end."""
         deadline = time.monotonic() + _PATIENCE
         while True:
             try:
@@ -69,7 +69,7 @@ class Disk:
             time.sleep(0.05)
 
     def cut_power(self) -> None:
-        """Lose what was not synced; every later call fails with EIO until `unmount` and `mount`."""
+        """Lose the data that was not synced; every later call fails with EIO until `unmount` and `mount`."""
         descriptor = os.open(self.folder, os.O_RDONLY)
         try:
             fcntl.ioctl(descriptor, _SHUTDOWN, _WITHOUT_LOG)
@@ -77,13 +77,13 @@ class Disk:
             os.close(descriptor)
 
     def fill(self) -> None:
-        """Have no byte left."""
+        """Fill the disk to the last byte."""
         with self._ballast.open("ab", buffering=0) as ballast:
             for size in (2**20, 2**12, 1):
                 _fill(ballast.fileno(), bytes(size))
 
     def free(self) -> None:
-        """Have room again."""
+        """Free the space again."""
         self._ballast.unlink()
 
 

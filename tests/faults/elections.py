@@ -1,14 +1,14 @@
 """
-Leaders of a stream that fail one after another, and how long a publish takes: ours, and a plain loop beside it.
+Stream leaders that fail one after another, and the duration of a publish: by `NatsSink`, and by a plain loop.
 
     python -m tests.faults.elections --rounds 5
 
 Three servers keep the stream.  Its leader is killed and started again, or paused for five seconds, with gaps of 3, 8
-and 20 seconds in which all is well.  To each server one `NatsSink` and one plain loop are connected at first: the loop
-is nats-py's `publish` with a timeout of a second, tried again with the same `Nats-Msg-Id` until it is acknowledged.
+and 20 seconds without a fault.  A `NatsSink` and a plain loop are connected to each server at first: the loop is
+nats-py's `publish` with a timeout of a second, repeated with the same `Nats-Msg-Id` until it is acknowledged.
 
 Right:  no emit raises; the slowest takes at most 1.2 times as long as the slowest publish of the loop in the same run;
-        everything acknowledged is in the stream, once.
+        every acknowledged event is in the stream, once.
 """
 
 from __future__ import annotations
@@ -66,14 +66,14 @@ _PLAIN_PAUSE: Final = 0.1
 
 
 class Fault(NamedTuple):
-    """A leader that fails, and the seconds after it in which all is well."""
+    """A failure of the leader, and the fault-free seconds after it."""
 
     kind: Kind
     gap: float
 
 
 class Figures:
-    """What one side has done, and how long each of it took."""
+    """The results of one side, and the duration of each publish."""
 
     def __init__(self) -> None:
         self.acknowledged: list[int] = []
@@ -82,11 +82,11 @@ class Figures:
 
     @property
     def slowest(self) -> float:
-        """Seconds of the slowest."""
+        """The slowest publish in seconds."""
         return max(self.seconds, default=0.0)
 
     def line(self, name: str) -> str:
-        """Return it as a line of a table."""
+        """Return the results as a line of a table."""
         ranked = sorted(self.seconds)
         last = len(ranked) - 1
         shown = [ranked[int(last * part)] for part in (0.5, 0.99, 0.999, 1.0)]
@@ -95,7 +95,7 @@ class Figures:
 
 
 class Outcome(NamedTuple):
-    """The two sides, and what the stream holds in the end."""
+    """The two sides, and the content of the stream in the end."""
 
     ours: Figures
     plain: Figures
@@ -103,12 +103,12 @@ class Outcome(NamedTuple):
 
     @property
     def lost(self) -> set[int]:
-        """What was acknowledged and is not stored."""
+        """The acknowledged messages that are not stored."""
         return {*self.ours.acknowledged, *self.plain.acknowledged} - {*self.stored}
 
     @property
     def doubled(self) -> int:
-        """How many are stored more than once."""
+        """The number of messages that are stored more than once."""
         return len(self.stored) - len({*self.stored})
 
     def __str__(self) -> str:
@@ -125,7 +125,7 @@ class Outcome(NamedTuple):
 
 
 async def run_elections(root: Path, faults: Sequence[Fault]) -> Outcome:
-    """Run *faults* one after another, and return what came of it."""
+    """Run *faults* one after another, and return the outcome."""
     ours, plain = Figures(), Figures()
     with nats_cluster(root) as members:
         async with AsyncExitStack() as stack:
@@ -239,7 +239,7 @@ def _urls(members: list[NatsServer], first: int) -> list[str]:
 
 async def _plain_client(stack: AsyncExitStack, members: list[NatsServer], first: int) -> JetStreamContext:
     async def hush(_: Exception) -> None:
-        """Say nothing."""
+        """Do nothing."""
 
     client = await nats.connect(
         _urls(members, first),
@@ -254,7 +254,7 @@ async def _plain_client(stack: AsyncExitStack, members: list[NatsServer], first:
 
 
 def main() -> int:
-    """Run the campaign, print its figures, and return 1 if it is not as it shall be."""
+    """Run the campaign, print its results, and return 1 if a requirement is not met."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=4, help="faults of each kind with each gap")
     parser.add_argument("--gap", type=float, action="append", help="seconds between two faults; 3, 8 and 20 by default")
@@ -275,7 +275,7 @@ def main() -> int:
 
 
 def require(outcome: Outcome, *, slack: float = 0.0) -> bool:
-    """Return whether it is as it shall be, with so many seconds of *slack* for a loaded machine."""
+    """Return true if the requirements are met, with *slack* seconds for a loaded machine."""
     is_quick = outcome.ours.slowest <= BAR * outcome.plain.slowest + slack
     return is_quick and not (outcome.ours.raised or outcome.lost or outcome.doubled)
 

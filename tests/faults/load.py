@@ -1,4 +1,4 @@
-"""Load on a publisher, and what must be true of the stream after it."""
+"""Load on a publisher, and the checks of the stream after it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Answer = TypeVar("Answer")
 
 
 class Load:
-    """Emitters that emit again whatever they are not sure of, and remember what was acknowledged, in order."""
+    """Emitters that retry every event with an unknown outcome, and record the acknowledged ones in order."""
 
     def __init__(self, sink: NatsSink) -> None:
         self.acknowledged: list[int] = []
@@ -43,11 +43,11 @@ class Load:
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self, *, size: int) -> None:
-        """Emit from many tasks, *size* events a call."""
+        """Emit from several tasks, *size* events a call."""
         self._tasks = [asyncio.create_task(self._emit(number, size)) for number in range(EMITTERS)]
 
     async def progress(self, events: int, *, seconds: float = 40.0) -> None:
-        """Return once so many more are acknowledged; they have so many seconds."""
+        """Return once *count* more events are acknowledged, within a timeout."""
         goal = len(self.acknowledged) + events
         async with asyncio.timeout(seconds):
             while len(self.acknowledged) < goal:
@@ -55,7 +55,7 @@ class Load:
                 await self._progress.wait()
 
     async def stop(self) -> None:
-        """Return when every emitter has its last acknowledgement."""
+        """Return once every emitter has its last acknowledgement."""
         self._stopping.set()
         async with asyncio.timeout(180):
             await asyncio.gather(*self._tasks)
@@ -78,7 +78,7 @@ class Load:
 
 
 async def read_all(url: str, stream: str, **login: Any) -> list[ExecutorEvent]:
-    """Return the events of the stream in its order, read around our own code."""
+    """Return the events of the stream in order, read without the library."""
     client = await nats.connect(url, **login)
     js = client.jetstream()
     last = (await answered(lambda: js.stream_info(stream))).state.last_seq
@@ -93,7 +93,7 @@ async def read_all(url: str, stream: str, **login: Any) -> list[ExecutorEvent]:
 
 
 async def answered(ask: Callable[[], Awaitable[Answer]]) -> Answer:
-    """Return what JetStream answers; a cluster that is still electing says nothing, and is asked again."""
+    """Return the answer of JetStream, asked again while a cluster elects a leader."""
     async with asyncio.timeout(180):
         while True:
             try:
@@ -103,7 +103,7 @@ async def answered(ask: Callable[[], Awaitable[Answer]]) -> Answer:
 
 
 async def require_exactly_once(url: str, acknowledged: list[int], **login: Any) -> None:
-    """Fail unless what was acknowledged is stored, nothing is stored twice, and every lane is in order."""
+    """Fail unless acknowledged events are stored, none twice, and each ordering key in order."""
     stored = await read_all(url, STREAM.name, **login)
     ids = [event.event_id for event in stored]
     lanes: dict[int, list[int]] = {}
@@ -117,13 +117,13 @@ async def require_exactly_once(url: str, acknowledged: list[int], **login: Any) 
 
 
 async def change_stream(connection: Connection, change: Callable[[StreamConfig], StreamConfig]) -> None:
-    """Change what the stream takes."""
+    """Change the limits of the stream."""
     js = await jetstream(connection)
     await js.update_stream(change((await js.stream_info(STREAM.name)).config))
 
 
 async def emit_until_taken(sink: NatsSink, events: list[Any]) -> None:
-    """Emit again until the sink takes them."""
+    """Emit *events* again until the sink accepts them."""
     async with asyncio.timeout(180):
         while True:
             try:
@@ -133,7 +133,7 @@ async def emit_until_taken(sink: NatsSink, events: list[Any]) -> None:
 
 
 async def is_made(connection: Connection, declared: StreamDeclaration) -> bool:
-    """Return whether the stream is there; a cluster has a leader before it has peers to place a stream on."""
+    """Return true once the stream exists; a cluster has a leader before it has peers for a stream."""
     try:
         await ensure_stream(connection, declared)
     except NatsUnavailable:

@@ -1,7 +1,7 @@
 """
-A worker that posts events to a gateway, again and again until each is taken.
+A worker that posts events to a gateway until each is accepted.
 
-Run as `python -m tests.faults.posting_worker URL EVENTS NOTE`.  Each event that was taken is a line of NOTE.
+Run as `python -m tests.faults.posting_worker URL EVENTS NOTE`.  Each accepted event is a line of NOTE.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SIZES = (1, 7, 40, 300)
 
 
 def events_of(execution: int, events: int) -> list[ExecutorEvent]:
-    """Return the share of *execution* in so many events."""
+    """Return the part of *count* events that belongs to *execution*."""
     return [
         make_event(event_id, execution_id=execution)
         for event_id in range(1, events + 1)
@@ -33,7 +33,7 @@ def events_of(execution: int, events: int) -> list[ExecutorEvent]:
 
 
 async def post(sink: EventSink, events: list[ExecutorEvent], notes: TextIO) -> None:
-    """Emit *events* in order, a few at a time, and note what is taken."""
+    """Emit *events* in order, a few at a time, and record the accepted ones."""
     done = 0
     for turn in count():
         if not (some := events[done : done + SIZES[turn % len(SIZES)]]):
@@ -45,7 +45,7 @@ async def post(sink: EventSink, events: list[ExecutorEvent], notes: TextIO) -> N
 
 
 async def until_taken(sink: EventSink, events: list[ExecutorEvent]) -> None:
-    """Emit the same events until the sink has them."""
+    """Emit the same events until the sink accepts them."""
     while True:
         try:
             return await sink.emit_batch(events)
@@ -54,7 +54,7 @@ async def until_taken(sink: EventSink, events: list[ExecutorEvent]) -> None:
 
 
 async def main(url: str, events: int, note: Path) -> None:
-    """Post from one task an execution."""
+    """Post from a task for each execution."""
     sink = open_sink(url)
     with note.open("a") as notes:
         await asyncio.gather(*(post(sink, events_of(number, events), notes) for number in range(EXECUTIONS)))

@@ -1,4 +1,4 @@
-"""Projectors as processes, and what they have stored in a SQLite file."""
+"""Projectors as processes, and their events in a SQLite file."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 def projecting(
     server: NatsServer, *to: str, log: Path, arguments: tuple[str, ...] = (), settings: Mapping[str, str] | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Run `noetl-events project` as a process of its own, killed in the end if it still runs."""
+    """Run `noetl-events project` as a process, and kill it in the end if it still runs."""
     command = [sys.executable, "-m", "consumers", "project", *arguments]
     for url in to:
         command += ["--to", url]
@@ -40,12 +40,12 @@ def projecting(
 
 
 async def ended(process: subprocess.Popen[bytes], *, timeout: float = 120.0) -> int:  # noqa: ASYNC109  (as Popen has it)
-    """Return the exit code of *process* once it has ended by itself."""
+    """Return the exit code of *process* after it ended by itself."""
     return await asyncio.to_thread(process.wait, timeout)
 
 
 def stored_ids(path: Path) -> list[int]:
-    """Return the ids in the SQLite file *path*, in the order in which they came; none while there is no table."""
+    """Return the ids in the SQLite file *path* in order of arrival; none while there is no table."""
     try:
         with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=5)) as database:
             return [row[0] for row in database.execute("SELECT event_id FROM event ORDER BY rowid")]
@@ -54,6 +54,6 @@ def stored_ids(path: Path) -> list[int]:
 
 
 async def split(connection: Connection, partitions: int) -> None:
-    """Create the stream again, with so many lanes."""
+    """Create the stream again with *partitions* partitions."""
     await (await jetstream(connection)).delete_stream(StreamDeclaration().name)
     await ensure_stream(connection, StreamDeclaration(partitions=partitions))

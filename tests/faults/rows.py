@@ -6,18 +6,18 @@ import asyncpg
 
 
 class Counter:
-    """How many rows there are; asked often, and also while nobody answers."""
+    """The number of rows, read repeatedly, also while the server is down."""
 
     def __init__(self, url: str) -> None:
         self._url = url
         self.rows = 0
 
     def has_seen(self, count: int) -> bool:
-        """Return whether there were so many when somebody last asked."""
+        """Return true if the last count was *count* or more."""
         return self.rows >= count
 
     async def reaches(self, count: int) -> bool:
-        """Return whether there are so many."""
+        """Return true if there are *count* rows or more."""
         try:
             connection = await asyncpg.connect(self._url, timeout=5)
             try:

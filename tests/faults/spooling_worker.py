@@ -1,7 +1,7 @@
 """
 A worker that emits into a spool until it is killed.
 
-Run as `python -m tests.faults.spooling_worker URL LANE NOTE`.  Each event whose emit returned is a line of NOTE.
+Run as `python -m tests.faults.spooling_worker URL LANE NOTE`.  Each event with a completed emit is a line of NOTE.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ LANE = 1_000_000
 
 
 async def emit(sink: EventSink, lane: int, task: int, note: Path) -> None:
-    """Emit one event after the other, and note each."""
+    """Emit events one after the other, and record each."""
     with note.open("a") as notes:
         for event_id in range(lane * LANE + task * LANE // 10, (lane + 1) * LANE):
             await sink.emit(make_event(event_id, execution_id=lane * 10 + task))

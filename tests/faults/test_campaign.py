@@ -20,7 +20,7 @@ from tests.faults.campaign.system import Shape
 if TYPE_CHECKING:
     from pathlib import Path
 
-# Those that are over within a second or two.
+# These faults are over within a second or two.
 KINDS = (
     "publisher killed",
     "projector killed",
@@ -42,7 +42,7 @@ PACE = Pace(gap=(0.15, 0.3), lasting=(0.1, 0.4))
 
 
 async def test_campaign(tmp_path: Path) -> None:
-    """A few faults of a random seed at a time under load: nothing lost, invented, doubled, reordered or changed."""
+    """A few random faults at a time under load: no event is lost, invented, duplicated, reordered or changed."""
     seed = int(os.environ.get("NOETL_SEED", random.SystemRandom().randrange(10**6)))
     plan = draw(seed, 1.5, kinds=KINDS, pace=PACE)
     outcome = await wage(tmp_path, plan, seed=seed, shape=Shape(nodes=1, rate=200.0, takeover=1.0, fsync=False))
@@ -55,7 +55,7 @@ async def test_campaign(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_plan_of_ten_minutes(seed: int) -> None:
-    """A seed draws the same plan each time: a hundred faults and more, of every kind, no two on one part at once."""
+    """A seed always draws the same plan: over a hundred faults of every kind, never two of one part at once."""
     plan = draw(seed, 600)
 
     assert plan == draw(seed, 600) != draw(seed + 1, 600)

@@ -1,4 +1,4 @@
-"""What the checker of a campaign finds: each kind of damage, and no damage where there is none."""
+"""The checker of a campaign: each kind of damage is found, and no damage where there is none."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ EXECUTION = 7
 
 
 def story(folder: Path, *, attempted: Sequence[int], acknowledged: Sequence[int], worker: str = "publisher 0") -> Story:
-    """Return what a worker says that tried and had acknowledged these."""
+    """Return the journal of a worker with these attempts and acknowledgements."""
     journal = Journal(folder / f"{worker}.0.journal")
     journal.attempt([event_of(each, EXECUTION) for each in attempted])
     for each in acknowledged:
@@ -31,17 +31,17 @@ def story(folder: Path, *, attempted: Sequence[int], acknowledged: Sequence[int]
 
 
 def arrived(*event_ids: int) -> list[Arrival]:
-    """Return the arrivals of these, in this order."""
+    """Return arrivals of these events, in this order."""
     return [Arrival(0.0, each, EXECUTION) for each in event_ids]
 
 
 def verdict(told: Story, arrivals: list[Arrival], **more: object) -> Verdict:
-    """Return the verdict, where nothing else is wrong."""
+    """Return the verdict on this evidence, with nothing else wrong."""
     return judge(Evidence(story=told, arrivals=arrivals, **{"sums": {}, "expected": {}} | more))  # type: ignore[arg-type]
 
 
 def test_nothing_wrong(tmp_path: Path) -> None:
-    """What was attempted and not acknowledged may be stored or not."""
+    """An attempted event without acknowledgement may be stored or not."""
     found = verdict(story(tmp_path, attempted=range(1, 7), acknowledged=(1, 2, 3)), arrived(1, 2, 3, 4))
 
     assert found.holds
@@ -49,7 +49,7 @@ def test_nothing_wrong(tmp_path: Path) -> None:
 
 
 def test_lost(tmp_path: Path) -> None:
-    """A loss has its place: before everything stored, between, or after."""
+    """A lost event is reported with its place: before all stored events, between them, or after."""
     told = story(tmp_path, attempted=range(1, 6), acknowledged=(1, 2, 3, 4, 5))
 
     found = verdict(told, arrived(2, 4))
@@ -59,7 +59,7 @@ def test_lost(tmp_path: Path) -> None:
 
 
 def test_dead_is_not_lost(tmp_path: Path) -> None:
-    """A dead letter is no loss, and no fault is a reason for one."""
+    """A dead letter is no loss, and a fault justifies no dead letter."""
     found = verdict(story(tmp_path, attempted=(1,), acknowledged=(1,)), [], dead={1: 1})
 
     assert found.lost == {}
@@ -67,7 +67,7 @@ def test_dead_is_not_lost(tmp_path: Path) -> None:
 
 
 def test_poison(tmp_path: Path) -> None:
-    """What the stream acknowledged is a dead letter, once; what it did not may be one; nobody else is."""
+    """Acknowledged poison is one dead letter; unacknowledged poison may be one; no other event is."""
     told = story(tmp_path, attempted=(), acknowledged=())
     poison = {1: Poison(0.1, 0.2), 2: Poison(0.1, 0.2), 3: Poison(0.1, 0.2), 4: Poison(0.1), 5: Poison(0.1)}
 
@@ -79,7 +79,7 @@ def test_poison(tmp_path: Path) -> None:
 
 
 def test_deleted_stream_excuses_poison(tmp_path: Path) -> None:
-    """A stream that was deleted takes the poison that only it had."""
+    """Poison that only a deleted stream had needs no dead letter."""
     told, deletions = story(tmp_path, attempted=(), acknowledged=()), (Deletion(frozenset({1}), 1.0, 2.0),)
     poison = {1: Poison(0.1, 0.2), 2: Poison(1.4, 1.5), 3: Poison(0.1, 0.2), 4: Poison(2.1, 2.2)}
 
@@ -87,7 +87,7 @@ def test_deleted_stream_excuses_poison(tmp_path: Path) -> None:
 
 
 def test_missed_by_a_reader(tmp_path: Path) -> None:
-    """In each stream there was, nothing is missing between the first and the last that the reader has seen."""
+    """In each stream no event is missing between the reader's first and last."""
     told = story(tmp_path, attempted=(), acknowledged=())
     orders = ({1: 10, 2: 20, 3: 30, 4: 40, 5: 50, 6: 60}, {1: 70, 2: 80, 3: 90}, {1: 95})
     seen = {(2, 20), (4, 40), (5, 50), (2, 80), (3, 90)}
@@ -100,38 +100,38 @@ def test_missed_by_a_reader(tmp_path: Path) -> None:
 
 
 def test_wrong_answer(tmp_path: Path) -> None:
-    """A stranger who was let in is one too many."""
+    """An answer to an unauthorized request is reported."""
     assert not verdict(story(tmp_path, attempted=(), acknowledged=()), [], complaints={"GET /": 1}).holds
 
 
 def test_invented(tmp_path: Path) -> None:
-    """Nobody attempted it, or not in this execution."""
+    """An event is invented if it was not attempted, or not in this execution."""
     told = story(tmp_path, attempted=(1, 2), acknowledged=(1, 2))
 
     assert verdict(told, [*arrived(1, 3), Arrival(0.0, 2, EXECUTION + 1)]).invented == [2, 3]
 
 
 def test_doubled(tmp_path: Path) -> None:
-    """Stored twice."""
+    """An event stored twice is reported."""
     assert verdict(story(tmp_path, attempted=(1,), acknowledged=(1,)), arrived(1, 1)).doubled == [1]
 
 
 def test_reordered(tmp_path: Path) -> None:
-    """Stored after a later one of its execution."""
+    """An event stored after a later one of its execution is reported."""
     told = story(tmp_path, attempted=(1, 2, 3), acknowledged=(1, 2, 3))
 
     assert verdict(told, arrived(1, 3, 2)).reordered == [2]
 
 
 def test_changed(tmp_path: Path) -> None:
-    """Read back as another event than was emitted."""
+    """An event that is read back with another content is reported."""
     told = story(tmp_path, attempted=(1, 2), acknowledged=(1, 2))
 
     assert verdict(told, arrived(1, 2), sums={1: 10, 2: 20}, expected={1: 10, 2: 21}).changed == [2]
 
 
 def test_ids_that_went_back(tmp_path: Path) -> None:
-    """An id not above the one before, in one life; another life has another clock."""
+    """Ids must increase within one life of a process; the next life has another clock."""
     (tmp_path / "poster.0.journal").write_text("a 5 7 0.1\na 4 7 0.2\na 6 7 0.3\na 6 7 0.4\n")
     (tmp_path / "poster.1.journal").write_text("a 1 7 0.5\n")
     told = Story()
@@ -142,12 +142,12 @@ def test_ids_that_went_back(tmp_path: Path) -> None:
 
 
 def test_deadlock(tmp_path: Path) -> None:
-    """One is one too many."""
+    """A single deadlock is reported."""
     assert not verdict(story(tmp_path, attempted=(), acknowledged=()), [], deadlocks=1).holds
 
 
 def test_deleted_stream_excuses_only_who_had_no_spool(tmp_path: Path) -> None:
-    """Posted without a spool, it is gone with the stream; a publisher with one has to hand it over again."""
+    """An event posted without a spool is lost with its stream; a publisher with a spool has to forward it again."""
     deleted = (Deletion(frozenset({1}), 0.0, 0.0),)
     spooled, posted = tmp_path / "spooled", tmp_path / "posted"
     for folder in (spooled, posted):
@@ -161,7 +161,7 @@ def test_deleted_stream_excuses_only_who_had_no_spool(tmp_path: Path) -> None:
 
 
 def test_deleted_stream_excuses_what_was_in_it(tmp_path: Path) -> None:
-    """Of what is gone, only what no projector had settled, or what was acknowledged while it was being deleted."""
+    """A deleted stream explains only lost events that were unsettled, or acknowledged during its deletion."""
     told = story(tmp_path, attempted=(1, 2), acknowledged=(1, 2), worker="poster")
     now = told.acknowledged[2]
 
@@ -175,7 +175,7 @@ def test_deleted_stream_excuses_what_was_in_it(tmp_path: Path) -> None:
 
 
 def test_deleted_stream_excuses_only_what_it_may_have_had(tmp_path: Path) -> None:
-    """What was stored before, or attempted after, comes in its order; what was lost between is handed over again."""
+    """A deleted stream explains reordered events only if it may have had them: they are forwarded again."""
     told = story(tmp_path, attempted=(1, 2), acknowledged=(1, 2))
     attempted = told.attempted[1].at
     late = [Arrival(attempted + 5, each, EXECUTION) for each in (2, 1)]
@@ -190,7 +190,7 @@ def test_deleted_stream_excuses_only_what_it_may_have_had(tmp_path: Path) -> Non
 
 
 def test_cut_line(tmp_path: Path) -> None:
-    """A line that a kill has cut counts once it is whole."""
+    """A line cut by a kill counts once it is complete."""
     path, told = tmp_path / "publisher 0.0.journal", Story()
     path.write_text("a 1 7 0.5\nk 1 0.")
     told.read(tmp_path)

@@ -1,4 +1,4 @@
-"""Power cuts and full disks, on small disks of their own: what was acknowledged as on disk is there afterwards."""
+"""Power cuts and full disks, on small separate disks: events acknowledged as synced are there afterwards."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
 
 @contextmanager
 def power_cut(disk: Disk) -> Iterator[None]:
-    """Cut the power of *disk*; who has files there has to end in the meantime."""
+    """Cut the power of *disk*; processes with files on it have to end meanwhile."""
     disk.cut_power()
     yield
     disk.unmount()
@@ -57,7 +57,7 @@ def power_cut(disk: Disk) -> Iterator[None]:
 
 @asynccontextmanager
 async def loaded(server: NatsServer) -> AsyncIterator[tuple[NatsSink, Load]]:
-    """Have a sink that waits for the disk of *server* under load; in the end it still gets events through."""
+    """Let a sink wait for the disk of *server* under load; in the end its events are stored again."""
     async with Connection(ConnectOptions(servers=server.url)) as connection:
         await ensure_stream(connection, STREAM)
         sink = NatsSink(connection, durable="fsync", timeout=3.0)
@@ -70,20 +70,20 @@ async def loaded(server: NatsServer) -> AsyncIterator[tuple[NatsSink, Load]]:
 
 
 async def drain(spool: Path, url: str) -> None:
-    """Hand over what is in *spool*."""
+    """Forward the events in *spool*."""
     command = [sys.executable, "-m", "consumers", "spool", "drain", str(spool), "--to", url]
     drained = await asyncio.to_thread(subprocess.run, command, check=False, capture_output=True)
     assert drained.returncode == 0, drained.stderr
 
 
 async def emit_each(sink: EventSink, batches: Iterable[list[ExecutorEvent]]) -> None:
-    """Emit batch after batch."""
+    """Emit the batches one after the other."""
     for batch in batches:
         await sink.emit_batch(batch)
 
 
 async def test_unsynced_bytes_are_lost(disk: Disk) -> None:
-    """The cut is one: what was written and not synced is gone, what was synced is there."""
+    """The simulated power cut loses written data that was not synced, and keeps synced data."""
     kept, lost = disk.folder / "kept", disk.folder / "lost"
     with kept.open("wb") as file:
         file.write(b"synced")
@@ -99,7 +99,7 @@ async def test_unsynced_bytes_are_lost(disk: Disk) -> None:
 
 @pytest.mark.usefixtures("own_connection")
 async def test_power_cut_of_the_spool(disk: Disk, own_server: NatsServer, tmp_path: Path) -> None:
-    """The pod's disk loses power again and again while NATS is away: each emit that returned arrives, once."""
+    """The pod's disk repeatedly loses power during an outage of NATS: each completed emit arrives, once."""
     spool, note = disk.folder / "spool", tmp_path / "note"
     url = f"spool://{spool}?to={quote(own_server.url, safe='')}"
     own_server.kill()
@@ -108,7 +108,7 @@ async def test_power_cut_of_the_spool(disk: Disk, own_server: NatsServer, tmp_pa
         before = len(noted(note))
         with working(url, lane, note) as process:
             await eventually(lambda before=before: len(noted(note)) >= before + 200)  # type: ignore[misc]
-            # Later ones do not count: an fsync that finds its transaction aborted and gone returns 0 (jbd2).
+            # Later syncs do not count: an fsync after the aborted transaction is gone returns 0 (jbd2).
             returned.update(noted(note)[before:])
             with power_cut(disk):
                 process.kill()
@@ -121,7 +121,7 @@ async def test_power_cut_of_the_spool(disk: Disk, own_server: NatsServer, tmp_pa
 
 
 async def test_power_cut_of_a_broker_that_syncs(disk: Disk) -> None:
-    """The only server loses power under load: what was acknowledged with durable="fsync" is in the stream, once."""
+    """The only server loses power under load: events acknowledged with durable="fsync" are in the stream, once."""
     with NatsServer(store_dir=disk.folder / "nats", config=SYNCED) as server:
         async with loaded(server) as (_, load):
             for _ in range(CUTS):
@@ -134,7 +134,7 @@ async def test_power_cut_of_a_broker_that_syncs(disk: Disk) -> None:
 
 @pytest.mark.usefixtures("own_connection")
 async def test_full_disk_of_the_spool(disk: Disk, own_server: NatsServer) -> None:
-    """Without room an emit is refused, not half done; with room it goes on, and all that was taken arrives once."""
+    """On a full disk an emit is refused completely; with room it works, and all accepted events arrive once."""
     spool, events = disk.folder / "spool", make_events(300)
     own_server.kill()
     sink = open_sink(f"spool://{spool}?to={quote(own_server.url, safe='')}")
@@ -152,7 +152,7 @@ async def test_full_disk_of_the_spool(disk: Disk, own_server: NatsServer) -> Non
 
 
 async def test_full_disk_of_the_broker(disk: Disk) -> None:
-    """A server out of room takes nothing more, and says so; with room, and started again, it has all it took."""
+    """A server with a full disk refuses messages; with room, and restarted, it has all it acknowledged."""
     with NatsServer(store_dir=disk.folder / "nats", config=SYNCED) as server:
         async with loaded(server) as (sink, load):
             await load.progress(200)

@@ -1,8 +1,8 @@
 """
-What the whole path over HTTP promises while its gateway dies: every event that was taken is a row, once.
+The whole path over HTTP while its gateway is killed: every accepted event is a row, once.
 
 A worker with `HttpSink`, a gateway, the stream, a projector and a Postgres, each a process of its own.  With
-`make faults-tests` there are 100,000 events and five kills; `NOETL_SEED` repeats their moments.
+`make faults-tests` there are 100,000 events and five kills; `NOETL_SEED` repeats their times.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ pytestmark = pytest.mark.timeout(600 if LONG else 300)
 
 @contextmanager
 def serving(server: NatsServer, port: int, log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Run `noetl-events serve`, killed in the end."""
+    """Run `noetl-events serve`, and kill it in the end."""
     command = [sys.executable, "-m", "consumers", "serve", "--listen", f"127.0.0.1:{port}", "--nats", server.url]
     with log.open("ab") as lines, subprocess.Popen(command, stderr=lines) as process:
         try:
@@ -54,7 +54,7 @@ def serving(server: NatsServer, port: int, log: Path) -> Iterator[subprocess.Pop
 
 @contextmanager
 def posting(url: str, note: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a worker that posts until everything is taken."""
+    """Run a worker that posts until every event is accepted."""
     command = [sys.executable, "-m", "tests.faults.posting_worker", url, str(EVENTS), str(note)]
     with subprocess.Popen(command) as process:
         try:
@@ -64,14 +64,14 @@ def posting(url: str, note: Path) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def taken(note: Path) -> list[int]:
-    """Return the ids the gateway has answered for."""
+    """Return the ids that the gateway has accepted."""
     return [int(line) for line in note.read_text().split("\n")[:-1]] if note.exists() else []
 
 
 async def test_gateway_killed_at_random_moments(
     own_server: NatsServer, own_connection: Connection, own_postgres: PostgresServer, tmp_path: Path
 ) -> None:
-    """A gateway killed (-9) again and again: each event it took is stored once, in order, and becomes one row."""
+    """A gateway killed (-9) repeatedly: each accepted event is stored once, in order, and becomes one row."""
     seed = int(os.environ.get("NOETL_SEED", random.SystemRandom().randrange(10**6)))
     moments = sorted(random.Random(seed).sample(range(EVENTS // 50, EVENTS * 9 // 10), KILLS))
     await create_schema(own_postgres.url)

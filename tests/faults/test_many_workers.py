@@ -1,8 +1,8 @@
 """
-Fifty processes of one worker id, through a stream and a projector into Postgres.
+Fifty processes with the same worker id, through a stream and a projector into Postgres.
 
-Short by default: 2,000 events.  `make faults-tests` sets `NOETL_FAULTS=long`: 200,000 events with ids of their own,
-five times, and 20,000 with ids that collide, of which nearly all are dead letters.
+Short by default: 2,000 events.  `make faults-tests` sets `NOETL_FAULTS=long`: 200,000 events with distinct ids,
+five times, and 20,000 with colliding ids, nearly all of which become dead letters.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ pytestmark = pytest.mark.timeout(900 if LONG else 300)
 
 
 async def emit_from_all(url: str, bench: Bench, kind: str, each: int) -> None:
-    """Emit from all processes, so many from *each*, and return when each emit has returned."""
+    """Emit *each* events from every process, and return when each emit has returned."""
     program, subject = many_workers.__file__, f"{bench.stream.name}.{{event_type}}"
     arguments = (program, url, subject, kind, str(PROCESSES), str(each))
     process = await asyncio.create_subprocess_exec(sys.executable, *arguments, cwd=Path(__file__).parents[2])
@@ -49,7 +49,7 @@ async def emit_from_all(url: str, bench: Bench, kind: str, each: int) -> None:
 
 
 def is_done(projector: Projector, each: int) -> bool:
-    """Whether *projector* has received what all processes emitted, and has nothing in hand."""
+    """Return true if *projector* has received all emitted events, and has none in flight."""
     return projector.in_hand == 0 and projector.progress.received >= PROCESSES * each
 
 
@@ -57,7 +57,7 @@ def is_done(projector: Projector, each: int) -> bool:
 async def test_own_ids_of_fifty_processes_do_not_collide(
     nats_url: str, bench: Bench, database_url: str, run: int
 ) -> None:
-    """As many rows as emits, and no dead letter, though all processes have one worker id."""
+    """There are as many rows as emits, and no dead letter, although all processes have one worker id."""
     await create_schema(database_url)
     sink = PostgresSink(database_url)
     async with bench.projecting(sink) as projector:
@@ -71,7 +71,7 @@ async def test_own_ids_of_fifty_processes_do_not_collide(
 
 
 async def test_colliding_ids_of_fifty_processes_lose_nothing(nats_url: str, bench: Bench, database_url: str) -> None:
-    """Each event of generators that make the same ids is a row or a dead letter `conflict`, with its bytes."""
+    """Each event with a colliding id is a row or a dead letter `conflict`, with its bytes."""
     await create_schema(database_url)
     sink = PostgresSink(database_url)
     async with bench.projecting(sink) as projector:

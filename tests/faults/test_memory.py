@@ -1,5 +1,5 @@
 """
-How much memory a projector takes: as much while it drains, and while its destination is away, as while it idles.
+The memory of a projector: the same during a drain and during an outage of its destination as when idle.
 
 Short by default: 25,000 events and seconds of an outage.  `make faults-tests` sets `NOETL_FAULTS=long`:
 1,000,000 events, two minutes.
@@ -40,7 +40,7 @@ pytestmark = pytest.mark.timeout(900)
 
 
 def resident_kb(process: subprocess.Popen[bytes], what: str = "VmRSS") -> int:
-    """Return what *process* holds of memory now, or with `VmHWM` at most so far."""
+    """Return the resident memory of *process*, or with `VmHWM` its maximum so far."""
     found = re.search(rf"^{what}:\s+(\d+) kB", Path(f"/proc/{process.pid}/status").read_text(), re.MULTILINE)
     assert found is not None
     return int(found[1])
@@ -55,18 +55,18 @@ async def publish(connection: Connection, count: int) -> None:
 
 
 async def unsettled(connection: Connection) -> int:
-    """Return how many messages are not settled yet."""
+    """Return the number of messages that are not acknowledged."""
     info = await show_consumer(connection, ConsumerDeclaration(name="noetl_projector", stream=StreamDeclaration().name))
     return (info.num_pending or 0) + (info.num_ack_pending or 0)
 
 
 async def reads(connection: Connection) -> bool:
-    """Return whether the projector has made its consumer."""
+    """Return true if the projector has created its consumer."""
     return bool(await (await connection.client()).jetstream().consumers_info(StreamDeclaration().name))
 
 
 async def test_memory_of_a_drain(own_server: NatsServer, own_connection: Connection, tmp_path: Path) -> None:
-    """Draining a long stream takes at most 64 MB more than waiting for an event."""
+    """Draining a long stream takes at most 64 MB more than idling."""
     with projecting(own_server, "noop:", log=tmp_path / "log") as process:
         await eventually(lambda: reads(own_connection))
         idle = resident_kb(process)
@@ -82,12 +82,12 @@ async def test_memory_of_a_drain(own_server: NatsServer, own_connection: Connect
 
 
 async def settled(connection: Connection) -> bool:
-    """Return whether everything is settled."""
+    """Return true if every message is acknowledged."""
     return await unsettled(connection) == 0
 
 
 async def test_memory_of_an_outage(own_server: NatsServer, own_connection: Connection, tmp_path: Path) -> None:
-    """However long the destination is away and however much comes meanwhile, it takes at most 64 MB more."""
+    """An outage of the destination takes at most 64 MB more, whatever its length and the number of events."""
     database = tmp_path / "away" / "events.db"
     with projecting(own_server, f"sqlite:///{database}", log=tmp_path / "log") as process:
         await eventually(lambda: reads(own_connection))

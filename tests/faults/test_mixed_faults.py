@@ -1,8 +1,8 @@
 """
-Everything dies, one after the other and while the others recover: projectors, nats-server and Postgres.
+Projectors, nats-server and Postgres are killed in turn, each while the others recover.
 
 Short by default: 6,000 events and 3 kills.  `make faults-tests` sets `NOETL_FAULTS=long`: 200,000 events and 30 kills,
-three minutes.  `NOETL_SEED` repeats who is killed when.
+three minutes.  `NOETL_SEED` repeats the victims and times.
 """
 
 from __future__ import annotations
@@ -49,17 +49,17 @@ pytestmark = pytest.mark.timeout(900 if LONG else 300)
 
 
 class Mortal(Protocol):
-    """What can be killed and started again."""
+    """A process that can be killed and started again."""
 
     def start(self) -> None:
-        """Start it."""
+        """Start the process."""
 
     def kill(self) -> None:
-        """Kill it."""
+        """Kill the process."""
 
 
 class Replica:
-    """A projector that is started again when it was killed, and only then."""
+    """A projector that is restarted after each kill, and only then."""
 
     def __init__(self, server: NatsServer, to: str, lines: Path) -> None:
         self._start = partial(projecting, server, to, log=lines, settings={"NOETL_ACK_WAIT_SECS": str(ACK_WAIT)})
@@ -67,11 +67,11 @@ class Replica:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start it."""
+        """Start the process."""
         self._process = self._stack.enter_context(self._start())
 
     def kill(self) -> None:
-        """Kill it, unless it has died before, which it must not."""
+        """Kill the process, unless it ended by itself, which is a failure."""
         assert self.lives
         assert self._process is not None
         self._process.kill()
@@ -79,16 +79,16 @@ class Replica:
 
     @property
     def lives(self) -> bool:
-        """Whether it has not ended by itself."""
+        """True if the process has not ended by itself."""
         return self._process is not None and self._process.poll() is None
 
     async def aclose(self) -> None:
-        """Kill it for good."""
+        """Kill the process without a restart."""
         await self._stack.aclose()
 
 
 async def publish(connection: Connection, counter: Counter) -> None:
-    """Store all events in the stream, never far ahead of what has arrived: faults shall meet traffic."""
+    """Store all events in the stream, never far ahead of the arrivals, so that faults meet traffic."""
     sink = NatsSink(connection)
     for start in range(1, EVENTS + 1, CHUNK):
         await eventually(partial(counter.has_seen, start - AHEAD))
@@ -99,7 +99,7 @@ async def publish(connection: Connection, counter: Counter) -> None:
 async def test_everything_dies(
     own_server: NatsServer, own_connection: Connection, own_postgres: PostgresServer, tmp_path: Path
 ) -> None:
-    """Every event is a row once, no dead letter, and all is there soon after the last fault."""
+    """Every event is one row, there is no dead letter, and all rows are there soon after the last fault."""
     seed = int(os.environ.get("NOETL_SEED", random.SystemRandom().randrange(10**6)))
     chance = random.Random(seed)
     moments = sorted(chance.sample(range(EVENTS // 20, EVENTS - AHEAD // 2), KILLS))

@@ -1,5 +1,5 @@
 """
-An event that ends whoever writes it: found while projectors die of it, and buried alone.
+An event that ends the process that writes it: projectors find it, and dead-letter it alone.
 
 Short by default; `make faults-tests` sets `NOETL_FAULTS=long`.
 """
@@ -33,7 +33,7 @@ LONG = os.environ.get("NOETL_FAULTS") == "long"
 EVENTS = 5_000
 POISON = EVENTS // 3
 LIVES = 9
-"""Projectors that may die of one event: of what comes first, then of 500, 20, 1 and 1; and some to spare."""
+"""The projectors that one event may end: at the first delivery, then at 500, 20, 1 and 1; and some to spare."""
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -61,9 +61,9 @@ async def test_poisonous_event_is_buried_alone(
     own_server: NatsServer, own_connection: Connection, tmp_path: Path, mode: str, end: str
 ) -> None:
     """
-    Restarted again and again, projectors end with that event as a fatal dead letter, and every other stored.
+    Restarted projectors dead-letter that event as fatal, and store every other one.
 
-    Also where lanes or another destination of the same process die with it, each time in the middle of something.
+    The same holds if partitions or another destination of the process end with it, each during some step.
     """
     trap.install(tmp_path / "path")
     settings = {"PYTHONPATH": str(tmp_path / "path")}
@@ -91,5 +91,5 @@ async def test_poisonous_event_is_buried_alone(
 
 
 async def dead_or(process: subprocess.Popen[bytes], is_over: Callable[[], Awaitable[bool]]) -> bool:
-    """Return whether *process* has ended, or *is_over*."""
+    """Return true if *process* has ended, or *is_over* is true."""
     return process.poll() is not None or await is_over()

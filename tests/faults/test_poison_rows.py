@@ -1,5 +1,5 @@
 """
-Rows that Postgres refuses, through the whole projector: they are found, buried, and hold nobody up.
+Rows that Postgres refuses, through the whole projector: they are found, dead-lettered, and delay no other event.
 
 Short by default; `make faults-tests` sets `NOETL_FAULTS=long`.
 """
@@ -53,7 +53,7 @@ async def test_poison_rows_are_buried_and_their_neighbours_pass(
     count: int,
     poison: list[int],
 ) -> None:
-    """Of events with a NUL, which JSON may hold and Postgres cannot, each is a dead letter; all others are rows."""
+    """Each event with a NUL, which JSON may hold and Postgres cannot, is a dead letter; all others are rows."""
     url = own_postgres.url
     await create_schema(url)
     sink = NatsSink(own_connection)

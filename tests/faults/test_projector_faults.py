@@ -1,8 +1,8 @@
 """
-What the projector promises while processes and servers die: every event once, in order, and no dead letter.
+The projector while processes and servers are killed: every event once, in order, and no dead letter.
 
 Short by default.  `make faults-tests` sets `NOETL_FAULTS=long` for the full lengths: 50,000 events and 10 kills, a
-minute of outage.  `NOETL_SEED` repeats the moments of the kills.
+minute of outage.  `NOETL_SEED` repeats the times of the kills.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ pytestmark = pytest.mark.timeout(600 if LONG else 300)
 
 @contextmanager
 def projecting(server: NatsServer, to: str, log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Run `noetl-events project` as a process of its own."""
+    """Run `noetl-events project` as a process."""
     command = [sys.executable, "-m", "consumers", "project", "--to", to]
     environment = os.environ | {"NATS_URL": server.url, "NOETL_ACK_WAIT_SECS": "2"}
     with log.open("ab") as lines, subprocess.Popen(command, env=environment, stderr=lines) as process:
@@ -80,7 +80,7 @@ async def publish(connection: Connection, count: int, *, start: int = 1) -> None
 async def test_projector_killed_at_random_moments(
     own_server: NatsServer, own_connection: Connection, own_database: str, tmp_path: Path
 ) -> None:
-    """A projector killed (-9) again and again stores every event once, and buries none."""
+    """A projector killed (-9) repeatedly stores every event once, and dead-letters none."""
     seed = int(os.environ.get("NOETL_SEED", random.SystemRandom().randrange(10**6)))
     moments = sorted(random.Random(seed).sample(range(EVENTS // 50, EVENTS * 9 // 10), KILLS))
     publishing = asyncio.create_task(publish(own_connection, EVENTS))
@@ -98,7 +98,7 @@ async def test_projector_killed_at_random_moments(
 
 
 async def has_rows(url: str, count: int) -> bool:
-    """Return whether the table has at least *count* rows."""
+    """Return true if the table has at least *count* rows."""
     connection = await asyncpg.connect(url)
     try:
         found: int = await connection.fetchval("SELECT count(*) FROM noetl.event")
@@ -114,7 +114,7 @@ async def test_destination_away(
     own_database: str,
     tmp_path: Path,
 ) -> None:
-    """While Postgres is down the projector waits: no dead letter, no restart, order kept, all rows after."""
+    """While Postgres is down the projector retries: no dead letter, no restart, order kept, all rows afterwards."""
     log = tmp_path / "log"
     with projecting(own_server, own_database, log) as process:
         await publish(own_connection, 1_000)
@@ -137,7 +137,7 @@ async def test_destination_away(
 async def test_terminated_in_the_middle(
     own_server: NatsServer, own_connection: Connection, own_database: str, tmp_path: Path
 ) -> None:
-    """SIGTERM in the middle of a drain ends with exit code 0 and nothing delivered twice to the next projector."""
+    """SIGTERM during a drain ends with exit code 0, and no event is delivered to the next projector again."""
     await publish(own_connection, EVENTS)
     stored = 0
     while stored < EVENTS:
@@ -157,7 +157,7 @@ async def test_terminated_in_the_middle(
 
 
 async def nothing_unacknowledged(js: object) -> bool:
-    """Return whether the consumer waits for no acknowledgement."""
+    """Return true if the consumer waits for no acknowledgement."""
     info = await js.consumer_info(StreamDeclaration().name, "noetl_projector")  # type: ignore[attr-defined]
     return bool(info.num_ack_pending == 0 and info.num_redelivered == 0)
 
@@ -165,7 +165,7 @@ async def nothing_unacknowledged(js: object) -> bool:
 async def test_second_signal_is_immediate(
     own_server: NatsServer, own_connection: Connection, own_postgres: PostgresServer, own_database: str, tmp_path: Path
 ) -> None:
-    """A projector that cannot settle leaves at the second signal with exit code 1; its events are delivered again."""
+    """A projector that cannot store exits at the second signal with code 1; its events are redelivered."""
     log = tmp_path / "log"
     own_postgres.kill()
     with projecting(own_server, own_database, log) as process:

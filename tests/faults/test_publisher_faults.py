@@ -1,4 +1,4 @@
-"""What the publisher makes of servers that die, stop or come late: acknowledged is stored, once, in order."""
+"""The publisher and servers that are killed, paused or late: acknowledged events are stored, once, in order."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 async def test_killed_server_loses_nothing(
     own_server: NatsServer, own_connection: Connection, size: int, *, batched: bool
 ) -> None:
-    """A server killed twice in the middle of batches and started again has every acknowledged event once, in order."""
+    """A server killed twice during batches and restarted has every acknowledged event once, in order."""
     await change_stream(own_connection, lambda config: config.evolve(allow_batched=batched))
     sink = NatsSink(own_connection)
     load = Load(sink)
@@ -45,7 +45,7 @@ async def test_killed_server_loses_nothing(
 
 
 async def test_silent_server_is_waited_for(own_server: NatsServer, own_connection: Connection) -> None:
-    """A server that stops in its tracks for longer than an exchange may be silent ends with everything stored once."""
+    """A server paused for longer than the silence limit ends with every event stored once."""
     sink = NatsSink(own_connection)
     await sink.emit(make_event(1))
     own_server.pause()
@@ -62,7 +62,7 @@ async def test_silent_server_is_waited_for(own_server: NatsServer, own_connectio
 
 
 async def test_outage_longer_than_the_timeout_is_told(own_server: NatsServer, own_connection: Connection) -> None:
-    """What stayed unknown at the timeout is `SinkUnavailable`, says so, and can be emitted again."""
+    """An unknown outcome at the timeout is `SinkUnavailable`, says so, and the event can be emitted again."""
     sink = NatsSink(own_connection, timeout=0.5)
     await sink.emit(make_event(1))
     await asyncio.to_thread(own_server.kill)
@@ -76,7 +76,7 @@ async def test_outage_longer_than_the_timeout_is_told(own_server: NatsServer, ow
 
 
 async def test_server_that_was_never_there_is_told(tmp_path: Path) -> None:
-    """Without any server, emitting ends with `SinkUnavailable` that names it, and what was sent: nothing."""
+    """Without any server an emit ends with `SinkUnavailable`, which names the server and says that nothing was sent."""
     sink = NatsSink(Connection(ConnectOptions(servers="nats://127.0.0.1:1", connect_timeout=0.3)), timeout=0.5)
     with pytest.raises(SinkUnavailable, match=r"not sent: cannot connect to nats://127\.0\.0\.1:1"):
         await sink.emit(make_event(1))
@@ -84,7 +84,7 @@ async def test_server_that_was_never_there_is_told(tmp_path: Path) -> None:
 
 
 async def test_close_outlasts_an_outage(own_server: NatsServer, own_connection: Connection) -> None:
-    """Closing while the server is away returns once what was accepted is stored."""
+    """Closing during an outage returns once every accepted event is stored."""
     sink = NatsSink(own_connection)
     await sink.emit(make_event(1))
     await asyncio.to_thread(own_server.kill)
@@ -100,7 +100,7 @@ async def test_close_outlasts_an_outage(own_server: NatsServer, own_connection: 
 
 
 async def test_cancelled_emits_disturb_no_other(own_server: NatsServer, own_connection: Connection) -> None:
-    """Emits cancelled at any moment leave the others as they are."""
+    """Emits cancelled at any time do not affect the others."""
     sink = NatsSink(own_connection)
     acknowledged: list[int] = []
 
@@ -122,7 +122,7 @@ async def test_cancelled_emits_disturb_no_other(own_server: NatsServer, own_conn
 
 
 async def test_connection_closed_for_good_is_replaced(own_server: NatsServer, own_connection: Connection) -> None:
-    """A client the server has thrown out for good is replaced, and what was under way is sent again."""
+    """A client closed by the server for good is replaced, and messages in flight are sent again."""
     sink = NatsSink(own_connection)
     await sink.emit(make_event(1))
     client = await own_connection.client()

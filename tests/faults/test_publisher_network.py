@@ -1,5 +1,5 @@
 """
-What the publisher makes of a network and a cluster that fail under load: acknowledged is stored, once, in order.
+The publisher with a network and a cluster that fail under load: acknowledged events are stored, once, in order.
 
 Short by default; `make faults-tests` runs the full lengths: 300,000 events with 10 kills and 50 cuts, 6 leaders in
 a minute.
@@ -41,7 +41,7 @@ pytestmark = pytest.mark.timeout(600 if LONG else 300)
 
 @pytest.fixture
 async def proxy(own_server: NatsServer, own_connection: Connection) -> AsyncIterator[FaultyProxy]:
-    """Stand between a publisher and the server with the streams."""
+    """Run a proxy between a publisher and the server with the streams."""
     async with FaultyProxy("127.0.0.1", own_server.port) as between:
         yield between
 
@@ -64,7 +64,7 @@ async def through(proxy: FaultyProxy) -> AsyncIterator[Connection]:
 async def test_connection_cut_in_the_middle(
     own_server: NatsServer, proxy: FaultyProxy, through: Connection, direction: str, sign: bytes, count: int
 ) -> None:
-    """A connection cut while an event, or its answer, is on its way: the call goes on, and each is stored once."""
+    """A connection cut while an event or its answer is on its way fails no call, and each event is stored once."""
     sink = NatsSink(through)
     cuts = 3
 
@@ -88,7 +88,7 @@ async def test_connection_cut_in_the_middle(
 async def test_answers_that_get_lost(
     own_server: NatsServer, proxy: FaultyProxy, through: Connection, count: int
 ) -> None:
-    """Answers swallowed on a connection that stays: asked again for the same ids, the server says it has them."""
+    """Lost answers on a connection that stays are asked for with the same ids, and the server reports duplicates."""
     sink = NatsSink(through)
     await sink.emit(make_event(0))
     swallowed = 0
@@ -109,7 +109,7 @@ async def test_answers_that_get_lost(
 
 
 async def test_server_at_another_address(own_server: NatsServer, tmp_path: Path) -> None:
-    """A server that comes back at another of the addresses given is found, and nothing is lost between."""
+    """A server that returns at another given address is found, and no event is lost in between."""
     other = NatsServer(store_dir=tmp_path / "nats")
     both = f"{own_server.url},{other.url}"
     async with Connection(ConnectOptions(servers=both)) as connection:
@@ -126,7 +126,7 @@ async def test_server_at_another_address(own_server: NatsServer, tmp_path: Path)
 
 
 async def test_credentials_expire_and_are_restored(tmp_path: Path) -> None:
-    """While the credentials are expired `emit` waits; with new ones in the file it goes on, and nothing is lost."""
+    """While the credentials are expired `emit` waits; with new ones in the file it continues, and no event is lost."""
     operator, credentials = Operator(), tmp_path / "worker.creds"
     with NatsServer(store_dir=tmp_path / "nats", config=operator.config) as server:
         operator.write_credentials(credentials, seconds=2)
@@ -145,7 +145,7 @@ async def test_credentials_expire_and_are_restored(tmp_path: Path) -> None:
 
 
 async def test_cluster_that_loses_its_leaders(tmp_path: Path) -> None:
-    """Three servers of which the stream's leader is killed again and again: nothing acknowledged is lost or doubled."""
+    """The stream's leader in a cluster of three is killed repeatedly: no acknowledged event is lost or duplicated."""
     with nats_cluster(tmp_path) as members:
         servers = ",".join(member.url for member in members)
         async with Connection(ConnectOptions(servers=servers)) as connection:
@@ -166,7 +166,7 @@ async def test_cluster_that_loses_its_leaders(tmp_path: Path) -> None:
 
 
 async def test_leader_without_followers_convinces_nobody(tmp_path: Path) -> None:
-    """What one process has sent to a leader that is alone is not acknowledged to the next one, which sends it again."""
+    """A message that an isolated leader got from one process is not acknowledged to the next, which sends it again."""
     events = [make_event(number, execution_id=number % 100) for number in range(600)]
     with nats_cluster(tmp_path) as members:
         async with Connection(ConnectOptions(servers=",".join(member.url for member in members))) as connection:
@@ -192,7 +192,7 @@ async def test_leader_without_followers_convinces_nobody(tmp_path: Path) -> None
 
 
 async def find_leader(connection: Connection, members: list[NatsServer]) -> NatsServer:
-    """Return the member that leads the stream, once there is one."""
+    """Return the leader of the stream, once there is one."""
     names = {member.name: member for member in members}
     found: list[NatsServer] = []
 
@@ -231,11 +231,11 @@ async def test_everything_at_once(own_server: NatsServer, proxy: FaultyProxy, th
 
     assert len(load.acknowledged) >= EVENTS, f"seed {seed}"
     await require_exactly_once(own_server.url, load.acknowledged)
-    # The test's own list of what was acknowledged grows by some 40 bytes an event.
+    # The test's own list of acknowledged events grows by about 40 bytes an event.
     growth = resident[-1] - resident[len(faults) // 4] - 40 * EVENTS
     assert growth < 16 * MEBIBYTE, f"seed {seed}: {growth / MEBIBYTE:.1f} MiB"
 
 
 def memory() -> int:
-    """Return the bytes of this process that are in memory."""
+    """Return the resident memory of this process in bytes."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")

@@ -1,4 +1,4 @@
-"""What the publisher makes of a stream or server that says no: its words reach the caller, the rest is stored."""
+"""The publisher and refusals of a stream or server: the caller gets the reason, and other events are stored."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 async def test_full_stream_is_told_in_its_words(own_server: NatsServer, own_connection: Connection) -> None:
-    """A full stream that discards new events ends the call at once; with room again the same events are taken."""
+    """A full stream that discards new events ends the call at once; with room again the same events are stored."""
     await change_stream(own_connection, lambda config: config.evolve(max_msgs=5, discard="new"))
     sink = NatsSink(own_connection)
     with pytest.raises(SinkUnavailable, match="maximum messages exceeded"):
@@ -38,7 +38,7 @@ async def test_full_stream_is_told_in_its_words(own_server: NatsServer, own_conn
 
 @pytest.mark.parametrize("count", [pytest.param(1, id="one event"), pytest.param(10, id="batch")])
 async def test_missing_stream_is_named(own_server: NatsServer, count: int) -> None:
-    """Without a stream on the subject, the reason says what to do; once it exists the same sink works."""
+    """Without a stream for the subject the reason names the remedy; once the stream exists the same sink works."""
     async with Connection(ConnectOptions(servers=own_server.url)) as connection:
         sink = NatsSink(connection, timeout=20.0)
         with pytest.raises(SinkUnavailable, match=r"no stream takes noetl\.events\.command\.completed"):
@@ -51,7 +51,7 @@ async def test_missing_stream_is_named(own_server: NatsServer, count: int) -> No
 
 
 def users(publish: str, subscribe: str) -> str:
-    """Return the configuration of a server with an owner and a worker that may do just this."""
+    """Return the configuration of a server with an owner, and a worker with these permissions."""
     return f"""
         authorization {{ users: [
             {{ user: owner, password: pw }}
@@ -69,7 +69,7 @@ def users(publish: str, subscribe: str) -> str:
 )
 @pytest.mark.parametrize("count", [pytest.param(1, id="one event"), pytest.param(10, id="batch")])
 async def test_denied_permission_is_named(tmp_path: Path, publish: str, subscribe: str, match: str, count: int) -> None:
-    """An account that may not publish, or not hear the answer, is told so at once instead of a timeout."""
+    """An account without permission to publish, or to receive the reply, gets that reason instead of a timeout."""
     with NatsServer(store_dir=tmp_path, config=users(publish, subscribe)) as server:
         await make_stream_as_owner(server)
         async with Connection(ConnectOptions(servers=server.url, user="worker", password="pw")) as connection:
@@ -81,7 +81,7 @@ async def test_denied_permission_is_named(tmp_path: Path, publish: str, subscrib
 
 
 async def test_denied_subject_does_not_stop_the_others(tmp_path: Path) -> None:
-    """Events to a subject that is denied fail by themselves; those beside them in the batch are stored."""
+    """Events to a denied subject fail by themselves; those beside them in the batch are stored."""
     with NatsServer(store_dir=tmp_path, config=users('["noetl.events.call.>"]', '["_INBOX.>"]')) as server:
         await make_stream_as_owner(server)
         async with Connection(ConnectOptions(servers=server.url, user="worker", password="pw")) as connection:
@@ -96,18 +96,18 @@ async def test_denied_subject_does_not_stop_the_others(tmp_path: Path) -> None:
 
 
 def make_calls(start: int, stop: int) -> list[ExecutorEvent]:
-    """Return events of the one type the worker may publish."""
+    """Return events of the only type that the worker may publish."""
     return [make_event(number, event_type="call.done") for number in range(start, stop)]
 
 
 async def make_stream_as_owner(server: NatsServer) -> None:
-    """Create the stream with the account that may."""
+    """Create the stream with the owner's account."""
     async with Connection(ConnectOptions(servers=server.url, user="owner", password="pw")) as owner:
         await ensure_stream(owner, STREAM)
 
 
 async def test_headers_count_for_the_size(own_server: NatsServer, own_connection: Connection) -> None:
-    """An event that fits the server's limit without its headers and not with them is rejected, and not sent."""
+    """An event that exceeds the server's limit only with its headers is rejected, and not sent."""
     client = await own_connection.client()
     empty = len(encode(make_event(2, context="")))
     fits = make_event(2, context="x" * (client.max_payload - empty))
@@ -124,7 +124,7 @@ async def test_headers_count_for_the_size(own_server: NatsServer, own_connection
 
 
 async def test_message_too_large_for_the_stream_is_rejected(own_server: NatsServer, own_connection: Connection) -> None:
-    """An event above the stream's own limit is rejected by its place, and its neighbours are stored."""
+    """An event above the stream's limit is rejected by its index, and its neighbours are stored."""
     await change_stream(own_connection, lambda config: config.evolve(max_msg_size=1000))
     sink = NatsSink(own_connection)
     with pytest.raises(EventsRejected) as rejection:

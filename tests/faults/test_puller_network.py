@@ -1,4 +1,4 @@
-"""The projector behind a network that cuts, swallows and loses, and on a consumer and a stream that go away."""
+"""The projector behind a failing network, and with a consumer and a stream that are deleted."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 LONG = os.environ.get("NOETL_FAULTS") == "long"
 ROUNDS = 20 if LONG else 4
 ROUND = 500
-# A dead connection is found by three pings, or by two heartbeats missed; then a reconnection, then the ack wait.
+# A dead connection is found by three pings or two missed heartbeats; a reconnection and the ack wait follow.
 RECOVERY = 180.0
 DEAD = StreamDeclaration(name="dead", subjects=("dead.>",))
 
@@ -46,7 +46,7 @@ async def proxy(own_server: NatsServer) -> AsyncIterator[FaultyProxy]:
 
 @pytest.fixture
 async def behind(proxy: FaultyProxy, own_connection: Connection) -> AsyncIterator[Bench]:
-    """Return a bench whose projectors reach the server through the proxy."""
+    """Return a bench with projectors that reach the server through the proxy."""
     await ensure_stream(own_connection, DEAD)
     async with Connection(ConnectOptions(servers=proxy.url("nats"))) as connection:
         yield Bench(connection, StreamDeclaration(), DEAD)
@@ -60,12 +60,12 @@ async def publish(connection: Connection, count: int, *, start: int = 1) -> None
 
 
 def has(sink: MemorySink, count: int) -> bool:
-    """Return whether so many are stored."""
+    """Return true if *count* events are stored."""
     return len(sink.events) >= count
 
 
 async def test_connection_cut(behind: Bench, proxy: FaultyProxy, own_connection: Connection) -> None:
-    """Reset again and again in the middle of a drain: everything is stored once, and settled."""
+    """A connection reset repeatedly during a drain: every event is stored once, and acknowledged."""
     sink = MemorySink()
     async with behind.projecting(sink, ack_wait=1.0):
         for number in range(ROUNDS):
@@ -82,7 +82,7 @@ async def test_connection_cut(behind: Bench, proxy: FaultyProxy, own_connection:
 async def test_stopped_while_messages_are_on_their_way(
     behind: Bench, proxy: FaultyProxy, own_connection: Connection
 ) -> None:
-    """What the server has sent to a projector before that one stops is waited for, stored and acknowledged."""
+    """Messages that the server sent before the projector's stop are waited for, stored and acknowledged."""
     sink, seen = MemorySink(), Bench(own_connection, behind.stream, DEAD)
 
     async def is_delivered() -> bool:
@@ -101,7 +101,7 @@ async def test_stopped_while_messages_are_on_their_way(
 
 
 async def test_connection_black_holed(behind: Bench, proxy: FaultyProxy, own_connection: Connection) -> None:
-    """A connection that dies without a word is found dead: what was published meanwhile is stored soon after."""
+    """A silently dead connection is detected: events published meanwhile are stored soon after."""
     sink = MemorySink()
     async with behind.projecting(sink, ack_wait=1.0):
         await publish(own_connection, ROUND)
@@ -109,22 +109,22 @@ async def test_connection_black_holed(behind: Bench, proxy: FaultyProxy, own_con
         proxy.black_hole()
         await publish(own_connection, ROUND, start=ROUND + 1)
         if LONG:
-            # Nobody is told: only our own pings find out.
+            # No side gets an error, so only the client's pings detect the loss.
             await eventually(lambda: not behind.connection.is_connected, timeout=RECOVERY)
         proxy.heal()
         await eventually(partial(has, sink, 2 * ROUND), timeout=RECOVERY)
 
-    # A shared consumer promises no order: what was on its way into the hole comes after the ack wait.
+    # A shared consumer promises no order: messages lost in the black hole are redelivered after the ack wait.
     assert sorted(map(int, filter(None, ids(sink)))) == list(range(1, 2 * ROUND + 1))
 
 
 async def test_deliveries_lost(behind: Bench, proxy: FaultyProxy, own_connection: Connection) -> None:
-    """Deliveries that vanish on a connection that goes on are delivered again after the ack wait."""
+    """Deliveries lost on a working connection are redelivered after the ack wait."""
     sink = MemorySink()
     lost: list[int] = []
 
     def is_lost(direction: Direction, chunk: bytes) -> bool:
-        # A chunk that is whole messages, and nothing else: TCP would not leave a hole in one.
+        # The proxy drops a chunk of complete messages only: TCP would not leave a hole in one.
         whole = direction == "down" and chunk.startswith(b"HMSG noetl.events.") and chunk.endswith(b"\r\n")
         if whole and b"$JS.ACK" in chunk and len(lost) < ROUNDS:
             lost.append(len(chunk))
@@ -150,7 +150,7 @@ async def test_deliveries_lost(behind: Bench, proxy: FaultyProxy, own_connection
 async def test_delivery_lost_to_one_that_is_served_in_order(
     behind: Bench, proxy: FaultyProxy, own_connection: Connection
 ) -> None:
-    """What comes behind a delivery that vanished is not written before it: both come again, in order."""
+    """A delivery behind a lost one is not written before it: both are redelivered, in order."""
     sink, number = MemorySink(), 1
     lost: list[int] = []
 
@@ -165,7 +165,7 @@ async def test_delivery_lost_to_one_that_is_served_in_order(
         await publish(own_connection, 1)
         await eventually(partial(has, sink, 1))
         proxy.drop(is_lost)
-        # The first one, unless it comes in one chunk with a sign of life.
+        # The first delivery is dropped, unless it shares a chunk with a heartbeat.
         while not lost:
             number += 1
             await publish(own_connection, 1, start=number)
@@ -180,7 +180,7 @@ async def test_delivery_lost_to_one_that_is_served_in_order(
 
 @pytest.mark.parametrize("busy", [False, True], ids=["idle", "busy"])
 async def test_consumer_deleted(behind: Bench, own_connection: Connection, *, busy: bool) -> None:
-    """A consumer somebody deleted comes back from the start of the stream, idle or in the middle of a drain."""
+    """A deleted consumer is created again from the start of the stream, idle or during a drain."""
     sink = MemorySink()
     js = await jetstream(own_connection)
     async with behind.projecting(sink):
@@ -197,7 +197,7 @@ async def test_consumer_deleted(behind: Bench, own_connection: Connection, *, bu
 
 
 async def test_stream_created_again_under_load(behind: Bench, own_connection: Connection) -> None:
-    """Deleted in the middle of a drain and created again: all 50 new events are stored, without a restart."""
+    """After the stream was deleted during a drain and created again, all 50 new events are stored without a restart."""
     sink = MemorySink()
     js = await jetstream(own_connection)
     await publish(own_connection, 20 * ROUND)
@@ -213,20 +213,20 @@ async def test_stream_created_again_under_load(behind: Bench, own_connection: Co
 
 
 def stored_from(sink: MemorySink, first: int) -> int:
-    """Return how many events with ids from *first* up are stored."""
+    """Return the number of stored events with ids from *first* up."""
     return sum((event.event_id or 0) >= first for event in sink.events)
 
 
 async def test_lame_duck(behind: Bench, own_server: NatsServer, own_connection: Connection) -> None:
-    """A server that is being retired asks its clients to leave; the projector goes on with its successor."""
-    # The shortest it takes.
+    """A server in lame duck mode asks its clients to leave; the projector continues with its successor."""
+    # This is the shortest duration that the server accepts.
     own_server.config = 'lame_duck_duration: "30s"\nlame_duck_grace_period: "1s"'
     own_server.restart()
     sink = MemorySink()
     async with behind.projecting(sink):
         await publish(own_connection, ROUND)
         await eventually(partial(has, sink, ROUND))
-        # Its clients are asked to leave, over the time the configuration says; then it ends.
+        # The clients are asked to leave over the configured duration; then the server ends.
         os.kill(own_server.pid, signal.SIGUSR2)
         await eventually(lambda: not own_server.running)
         own_server.start()

@@ -1,5 +1,5 @@
 """
-Projectors as processes side by side: lanes shared and taken over, a standby that steps in, several destinations.
+Projectors as processes side by side: shared partitions, a standby that takes over, several destinations.
 
 Short by default; `make faults-tests` sets `NOETL_FAULTS=long`.
 """
@@ -38,7 +38,7 @@ pytestmark = pytest.mark.timeout(300)
 
 
 class Traffic:
-    """Events of many executions, a few of each at a time, until it is stopped; some without an execution."""
+    """Events of many executions, a few of each at a time, until stopped; some have no execution."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -47,11 +47,11 @@ class Traffic:
 
     @property
     def published(self) -> int:
-        """Events stored in the stream."""
+        """The number of events stored in the stream."""
         return self._rounds * (EXECUTIONS + 1)
 
     async def run(self, rounds: int) -> None:
-        """Publish so many more rounds of an event of each execution, and one whose subject names none."""
+        """Publish *rounds* more events of each execution, and one with a subject without execution."""
         js = await jetstream(self._connection)
         for _ in range(rounds):
             start = self.published
@@ -61,11 +61,11 @@ class Traffic:
             self._rounds += 1
 
     def is_stored(self, path: Path) -> bool:
-        """Return whether all of it is there."""
+        """True if all published events are stored."""
         return len(stored_ids(path)) == self.published
 
     def require_order(self, path: Path) -> None:
-        """Fail unless *path* has every event once, and those of each execution in their order."""
+        """Fail unless *path* has every event once, and those of each execution in order."""
         stored = stored_ids(path)
         assert sorted(stored) == list(range(self.published))
         for lane in range(EXECUTIONS + 1):
@@ -74,18 +74,18 @@ class Traffic:
 
 
 def shares(log: Path, replicas: int) -> bool:
-    """Return whether the replica that writes *log* has last found so many, and a share for itself."""
+    """Return true if the replica with *log* last counted so many replicas, and got partitions itself."""
     lines = [line for line in log.read_text().splitlines() if "lanes.shared" in line] if log.exists() else [""]
     return bool(lines) and f'"replicas": {replicas}' in lines[-1] and '"mine": []' not in lines[-1]
 
 
 async def all_share(*logs: Path, replicas: int) -> None:
-    """Return once the replicas that write *logs* share the lanes."""
+    """Return once the replicas with *logs* share the partitions."""
     await eventually(lambda: all(shares(log, replicas) for log in logs), timeout=TAKEOVER)
 
 
 async def test_lanes_follow_the_replicas(own_server: NatsServer, own_connection: Connection, tmp_path: Path) -> None:
-    """Two replicas share four lanes, a third takes its share, one dies (-9): every event once, executions in order."""
+    """Two replicas share four partitions, a third joins, one is killed (-9): every event once, executions in order."""
     await split(own_connection, 4)
     database, traffic = tmp_path / "events.db", Traffic(own_connection)
     logs = [tmp_path / f"log{number}" for number in range(3)]
@@ -119,7 +119,7 @@ async def test_lanes_follow_the_replicas(own_server: NatsServer, own_connection:
 
 
 async def test_standby_steps_in(own_server: NatsServer, own_connection: Connection, tmp_path: Path) -> None:
-    """When the replica that works is killed (-9) under load the other one goes on within 15 s, in stream order."""
+    """When the active replica is killed (-9) under load, the standby continues within 15 s, in stream order."""
     database, traffic = tmp_path / "events.db", Traffic(own_connection)
     logs = [tmp_path / "first", tmp_path / "second"]
     to, arguments = f"sqlite:///{database}", ("--standby",)
@@ -144,9 +144,9 @@ async def test_one_destination_away_holds_no_other(
     own_server: NatsServer, own_connection: Connection, tmp_path: Path
 ) -> None:
     """
-    A destination that is away keeps its own progress and nobody else's, whatever the order on the command line.
+    An unavailable destination delays only its own progress, whatever the order on the command line.
 
-    Started again in the other order, each one goes on where it stood: nothing is delivered to it a second time.
+    Restarted in the other order, each destination continues at its position: nothing is delivered to it again.
     """
     traffic, log = Traffic(own_connection), tmp_path / "log"
     near, far = tmp_path / "near.db", tmp_path / "away" / "far.db"
@@ -172,7 +172,7 @@ async def test_one_destination_away_holds_no_other(
 
 
 async def test_same_destination_twice_is_refused(own_server: NatsServer, tmp_path: Path) -> None:
-    """Two of the same would be one consumer read twice."""
+    """Two equal destinations are refused, as they would be one consumer read twice."""
     log = tmp_path / "log"
     to = f"sqlite:///{tmp_path}/events.db"
     with projecting(own_server, to, to, log=log) as process:

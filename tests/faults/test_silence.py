@@ -1,4 +1,4 @@
-"""What the publisher makes of a stream that does not answer: a state that passes is waited out, others are named."""
+"""The publisher and a stream that does not answer: temporary states are waited out, permanent ones reported."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ async def connected(server: Server, **options: Any) -> AsyncIterator[Connection]
 
 @asynccontextmanager
 async def listener(server: Server, answer: bytes | None) -> AsyncIterator[list[Msg]]:
-    """Listen to the events as a debugger does, and answer each with *answer* if there is one."""
+    """Subscribe to the events as a debugger does, and answer each with *answer* if there is one."""
     heard: list[Msg] = []
 
     async def take(message: Msg) -> None:
@@ -55,7 +55,7 @@ async def listener(server: Server, answer: bytes | None) -> AsyncIterator[list[M
 
 
 async def seconds_until_unavailable(sink: NatsSink, events: list[Any], match: str) -> float:
-    """Return how long *sink* tried until it said *match*."""
+    """Return the seconds until *sink* failed with *match*."""
     began = time.monotonic()
     with pytest.raises(SinkUnavailable, match=match):
         await sink.emit_batch(events)
@@ -64,7 +64,7 @@ async def seconds_until_unavailable(sink: NatsSink, events: list[Any], match: st
 
 @pytest.mark.parametrize("count", [pytest.param(1, id="one event"), pytest.param(5, id="batch")])
 async def test_each_emit_waits_for_a_stream_that_is_missing(own_server: NatsServer, count: int) -> None:
-    """However long the stream is missing, no emit fails at once: each gives it the time to be made."""
+    """No emit fails at once while the stream is missing: each waits for its creation."""
     async with connected(own_server) as connection:
         sink = NatsSink(connection, timeout=4.0)
         waited = [
@@ -94,7 +94,7 @@ async def test_each_emit_waits_for_a_stream_that_is_missing(own_server: NatsServ
 async def test_missing_stream_is_named_though_a_subscriber_listens(
     own_server: NatsServer, answer: bytes | None, whose: str, count: int
 ) -> None:
-    """A subscriber keeps the server from saying that no stream takes the subject; it is found out, and said."""
+    """A subscriber hides the server's no-responders status; the missing stream is found and reported all the same."""
     async with listener(own_server, answer), connected(own_server) as connection:
         sink = NatsSink(connection, timeout=2.0)
         await seconds_until_unavailable(sink, make_events(count), f"(?s)no stream takes.*{whose}")
@@ -108,7 +108,7 @@ async def test_missing_stream_is_named_though_a_subscriber_listens(
 async def test_stream_without_acknowledgements_is_named_and_spared(
     own_server: NatsServer, own_connection: Connection
 ) -> None:
-    """A stream with `no_ack` stores and never says so: that is said, and nothing is sent until it is changed."""
+    """A stream with `no_ack` never acknowledges: that is reported, and nothing is sent until it is changed."""
     await change_stream(own_connection, lambda config: config.evolve(no_ack=True))
     sink = NatsSink(own_connection, timeout=2.0)
     async with listener(own_server, None) as heard:
@@ -131,7 +131,7 @@ ACCOUNT = "accounts {{ A {{ jetstream: {}, users: [ {{user: a, password: a}} ] }
 
 @pytest.mark.parametrize("count", [pytest.param(1, id="one event"), pytest.param(5, id="batch")])
 async def test_account_whose_jetstream_is_switched_off_is_named(tmp_path: Path, count: int) -> None:
-    """JetStream switched off by a reload is said, with the remedy; once it is back the same events are stored."""
+    """A reload that switches JetStream off is reported with the remedy; later the same events are stored."""
     with NatsServer(store_dir=tmp_path, config=ACCOUNT.format("enabled")) as server:
         async with connected(server) as connection:
             await ensure_stream(connection, STREAM)
@@ -160,7 +160,7 @@ async def test_server_without_jetstream_is_named(tmp_path: Path) -> None:
 
 
 async def emitted(sink: NatsSink, number: int) -> bool:
-    """Return whether *sink* takes an event."""
+    """Return true if *sink* accepts an event."""
     try:
         await sink.emit(make_event(number))
     except SinkUnavailable:
@@ -169,7 +169,7 @@ async def emitted(sink: NatsSink, number: int) -> bool:
 
 
 async def test_account_that_may_not_ask_is_told_both(tmp_path: Path) -> None:
-    """Without a right to the API a missing stream looks as an election does: the timeout passes, and both are named."""
+    """Without permission for the API a missing stream looks like an election: the call times out and names both."""
     rights = "{ publish: noetl.>, subscribe: _INBOX.> }"
     config = f"authorization {{ users: [ {{ user: w, password: p, permissions: {rights} }} ] }}"
     with NatsServer(store_dir=tmp_path, config=config) as server:
@@ -184,7 +184,7 @@ async def test_account_that_may_not_ask_is_told_both(tmp_path: Path) -> None:
 
 
 async def test_stream_without_a_quorum_is_an_election(tmp_path: Path) -> None:
-    """Servers that elect no leader are waited for until the timeout, and the reason says what they do."""
+    """Servers without a leader are waited for until the timeout, and the reason says that they elect one."""
     with nats_cluster(tmp_path) as members:
         async with Connection(ConnectOptions(servers=members[0].url)) as connection:
             await eventually(lambda: is_made(connection, StreamDeclaration(replicas=3)), timeout=180)
@@ -205,7 +205,7 @@ async def test_stream_without_a_quorum_is_an_election(tmp_path: Path) -> None:
 
 
 async def test_leaders_that_fail_cost_no_more_than_a_plain_loop(tmp_path: Path) -> None:
-    """No emit raises, the slowest is as fast as the slowest of a plain loop, and each event is there once."""
+    """No emit raises, the slowest is as fast as the slowest of a plain loop, and each event is stored once."""
     outcome = await run_elections(tmp_path, [Fault("pause", 3.0), Fault("kill", 3.0)])
 
     assert outcome.ours.raised == []
@@ -216,7 +216,7 @@ async def test_leaders_that_fail_cost_no_more_than_a_plain_loop(tmp_path: Path) 
 
 @asynccontextmanager
 async def two_domains(folder: Path) -> AsyncIterator[tuple[NatsServer, NatsServer]]:
-    """Run a hub and a leaf node, each with a domain and a stream that takes the same subjects."""
+    """Run a hub and a leaf node, each with a domain and a stream for the same subjects."""
     port = free_port()
     leaves = f'leafnodes {{ listen: "127.0.0.1:{port}" }}'
     remote = f'leafnodes {{ remotes: [ {{ url: "nats-leaf://127.0.0.1:{port}" }} ] }}'
@@ -234,7 +234,7 @@ async def two_domains(folder: Path) -> AsyncIterator[tuple[NatsServer, NatsServe
 @pytest.mark.parametrize("domain", [None, "leaf", "hub"])
 @pytest.mark.parametrize("stream", ["", STREAM.name])
 async def test_stream_of_another_domain_does_not_count(tmp_path: Path, domain: str | None, stream: str) -> None:
-    """Two domains store what is published; only the one that is meant counts, and its loss is noticed."""
+    """Two domains store each event; only the configured one counts, and its loss is noticed."""
     async with two_domains(tmp_path) as (hub, leaf), connected(leaf, domain=domain) as connection:
         meant, other = (hub, "leaf") if domain == "hub" else (leaf, "hub")
         sink = NatsSink(connection, timeout=2.0, stream=stream)
@@ -253,7 +253,7 @@ async def test_stream_of_another_domain_does_not_count(tmp_path: Path, domain: s
 
 
 async def test_full_stream_of_another_domain_does_not_stop_ours(tmp_path: Path) -> None:
-    """Errors name no domain: one of a stream of the same name waits for what ours has to say."""
+    """Errors name no domain, so one of a stream of the same name waits for the answer of the configured one."""
     async with two_domains(tmp_path) as (hub, leaf), connected(leaf, domain="leaf") as connection:
         async with connected(hub) as there:
             await change_stream(there, lambda config: config.evolve(max_msgs=1, discard="new"))

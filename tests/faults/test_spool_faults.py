@@ -1,4 +1,4 @@
-"""What a spool promises while its process and its server die: every event that was spooled arrives, once."""
+"""The spool while its process and its server are killed: every spooled event arrives, once."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ pytestmark = pytest.mark.timeout(300)
 
 @contextmanager
 def working(url: str, lane: int, note: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a worker that spools, and kill it in the end."""
+    """Run a worker with a spool, and kill it in the end."""
     command = [sys.executable, "-m", "tests.faults.spooling_worker", url, str(lane), str(note)]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
         try:
@@ -48,12 +48,12 @@ def working(url: str, lane: int, note: Path) -> Iterator[subprocess.Popen[bytes]
 
 
 def noted(note: Path) -> list[int]:
-    """Return the ids whose emit returned; the kill may have cut the last line."""
+    """Return the ids with a completed emit; the kill may have cut the last line."""
     return [int(line) for line in note.read_text().split("\n")[:-1]] if note.exists() else []
 
 
 async def test_killed_workers_lose_nothing(own_server: NatsServer, own_connection: Connection, tmp_path: Path) -> None:
-    """Workers killed (-9) at any moment, some while NATS is away: what they had spooled is stored once, in order."""
+    """Workers killed (-9) at any time, some during an outage of NATS: spooled events are stored once, in order."""
     seed = int(os.environ.get("NOETL_SEED", random.SystemRandom().randrange(10**6)))
     moments = random.Random(seed)
     spool, note = tmp_path / "spool", tmp_path / "note"
@@ -82,7 +82,7 @@ async def test_killed_workers_lose_nothing(own_server: NatsServer, own_connectio
 
 
 async def test_stream_created_again(own_server: NatsServer, own_connection: Connection, tmp_path: Path) -> None:
-    """A stream that was deleted and created again holds everything of the replay window."""
+    """A stream that was deleted and created again holds every event of the replay window."""
     sink = SpoolSink(NatsSink(own_connection), tmp_path / "spool", owns_inner=True)
     await sink.emit_batch(make_events(200))
     await sink.drained()
@@ -96,7 +96,7 @@ async def test_stream_created_again(own_server: NatsServer, own_connection: Conn
 
 
 async def test_server_that_lost_its_end(own_server: NatsServer, own_connection: Connection, tmp_path: Path) -> None:
-    """A server whose disk lost acknowledged messages, as with its power, is given them again without being asked."""
+    """A server that lost acknowledged messages, as in a power cut, gets them again."""
     store = tmp_path / "nats"
     sink = SpoolSink(NatsSink(own_connection), tmp_path / "spool", owns_inner=True)
     await sink.emit_batch(make_events(100))
@@ -117,7 +117,7 @@ async def test_server_that_lost_its_end(own_server: NatsServer, own_connection: 
 
 
 async def has_messages(connection: Connection, count: int) -> bool:
-    """Return whether the stream is there and has at least *count* messages."""
+    """Return true if the stream has at least *count* messages."""
     try:
         return (await show_stream(connection, STREAM.name)).state.messages >= count
     except NatsUnavailable:

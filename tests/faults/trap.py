@@ -1,5 +1,5 @@
 """
-A sink like SQLite, with a trap for some events: a sink of another distribution, for projectors run as processes.
+A SQLite sink that fails at some events: a plug-in of another distribution, for projectors run as processes.
 
     trap:////folder/events.db?id=7&end=exit     the process ends (-9 with `kill`, an exception escapes with `bug`)
                                                  before a batch with event 7 is stored
@@ -24,7 +24,7 @@ _EXIT_CODE: Final = 99
 
 
 class TrapSink(SqliteSink):
-    """Store as SQLite does, and end as *end* says at the first of *ids*."""
+    """A SQLite sink that ends the process, as *end* says, at the first of *ids*."""
 
     def __init__(self, path: str, *, ids: frozenset[int], end: Callable[[], None]) -> None:
         super().__init__(path)
@@ -40,14 +40,14 @@ class TrapSink(SqliteSink):
         return cls(path, ids=frozenset(map(int, query["id"])), end=_ENDS[query["end"][0]])
 
     async def emit_batch(self, events: Sequence[ExecutorEvent]) -> None:
-        """Spring the trap, or store."""
+        """End the process, or store the batch."""
         if not self._ids.isdisjoint(event.event_id for event in events):
             self._end()
         await super().emit_batch(events)
 
 
 def install(folder: Path) -> None:
-    """Make *folder* a place on the path of modules from which the scheme `trap` is known."""
+    """Make *folder* a place on the module path that registers the scheme `trap`."""
     metadata = folder / "trap-1.dist-info"
     metadata.mkdir(parents=True)
     (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: trap\nVersion: 1\n")

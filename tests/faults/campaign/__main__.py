@@ -1,4 +1,4 @@
-"""`make faults`: a campaign of so many minutes, drawn from a seed."""
+"""`make faults`: a campaign of a given number of minutes, drawn from a seed."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def main() -> int:
     sys.stdout.flush()
     plan = draw(asked.seed, asked.minutes * 60)
     out = asked.out / str(asked.seed)
-    # Nobody can be everybody else's Postgres in a folder of root's.
+    # A Postgres that runs as another user cannot enter a folder of root's.
     folder = Path(tempfile.mkdtemp(prefix=f"noetl-faults-{asked.seed}-"))
     outcome = asyncio.run(wage(folder, plan, seed=asked.seed, shape=Shape(rate=asked.rate)))
     write(outcome, out)

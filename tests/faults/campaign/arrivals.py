@@ -1,4 +1,4 @@
-"""The table of a campaign: when each row came, and in which order, noted by Postgres itself."""
+"""The table of a campaign: time and order of each row, recorded by Postgres itself."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from tests.faults.campaign.poison import CLAIM, TAKEN
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-# In the transaction of the row: what is noted is there exactly if the row is, and numbered in the order of the inserts.
+# The record is part of the row's transaction, so both exist or neither does, numbered in the order of the inserts.
 _NOTE = """
 CREATE OR REPLACE FUNCTION note_arrival() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN INSERT INTO arrival (event_id, execution_id) VALUES (NEW.event_id, NEW.execution_id); RETURN NULL; END $$;
 """
-# As the server says it when it cannot make a file longer; the session goes on.
+# The server answers so when it cannot extend a file; the session continues.
 _FULL = """
 CREATE OR REPLACE FUNCTION note_arrival() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN RAISE 'could not extend file: No space left on device' USING ERRCODE = 'disk_full'; END $$;
 """
-# A row that is no event, and so is not noted, has what a poisoned one claims.
+# A row that is no event, and so is not recorded, has the `meta` entry of a poisoned one.
 _NOTED = f"""
 CREATE UNIQUE INDEX ON noetl.event ((meta ->> '{CLAIM}'));
 INSERT INTO noetl.event (execution_id, event_id, event_type, step, status, created_at, context, meta)
@@ -38,7 +38,7 @@ CREATE TRIGGER arrived AFTER INSERT ON noetl.event FOR EACH ROW EXECUTE FUNCTION
 
 
 class Arrival(NamedTuple):
-    """A row that came: the monotonic second, and its two ids."""
+    """A row that arrived: the monotonic second, and its two ids."""
 
     at: float
     event_id: int
@@ -52,20 +52,20 @@ class Arrivals:
         self._url = url
 
     async def prepare(self) -> None:
-        """Create the table, and what notes the arrivals."""
+        """Create the table, and the trigger that records the arrivals."""
         await create_schema(self._url)
         await self._execute(_NOTED)
 
     async def fill_disk(self) -> None:
-        """Have no room for another row."""
+        """Leave no room for another row."""
         await self._execute(_FULL)
 
     async def free_disk(self) -> None:
-        """Have room again."""
+        """Make room again."""
         await self._execute(_NOTE)
 
     async def missing(self, event_ids: Collection[int]) -> set[int]:
-        """Return those of *event_ids* that are no rows; all of them while nobody answers."""
+        """Return the *event_ids* without a row; all of them while the server does not answer."""
         wanted = set(event_ids)
         try:
             connection = await asyncpg.connect(self._url, timeout=5)

@@ -1,4 +1,4 @@
-"""The NATS of a campaign: one server or three, each behind a proxy of its own, and what only its operator may do."""
+"""The NATS of a campaign: one server or three, each behind its own proxy, and the actions of its operator."""
 
 from __future__ import annotations
 
@@ -35,26 +35,26 @@ _ADMIN, _SECRET = "admin", "of-the-admin"
 _APP = f'{{user: "{USER}", password: "{PASSWORD}"}}'
 _CONFIG = f'authorization {{ users: [{{user: "{_ADMIN}", password: "{_SECRET}"}}, {_APP}] }}\n'
 _PATIENCE = 30.0
-# The durable name of a projector, before the number of its lane.
+# The durable name of a projector, before the number of its partition.
 CONSUMER = "noetl_projector"
 
 Answer = TypeVar("Answer")
 
 
 def event_id_of(headers: Mapping[str, str]) -> int:
-    """Return the id of the event that was published with *headers*; what others publish has no digest behind it."""
+    """Return the id of the event that was published with *headers*; foreign messages have no digest behind it."""
     return int(headers[ID_HEADER].partition("-")[0])
 
 
 class Kept(NamedTuple):
-    """A message in the stream: its id, and whether a projector has settled it, whatever its lane."""
+    """A message in the stream: its id, and true if the projector of its partition has acknowledged it."""
 
     event_id: int
     settled: bool
 
 
 class Broker:
-    """Servers and their proxies; clients know the proxies only."""
+    """Servers and their proxies; clients know only the proxies."""
 
     def __init__(self, servers: list[NatsServer], links: list[FaultyProxy], partitions: int) -> None:
         self.servers = servers
@@ -63,7 +63,7 @@ class Broker:
         self.declared = StreamDeclaration(replicas=len(servers), partitions=partitions)
 
     async def create_streams(self) -> None:
-        """Create what is missing."""
+        """Create the missing streams."""
         own = ",".join(server.url for server in self.servers)
         async with Connection(ConnectOptions(servers=own, user=_ADMIN, password=_SECRET)) as connection:
             for declared in (self.declared, DEAD_LETTERS, TRIALS):
@@ -71,14 +71,14 @@ class Broker:
 
     @asynccontextmanager
     async def operator(self) -> AsyncIterator[Connection]:
-        """Return a connection that is not of the applications, and goes through no proxy."""
+        """Return a connection for the operator, which goes through no proxy."""
         running = [server.url for server in self.servers if server.running]
         options = ConnectOptions(servers=",".join(running), user=_ADMIN, password=_SECRET)
         async with Connection(options) as connection:
             yield connection
 
     async def ask(self, question: Callable[[JetStreamContext], Awaitable[Answer]]) -> Answer:
-        """Return what JetStream answers the operator, asked again for half a minute while there is no leader."""
+        """Return the answer of JetStream to the operator, asked again for half a minute while there is no leader."""
         deadline = time.monotonic() + _PATIENCE
         while True:
             try:
@@ -91,31 +91,31 @@ class Broker:
             await asyncio.sleep(0.2)
 
     async def leader(self) -> NatsServer:
-        """Return the server that leads the stream of events."""
+        """Return the leader of the stream of events."""
         info = await self.ask(self._stream)
         name = info.cluster.leader if info.cluster else self.servers[0].name
         return next(server for server in self.servers if server.name == name)
 
     async def lag(self) -> int:
-        """Return how many events no projector has settled."""
+        """Return the number of events that no projector has acknowledged."""
         return sum((info.num_pending or 0) + (info.num_ack_pending or 0) for info in await self.projectors())
 
     async def projectors(self) -> list[ConsumerInfo]:
-        """Return the consumers of the projectors; a gateway has some of its own."""
+        """Return the consumers of the projectors, without those of a gateway."""
         consumers = await self.ask(lambda js: js.consumers_info(self.declared.name))
         return [info for info in consumers if info.name.startswith(CONSUMER)]
 
     async def contents(self) -> dict[int, Kept]:
-        """Return what is in the stream, by its sequence."""
+        """Return the messages of the stream, by sequence."""
         return await patiently(self._contents_once)
 
     def revoke(self) -> None:
-        """Know the applications' user no longer."""
+        """Remove the applications' user."""
         for server in self.servers:
             server.reload(server.config.replace(_APP, ""))
 
     def restore(self) -> None:
-        """Know the applications' user again."""
+        """Restore the applications' user."""
         secured = f'password: "{_SECRET}"}}, '
         for server in self.servers:
             if _APP not in server.config:
@@ -150,11 +150,11 @@ class Broker:
 
 
 async def open_broker(root: Path, *, nodes: int, partitions: int, stack: AsyncExitStack) -> Broker:
-    """Return a broker of so many servers with its streams in it; *stack* ends it."""
+    """Return a broker of *nodes* servers with its streams; *stack* stops it."""
     servers = await asyncio.to_thread(_start, root, nodes, stack)
     links = [await stack.enter_async_context(FaultyProxy("127.0.0.1", server.port)) for server in servers]
     for server, link in zip(servers, links, strict=True):
-        # Otherwise a client learns of the others' own ports, and goes around the proxies.
+        # Otherwise a client learns the other servers' ports, and bypasses the proxies.
         await asyncio.to_thread(server.reload, f'{server.config}client_advertise: "127.0.0.1:{link.port}"\n')
     broker = Broker(servers, links, partitions)
     await broker.create_streams()
@@ -162,7 +162,7 @@ async def open_broker(root: Path, *, nodes: int, partitions: int, stack: AsyncEx
 
 
 async def patiently(read: Callable[[], Awaitable[Answer]]) -> Answer:
-    """Return what *read* does, called again for half a minute while NATS does not answer."""
+    """Return the result of *read*, called again for half a minute while NATS does not answer."""
     deadline = time.monotonic() + _PATIENCE
     while True:
         try:
@@ -179,7 +179,7 @@ def order_of(contents: Mapping[int, Kept]) -> dict[int, int]:
 
 
 def _lane_of(subject: str) -> str:
-    """Return the token that the stream has put behind `noetl.events`."""
+    """Return the token that the stream has inserted after `noetl.events`."""
     return subject.split(".")[2]
 
 
@@ -190,4 +190,4 @@ def _start(root: Path, nodes: int, stack: AsyncExitStack) -> list[NatsServer]:
 
 
 async def _keep_quiet(_: Exception) -> None:
-    """Say nothing: what the operator asks fails often while servers die, and is asked again."""
+    """Log nothing: the operator's requests fail often while servers are killed, and are repeated."""

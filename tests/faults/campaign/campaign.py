@@ -1,4 +1,4 @@
-"""One campaign: start everything, let the nemesis loose, heal, and judge."""
+"""A campaign: start all processes, inject the faults, heal, and judge."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ _CAUGHT_UP = 120.0
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     """
-    What a campaign was and has shown.
+    The course and the result of a campaign.
 
     Args:
-        began: monotonic second, as *ended* is.
-        caught_up: seconds from the last healing until everything acknowledged before it was a row; None if never.
-        deaths: exit codes of processes of ours that ended by themselves, by name.
-        starts: how often each of them was started.
+        began: monotonic second of the start, as *ended* for the end.
+        caught_up: seconds from the last healing until every event acknowledged before it was a row; None if never.
+        deaths: exit codes of processes that ended by themselves, by name.
+        starts: number of starts of each process, by name.
 
     """
 
@@ -62,17 +62,17 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def holds(self) -> bool:
-        """Whether every promise was kept, and every process."""
+        """True if every promise was kept, and no process ended by itself."""
         return self.verdict.holds and self.caught_up is not None and not self.deaths
 
     @property
     def kinds(self) -> Counter[str]:
-        """How many faults of each kind there were."""
+        """The number of faults of each kind."""
         return Counter(each.kind for each in self.happened)
 
 
 async def wage(folder: Path, plan: Sequence[Planned], *, seed: int, shape: Shape) -> Outcome:
-    """Run everything in *folder*, carry out *plan* once events flow, and return what it has shown."""
+    """Run all processes in *folder*, carry out *plan* once events flow, and return the outcome."""
     async with running(folder, shape) as system:
         began = time.monotonic()
         await eventually(partial(_flows, system), timeout=30, what="rows of every worker")
@@ -101,7 +101,7 @@ async def wage(folder: Path, plan: Sequence[Planned], *, seed: int, shape: Shape
 
 
 async def _flows(system: System) -> bool:
-    """Return whether there are rows of every worker."""
+    """Return true if there are rows of every worker."""
     await asyncio.to_thread(system.story.read, system.folder)
     acknowledged = system.story.acknowledged
     there = acknowledged.keys() - await system.arrivals.missing(acknowledged)
@@ -109,7 +109,7 @@ async def _flows(system: System) -> bool:
 
 
 async def _catch_up(system: System, healed: float) -> float | None:
-    """Return the seconds since *healed*, the last healing, once what was acknowledged by then is stored."""
+    """Return the seconds since *healed*, the last healing, once the events acknowledged by then are stored."""
     await asyncio.to_thread(system.story.read, system.folder)
     missing = await system.arrivals.missing(_promised(system, healed))
     while missing and time.monotonic() < healed + _CAUGHT_UP:
@@ -119,7 +119,7 @@ async def _catch_up(system: System, healed: float) -> float | None:
 
 
 async def _settle(system: System) -> None:
-    """Let the workers end, and wait until everything in the stream is settled: a row, or a dead letter."""
+    """Stop the workers, and wait until every event in the stream is a row or a dead letter."""
     await system.stop_workers()
     await asyncio.to_thread(system.story.read, system.folder)
     deadline = time.monotonic() + _CAUGHT_UP
@@ -156,13 +156,13 @@ async def _gather(system: System, guests: Guests) -> Evidence:
         orders=(*system.orders, order_of(await system.broker.contents())),
         seen=guests.reader.seen,
         complaints=guests.complaints,
-        # Its own counters are gone with a crash, its log is not.
+        # Postgres loses its own counters in a crash, and keeps its log.
         deadlocks=system.postgres.log.count("deadlock detected"),
     )
 
 
 async def _dead(system: System) -> Counter[int]:
-    """Return how many messages of each id were buried; one that was buried twice is one letter to its readers."""
+    """Return the number of dead-lettered messages of each id; one dead-lettered twice is one for its readers."""
     buried = await patiently(partial(_letters, system))
     return Counter({letter.identity: event_id_of(letter.headers) for letter in buried}.values())
 

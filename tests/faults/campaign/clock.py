@@ -1,7 +1,7 @@
 """
-A clock that somebody else can set: the wall clock, and an offset in a file that the nemesis writes.
+A clock that another process can set: the wall clock, and an offset in a file that the nemesis writes.
 
-It trembles besides: a machine's clock is set all the time, and not always forwards.
+The clock has jitter, too: a machine's clock is adjusted constantly, and not always forwards.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _TREMBLING_MS = 20
 
 
 class ShiftedClock:
-    """The wall clock, shifted by the seconds in *path*; whoever has it open sees a change at once."""
+    """The wall clock, shifted by the seconds in *path*; a process with the file open sees a change at once."""
 
     def __init__(self, path: Path) -> None:
         if not path.exists():
@@ -34,9 +34,9 @@ class ShiftedClock:
         return time.time() + float(offset)
 
     def milliseconds(self) -> int:
-        """Return Unix milliseconds, up to so many too few."""
+        """Return Unix milliseconds, less a small jitter."""
         return int(self.seconds() * 1_000) - random.randrange(_TREMBLING_MS)
 
     def shift(self, seconds: float) -> None:
-        """Be so many seconds off from now on."""
+        """Set the offset to *seconds* from now on."""
         self._memory[:] = _OFFSET.pack(seconds)

@@ -1,4 +1,4 @@
-"""Events whose every field follows from their two ids: what is stored can be compared without having kept it."""
+"""Events with every field derived from their two ids: a stored one can be compared without a copy."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TYPES = ("command.issued", "command.started", "call.done", "step.exit", "command
 
 
 def event_of(event_id: int, execution_id: int) -> ExecutorEvent:
-    """Return the one event that has these ids."""
+    """Return the only event with these ids."""
     ms = EPOCH_MS + (event_id >> 22)
     digest = blake2b(f"{execution_id}:{event_id}".encode()).hexdigest()
     return ExecutorEvent(

@@ -1,6 +1,6 @@
 """
-What the nemesis can do.  Each fault is done to a part of the system, lasts, and is healed by the one who did it; two
-faults of one part never overlap, faults of different parts do.
+The faults of the nemesis.  Each fault hits a part of the system, lasts, and is healed by the function that caused it;
+two faults of one part never overlap, faults of different parts do.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ if TYPE_CHECKING:
     from tests.faults.campaign.system import System
 
 
-# In the midst of a transaction: who is idle only finds a connection that is closed.
+# The sessions are ended during a transaction: an idle client would only find a closed connection.
 _END_SESSIONS = """
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity
 WHERE backend_type = 'client backend' AND state <> 'idle' AND pid <> pg_backend_pid()
 """
 _PAGE = b"<!doctype html><title>Sign in</title><p>Sign in to use this network."
-# As a portal, or the wrong backend of a load balancer, says to whatever is asked.
+# A portal, or the wrong backend of a load balancer, gives this answer to every request.
 _PORTAL = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%b" % (
     len(_PAGE),
     _PAGE,
@@ -43,7 +43,7 @@ _PORTAL = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: %d\r\n
 
 
 class Turn(NamedTuple):
-    """How long a fault lasts, in seconds, and a number from 0 to 1 that chooses its victim."""
+    """The duration of a fault in seconds, and a number from 0 to 1 that chooses its victim."""
 
     seconds: float
     chance: float
@@ -54,23 +54,23 @@ class Turn(NamedTuple):
 
 
 class Server(Protocol):
-    """What can be killed and halted."""
+    """A server that can be killed and paused."""
 
     def start(self) -> None:
-        """Start it."""
+        """Start the server."""
 
     def kill(self) -> None:
-        """Kill it (-9)."""
+        """Kill the server (-9)."""
 
     def pause(self) -> None:
-        """Halt it."""
+        """Pause the server."""
 
     def resume(self) -> None:
-        """Let it go on."""
+        """Resume the server."""
 
 
 class Fault(NamedTuple):
-    """The part of the system it is done to, and what is done; it returns who the victim was once all is healed."""
+    """The part of the system that is hit, and the fault; the function returns the victim after the healing."""
 
     part: str
     inflict: Callable[[System, Turn], Awaitable[str]]
@@ -93,7 +93,7 @@ async def _stopped(victim: PostgresServer, seconds: float) -> None:
 
 
 async def _sessions_ended(victim: PostgresServer, seconds: float) -> None:
-    """End whoever is at work, again and again."""
+    """End the active sessions, repeatedly."""
     healed = time.monotonic() + seconds
     connection = await asyncpg.connect(victim.url)
     try:
@@ -136,7 +136,7 @@ async def _all_servers(system: System, turn: Turn) -> str:
 
 
 async def _lone_leader(system: System, turn: Turn) -> str:
-    """Leave the leader without its followers, and kill it before they are back: what it alone had may be gone."""
+    """Isolate the leader from its followers, and kill it before they return: messages that it alone had may be lost."""
     leader = await system.broker.leader()
     followers = [server for server in system.broker.servers if server is not leader]
     try:
@@ -147,7 +147,7 @@ async def _lone_leader(system: System, turn: Turn) -> str:
     finally:
         for follower in followers:
             follower.resume()
-    # Back at once it would be elected again, with what it alone has.
+    # If the leader were back at once, it would be elected again with the messages that it alone has.
     await _killed(leader, turn.seconds)
     return leader.name
 
@@ -175,7 +175,7 @@ async def _link(system: System, turn: Turn, *, to: str, harm: Callable[[FaultyPr
     finally:
         for link in links:
             link.heal()
-            # What lost bytes on one way only is torn too; TCP delivers a stream without holes or none.
+            # A connection that lost bytes in one direction is cut as well, because TCP never leaves a hole in a stream.
             link.cut()
     return to
 

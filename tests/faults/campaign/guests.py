@@ -1,4 +1,4 @@
-"""Who comes to the system uninvited, or to look, and what they have seen."""
+"""Clients outside the fault plan, invited or not, and the answers they got."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
 
 
 class Guests:
-    """All of them; they die with nobody, and are nobody's victims."""
+    """Clients outside the fault plan: they are never killed."""
 
     def __init__(self, system: System, connection: Connection) -> None:
         self.complaints: Counter[str] = Counter()
-        """Answers they should not have been given, by what was asked."""
+        """The answers that should have been refused, by request."""
 
         known = {"authorization": f"Bearer {TOKEN}"}
         [link] = system.links["http"]
-        # Somebody else on the way must not be taken for the gateway: only the reader can tell.
+        # Only the reader can tell the gateway from another server in its path, so the others connect directly.
         self.poisoner = Poisoner(connection, system.gateway, known, self.complaints)
         self.stranger = Stranger(system.gateway, self.complaints)
         self.reader = Reader(link.url("http"), known, self.complaints)
@@ -40,8 +40,8 @@ class Guests:
 
 @asynccontextmanager
 async def visiting(system: System) -> AsyncIterator[Guests]:
-    """Have guests meanwhile; a bug of theirs ends it."""
-    # As an operator: a client that is turned away again and again leaves sockets open, which this process looks for.
+    """Run the guests during the block; a bug in one of them ends it."""
+    # The connection is the operator's: repeatedly refused clients leave sockets open, which this process looks for.
     async with system.broker.operator() as connection, asyncio.TaskGroup() as tasks:
         guests = Guests(system, connection)
         await guests.rivals.prepare()

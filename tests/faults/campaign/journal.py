@@ -1,4 +1,4 @@
-"""What a worker says it has tried, and what was acknowledged: a file that outlives the worker's death by SIGKILL."""
+"""The journal of a worker's attempts and acknowledgements: a file that outlives the worker's death by SIGKILL."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Attempt(NamedTuple):
-    """An event that somebody wanted stored: its execution, the file that says so, and the monotonic second."""
+    """An event that a worker tried to store: its execution, the file that says so, and the monotonic second."""
 
     execution_id: int
     journal: str
@@ -22,17 +22,17 @@ class Attempt(NamedTuple):
 
 
 class Journal:
-    """Lines appended to *path*, each in the kernel before the next thing happens."""
+    """Lines appended to *path*, each in the kernel before the next step."""
 
     def __init__(self, path: Path) -> None:
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
 
     def attempt(self, events: Sequence[ExecutorEvent]) -> None:
-        """Note that *events* are about to be emitted."""
+        """Record that *events* are about to be emitted."""
         self._write(f"a {event.event_id} {event.execution_id} {time.monotonic():.3f}\n" for event in events)
 
     def acknowledge(self, events: Sequence[ExecutorEvent]) -> None:
-        """Note that the emit of *events* returned."""
+        """Record that the emit of *events* returned."""
         self._write(f"k {event.event_id} {time.monotonic():.3f}\n" for event in events)
 
     def _write(self, lines: Iterable[str]) -> None:
@@ -46,13 +46,13 @@ class Story:
         self.attempted: dict[int, Attempt] = {}
         self.acknowledged: dict[int, float] = {}
         self.went_back: list[int] = []
-        """Ids that were not above the one before, in one life of a process."""
+        """The ids that did not exceed the one before, in one life of a process."""
 
         self._last: dict[str, int] = {}
         self._offsets: dict[Path, int] = {}
 
     def read(self, folder: Path) -> None:
-        """Take up what is new in *folder*; a last line that a kill has cut is left."""
+        """Read the new lines in *folder*; an incomplete last line is left for later."""
         for path in sorted(folder.glob("*.journal")):
             with path.open("rb") as file:
                 file.seek(self._offsets.get(path, 0))

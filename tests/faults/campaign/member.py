@@ -1,6 +1,6 @@
 """
-Processes of ours that may die: forked from a server that has imported the command line already, so that one that was
-killed is back soon.
+Processes that may be killed: forked from a server that has already imported the command line, so a killed one
+restarts quickly.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _LEAVING = 60.0
 
 
 class Member:
-    """A process that is started again after a kill, each time as *target* with the arguments *make* returns."""
+    """A process that is started again after a kill, as *target* with the arguments that *make* returns."""
 
     def __init__(self, name: str, target: Callable[..., None], make: Callable[[int], tuple[Any, ...]]) -> None:
         self.name = name
@@ -35,34 +35,34 @@ class Member:
         self._process: ForkServerProcess | None = None
 
     def start(self) -> None:
-        """Start it."""
+        """Start the process."""
         arguments = (self._target, self._make(self.starts))
         self.starts += 1
         self._process = _processes.Process(target=_live, args=arguments, name=self.name)
         self._process.start()
 
     def kill(self) -> None:
-        """Kill it (-9), and return when it is gone."""
+        """Kill the process (-9), and return after its end."""
         self._note_death()
         self._living.kill()
         self._living.join()
         self._process = None
 
     def pause(self) -> None:
-        """Halt it."""
+        """Pause the process."""
         self._signal(signal.SIGSTOP)
 
     def resume(self) -> None:
-        """Let it go on."""
+        """Resume the process."""
         self._signal(signal.SIGCONT)
 
     def revive(self) -> None:
-        """Start it again if it has ended by itself, which it should not."""
+        """Start the process again if it ended by itself, which is a failure."""
         if self._process is None or self._note_death():
             self.start()
 
     def leave(self) -> None:
-        """Ask it to end (SIGTERM), and return when it has, or was killed after a minute."""
+        """Send SIGTERM, and return after the process ended, or was killed after a minute."""
         if self._process is not None and not self._note_death():
             self._process.terminate()
             self._process.join(_LEAVING)
@@ -71,7 +71,7 @@ class Member:
             self.end()
 
     def end(self) -> None:
-        """Kill it for good, in whatever state it is."""
+        """Kill the process for good, in any state."""
         if self._process is not None:
             self._process.kill()
             self._process.join()
@@ -99,7 +99,7 @@ def _live(target: Callable[..., None], arguments: tuple[Any, ...]) -> None:
 
 
 def _die_with_parent() -> None:
-    """Die as the campaign dies, however it does; its server of forks lives as long as we do."""
+    """End with the campaign, however that ends; otherwise the fork server would live on."""
     campaign = multiprocessing.parent_process()
     assert campaign is not None
     campaign.join()

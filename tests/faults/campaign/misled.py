@@ -1,4 +1,4 @@
-"""Who posts to a name that somebody has made lead to the metadata service of a cloud."""
+"""Posts to a name that resolves to the metadata service of a cloud."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ _NODE: Final = 1020
 
 class Misled:
     """
-    Posts, and must not be connected.
+    A client that posts to such a name, and must not connect.
 
     Args:
-        complaints: takes what happened to a post that was not refused before it left.
+        complaints: counter of the posts that were not refused before a connection.
 
     """
 

@@ -1,4 +1,4 @@
-"""The nemesis: a plan of faults drawn from a seed, and the one who carries it out and notes what happened."""
+"""The nemesis: a plan of faults drawn from a seed, and its execution."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-# A part that was killed needs so many seconds more to be back before it is its turn again.
+# A killed part needs so many seconds more for its restart before its next fault.
 _RECOVERY = 2.0
 
 
 class Pace(NamedTuple):
-    """Seconds between the beginnings of two faults, and how long one lasts, each from one to the other."""
+    """The range of seconds between two faults, and the range of a fault's duration."""
 
     gap: tuple[float, float] = (2.0, 4.5)
     lasting: tuple[float, float] = (0.5, 4.0)
 
 
 class Planned(NamedTuple):
-    """A fault to come: its second in the campaign, its kind, and its turn."""
+    """A planned fault: its second in the campaign, its kind, and its turn."""
 
     at: float
     kind: str
@@ -40,7 +40,7 @@ class Planned(NamedTuple):
 
 
 class Happened(msgspec.Struct, frozen=True, kw_only=True):
-    """A fault that was done: monotonic seconds of its begin and of its healing, and its victim."""
+    """An executed fault: monotonic seconds of its start and its healing, and its victim."""
 
     kind: str
     victim: str
@@ -49,7 +49,7 @@ class Happened(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def draw(seed: int, seconds: float, *, kinds: Sequence[str] = tuple(FAULTS), pace: Pace = Pace()) -> list[Planned]:  # noqa: B008
-    """Return the plan of *seed*: every kind once before any comes twice, and never two faults of a part at once."""
+    """Return the plan of *seed*: every kind once before any repeats, and never two faults of a part at once."""
     chance = random.Random(seed)
     busy: dict[str, float] = defaultdict(float)
     plan: list[Planned] = []
@@ -69,7 +69,7 @@ def draw(seed: int, seconds: float, *, kinds: Sequence[str] = tuple(FAULTS), pac
 
 
 class Nemesis:
-    """Carries out a plan on *system*."""
+    """Executes a plan on *system*."""
 
     def __init__(self, system: System, plan: Sequence[Planned]) -> None:
         self.happened: list[Happened] = []

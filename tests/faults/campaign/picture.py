@@ -1,4 +1,4 @@
-"""A campaign as a picture: events acknowledged and stored in each second, and the faults below."""
+"""A picture of a campaign: events acknowledged and stored in each second, and the faults below."""
 
 from __future__ import annotations
 

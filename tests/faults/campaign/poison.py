@@ -1,4 +1,4 @@
-"""What must become a dead letter and nothing else: each kind makes the body of one out of an event that is sound."""
+"""Bodies that must become dead letters: each kind makes one from a sound event."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
     from noetl_events import ExecutorEvent
 
-# Of a unique index of the campaign's own, on what `meta` holds under this name; a row that is no event has it.
+# The name of a unique index of the campaign on an entry of `meta`; a row that is no event has this entry.
 CLAIM: Final = "claim"
 TAKEN: Final = "taken"
 
-# The envelope included; serde reads one less.
+# The depth includes the envelope; serde reads one level less.
 _TOO_DEEP: Final = 128
 
 
@@ -57,10 +57,10 @@ MALFORMED: Final[dict[str, Callable[[ExecutorEvent], bytes]]] = {
     "`context` and `payload`": _twice,
     "one level too many": _deep,
 }
-"""No event to any reader."""
+"""Bodies that are no event for any reader."""
 
 REFUSED: Final[dict[str, Callable[[ExecutorEvent], bytes]]] = {
     "a NUL": _nul,
     "a double in another index": _claiming,
 }
-"""An event that Postgres refuses as a row."""
+"""Events that Postgres refuses as a row."""

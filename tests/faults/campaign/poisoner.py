@@ -1,4 +1,4 @@
-"""Who sends what nobody can store: to the stream, past every check of ours; to the gateway; through a sink."""
+"""A client that sends unstorable messages: to the stream directly, to the gateway, and through a sink."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ if TYPE_CHECKING:
 _PAUSE = 0.5
 _NODE = 1023
 _POISON = MALFORMED | REFUSED
-# Malformed, or not looked at for now.
+# The gateway answers so to a malformed body, or when it is overloaded.
 _REFUSALS: Final = (422, 429)
 
 
 class Poison(NamedTuple):
-    """A message of poison: the monotonic seconds it was sent at, and acknowledged by the stream."""
+    """A poison message: the monotonic seconds of sending, and of the stream's acknowledgement."""
 
     at: float
     acknowledged: float | None = None
@@ -42,19 +42,19 @@ class Poison(NamedTuple):
 
 class Poisoner:
     """
-    Sends poison, each time another one: what the stream did not acknowledge may be there or not.
+    A client that sends different poison messages: one that was not acknowledged may be in the stream or not.
 
     Args:
-        connection: to NATS; it stays open.
-        gateway: where it listens itself.
-        headers: that it wants.
-        complaints: takes what should have been refused, and was not.
+        connection: connection to NATS; stays open.
+        gateway: URL of the gateway without a proxy.
+        headers: request headers with the token.
+        complaints: counter of the bodies that were not refused.
 
     """
 
     def __init__(self, connection: Connection, gateway: str, headers: dict[str, str], complaints: Counter[str]) -> None:
         self.sent: dict[int, Poison] = {}
-        """By the id of its message."""
+        """The sent messages by event id."""
 
         self._connection = connection
         self._gateway = gateway

@@ -1,4 +1,4 @@
-"""Who follows the live stream of events, goes away, and comes again where it stopped."""
+"""A reader of the live stream that disconnects, and resumes at its position."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ _LONGEST = 3.0
 
 
 class _Seen(msgspec.Struct):
-    # Whatever somebody took for one.
+    # The bodies that an answer of another server may have.
     event_id: int | float | str | None = None
 
 
 class Reader:
     """
-    Reads everything from now on.
+    A client that reads every event from now on.
 
     Args:
-        gateway: where it is reached, whatever stands in between.
-        headers: that it wants.
-        complaints: takes answers that a browser could take for a page.
+        gateway: URL of the gateway through its proxy.
+        headers: request headers with the token.
+        complaints: counter of the answers that a browser could take for a page.
 
     """
 
     def __init__(self, gateway: str, headers: dict[str, str], complaints: Counter[str]) -> None:
         self.seen: set[tuple[int, object]] = set()
-        """Sequences in the stream, each with the id of its event."""
+        """The sequences in the stream, each with the id of its event."""
 
         self._url = f"{gateway}/api/events/stream"
         self._headers = headers
@@ -58,7 +58,7 @@ class Reader:
     async def _read(self, session: aiohttp.ClientSession) -> None:
         headers = self._headers | ({"last-event-id": self._last} if self._last else {})
         async with session.get(self._url, headers=headers) as answer:
-            # Somebody else may answer in the gateway's place.
+            # Another server may answer in the gateway's place.
             if not answer.headers.get("content-type", "").startswith(_SSE):
                 return
             require_nosniff(answer, self._complaints)
@@ -71,7 +71,7 @@ class Reader:
                     fields = {}
 
     def _take(self, fields: dict[str, bytes]) -> None:
-        # What the gateway says itself has no id.
+        # The gateway's own messages have no id.
         if "id" in fields:
             self._last = fields["id"].decode()
             self.seen.add((int(self._last), msgspec.json.decode(fields["data"], type=_Seen).event_id))

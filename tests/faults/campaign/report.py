@@ -1,4 +1,4 @@
-"""What a campaign leaves behind: report.md, timeline.jsonl and campaign.svg."""
+"""The files of a campaign: report.md, timeline.jsonl and campaign.svg."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def _count(found: Collection[Any] | int) -> int:
 
 
 def _shown(found: Collection[Any] | int) -> str:
-    """Return how many, and the first of them; of those that have a place or a number, with it."""
+    """Return the number of *ids*, and the first of them with their place or count, if any."""
     if isinstance(found, int) or not found:
         return str(_count(found))
     some = [f"{name} ({more})" for name, more in found.items()] if isinstance(found, dict) else list(found)

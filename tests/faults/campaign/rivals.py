@@ -1,4 +1,4 @@
-"""Two who are given the same events in opposite orders, as projectors may be that follow each other."""
+"""Two sinks that get the same events in opposite orders, as successive projectors may."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ _NODE: Final = 1021
 
 class Rivals:
     """
-    Write into a table of their own: who inserts in the order of arrival locks the other up.
+    Two writers of a separate table: inserts in the order of arrival would deadlock.
 
     Args:
-        database: where it listens itself.
+        database: URL of the database without a proxy.
 
     """
 

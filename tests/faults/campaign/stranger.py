@@ -1,4 +1,4 @@
-"""Who comes to the gateway without its token, and must be let in nowhere."""
+"""A client without the gateway's token, which must be refused everywhere."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ _REFUSALS: Final = (401, 403)
 
 class Stranger:
     """
-    Asks for everything, with everything but the token.
+    A client that requests every path, with any credentials except the token.
 
     Args:
-        gateway: where it listens itself.
-        complaints: takes what let it in, and what a browser could take for a page.
+        gateway: URL of the gateway without a proxy.
+        complaints: counter of the requests that were accepted, and of answers that a browser could take for a page.
 
     """
 
@@ -47,7 +47,7 @@ class Stranger:
         self._new_id = Snowflake(node=_NODE)
 
     async def run(self) -> None:
-        """Ask until cancelled."""
+        """Send requests until cancelled."""
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(2.0)) as session:
             while True:
                 for brought, headers in _BRINGS.items():
@@ -67,6 +67,6 @@ class Stranger:
 
 
 def require_nosniff(answer: aiohttp.ClientResponse, complaints: Counter[str]) -> None:
-    """Complain of an *answer* that a browser may take for what it is not."""
+    """Complain about an *answer* with a content type that a browser may guess."""
     if answer.headers.get("x-content-type-options") != "nosniff":
         complaints[f"{answer.method} {answer.url.path}: not said to be no page"] += 1

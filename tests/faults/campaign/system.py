@@ -1,4 +1,4 @@
-"""Everything a campaign runs: servers, proxies, and our own processes between them."""
+"""All processes of a campaign: servers, proxies, and the project's own processes between them."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ _SETTINGS = {
 
 class Shape(NamedTuple):
     """
-    How large a campaign is.
+    The size of a campaign.
 
     Args:
-        nodes: NATS servers, 1 or 3.
-        rate: events a second of each worker.
-        takeover: seconds until what a dead projector had in hand is another's.
-        fsync: whether Postgres syncs.
+        nodes: number of NATS servers, 1 or 3.
+        rate: events per second of each worker.
+        takeover: seconds until the events in flight of a dead projector are redelivered to another.
+        fsync: true if Postgres syncs.
 
     """
 
@@ -56,14 +56,14 @@ class Shape(NamedTuple):
 
 
 class System:
-    """What the nemesis may harm."""
+    """The parts of the system that the nemesis may hit."""
 
     def __init__(
         self, folder: Path, port: int, broker: Broker, postgres: PostgresServer, links: dict[str, list[FaultyProxy]]
     ) -> None:
         self.folder = folder
         self.gateway = f"http://127.0.0.1:{port}"
-        """Where it listens itself, behind no proxy."""
+        """The URL of the gateway, behind no proxy."""
 
         self.broker = broker
         self.postgres = postgres
@@ -74,20 +74,20 @@ class System:
         self.members: dict[str, Member] = {}
         self.deletions: list[Deletion] = []
         self.orders: list[dict[int, int]] = []
-        """Of each stream that was deleted: the ids of its events, by their sequences."""
+        """For each deleted stream, the ids of its events by their sequences."""
 
     async def stop_workers(self) -> None:
-        """Let the workers hand over what they have, and end."""
+        """Let the workers forward their events, and end."""
         await asyncio.gather(*(asyncio.to_thread(self.members[name].leave) for name in PUBLISHERS))
 
     async def stop_daemons(self) -> None:
-        """Let the others end."""
+        """Stop the other processes."""
         await asyncio.gather(*(asyncio.to_thread(self.members[name].leave) for name in (*PROJECTORS, GATEWAY)))
 
 
 @asynccontextmanager
 async def running(folder: Path, shape: Shape) -> AsyncIterator[System]:
-    """Run everything with its files in *folder*, which is there, until the end."""
+    """Run all processes with their files in *folder*, which exists, during the block."""
     async with AsyncExitStack() as stack:
         postgres = PostgresServer(data_dir=folder / "postgres", fsync=shape.fsync)
         stack.callback(postgres.terminate)
@@ -143,7 +143,7 @@ def _job(system: System, place: int, rate: float, start: int) -> tuple[Job]:
             spool="" if posts else str(system.folder / f"spool-{place}"),
             journal=str(system.folder / f"{name}.{start}.journal"),
             clock=str(system.folder / "clock"),
-            # A worker that comes back is another pod: its clock may be behind that of the one before.
+            # A restarted worker is another pod, so its clock may be behind the one before.
             node=(place + start * len(PUBLISHERS)) % 1024,
             rate=rate,
             log=str(system.folder / f"{name}.log"),

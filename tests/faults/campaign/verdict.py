@@ -1,4 +1,4 @@
-"""What a campaign has shown: sets compared, in the manner of Jepsen."""
+"""The verdict on a campaign: sets compared, in the manner of Jepsen."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ Place: TypeAlias = Literal["prefix", "middle", "tail"]
 
 class Deletion(NamedTuple):
     """
-    A stream that was deleted and created anew, in monotonic seconds.
+    A stream that was deleted and created again, in monotonic seconds.
 
     Args:
-        unsettled: ids of the events that were in it and settled by no projector, read at *began*.
-        began: what was acknowledged from here on may have been in it too.
-        healed: from here on there is a new one.
+        unsettled: ids of the events in it that no projector had acknowledged, read at *began*.
+        began: start of the deletion; events acknowledged later may have been in the old stream, too.
+        healed: time from which the new stream exists.
 
     """
 
@@ -34,20 +34,20 @@ class Deletion(NamedTuple):
 
 class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     """
-    What is known when all is over.
+    The evidence at the end of a campaign.
 
     Args:
-        story: of the workers: attempted, and acknowledged.
-        arrivals: rows, in the order of their inserts.
-        sums: the checksum of each row as it is read back, by event id.
-        expected: the checksum of each of them as it was emitted.
-        dead: how many messages of each id were buried.
-        poison: what must be, by its id, if the stream had it.
-        deletions: of the stream.
-        orders: the ids in each stream there was, by their sequences.
-        seen: sequences and ids that a reader of the live stream has seen.
-        complaints: answers that guests should not have been given.
-        deadlocks: Postgres has found.
+        story: attempted and acknowledged events of the workers.
+        arrivals: rows in the order of their inserts.
+        sums: checksum of each row as read back, by event id.
+        expected: checksum of each event as emitted, by event id.
+        dead: number of dead-lettered messages, by event id.
+        poison: messages that must be dead letters if the stream had them, by event id.
+        deletions: deletions of the stream.
+        orders: ids by sequence, for each stream that existed.
+        seen: sequences and ids that a reader of the live stream got.
+        complaints: answers that should have been refused.
+        deadlocks: number of deadlocks that Postgres reported.
 
     """
 
@@ -66,25 +66,25 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     """
-    Sizes of the sets, and ids of what should not be.
+    The sizes of the sets, and the ids of the faulty events.
 
     Args:
-        lost: acknowledged, and neither stored nor dead, with their place in the order of the acknowledgements.
-        unprotected: likewise, but posted without a spool into a stream that was then deleted: nobody promised them.
-        invented: stored, and never attempted.
-        doubled: stored more than once.
-        reordered: stored after a later event of their execution.
-        displaced: likewise, but the stream that may have had them was deleted: a spool handed them over again.
-        executions: there were.
-        changed: stored otherwise than emitted.
-        dead: given up without being poison, no fault is a reason to; or buried more than once.
-        unburied: poison that the stream had, and that is no dead letter.
-        poisoned: messages of poison that the stream has acknowledged.
-        read: events that a reader of the live stream has seen.
-        missed: by it, between the first event it has seen of a stream and the last.
-        complaints: answers that guests should not have been given, and how often they were.
-        went_back: ids that were not above the one before, of the same life of a worker.
-        deadlocks: found by Postgres; who inserts in one order locks nobody up.
+        lost: acknowledged events neither stored nor dead, with their place in the order of the acknowledgements.
+        unprotected: lost events posted without a spool into a stream that was then deleted, which no promise covers.
+        invented: stored events that were never attempted.
+        doubled: events stored more than once.
+        reordered: events stored after a later one of their execution.
+        displaced: reordered events that a spool forwarded again after a stream that may have had them was deleted.
+        executions: number of executions.
+        changed: events stored with another content than emitted.
+        dead: events dead-lettered without being poison, or more than once.
+        unburied: poison that the stream had without a dead letter.
+        poisoned: number of poison messages that the stream has acknowledged.
+        read: number of events that a reader of the live stream got.
+        missed: events the reader did not get, between its first and its last of a stream.
+        complaints: answers that should have been refused, and their number.
+        went_back: ids that did not exceed the one before, in one life of a worker.
+        deadlocks: number of deadlocks in Postgres; inserts in one order cause none.
 
     """
 
@@ -110,7 +110,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def broken(self) -> dict[str, Collection[Any] | int]:
-        """What must be nothing, by its name."""
+        """The sets that must be empty, by name."""
         return {
             "lost": self.lost,
             "invented": self.invented,
@@ -127,7 +127,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def holds(self) -> bool:
-        """Whether every promise was kept."""
+        """True if every promise was kept."""
         return not any(self.broken.values())
 
 
@@ -167,7 +167,7 @@ def judge(evidence: Evidence) -> Verdict:
 
 
 def is_unprotected(event_id: int, story: Story, deletions: Sequence[Deletion]) -> bool:
-    """Return whether nobody but a stream that was deleted had this event: it came over HTTP, without a spool."""
+    """Return true if only a deleted stream had this event, because it came over HTTP without a spool."""
     attempt, acknowledged = story.attempted[event_id], story.acknowledged[event_id]
     return attempt.journal.startswith("poster") and _may_be_gone(event_id, attempt.at, acknowledged, deletions)
 
@@ -190,7 +190,7 @@ def _unburied(evidence: Evidence) -> set[int]:
 
 
 def _missed(evidence: Evidence) -> set[int]:
-    """Return what no reader has seen; poison may be no event, and then nobody is shown it."""
+    """Return the events that no reader got; poison may be no event, which no reader gets."""
     missed: set[int] = set()
     for order in evidence.orders:
         seen = [sequence for sequence, event_id in order.items() if (sequence, event_id) in evidence.seen]
@@ -231,7 +231,7 @@ def _late(evidence: Evidence) -> list[Arrival]:
 
 
 def _is_displaced(arrival: Arrival, evidence: Evidence) -> bool:
-    """Return whether a deleted stream may have had this event: attempted before there was another, and not stored."""
+    """Return true if a deleted stream may have had this event: attempted before the new one, and not yet stored."""
     attempt = evidence.story.attempted.get(arrival.event_id)
     return attempt is not None and any(
         attempt.at <= deletion.healed and arrival.at >= deletion.began for deletion in evidence.deletions

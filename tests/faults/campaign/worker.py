@@ -1,7 +1,8 @@
 """
 A worker that emits executions, a few events at a time, until it is told to stop.
 
-It emits the same events again until they are taken, as a worker has to.  Its ids are made by a clock that jumps.
+The worker emits the same events again until they are accepted, as every worker must.  Its ids come from a clock that
+jumps.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ SUBJECT = "noetl.events.{execution_id}.{event_type}"
 
 class Job(NamedTuple):
     """
-    Where to emit to, under whose name, and how many events a second.
+    The target, the worker id, and the rate in events per second.
 
     For a gateway's URL *spool* is empty, and *password* is its token.
     """
@@ -54,7 +55,7 @@ class Job(NamedTuple):
 
 
 def work(job: Job) -> None:
-    """Be the worker of *job*; the entry point of its process."""
+    """Run the worker of *job*; the entry point of its process."""
     with Path(job.log).open("a", buffering=1) as log:
         sys.stdout = sys.stderr = log
         asyncio.run(_work(job))
@@ -89,7 +90,7 @@ class _Emitter:
         self._sizes = random.Random(job.node)
 
     async def run(self, stopping: asyncio.Event) -> None:
-        """Emit until *stopping* is set; what was begun is brought to its end."""
+        """Emit until *stopping* is set, and finish the current execution."""
         while not stopping.is_set():
             execution_id = self._new_id()
             done = 0
@@ -100,7 +101,7 @@ class _Emitter:
                 await asyncio.sleep(size * self._pause)
 
     async def aclose(self) -> None:
-        """Hand over what is spooled."""
+        """Forward the spooled events."""
         await self._sink.aclose()
 
     async def _emit(self, events: list[ExecutorEvent]) -> None:
