@@ -61,7 +61,7 @@ class Traffic:
             self._rounds += 1
 
     def is_stored(self, path: Path) -> bool:
-        """True if all published events are stored."""
+        """Return true if all published events are stored."""
         return len(stored_ids(path)) == self.published
 
     def require_order(self, path: Path) -> None:

@@ -21,7 +21,7 @@ _LONGEST = 3.0
 
 
 class _Seen(msgspec.Struct):
-    # The bodies that an answer of another server may have.
+    # Another server may answer with an id of any type.
     event_id: int | float | str | None = None
 
 
