@@ -143,6 +143,10 @@ def _what_runs(source: str) -> str:
                 setattr(node, name, None)
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
             node.value = ast.Constant(value=None)
+        if isinstance(node, ast.arguments):
+            # A star in a signature is no product.
+            node.args = [*node.posonlyargs, *node.args, *node.kwonlyargs]
+            node.posonlyargs, node.kwonlyargs = [], []
         if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
             node.body = [ast.Pass()]
         if isinstance(node, ast.Call) and ast.unparse(node.func).startswith("log."):
