@@ -35,7 +35,7 @@ class FolderSink:
 
     @classmethod
     def from_url(cls, url: str) -> Self:
-        """Open `folder:///absolute/path`; raises ValueError for a URL that says anything else."""
+        """Open `folder:///absolute/path`; raises ValueError for any other URL."""
         parts = urlsplit(url)
         if parts.netloc or parts.query or not parts.path:
             raise ValueError(f"sink URL: {url!r} is not such as folder:///var/lib/noetl/events")
