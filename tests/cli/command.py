@@ -1,8 +1,8 @@
 """
-One run of `noetl-events` in a process of its own.
+Run `noetl-events` in a separate process.
 
-The processes are forked from a server that has imported the command line already, so that a test pays for what its
-command does and not for half a second of imports.
+The processes are forked from a server that has imported the command line already, so that a
+test takes the time of its command, without half a second of imports.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def environment(nats: str, more: Mapping[str, str] | None = None) -> dict[str, s
 def run(
     *arguments: str, nats: str = "nats://127.0.0.1:1", stdin: bytes = b"", environ: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[bytes]:
-    """Run `noetl-events` with *arguments* and return what it did, having checked that no traceback was shown."""
+    """Run `noetl-events` with *arguments*, assert that no traceback was shown, and return the result."""
     with tempfile.TemporaryDirectory() as folder:
         files = [Path(folder, name) for name in ("stdin", "stdout", "stderr")]
         files[0].write_bytes(stdin)
@@ -58,7 +58,7 @@ def start(
 
 
 def become(arguments: Sequence[str], variables: dict[str, str], files: Sequence[Path]) -> None:
-    """Be `noetl-events` from here on: its arguments, its environment and its three files."""
+    """Run `noetl-events` in this process, with its arguments, environment and three files."""
     for descriptor, file in enumerate(files):
         opened = os.open(file, os.O_RDONLY if descriptor == 0 else os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(opened, descriptor)

@@ -1,4 +1,4 @@
-"""Letters in the graveyard of a server, and a look at its streams around our own commands."""
+"""Dead letters on a server, and its streams read without the project's own commands."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ MALFORMED = b'\xff\x1b[31m{"execution_id": 1}'
 
 
 def bury(server: NatsServer, *letters: tuple[bytes, Kind, str], times: int = 1) -> None:
-    """Publish each body and bury it."""
+    """Publish and dead-letter each body."""
     asyncio.run(_bury(server, letters, times))
 
 
@@ -48,7 +48,7 @@ async def _bury(server: NatsServer, letters: tuple[tuple[bytes, Kind, str], ...]
 
 
 def three(server: NatsServer) -> None:
-    """Bury a malformed message and two rejected events."""
+    """Dead-letter a malformed message and two rejected events."""
     bury(
         server,
         (MALFORMED, "malformed", "body: \x1b]0;owned\x07 [red]no[/red]"),
@@ -58,7 +58,7 @@ def three(server: NatsServer) -> None:
 
 
 def messages_in(server: NatsServer, stream: str) -> list[bytes]:
-    """Return the bodies *stream* holds."""
+    """Return the bodies in *stream*."""
 
     async def read() -> list[bytes]:
         async with Connection(ConnectOptions(servers=server.url)) as connection:
@@ -73,5 +73,5 @@ def messages_in(server: NatsServer, stream: str) -> list[bytes]:
 
 
 def lines(done: subprocess.CompletedProcess[bytes]) -> list[Any]:
-    """Return the JSON objects a command printed, one a line."""
+    """Return the JSON objects that a command printed, one a line."""
     return [json.loads(line) for line in done.stdout.splitlines()]

@@ -56,7 +56,7 @@ def project_until(server: NatsServer, to: str, count: int, path: Path) -> int:
 
 
 def wait_for_rows(path: Path, count: int, process: subprocess.Popen[bytes]) -> None:
-    """Return once the table in *path* has *count* rows; fail if the process ends before."""
+    """Return once the table in *path* has *count* rows; fail if the process ends earlier."""
     for _ in range(1500):
         if path.exists() and rows_in(path) >= count:
             return
@@ -69,7 +69,7 @@ def wait_for_rows(path: Path, count: int, process: subprocess.Popen[bytes]) -> N
 
 
 def rows_in(path: Path) -> int:
-    """Return how many events the SQLite file holds."""
+    """Return the number of events in the SQLite file."""
     with closing(sqlite3.connect(path, timeout=5)) as database:
         try:
             count: int = database.execute("SELECT count(*) FROM event").fetchone()[0]
@@ -79,12 +79,12 @@ def rows_in(path: Path) -> int:
 
 
 def result(done: subprocess.CompletedProcess[bytes]) -> Any:
-    """Return the JSON a command printed."""
+    """Return the JSON that a command printed."""
     return json.loads(done.stdout)
 
 
 def test_real_run_in_row_shape_becomes_rows(own_server: NatsServer, tmp_path: Path) -> None:
-    """60 events of another writer (times without a zone, ids as strings, node_name) are 60 rows, nothing dropped."""
+    """60 events of another writer (times without a zone, ids as strings, node_name) become 60 complete rows."""
     run("stream", "ensure", nats=own_server.url)
     file = tmp_path / "run.ndjson"
     file.write_text("\n".join(json.dumps(row) for row in ROWS))
@@ -97,13 +97,13 @@ def test_real_run_in_row_shape_becomes_rows(own_server: NatsServer, tmp_path: Pa
     with closing(sqlite3.connect(path)) as database:
         first = database.execute("SELECT * FROM event ORDER BY event_id").fetchone()
     assert first[:3] == (543942402780693277, 543942402780693278, "command.issued")
-    # Behind them stands the digest.
+    # The digest stands behind these columns.
     assert first[3:9] == ("start", "PENDING", "2026-01-20T11:56:27.000000Z", "null", None, '{"node_type":"http"}')
 
 
 @pytest.mark.parametrize("named", [[], ["-"]], ids=["unsaid", "said"])
 def test_emit_reads_a_pipe_and_names_what_is_no_event(server: NatsServer, named: list[str]) -> None:
-    """A bad line is named with its reason, its neighbours are stored, and the exit code says so."""
+    """A bad line is reported with its reason, its neighbours are stored, and the exit code is not 0."""
     lines = [encode(event) for event in make_events(3)]
     piped = b"\n".join([lines[0], b'{"execution_id": 1}', *lines[1:]])
     done = run("emit", *named, "--json", nats=server.url, stdin=piped)
@@ -134,7 +134,7 @@ def test_replay_stores_once(tmp_path: Path) -> None:
 
 
 def test_tail_prints_what_is_stored(server: NatsServer) -> None:
-    """`tail --json` prints each body as it is, in the order of the stream; without it, a line for people."""
+    """`tail --json` prints each body unchanged in stream order; without it, a line for people."""
     bodies = [encode(event) for event in make_events(5, start=1_000)]
     run("emit", nats=server.url, stdin=b"\n".join(bodies))
     printed = run("tail", "--from-start", "--until-end", "--json", nats=server.url).stdout.splitlines()
@@ -145,7 +145,7 @@ def test_tail_prints_what_is_stored(server: NatsServer) -> None:
 
 
 def test_stream_ensure_refuses_what_differs(server: NatsServer) -> None:
-    """A stream that is not as declared is named field by field, and stays as it is."""
+    """A stream that is not as declared is reported field by field, and stays unchanged."""
     again = run("stream", "ensure", nats=server.url)
     wrong = subprocess.run(
         [sys.executable, "-m", "consumers", "stream", "ensure"],
@@ -161,7 +161,7 @@ def test_stream_ensure_refuses_what_differs(server: NatsServer) -> None:
 
 
 def test_stream_show_says_what_is_missing(own_server: NatsServer) -> None:
-    """Without the stream the exit code is 1 and the remedy is named."""
+    """Without the stream the exit code is 1 and the remedy is printed."""
     done = run("stream", "show", nats=own_server.url)
 
     assert done.returncode == 1
@@ -184,7 +184,7 @@ def test_stream_show_says_what_is_missing(own_server: NatsServer) -> None:
     ],
 )
 def test_wrong_input_is_named(arguments: list[str], reason: bytes) -> None:
-    """Wrong input ends with exit code 2 and a line that names it."""
+    """Wrong input ends with exit code 2 and a line that names the input."""
     done = run(*arguments)
 
     assert done.returncode == 2
@@ -209,7 +209,7 @@ def test_wrong_input_is_named(arguments: list[str], reason: bytes) -> None:
     ],
 )
 def test_wrong_setting_is_named(variables: dict[str, str], reason: bytes) -> None:
-    """A setting that cannot be used ends with exit code 2 and names its variable."""
+    """An unusable setting ends with exit code 2 and the name of its variable."""
     done = subprocess.run(
         [sys.executable, "-m", "consumers", "stream", "show"],
         env=os.environ | variables,
@@ -241,7 +241,7 @@ COMMANDS = [
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
 def test_help_has_an_example(command: list[str]) -> None:
-    """Every command explains itself with an example."""
+    """The help of every command has an example."""
     done = run(*command, "--help")
 
     assert done.returncode == 0
@@ -250,7 +250,7 @@ def test_help_has_an_example(command: list[str]) -> None:
 
 @pytest.mark.parametrize("destination", [[], ["--postgres"]], ids=["SQLite", "Postgres"])
 def test_demo_ends_with_a_true_summary(destination: list[str]) -> None:
-    """The demo carries every event to its destination, and says so after having looked there."""
+    """The demo stores every event at its destination, and its summary is read from there."""
     done = run("demo", "--events", "3000", "--rate", "0", "--json", *destination)
     summary = result(done)
 
@@ -261,7 +261,7 @@ def test_demo_ends_with_a_true_summary(destination: list[str]) -> None:
 
 
 def test_bench_measures_a_publish() -> None:
-    """The bench ends with figures of what was really stored."""
+    """The bench ends with the numbers of stored messages."""
     done = run("bench", "publish", "--events", "2000", "--concurrency", "50", "--json")
     figures = result(done)
 

@@ -24,7 +24,7 @@ EXECUTION = 478775660589088776
 
 
 def test_list_is_a_table_without_control_characters(filtered: NatsServer) -> None:
-    """Number, kind, origin, reason and size stand in it; what a stranger wrote cannot command the terminal."""
+    """The table has number, kind, origin, reason and size, and hostile text in it is escaped."""
     done = run("dead", "list", nats=filtered.url)
     table = " ".join(done.stdout.decode().split())
 
@@ -52,7 +52,7 @@ def test_list_is_a_table_without_control_characters(filtered: NatsServer) -> Non
     ],
 )
 def test_list_filters(filtered: NatsServer, filters: list[str], expected: list[int]) -> None:
-    """Each filter lets through what it says, and several what all of them say."""
+    """Each filter selects by its own rule, and several filters by all of them."""
     done = run("dead", "list", "--json", *filters, nats=filtered.url)
 
     assert done.returncode == 0
@@ -63,7 +63,7 @@ def test_list_filters(filtered: NatsServer, filters: list[str], expected: list[i
 
 @pytest.fixture(scope="module")
 def filtered(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Return a server with three letters that nobody changes."""
+    """Return a server with three dead letters that no test changes."""
     from noetl_events.testing.nats_server import NatsServer as Server  # noqa: PLC0415  (above for types alone)
 
     with Server(store_dir=tmp_path_factory.mktemp("nats")) as started:
@@ -73,7 +73,7 @@ def filtered(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def test_list_tolerates_nothing(own_server: NatsServer) -> None:
-    """Without the stream, or without letters in it, a line says so."""
+    """Without the stream, or without dead letters, a line says so."""
     missing = run("dead", "list", nats=own_server.url)
     run("stream", "ensure", nats=own_server.url)
     empty = run("dead", "list", nats=own_server.url)
@@ -84,7 +84,7 @@ def test_list_tolerates_nothing(own_server: NatsServer) -> None:
 
 
 def test_list_shows_a_message_buried_again_once(own_server: NatsServer) -> None:
-    """Buried again later than the stream remembers ids, it is two letters and one line."""
+    """A message dead-lettered again beyond the duplicate window is two dead letters and one line."""
 
     async def without_memory() -> None:
         async with Connection(ConnectOptions(servers=own_server.url)) as connection:
@@ -105,7 +105,7 @@ def test_list_shows_a_message_buried_again_once(own_server: NatsServer) -> None:
 
 
 def test_list_reads_many(own_server: NatsServer) -> None:
-    """More letters than fit one page are all there, in order."""
+    """More dead letters than fit one page are listed completely, in order."""
     server = own_server
     run("stream", "ensure", nats=server.url)
     bury(server, *[(b"%d" % number, "rejected", "no") for number in range(450)])
@@ -116,7 +116,7 @@ def test_list_reads_many(own_server: NatsServer) -> None:
 
 
 def test_show_says_everything(filtered: NatsServer) -> None:
-    """Origin, reason, headers and payload; as JSON with base64 for what is no text; raw to the byte."""
+    """The command shows origin, reason, headers and payload; as JSON with base64 for binary data; raw to the byte."""
     for_people = run("dead", "show", "2", nats=filtered.url).stdout.decode()
     [letter] = lines(run("dead", "show", "1", "--json", nats=filtered.url))
     raw = run("dead", "show", "1", "--raw", nats=filtered.url).stdout
@@ -129,7 +129,7 @@ def test_show_says_everything(filtered: NatsServer) -> None:
 
 
 def test_show_escapes_a_payload_that_is_no_json(filtered: NatsServer) -> None:
-    """Bytes that would command the terminal are shown as what they are."""
+    """A binary payload is escaped, so it cannot control the terminal."""
     done = run("dead", "show", "1", nats=filtered.url)
 
     assert b'\\xff\\x1b[31m{"execution_id": 1}' in done.stdout
@@ -138,7 +138,7 @@ def test_show_escapes_a_payload_that_is_no_json(filtered: NatsServer) -> None:
 
 @pytest.mark.parametrize("command", [["show", "99"], ["edit", "99"]], ids=" ".join)
 def test_letter_that_is_not_there(filtered: NatsServer, command: list[str]) -> None:
-    """The exit code is 1, and a line says where to look."""
+    """For a missing dead letter the exit code is 1, and a line names the command that lists them."""
     done = run("dead", *command, nats=filtered.url)
 
     assert done.returncode == 1
@@ -160,7 +160,7 @@ def test_letter_that_is_not_there(filtered: NatsServer, command: list[str]) -> N
     ],
 )
 def test_wrong_input_is_named(filtered: NatsServer, arguments: list[str], reason: bytes) -> None:
-    """Wrong input ends with exit code 2 and a line that names it, and nothing is changed."""
+    """Wrong input ends with exit code 2 and a line that names the input, and nothing is changed."""
     done = run("dead", *arguments, nats=filtered.url)
 
     assert done.returncode == 2
@@ -170,7 +170,7 @@ def test_wrong_input_is_named(filtered: NatsServer, arguments: list[str], reason
 
 @pytest.mark.parametrize("command", ["list", "show", "retry", "edit", "purge"])
 def test_help_has_an_example(command: str) -> None:
-    """Every command explains itself with an example."""
+    """The help of every command has an example."""
     done = run("dead", command, "--help")
 
     assert done.returncode == 0

@@ -35,7 +35,7 @@ def server(own_server: NatsServer) -> NatsServer:
 
 
 def test_retry_says_what_happened_to_each(server: NatsServer) -> None:
-    """Sent back and gone from the graveyard; what is already gone is no failure."""
+    """A resent dead letter is removed; one that is gone already is no failure."""
     three(server)
     dry = run("dead", "retry", "--all", "--dry-run", "--json", nats=server.url)
     first = run("dead", "retry", "2", "--json", nats=server.url)
@@ -50,7 +50,7 @@ def test_retry_says_what_happened_to_each(server: NatsServer) -> None:
 
 
 def test_retry_all_takes_filters(server: NatsServer) -> None:
-    """Only what the filters let through is sent."""
+    """Only the dead letters that the filters select are resent."""
     three(server)
     done = run("dead", "retry", "--all", "--kind", "rejected", "--reason", "too long", "--json", nats=server.url)
     none = run("dead", "retry", "--all", "--kind", "fatal", nats=server.url)
@@ -61,7 +61,7 @@ def test_retry_all_takes_filters(server: NatsServer) -> None:
 
 
 def test_retry_that_fails_keeps_the_letter(server: NatsServer) -> None:
-    """The exit code is 1, the reason is named, and the others go their way."""
+    """For a failed resend the exit code is 1 with the reason, and the others are resent."""
     three(server)
 
     async def forge() -> None:
@@ -78,7 +78,7 @@ def test_retry_that_fails_keeps_the_letter(server: NatsServer) -> None:
 
 
 def test_edit_sends_the_corrected_payload(server: NatsServer, tmp_path: Path) -> None:
-    """What is still no event is refused by the name of its field; what is one goes back, and the letter goes."""
+    """A payload that is no event is refused with its field; a valid one is resent, and its dead letter removed."""
     three(server)
     file = tmp_path / "corrected.json"
     file.write_bytes(b'{"execution_id": 1}')
@@ -95,14 +95,14 @@ def test_edit_sends_the_corrected_payload(server: NatsServer, tmp_path: Path) ->
 
 
 def edit_with(server: NatsServer, editor: str, number: str, folder: Path) -> subprocess.CompletedProcess[bytes]:
-    """Edit a letter with *editor*, whose files are in *folder*."""
+    """Edit a dead letter with *editor*, which has its files in *folder*."""
     variables = environment(server.url) | {"EDITOR": editor, "VISUAL": "", "TMPDIR": str(folder)}
     command = [sys.executable, "-m", "consumers", "dead", "edit", number]
     return subprocess.run(command, env=variables, capture_output=True, check=False, timeout=180)
 
 
 def test_edit_opens_an_editor(server: NatsServer, tmp_path: Path) -> None:
-    """The editor gets readable JSON; nothing stays behind when the payload was sent or left as it was."""
+    """The editor gets readable JSON; the temporary file is removed if the payload was sent or unchanged."""
     three(server)
     unchanged = edit_with(server, "true", "2", tmp_path)
     edited = edit_with(server, "sed -i s/COMPLETED/CORRECTED/", "2", tmp_path)
@@ -115,7 +115,7 @@ def test_edit_opens_an_editor(server: NatsServer, tmp_path: Path) -> None:
 
 
 def test_edit_keeps_what_it_cannot_send(server: NatsServer, tmp_path: Path) -> None:
-    """A text somebody took pains over is still there, and the line says where."""
+    """An edited text that could not be sent is kept, and the line names its file."""
     three(server)
     done = edit_with(server, "sed -i s/execution_id/exec/", "2", tmp_path)
     [file] = tmp_path.glob("dead-letter-*.json")
@@ -128,7 +128,7 @@ def test_edit_keeps_what_it_cannot_send(server: NatsServer, tmp_path: Path) -> N
 
 
 def test_purge_removes_what_was_asked_for(server: NatsServer) -> None:
-    """It says how many it removed, and leaves the others."""
+    """The command prints the number of removed dead letters, and leaves the others."""
     three(server)
     some = run("dead", "purge", "--kind", "malformed", "--yes", "--json", nats=server.url)
     rest = run("dead", "purge", "--all", "--yes", "--json", nats=server.url)
@@ -139,7 +139,7 @@ def test_purge_removes_what_was_asked_for(server: NatsServer) -> None:
 
 @pytest.mark.parametrize(("answer", "left"), [pytest.param(b"y\n", 0, id="yes"), pytest.param(b"\n", 3, id="no")])
 def test_purge_asks_on_a_terminal(server: NatsServer, answer: bytes, left: int) -> None:
-    """Anything but yes leaves the letters where they are."""
+    """Any answer except yes leaves the dead letters in place."""
     three(server)
     ours, theirs = pty.openpty()
     os.write(ours, answer)

@@ -1,4 +1,4 @@
-"""`noetl-events health`, and the endpoint of `noetl-events project` that it asks, as processes."""
+"""`noetl-events health` and the endpoint of `noetl-events project` that it requests, as processes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def server(own_server: NatsServer) -> NatsServer:
     return own_server
 
 
-# As on a machine where the extra is not installed.
+# The environment is one where the extra is not installed.
 BARE = [sys.executable, "-c", "import sys; sys.modules['uvicorn'] = None; from consumers.cli import main; main()"]
 
 
@@ -39,7 +39,7 @@ BARE = [sys.executable, "-c", "import sys; sys.modules['uvicorn'] = None; from c
 def projecting(
     server: NatsServer, log: Path, *arguments: str, program: Sequence[str] = (), **variables: str
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Run `noetl-events project` into nowhere."""
+    """Run `noetl-events project` into a no-op sink."""
     command = [*(program or (sys.executable, "-m", "consumers")), "project", "--to", "noop:", *arguments]
     with (
         log.open("wb") as lines,
@@ -52,7 +52,7 @@ def projecting(
 
 
 async def test_health_of_a_running_projector(server: NatsServer, tmp_path: Path) -> None:
-    """A ready projector answers 0 to both questions; without NATS it lives and is not ready, and says why."""
+    """A ready projector answers both checks with 0; without NATS it is alive and not ready, with the reason."""
     url = f"http://127.0.0.1:{(port := free_port())}"
     with projecting(server, tmp_path / "log", "--listen", f"127.0.0.1:{port}"):
         await eventually(lambda: run("health", "--url", url, "--ready").returncode == 0)
@@ -68,7 +68,7 @@ async def test_health_of_a_running_projector(server: NatsServer, tmp_path: Path)
 
 
 def test_nobody_there() -> None:
-    """Where nobody listens it is not well."""
+    """Without a listener the check fails."""
     done = run("health", "--url", f"http://127.0.0.1:{free_port()}")
 
     assert done.returncode == 1
@@ -76,20 +76,20 @@ def test_nobody_there() -> None:
 
 
 class Stranger(BaseHTTPRequestHandler):
-    """Another server."""
+    """A foreign HTTP server."""
 
     def do_GET(self) -> None:
-        """Answer anything."""
+        """Give any answer."""
         self.send_response(200)
         self.end_headers()
         self.wfile.write(b"<html>\x1b[2J</html>")
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 def test_stranger_on_the_port() -> None:
-    """Another server on the port is no projector, whatever it answers."""
+    """Another server on the port is no projector, whatever its answer."""
     with HTTPServer(("127.0.0.1", 0), Stranger) as stranger:
         answering = Thread(target=stranger.handle_request)
         answering.start()
@@ -102,7 +102,7 @@ def test_stranger_on_the_port() -> None:
 
 @pytest.mark.parametrize("url", ["https://x", "127.0.0.1:9464", "http://"])
 def test_wrong_url(url: str) -> None:
-    """A URL that cannot be asked is wrong input."""
+    """An unusable URL is wrong input."""
     done = run("health", "--url", url)
 
     assert done.returncode == 2
@@ -120,7 +120,7 @@ def test_wrong_url(url: str) -> None:
     ],
 )
 def test_wrong_address(listen: str, reason: bytes) -> None:
-    """An address that cannot be listened on ends the projector at once, with its name."""
+    """An unusable address ends the projector at once, with its name."""
     done = run("project", "--to", "noop:", "--listen", listen)
 
     assert done.returncode == 2
@@ -128,7 +128,7 @@ def test_wrong_address(listen: str, reason: bytes) -> None:
 
 
 def test_asked_for_and_taken() -> None:
-    """An address that was asked for and is taken ends the projector at once."""
+    """A configured address that is taken ends the projector at once."""
     with closing(socket.create_server(("127.0.0.1", 0))) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         done = run("project", "--to", "noop:", "--listen", address)
@@ -138,10 +138,10 @@ def test_asked_for_and_taken() -> None:
 
 
 async def test_default_taken(server: NatsServer, tmp_path: Path) -> None:
-    """Two projectors on one machine both run: the second says that it has no endpoint."""
+    """Two projectors on one machine both run: the second logs that it has no endpoint."""
     log, other = tmp_path / "log", tmp_path / "other"
     with projecting(server, log) as first, projecting(server, other, "--durable", "other") as second:
-        # Whoever else has the port: at least one of these has not, and each must be there before it is told to leave.
+        # If another process has the port, at least one has no endpoint, and each must have started before its stop.
         await eventually(lambda: b"endpoint.missing" in log.read_bytes() + other.read_bytes())
         await eventually(lambda: run("stream", "show", "--json", nats=server.url).stdout.count(b'"consumers":2'))
         for process in (first, second):
@@ -150,7 +150,7 @@ async def test_default_taken(server: NatsServer, tmp_path: Path) -> None:
 
 
 async def test_off(server: NatsServer, tmp_path: Path) -> None:
-    """Switched off, by option or by setting, there is no endpoint and no word of it."""
+    """Switched off, by option or by setting, there is no endpoint and no log line about it."""
     log = tmp_path / "log"
     with projecting(server, log, NOETL_LISTEN="off") as process:
         await eventually(lambda: run("stream", "show", "--json", nats=server.url).stdout.count(b'"consumers":1'))
@@ -161,7 +161,7 @@ async def test_off(server: NatsServer, tmp_path: Path) -> None:
 
 
 async def test_extra_missing(server: NatsServer, tmp_path: Path) -> None:
-    """Without the extra the projector runs, and says once that it has no endpoint and how to get one."""
+    """Without the extra the projector runs, and logs once that it has no endpoint, with the remedy."""
     log = tmp_path / "log"
     with projecting(server, log, program=BARE) as process:
         await eventually(lambda: run("stream", "show", "--json", nats=server.url).stdout.count(b'"consumers":1'))
@@ -173,7 +173,7 @@ async def test_extra_missing(server: NatsServer, tmp_path: Path) -> None:
 
 
 def test_extra_missing_and_asked_for(server: NatsServer, tmp_path: Path) -> None:
-    """Without the extra an endpoint that was asked for ends the projector at once."""
+    """Without the extra a configured endpoint ends the projector at once."""
     with projecting(server, log := tmp_path / "log", "--listen", "127.0.0.1:0", program=BARE) as process:
         assert process.wait(20) == 2
 
@@ -181,7 +181,7 @@ def test_extra_missing_and_asked_for(server: NatsServer, tmp_path: Path) -> None
 
 
 async def test_stops_in_time_while_somebody_asks(server: NatsServer, tmp_path: Path) -> None:
-    """A connection kept open by who asks does not keep the projector from ending."""
+    """A client that keeps its connection open does not delay the projector's exit."""
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     with projecting(server, tmp_path / "log", NOETL_LISTEN=f"127.0.0.1:{port}") as process:

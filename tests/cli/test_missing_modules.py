@@ -1,4 +1,4 @@
-"""A setting that needs a module which is not installed, or a file that holds no credentials: one line, and exit 2."""
+"""A setting that needs a missing module, or a file without credentials: one line, and exit code 2."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_missing_module(
     capsys: pytest.CaptureFixture[str],
     tmp_path: Path,
 ) -> None:
-    """The command ends before any connection, with one line that names the option and the extra."""
+    """The command ends before any connection, with a line that names the option and the extra."""
     file = tmp_path / "file"
     file.write_text(SEED)
     file.chmod(0o600)
@@ -58,7 +58,7 @@ def test_missing_module(
 
 
 def test_missing_module_of_a_sink_url(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A sink URL is refused likewise, when it is opened."""
+    """A sink URL that needs a missing module is refused when it is opened."""
     monkeypatch.setitem(sys.modules, "aiohttp", None)
     with pytest.raises(ModuleNotFoundError, match="websocket"):
         open_sink("ws://127.0.0.1:1")
@@ -81,7 +81,7 @@ def test_missing_module_of_a_sink_url(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_file_that_holds_no_credentials(name: str, content: str | None, words: str, tmp_path: Path) -> None:
-    """A file without what it should hold ends the command at once, with its path; nats-py would read it for ever."""
+    """A file without the expected credential ends the command at once with its path; nats-py would retry for ever."""
     file = tmp_path / "file"
     if content is not None:
         file.write_text(content)

@@ -1,4 +1,4 @@
-"""The command line where the streams are in another JetStream domain, or in another account."""
+"""The command line with streams in another JetStream domain or another account."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 COUNT: Final = 300
 
-# The API is exported under its own name and imported under another: the default one would be no proof.
+# The API is exported under one name and imported under another: the default prefix would prove nothing.
 _ACCOUNTS: Final = """
 accounts {
   STORE {
@@ -62,12 +62,12 @@ accounts {
 
 class Home:
     """
-    Where the streams are, and where a process is that works with them.
+    The place of the streams, and of a process that works with them.
 
     Args:
-        owner: URL of NATS as the streams' own side sees it.
-        worker: URL of NATS as the process sees it.
-        environ: what the process is told.
+        owner: URL of NATS on the streams' side.
+        worker: URL of NATS on the process's side.
+        environ: environment variables of the process.
 
     """
 
@@ -79,7 +79,7 @@ class Home:
 
 @contextmanager
 def another_domain(folder: Path) -> Iterator[Home]:
-    """Run a hub and a leaf node with a domain each; the process is at the leaf, the streams in the hub."""
+    """Run a hub and a leaf node with a domain each; the process is at the leaf, the streams are in the hub."""
     port = free_port()
     leaves = f'leafnodes {{ listen: "127.0.0.1:{port}" }}'
     remote = f'leafnodes {{ remotes: [ {{ url: "nats-leaf://127.0.0.1:{port}" }} ] }}'
@@ -93,7 +93,7 @@ def another_domain(folder: Path) -> Iterator[Home]:
 
 @contextmanager
 def another_account(folder: Path) -> Iterator[Home]:
-    """Run a server with two accounts; the process is in the one that imports what the streams are in."""
+    """Run a server with two accounts; the process is in the one that imports the streams of the other."""
     with NatsServer(store_dir=folder, config=_ACCOUNTS) as server:
         address = server.url.removeprefix("nats://")
         yield Home(f"nats://s:s@{address}", f"nats://w:w@{address}", {"NATS_API_PREFIX": "JS.store.API"})
@@ -101,7 +101,7 @@ def another_account(folder: Path) -> Iterator[Home]:
 
 @pytest.mark.parametrize("homes", [another_domain, another_account])
 def test_every_command_works_there(tmp_path: Path, homes: Callable[[Path], AbstractContextManager[Home]]) -> None:
-    """Streams are made, events published, projected, verified, read and buried there, and nothing is made here."""
+    """Streams are created, published to, projected, verified, read and dead-lettered there, and none here."""
     with homes(tmp_path / "nats") as home:
         path = tmp_path / "events.db"
         url = f"sqlite:///{path}"
@@ -126,7 +126,7 @@ def test_every_command_works_there(tmp_path: Path, homes: Callable[[Path], Abstr
 
 
 def test_sink_url_says_where(tmp_path: Path) -> None:
-    """A projector whose destination is a stream of another domain mirrors into it."""
+    """A projector with a stream of another domain as its destination mirrors into that stream."""
     with another_domain(tmp_path / "nats") as home:
         asyncio.run(ensure(home))
         run("emit", nats=home.worker, stdin=b"\n".join(encode(event) for event in make_events(COUNT)))
@@ -147,7 +147,7 @@ def test_sink_url_says_where(tmp_path: Path) -> None:
     ],
 )
 def test_permissions_are_those_of_the_place(environ: dict[str, str], expected: str) -> None:
-    """Printed are the subjects that a process uses there, and none of the default API."""
+    """The printed permissions are the subjects used there, and none of the default API."""
     printed = run("permissions", "projector", environ=environ).stdout.decode()
 
     assert f'"{expected}"' in printed
@@ -171,19 +171,19 @@ async def ensure(home: Home) -> None:
 
 
 async def messages_in(home: Home, name: str) -> int:
-    """Return how many messages the owner's stream *name* holds."""
+    """Return the number of messages in the owner's stream *name*."""
     async with Connection(ConnectOptions(servers=home.owner)) as connection:
         return (await show_stream(connection, name)).state.messages
 
 
 async def streams_at(url: str) -> int:
-    """Return how many streams there are where *url* leads without being told of another place."""
+    """Return the number of streams at *url* without a domain or prefix."""
     async with Connection(ConnectOptions(servers=url)) as connection:
         return len(await (await jetstream(connection)).streams_info())
 
 
 def publish_no_event(home: Home) -> None:
-    """Store a message that holds no event."""
+    """Store a message without an event."""
 
     async def publish() -> None:
         async with Connection(ConnectOptions(servers=home.owner)) as connection:
@@ -193,7 +193,7 @@ def publish_no_event(home: Home) -> None:
 
 
 def project(home: Home, url: str, path: Path) -> None:
-    """Project until all events are in *path* and the other message is buried, and end."""
+    """Project until all events are in *path* and the other message is dead-lettered, and stop."""
     arguments = [sys.executable, "-m", "consumers", "project", "--to", url]
     variables = environment(home.worker, home.environ)
     with subprocess.Popen(arguments, env=variables, stderr=subprocess.DEVNULL) as process:
@@ -207,7 +207,7 @@ def project(home: Home, url: str, path: Path) -> None:
 
 
 def wait(is_met: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
-    """Return once *is_met*; fail if *process* ends before, or after half a minute."""
+    """Return once *is_met*; fail if *process* ends earlier, or after half a minute."""
     for _ in range(600):
         if is_met():
             return
@@ -220,7 +220,7 @@ def wait(is_met: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
 
 
 def rows_in(path: Path) -> int:
-    """Return how many events the SQLite file holds."""
+    """Return the number of events in the SQLite file."""
     if not path.exists():
         return 0
     with closing(sqlite3.connect(path, timeout=5)) as database:
@@ -232,10 +232,10 @@ def rows_in(path: Path) -> int:
 
 
 def command(home: Home, *arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
-    """Run a command as the process there."""
+    """Run a command as that process."""
     return run(*arguments, "--json", nats=home.worker, stdin=stdin, environ=home.environ)
 
 
 def lines(done: subprocess.CompletedProcess[bytes]) -> list[Any]:
-    """Return what a command printed, by lines."""
+    """Return the lines that a command printed."""
     return [json.loads(line) if line.startswith(b"{") else line for line in done.stdout.splitlines()]

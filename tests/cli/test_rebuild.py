@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 COUNT = 5_000
-# Milliseconds for each row, so that nobody is at the end before somebody else has looked.
+# Each row takes some milliseconds, so the run cannot end before the test has looked.
 DAWDLE = """
 CREATE TRIGGER dawdle BEFORE INSERT ON event BEGIN
     SELECT max(n) FROM (WITH RECURSIVE counting(n) AS (VALUES(1) UNION ALL SELECT n + 1 FROM counting LIMIT 20000)
@@ -38,7 +38,7 @@ END
 
 @pytest.fixture(scope="module")
 def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
-    """Return a server whose stream holds `COUNT` events."""
+    """Return a server with a stream of `COUNT` events."""
     with NatsServer(store_dir=tmp_path_factory.mktemp("nats")) as started:
         run("stream", "ensure", nats=started.url)
         lines = [encode(event) for event in make_events(COUNT)]
@@ -53,7 +53,7 @@ async def publish_raw(url: str, body: bytes) -> None:
 
 
 def test_past_becomes_rows(filled: NatsServer, tmp_path: Path) -> None:
-    """Every event of the stream is a row, and the result says so."""
+    """Every event of the stream becomes a row, and the result has the count."""
     path = tmp_path / "rows.db"
     done = run("rebuild", "--to", f"sqlite:///{path}", "--json", nats=filled.url)
 
@@ -81,7 +81,7 @@ def test_past_becomes_rows(filled: NatsServer, tmp_path: Path) -> None:
     ],
 )
 def test_parts(filled: NatsServer, options: list[str], stored: int) -> None:
-    """A part of the past is carried when one is asked for."""
+    """Options select a part of the stream."""
     done = run("rebuild", "--to", "noop:", "--json", *options, nats=filled.url)
 
     assert (done.returncode, result(done)["stored"]) == (0, stored)
@@ -96,7 +96,7 @@ def execute(path: Path, statement: str) -> None:
 def test_interrupted_says_where_to_go_on(filled: NatsServer, tmp_path: Path) -> None:
     """Ctrl-C ends with 130 and a sequence; continued from there, every event is a row."""
     path = tmp_path / "rows.db"
-    # The last row makes the table.
+    # The last row creates the table.
     run("rebuild", "--to", f"sqlite:///{path}", "--from-sequence", str(COUNT), nats=filled.url)
     execute(path, DAWDLE)
     command = [sys.executable, "-m", "consumers", "rebuild", "--to", f"sqlite:///{path}"]
@@ -117,7 +117,7 @@ def test_interrupted_says_where_to_go_on(filled: NatsServer, tmp_path: Path) -> 
 
 
 def test_malformed_message_is_named(own_server: NatsServer, tmp_path: Path) -> None:
-    """A message that is no event is named by its sequence; all that can be stored is, and the exit code says that."""
+    """A message that is no event is reported by sequence; all others are stored, and the exit code is not 0."""
     run("stream", "ensure", nats=own_server.url)
     run("emit", nats=own_server.url, stdin=b"\n".join(encode(event) for event in make_events(3)))
     asyncio.run(publish_raw(own_server.url, b"junk"))
@@ -139,7 +139,7 @@ def test_malformed_message_is_named(own_server: NatsServer, tmp_path: Path) -> N
     ],
 )
 def test_wrong_input_is_named(arguments: list[str], code: int, reason: bytes) -> None:
-    """One line says what is wrong."""
+    """A line reports the fault."""
     done = run("rebuild", "--to", "noop:", *arguments)
 
     assert done.returncode == code
@@ -147,7 +147,7 @@ def test_wrong_input_is_named(arguments: list[str], code: int, reason: bytes) ->
 
 
 def test_missing_stream_is_named(own_server: NatsServer) -> None:
-    """The remedy is in the line."""
+    """The line has the remedy."""
     done = run("rebuild", "--to", "noop:", nats=own_server.url)
 
     assert done.returncode == 1

@@ -1,4 +1,4 @@
-"""`noetl-events schema`: what it makes, what it finds, and what `--upgrade` adds."""
+"""`noetl-events schema`: the tables it creates, the differences it reports, and the result of `--upgrade`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["database_url", "postgres_url"]
 
 
 def test_sqlite_file(tmp_path: Path) -> None:
-    """A missing file is made; one of the first version is said to lack the digest, until it is upgraded."""
+    """A missing file is created; one of the first version is reported without digest until it is upgraded."""
     with closing(sqlite3.connect(tmp_path / "old.db")) as database:
         database.execute(OLD_TABLE)
     new, old = (f"sqlite:///{tmp_path}/{name}.db" for name in ("new", "old"))
@@ -41,7 +41,7 @@ def test_sqlite_file_that_cannot_be_opened(tmp_path: Path) -> None:
 
 
 async def test_postgres_table(database_url: str) -> None:
-    """A table of the first version works, and is upgraded; NoETL's own is refused by name."""
+    """A table of the first version works, and is upgraded; NoETL's own table is refused by name."""
     made = run("schema", database_url, "--json")
     await execute(database_url, "ALTER TABLE noetl.event DROP COLUMN digest")
     before = run("schema", database_url, "--json")

@@ -1,4 +1,4 @@
-"""`noetl-events spool`: what a folder holds, and where it goes."""
+"""`noetl-events spool`: the content of a folder, and its forwarding."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 async def folder(tmp_path: Path) -> Path:
-    """Return the spool of a worker that is gone, with 50 events in it."""
+    """Return the spool of a worker that has ended, with 50 events in it."""
     away = FaultySink(MemorySink(), [SinkUnavailable("away", retry_after=60)] * 9)
     sink = SpoolSink(away, tmp_path / "spool", patience=0.0)
     await sink.emit_batch(make_events(50))
@@ -28,14 +28,14 @@ async def folder(tmp_path: Path) -> Path:
 
 
 def test_show_counts_what_waits(folder: Path) -> None:
-    """Events that wait make the exit code 1, so that a probe can look."""
+    """Waiting events make the exit code 1, as a probe needs."""
     done = run("spool", "show", str(folder), "--json")
 
     assert (done.returncode, json.loads(done.stdout)["waiting"]) == (1, 50)
 
 
 def test_drain_hands_over(folder: Path, tmp_path: Path) -> None:
-    """Everything arrives, and the spool is empty after."""
+    """Every event arrives, and the spool is empty afterwards."""
     done = run("spool", "drain", str(folder), "--to", f"jsonl://{tmp_path}/out.jsonl", "--json")
 
     assert (done.returncode, json.loads(done.stdout)) == (0, {"drained": 50, "waiting": 0})
@@ -44,7 +44,7 @@ def test_drain_hands_over(folder: Path, tmp_path: Path) -> None:
 
 
 def test_drain_that_cannot_says_what_remains(folder: Path) -> None:
-    """A destination that is away leaves everything in the spool, and one line says so."""
+    """An unavailable destination leaves every event in the spool, and a line says so."""
     done = run("spool", "drain", str(folder), "--to", "jsonl:///missing/folder/out.jsonl", "--wait", "0.2")
 
     assert done.returncode == 1
@@ -52,7 +52,7 @@ def test_drain_that_cannot_says_what_remains(folder: Path) -> None:
 
 
 async def test_drain_leaves_a_running_worker_alone(tmp_path: Path) -> None:
-    """A spool somebody has open is not drained by another."""
+    """A spool in use by another process is not drained."""
     sink = SpoolSink(MemorySink(), tmp_path / "spool")
     await sink.emit_batch(make_events(5))
     done = run("spool", "drain", str(tmp_path / "spool"), "--to", "noop:")
@@ -64,7 +64,7 @@ async def test_drain_leaves_a_running_worker_alone(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("command", [("show",), ("drain", "--to", "noop:")])
 def test_folder_that_is_no_spool(tmp_path: Path, command: tuple[str, ...]) -> None:
-    """A wrong folder is named, and not made into a spool."""
+    """A wrong folder is reported, and no spool is created in it."""
     done = run("spool", *command, str(tmp_path))
 
     assert done.returncode == 2

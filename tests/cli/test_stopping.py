@@ -1,4 +1,4 @@
-"""Commands that are told to stop: at once, with 0 if nothing is in hand, else with 1 and what it left."""
+"""Commands that are stopped: at once, with 0 if nothing is in flight, otherwise with 1 and the count."""
 
 from __future__ import annotations
 
@@ -31,21 +31,21 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def pipe(tmp_path: Path) -> Path:
-    """Return a pipe for standard input, which stays open."""
+    """Return a pipe for standard input that stays open."""
     path = tmp_path / "stdin"
     os.mkfifo(path)
     return path
 
 
 def command(pipe: Path, url: str, *arguments: str) -> tuple[ForkServerProcess, int]:
-    """Start a command that reads *pipe*, and return it with the end that is written to."""
+    """Start a command that reads *pipe*, and return it with the write end."""
     folder = pipe.parent
     process = start(arguments, url, [pipe, folder / "out", folder / "err"])
     return process, os.open(pipe, os.O_WRONLY)
 
 
 async def leaves(process: ForkServerProcess, number: int = signal.SIGTERM) -> int | None:
-    """Send *process* a signal, and return its exit code; None if it is still there after ten seconds."""
+    """Send *process* a signal, and return its exit code; None if it still runs after ten seconds."""
     assert process.pid is not None
     os.kill(process.pid, number)
     await asyncio.to_thread(process.join, 10)
@@ -53,13 +53,13 @@ async def leaves(process: ForkServerProcess, number: int = signal.SIGTERM) -> in
 
 
 def text_of(path: Path) -> str:
-    """Return what is in *path*, as soon as it is there."""
+    """Return the text in *path*, once there is any."""
     return path.read_text() if path.exists() else ""
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_emit_that_waits_for_input(number: int, pipe: Path, own_server: NatsServer) -> None:
-    """What came through a pipe is stored as it comes; told to stop then, nothing is in hand, and it ends with 0."""
+    """Lines are stored as they arrive through the pipe; a stop with none in flight ends with 0."""
     async with Connection(ConnectOptions(servers=own_server.url)) as connection:
         await ensure_stream(connection, StreamDeclaration())
         js = await connection.jetstream()
@@ -80,7 +80,7 @@ async def test_emit_that_waits_for_input(number: int, pipe: Path, own_server: Na
 
 
 async def test_emit_that_waits_for_nats(pipe: Path) -> None:
-    """Told to stop while NATS is away, it ends at once with 1, and counts what it has in hand."""
+    """A stop while NATS is unavailable ends at once with 1, and counts the events in flight."""
     process, end = command(pipe, "nats://127.0.0.1:1", "emit", "-")
     try:
         os.write(end, b"".join(encode(event) + b"\n" for event in make_events(3)))
@@ -95,7 +95,7 @@ async def test_emit_that_waits_for_nats(pipe: Path) -> None:
 
 
 async def test_emit_without_input_and_without_nats(pipe: Path) -> None:
-    """With nothing read nothing is in hand: it ends at once with 0."""
+    """With no input read nothing is in flight, so a stop ends at once with 0."""
     process, end = command(pipe, "nats://127.0.0.1:1", "emit", "-")
     try:
         await asyncio.sleep(3)
@@ -107,7 +107,7 @@ async def test_emit_without_input_and_without_nats(pipe: Path) -> None:
 
 
 async def test_drain_of_a_spool_while_nats_is_away(pipe: Path, tmp_path: Path) -> None:
-    """A spool that cannot be handed over is left at once when told to, and what remains is said."""
+    """A stop ends the drain of a blocked spool at once, and the remaining events are counted."""
     folder = tmp_path / "spool"
     spool = SpoolSink(open_sink("nats://127.0.0.1:1"), folder, owns_inner=True, patience=0.0)
     await spool.emit_batch(make_events(5))
@@ -126,7 +126,7 @@ async def test_drain_of_a_spool_while_nats_is_away(pipe: Path, tmp_path: Path) -
 
 
 def test_library_shows_no_traceback(capsys: pytest.CaptureFixture[str]) -> None:
-    """An error that a library logs is a line with what was raised and where; with the level debug its traceback too."""
+    """An error that a library logs is a line with exception and place; with level debug also the traceback."""
     for level, shown in (("info", False), ("debug", True)):
         logs.configure(level, "json")
         try:

@@ -1,4 +1,4 @@
-"""`noetl-events tail` through what happens to servers, consumers and streams: what is stored is shown, or it ends."""
+"""`noetl-events tail` through failures of servers, consumers and streams: it shows every stored event, or ends."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ STREAM = StreamDeclaration()
 
 
 class Tail:
-    """A tail that runs, and what it has shown."""
+    """A running tail, and its output."""
 
     def __init__(self, folder: Path, server: NatsServer) -> None:
         self._shown = folder / "shown"
@@ -44,29 +44,29 @@ class Tail:
 
     @property
     def ids(self) -> list[int]:
-        """The ids of the events it has shown."""
+        """The ids of the printed events."""
         return [json.loads(line)["event_id"] for line in self._shown.read_text().splitlines()]
 
     def shows(self, *ids: int) -> bool:
-        """Return whether it has shown exactly these."""
+        """Return true if exactly these events were printed."""
         return self.ids == list(ids)
 
 
 async def store(connection: Connection, first: int, count: int) -> None:
-    """Store *count* events, the first of which has the id *first*."""
+    """Store *count* events with ids from *first* on."""
     sink = NatsSink(connection, timeout=20.0)
     await sink.emit_batch(make_events(count, start=first))
     await sink.aclose()
 
 
 async def has_consumer(connection: Connection) -> bool:
-    """Return whether the tail reads."""
+    """Return true if the tail has a consumer."""
     return bool(await (await jetstream(connection)).consumers_info(STREAM.name))
 
 
 @asynccontextmanager
 async def tailing(folder: Path, server: NatsServer) -> AsyncIterator[tuple[Tail, Connection]]:
-    """Run a tail that has shown event 1 of the stream."""
+    """Run a tail that has printed event 1 of the stream."""
     async with Connection(ConnectOptions(servers=server.url)) as connection:
         await ensure_stream(connection, STREAM)
         tail = Tail(folder, server)
@@ -81,7 +81,7 @@ async def tailing(folder: Path, server: NatsServer) -> AsyncIterator[tuple[Tail,
 
 
 async def test_server_restarts(tmp_path: Path, own_server: NatsServer) -> None:
-    """After a restart of the server, which has forgotten the consumer, tail goes on behind what it has shown."""
+    """After a restart of the server, which has lost the consumer, tail continues behind the last printed event."""
     async with tailing(tmp_path, own_server) as (tail, connection):
         await asyncio.to_thread(own_server.kill)
         await asyncio.to_thread(own_server.start)
@@ -91,7 +91,7 @@ async def test_server_restarts(tmp_path: Path, own_server: NatsServer) -> None:
 
 
 async def test_consumer_is_deleted(tmp_path: Path, own_server: NatsServer) -> None:
-    """A consumer that an operator deletes is made anew, behind what was shown."""
+    """A deleted consumer is created again, behind the last printed event."""
     async with tailing(tmp_path, own_server) as (tail, connection):
         js = await jetstream(connection)
         for info in await js.consumers_info(STREAM.name):
@@ -101,7 +101,7 @@ async def test_consumer_is_deleted(tmp_path: Path, own_server: NatsServer) -> No
 
 
 async def test_stream_is_created_anew(tmp_path: Path, own_server: NatsServer) -> None:
-    """Of a stream that was created anew every event is shown, from the first one on, and the log says what happened."""
+    """Every event of a stream created again is printed, and the replacement is logged."""
     async with tailing(tmp_path, own_server) as (tail, connection):
         await (await jetstream(connection)).delete_stream(STREAM.name)
         await ensure_stream(connection, STREAM)
@@ -112,7 +112,7 @@ async def test_stream_is_created_anew(tmp_path: Path, own_server: NatsServer) ->
 
 
 async def test_stream_is_away_for_a_while(tmp_path: Path, own_server: NatsServer) -> None:
-    """A stream that was deleted is waited for, with a line that says so, and shown from its first event on."""
+    """A deleted stream is waited for, with a line that says so, and printed from its first event on."""
     async with tailing(tmp_path, own_server) as (tail, connection):
         await (await jetstream(connection)).delete_stream(STREAM.name)
         await eventually(lambda: "does not exist" in tail.log.read_text(), timeout=40.0)
@@ -122,7 +122,7 @@ async def test_stream_is_away_for_a_while(tmp_path: Path, own_server: NatsServer
 
 
 async def test_stream_loses_its_end(tmp_path: Path, own_server: NatsServer) -> None:
-    """Once the stream, set back to an older state, does not reach what was shown, tail ends with 1 and says why."""
+    """If a restored stream ends before the last printed event, tail ends with 1 and the reason."""
     store_now, store_then = tmp_path / "nats" / "jetstream", tmp_path / "then"
     async with tailing(tmp_path, own_server) as (tail, connection):
         await asyncio.to_thread(own_server.terminate)
@@ -141,7 +141,7 @@ async def test_stream_loses_its_end(tmp_path: Path, own_server: NatsServer) -> N
 
 
 def test_stream_that_is_missing_at_the_start(own_server: NatsServer) -> None:
-    """Without a stream there is nothing to follow: it ends with 1, and says what to run."""
+    """Without a stream tail ends with 1 and the remedy."""
     done = run("tail", nats=own_server.url)
 
     assert done.returncode == 1
@@ -149,7 +149,7 @@ def test_stream_that_is_missing_at_the_start(own_server: NatsServer) -> None:
 
 
 def test_nats_that_is_away_at_the_start() -> None:
-    """Without NATS it ends with 1, at once."""
+    """Without NATS tail ends with 1, at once."""
     began = time.monotonic()
     done = run("tail")
 
@@ -159,7 +159,7 @@ def test_nats_that_is_away_at_the_start() -> None:
 
 
 async def test_told_to_stop(tmp_path: Path, own_server: NatsServer) -> None:
-    """SIGTERM ends it at once with 0, also while NATS is away: nothing is in hand."""
+    """SIGTERM ends tail at once with 0, also without NATS, as nothing is in flight."""
     async with tailing(tmp_path, own_server) as (tail, connection):
         await asyncio.to_thread(own_server.kill)
         await eventually(lambda: not connection.is_connected)

@@ -23,7 +23,7 @@ COUNT = 3_000
 
 @pytest.fixture(scope="module")
 def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
-    """Return a server whose stream holds `COUNT` events."""
+    """Return a server with a stream of `COUNT` events."""
     with NatsServer(store_dir=tmp_path_factory.mktemp("nats")) as started:
         run("stream", "ensure", nats=started.url)
         lines = [encode(event) for event in make_events(COUNT)]
@@ -40,13 +40,13 @@ def rows(filled: NatsServer, tmp_path: Path) -> Path:
 
 
 def change(path: Path, statement: str) -> None:
-    """Run *statement* behind everybody's back."""
+    """Run *statement* on the file directly."""
     with closing(sqlite3.connect(path)) as database, database:
         database.execute(statement)
 
 
 def test_complete(filled: NatsServer, rows: Path) -> None:
-    """Exit code 0 says that everything is there as it should be."""
+    """Exit code 0 means that the destination is complete."""
     done = run("verify", "--to", f"sqlite:///{rows}", "--json", nats=filled.url)
 
     assert done.returncode == 0, done.stderr
@@ -67,7 +67,7 @@ def test_complete(filled: NatsServer, rows: Path) -> None:
 
 
 def test_fault_is_named_and_mended(filled: NatsServer, rows: Path) -> None:
-    """A row deleted and one changed by hand make the exit code 1 and are named; deleting and rebuilding mends both."""
+    """A deleted and a changed row make the exit code 1 and are reported; deleting and rebuilding repairs both."""
     change(rows, "DELETE FROM event WHERE event_id = 7")
     change(rows, f"UPDATE event SET status = 'FAILED' WHERE event_id = {COUNT}")
     done = run("verify", "--to", f"sqlite:///{rows}", "--json", nats=filled.url)
@@ -86,7 +86,7 @@ def test_fault_is_named_and_mended(filled: NatsServer, rows: Path) -> None:
 
 
 def test_part(filled: NatsServer, rows: Path) -> None:
-    """What lies before the part is not looked at."""
+    """Events before the selected part are not compared."""
     change(rows, "DELETE FROM event WHERE event_id = 7")
     whole = run("verify", "--to", f"sqlite:///{rows}", "--from-time", "1h", "--json", nats=filled.url)
     part = run("verify", "--to", f"sqlite:///{rows}", "--from-sequence", "8", "--json", nats=filled.url)
@@ -107,7 +107,7 @@ def test_part(filled: NatsServer, rows: Path) -> None:
     ],
 )
 def test_unreadable_destination_is_named(filled: NatsServer, to: str, code: int, reason: bytes) -> None:
-    """One line says what cannot be read, without secrets."""
+    """A line reports the unreadable destination, without secrets."""
     done = run("verify", "--to", to, nats=filled.url)
 
     assert done.returncode == code

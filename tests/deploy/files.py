@@ -1,4 +1,4 @@
-"""What is deployed: the documents of the manifests, the containers in them, and how each starts."""
+"""The deployment files: the documents of the manifests, their containers, and how each starts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SCHEMAS = Path(__file__).parent / "schemas"
 
 
 class Start(NamedTuple):
-    """How a container of ours starts: the arguments of `noetl-events`, and the names in its environment."""
+    """The start of a container: the arguments of `noetl-events`, and the names in its environment."""
 
     name: str
     arguments: list[str]
@@ -47,12 +47,12 @@ def resources(folder: Path) -> list[Path]:
 
 
 def pods() -> dict[str, Any]:
-    """Return the pod templates of the base, by the name of what runs them."""
+    """Return the pod templates of the base, by the name of their workload."""
     return {found["metadata"]["name"]: found["spec"]["template"] for found in manifests() if "template" in spec(found)}
 
 
 def spec(manifest: Any) -> Any:
-    """Return what the object shall be."""
+    """Return the spec of the object."""
     return manifest.get("spec", {})
 
 
@@ -68,12 +68,12 @@ def compose() -> Any:
 
 
 def starts() -> list[Start]:
-    """Return how each of our containers starts, here and there, health checks among them."""
+    """Return the start of each of the project's containers in both deployments, health checks included."""
     return [*_kubernetes_starts(), *_compose_starts()]
 
 
 def settings_of_base() -> dict[str, str]:
-    """Return what the ConfigMap of the base has."""
+    """Return the settings in the ConfigMap of the base."""
     [kustomization] = documents(KUBERNETES / "base/kustomization.yaml")
     [generator] = kustomization["configMapGenerator"]
     return dict(literal.split("=", 1) for literal in generator["literals"])
@@ -100,7 +100,7 @@ def _compose_starts() -> Iterator[Start]:
 
 
 def _scripted(command: list[str]) -> Iterator[list[str]]:
-    """Return the arguments of each call of ours in a shell script."""
+    """Return the arguments of each call of `noetl-events` in a shell script."""
     for line in command[0].splitlines():
         words = shlex.split(line)
         if "noetl-events" in words:

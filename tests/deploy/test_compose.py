@@ -1,4 +1,4 @@
-"""`compose.yaml`, against the Compose specification, and against what it mounts."""
+"""`compose.yaml`, against the Compose specification, and against the files it mounts."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ DAEMONS = ("projector", "gateway")
 
 
 def faults(found: Any) -> list[str]:
-    """Return what the Compose specification says of *found*."""
+    """Return the violations of the Compose specification in *found*."""
     return [error.message for error in jsonschema_rs.validator_for(schema("compose")).iter_errors(found)]
 
 
 def test_it_is_one_compose_takes() -> None:
-    """Every key is one of the specification, and a misspelt one is a fault."""
+    """Every key is in the specification, and a misspelt one is a fault."""
     assert faults(compose()) == []
     broken = deepcopy(compose())
     broken["services"]["nats"]["healtcheck"] = {}
@@ -31,7 +31,7 @@ def test_it_is_one_compose_takes() -> None:
 
 @pytest.mark.parametrize("name", SERVICES)
 def test_a_service_has_no_rights_it_does_not_use(name: str) -> None:
-    """Read-only, no capability, an image with a version, and no port but on loopback."""
+    """A service is read-only, without capabilities, with an image version, and has ports only on loopback."""
     service = SERVICES[name]
     assert service["read_only"] is True
     assert service["cap_drop"] == ["ALL"]
@@ -42,7 +42,7 @@ def test_a_service_has_no_rights_it_does_not_use(name: str) -> None:
 
 @pytest.mark.parametrize("name", SERVICES)
 def test_what_is_mounted_is_there(name: str) -> None:
-    """Each file and folder is in the tree, each volume declared, and each service that is waited for can be healthy."""
+    """Each mounted file and folder exists, each volume is declared, and each awaited service has a health check."""
     for volume in SERVICES[name].get("volumes", []):
         source = volume.split(":")[0]
         assert (ROOT / source).exists() if source.startswith(".") else source in compose()["volumes"]
@@ -57,14 +57,14 @@ def _waited_for(name: str) -> Any:
 
 @pytest.mark.parametrize("name", DAEMONS)
 def test_a_daemon_has_time_to_stop(name: str) -> None:
-    """It is killed only after its own deadline, and asked how it is by our own command."""
+    """A daemon is killed only after its own deadline, and checked with the project's own command."""
     assert int(SERVICES[name]["stop_grace_period"].removesuffix("s")) > DaemonSettings().stop_deadline
     assert SERVICES[name]["healthcheck"]["test"][:3] == ["CMD", "noetl-events", "health"]
 
 
 @pytest.mark.parametrize("name", ["setup", "worker", *DAEMONS])
 def test_each_service_comes_to_nats_as_a_role_of_its_own(name: str) -> None:
-    """The user is one the server has, its inbox its own, and both sides have the password from one variable."""
+    """Each user exists on the server with its own inbox, and both sides have the password from one variable."""
     environment = SERVICES[name]["environment"]
     role = environment["NATS_USER"]
     assert f"user: {role}\n" in (ROOT / "deploy/nats/users.conf").read_text()
@@ -73,6 +73,6 @@ def test_each_service_comes_to_nats_as_a_role_of_its_own(name: str) -> None:
 
 
 def test_the_roles_are_all_different() -> None:
-    """No two services share a user."""
+    """Each service has another user."""
     users = [SERVICES[name]["environment"]["NATS_USER"] for name in ("setup", "worker", *DAEMONS)]
     assert len(set(users)) == len(users)

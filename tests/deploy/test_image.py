@@ -1,4 +1,4 @@
-"""The Dockerfile, read: no engine is needed to see what it promises."""
+"""The Dockerfile, read without a container engine."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ def test_the_image_is_of_one_base_with_an_exact_tag() -> None:
 
 
 def test_every_package_is_installed_by_its_hash() -> None:
-    """What pip takes from elsewhere it takes by the pins alone; the wheel it builds needs nothing more."""
+    """Packages are installed by the hashes of the pins alone; the built wheel needs nothing more."""
     pip = [command for command in re.findall(r"install (?:\\\n +)?(.*)", DOCKERFILE) if command]
     assert pip
     assert all("--require-hashes" in command or "--no-index" in command for command in pip)
 
 
 def test_the_builder_gets_what_is_copied() -> None:
-    """`.dockerignore` lets through each file that the Dockerfile copies."""
+    """`.dockerignore` allows each file that the Dockerfile copies."""
     let_through = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
     for names in _COPIED.findall(DOCKERFILE):
         for name in names.split():
@@ -33,7 +33,7 @@ def test_the_builder_gets_what_is_copied() -> None:
 
 
 def test_the_image_runs_as_the_user_that_kubernetes_asks_for() -> None:
-    """A number, not root, and the same on both sides."""
+    """The user is a number, not root, and the same on both sides."""
     [user] = re.findall(r"^USER (\d+):\d+$", DOCKERFILE, re.MULTILINE)
     assert int(user) > 0
     assert {pod["spec"]["securityContext"]["runAsUser"] for pod in pods().values()} == {int(user)}

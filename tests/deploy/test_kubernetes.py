@@ -1,4 +1,4 @@
-"""The manifests, against the schemas of Kubernetes and against what they have to agree on among themselves."""
+"""The manifests, against the schemas of Kubernetes, and against each other."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ OVERLAY = KUBERNETES / "overlays/example"
 
 
 def faults(manifest: Any) -> list[str]:
-    """Return what the schema of its kind says of *manifest*."""
+    """Return the violations of its kind's schema in *manifest*."""
     kind = manifest["kind"]
     assert kind in DEFINITIONS, f"{kind} has no schema in tests/deploy/schemas"
     validator = jsonschema_rs.validator_for({"$ref": f"#/definitions/{kind}", "definitions": DEFINITIONS})
@@ -28,12 +28,12 @@ def faults(manifest: Any) -> list[str]:
 
 @pytest.mark.parametrize("manifest", manifests(), ids=lambda found: f"{found['kind']}-{found['metadata']['name']}")
 def test_every_manifest_is_one_kubernetes_takes(manifest: Any) -> None:
-    """Each object has the fields of its kind, and no others."""
+    """Each object has only fields of its kind."""
     assert faults(manifest) == []
 
 
 def test_a_field_that_kubernetes_does_not_have_is_found() -> None:
-    """A misspelt field, deep inside, is a fault."""
+    """A misspelt nested field is a fault."""
     broken = deepcopy(next(found for found in manifests() if found["kind"] == "Deployment"))
     broken["spec"]["template"]["spec"]["containers"][0]["livenessProbes"] = {}
     assert "livenessProbes" in "".join(faults(broken))
@@ -41,7 +41,7 @@ def test_a_field_that_kubernetes_does_not_have_is_found() -> None:
 
 @pytest.mark.parametrize("folder", [KUBERNETES / "base", OVERLAY], ids=lambda folder: folder.name)
 def test_every_file_belongs_to_its_kustomization(folder: Any) -> None:
-    """What a kustomization names is there, and what is there is named."""
+    """Every file that a kustomization names exists, and every existing file is named."""
     [kustomization] = documents(folder / "kustomization.yaml")
     named = {*kustomization["resources"], *(patch["path"] for patch in kustomization.get("patches", []))}
     files = {path.name for path in folder.glob("*.yaml")} - {"kustomization.yaml"}
@@ -50,7 +50,7 @@ def test_every_file_belongs_to_its_kustomization(folder: Any) -> None:
 
 
 def test_every_patch_finds_what_it_changes() -> None:
-    """A patch of the example is of an object of the base, and of a container that is there."""
+    """Each patch of the example changes an object of the base, and a container that exists."""
     known = {(found["kind"], found["metadata"]["name"]): found for found in manifests()}
     [kustomization] = documents(OVERLAY / "kustomization.yaml")
     for patch in kustomization["patches"]:
@@ -65,7 +65,7 @@ def test_every_patch_finds_what_it_changes() -> None:
 
 @pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not installed")
 def test_the_example_builds() -> None:
-    """`kubectl kustomize` puts it together, and all of the result is valid."""
+    """`kubectl kustomize` builds the example, and its result is valid."""
     command = ["kubectl", "kustomize", str(OVERLAY)]
     built = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     assert built.returncode == 0, built.stderr
@@ -76,7 +76,7 @@ def test_the_example_builds() -> None:
 
 @pytest.mark.parametrize("owner", pods())
 def test_a_pod_has_no_rights_it_does_not_use(owner: str) -> None:
-    """No root, no token, no capability, nothing written outside /tmp, and a bound on memory."""
+    """A pod has no root, no token, no capability, no writes outside /tmp, and a memory limit."""
     pod = pods()[owner]["spec"]
     assert pod["automountServiceAccountToken"] is False
     assert pod["securityContext"]["runAsNonRoot"] is True
@@ -93,7 +93,7 @@ def test_a_pod_has_no_rights_it_does_not_use(owner: str) -> None:
 
 @pytest.mark.parametrize("owner", ["noetl-projector", "noetl-gateway"])
 def test_a_daemon_is_asked_how_it_is_and_has_time_to_stop(owner: str) -> None:
-    """Its probes are the endpoints it has, on a port it names, and it is killed only after its own deadline."""
+    """Its probes are its endpoints on a port that it names, and it is killed only after its own deadline."""
     pod = pods()[owner]["spec"]
     [container] = pod["containers"]
     ports = {port["name"]: port["containerPort"] for port in container["ports"]}
@@ -110,7 +110,7 @@ def test_a_daemon_is_asked_how_it_is_and_has_time_to_stop(owner: str) -> None:
 
 
 def test_every_selector_selects_a_pod() -> None:
-    """Services, budgets, policies and deployments mean pods that there are, by labels that the pods have."""
+    """Services, budgets, policies and deployments select existing pods by the pods' labels."""
     labels = [pod["metadata"]["labels"] | {"app.kubernetes.io/part-of": "noetl-events"} for pod in pods().values()]
     for manifest in manifests():
         selector = spec(manifest).get("selector") or spec(manifest).get("podSelector")
@@ -126,7 +126,7 @@ def test_every_selector_selects_a_pod() -> None:
 
 
 def test_what_a_pod_mounts_is_a_volume_it_has() -> None:
-    """Each mount is of a volume, each volume is mounted, and a file named in the environment is below one."""
+    """Each mount has a volume, each volume is mounted, and a file named in the environment is below one."""
     for pod in pods().values():
         volumes = {volume["name"] for volume in pod["spec"]["volumes"]}
         mounts = [mount for container in containers(pod) for mount in container.get("volumeMounts", [])]

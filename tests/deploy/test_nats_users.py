@@ -1,4 +1,4 @@
-"""The NATS configuration of the deployment, with the server it is for."""
+"""The NATS configuration of the deployment, on the real server."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ class Guarded:
         return Connection(ConnectOptions(servers=self.server.url, user=role, password=role, inbox_prefix=inbox))
 
     def violations(self) -> list[str]:
-        """Return what the server has denied."""
+        """Return the requests that the server has denied."""
         return re.findall(r".*violation.*", self.server.log, re.IGNORECASE)
 
 
 @pytest.fixture
 def passwords(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Set the passwords in the environment, where the server's configuration reads them."""
+    """Set the passwords in the environment, which the server's configuration reads."""
     for role in ROLES:
         monkeypatch.setenv(f"NATS_{role.upper()}_PASSWORD", role)
 
@@ -84,7 +84,7 @@ async def projecting(guarded: Guarded, *, standby: bool) -> AsyncIterator[Servic
 
 
 def test_the_configuration_is_one_the_server_takes(passwords: None) -> None:
-    """`nats-server -t` finds nothing to complain about, the included users among it."""
+    """`nats-server -t` accepts the configuration, including the users."""
     command = [str(_find_binary()), "-t", "-c", str(CONFIG / "nats-server.conf")]
     checked = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
     assert checked.returncode == 0, checked.stderr
@@ -92,7 +92,7 @@ def test_the_configuration_is_one_the_server_takes(passwords: None) -> None:
 
 @pytest.mark.parametrize("standby", [False, True], ids=["shared", "standby"])
 async def test_a_projector_stores_and_buries_with_its_own_user(guarded: Guarded, *, standby: bool) -> None:
-    """The projector role reads, acknowledges and buries, and the server denies nothing."""
+    """The projector role reads, acknowledges and dead-letters, and the server denies nothing."""
     async with guarded.connect("admin") as connection:
         await store(connection, "noetl.events.broken", b"{", {})
     async with projecting(guarded, standby=standby) as service:
@@ -102,7 +102,7 @@ async def test_a_projector_stores_and_buries_with_its_own_user(guarded: Guarded,
 
 
 async def test_a_gateway_takes_and_shows_with_its_own_user(guarded: Guarded) -> None:
-    """The gateway role stores what is posted, streams, and shows executions, status and dead letters."""
+    """The gateway role stores posts, streams, and shows executions, status and dead letters."""
     async with guarded.connect("admin") as connection:
         await store(connection, "noetl.dead.x", b"{}", {})
     async with guarded.connect("gateway") as connection, serving(connection, StreamDeclaration()) as web:
@@ -116,7 +116,7 @@ async def test_a_gateway_takes_and_shows_with_its_own_user(guarded: Guarded) -> 
 
 
 async def test_an_admin_removes_and_looks_with_its_own_user(guarded: Guarded) -> None:
-    """The admin role may do with streams what the setup and `dead` do."""
+    """The admin role has the permissions for the setup and the `dead` commands."""
     async with guarded.connect("admin") as connection:
         await store(connection, "noetl.dead.x", b"{}", {})
         await (await jetstream(connection)).purge_stream(DEAD_LETTERS.name)
@@ -139,7 +139,7 @@ FORBIDDEN = {
 
 @pytest.mark.parametrize("role", FORBIDDEN)
 async def test_a_role_does_nothing_that_is_not_its_own(guarded: Guarded, role: str) -> None:
-    """To publish where another role does, to change streams and to read other inboxes is denied, each one."""
+    """Publishing as another role, changing streams and reading other inboxes are denied, each one."""
     async with guarded.connect(role) as connection:
         client = await connection.client()
         for subject in FORBIDDEN[role]:

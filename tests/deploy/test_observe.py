@@ -1,4 +1,4 @@
-"""Alerts and dashboard: every metric in them is one that is served, and every alert has a page."""
+"""Alerts and dashboard: every metric in them is served, and every alert has a page."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def served(families: list[Metric]) -> set[str]:
 
 @pytest.mark.parametrize("expression", sorted(set(expressions())))
 def test_an_expression_is_of_metrics_that_are_served(expression: str, families: list[Metric]) -> None:
-    """It is sound PromQL, and no metric in it is misspelt."""
+    """The expression is valid PromQL, and no metric in it is misspelt."""
     promql_parser.parse(expression)
     used = set(re.findall(r"\b(?:noetl|process)_\w+", expression))
     assert used
@@ -66,13 +66,13 @@ def test_an_expression_is_of_metrics_that_are_served(expression: str, families: 
 
 
 def test_every_metric_says_what_it_is(families: list[Metric]) -> None:
-    """None is without a HELP line, none has a name outside ours."""
+    """Every metric has a HELP line, and a name with the project's prefix."""
     assert [family.name for family in families if not family.documentation.strip()] == []
     assert {family.name.split("_")[0] for family in families} == {"noetl", "process"}
 
 
 def test_every_metric_of_ours_is_looked_at_or_left_out_by_name(families: list[Metric]) -> None:
-    """A metric that neither an alert nor the dashboard uses is one of these."""
+    """A metric that neither an alert nor the dashboard uses is in this list."""
     used = " ".join(expressions())
     unused = {family.name for family in families if family.name.startswith("noetl_") and family.name not in used}
     assert unused == {
@@ -84,7 +84,7 @@ def test_every_metric_of_ours_is_looked_at_or_left_out_by_name(families: list[Me
 
 @pytest.mark.parametrize("alert", alerts(), ids=lambda alert: alert["alert"])
 def test_an_alert_says_what_to_do(alert: Any) -> None:
-    """It has a severity, a summary, and a page of its own with what to look at and what to do."""
+    """An alert has a severity, a summary, and a page with the checks and the remedy."""
     assert alert["labels"]["severity"] in ("critical", "warning", "info")
     assert alert["annotations"]["summary"].endswith(".")
     url = alert["annotations"]["runbook_url"]
@@ -96,14 +96,14 @@ def test_an_alert_says_what_to_do(alert: Any) -> None:
 
 
 def test_every_page_is_of_an_alert() -> None:
-    """No page is left of an alert that is gone, and the list of them is complete."""
+    """Every page belongs to an alert, and the list of pages is complete."""
     pages = {alert["annotations"]["runbook_url"].removeprefix(RUNBOOKS) for alert in alerts()}
     assert {path.name for path in PAGES.glob("*.md")} == pages | {"README.md"}
     assert set(re.findall(r"\((\S+\.md)\)", (PAGES / "README.md").read_text())) == pages
 
 
 def test_prometheus_asks_what_listens() -> None:
-    """It reads rules that are there, and asks the services of `compose.yaml` on the ports they listen on."""
+    """Prometheus reads existing rules, and scrapes the services of `compose.yaml` on their ports."""
     [config] = documents(PROMETHEUS / "prometheus.yml")
     assert [(PROMETHEUS / name).exists() for name in config["rule_files"]] == [True]
     services = compose()["services"]
@@ -114,7 +114,7 @@ def test_prometheus_asks_what_listens() -> None:
 
 
 def test_the_dashboard_is_provisioned_where_it_is_mounted() -> None:
-    """Grafana finds the dashboards where compose mounts them, and panels ask the source that is provisioned."""
+    """Grafana finds the dashboards where compose mounts them, and the panels use the provisioned source."""
     [provider] = documents(GRAFANA / "provisioning/dashboards/noetl-events.yaml")[0]["providers"]
     [source] = documents(GRAFANA / "provisioning/datasources/prometheus.yaml")[0]["datasources"]
     assert (

@@ -1,4 +1,4 @@
-"""The roles of the database: what the owner sets up, the projector may fill and nothing else."""
+"""The database roles: the projector may insert into the owner's tables, and nothing else."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def make_roles(server: PostgresServer, *, password: str) -> None:
 async def test_the_projector_role_inserts_and_does_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With `roles.sql`, a table that the owner creates takes the projector's events, twice; it cannot delete them."""
+    """With `roles.sql` the owner's table accepts the projector's events, twice; the projector cannot delete them."""
     with PostgresServer(data_dir=tmp_path / "postgres", fsync=False) as server:
         make_roles(server, password="it's secret")
         await PostgresSink.from_url(server.url).create_schema()

@@ -1,4 +1,4 @@
-"""How containers start, here and there: with arguments that the commands have, and settings that are read."""
+"""The start of containers in both deployments: with existing arguments and settings."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from consumers.cli.app import app
 from tests.deploy.files import ROOT, Start, settings_of_base, starts
 
 _SETTING = re.compile(r'"((?:NATS|NOETL)_[A-Z_]+)"')
-# Read by asyncpg, and by the script beside it in compose.yaml.
+# These are read by asyncpg, and by a script in compose.yaml.
 _OTHERS = {"PGPASSWORD", "GATEWAY_TOKEN"}
 
 
 def known_settings() -> set[str]:
-    """Return the names of settings that stand in the code, and the files they may come from."""
+    """Return the names of settings in the code, and of the files that they may come from."""
     sources = [*(ROOT / "consumers").rglob("*.py"), *(ROOT / "noetl_events").rglob("*.py")]
     names = {name for source in sources for name in _SETTING.findall(source.read_text())}
     return names | {f"{name}_FILE" for name in names} | _OTHERS
 
 
 def refusal(arguments: list[str]) -> str:
-    """Return what the command line says of *arguments*, or nothing."""
+    """Return the error of the command line for *arguments*, or an empty text."""
     try:
         app.parse_args(arguments, exit_on_error=False, print_error=False)
     except CycloptsError as exc:
@@ -35,7 +35,7 @@ def refusal(arguments: list[str]) -> str:
 
 @pytest.mark.parametrize("start", starts(), ids=lambda start: start.name)
 def test_arguments_and_settings_exist(start: Start) -> None:
-    """The command takes the arguments, and every variable of ours is one that is read."""
+    """The command accepts the arguments, and every variable of the project is read."""
     assert refusal(start.arguments) == ""
     assert start.environment <= known_settings()
 
@@ -47,13 +47,13 @@ def test_an_argument_that_no_command_has_is_found() -> None:
 
 
 def test_everything_is_started_somewhere() -> None:
-    """Each daemon is started, and asked how it is, by both deployments."""
+    """Both deployments start each daemon and check its health."""
     commands = Counter(start.arguments[0] for start in starts())
     assert commands == {"stream": 2, "schema": 2, "project": 2, "serve": 2, "emit": 1, "health": 2}
     assert settings_of_base().keys() <= known_settings()
 
 
 def test_the_version_is_that_of_the_distribution() -> None:
-    """`noetl-events --version` says what is installed, so that a pod can be asked."""
+    """`noetl-events --version` prints the installed version."""
     assert callable(app.version)
     assert app.version() == version("noetl-events")

@@ -1,4 +1,4 @@
-"""The pages of the documentation, and what can be read off them."""
+"""The pages of the documentation, and the facts in them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Block(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Its page and its first lines, for the list of tests."""
+        """The page and the first lines, for the list of tests."""
         return f"{self.page.relative_to(ROOT)}: {self.text[:30].splitlines()[0]}"
 
 
@@ -44,7 +44,7 @@ def blocks(language: str) -> list[Block]:
 
 
 def links(page: Path) -> list[str]:
-    """Return where the links and pictures of *page* lead."""
+    """Return the targets of the links and pictures of *page*."""
     return _LINK.findall(_CODE.sub("", _prose(page)))
 
 

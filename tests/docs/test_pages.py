@@ -1,4 +1,4 @@
-"""The pages: where their links lead, and whether what they tell people to type is right."""
+"""The pages: link targets, and the correctness of the commands and code in them."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
 REPOSITORY = "https://github.com/noetl/noetl-events/blob/main/"
 TUTORIAL = DOCS / "tutorial/quickstart.md"
-# Posts to a gateway, which has tests of its own.
+# These post to a gateway, which has its own tests.
 _ELSEWHERE = "HttpSink("
 
 
 def dead(page: Path, link: str) -> bool:
-    """Return whether *link* of *page* leads to nothing; other sites are not asked."""
+    """Return true if *link* of *page* has no target; other sites are not requested."""
     if link.startswith(("https://", "http://", "mailto:")) and not link.startswith(REPOSITORY):
         return False
     path, _, anchor = link.removeprefix(REPOSITORY).partition("#")
@@ -39,12 +39,12 @@ def dead(page: Path, link: str) -> bool:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page: Path) -> None:
-    """Each link goes to a file that exists, and to a heading that is in it."""
+    """Each link has an existing file and an existing heading as its target."""
     assert [link for link in links(page) if dead(page, link)] == []
 
 
 def test_a_dead_link_is_found(tmp_path: Path) -> None:
-    """A missing file, a missing heading and a missing file of the repository are dead; code is no link."""
+    """A missing file, a missing heading and a missing file of the repository are found; code is no link."""
     page = tmp_path / "page.md"
     page.write_text(
         "# A b\n[x](no.md) [x](#a-b) [x](#c) `[x](code.md)`\n[x](page.md#a-b)\n" + f"[x]({REPOSITORY}no.md)"
@@ -55,19 +55,19 @@ def test_a_dead_link_is_found(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("picture", sorted(DOCS.glob("images/*.svg")), ids=lambda path: path.name)
 def test_a_picture_loads_nothing(picture: Path) -> None:
-    """No drawing has the reader's browser ask another site for a font."""
+    """No drawing makes the reader's browser request a font from another site."""
     assert "url(" not in re.sub(r"url\(#[\w-]+\)", "", picture.read_text())
 
 
 def test_every_page_is_in_the_navigation() -> None:
-    """The site leads to each page, and to none that is gone."""
+    """The navigation has each page, and no missing one."""
     named = re.findall(r"(\S+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
 
     assert sorted(named) == sorted(str(page.relative_to(DOCS)) for page in PAGES if page.is_relative_to(DOCS))
 
 
 def typed() -> list[tuple[str, ...]]:
-    """Return every call of `noetl-events` in a console block, without what the shell does with it."""
+    """Return every call of `noetl-events` in a console block, without the shell's syntax."""
     lines = [
         line
         for block in blocks("console")
@@ -85,13 +85,13 @@ def _until(words: list[str], ends: tuple[str, ...]) -> list[str]:
 
 
 def _without_config(words: tuple[str, ...]) -> list[str]:
-    # That one is read before the command.
+    # This line is read before the command.
     return [word for place, word in enumerate(words) if "--config" not in words[max(place - 1, 0) : place + 1]]
 
 
 @pytest.mark.parametrize("arguments", typed(), ids=" ".join)
 def test_a_command_that_is_shown_is_one(arguments: tuple[str, ...]) -> None:
-    """Commands and options exist, and take what is given to them."""
+    """Commands and options exist, and accept their values."""
     try:
         app.parse_args(_without_config(arguments), exit_on_error=False, print_error=False)
     except CycloptsError as exc:
@@ -99,7 +99,7 @@ def test_a_command_that_is_shown_is_one(arguments: tuple[str, ...]) -> None:
 
 
 def test_variables_that_are_named_are_read() -> None:
-    """No page names a variable of ours that nothing reads."""
+    """Every variable of the project on a page is read by the code."""
     known = " ".join(path.read_text() for path in [*ROOT.glob("consumers/**/*.py"), *ROOT.glob("noetl_events/**/*.py")])
     known += " ".join(
         path.read_text() for path in [*ROOT.glob("deploy/**/*.*"), ROOT / "Makefile", ROOT / "compose.yaml"]
@@ -113,12 +113,12 @@ def test_variables_that_are_named_are_read() -> None:
 
 @pytest.mark.parametrize("block", blocks("python"), ids=lambda block: block.name)
 def test_python_compiles(block: Block) -> None:
-    """What is shown is Python."""
+    """The Python code on the pages compiles."""
     compile(block.text, str(block.page), "exec")
 
 
 def test_examples_run(own_server: NatsServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Every producer emits as it stands, but for the server's address and the folder."""
+    """Every producer runs as shown, except for the server's address and the folder."""
     nats = ("--nats", own_server.url)
     app.meta(["stream", "ensure", *nats], result_action="return_value")
     for number, block in enumerate(blocks("python")):
@@ -135,7 +135,7 @@ def test_examples_run(own_server: NatsServer, tmp_path: Path, capsys: pytest.Cap
 
 
 async def test_sink_of_the_tutorial_works(tmp_path: Path) -> None:
-    """It keeps the newest event of each execution, whatever comes twice or late."""
+    """The sink keeps the newest event of each execution, with duplicates and late events."""
     [source] = [block.text for block in blocks("python") if block.page == TUTORIAL and "class LatestSink" in block.text]
     sink = run(source, TUTORIAL)["LatestSink"].from_url(f"latest://{tmp_path}/latest.json")
     early, late = make_event(1), make_event(2)
@@ -155,7 +155,7 @@ def run(source: str, page: Path) -> dict[str, Any]:
 
 
 def test_what_the_readme_claims_was_measured() -> None:
-    """Each figure of the README's table is one of the report; a new report that says otherwise is noticed."""
+    """Each number in the README's table is in the report; a new report that differs is noticed."""
     table = (ROOT / "README.md").read_text().partition("## Measured")[2].partition("\n## ")[0]
     claimed = {*re.findall(r"\d[\d,]*\.\d+|\d+,\d{3}(?= \|)", table)}
     report = {*re.findall(r"\d[\d,.]*\d|\d", (DOCS / "benchmarks.md").read_text())}

@@ -1,4 +1,4 @@
-"""The reference: what is committed is what the code gives, and nothing of the code is missing."""
+"""The reference: the committed pages equal the output of the code, and no part of the code is missing."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from docs.tools.reference import FOLDER, PAGES
 from tests.docs.pages import ROOT
 
 _ERROR = re.compile(r"^class ([A-Z]\w+)\((?:Exception|\w*Error|NatsUnavailable|SinkUnavailable)\):", re.MULTILINE)
-# Not for a caller: each is caught where it is raised.
+# These never reach a caller: each is caught where it is raised.
 _INNER = {"ApiError", "BatchFailed", "ConnectFailed", "DemoFailed"}
 
 
@@ -29,7 +29,7 @@ def test_page_is_what_the_code_gives(name: str) -> None:
 
 
 def test_no_page_is_left_over() -> None:
-    """Everything in the folder is made from the code."""
+    """Every page in the folder is generated from the code."""
     assert {path.name for path in FOLDER.iterdir()} == set(PAGES)
 
 
@@ -52,7 +52,7 @@ def test_every_setting_and_metric_is_there() -> None:
 
 
 def test_every_error_is_there() -> None:
-    """Each public exception that somebody outside may meet."""
+    """The page has each public exception that a caller may get."""
     sources = [path for folder in ("noetl_events", "consumers") for path in (ROOT / folder).rglob("*.py")]
     found = {name for path in sources if "testing" not in path.parts for name in _ERROR.findall(path.read_text())}
 

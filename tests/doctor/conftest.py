@@ -1,4 +1,4 @@
-"""A Postgres of this session, and a patient."""
+"""A Postgres for the session, and the context of the checks."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["database_url", "plain_url", "postgres_url"]
 
 
 def make_context(connection: Connection, stream: StreamDeclaration, **changes: Any) -> CheckContext:
-    """Return a projector, well unless *changes* make it otherwise."""
+    """Return the context of a sound projector, apart from *changes*."""
     to = changes.pop("to", ())
     projector = ProjectorSettings(to=tuple(to), durable="projector")
     settings = Settings(connect=connection.options, stream=stream, projector=projector)
@@ -33,7 +33,7 @@ def make_context(connection: Connection, stream: StreamDeclaration, **changes: A
 
 @pytest.fixture
 async def well(connection: Connection, stream: StreamDeclaration) -> CheckContext:
-    """Return a patient without a fault, on the server of this session."""
+    """Return a context without a fault, on the server of this session."""
     for declared in (DEAD_LETTERS, TRIALS):
         await ensure_stream(connection, declared)
     context = make_context(connection, stream)

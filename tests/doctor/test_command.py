@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
 @pytest.fixture(autouse=True)
 def _logs() -> Iterator[None]:
-    """Have logs as they were: a command sets them up, for a standard error that is gone after the test."""
+    """Restore the logging after a command, because its standard error is gone after the test."""
     before = structlog.get_config()
     yield
     structlog.configure(**before)
 
 
 def test_doctor(nats_url: str) -> None:
-    """A fault is exit code 1, and `--json` prints every finding, with no line of a log beside them."""
+    """A fault is exit code 1, and `--json` prints every finding without log lines."""
     program = str(Path(sysconfig.get_path("scripts")) / "noetl-events")
     command = [program, "doctor", "--json", "--nats", nats_url]
     environ = os.environ | {"NOETL_EVENT_STREAM": "no_such_stream"}
@@ -42,7 +42,7 @@ def test_doctor(nats_url: str) -> None:
 
 
 def test_permissions(capsys: pytest.CaptureFixture[str]) -> None:
-    """A file for nats-server to include; with `--sql` grants, of which the password is no part."""
+    """The command prints a file for nats-server to include; with `--sql` grants without a password."""
     permissions("publisher")
     config = capsys.readouterr().out
     permissions("projector", to=("postgresql://projector:secret@db/noetl",), sql=True)

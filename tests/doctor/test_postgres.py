@@ -1,4 +1,4 @@
-"""What the doctor finds in Postgres: each is provoked, and gone after its remedy."""
+"""The doctor's findings about Postgres: each is provoked, and gone after its remedy."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ NOETL = (Path(__file__).parents[1] / "sinks" / "noetl_event.sql").read_text()
 
 
 async def found(context: CheckContext, url: str) -> list[Finding]:
-    """Return what is not well."""
+    """Return the findings that are not ok."""
     return [one for one in await check_postgres(replace(context, to=(url,))) if one.severity != "ok"]
 
 
 async def test_unreachable(well: CheckContext, plain_url: str) -> None:
-    """A database that is not there."""
+    """An unreachable database is a fault."""
     [finding] = await found(well, f"{plain_url}_gone")
 
     assert (finding.severity, "correct the URL" in finding.remedy) == ("fault", True), finding
@@ -36,7 +36,7 @@ async def test_unreachable(well: CheckContext, plain_url: str) -> None:
 
 
 async def test_schema(well: CheckContext, database_url: str) -> None:
-    """A table that is missing, and one that lacks a column."""
+    """A missing table is a fault, and so is a missing column."""
     [missing] = await found(well, database_url)
     await create_schema(database_url)
     mended = await found(well, database_url)
@@ -49,7 +49,7 @@ async def test_schema(well: CheckContext, database_url: str) -> None:
 
 @pytest.fixture
 async def bare_url(plain_url: str) -> AsyncIterator[str]:
-    """Return the database with the table as a role without any right sees it."""
+    """Return the URL of the database for a role without permissions."""
     parts = urlsplit(plain_url)
     name = f"bare_{parts.path[1:]}"
     await execute(
@@ -62,7 +62,7 @@ async def bare_url(plain_url: str) -> AsyncIterator[str]:
 
 
 async def test_rights(well: CheckContext, plain_url: str, bare_url: str) -> None:
-    """All rights that a role lacks are named; the grants that `permissions` prints are what it takes."""
+    """All missing permissions of a role are named; the grants that `permissions` prints are sufficient."""
     [finding] = await found(well, bare_url)
     await execute(plain_url, grants_of("projector", bare_url))
     mended = await found(well, bare_url)
@@ -80,7 +80,7 @@ async def test_rights(well: CheckContext, plain_url: str, bare_url: str) -> None
 
 
 async def test_rights_on_a_table_of_noetl(well: CheckContext, database_url: str) -> None:
-    """Of a table that is not ours only the columns that are compared are granted, and that is enough."""
+    """On NoETL's own table the grants cover only the compared columns, and are sufficient."""
     await execute(database_url, NOETL)
     name = f"bare_{urlsplit(database_url).path[1:]}"
     await execute(database_url, f"CREATE ROLE {name} LOGIN PASSWORD 'pw'")
@@ -95,7 +95,7 @@ async def test_rights_on_a_table_of_noetl(well: CheckContext, database_url: str)
 
 
 async def test_table_of_the_first_version(well: CheckContext, plain_url: str) -> None:
-    """A table without the digest is a warning, with the command that adds it."""
+    """A table without the digest is a warning, with the command that adds the column."""
     await execute(plain_url, "ALTER TABLE noetl.event DROP COLUMN digest")
     [finding] = await found(well, plain_url)
     await create_schema(plain_url, upgrade=True)
@@ -105,7 +105,7 @@ async def test_table_of_the_first_version(well: CheckContext, plain_url: str) ->
 
 
 async def test_partitions(well: CheckContext, database_url: str) -> None:
-    """NoETL's table without a partition for now is a fault, with the default one a warning, with one it is well."""
+    """NoETL's table without a present partition is a fault, with the default one a warning, with its own one ok."""
     url = f"{database_url}?mapping=noetl"
     await execute(database_url, NOETL)
     await execute(database_url, "DROP TABLE noetl.event_default, noetl.event_p2, noetl.event_p3, noetl.event_p1")

@@ -1,4 +1,4 @@
-"""What the doctor finds about streams and consumers: each is provoked, and gone after its remedy."""
+"""The doctor's findings about streams and consumers: each is provoked, and gone after its remedy."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ if TYPE_CHECKING:
 
 
 async def found(context: CheckContext, check: str) -> list[Finding]:
-    """Return what *check* found that is not well."""
+    """Return the findings of *check* that are not ok."""
     return [finding for finding in await examine(context) if finding.check == check and finding.severity != "ok"]
 
 
 async def edit_stream(context: CheckContext, **changes: Any) -> None:
-    """Do what `nats stream edit` does."""
+    """Edit the stream as `nats stream edit` does."""
     js = await jetstream(context.connection)
     config = (await js.stream_info(context.settings.stream.name)).config
     await js.update_stream(config.evolve(**changes))
 
 
 async def edit_consumer(context: CheckContext, **changes: Any) -> None:
-    """Do what `nats consumer edit` does."""
+    """Edit the consumer as `nats consumer edit` does."""
     js = await jetstream(context.connection)
     stream, [consumer] = context.settings.stream.name, context.work.consumers
     config = (await js.consumer_info(stream, consumer.name)).config
@@ -48,7 +48,7 @@ async def edit_consumer(context: CheckContext, **changes: Any) -> None:
 
 
 async def test_well(well: CheckContext) -> None:
-    """On a sound installation only the durability is unknown, as long as nobody says where the monitoring is."""
+    """On a sound installation only the durability is unknown, until the monitoring URL is set."""
     findings = await examine(well)
 
     assert [(one.check, one.severity) for one in findings if one.severity != "ok"] == [("durability", "unknown")]
@@ -56,7 +56,7 @@ async def test_well(well: CheckContext) -> None:
 
 
 async def test_examination_changes_nothing(well: CheckContext) -> None:
-    """Trying out every right leaves streams and consumer as they were."""
+    """Testing every permission leaves streams and consumer unchanged."""
     js = await jetstream(well.connection)
     await js.publish(f"{well.settings.stream.name}.x", b"{}")
 
@@ -91,7 +91,7 @@ async def test_examination_changes_nothing(well: CheckContext) -> None:
 async def test_stream(
     well: CheckContext, check: str, wrong: dict[str, Any], right: dict[str, Any], severity: str, remedy: str
 ) -> None:
-    """A stream that differs, drops what is old, forgets ids too early, or messages."""
+    """A stream that differs is a fault, and so is one that drops old messages, ids or new messages too early."""
     await edit_stream(well, **wrong)
     [finding] = await found(well, check)
     await edit_stream(well, **right)
@@ -101,7 +101,7 @@ async def test_stream(
 
 
 async def test_full_stream_refuses(connection: Connection, well: CheckContext) -> None:
-    """A stream with a size is declared so that it refuses what does not fit, and the doctor is content."""
+    """A stream with a size limit refuses further messages by its declaration, and the doctor reports ok."""
     name = f"{well.settings.stream.name}_sized"
     sized = StreamDeclaration(name=name, subjects=(f"{name}.>",), max_bytes=1_000_000)
     await ensure_stream(connection, sized)
@@ -113,7 +113,7 @@ async def test_full_stream_refuses(connection: Connection, well: CheckContext) -
 
 @pytest.mark.parametrize("role", ["projector", "publisher"])
 async def test_missing_streams(own_server: NatsServer, role: str) -> None:
-    """Streams that are missing are faults, to a publisher too, which may not ask for them; then they are made."""
+    """Missing streams are faults, also for a publisher, which may not look them up; then they are created."""
     async with Connection(ConnectOptions(servers=own_server.url)) as connection:
         context = make_context(connection, StreamDeclaration(), role=role)
         [finding] = await found(context, "stream")
@@ -135,7 +135,7 @@ async def test_missing_streams(own_server: NatsServer, role: str) -> None:
     ],
 )
 async def test_consumer(well: CheckContext, wrong: dict[str, Any], right: dict[str, Any], severity: str) -> None:
-    """A consumer that must not be read is a fault, one whose waits are kept to a warning; each names the field."""
+    """A consumer that must not be read is a fault, one with other waits a warning; each names the field."""
     [field] = wrong
     await edit_consumer(well, **wrong)
     [finding] = await found(well, "consumer")
@@ -147,7 +147,7 @@ async def test_consumer(well: CheckContext, wrong: dict[str, Any], right: dict[s
 
 
 async def test_missing_consumer(well: CheckContext) -> None:
-    """A consumer that is missing is a warning: the projector makes it."""
+    """A missing consumer is a warning, because the projector creates it."""
     await (await jetstream(well.connection)).delete_consumer(well.settings.stream.name, "projector")
     [finding] = await found(well, "consumer")
     await ensure_consumer(well.connection, well.work.consumers[0])
@@ -161,7 +161,7 @@ ACCOUNT = "accounts {{ A {{ jetstream: {}, users: [ {{user: a, password: a}} ] }
 
 @pytest.mark.parametrize("role", ["projector", "publisher", "gateway", "admin"])
 async def test_jetstream_is_switched_off(tmp_path: Path, role: str) -> None:
-    """An account whose JetStream was switched off by a reload is one fault with its remedy, until it is back."""
+    """JetStream switched off for the account is one fault with its remedy, until it is back."""
     with NatsServer(store_dir=tmp_path, config=ACCOUNT.format("enabled")) as server:
         async with Connection(ConnectOptions(servers=server.url)) as connection:
             await ensure_stream(connection, StreamDeclaration())
@@ -179,7 +179,7 @@ async def test_jetstream_is_switched_off(tmp_path: Path, role: str) -> None:
 
 @pytest.mark.parametrize("role", ["projector", "publisher"])
 async def test_server_without_jetstream(tmp_path: Path, role: str) -> None:
-    """A server that runs without JetStream is one fault that names it and what to start it with."""
+    """A server without JetStream is one fault, which names the server and the option to start it with."""
     with NatsServer(store_dir=tmp_path, jetstream=False) as server:
         async with Connection(ConnectOptions(servers=server.url)) as connection:
             findings = await examine(make_context(connection, StreamDeclaration(), role=role))
@@ -193,7 +193,7 @@ async def test_server_without_jetstream(tmp_path: Path, role: str) -> None:
 @pytest.mark.parametrize("answer", [b'{"stream":"audit","seq":1}', b'{"seq":1}', b"OK", b"", b'{"error":{}}'])
 @pytest.mark.parametrize("is_made", [True, False])
 async def test_subscriber_is_not_taken_for_the_stream(own_server: NatsServer, answer: bytes, *, is_made: bool) -> None:
-    """A subscriber that answers first does not hide which stream takes a subject, nor that none does."""
+    """A subscriber that answers first hides neither the stream of a subject nor its absence."""
     async with Connection(ConnectOptions(servers=own_server.url)) as connection:
         if is_made:
             await ensure_stream(connection, StreamDeclaration())

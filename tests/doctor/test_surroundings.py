@@ -1,4 +1,4 @@
-"""What the doctor finds around the streams: each is provoked, and gone after its remedy."""
+"""The doctor's findings around the streams: each is provoked, and gone after its remedy."""
 
 from __future__ import annotations
 
@@ -35,18 +35,18 @@ STREAM = StreamDeclaration()
 
 
 def found(findings: list[Finding]) -> list[Finding]:
-    """Return those that are not well."""
+    """Return the findings that are not ok."""
     return [finding for finding in findings if finding.severity != "ok"]
 
 
 async def reach(**options: Any) -> list[Finding]:
-    """Return what is not well with reaching a server."""
+    """Return the findings about reaching a server that are not ok."""
     async with Connection(ConnectOptions(connect_timeout=0.5, **options)) as connection:
         return found(await check_reachability(make_context(connection, STREAM)))
 
 
 async def test_unreachable(own_server: NatsServer) -> None:
-    """Without a server that is the one fault, all that needs it is unknown, and nothing hangs."""
+    """A missing server is the one fault, all checks that need it are unknown, and none hangs."""
     async with Connection(ConnectOptions(servers="nats://127.0.0.1:1", connect_timeout=0.3)) as connection:
         findings = await examine(make_context(connection, STREAM))
 
@@ -56,7 +56,7 @@ async def test_unreachable(own_server: NatsServer) -> None:
 
 
 async def test_refused(tmp_path: Path) -> None:
-    """A wrong password names the settings it comes from."""
+    """A wrong password names the settings that it comes from."""
     with NatsServer(store_dir=tmp_path, config="authorization { user: u, password: p }") as server:
         [finding] = await reach(servers=server.url, user="u", password="x")
 
@@ -65,7 +65,7 @@ async def test_refused(tmp_path: Path) -> None:
 
 
 async def test_silent_check_is_unknown(tmp_path: Path) -> None:
-    """A server that takes connections and says nothing ends each check at its limit; not to reach NATS is the fault."""
+    """With a silent server each check ends at its limit; the unreachable NATS is the fault."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
         options = ConnectOptions(servers=f"nats://127.0.0.1:{port}", connect_timeout=0.5)
@@ -79,7 +79,7 @@ async def test_silent_check_is_unknown(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("option", ["credentials", "nkey_seed", "tls_ca"])
 async def test_file_that_is_missing(option: str, own_server: NatsServer) -> None:
-    """A file of the settings that cannot be read is a fault that names the setting and the file."""
+    """An unreadable file of the settings is a fault that names the setting and the file."""
     [finding] = await reach(servers=own_server.url, **{option: "/no/such.file"})
 
     assert (finding.severity, finding.found) == ("fault", f"{option}: /no/such.file: No such file or directory")
@@ -87,7 +87,7 @@ async def test_file_that_is_missing(option: str, own_server: NatsServer) -> None
 
 
 class Certified:
-    """A server with a certificate, and patients who trust its authority or not."""
+    """A server with a certificate, and contexts with and without its authority."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -96,13 +96,13 @@ class Certified:
         self.config = f'tls {{ cert_file: "{folder}/server.pem", key_file: "{folder}/server.key" }}'
 
     def issue(self, name: str = "127.0.0.1", *, days: float = 365) -> None:
-        """Write a certificate for *name* that is good for so many days."""
+        """Write a certificate for *name* that is valid for *days* days."""
         cert = self.authority.issue_cert(name, not_after=datetime.now(UTC) + timedelta(days=days))
         cert.private_key_pem.write_to_path(self.folder / "server.key")
         cert.cert_chain_pems[0].write_to_path(self.folder / "server.pem")
 
     async def look(self, url: str, *, trusting: bool = True) -> list[Finding]:
-        """Return what is not well with it."""
+        """Return the findings that are not ok."""
         options = ConnectOptions(servers=url, tls_ca=f"{self.folder}/ca.pem" if trusting else None)
         async with Connection(options) as connection:
             return found(await check_tls(make_context(connection, STREAM)))
@@ -117,7 +117,7 @@ class Certified:
     ],
 )
 async def test_certificate(tmp_path: Path, wrong: dict[str, Any], severity: str, remedy: str) -> None:
-    """A certificate that ends soon, has ended, or is somebody else's; a new one and a reload mend it."""
+    """A certificate that expires soon, has expired, or has another name is found; a new one and a reload repair it."""
     certified = Certified(tmp_path)
     certified.issue(**wrong)
     with NatsServer(store_dir=tmp_path / "nats", config=certified.config) as server:
@@ -131,7 +131,7 @@ async def test_certificate(tmp_path: Path, wrong: dict[str, Any], severity: str,
 
 
 async def test_unknown_authority(tmp_path: Path) -> None:
-    """An authority that nobody has told us of."""
+    """An unknown authority is a fault."""
     certified = Certified(tmp_path)
     certified.issue()
     with NatsServer(store_dir=tmp_path / "nats", config=certified.config) as server:
@@ -142,7 +142,7 @@ async def test_unknown_authority(tmp_path: Path) -> None:
 
 
 async def test_plain(tmp_path: Path) -> None:
-    """A connection to somewhere else that is not encrypted."""
+    """An unencrypted connection to another machine is a warning."""
     certified = Certified(tmp_path)
     certified.issue("0.0.0.0")  # noqa: S104  (not to bind to: it leads to this machine under a name that is not loopback)
     with NatsServer(store_dir=tmp_path / "nats") as server:
@@ -158,7 +158,7 @@ async def test_plain(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("ahead", "severity"), [(-30.0, "warning"), (3_600.0, "fault")])
 async def test_clock(well: CheckContext, plain_url: str, ahead: float, severity: str) -> None:
-    """A clock that goes wrong differs from those of NATS and of Postgres; set right, it does not."""
+    """A wrong clock differs from those of NATS and Postgres; a corrected one does not."""
     well = replace(well, to=(plain_url,))
     wrong = replace(well, clock=lambda: time.time() + ahead)
     clocks = [one for one in await examine(wrong) if one.check == "clock"]
@@ -171,7 +171,7 @@ async def test_clock(well: CheckContext, plain_url: str, ahead: float, severity:
 
 @pytest.mark.parametrize("role", ["publisher", "projector", "gateway", "admin"])
 async def test_permissions(tmp_path: Path, role: Role) -> None:
-    """Every right that is missing is found, one by one; with what `permissions` prints, none is."""
+    """Every missing permission is found, one by one; with the output of `permissions` none is missing."""
     work = RoleContext(inbox_prefix="_INBOX_p", spool=True)
     publish, subscribe = rights_of(role, work)
     kept = tuple(right for right in publish if right.subject == "noetl.events.>")
@@ -188,7 +188,7 @@ async def test_permissions(tmp_path: Path, role: Role) -> None:
 
 
 async def test_inbox(connection: Connection) -> None:
-    """Who comes with credentials and the inbox that every client has is warned; with one of its own, it is not."""
+    """Credentials with the default inbox are a warning; with a separate inbox prefix they are ok."""
 
     async def look(**options: Any) -> list[Finding]:
         context = make_context(connection, STREAM, role="gateway")
@@ -203,7 +203,7 @@ async def test_inbox(connection: Connection) -> None:
 
 
 async def test_durability(tmp_path: Path, own_server: NatsServer) -> None:
-    """A server that acknowledges before it syncs; one without JetStream; one that cannot be asked."""
+    """The check finds a server that acknowledges before it syncs, one without JetStream, and one without monitoring."""
     port = free_port()
     where = f'http: "127.0.0.1:{port}"\n'
     async with Connection(ConnectOptions(servers=own_server.url)) as connection:
@@ -224,7 +224,7 @@ async def test_durability(tmp_path: Path, own_server: NatsServer) -> None:
 
 
 async def test_plugin(well: CheckContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A plug-in that cannot be loaded: a warning, or a fault if a destination needs it; and a scheme nobody has."""
+    """A broken plug-in is a warning, or a fault if a destination needs it; so is an unknown scheme."""
     info = tmp_path / "broken-1.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1\n")
@@ -246,7 +246,7 @@ async def test_plugin(well: CheckContext, tmp_path: Path, monkeypatch: pytest.Mo
 
 
 async def test_missing_extra(connection: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of our own sinks one without its extra is a fault where a destination needs it, and nothing where none does."""
+    """A built-in sink without its extra is a fault if a destination needs it, and no finding otherwise."""
     monkeypatch.setitem(sys.modules, "noetl_events.sinks.http", None)
 
     async def look(*to: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""Bodies as writers send them, and what their payloads hold."""
+"""Bodies as writers send them, and the values of their payloads."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ NATIVE: dict[str, Any] = {
 
 
 def body(**changes: Any) -> bytes:
-    """Return a native body with *changes*; a field changed to ... is left out."""
+    """Return a native body with *changes*; a field changed to ... is omitted."""
     return json.dumps({name: value for name, value in (NATIVE | changes).items() if value is not ...}).encode()
 
 
 def raw_body(fields: str) -> bytes:
-    """Return a native body with the JSON text *fields* at its end, where the last of two wins."""
+    """Return a native body with the JSON text *fields* at its end, where the last of two equal keys counts."""
     return json.dumps(NATIVE).encode()[:-1] + b", " + fields.encode() + b"}"
 
 
 def value(raw: Any) -> Any:
-    """Return what a decoded payload holds."""
+    """Return the value of a decoded payload."""
     return msgspec.json.decode(raw)

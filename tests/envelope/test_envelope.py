@@ -1,4 +1,4 @@
-"""The envelope: the crate's tests ported, and every line of the wire."""
+"""The envelope: the tests of the Rust crate, and every line of the wire format."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ class TestCrate:
     """The tests of the Rust crate."""
 
     def test_optional_fields_are_left_out_when_none(self) -> None:
-        """A consumer of older days sees no keys it does not know."""
+        """An older consumer sees no keys that it does not know."""
         written = json.loads(encode(make_event(event_id=None, worker_id=None, meta=None)))
 
         assert [*NATIVE] == [*written]
 
     def test_optional_fields_are_written_when_present(self) -> None:
-        """Ids are written as integers, and the rest beside them."""
+        """Ids are written as integers, and the other fields beside them."""
         written = json.loads(encode(make_event(478775660589088777, worker_id="worker-1", meta={"attempts": 2})))
 
         assert written["event_id"] == 478775660589088777
@@ -32,7 +32,7 @@ class TestCrate:
         assert written["meta"]["attempts"] == 2
 
     def test_payload_is_read_as_context(self) -> None:
-        """Older writers call the context payload."""
+        """Older writers name the context payload."""
         event = decode(body(context=..., payload={"foo": "bar"}))
 
         assert value(event.context) == {"foo": "bar"}
@@ -44,7 +44,7 @@ class TestCrate:
         assert (event.event_id, event.worker_id, event.meta) == (None, None, None)
 
     def test_round_trips_with_all_optional_fields(self) -> None:
-        """What was written is what is read."""
+        """An event that was written is read back equal."""
         original = make_event(478775660589088777, meta={"attempts": 3, "parent_event_id": "478775660589088770"})
         parsed = decode(encode(original))
 
@@ -57,7 +57,7 @@ class TestCrate:
 
 
 class TestRead:
-    """What the wire section accepts."""
+    """The bodies that the wire format accepts."""
 
     @pytest.mark.parametrize(
         ("text", "expected"),
@@ -76,14 +76,14 @@ class TestRead:
         ],
     )
     def test_times(self, text: str, expected: str) -> None:
-        """Every time a NoETL writer writes is read, in UTC."""
+        """Every time format of the NoETL writers is read, in UTC."""
         created_at = decode(body(created_at=text)).created_at
 
         assert created_at.tzinfo is UTC
         assert created_at.isoformat() == f"2026-05-31T{expected}+00:00"
 
     def test_last_nanosecond_of_the_year_9999(self) -> None:
-        """Rounding never leaves what a datetime holds."""
+        """Rounding never exceeds the range of a datetime."""
         event = decode(body(created_at="9999-12-31T23:59:59.999999999Z"))
 
         assert event.created_at == datetime(9999, 12, 31, 23, 59, 59, 999999, tzinfo=UTC)
@@ -91,36 +91,36 @@ class TestRead:
     @pytest.mark.parametrize("field", ["execution_id", "event_id"])
     @pytest.mark.parametrize("number", [0, -1, 543942402780693277, 2**63 - 1, -(2**63)])
     def test_ids_as_decimal_strings(self, field: str, number: int) -> None:
-        """An id reads the same as a number and as a string of digits."""
+        """An id is read from a number and from a string of digits."""
         assert getattr(decode(body(**{field: str(number)})), field) == number
         assert getattr(decode(body(**{field: number})), field) == number
 
     def test_aliases_of_type_and_step(self) -> None:
-        """Other writers say name and node_name."""
+        """Other writers use the names name and node_name."""
         event = decode(body(event_type=..., name="call.done", step=..., node_name="fetch"))
 
         assert (event.event_type, event.step) == ("call.done", "fetch")
 
     def test_unknown_fields_are_ignored(self) -> None:
-        """A field of tomorrow does not stop a reader of today."""
+        """A reader ignores the unknown fields of a later version."""
         assert decode(body(tomorrow={"a": [1]})).meta is None
 
     def test_null_is_none_for_optional_fields(self) -> None:
-        """A writer may send null where it could leave out."""
+        """A writer may send null instead of omitting a field."""
         event = decode(body(event_id=None, worker_id=None, meta=None))
 
         assert (event.event_id, event.worker_id, event.meta) == (None, None, None)
 
     def test_null_context_is_a_value(self) -> None:
-        """A context of null is there, and null."""
+        """A null context is present, with the value null."""
         assert value(decode(body(context=None)).context) is None
 
     def test_last_of_two_wins(self) -> None:
-        """A field given twice has its last value."""
+        """The last value of a repeated field counts."""
         assert decode(raw_body('"execution_id": 6, "execution_id": 7')).execution_id == 7
 
     def test_payload_stays_as_sent(self) -> None:
-        """The bytes of context and meta are carried as they came, white space and all."""
+        """The bytes of context and meta are preserved, white space included."""
         event = decode(raw_body('"context": {"b" : 1.0,  "a":\\n[1e5]}, "meta": {"x": 1}'.replace("\\n", "\n")))
 
         assert bytes(event.context) == b'{"b" : 1.0,  "a":\n[1e5]}'
@@ -139,22 +139,22 @@ class TestRow:
         assert value(decode(self.row()).context) is None
 
     def test_columns_are_kept_in_meta(self) -> None:
-        """Columns the envelope has no field for go to meta under their own names, beside what is there."""
+        """Columns without a field in the envelope are kept in meta under their own names, beside its entries."""
         event = decode(self.row(meta={"attempts": 1}, node_type="http", parent_event_id=7, error=None))
 
         assert value(event.meta) == {"attempts": 1, "node_type": "http", "parent_event_id": 7, "error": None}
 
     def test_meta_that_is_no_object_is_kept(self) -> None:
-        """A meta that columns cannot join is kept under its own name."""
+        """A meta that is no object is kept under its own name."""
         assert value(decode(self.row(meta=[1], node_type="http")).meta) == {"meta": [1], "node_type": "http"}
 
     def test_native_bodies_gain_no_meta(self) -> None:
-        """Unknown fields of a body that is no row are ignored, not kept."""
+        """Unknown fields of a body that is no row are dropped."""
         assert decode(body(node_type="http")).meta is None
 
 
 class TestMalformed:
-    """What the wire section refuses, each with a reason that names the field."""
+    """The bodies that the wire format refuses, each with a reason that names the field."""
 
     @pytest.mark.parametrize(
         ("data", "reason"),
@@ -199,13 +199,13 @@ class TestMalformed:
         ],
     )
     def test_is_refused(self, data: bytes, reason: str) -> None:
-        """The reason names the field and what is wrong with it."""
+        """The reason names the field and its fault."""
         with pytest.raises(MalformedEvent, match=reason):
             decode(data)
 
     @pytest.mark.parametrize("field", ["context", "meta", "x"])
     def test_nesting_has_the_limit_of_serde(self, field: str) -> None:
-        """127 levels are read, the envelope being the first; one more is refused, and so are thousands."""
+        """Levels up to 127 are read, the envelope included; one more is refused, and so are thousands."""
         decode(raw_body(f'"{field}": {"[" * 126}{"]" * 126}'))
         for levels in (127, 5_000):
             with pytest.raises(MalformedEvent, match="nested deeper than 127"):
@@ -213,7 +213,7 @@ class TestMalformed:
 
 
 class TestWrite:
-    """What is refused before it is sent."""
+    """The events that are refused before they are sent."""
 
     @pytest.mark.parametrize(
         ("changes", "reason"),
@@ -237,19 +237,19 @@ class TestWrite:
         ],
     )
     def test_is_refused(self, changes: dict[str, Any], reason: str) -> None:
-        """The reason names the field and the way to the value."""
+        """The reason names the field and the path to the value."""
         with pytest.raises(MalformedEvent, match=reason):
             encode(make_event(**changes))
 
     def test_circle_is_refused(self) -> None:
-        """A payload that contains itself ends in an error, not in a loop."""
+        """A payload that contains itself raises instead of looping."""
         circle: list[Any] = []
         circle.append(circle)
         with pytest.raises(MalformedEvent, match="in a circle"):
             encode(make_event(context=circle))
 
     def test_nesting_is_what_can_be_read(self) -> None:
-        """The deepest payload written is the deepest payload read."""
+        """The deepest payload that can be written is the deepest that can be read."""
         deepest: list[Any] = []
         for _ in range(125):
             deepest = [deepest]
@@ -266,5 +266,5 @@ class TestWrite:
         ],
     )
     def test_times_are_written_in_utc(self, moment: datetime) -> None:
-        """Whatever zone a time is in, it is written in UTC with Z."""
+        """A time of any zone is written in UTC with Z."""
         assert json.loads(encode(make_event(created_at=moment)))["created_at"] == "2026-05-31T03:14:15.000005Z"

@@ -1,4 +1,4 @@
-"""The envelope over all events and all bytes."""
+"""Properties of the envelope for all events and all bytes."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from noetl_events import ExecutorEvent, MalformedEvent, decode, encode
 from noetl_events.testing import events
 from tests.envelope.bodies import value
 
-# What chrono's serde reads: a date, T, a time of 0 to 9 fraction digits, Z.
+# This is the form that chrono's serde reads: a date, T, a time of 0 to 9 fraction digits, Z.
 _CHRONO = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?Z")
 
 
 class TestProperties:
-    """What holds for all events and for all bytes."""
+    """The properties for all events and for all bytes."""
 
     @given(events())
     def test_what_is_written_is_read(self, event: ExecutorEvent) -> None:
-        """Reading what was written gives the event, and writing that gives the same bytes."""
+        """Reading a written event returns the event, and writing that returns the same bytes."""
         written = encode(event)
         read = decode(written)
 
@@ -36,7 +36,7 @@ class TestProperties:
 
     @given(events())
     def test_what_is_written_serde_reads(self, event: ExecutorEvent) -> None:
-        """Fields in the crate's order, none null but the context, integers in 64 bits, a time chrono reads, no NaN."""
+        """Fields are in the crate's order, none null except the context, integers in 64 bits, chrono times, no NaN."""
         pairs = json.loads(encode(event), object_pairs_hook=list, parse_constant=pytest.fail)
         order = [field for field in msgspec.structs.fields(ExecutorEvent) if field.name in dict(pairs)]
 
@@ -46,13 +46,13 @@ class TestProperties:
 
     @given(st.binary() | st.text().map(str.encode))
     def test_any_bytes_are_an_event_or_malformed(self, data: bytes) -> None:
-        """No input raises anything but MalformedEvent."""
+        """No input raises an exception other than MalformedEvent."""
         with suppress(MalformedEvent):
             decode(data)
 
     @given(st.data())
     def test_any_damage_is_an_event_or_malformed(self, data: st.DataObject) -> None:
-        """A body with some bytes overwritten is read or refused, and what is read can be written."""
+        """A body with some bytes overwritten is read or refused, and an event that was read can be written."""
         body = bytearray(encode(data.draw(events())))
         for _ in range(data.draw(st.integers(1, 4))):
             body[data.draw(st.integers(0, len(body) - 1))] = data.draw(st.integers(0, 255))
