@@ -311,9 +311,11 @@ class Puller:
             return
         self._stopping = True
         try:
-            with suppress(TimeoutError):
+            try:
                 async with asyncio.timeout(_FAREWELL):
                     await self._receiver.run_dry()
+            except TimeoutError:
+                log.warning("puller.left_in_flight", consumer=self.consumer.name, seconds=_FAREWELL)
             await self._inbox.close()
         finally:
             self._finished = True
