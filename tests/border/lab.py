@@ -63,7 +63,7 @@ class Lab:
         """Return the answer of JetStream's API to *request*."""
         client = await self.connection.client()
         data = b"" if body is None else json.dumps(body).encode()
-        answer: dict[str, Any] = json.loads((await client.request(self.connection.api(request), data, timeout=10)).data)
+        answer: dict[str, Any] = json.loads((await client.request(self.connection.api(request), data, timeout=60)).data)
         return answer
 
     async def stream(self, *, partitions: int = 0, kind: StreamKind = "events") -> StreamDeclaration:
@@ -113,7 +113,7 @@ class Case:
         client = await self.lab.connection.client()
         for number in [next(self._ids) for _ in range(events)]:
             body = encode(make_event(number))
-            await client.request(f"{self.stream.name}.{'ab'[number % 2]}{self._tail}", body, timeout=10)
+            await client.request(f"{self.stream.name}.{'ab'[number % 2]}{self._tail}", body, timeout=60)
             self._published += 1
 
     @property

@@ -167,7 +167,7 @@ async def shown(port: int) -> dict[str, int]:
     """Return the counters of the server since its start."""
 
     def ask() -> dict[str, Any]:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/varz", timeout=10) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/varz", timeout=60) as answer:
             found: dict[str, Any] = json.load(answer)
             return found
 

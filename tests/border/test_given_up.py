@@ -26,7 +26,7 @@ async def take_and_vanish(lab: Lab, stream: str, messages: int) -> None:
     reader = await js.pull_subscribe_bind(durable_of(stream), stream)
     taken = 0
     while taken < messages:
-        taken += len(await reader.fetch(messages - taken, timeout=5))
+        taken += len(await reader.fetch(messages - taken, timeout=60))
     await reader.unsubscribe()
 
 

@@ -70,7 +70,7 @@ def wait_for_rows(path: Path, count: int, process: subprocess.Popen[bytes]) -> N
 
 def rows_in(path: Path) -> int:
     """Return the number of events in the SQLite file."""
-    with closing(sqlite3.connect(path, timeout=5)) as database:
+    with closing(sqlite3.connect(path, timeout=60)) as database:
         try:
             count: int = database.execute("SELECT count(*) FROM event").fetchone()[0]
         except sqlite3.OperationalError:
@@ -152,7 +152,7 @@ def test_stream_ensure_refuses_what_differs(server: NatsServer) -> None:
         env=environment(server.url) | {"NOETL_EVENT_STREAM_RETENTION_SECS": "600"},
         capture_output=True,
         check=False,
-        timeout=60,
+        timeout=300,
     )
 
     assert again.returncode == 0
@@ -215,7 +215,7 @@ def test_wrong_setting_is_named(variables: dict[str, str], reason: bytes) -> Non
         env=os.environ | variables,
         capture_output=True,
         check=False,
-        timeout=60,
+        timeout=300,
     )
 
     assert done.returncode == 2

@@ -145,7 +145,7 @@ def test_purge_asks_on_a_terminal(server: NatsServer, answer: bytes, left: int) 
     os.write(ours, answer)
     command = [sys.executable, "-m", "consumers", "dead", "purge", "--all"]
     done = subprocess.run(
-        command, env=environment(server.url), stdin=theirs, capture_output=True, check=False, timeout=60
+        command, env=environment(server.url), stdin=theirs, capture_output=True, check=False, timeout=300
     )
     os.close(ours)
     os.close(theirs)

@@ -186,7 +186,7 @@ async def test_stops_in_time_while_somebody_asks(server: NatsServer, tmp_path: P
     url = f"http://127.0.0.1:{port}"
     with projecting(server, tmp_path / "log", NOETL_LISTEN=f"127.0.0.1:{port}") as process:
         await eventually(lambda: run("health", "--url", url, "--ready").returncode == 0)
-        with closing(HTTPConnection("127.0.0.1", port, timeout=5)) as kept:
+        with closing(HTTPConnection("127.0.0.1", port, timeout=60)) as kept:
             kept.request("GET", "/metrics")
             assert kept.getresponse().status == 200
             with closing(socket.create_connection(("127.0.0.1", port))) as half:

@@ -207,8 +207,8 @@ def project(home: Home, url: str, path: Path) -> None:
 
 
 def wait(is_met: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
-    """Return once *is_met*; fail if *process* ends earlier, or after half a minute."""
-    for _ in range(600):
+    """Return once *is_met*; fail if *process* ends earlier, or after three minutes."""
+    for _ in range(3600):
         if is_met():
             return
         try:
@@ -223,7 +223,7 @@ def rows_in(path: Path) -> int:
     """Return the number of events in the SQLite file."""
     if not path.exists():
         return 0
-    with closing(sqlite3.connect(path, timeout=5)) as database:
+    with closing(sqlite3.connect(path, timeout=60)) as database:
         try:
             count: int = database.execute("SELECT count(*) FROM event").fetchone()[0]
         except sqlite3.OperationalError:

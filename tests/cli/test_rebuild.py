@@ -89,7 +89,7 @@ def test_parts(filled: NatsServer, options: list[str], stored: int) -> None:
 
 def execute(path: Path, statement: str) -> None:
     """Run *statement* in the SQLite file."""
-    with closing(sqlite3.connect(path, timeout=10)) as database, database:
+    with closing(sqlite3.connect(path, timeout=60)) as database, database:
         database.execute(statement)
 
 

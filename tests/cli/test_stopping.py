@@ -70,7 +70,7 @@ async def test_emit_that_waits_for_input(number: int, pipe: Path, own_server: Na
         process, end = command(pipe, own_server.url, "emit", "-")
         try:
             os.write(end, b"".join(encode(event) + b"\n" for event in make_events(3)))
-            await eventually(stores, timeout=30.0)
+            await eventually(stores, timeout=180)
 
             assert await leaves(process, number) == 0
             assert "3" in text_of(pipe.parent / "out")
@@ -84,7 +84,7 @@ async def test_emit_that_waits_for_nats(pipe: Path) -> None:
     process, end = command(pipe, "nats://127.0.0.1:1", "emit", "-")
     try:
         os.write(end, b"".join(encode(event) + b"\n" for event in make_events(3)))
-        await eventually(lambda: "sink.holding" in text_of(pipe.parent / "err"), timeout=60.0)
+        await eventually(lambda: "sink.holding" in text_of(pipe.parent / "err"), timeout=180)
 
         assert await leaves(process) == 1
         assert "stopped with 3 events in hand; emit the input again from line 1" in text_of(pipe.parent / "err")

@@ -87,7 +87,7 @@ async def test_server_restarts(tmp_path: Path, own_server: NatsServer) -> None:
         await asyncio.to_thread(own_server.start)
         await eventually(lambda: connection.is_connected)
         await store(connection, 2, 3)
-        await eventually(lambda: tail.shows(1, 2, 3, 4), timeout=40.0)
+        await eventually(lambda: tail.shows(1, 2, 3, 4), timeout=180)
 
 
 async def test_consumer_is_deleted(tmp_path: Path, own_server: NatsServer) -> None:
@@ -97,7 +97,7 @@ async def test_consumer_is_deleted(tmp_path: Path, own_server: NatsServer) -> No
         for info in await js.consumers_info(STREAM.name):
             await js.delete_consumer(STREAM.name, info.name)
         await store(connection, 2, 3)
-        await eventually(lambda: tail.shows(1, 2, 3, 4), timeout=40.0)
+        await eventually(lambda: tail.shows(1, 2, 3, 4), timeout=180)
 
 
 async def test_stream_is_created_anew(tmp_path: Path, own_server: NatsServer) -> None:
@@ -106,7 +106,7 @@ async def test_stream_is_created_anew(tmp_path: Path, own_server: NatsServer) ->
         await (await jetstream(connection)).delete_stream(STREAM.name)
         await ensure_stream(connection, STREAM)
         await store(connection, 11, 4)
-        await eventually(lambda: tail.shows(1, 11, 12, 13, 14), timeout=40.0)
+        await eventually(lambda: tail.shows(1, 11, 12, 13, 14), timeout=180)
 
         assert "tail.stream_replaced" in tail.log.read_text()
 
@@ -115,10 +115,10 @@ async def test_stream_is_away_for_a_while(tmp_path: Path, own_server: NatsServer
     """A deleted stream is waited for, with a line that says so, and printed from its first event on."""
     async with tailing(tmp_path, own_server) as (tail, connection):
         await (await jetstream(connection)).delete_stream(STREAM.name)
-        await eventually(lambda: "does not exist" in tail.log.read_text(), timeout=40.0)
+        await eventually(lambda: "does not exist" in tail.log.read_text(), timeout=180)
         await ensure_stream(connection, STREAM)
         await store(connection, 11, 2)
-        await eventually(lambda: tail.shows(1, 11, 12), timeout=40.0)
+        await eventually(lambda: tail.shows(1, 11, 12), timeout=180)
 
 
 async def test_stream_loses_its_end(tmp_path: Path, own_server: NatsServer) -> None:
@@ -129,7 +129,7 @@ async def test_stream_loses_its_end(tmp_path: Path, own_server: NatsServer) -> N
         shutil.copytree(store_now, store_then)
         await asyncio.to_thread(own_server.start)
         await store(connection, 2, 2)
-        await eventually(lambda: tail.shows(1, 2, 3), timeout=40.0)
+        await eventually(lambda: tail.shows(1, 2, 3), timeout=180)
         await asyncio.to_thread(own_server.terminate)
         shutil.rmtree(store_now)
         shutil.copytree(store_then, store_now)

@@ -51,7 +51,7 @@ async def give_up(bench: Bench, *, count: int = 1) -> None:
     for _ in range(2):
         received = 0
         while received < count:
-            received += len(await theirs.fetch(count - received, timeout=5))
+            received += len(await theirs.fetch(count - received, timeout=60))
     with suppress(TimeoutError):
         await theirs.fetch(1, timeout=1)
     await theirs.unsubscribe()

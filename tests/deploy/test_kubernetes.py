@@ -67,7 +67,7 @@ def test_every_patch_finds_what_it_changes() -> None:
 def test_the_example_builds() -> None:
     """`kubectl kustomize` builds the example, and its result is valid."""
     command = ["kubectl", "kustomize", str(OVERLAY)]
-    built = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    built = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert built.returncode == 0, built.stderr
     found = list(yaml.safe_load_all(built.stdout))
     assert {manifest["metadata"]["namespace"] for manifest in found} == {"noetl"}

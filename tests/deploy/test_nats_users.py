@@ -86,7 +86,7 @@ async def projecting(guarded: Guarded, *, standby: bool) -> AsyncIterator[Servic
 def test_the_configuration_is_one_the_server_takes(passwords: None) -> None:
     """`nats-server -t` accepts the configuration, including the users."""
     command = [str(_find_binary()), "-t", "-c", str(CONFIG / "nats-server.conf")]
-    checked = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    checked = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert checked.returncode == 0, checked.stderr
 
 

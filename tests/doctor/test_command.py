@@ -34,7 +34,7 @@ def test_doctor(nats_url: str) -> None:
     program = str(Path(sysconfig.get_path("scripts")) / "noetl-events")
     command = [program, "doctor", "--json", "--nats", nats_url]
     environ = os.environ | {"NOETL_EVENT_STREAM": "no_such_stream"}
-    done = subprocess.run(command, check=False, capture_output=True, timeout=30, env=environ)
+    done = subprocess.run(command, check=False, capture_output=True, timeout=300, env=environ)
     findings = msgspec.json.decode(done.stdout, type=list[Finding])
 
     assert (done.returncode, done.stderr) == (1, b"")

@@ -87,7 +87,7 @@ async def read_all(url: str, stream: str, **login: Any) -> list[ExecutorEvent]:
         read = partial(js.subscribe, "noetl.events.>", stream=stream, ordered_consumer=True)
         subscription = await answered(read)
         while len(events) < last:
-            events.append(decode((await subscription.next_msg(timeout=10)).data))
+            events.append(decode((await subscription.next_msg(timeout=60)).data))
     await client.close()
     return events
 

@@ -47,7 +47,7 @@ async def ended(process: subprocess.Popen[bytes], *, timeout: float = 120.0) -> 
 def stored_ids(path: Path) -> list[int]:
     """Return the ids in the SQLite file *path* in order of arrival; none while there is no table."""
     try:
-        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=5)) as database:
+        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=60)) as database:
             return [row[0] for row in database.execute("SELECT event_id FROM event ORDER BY rowid")]
     except sqlite3.OperationalError:
         return []

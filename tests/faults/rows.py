@@ -19,7 +19,7 @@ class Counter:
     async def reaches(self, count: int) -> bool:
         """Return true if there are *count* rows or more."""
         try:
-            connection = await asyncpg.connect(self._url, timeout=5)
+            connection = await asyncpg.connect(self._url, timeout=60)
             try:
                 self.rows = await connection.fetchval("SELECT count(*) FROM noetl.event")
             finally:

@@ -143,7 +143,7 @@ async def test_account_whose_jetstream_is_switched_off_is_named(tmp_path: Path, 
             await seconds_until_unavailable(sink, events, words)
             await seconds_until_unavailable(sink, events, words)
             server.reload(ACCOUNT.format("enabled"))
-            await eventually(lambda: emitted(sink, 2), timeout=15)
+            await eventually(lambda: emitted(sink, 2), timeout=180)
             await sink.emit_batch(events)
             await sink.aclose()
 

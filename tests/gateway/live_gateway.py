@@ -103,7 +103,7 @@ class LiveGateway:
         asyncio.run(self._with_connection(_ensure_both))
 
     def _listens(self) -> bool:
-        with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1):
+        with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=10):
             return True
         return False
 

@@ -31,7 +31,7 @@ def post(url: str) -> int:
     """Post an event, and return the status of the answer."""
     body = json.dumps(body_of()).encode()
     try:
-        with urllib.request.urlopen(f"{url}api/events", body, timeout=30) as response:  # noqa: S310  (on loopback)
+        with urllib.request.urlopen(f"{url}api/events", body, timeout=180) as response:  # noqa: S310  (on loopback)
             return int(response.status)
     except HTTPError as refusal:
         return refusal.code

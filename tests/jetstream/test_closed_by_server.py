@@ -50,7 +50,7 @@ async def test_more_subscriptions_than_allowed(tmp_path: Path) -> None:
     with NatsServer(store_dir=tmp_path, config=f'max_subscriptions: 2\nhttp: "127.0.0.1:{monitor}"') as server:
 
         def connections() -> int:
-            with urllib.request.urlopen(f"http://127.0.0.1:{monitor}/varz", timeout=10) as answer:
+            with urllib.request.urlopen(f"http://127.0.0.1:{monitor}/varz", timeout=60) as answer:
                 return int(json.load(answer)["total_connections"])
 
         with structlog.testing.capture_logs() as logged:
@@ -164,7 +164,7 @@ async def test_lame_duck(tmp_path: Path, own_server: NatsServer) -> None:
                 connection._closed, connection._client = False, None
             os.kill(lame.pid, signal.SIGUSR2)
             await eventually(
-                lambda: connection.is_connected and connection.info.get("port") == own_server.port, timeout=60.0
+                lambda: connection.is_connected and connection.info.get("port") == own_server.port, timeout=180.0
             )
 
 

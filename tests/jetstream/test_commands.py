@@ -58,7 +58,7 @@ async def test_headers_are_added(connection: Connection) -> None:
     inbox = await client.subscribe("headers.>")
     message = Outgoing("headers.a", b"7", b"body", 1)
     await publish_all(client, [message] * 2, [command_with(message, b"A: 1\r\n", reply) for reply in (b"", b"reply")])
-    heard = [await inbox.next_msg(timeout=5) for _ in range(2)]
+    heard = [await inbox.next_msg(timeout=60) for _ in range(2)]
 
     assert [one.reply for one in heard] == ["", "reply"]
     assert [one.headers for one in heard] == [{"Nats-Msg-Id": "7", "A": "1"}] * 2

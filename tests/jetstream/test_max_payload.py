@@ -64,7 +64,7 @@ async def connections() -> int:
     """Return the number of connections that the server has accepted since its start."""
 
     def ask() -> int:
-        with urllib.request.urlopen(f"http://127.0.0.1:{MONITOR}/varz", timeout=10) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{MONITOR}/varz", timeout=60) as answer:
             return int(json.load(answer)["total_connections"])
 
     return await asyncio.to_thread(ask)

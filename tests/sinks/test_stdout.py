@@ -223,7 +223,7 @@ def run_child(stdout: int | BinaryIO, *printed: str) -> subprocess.CompletedProc
         stdout=stdout,
         stderr=subprocess.PIPE,
         check=False,
-        timeout=60,
+        timeout=300,
     )
 
 

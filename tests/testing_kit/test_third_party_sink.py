@@ -51,7 +51,7 @@ def test_its_scheme_is_known_once_it_is_installed(environment: dict[str, str], t
     recording = tmp_path / "run.jsonl"
     recording.write_bytes(b"".join(encode(event) + b"\n" for event in make_events(3)))
     command = [sys.executable, "-m", "consumers", "replay", str(recording), "--to", f"folder://{tmp_path}/events"]
-    subprocess.run(command, env=environment, check=True, timeout=30, capture_output=True)
+    subprocess.run(command, env=environment, check=True, timeout=300, capture_output=True)
 
     assert len(list((tmp_path / "events").iterdir())) == 3
 
