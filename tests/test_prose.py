@@ -51,6 +51,7 @@ PLAIN: Final[tuple[str, ...]] = (
     "tests/jetstream",
     "tests/projector",
     "tests/settings",
+    "tests/simulation",
     "tests/sinks",
     "tests/spool",
 )

@@ -70,7 +70,7 @@ def test_client_of_nats_is_imported_on_first_use() -> None:
     assert noetl_events.NatsSink is NatsSink
     assert noetl_events.SpoolSink is SpoolSink
     with pytest.raises(AttributeError, match="module 'noetl_events' has no attribute 'KafkaSink'"):
-        noetl_events.KafkaSink  # noqa: B018  (this is what must fail)
+        noetl_events.KafkaSink  # noqa: B018  (the access must fail)
 
 
 def test_one_idea_a_file() -> None:

@@ -188,7 +188,7 @@ async def until(condition: Callable[[], bool], seconds: float) -> bool:
     """Wait up to *seconds* for *condition*, and return its result."""
     with suppress(TimeoutError):
         async with asyncio.timeout(seconds):
-            while not condition():  # noqa: ASYNC110  (two numbers and a list, of no event)
+            while not condition():  # noqa: ASYNC110  (no event reports the change)
                 await asyncio.sleep(0.05)
     return condition()
 

@@ -64,7 +64,7 @@ def test_list_filters(filtered: NatsServer, filters: list[str], expected: list[i
 @pytest.fixture(scope="module")
 def filtered(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Return a server with three dead letters that no test changes."""
-    from noetl_events.testing.nats_server import NatsServer as Server  # noqa: PLC0415  (above for types alone)
+    from noetl_events.testing.nats_server import NatsServer as Server  # noqa: PLC0415  (otherwise needed only for annotations)
 
     with Server(store_dir=tmp_path_factory.mktemp("nats")) as started:
         run("stream", "ensure", nats=started.url)

@@ -130,7 +130,7 @@ def test_library_shows_no_traceback(capsys: pytest.CaptureFixture[str]) -> None:
     for level, shown in (("info", False), ("debug", True)):
         logs.configure(level, "json")
         try:
-            raise LookupError("planted")  # noqa: TRY301  (to have a traceback)
+            raise LookupError("planted")  # noqa: TRY301  (the log needs a traceback)
         except LookupError as exc:
             logging.getLogger("nats.aio.client").error("nats: encountered error", exc_info=exc)
         printed = capsys.readouterr().err

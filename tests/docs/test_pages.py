@@ -150,7 +150,7 @@ async def test_sink_of_the_tutorial_works(tmp_path: Path) -> None:
 def run(source: str, page: Path) -> dict[str, Any]:
     """Run *source* of *page* in this process and return its names."""
     names: dict[str, Any] = {"__name__": "__main__"}
-    exec(compile(source, str(page), "exec"), names)  # noqa: S102  (our own pages)
+    exec(compile(source, str(page), "exec"), names)  # noqa: S102  (the project's own pages)
     return names
 
 

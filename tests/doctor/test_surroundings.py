@@ -144,7 +144,7 @@ async def test_unknown_authority(tmp_path: Path) -> None:
 async def test_plain(tmp_path: Path) -> None:
     """An unencrypted connection to another machine is a warning."""
     certified = Certified(tmp_path)
-    certified.issue("0.0.0.0")  # noqa: S104  (not to bind to: it leads to this machine under a name that is not loopback)
+    certified.issue("0.0.0.0")  # noqa: S104  (the name leads to this machine, and is not loopback)
     with NatsServer(store_dir=tmp_path / "nats") as server:
         url = f"nats://0.0.0.0:{server.port}"
         [finding] = await certified.look(url, trusting=False)

@@ -261,7 +261,7 @@ class TestWrite:
     @pytest.mark.parametrize(
         "moment",
         [
-            pytest.param(datetime(2026, 5, 31, 3, 14, 15, 5), id="no zone"),  # noqa: DTZ001  (the point of it)
+            pytest.param(datetime(2026, 5, 31, 3, 14, 15, 5), id="no zone"),  # noqa: DTZ001  (the test needs it)
             pytest.param(datetime(2026, 5, 31, 8, 44, 15, 5, timezone(timedelta(hours=5, minutes=30))), id="offset"),
         ],
     )

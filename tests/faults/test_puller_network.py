@@ -169,7 +169,7 @@ async def test_delivery_lost_to_one_that_is_served_in_order(
         while not lost:
             number += 1
             await publish(own_connection, 1, start=number)
-            await eventually(lambda: bool(lost) or has(sink, number))  # noqa: B023  (it is over when the loop goes on)
+            await eventually(lambda: bool(lost) or has(sink, number))  # noqa: B023  (the call ends within the iteration)
         for _ in range(3):
             number += 1
             await publish(own_connection, 1, start=number)

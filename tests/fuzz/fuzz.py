@@ -42,7 +42,7 @@ def fuzz(seed: int, *, seconds: float = math.inf, most: float = math.inf) -> tup
             began = time.thread_time()
             try:
                 outcome = (name, target(data))
-            except Exception as exc:  # noqa: BLE001  (whatever it is, it is a finding)
+            except Exception as exc:  # noqa: BLE001  (every exception is a finding)
                 found[data] = f"{name}: {exc!r}"
                 continue
             if (took := time.thread_time() - began) > _SLOW:

@@ -39,7 +39,7 @@ def own_gateway(tmp_path: Path) -> Iterator[LiveGateway]:
 @pytest.fixture(scope="session")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """Return a browser with a private profile."""
-    from tests.gateway.browser import browsing  # noqa: PLC0415  (skips what imports it where there is no selenium)
+    from tests.gateway.browser import browsing  # noqa: PLC0415  (skips the tests without selenium)
 
     with browsing(tmp_path_factory.mktemp("chromium")) as started:
         yield started
@@ -48,6 +48,6 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 @pytest.fixture
 def page(browser: Any, gateway: LiveGateway) -> Page:
     """Return the live page, connected."""
-    from tests.gateway.page_reader import live  # noqa: PLC0415  (likewise)
+    from tests.gateway.page_reader import live  # noqa: PLC0415  (skips the tests without selenium)
 
     return live(browser, gateway.url)

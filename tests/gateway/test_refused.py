@@ -129,5 +129,5 @@ async def test_silent_server_does_not_look_well_at_each_attempt(tmp_path: Path) 
 
 
 async def _ever_ready(web: Web) -> None:
-    while not web.gateway.condition.report().ready:  # noqa: ASYNC110  (a moment of it is enough to fail)
+    while not web.gateway.condition.report().ready:  # noqa: ASYNC110  (a single ready moment must fail the test)
         await asyncio.sleep(0)

@@ -61,7 +61,7 @@ def _in_children(copies: int, work: Callable[[int], Coroutine[None, None, None]]
             try:
                 asyncio.run(work(copy))
                 code = 0
-            except Exception:  # noqa: BLE001  (the child ends here, and its parent has its exit code alone)
+            except Exception:  # noqa: BLE001  (the child reports only its exit code)
                 traceback.print_exc()
             finally:
                 os._exit(code)

@@ -38,7 +38,7 @@ async def keep_using(connection: Connection, seconds: float) -> set[str]:
                 await client.flush(timeout=1)
         except NatsUnavailable as exc:
             said.add(str(exc).partition("; tried again")[0])
-        except Exception as exc:  # noqa: BLE001  (whatever a connection that is lost in the middle raises)
+        except Exception as exc:  # noqa: BLE001  (any error of a lost connection)
             said.add(type(exc).__name__)
         await asyncio.sleep(0.01)
     return said

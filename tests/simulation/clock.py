@@ -1,4 +1,4 @@
-"""A virtual clock: whatever waits is woken at once, in the order of its time, and hours pass in milliseconds."""
+"""A virtual clock: every timer runs at once, in the order of time, so that hours pass in milliseconds."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ T = TypeVar("T")
 
 
 class Stalled(AssertionError):
-    """Nothing is ready, and no timer is set: whoever waits now would wait for ever."""
+    """No task is ready and no timer is set, so every waiting task would wait for ever."""
 
 
 class Spinning(AssertionError):
-    """Something is always ready, so that time stands still."""
+    """Some task is always ready, so time stands still."""
 
 
 _PATIENCE = 20_000
-"""Turns of the loop at one moment, after which it spins."""
+"""The number of the loop's turns at one moment that counts as spinning."""
 
 
 _TURN = 1e-7
-"""Seconds a turn of the loop takes."""
+"""The virtual seconds that a turn of the loop takes."""
 
 
 class _Jump(selectors.SelectSelector):
-    """A selector that never waits: it moves the clock to the next timer."""
+    """A selector that never waits: the clock moves to the next timer instead."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -45,19 +45,19 @@ class _Jump(selectors.SelectSelector):
         if self._turns > _PATIENCE:
             self._turns = 0
             raise Spinning(f"busy at {self.now:.4f}")
-        # A turn takes its time too: what is due in less than the clock can tell would never come.
+        # A turn takes time as well: a timer below the clock's resolution would never run.
         self.now += max(timeout, _TURN)
         return []
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
-    """An event loop on a clock of its own, which begins at 0."""
+    """An event loop with its own clock, which starts at 0."""
 
     def __init__(self) -> None:
         self._jump = _Jump()
         super().__init__(self._jump)
         self.broken: list[BaseException] = []
-        """What callbacks have raised: a loop only tells its log of that, and goes on."""
+        """The exceptions of callbacks: a loop only logs them, and continues."""
 
         self.set_exception_handler(self._on_exception)
 
@@ -72,15 +72,15 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
 def run_virtual(main: Coroutine[Any, Any, T], seed: int) -> T:
     """
-    Run *main* on a virtual clock; with the same *seed* everything happens in the same order at the same times.
+    Run *main* on a virtual clock; the same *seed* repeats every step in the same order at the same time.
 
-    What a callback raises is raised here too, once *main* is over.
+    An exception of a callback is raised here, too, after *main*.
     """
     loop = VirtualLoop()
     state = random.getstate()
     random.seed(seed)
     try:
-        # The code under test asks for monotonic time, and draws the jitter of its waits.
+        # The code under test reads the monotonic time, and draws the jitter of its waits.
         with patch("time.monotonic", loop.time):
             outcome = loop.run_until_complete(main)
         if loop.broken:

@@ -27,7 +27,7 @@ START_NS: Final = 1_780_000_000_000_000_000
 
 
 class _Request:
-    """A pull request that waits."""
+    """A waiting pull request."""
 
     def __init__(self, command: Command, now: float) -> None:
         body = json.loads(command.data)
@@ -41,20 +41,20 @@ class _Request:
 
     @property
     def is_known(self) -> bool:
-        """Whether the server believes that somebody listens to the answers."""
+        """True if the server believes that the reply subject has a subscriber."""
         return self.client.is_known(self.epoch, self.reply)
 
 
 class Consumer:
     """
-    One consumer.
+    A simulated durable consumer.
 
     Args:
-        server: that has it.
-        declared: as our code declares it.
-        messages: the body of each that there will ever be.  They are counted from 1 up, which is their place; a stream
-            created anew begins behind the last one that was in the old, and counts its sequences from 1 again.
-        on_ack: told of each place that is acknowledged.
+        server: server of the consumer.
+        declared: declaration of the code under test.
+        messages: bodies of all present and future messages.  Their place counts from 1; a stream created again starts
+            behind the last message of the old one, with sequence 1.
+        on_ack: callback for each acknowledged place.
 
     """
 
@@ -68,23 +68,23 @@ class Consumer:
         self.declared = declared
         self.messages = messages
         self.available = 0
-        """So many of the messages are in the stream by now."""
+        """The number of messages that are in the stream so far."""
         self.acked: set[int] = set()
         self.gone: set[int] = set()
-        """What was not acknowledged when its stream was deleted."""
+        """The messages that were unacknowledged when their stream was deleted."""
         self.attempts: dict[int, int] = {}
         self.bases = [0]
-        """The last place before each stream there was."""
+        """The last place before each stream that existed."""
         self.created = 0
         self.has_stream = True
         self.delivered = 0
         self.edits: dict[str, Any] = {}
-        """What an operator has changed of its configuration; with a filter every third message is left out."""
+        """The configuration fields that an operator has changed; a filter leaves out every third message."""
         self.is_paused = False
         self.refusal = ""
-        """What every request is answered with, if anything."""
+        """The answer to every request, if any."""
         self.refused = 0
-        """Requests answered so."""
+        """The number of requests that got this answer."""
         self._looked = 0
         self._settled: set[int] = set()
         self._settled_before = 0
@@ -104,26 +104,26 @@ class Consumer:
 
     @property
     def floor(self) -> int:
-        """Every delivery up to this place is acknowledged: of what was left out it knows nothing."""
+        """The last place up to which every delivery is acknowledged, without regard to messages left out."""
         waiting = min([*self._pending, *self._again], default=self.delivered + 1)
         return max((place for place in self._seen if place < waiting), default=self._settled_before)
 
     @property
     def is_done(self) -> bool:
-        """Whether everything there will ever be is acknowledged."""
+        """True if every present and future message is acknowledged."""
         return not self.left
 
     @property
     def left(self) -> list[int]:
-        """What is still to be acknowledged, or will be."""
+        """The places that are still to be acknowledged."""
         return [place for place in range(1, len(self.messages) + 1) if place not in self.acked | self.gone]
 
     def sequence_of(self, place: int) -> int:
-        """Return the sequence of a message in its stream."""
+        """Return the stream sequence of a message."""
         return place - max(base for base in self.bases if base < place)
 
     def info(self) -> ConsumerInfo:
-        """Return what `ensure_consumer` returns of it."""
+        """Return the answer of `ensure_consumer`."""
         base = self.bases[-1]
         return ConsumerInfo(
             stream_name=self.declared.stream,
@@ -139,7 +139,7 @@ class Consumer:
         )
 
     def reset(self, start: int = 0) -> None:
-        """Start again at *start*, or behind the last contiguous acknowledgement; every delivery is a first one then."""
+        """Start again at *start*, or behind the last contiguous acknowledgement; all delivery counts restart."""
         place = self.bases[-1] + start
         if start:
             before = set(range(self.bases[-1] + 1, place))
@@ -158,7 +158,7 @@ class Consumer:
         self.attempts.clear()
 
     def delete(self) -> None:
-        """Be deleted, and created anew from the start of the stream."""
+        """Delete the consumer, and create it again at the start of the stream."""
         self.acked = {place for place in self.acked if place <= self.bases[-1]}
         self._go_on_behind(self.bases[-1])
         self.edits = {}
@@ -168,29 +168,29 @@ class Consumer:
         self.restart("Consumer Deleted")
 
     def lose_stream(self) -> None:
-        """Be deleted with the stream and all it has."""
+        """Delete the stream with its consumer and messages."""
         self.gone |= set(range(1, self.available + 1)) - self.acked
         self.bases += [self.available] if self.available > self.bases[-1] else []
         self.has_stream = False
         self.delete()
 
     def have_stream(self) -> None:
-        """Be created anew, with an empty stream."""
+        """Create the stream and its consumer again, empty."""
         self.has_stream = True
 
     def unpin(self) -> None:
-        """Serve somebody else from now on."""
+        """Serve another client from now on."""
         self._pin = ""
         self.pump()
 
     def restart(self, text: str) -> None:
-        """Forget every request, and say so to who asked: another leader, a server that stops."""
+        """Drop every request with a status, as after a change of leader or a stop of the server."""
         requests, self._requests = self._requests, deque()
         for request in requests:
             request.client.answer(request.reply, headers={"Status": f"409 {text}"})
 
     async def run(self) -> None:
-        """Let time pass: redeliver and expire; until cancelled."""
+        """Redeliver and expire as time passes, until cancelled."""
         while True:
             await asyncio.sleep(_TICK)
             now = self._loop.time()
@@ -204,7 +204,7 @@ class Consumer:
             self.pump()
 
     def pump(self) -> None:
-        """Deliver what can be delivered."""
+        """Deliver as many messages as possible."""
         while (request := self._next_request()) is not None:
             if (place := self._next_place()) is None:
                 return
@@ -270,7 +270,7 @@ class Consumer:
         self.pump()
 
     def _settle(self, command: Command) -> None:
-        # The server reads nothing but the sequence of it, whichever stream it was once.
+        # The server reads only the sequence of the ack subject, whichever stream that was from.
         place = int(command.subject.split(".")[5]) + self.bases[-1]
         if place not in self._pending and place not in self._again:
             return
@@ -300,10 +300,10 @@ class Consumer:
 
 
 def stored_ns(place: int) -> int:
-    """Return when the message at this *place* was stored."""
+    """Return the time at which the message at *place* was stored."""
     return START_NS + place * 1_000_000
 
 
 def place_of(stored: int) -> int:
-    """Return the place of the message that was stored then, in Unix nanoseconds."""
+    """Return the place of the message that was stored at this time, in Unix nanoseconds."""
     return (stored - START_NS) // 1_000_000

@@ -1,4 +1,4 @@
-"""What the consumer API answers in a simulation: by the calls our code makes to `noetl_events.jetstream.consumers`."""
+"""The simulated consumer API, with the functions of `noetl_events.jetstream.consumers` that the code calls."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 class ConsumerApi:
     """
-    The requests about *consumer*, each of which may fail.
+    The API requests about *consumer*, each of which may fail.
 
     Args:
-        consumer: they are about.
-        draw: every chance of this run.
+        consumer: consumer that the requests are about.
+        draw: random generator of the run.
 
     """
 
@@ -33,7 +33,7 @@ class ConsumerApi:
         self._draw = draw
 
     async def ensure(self, connection: SimConnection, declared: ConsumerDeclaration) -> ConsumerInfo:
-        """Return the consumer, if it delivers everything."""
+        """Return the consumer, unless it leaves messages out."""
         await self._travel(connection)
         if not self._consumer.has_stream:
             raise StreamMissing("no stream")
@@ -43,14 +43,14 @@ class ConsumerApi:
         return info
 
     async def show(self, connection: SimConnection, _declared: ConsumerDeclaration) -> ConsumerInfo:
-        """Return the consumer if it is there."""
+        """Return the consumer if it exists."""
         await self._travel(connection)
         if not self._consumer.has_stream:
             raise ConsumerMissing("no consumer")
         return self._consumer.info()
 
     async def reset(self, connection: SimConnection, _declared: ConsumerDeclaration, *, start: int = 0) -> ConsumerInfo:
-        """Have it start again."""
+        """Reset the consumer."""
         await self._travel(connection)
         self._consumer.reset(start)
         info = self._consumer.info()
@@ -58,25 +58,25 @@ class ConsumerApi:
         return info
 
     async def require_server(self, connection: SimConnection, _declared: ConsumerDeclaration) -> None:
-        """Find the server new enough, if it is there."""
+        """Accept the server's version, if the server answers."""
         await connection.client()
 
     async def can_reset(self, _connection: SimConnection) -> bool:
-        """Return that it can."""
+        """Return True."""
         return True
 
     async def passed_over(self, connection: SimConnection, _stream: str, gap: Gap) -> int:
-        """Return how many messages in *gap* were delivered to none: the stream has all of them."""
+        """Return the number of undelivered messages in *gap*: the stream has all of them."""
         await self._travel(connection)
         return max(gap.before - gap.after - 1 - gap.elsewhere, 0)
 
     async def unpin(self, connection: SimConnection, _declared: ConsumerDeclaration, _pin: Any) -> None:
-        """Have it serve another."""
+        """Unpin the client."""
         if connection.is_connected:
             self._consumer.unpin()
 
     async def _travel(self, connection: SimConnection) -> None:
-        # Who asks has a connection that was closed for good replaced.
+        # A request replaces a connection that was closed for good.
         await connection.client()
         await asyncio.sleep(self._draw.expovariate(300))
         if not connection.is_connected:

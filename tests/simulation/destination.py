@@ -1,4 +1,4 @@
-"""What a simulated projector writes to: a sink, a graveyard, and the notes of its trials, all of which may be away."""
+"""The simulated targets of a projector: a sink, dead letters and crash records, each of which may be unavailable."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tests.simulation.network import SimConnection
 
 ALIKE: Final = 2
-"""Events refused for one and the same reason, from which on the projector holds and buries none."""
+"""The number of identical rejections from which on the projector retries instead of dead-lettering."""
 
 REJECTED: Final = "rejected"
 FATAL: Final = "fatal"
@@ -24,10 +24,10 @@ FATAL: Final = "fatal"
 
 class Table:
     """
-    The destination: events by their place in the stream, in the order in which they came first, one of each id.
+    The destination: events by their place in the stream, in the order of first arrival, one of each id.
 
     Args:
-        draw: every chance of this run.
+        draw: random generator of the run.
 
     """
 
@@ -36,21 +36,21 @@ class Table:
         self.is_away = False
         self.is_flaky = False
         self.is_broken = False
-        """Whether it refuses every event for one and the same reason."""
+        """True if every event is rejected for the same reason."""
 
         self.refused: set[int] = set()
-        """Places of sound events it refused, too few at a time to tell it from a fault of theirs."""
+        """The places of sound events that were rejected, too few at a time to reveal a broken destination."""
 
         self.draw = draw
         self._owners: dict[int | None, int] = {}
 
     def refuse(self, events: Sequence[ExecutorEvent]) -> dict[int, str]:
-        """Refuse *events*, all for one reason."""
+        """Reject *events*, all for one reason."""
         self.refused |= set(map(place_in_stream, events)) if len(events) < ALIKE else set()
         return dict.fromkeys(range(len(events)), "no such column")
 
     def store(self, events: Sequence[ExecutorEvent]) -> tuple[dict[int, str], list[int]]:
-        """Store what can be, and return the reasons for what cannot, and which of these are conflicts."""
+        """Store the valid events, and return the reasons of the rejections, and the conflicts among them."""
         reasons, conflicts = {}, []
         for place, event in enumerate(events):
             number = place_in_stream(event)
@@ -65,17 +65,17 @@ class Table:
 
 
 def place_in_stream(event: ExecutorEvent) -> int:
-    """Return the place of *event* in its stream, whatever id it has."""
+    """Return the place of *event* in its stream, whatever its id."""
     return int(event.step)
 
 
 class TableSink:
     """
-    The sink of one process.
+    The sink of a process.
 
     Args:
-        table: it writes to.
-        on_fatal: called when an event is written that kills the process.
+        table: destination of the events.
+        on_fatal: callback for an event that kills the process.
 
     """
 
@@ -84,14 +84,14 @@ class TableSink:
         self._on_fatal = on_fatal
         self.is_writing = False
         self.given_back_at = 0.0
-        """When it was last away."""
+        """The time of the last outage."""
 
     async def emit(self, event: ExecutorEvent) -> None:
         """Emit *event*."""
         await self.emit_batch([event])
 
     async def emit_batch(self, events: Sequence[ExecutorEvent]) -> None:
-        """Emit *events*, or fail: before, half-way, or after all was stored."""
+        """Emit *events*, or fail: before, during, or after the write."""
         self.is_writing = True
         try:
             await self._write(events)
@@ -121,7 +121,7 @@ class TableSink:
                 self._on_fatal()
                 await asyncio.Event().wait()
         except asyncio.CancelledError:
-            # What was on its way may still arrive, whoever waits for the answer.
+            # Events on their way may still arrive, even if the caller no longer waits.
             if draw.random() < 0.5 and not any(event.event_type == FATAL for event in events):
                 table.store(events[: draw.randrange(len(events) + 1)])
             raise
@@ -132,33 +132,33 @@ class TableSink:
 
 class Keeping:
     """
-    The streams of dead letters and of notes, by the calls our code makes to `noetl_events.jetstream.storage`.
+    The streams of dead letters and crash records, with the functions of `noetl_events.jetstream.storage`.
 
     Args:
-        draw: every chance of this run.
+        draw: random generator of the run.
 
     """
 
     def __init__(self, draw: Random) -> None:
         self.letters: dict[str, dict[str, str]] = {}
-        """The headers of each letter, by its id."""
+        """The headers of each dead letter, by its id."""
         self.notes: dict[str, bytes] = {}
         self.is_flaky = False
         self.failed_at = 0.0
-        """When it last did not answer."""
+        """The time of the last request without an answer."""
 
         self.noting: set[SimConnection] = set()
-        """Who is in the midst of noting something."""
+        """The processes that are storing a crash record."""
 
         self.on_note: Callable[[SimConnection], None] | None = None
-        """Told, once, who is in the midst of it."""
+        """A callback for a process that is storing one, called once."""
 
         self._draw = draw
 
     async def store(
         self, connection: SimConnection, subject: str, payload: bytes, headers: dict[str, str], **_: str
     ) -> int:
-        """Store a letter or a note, or fail before or after that."""
+        """Store a dead letter or a crash record, or fail before or after that."""
         self.noting.add(connection)
         try:
             await self._travel(connection)
@@ -178,12 +178,12 @@ class Keeping:
             on_note(connection)
 
     async def last_payload(self, connection: SimConnection, _stream: str, subject: str) -> bytes | None:
-        """Return the note on *subject*."""
+        """Return the crash record on *subject*."""
         await self._travel(connection)
         return self.notes.get(subject)
 
     async def _travel(self, connection: SimConnection) -> None:
-        # Who asks has a connection that was closed for good replaced.
+        # A request replaces a connection that was closed for good.
         await connection.client()
         await asyncio.sleep(self._draw.expovariate(300))
         if not connection.is_connected or (self.is_flaky and self._draw.random() < 0.2):

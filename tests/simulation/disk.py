@@ -1,4 +1,4 @@
-"""A simulated disk: what was written and not synced may be gone, or read as something else, once the power was cut."""
+"""A simulated disk: after a power cut, data that was not synced may be lost or damaged."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ if TYPE_CHECKING:
     from random import Random
     from typing import Any, BinaryIO
 
-# In memory where it can be: thousands of runs need not wear out a disk.
-MEMORY: Final = Path("/dev/shm") if Path("/dev/shm").is_dir() else None  # noqa: S108  (a folder of our own is made in it)
+# The files are in memory if possible, because thousands of runs need not wear out a disk.
+MEMORY: Final = Path("/dev/shm") if Path("/dev/shm").is_dir() else None  # noqa: S108  (a private folder is created in it)
 
 _IDS: Final = re.compile(rb'"event_id":(\d+)')
 
 
 class Death(BaseException):
-    """The process ended here, in the middle of a call: no handler of errors runs any more."""
+    """The process ended in the middle of a call, so no error handler runs any more."""
 
 
 class Disk:
     """
-    The disk below one folder, which is real; syncing is only noted.
+    The disk below a real folder; syncs are only recorded.
 
     Args:
-        draw: every chance of this run.
-        folder: whose files it keeps; whoever uses it creates it.
-        tears: what a power cut does to what was being written, of cut, zeros and garbage.
+        draw: random generator of the run.
+        folder: folder of the files; created by the code under test.
+        tears: effects of a power cut on unsynced data, from cut, zeros and garbage.
 
     """
 
@@ -42,16 +42,16 @@ class Disk:
     ) -> None:
         self.folder = folder
         self.refuses = 0.0
-        """The chance that a write or a sync fails."""
+        """The probability that a write or a sync fails."""
 
         self.is_slow = False
-        """Whether a call takes seconds."""
+        """True if a call takes seconds."""
 
         self.calls_to_live = 0
-        """So many writes and syncs from now the process dies in one; 0 for none."""
+        """The number of writes and syncs until the process dies in one; 0 for never."""
 
         self.spoilt: dict[str, list[bytes]] = {}
-        """What stood on disk from a flipped byte on, by the name of the file."""
+        """The synced content from a flipped byte on, by file name."""
 
         self._draw = draw
         self._tears = tears
@@ -66,11 +66,11 @@ class Disk:
         self._is_in_parent = True
 
     def heal(self) -> None:
-        """Take everything from now on."""
+        """Let every later call succeed."""
         self.refuses, self.calls_to_live = 0.0, 0
 
     def sync(self, descriptor: int) -> None:
-        """Make durable what was written to *descriptor*, or the names in a folder."""
+        """Sync the data of *descriptor*, or the names in a folder."""
         self._suffer()
         status = os.fstat(descriptor)
         if not stat.S_ISDIR(status.st_mode):
@@ -92,7 +92,7 @@ class Disk:
         file.write(data)
 
     def cut_power(self) -> None:
-        """Lose what was not synced, or some of it; who has files open must be dead."""
+        """Lose data that was not synced, or some of it; the processes with open files must be dead."""
         left = self._left()
         shutil.rmtree(self.folder, ignore_errors=True)
         self._synced, self._names = {}, {}
@@ -101,7 +101,7 @@ class Disk:
             self._put(left)
 
     def flip(self, name: str, start: int, end: int) -> int:
-        """Change one byte between two offsets of a file, and return where."""
+        """Change a byte between two offsets of a file, and return its offset."""
         path, at = self.folder / name, self._draw.randrange(start, end)
         self._flips[name] = min(start, self._flips.get(name, start))
         self._spoil(name)
@@ -113,7 +113,7 @@ class Disk:
         return at
 
     def synced(self, name: str) -> bytes:
-        """Return what is durable of a file."""
+        """Return the synced content of a file."""
         return self._synced.get((self.folder / name).stat().st_ino, b"")
 
     def _suffer(self) -> None:
@@ -134,7 +134,7 @@ class Disk:
             return {entry.name: entry.inode() for entry in sorted(entries, key=lambda entry: entry.name)}
 
     def _left(self) -> dict[str, bytes]:
-        """Return what a power cut leaves of each file that it leaves."""
+        """Return the content of each file that survives a power cut."""
         now, left = self._listed(), {}
         here = {inode: name for name, inode in now.items()}
         for name, inode in self._names_left(now).items():
@@ -142,12 +142,12 @@ class Disk:
         return left
 
     def _names_left(self, now: dict[str, int]) -> dict[str, int]:
-        # What was created or deleted since the folder was synced may not have been.
+        # Creations and deletions since the folder's last sync may be lost.
         names = sorted(now.keys() | self._names.keys())
         left = {name: self._draw.choice([now.get(name), self._names.get(name)]) for name in names}
         for name, inode in now.items():
             if inode in self._names.values() and self._names.get(name) != inode:
-                # Renamed, in one step: it has the old name or the new one.
+                # A rename is atomic: the file has the old name or the new one.
                 left[name] = None
                 left[name] = None if inode in left.values() else inode
         return {name: inode for name, inode in left.items() if inode is not None}
@@ -179,7 +179,7 @@ class Disk:
 
 
 def noting(files: list[BinaryIO]) -> Callable[[Any, int], None]:
-    """Return a `flock` that adds to *files* what is locked and can be closed."""
+    """Return a `flock` that adds locked and closable files to *files*."""
 
     def flock(descriptor: Any, operation: int) -> None:
         if hasattr(descriptor, "close") and operation != fcntl.LOCK_UN:
@@ -191,12 +191,12 @@ def noting(files: list[BinaryIO]) -> Callable[[Any, int], None]:
 
 
 def ids_in(content: bytes) -> list[int]:
-    """Return the id of each event that stands in *content*, readable or not."""
+    """Return the id of each event in *content*, readable or not."""
     return [int(found) for found in _IDS.findall(content)]
 
 
 def _content(descriptor: int) -> bytes:
-    # By its path: the descriptor itself may be one to write only.
+    # The file is opened by path, because the descriptor may be write-only.
     return _path_of(descriptor).read_bytes()
 
 

@@ -1,4 +1,4 @@
-"""What a simulated publisher ever was in doubt of, and whether it sent any of that by fast-ingest batch again."""
+"""The unknown outcomes of a simulated publisher, and whether such a message was sent in a fast-ingest batch again."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ if TYPE_CHECKING:
 
 class Doubts:
     """
-    The ids whose outcome a publisher said to be unknown.
+    The ids with an unknown outcome.
 
     Args:
-        outbox: of the publisher, which is watched from now on.
+        outbox: queue of the publisher, observed from now on.
 
     """
 
     def __init__(self, outbox: PublishQueue) -> None:
         self.batched_again: set[str] = set()
-        """Of them, what was part of a fast-ingest batch afterwards."""
+        """The ids among them that were part of a fast-ingest batch afterwards."""
 
         self._ids: set[str] = set()
         self._doubt = outbox.doubt
         outbox.doubt = self._note  # type: ignore[method-assign]
 
     def look_at(self, command: Command) -> None:
-        """Look at what the publisher sends."""
+        """Check a message that the publisher sends."""
         if command.reply.endswith(".$FI") and (message_id := command.headers.get("Nats-Msg-Id", "")) in self._ids:
             self.batched_again.add(message_id)
 

@@ -1,4 +1,4 @@
-"""A subscriber of the events that is no stream of ours, and answers a publisher at random."""
+"""A subscriber of the events that is no stream, and answers a publisher at random."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ _FOREIGN: Final[list[dict[str, Any]]] = [
 
 class Listener:
     """
-    It answers some of what it hears.
+    A subscriber that answers some messages.
 
     Args:
-        seed: every chance of it, apart from those of the run.
+        seed: seed of its own random generator, apart from the run's.
 
     """
 
@@ -37,6 +37,6 @@ class Listener:
         self._share = self._draw.choice([0.0, 0.0, 0.1, 1.0])
 
     def hear(self, command: Command) -> None:
-        """Answer *command*, or not."""
+        """Answer *command*, or ignore it."""
         if command.reply and self._draw.random() < self._share:
             command.client.answer(command.reply, json.dumps(self._draw.choice(_FOREIGN)).encode())

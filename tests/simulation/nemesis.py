@@ -1,4 +1,4 @@
-"""Faults one after the other, drawn from a seed, until it is time to stop."""
+"""Successive faults, drawn from a seed, until the end of the fault phase."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ async def inflict(
     until: float,
     at_once: int = 1,
 ) -> None:
-    """Cause some of *faults*, so many *at_once*, at one of the *paces* in seconds; after *until* none begins."""
+    """Cause some of *faults*, *at_once* at a time, at one of the *paces* in seconds; none starts after *until*."""
     chosen = draw.sample(faults, draw.randint(0, len(faults)))
     pace = draw.choice(paces)
     async with asyncio.TaskGroup() as others:

@@ -1,8 +1,8 @@
 """
-A simulated NATS server and its clients, with the surface of nats-py that our code uses.
+A simulated NATS server and its clients, with the part of nats-py's interface that the code uses.
 
-A client's bytes go through two pipes in order, each write with a latency of its own, and are lost with the connection:
-of what was under way a prefix still arrives.  `Server` hands each command to whoever owns its subject.
+A client's bytes pass two pipes in order, each write with its own latency.  A lost connection loses the bytes in flight
+except for a prefix.  `Server` passes each command to the owner of its subject.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ MAX_PAYLOAD: Final = 4_000
 
 
 class Command(NamedTuple):
-    """One publish, as the server reads it."""
+    """A publish as the server reads it."""
 
     client: SimClient
     subject: str
@@ -40,10 +40,10 @@ class Command(NamedTuple):
 
 class Server:
     """
-    Where the pipes meet.
+    The server between the pipes.
 
     Args:
-        draw: every chance of this run.
+        draw: random generator of the run.
 
     """
 
@@ -54,16 +54,16 @@ class Server:
         self.clients: list[SimClient] = []
         self.inboxes = 0
         self.lossy = 0
-        """So many of the next messages through the server are lost on the way."""
+        """The number of next messages through the server that are lost on the way."""
 
         self.listener: Callable[[Command], None] = lambda _: None
         """A subscriber of everything, which may answer."""
 
         self.on_send: Callable[[Command], None] = lambda _: None
-        """Told of each command as its client sends it."""
+        """A callback for each command that a client sends."""
 
     def route(self, prefix: str, take: Callable[[Command], None]) -> None:
-        """Have *take* called with what is published to subjects that begin with *prefix*."""
+        """Call *take* with every message to a subject that begins with *prefix*."""
         self.routes.append((prefix, take))
 
     def take(self, command: Command) -> None:
@@ -77,13 +77,13 @@ class Server:
                 return
 
     def loses(self) -> bool:
-        """Whether the next message is one that is lost."""
+        """Return true if the next message is lost."""
         self.lossy -= self.lossy > 0
         return self.lossy > 0 and self.draw.random() < 0.5
 
 
 class SimClient:
-    """A client as nats-py's: connected or not, and closed for good when its connection is replaced."""
+    """A client like nats-py's: connected or not, and closed for good when its connection is replaced."""
 
     max_payload = MAX_PAYLOAD
     home = Home(domain="")
@@ -104,16 +104,16 @@ class SimClient:
 
     def new_inbox(self) -> str:
         """Return the subject of a new inbox."""
-        # As with a real one, no two clients share the end of it, which names their batches.
+        # As with a real client, no two share the end of the inbox, which names their batches.
         self._server.inboxes += 1
         return f"_INBOX.{self._name}.{self._server.inboxes:010}"
 
     async def subscribe(self, subject: str, *, cb: Callable[[Any], Awaitable[None]], **_: Any) -> Subscription:
-        """Have *cb* called with what comes to *subject*."""
+        """Call *cb* with every message to *subject*."""
         return self._listen(subject, cb)
 
     async def subscribe_direct(self, subject: str, take: Callable[[Any], bool], on_error: Any) -> Subscription:
-        """Have *take* called with what comes to *subject*; it must know each message."""
+        """Call *take* with every message to *subject*; it must accept each message."""
 
         def take_all(message: Arrival) -> None:
             assert take(message), f"a stray message: {message.subject} {message.reply}"
@@ -121,12 +121,12 @@ class SimClient:
         return self._listen(subject, take_all)
 
     async def publish(self, subject: str, payload: bytes = b"", reply: str = "") -> None:
-        """Send a message; nats-py keeps it while it reconnects, this one drops it, which is less than that."""
+        """Send a message; nats-py keeps it during a reconnection, and this client drops it, which promises less."""
         if self.is_connected:
             self._pending.append(Command(self, subject, reply, {}, payload))
             self._write()
 
-    async def request(self, subject: str, payload: bytes = b"", timeout: float = 5) -> Arrival:  # noqa: ASYNC109  (likewise)
+    async def request(self, subject: str, payload: bytes = b"", timeout: float = 5) -> Arrival:  # noqa: ASYNC109  (as in nats-py)
         """Return the answer."""
         answered: asyncio.Future[Arrival] = asyncio.get_running_loop().create_future()
 
@@ -144,8 +144,8 @@ class SimClient:
         finally:
             await inbox.unsubscribe()
 
-    async def flush(self, timeout: float = 5) -> None:  # noqa: ASYNC109  (as nats-py has it)
-        """Return once the server has everything sent so far, and its answer has come behind what it had sent."""
+    async def flush(self, timeout: float = 5) -> None:  # noqa: ASYNC109  (as in nats-py)
+        """Return once the server has all earlier writes, and its answer has arrived behind its own earlier ones."""
         answered = asyncio.get_running_loop().create_future()
         self._up.send([lambda: self._down.send([partial(answered.cancel, "pong")])])
         await asyncio.wait([answered], timeout=timeout)
@@ -169,11 +169,11 @@ class SimClient:
         return Subscription(self, prefix)
 
     def unsubscribe(self, prefix: str) -> None:
-        """Have nothing more sent to *prefix*, once the server knows."""
+        """Stop the messages to *prefix*, once the server knows."""
         self._up.send([partial(self._interest.discard, prefix)])
 
     def is_known(self, epoch: int, inbox: str) -> bool:
-        """Whether the server believes that *inbox*, of *epoch*, is listened to: it notices a lost connection late."""
+        """Return true if the server believes that *inbox* of *epoch* has a subscriber, also for a while after a loss."""
         if self.epoch != epoch:
             return asyncio.get_running_loop().time() < self._ghost_until
         return any(inbox.startswith(prefix) for prefix in self._interest)
@@ -187,7 +187,7 @@ class SimClient:
         reply: str = "",
         shown: str = "",
     ) -> None:
-        """Send a message to the inbox *subject*, *shown* as its subject; it comes later or not at all."""
+        """Send a message to the inbox *subject*, with *shown* as its subject; it arrives later or never."""
         if self.is_connected and not self._server.loses():
             head = "".join(f"{name}: {value}\r\n" for name, value in (headers or {}).items() if name != "Status")
             first = f"NATS/1.0 {headers['Status']}" if headers and "Status" in headers else "NATS/1.0"
@@ -203,7 +203,7 @@ class SimClient:
                 return
 
     def lose(self, *, keep_prefix: bool = True) -> None:
-        """Lose the connection, with what is under way."""
+        """Lose the connection, with the bytes in flight."""
         self.is_connected = False
         self.epoch += 1
         if self._server.draw.random() < 0.5:
@@ -213,21 +213,21 @@ class SimClient:
         self._interest = set(self._takers)
 
     def close(self) -> None:
-        """End it for good."""
+        """Close the client for good."""
         self.lose()
         self.is_closed = True
         self._takers.clear()
 
 
 class Subscription:
-    """What `subscribe` returns."""
+    """The result of `subscribe`."""
 
     def __init__(self, client: SimClient, prefix: str) -> None:
         self.prefix = prefix
         self._client = client
 
     async def unsubscribe(self) -> None:
-        """Hear nothing more."""
+        """Stop the deliveries."""
         self._client.unsubscribe(self.prefix)
         self._client._takers.pop(self.prefix, None)
 
@@ -245,27 +245,27 @@ class SimConnection:
         self.current = self._new_client()
         self.is_dead = False
         self.may_ask = True
-        """Whether the account may ask the API of JetStream."""
+        """True if the account may use the API of JetStream."""
 
         if not server.is_up:
             self.current.close()
 
     @property
     def is_connected(self) -> bool:
-        """Whether the client is connected."""
+        """True if the client is connected."""
         return self.current.is_connected
 
     @property
     def max_payload(self) -> int:
-        """The most bytes of a message."""
+        """The largest message in bytes."""
         return self.current.max_payload
 
     async def room_for(self, _size: int) -> int:
-        """Return the most bytes of a message, which never change."""
+        """Return the largest message in bytes, which never changes."""
         return self.current.max_payload
 
     async def client(self) -> SimClient:
-        """Return the client as it is now."""
+        """Return the present client."""
         if self.current.is_closed:
             if not self._server.is_up or self.is_dead:
                 await asyncio.sleep(0.1)
@@ -279,16 +279,16 @@ class SimConnection:
         return f"$JS.API.{request}"
 
     def denial(self, subject: str) -> str | None:
-        """Return what is denied: the API, where it may not be asked."""
+        """Return the denied permission: the API, if the account may not use it."""
         return None if self.may_ask or ".STREAM." not in subject else f"permissions violation: {subject}"
 
     @contextmanager
     def tolerating(self, _subject: str) -> Iterator[None]:
-        """Log nothing, as ever."""
+        """Log nothing."""
         yield
 
     def on_reconnect(self, callback: Callable[[], None]) -> None:
-        """Have *callback* called after each reconnection."""
+        """Call *callback* after each reconnection."""
         self._reconnected.append(callback)
 
     def off_reconnect(self, callback: Callable[[], None]) -> None:
@@ -296,19 +296,19 @@ class SimConnection:
         self._reconnected.remove(callback)
 
     def announce(self) -> None:
-        """Tell that it has reconnected."""
+        """Report a reconnection."""
         if not self.is_dead:
             for callback in tuple(self._reconnected):
                 callback()
 
     async def cut(self, seconds: float, *, for_good: bool = False) -> None:
-        """Lose the connection, and have it back after so many *seconds*."""
+        """Lose the connection, and restore it after *seconds*."""
         client = self.current
         if client.is_closed or not client.is_connected:
             return
         client.lose()
         await asyncio.sleep(seconds)
-        while not self._server.is_up:  # noqa: ASYNC110  (as a client does)
+        while not self._server.is_up:  # noqa: ASYNC110  (a client polls, too)
             await asyncio.sleep(0.05)
         if self.is_dead:
             return
@@ -319,7 +319,7 @@ class SimConnection:
         self.announce()
 
     def die(self) -> None:
-        """Go with the process: nothing is sent or heard any more."""
+        """End with the process: no message is sent or delivered any more."""
         self.is_dead = True
         self.current.close()
 
@@ -329,7 +329,7 @@ class SimConnection:
 
 
 def _run_now(waiting: Awaitable[None]) -> None:
-    """Run a callback that awaits nothing, as nats-py would in a task of the subscription."""
+    """Run a callback that never waits, as nats-py would in a task of the subscription."""
     try:
         waiting.__await__().send(None)
     except StopIteration:

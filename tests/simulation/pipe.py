@@ -1,4 +1,4 @@
-"""One way between a client and the server."""
+"""A single direction of the connection between a client and the server."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
 class Pipe:
     """
-    What is sent arrives in order, after a latency, or not.
+    A pipe that delivers in order, after a latency, or not at all.
 
     Args:
-        draw: every chance of this run.
+        draw: random generator of the run.
 
     """
 
@@ -26,14 +26,14 @@ class Pipe:
         self._under_way: list[tuple[asyncio.TimerHandle, list[Callable[[], Any]]]] = []
 
     def send(self, items: list[Callable[[], Any]]) -> None:
-        """Have *items* called when they arrive."""
+        """Call *items* when they arrive."""
         when = max(self._loop.time() + self._draw.expovariate(200), self._last + 1e-6)
         self._last = when
         handle = self._loop.call_at(when, self._arrive)
         self._under_way.append((handle, items))
 
     def cut(self, *, keep_prefix: bool) -> None:
-        """Lose what is under way; with *keep_prefix* the first part of it arrives, now."""
+        """Lose the items in flight; with *keep_prefix* the first part arrives now."""
         for handle, _ in self._under_way:
             handle.cancel()
         left = [item for _, items in self._under_way for item in items]

@@ -1,4 +1,4 @@
-"""One life of a simulated projector."""
+"""A life of a simulated projector."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     from tests.simulation.network import Server
 
 LOOK: Final = 3.0
-"""Seconds between two looks at the consumer."""
+"""The seconds between two checks of the consumer."""
 
 _GIVEN_BACK: Final = 1.0
-"""Seconds after which the note of a trial that came to nothing is struck out, if the notes can be written."""
+"""The seconds after which the crash record of an undecided test is cleared, if crash records can be written."""
 
 
 class Process:
@@ -38,12 +38,12 @@ class Process:
     A projector from its start to its end.
 
     Args:
-        name: of this life.
-        server: to connect to.
-        declared: the consumer it reads.
-        tables: it writes to.
-        draw: every chance of this run.
-        on_fatal: told of the process when an event is written that kills it.
+        name: name of this life.
+        server: simulated server.
+        declared: declaration of the consumer.
+        tables: destinations of the events.
+        draw: random generator of the run.
+        on_fatal: callback with the process for an event that kills it.
 
     """
 
@@ -67,15 +67,15 @@ class Process:
             backoff=Backoff(initial=0.1, maximum=2.0),
         )
         self.looked_at = 0.0
-        """When the consumer was last looked at."""
+        """The time of the consumer's last check."""
 
         self.is_told = False
-        """Whether it was told to leave at once."""
+        """True if the process was told to exit at once."""
 
         self.task = asyncio.create_task(self.projector.run())
 
     def watch(self, show: Callable[[SimConnection, ConsumerDeclaration], Awaitable[ConsumerInfo]]) -> None:
-        """Have the consumer looked at every few seconds, as *show* shows it; until the process ends."""
+        """Check the consumer every few seconds through *show*, until the process ends."""
 
         async def look() -> None:
             while not self.task.done():
@@ -93,17 +93,17 @@ class Process:
         self.task.add_done_callback(lambda _: looking.cancel())
 
     def leave(self) -> None:
-        """Leave at once, as at a second signal."""
+        """Exit at once, as at a second signal."""
         self.is_told = True
         self.task.cancel()
 
     @property
     def stored_ns(self) -> set[int]:
-        """When the stream stored each message in hand."""
+        """The time at which the stream stored each message in flight."""
         return {delivery_of(message).stored_ns for message in self.projector._in_hand}
 
     def has_given_back(self, keeping: Keeping) -> bool:
-        """Whether what it tried last was refused for now, long enough ago to have struck the trial out."""
+        """Return true if an outage interrupted the last test, long enough ago for its crash record to be cleared."""
         given_back = max(sink.given_back_at for sink in self.sinks)
         is_idle = not any(sink.is_writing for sink in self.sinks) and self.connection not in keeping.noting
         return is_idle and keeping.failed_at < given_back < asyncio.get_running_loop().time() - _GIVEN_BACK

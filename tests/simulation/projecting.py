@@ -1,10 +1,10 @@
 """
-One simulated run of projectors: a consumer, a table, a graveyard, processes that die, and what may go wrong between.
+A simulated run of projectors: a consumer, a table, dead letters, processes that die, and faults between them.
 
-Safe:  what is acknowledged is in every table or buried; nothing is buried that need not be; an exclusive consumer, and
-       one projector that loses neither life nor connection, keep the order of the stream, and to the latter nothing
-       is delivered twice.
-Live:  once nothing goes wrong any more, everything is acknowledged.
+Safe:  each acknowledged event is in every table or dead-lettered; no event is dead-lettered without need; an exclusive
+       consumer, and a projector without crash and disconnection, keep the order of the stream, and the latter gets no
+       event twice.
+Live:  after the last fault every message is acknowledged.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ GOOD, MALFORMED = "good", "malformed"
 
 class ProjectorRun:
     """
-    One run.
+    A run of projectors.
 
     Args:
-        seed: every chance in it.
-        faults_at_once: how many may overlap.
-        ids_collide: whether some events have the id of the one before them.
+        seed: seed of all random choices.
+        faults_at_once: number of faults that may overlap.
+        ids_collide: true to give some events the id of the one before them.
 
     """
 
@@ -99,13 +99,13 @@ class ProjectorRun:
         return {place for place in places if self.draw.random() < 0.3}
 
     def _body(self, place: int) -> bytes:
-        """Return the event at this *place*: every fifth has no id of its own."""
+        """Return the event at *place*: every fifth has no id of its own."""
         kind = self.kinds[place - 1]
         event_id = place - (place in self.colliding) if place % 5 else None
         return b"{" if kind == MALFORMED else encode(make_event(event_id, event_type=kind, step=str(place)))
 
     async def run(self) -> None:
-        """Run to the end, and look at what is there then."""
+        """Run to the end, and check the result."""
         beside = [
             asyncio.create_task(each) for each in (self.consumer.run(), ProjectorFaults(self).run(), self._publish())
         ]
@@ -140,7 +140,7 @@ class ProjectorRun:
             await asyncio.sleep(self.draw.expovariate(1.0) * self.draw.choice([0.0, 0.2, 5.0]))
 
     async def _live(self, slot: int) -> None:
-        """Be started again whenever it dies."""
+        """Restart the process whenever it dies."""
         while True:
             await asyncio.sleep(self.draw.expovariate(1.0))
             self._lives += 1
@@ -165,7 +165,7 @@ class ProjectorRun:
         asyncio.get_running_loop().call_soon(self.kill, process)
 
     def kill(self, process: Process) -> None:
-        """Kill *process*: nothing it does from now on has any effect."""
+        """Kill *process*: its later steps have no effect."""
         if process.connection.is_dead:
             return
         self.note("kill")
@@ -174,7 +174,7 @@ class ProjectorRun:
         process.task.cancel()
 
     def blame(self, process: Process) -> None:
-        """Note whom a death looks like: a message alone on trial, whoever kills the process; a cut looks like one."""
+        """Record the suspect of a crash: a message that is tested alone; a cut connection looks like a crash."""
         if process.has_given_back(self.keeping):
             return
         for payload in self.keeping.notes.values():
@@ -189,12 +189,12 @@ class ProjectorRun:
             raise Violation(f"acknowledged, neither stored nor buried: {place} ({self.kinds[place - 1]})")
 
     def buried(self) -> dict[int, str]:
-        """Return the kind of each letter, by its place."""
+        """Return the kind of each dead letter, by its place."""
         heads = self.keeping.letters.values()
         return {place_of(unix_nanoseconds(head["Noetl-Time"])): head["Noetl-Kind"] for head in heads}
 
     def require_end(self) -> None:
-        """Fail unless all is where it should be."""
+        """Fail unless every event is in its place."""
         buried = self.buried()
         if len(buried) < len(self.keeping.letters):
             raise Violation(f"buried twice: {sorted(self.keeping.letters)}")
@@ -221,7 +221,7 @@ class ProjectorRun:
         if invented := table.stored.keys() - set(places):
             raise Violation(f"invented: {sorted(invented)}")
         is_ordered = self.mode == "standby" or (self.mode == "single" and not self.is_cut)
-        # What was refused, and buried for it, may be delivered once more and taken then.
+        # A rejected and dead-lettered event may be delivered once more and stored then.
         rows = [place for place in table.stored if place not in table.refused]
         if is_ordered and rows != sorted(rows):
             raise Violation(f"out of order: {rows}")
@@ -233,10 +233,10 @@ class ProjectorRun:
 
 def simulate_projector(seed: int, *, faults_at_once: int = 1, ids_collide: bool = False) -> list[str]:
     """
-    Run *seed*, so many *faults_at_once*, and return its timeline; if *ids_collide*, some events share an id.
+    Run *seed* with *faults_at_once*, and return its timeline; if *ids_collide*, some events share an id.
 
     Raises:
-        Violation: with the timeline as a note.
+        Violation: a promise was broken; the timeline is a note of the exception.
 
     """
     run = replay(seed, partial(ProjectorRun, faults_at_once=faults_at_once, ids_collide=ids_collide), _replaced)
@@ -256,7 +256,7 @@ def _replaced(run: ProjectorRun) -> list[tuple[Any, str, Any]]:
         (burial, "store", run.keeping.store),
         (suspects, "store", run.keeping.store),
         (suspects, "last_payload", run.keeping.last_payload),
-        # What takes hundreds of messages happens with a few.
+        # Situations that need hundreds of messages arise with a few.
         (suspects, "_BLOCK", 20),
         (suspects, "_SPLIT", 4),
         (projector, "_ALIKE", ALIKE),

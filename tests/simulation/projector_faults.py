@@ -1,4 +1,4 @@
-"""What goes wrong around simulated projectors."""
+"""The faults around simulated projectors."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
     from tests.simulation.projecting import ProjectorRun
 
 FAULTS_END: Final = 60.0
-"""Virtual seconds after which no fault begins."""
+"""The virtual second after which no fault starts."""
 
 
 class ProjectorFaults:
     """
-    The faults of one run.
+    The faults of a run.
 
     Args:
-        run: they happen to.
+        run: run that the faults hit.
 
     """
 
@@ -32,7 +32,7 @@ class ProjectorFaults:
         self._run = run
 
     async def run(self) -> None:
-        """Cause some of them, until it is time to stop."""
+        """Cause some faults, until the end of the fault phase."""
         faults: list[Callable[[], Awaitable[None]]] = [
             self._take_table_away,
             self._make_flaky,
@@ -45,9 +45,9 @@ class ProjectorFaults:
             self._break_table,
         ]
         faults += [] if self._run.mode == "single" else [self._kill_one, self._kill_one]
-        # The order of a stream that is gone, in the hands of one who was paused, is nobody's to keep.
+        # The order of a deleted stream, in a process that was paused, cannot be kept.
         faults += [] if self._run.mode == "standby" else [self._delete_stream]
-        # A seed that was kept means what it did: what came later is part of the storms.
+        # A recorded seed keeps its meaning, so later faults occur only in storms.
         later = [self._leave_while_noting, self._edit_consumer, self._pause_consumer, self._refuse_requests]
         faults += later if self._run.faults_at_once > 1 else []
         await inflict(self._run.draw, faults, paces=[0.3, 2.0, 8.0], until=FAULTS_END, at_once=self._run.faults_at_once)
@@ -72,7 +72,7 @@ class ProjectorFaults:
         self._run.note("flaky")
         for process in self._run.processes.values():
             if process.is_told:
-                # It may not get around to striking its trial out.
+                # The process may have no time to clear its crash record.
                 self._run.blame(process)
         table = self._run.draw.choice(self._run.tables)
         table.is_flaky = self._run.keeping.is_flaky = True
@@ -112,7 +112,7 @@ class ProjectorFaults:
     async def _edit_consumer(self) -> None:
         self._run.note("edit consumer")
         self._run.is_cut = True
-        # Deleted meanwhile, it comes back as it was, and with other edits.
+        # A consumer deleted meanwhile is created again as it was, with other edits.
         edits = self._run.consumer.edits = {"filter_subject": "noetl.events.some"}
         began = asyncio.get_running_loop().time()
         await asyncio.sleep(self._a_while())
@@ -143,9 +143,9 @@ class ProjectorFaults:
             raise Violation(f"{consumer.refused - before} requests were refused, one after the other")
 
     def _require_not_reading(self, since: float) -> None:
-        """Fail if a projector reads a consumer that was edited *since* then, and that it has looked at."""
+        """Fail if a projector reads a consumer that was edited before *since* and checked later."""
         for process in self._run.processes.values():
-            # To begin with a consumer takes a second, in which it may have been edited.
+            # A start with a consumer takes a second, during which the consumer may be edited.
             is_late = process.looked_at > since + 1.5 and not process.connection.is_dead
             if is_late and process.projector.puller.is_reading:
                 raise Violation("a consumer that was edited is read on")
@@ -159,7 +159,7 @@ class ProjectorFaults:
         self._run.note("delete stream")
         self._run.is_cut = True
         self._run.consumer.lose_stream()
-        # Within less another projector cannot be told from ourselves: it is not promised.
+        # An edit by another projector within less time cannot be told from the process's own, so nothing is promised.
         await asyncio.sleep(self._run.consumer.declared.ack_wait / 3 + 1.0)
         self._run.consumer.have_stream()
 

@@ -1,9 +1,9 @@
 """
-One simulated run of the publisher: emitters, two `NatsSink`s, a stream, and what may go wrong between them.
+A simulated run of the publisher: emitters, two `NatsSink`s, a stream, and faults between them.
 
-Safe:  what is acknowledged is in the stream once, what is refused is not; a lane keeps its order on a stream that
-       takes batches.
-Live:  once nothing goes wrong any more, every emitter comes to its end.
+Safe:  each acknowledged event is in the stream once, and no rejected one is; an ordering key keeps its order on a
+       stream with batches.
+Live:  after the last fault every emitter ends.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from noetl_events import ExecutorEvent
     from tests.simulation.network import Command
 
-# Everything that takes thousands of messages happens with a few.
+# Situations that need thousands of messages arise with a few.
 SMALL: Final = [
     (fast_batch, "BURST", 4),
     (fast_batch, "_FLOW", 6),
@@ -48,11 +48,11 @@ PATIENCE: Final = 300.0
 
 class PublisherRun:
     """
-    One run.
+    A run of the publisher.
 
     Args:
-        seed: every chance in it.
-        faults_at_once: how many may overlap.
+        seed: seed of all random choices.
+        faults_at_once: number of faults that may overlap.
 
     """
 
@@ -79,11 +79,11 @@ class PublisherRun:
         self.refused: set[int] = set()
         self.emitted: dict[int, list[int]] = {}
         self._emitted = 0
-        # Not drawn from *draw*: what a seed does besides stays as it was.
+        # The choice is not drawn from *draw*, so the other choices of a seed stay the same.
         self._ids_collide = Random(f"ids of {seed}").random() < 0.5
 
     async def run(self) -> None:
-        """Run to the end, and look at what is there then."""
+        """Run to the end, and check the result."""
         nemesis = asyncio.create_task(self._nemesis())
         lanes = [asyncio.create_task(self._emit_lanes(lane)) for lane in range(self.draw.randint(1, 4))]
         try:
@@ -112,7 +112,7 @@ class PublisherRun:
         chance = self.draw.random()
         size = MAX_PAYLOAD if chance < 0.01 else MAX_PAYLOAD * 3 // 4 if chance < 0.02 else 1
         self.emitted.setdefault(lane, []).append(number)
-        # Of 6 and 7 both have the id 6, as from two generators in step: they are two events all the same.
+        # Events 6 and 7 both have the id 6, as from two generators in step, and are different events.
         event_id = number - number % 2 if self._ids_collide and number % 10 else number
         return make_event(event_id, execution_id=lane, step=f"{number:08}", context="x" * size)
 
@@ -129,7 +129,7 @@ class PublisherRun:
                     self._require_truth(number_of(events[0]), str(exc))
                 is_first = False
                 await asyncio.sleep(self.draw.random())
-                # Whoever emits it again need not be who did before: another process knows of no doubt.
+                # Another process may emit the event again, and knows of no unknown outcome.
                 sink = self.draw.choice(self.sinks)
             except EventsRejected as exc:
                 self._refuse(events, exc.reasons)
@@ -161,11 +161,11 @@ class PublisherRun:
                 doubts.look_at(command)
 
     def stored_numbers(self) -> list[int]:
-        """Return the numbers of the events in the stream, in its order."""
+        """Return the numbers of the events in the stream, in order."""
         return [number_of(decode(message.data)) for message in self.stream.stored]
 
     def require_end(self) -> None:
-        """Fail unless all is where it should be."""
+        """Fail unless every event is in its place."""
         stored = self.stored_numbers()
         everything = {number for numbers in self.emitted.values() for number in numbers}
         if len(set(stored)) < len(stored):
@@ -177,7 +177,7 @@ class PublisherRun:
         if batched := [sorted(doubts.batched_again) for doubts in self.doubts if doubts.batched_again]:
             raise Violation(f"in doubt, and by batch again: {batched}")
         if self.stream.batches == "new":
-            # Of a window of plain publishes one may be lost and the next not.
+            # In a window of plain publishes a message may be lost and the next one stored.
             self._require_order(stored)
 
     def _require_order(self, stored: list[int]) -> None:
@@ -252,16 +252,16 @@ class PublisherRun:
 
 
 def number_of(event: ExecutorEvent) -> int:
-    """Return which event it is, whatever id it has."""
+    """Return the number of the event, whatever its id."""
     return int(event.step)
 
 
 def simulate_publisher(seed: int, *, faults_at_once: int = 1) -> list[str]:
     """
-    Run *seed*, so many *faults_at_once*, and return its timeline.
+    Run *seed* with *faults_at_once*, and return its timeline.
 
     Raises:
-        Violation: with the timeline as a note.
+        Violation: a promise was broken; the timeline is a note of the exception.
 
     """
     run = replay(seed, partial(PublisherRun, faults_at_once=faults_at_once), lambda _: SMALL)

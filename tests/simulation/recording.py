@@ -1,9 +1,9 @@
 """
-One simulated run of a record: one who emits into a file or a folder of segments, on a disk that loses power.
+A simulated run of a record: an emitter writes a file or a folder of segments, on a disk that loses power.
 
-Safe:  what is acknowledged stands in it, as it was emitted, and nothing twice; every line is an event once it was
-       opened again; a segment ends at its age and at its size.
-Live:  once nothing goes wrong any more, it takes what comes.
+Safe:  each acknowledged event is in the record as emitted, and none twice; after a reopening every line is an event; a
+       segment ends at its age and at its size.
+Live:  after the last fault the record accepts events.
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ if TYPE_CHECKING:
 
     from noetl_events import ExecutorEvent
 
-# A file system keeps the time of a change in whole nanoseconds.
+# A file system stores the time of a change in whole nanoseconds.
 _TICK: Final = 1e-6
 
 
 class RecordingRun:
     """
-    One run.
+    A run of a record.
 
     Args:
-        seed: every chance in it.
-        folder: where the disk is.
+        seed: seed of all random choices.
+        folder: folder of the disk.
 
     """
 
@@ -54,7 +54,7 @@ class RecordingRun:
         self.draw = draw = Random(seed)
         self.timeline = Timeline()
         self.note = self.timeline.note
-        # Whatever a block may hold that was never written is told apart by nobody but a reader.
+        # Only a reader can tell the possible contents of a never-written block apart.
         self.disk = Disk(draw, folder / "record", tears=("cut",))
         self.is_synced = draw.random() < 0.7
         self.is_plain = draw.random() < 0.3
@@ -65,13 +65,13 @@ class RecordingRun:
         self.emitted: dict[int, ExecutorEvent] = {}
         self.acknowledged: set[int] = set()
         self.files: list[BinaryIO] = []
-        """What its process has locked."""
+        """The files that the process has locked."""
 
         self.segment = ""
-        """The current segment, by the name it will have."""
+        """The current segment, by its future name."""
 
         self.begun = 0.0
-        """When it was begun."""
+        """The time of the segment's start."""
 
         self.sink: JsonlSink
 
@@ -87,7 +87,7 @@ class RecordingRun:
         return self.disk.folder / "record.jsonl" if self.is_plain else self.disk.folder
 
     async def run(self) -> None:
-        """Run to the end, and look at what is there then."""
+        """Run to the end, and check the result."""
         self.disk.create()
         self._start()
         for _ in range(self.draw.randint(3, 40)):
@@ -115,7 +115,7 @@ class RecordingRun:
     def _event(self) -> ExecutorEvent:
         event_id = len(self.emitted) + 1
         event = make_event(event_id)
-        # As it is on the wire: what is read was decoded from there.
+        # The event has its wire form, because events are decoded from there.
         self.emitted[event_id] = decode(encode(event))
         return event
 
@@ -134,7 +134,7 @@ class RecordingRun:
         try:
             await self.sink.emit_batch(events)
         except SinkUnavailable as exc:
-            # Of what it says, not where: each run has a folder of its own.
+            # Only the text is kept, not the path: each run has its own folder.
             self.note(f"not {len(events)} from {events[0].event_id}: {exc.reason.rpartition(': ')[2]}")
             return False
         except Death:
@@ -148,7 +148,7 @@ class RecordingRun:
             self._note_segment(now)
 
     def _current(self) -> str:
-        """Return the name that the current segment will have; none while it has no event."""
+        """Return the future name of the current segment; none while it has no event."""
         current = self.disk.folder / CURRENT
         return next_segment(self.disk.folder).name if current.exists() and b"\n" in current.read_bytes() else ""
 
@@ -157,7 +157,7 @@ class RecordingRun:
             self.segment, self.begun = current, now
 
     def _require_end_of_segment(self, now: float) -> None:
-        """Fail if a segment has taken more, or for longer, than it should."""
+        """Fail if a segment is larger or older than allowed."""
         current = self._current()
         if current and current == self.segment and now - self.begun >= (self.rotation.age or now) + _TICK:
             raise Violation(f"a segment begun at {self.begun:.4f} was written to at {now:.4f}")
@@ -186,7 +186,7 @@ class RecordingRun:
         self.disk.refuses = self.draw.choice([0.1, 0.5, 1.0])
 
     def _end(self, *, is_cut: bool | None = None) -> None:
-        """End the process, and perhaps the machine; start it again."""
+        """End the process, and perhaps the machine, and start it again."""
         for file in self.files:
             file.close()
         self.files.clear()
@@ -197,13 +197,13 @@ class RecordingRun:
         self._start()
 
     def _lose_times(self) -> None:
-        """Have the current segment be as old as the new life of the machine."""
+        """Make the current segment as old as the machine's new life."""
         self.segment, self.begun = self._current(), asyncio.get_running_loop().time()
         if not self.is_plain:
             (self.path / ".lock").touch()
 
     def require_end(self) -> None:
-        """Fail unless all is where it should be."""
+        """Fail unless every event is in its place."""
         try:
             recorded = list(read_recording(self.path)) if self.path.exists() else []
         except MalformedEvent as exc:
@@ -218,7 +218,7 @@ class RecordingRun:
 
 
 class _Inline(Executor):
-    """Runs what it is given at once: a write is not interrupted by whoever waits for it."""
+    """Runs each call at once, because a cancelled caller does not interrupt a write."""
 
     def __init__(self, *_: Any, **__: Any) -> None: ...
 
@@ -227,7 +227,7 @@ class _Inline(Executor):
         future: Future[Any] = Future()
         try:
             future.set_result(call(*args))
-        except BaseException as exc:  # noqa: BLE001  (whoever waits for it is told, of a death too)
+        except BaseException as exc:  # noqa: BLE001  (the caller gets the exception, also of a death)
             future.set_exception(exc)
         return future
 
@@ -237,7 +237,7 @@ def simulate_recording(seed: int) -> list[str]:
     Run *seed*, and return its timeline.
 
     Raises:
-        Violation: with the timeline as a note.
+        Violation: a promise was broken; the timeline is a note of the exception.
 
     """
     with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
@@ -246,7 +246,7 @@ def simulate_recording(seed: int) -> list[str]:
 
 
 def _replaced(run: RecordingRun) -> list[tuple[Any, str, Any]]:
-    """Have the record use the simulated disk and clock, and no thread."""
+    """Give the record the simulated disk and clock, and no thread."""
     now, set_times = asyncio.get_running_loop().time, os.utime
     return [
         (fcntl, "flock", noting(run.files)),

@@ -1,4 +1,4 @@
-"""Seeds that once failed, what they found, and the simulation they belong to."""
+"""Seeds that once failed, the bugs they found, and the simulations they belong to."""
 
 from __future__ import annotations
 

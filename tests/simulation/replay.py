@@ -1,4 +1,4 @@
-"""A seed from its first moment to its last: the run it makes, on a virtual clock, with what is simulated in place."""
+"""The replay of a seed: its run on a virtual clock, with the simulated parts in place."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ if TYPE_CHECKING:
 
 
 class Timeline(list[str]):
-    """What happened in a run, and when."""
+    """The steps of a run, with their times."""
 
     def note(self, what: str) -> None:
-        """Add *what*, which happens now."""
+        """Add *what* at the present time."""
         self.append(f"{asyncio.get_running_loop().time():9.4f} {what}")
 
 
 class Run(Protocol):
-    """What a seed makes."""
+    """The run of a seed."""
 
     timeline: Timeline
 
     async def run(self) -> None:
-        """Run to the end, and look at what is there then."""
+        """Run to the end, and check the result."""
 
 
 R = TypeVar("R", bound=Run)
@@ -36,10 +36,10 @@ R = TypeVar("R", bound=Run)
 
 def replay(seed: int, make: Callable[[int], R], replaced: Callable[[R], Iterable[tuple[Any, str, Any]]]) -> R:
     """
-    Run what *make* makes of *seed* and return it; *replaced* says which attributes have which values meanwhile.
+    Return the finished run that *make* makes of *seed*; *replaced* has the attributes to patch meanwhile.
 
     Raises:
-        Violation: with the timeline as a note.
+        Violation: a promise was broken; the timeline is a note of the exception.
 
     """
     made: list[R] = []

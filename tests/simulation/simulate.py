@@ -1,12 +1,12 @@
 """
-Simulate many seeds, and print those that break a promise.
+Simulate many seeds, and print the ones that break a promise.
 
     python -m tests.simulation.simulate [SEEDS] [FIRST] [ENOUGH]
 
-Each seed is eight interleavings: one each of the publisher, of projectors and of a spool, where one thing goes wrong at
-a time; likewise in a storm, where three do; one of projectors that meet events with one id; and one of a record.  A
-seed that fails prints the end of its timeline; add it to `regressions.py` once the bug is mended.  ENOUGH failures, ten
-by default, end it.  Exit code 1 if one failed.
+Each seed makes eight interleavings: one each of the publisher, of projectors and of a spool with one fault at a time;
+the same in a storm of three faults at a time; one of projectors with colliding ids; and one of a record.  A failing
+seed prints the end of its timeline; add it to `regressions.py` once the bug is fixed.  ENOUGH failures, ten by default,
+end the simulation.  Exit code 1 if a seed failed.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _STORM: Final = 3
-"""So many faults may overlap in one."""
+"""The numbers of faults that may overlap in a run."""
 
 SIMULATIONS: Final[dict[str, Callable[[int], list[str]]]] = {
     "publisher": simulate_publisher,
@@ -49,19 +49,19 @@ _DEBUG_ONLY: Final = 50
 
 
 def quiet() -> None:
-    """Log nothing: what is simulated warns of every fault."""
+    """Log nothing, because the code under test warns of every fault."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(_DEBUG_ONLY))
 
 
 def failures(first: int) -> list[str]:
-    """Simulate the seeds of one chunk, and return what failed of it in words."""
+    """Simulate the seeds of a chunk, and return the failures as text."""
     quiet()
     failed = []
     for seed in range(first, first + _CHUNK):
         for name, simulate in SIMULATIONS.items():
             try:
                 simulate(seed)
-            except Exception as exc:  # noqa: BLE001  (whatever it is, it is a finding)
+            except Exception as exc:  # noqa: BLE001  (every exception is a finding)
                 failed.append(f"{name} {seed}: {exc!r}\n" + _end_of(exc))
     return failed
 
@@ -72,7 +72,7 @@ def _end_of(exc: Exception) -> str:
 
 
 def main(seeds: int, first: int, enough: int) -> int:
-    """Simulate so many *seeds* from *first* up, until *enough* have failed."""
+    """Simulate *seeds* seeds from *first* up, until *enough* have failed."""
     began = time.monotonic()
     with ProcessPoolExecutor(os.cpu_count()) as pool:
         done, failed = 0, 0
@@ -90,7 +90,7 @@ def main(seeds: int, first: int, enough: int) -> int:
 
 
 def tell(done: int, first: int, began: float, failed: int) -> None:
-    """Say how far it is."""
+    """Print the progress."""
     minutes = (time.monotonic() - began) / 60
     sys.stdout.write(f"{done} interleavings from seed {first} in {minutes:.1f} min, {failed} failed\n")
     sys.stdout.flush()

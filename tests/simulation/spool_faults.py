@@ -1,4 +1,4 @@
-"""What goes wrong around a simulated spool."""
+"""The faults around a simulated spool."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ if TYPE_CHECKING:
     from tests.simulation.spooling import SpoolRun
 
 FAULTS_END: Final = 60.0
-"""Virtual seconds after which no fault begins."""
+"""The virtual second after which no fault starts."""
 
 _HEAD: Final = 8
 
 
 class SpoolFaults:
     """
-    The faults of one run.
+    The faults of a run.
 
     Args:
-        run: they happen to.
+        run: run that the faults hit.
 
     """
 
@@ -34,7 +34,7 @@ class SpoolFaults:
         self._run = run
 
     async def run(self) -> None:
-        """Cause some of them, until it is time to stop."""
+        """Cause some faults, until the end of the fault phase."""
         faults: list[Callable[[], Awaitable[None]]] = [
             self._take_stream_away,
             partial(self._trouble, "flaky"),
@@ -45,7 +45,7 @@ class SpoolFaults:
             self._stop,
             self._fill_disk,
         ]
-        # A seed that was kept means what it did: what came later is part of the storms.
+        # A recorded seed keeps its meaning, so later faults occur only in storms.
         if self._run.is_losing:
             faults += [self._lose_end, self._lose_end, self._create_again]
             faults += [self._lose_a_few] if self._run.faults_at_once > 1 else []
@@ -64,7 +64,7 @@ class SpoolFaults:
             await asyncio.sleep(self._a_while())
 
     async def _trouble(self, state: str) -> None:
-        """Have the stream be `is_<state>` for a while."""
+        """Put the stream into the state `is_<state>` for a while."""
         self._run.note(state)
         setattr(self._run.stream, f"is_{state}", True)
         await asyncio.sleep(self._a_while())
@@ -76,7 +76,7 @@ class SpoolFaults:
         self._run.note(f"back without {gone}")
 
     async def _lose_a_few(self) -> None:
-        """Lose so little that what comes next makes up for it, and shortly."""
+        """Lose so few events, and so briefly, that the next ones make up for them."""
         self._run.note("small loss")
         gone = await self._run.stream.lose_end(0.0, most=3)
         self._run.note(f"back without {gone}")
@@ -114,7 +114,7 @@ class SpoolFaults:
         self._run.disk.is_slow = False
 
     async def _flip(self) -> None:
-        """Flip a byte of a record that is durable, and whose event nobody else has yet."""
+        """Flip a byte of a synced record with an event that is nowhere else yet."""
         with self._run.stream.away():
             await asyncio.sleep(self._a_while())
             self._flip_one()
@@ -131,7 +131,7 @@ class SpoolFaults:
     def _unread(self, name: str) -> list[tuple[int, str, int, int]]:
         places = []
         for end, body in unpack(self._run.disk.synced(name)):
-            # By its text: what is damaged already need not be an event.
+            # The record is found by its text, because a damaged one need not be an event.
             found = ids_in(body)
             if found and found[0] not in self._run.stream.stored:
                 places.append((found[0], name, end - len(body) - _HEAD, end))

@@ -1,4 +1,4 @@
-"""One life of a simulated process with a spool: it can end between any two steps, and in the middle of one."""
+"""A life of a simulated process with a spool: it can end between any two steps, or during one."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 class SpoolProcess:
     """
-    One life.
+    A life of a process.
 
     Args:
-        run: it belongs to.
+        run: run of the process.
 
     """
 
@@ -47,7 +47,7 @@ class SpoolProcess:
 
     @property
     def is_dead(self) -> bool:
-        """Whether it was killed."""
+        """True if the process was killed."""
         return self._inner.is_dead
 
     def begin(self, call: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
@@ -58,7 +58,7 @@ class SpoolProcess:
         return task
 
     def die(self) -> None:
-        """End here: nothing it does from now on has any effect."""
+        """End the process: its later steps have no effect."""
         self._inner.is_dead = True
         self.ended.set()
         for task in list(self._calls):
@@ -66,7 +66,7 @@ class SpoolProcess:
         self._release()
 
     def _release(self) -> None:
-        """Close what the kernel closes for a process that is gone."""
+        """Close the files that the kernel closes for a dead process."""
         for file in self._run.files:
             file.close()
         self._run.files.clear()
@@ -79,7 +79,7 @@ class SpoolProcess:
 
     async def _in_thread(self, call: Callable[..., Any], *args: Any) -> Any:
         await self._disk.acquire()
-        # Once begun, it goes on whoever waits for it, and what comes next waits for its end.
+        # A started write continues without its caller, and the next one waits for its end.
         return await asyncio.shield(self._loop.create_task(self._step(call, args)))
 
     async def _step(self, call: Callable[..., Any], args: tuple[Any, ...]) -> Any:

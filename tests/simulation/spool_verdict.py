@@ -1,4 +1,4 @@
-"""What is judged of a simulated spool: whether everything acknowledged is where it should be."""
+"""The verdict on a simulated spool: every acknowledged event is in its place."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 class SpoolVerdict:
     """
-    On one run.
+    The verdict on a run.
 
     Args:
-        run: to be judged.
+        run: finished run.
 
     """
 
@@ -30,18 +30,18 @@ class SpoolVerdict:
         self._run = run
 
     def missing(self) -> set[int]:
-        """Return what was acknowledged, and is neither through nor excused: damage takes what stands behind it too."""
+        """Return the acknowledged events neither forwarded nor excused: damage also loses the records behind it."""
         return self._not_through() - self._behind_damage()
 
     def require_end(self) -> None:
-        """Fail unless all is where it should be."""
+        """Fail unless every event is in its place."""
         self._require_nothing_invented()
         if lost := self.missing():
             raise Violation(f"lost: {sorted(lost)}")
         kept = {each for path in self._run.disk.folder.glob("*.damaged") for each in ids_in(path.read_bytes())}
         if gone := self._not_through() - kept - self._run.flipped:
             raise Violation(f"behind damage, and not kept aside: {sorted(gone)}")
-        # What a stream has lost comes again after what it has not.
+        # Events that a stream has lost are forwarded again, behind those it still has.
         if not self._run.is_losing:
             self._require_order()
 
@@ -53,7 +53,7 @@ class SpoolVerdict:
         return {each for runs in self._run.disk.spoilt.values() for run in runs for each in ids_in(run)}
 
     def _rejected(self) -> dict[int, ExecutorEvent]:
-        """Return the events that stand in `rejected.jsonl`; a line cut off by a power cut is none."""
+        """Return the events in `rejected.jsonl`; a line cut off by a power cut is none."""
         path = self._run.disk.folder / "rejected.jsonl"
         found: dict[int, ExecutorEvent] = {}
         for line in path.read_bytes().splitlines() if path.exists() else ():
@@ -71,7 +71,7 @@ class SpoolVerdict:
             raise Violation(f"rejected without need: {wrong}")
 
     def _require_order(self) -> None:
-        # What a process that died had under way may come after what its successor reads behind the damage.
+        # Events in flight from a dead process may arrive after those its successor reads behind the damage.
         behind_damage = self._behind_damage()
         judged = [event_id for event_id in self._run.stream.stored if event_id not in behind_damage]
         place = {event_id: index for index, event_id in enumerate(judged)}

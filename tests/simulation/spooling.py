@@ -1,9 +1,9 @@
 """
-One simulated run of a spool: emitters, processes that die, a disk that loses power, and a stream that loses things.
+A simulated run of a spool: emitters, processes that die, a disk that loses power, and a stream that loses messages.
 
-Safe:  what is acknowledged is in the stream or in `rejected.jsonl`, as it was emitted, but for what stood behind a
-       damaged record, which is kept aside; nothing is invented; an emitter's events keep their order.
-Live:  once nothing goes wrong any more, everything acknowledged is through.
+Safe:  each acknowledged event is in the stream or in `rejected.jsonl` as emitted, except for those behind a damaged
+       record, which are kept aside; no event is invented; an emitter's events keep their order.
+Live:  after the last fault every acknowledged event is forwarded.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from noetl_events import ExecutorEvent
 
 PATIENCE: Final = 400.0
-# Everything that takes thousands of events happens with a few.
+# Situations that need thousands of events arise with a few.
 SMALL: Final = [
     (spool, "_SMALLEST", 1),
     (handover, "_BATCH", 8),
@@ -49,12 +49,12 @@ SMALL: Final = [
 
 class SpoolRun:
     """
-    One run.
+    A run of a spool.
 
     Args:
-        seed: every chance in it.
-        folder: where the disk is.
-        faults_at_once: how many may overlap.
+        seed: seed of all random choices.
+        folder: folder of the disk.
+        faults_at_once: number of faults that may overlap.
 
     """
 
@@ -71,11 +71,11 @@ class SpoolRun:
         self.is_losing = self.kind == "losing"
         self.is_rotting = self.kind == "rotting"
         self.is_watched = self.is_losing or draw.random() < 0.7
-        # A spool that is full deletes what a stream may still lose.
+        # A full spool deletes events that a stream may still lose.
         self.max_bytes = draw.choice([2_500, 6_000]) if self.kind == "small" else 2**30
         self.segment_bytes = draw.choice([300, 2_000, 10_000])
         self.rejects = 0.05 if faults_at_once == 1 else 0.25
-        """The chance that an event is one the stream never takes."""
+        """The probability that an event is one that the stream always rejects."""
 
         self.is_over = False
         self.emitted: dict[int, ExecutorEvent] = {}
@@ -83,13 +83,13 @@ class SpoolRun:
         self.flipped: set[int] = set()
         self.verdict = SpoolVerdict(self)
         self.files: list[BinaryIO] = []
-        """What its process has opened to append to."""
+        """The files that the process has opened for appending."""
 
         self.process: SpoolProcess
         self.lanes: dict[int, list[int]] = {}
 
     async def run(self) -> None:
-        """Run to the end, and look at what is there then."""
+        """Run to the end, and check the result."""
         self.process = SpoolProcess(self)
         beside = [asyncio.create_task(each) for each in (SpoolFaults(self).run(), self._live())]
         emitters = [asyncio.create_task(self._emit_lane(lane)) for lane in range(self.draw.randint(1, 4))]
@@ -110,12 +110,12 @@ class SpoolRun:
     async def _until_done(self, beside: list[asyncio.Task[None]], emitters: list[asyncio.Task[None]]) -> None:
         await asyncio.gather(*emitters)
         await beside[0]
-        while not await self._drain() or self.verdict.missing():  # noqa: ASYNC110  (what arrives is told by nobody)
+        while not await self._drain() or self.verdict.missing():  # noqa: ASYNC110  (no event reports an arrival)
             await asyncio.sleep(1.0)
         await self.stop()
 
     async def _drain(self) -> bool:
-        """Wait until everything is handed over, and return whether that could be told."""
+        """Wait until every event is forwarded, and return true if that could be determined."""
         process, before = self.process, set(self.acknowledged)
         task = process.begin(process.sink.drained())
         await asyncio.wait([task])
@@ -128,7 +128,7 @@ class SpoolRun:
         return True
 
     async def _live(self) -> None:
-        """Be started again whenever it has ended."""
+        """Restart the process whenever it ends."""
         while True:
             if self.draw.random() < 0.5:
                 self.process.begin(self._take_up())
@@ -143,7 +143,7 @@ class SpoolRun:
             await self.process.sink.drained()
 
     async def stop(self) -> None:
-        """Close the spool; another one is started then."""
+        """Close the spool; another process is started then."""
         process = self.process
         if process.ended.is_set():
             return
@@ -165,7 +165,7 @@ class SpoolRun:
         kind = REJECTED if self.draw.random() < self.rejects else "good"
         self.lanes.setdefault(lane, []).append(event_id)
         event = make_event(event_id, execution_id=lane, event_type=kind)
-        # As it is on the wire: what arrives was decoded from there.
+        # The event has its wire form, because events are decoded from there.
         self.emitted[event_id] = decode(encode(event))
         return event
 
@@ -194,7 +194,7 @@ class SpoolRun:
         return not task.cancelled() and task.exception() is None
 
     def _require_sound(self, task: asyncio.Task[None], process: SpoolProcess) -> None:
-        """Fail if *task* raised what no contract knows, or was cancelled while its *process* lived."""
+        """Fail if *task* raised outside the contract, or was cancelled while its *process* was running."""
         if process.is_dead:
             return
         if task.cancelled():
@@ -203,7 +203,7 @@ class SpoolRun:
             raise Violation(f"raised {task.exception()!r}")
 
     def on_death(self, process: SpoolProcess) -> None:
-        """Be told that *process* ended in the middle of a call; the power may have gone as well."""
+        """Handle the end of *process* during a call; the power may be cut as well."""
         is_cut = self.draw.random() < 0.7
         self.note("power cut in a call" if is_cut else "killed in a call")
         process.die()
@@ -213,10 +213,10 @@ class SpoolRun:
 
 def simulate_spool(seed: int, *, faults_at_once: int = 1) -> list[str]:
     """
-    Run *seed*, so many *faults_at_once*, and return its timeline.
+    Run *seed* with *faults_at_once*, and return its timeline.
 
     Raises:
-        Violation: with the timeline as a note.
+        Violation: a promise was broken; the timeline is a note of the exception.
 
     """
     with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
@@ -225,13 +225,13 @@ def simulate_spool(seed: int, *, faults_at_once: int = 1) -> list[str]:
 
 
 def _replaced(run: SpoolRun) -> list[tuple[Any, str, Any]]:
-    """Have the spool use the simulated disk, and little of everything."""
+    """Give the spool the simulated disk and small limits."""
     defaults = dict(Journal.__init__.__kwdefaults__ or {}, sync=run.disk.sync)
     return [
         *SMALL,
         (spool, "SEGMENT_BYTES", run.segment_bytes),
         (AppendFile, "_write", lambda file, data: run.disk.write(file._file, data)),
-        # It locks what it appends to, and nothing else that closes itself.
+        # The spool locks the file it appends to, and no other file that closes itself.
         (fcntl, "flock", noting(run.files)),
         (os, "fsync", run.disk.sync),
         (Journal.__init__, "__kwdefaults__", defaults),

@@ -1,8 +1,8 @@
 """
-A simulated stream: plain publishes, fast-ingest and atomic batches as nats-server 2.15 takes them (ADR-50).
+A simulated stream: plain publishes, fast-ingest and atomic batches as in nats-server 2.15 (ADR-50).
 
-With a quorum a message is stored when it arrives.  Without, it is staged: its id is known and not stored.  A change of
-leader decides what becomes of the staged ones, forgets every batch, and answers nobody who waits.
+With a quorum a message is stored when it arrives.  Without a quorum it is staged: its id is known and not stored.  A
+change of leader stores or drops the staged messages, drops every batch, and answers no waiting client.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Stored:
 
 
 class _Fast:
-    """A fast-ingest batch: how many of its messages were taken, and the ids of those it brought."""
+    """A fast-ingest batch: the number of its accepted messages, and the ids of the new ones."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -37,12 +37,12 @@ class _Fast:
 
 class Stream:
     """
-    One stream.
+    A simulated stream.
 
     Args:
-        server: that has it.
-        prefix: of its subjects.
-        batches: "new" takes them, "disabled" refuses them, "old" has never heard of them.
+        server: server of the stream.
+        prefix: prefix of its subjects.
+        batches: "new" accepts batches, "disabled" refuses them, "old" does not know them.
 
     """
 
@@ -53,7 +53,7 @@ class Stream:
         self.has_leader = True
         self.is_full = False
         self.drops: Callable[[], bool] = never
-        """Whether the queue in front of the stream has no room for the message that is asked about."""
+        """A function that returns true if the queue in front of the stream has no room for the message."""
 
         self._ids: dict[str, int] = {}
         self._staged: dict[str, Stored] = {}
@@ -63,7 +63,7 @@ class Stream:
         server.route(prefix, self._take)
 
     def change_leader(self, *, keep_staged: bool) -> None:
-        """Elect another leader: batches are forgotten, and who waits for an answer gets none."""
+        """Elect another leader: batches are dropped, and waiting clients get no answer."""
         staged, self._staged = list(self._staged.values()), {}
         for message in staged if keep_staged else ():
             self._append(message)
@@ -73,7 +73,7 @@ class Stream:
         self.has_quorum = self.has_leader = True
 
     def regain_quorum(self) -> None:
-        """Store what is staged, and answer who waits for that."""
+        """Store the staged messages, and answer the clients that wait for them."""
         self.has_quorum = True
         staged, self._staged = list(self._staged.values()), {}
         for message in staged:
@@ -131,7 +131,7 @@ class Stream:
 
     def _append_fast(self, command: Command, batch: _Fast) -> dict[str, Any] | None:
         message = Stored(command)
-        # The hole: an id that is staged counts as a duplicate, as if it were stored.
+        # The server's flaw: a staged id counts as a duplicate, as if it were stored.
         if message.id not in self._ids and message.id not in self._staged:
             if (answer := self._objection(message)) is not None:
                 return answer
@@ -179,7 +179,7 @@ class Stream:
             self._answer_when_stored(command, {message.id for message in messages}, count | self._where(command))
 
     def _objection(self, message: Stored) -> dict[str, Any] | None:
-        """Return the answer to a *message* that is not stored now, if it is not."""
+        """Return the answer to a *message* that is not stored now, or None."""
         if message.id in self._ids:
             return {"stream": "S", "seq": self._ids[message.id], "duplicate": True}
         if message.id in self._staged:
@@ -192,7 +192,7 @@ class Stream:
         if self.has_quorum:
             self._append(message)
         else:
-            # One without an id is no duplicate of anything.
+            # A message without an id is never a duplicate.
             self._staged[message.id or f"none{len(self._staged)}"] = message
 
     def _append(self, message: Stored) -> None:

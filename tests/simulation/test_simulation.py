@@ -20,7 +20,7 @@ SEEDS = {
     "spool in a storm": 20,
     "recording": 50,
 }
-# Seeds nobody has looked at, at a place of their own: mending a bug must not move them.
+# These seeds are new and in their own range: fixing a bug must not move them.
 FIRST = 1_000_000
 
 
@@ -31,20 +31,20 @@ def _quiet() -> None:
 
 @pytest.mark.parametrize("name", SIMULATIONS)
 def test_every_interleaving_is_safe_and_comes_to_an_end(name: str) -> None:
-    """Whatever goes wrong when, nothing is lost, doubled or buried without need, and all is done once it is over."""
+    """No event is lost, duplicated or dead-lettered without need, and each run ends after its faults."""
     for seed in range(FIRST, FIRST + SEEDS[name]):
         SIMULATIONS[name](seed)
 
 
 @pytest.mark.parametrize(("name", "seed", "found"), [pytest.param(*each, id=each[2]) for each in REGRESSIONS])
 def test_seed_that_once_failed(name: str, seed: int, found: str) -> None:
-    """What a seed has found stays mended."""
+    """A seed that once failed still passes."""
     assert SIMULATIONS[name](seed), found
 
 
 @pytest.mark.parametrize("name", SIMULATIONS)
 def test_a_seed_replays_exactly(name: str) -> None:
-    """The same seed is the same faults at the same times, with the same outcome."""
+    """The same seed repeats the same faults at the same times, with the same outcome."""
     first, second = (SIMULATIONS[name](FIRST + 5) for _ in range(2))
 
     assert first == second
@@ -52,7 +52,7 @@ def test_a_seed_replays_exactly(name: str) -> None:
 
 
 def test_what_a_callback_finds_is_told() -> None:
-    """A check that fails while nobody waits for it fails the run."""
+    """A check in a callback fails the run."""
 
     async def find() -> None:
         asyncio.get_running_loop().call_soon(divmod, 1, 0)
@@ -63,10 +63,10 @@ def test_what_a_callback_finds_is_told() -> None:
 
 
 def test_time_is_virtual() -> None:
-    """An hour is over at once, and who waits for nothing, or spins, is told."""
+    """An hour is over at once, and a task that waits for ever, or spins, is reported."""
 
     async def spin() -> None:
-        while True:  # noqa: ASYNC110  (that is the bug)
+        while True:  # noqa: ASYNC110  (the planted bug)
             await asyncio.sleep(0)
 
     run_virtual(asyncio.sleep(3600), 1)

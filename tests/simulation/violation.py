@@ -1,4 +1,4 @@
-"""What a simulation finds, and how it tells of it."""
+"""The violations that a simulation finds, and their reports."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ if TYPE_CHECKING:
 
 
 class Violation(AssertionError):
-    """What must never happen has happened."""
+    """A promise was broken."""
 
 
 @contextmanager
 def telling(story: Callable[[], Sequence[str]]) -> Iterator[None]:
-    """Have whatever fails meanwhile tell the *story* of its run."""
+    """Add the *story* of the run to every exception of the block."""
     try:
         yield
     except AssertionError as exc:

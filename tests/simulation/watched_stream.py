@@ -1,4 +1,4 @@
-"""What a simulated spool hands over to: a stream that may be away, and may lose what it had acknowledged."""
+"""The target of a simulated spool: a stream that may be unavailable, and may lose acknowledged events."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
 
 REJECTED: Final = "rejected"
 _SHORTEST_LOSS: Final = 1.5
-"""Seconds for which a stream that loses something is away at least: longer than from one look at it to the next."""
+"""The minimal outage in seconds of a stream that loses events: longer than between two checks."""
 
 
 class WatchedStream:
     """
-    The stream: events by id, in the order in which they came first.
+    The stream: events by id, in the order of first arrival.
 
     Args:
-        draw: every chance of this run.
-        window: seconds for which a spool keeps what was acknowledged.
+        draw: random generator of the run.
+        window: seconds for which a spool keeps acknowledged events.
 
     """
 
@@ -35,7 +35,7 @@ class WatchedStream:
         self.is_flaky = False
         self.is_slow = False
         self.too_old: set[int] = set()
-        """Lost, and noticed only when no spool need have them any more."""
+        """The events that were lost, and noticed only after the spool's window."""
 
         self.draw = draw
         self.losses = 0
@@ -47,18 +47,18 @@ class WatchedStream:
 
     @property
     def is_away(self) -> bool:
-        """Whether nobody reaches it."""
+        """True if no client reaches the stream."""
         return self._absences > 0
 
     @contextmanager
     def away(self) -> Iterator[None]:
-        """Be away meanwhile; absences may overlap."""
+        """Make the stream unavailable during the block; outages may overlap."""
         self._absences += 1
         yield
         self._absences -= 1
 
     def store(self, events: Sequence[ExecutorEvent]) -> dict[int, str]:
-        """Store what can be, and return the reasons for what cannot."""
+        """Store the valid events, and return the reasons of the rejections."""
         reasons = {}
         for place, event in enumerate(events):
             assert event.event_id is not None
@@ -70,13 +70,13 @@ class WatchedStream:
         return reasons
 
     def watermark(self) -> StreamPosition:
-        """Return how far it has come."""
+        """Return the position of the stream."""
         lost = self._stored_at.keys() - self.stored.keys()
         self.too_old |= {each for each in lost if self._stored_at[each] + self._window <= _now()}
         return StreamPosition(f"stream {self._created}", len(self.stored) + self._others)
 
     async def lose_end(self, seconds: float, *, most: int | None = None) -> int:
-        """Be away for some *seconds*, and return how many events are gone then, at *most*."""
+        """Be unavailable for *seconds*, and return the number of events lost then, *most* at most."""
         kept = self.draw.randint(0 if most is None else max(len(self.stored) - most, 0), len(self.stored))
         gone = list(self.stored)[kept:]
         for event_id in gone:
@@ -85,7 +85,7 @@ class WatchedStream:
         return len(gone)
 
     async def create_again(self, seconds: float) -> None:
-        """Be deleted, and created anew; others may have filled it by then."""
+        """Delete the stream, and create it again; other publishers may have filled it by then."""
         self._others += len(self.stored) + self.draw.choice([-self._others - len(self.stored), 5])
         self.stored.clear()
         self._created += 1
@@ -99,10 +99,10 @@ class WatchedStream:
 
 class StreamSink:
     """
-    The connection of one process to it.
+    The connection of a process to the stream.
 
     Args:
-        stream: it leads to.
+        stream: stream of the connection.
 
     """
 
@@ -115,12 +115,12 @@ class StreamSink:
         await self.emit_batch([event])
 
     async def emit_batch(self, events: Sequence[ExecutorEvent]) -> None:
-        """Emit *events*, or fail: before, half-way, or after all was stored."""
+        """Emit *events*, or fail: before, during, or after the write."""
         stream, draw, losses = self._stream, self._stream.draw, self._stream.losses
         try:
             await self._travel()
         except asyncio.CancelledError:
-            # What was on its way may still arrive, whoever waits for the answer.
+            # Events on their way may still arrive, even if the caller no longer waits.
             if draw.random() < 0.5 and not stream.is_away and losses == stream.losses:
                 stream.store(events[: draw.randrange(len(events) + 1)])
             raise
@@ -144,10 +144,10 @@ class StreamSink:
 
 
 class WatchedSink(StreamSink):
-    """One that says how far the stream has come."""
+    """A sink that reports the position of the stream."""
 
     async def watermark(self) -> StreamPosition:
-        """Return that, or fail as a request does."""
+        """Return the position, or fail as a request does."""
         losses = self._stream.losses
         await self._travel()
         is_lost = self._stream.is_flaky and self._stream.draw.random() < 0.3

@@ -184,7 +184,7 @@ async def test_unreadable_token_holds_events(server: EventServer, tmp_path: Path
 @pytest.fixture
 async def tls_server(tmp_path: Path) -> AsyncIterator[EventServer]:
     """Return a server with a certificate of its own authority, stored in `ca.pem`."""
-    from ssl import PROTOCOL_TLS_SERVER, SSLContext  # noqa: PLC0415  (the annotation above is all else that needs it)
+    from ssl import PROTOCOL_TLS_SERVER, SSLContext  # noqa: PLC0415  (otherwise needed only for annotations)
 
     authority = trustme.CA()
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
