@@ -1,10 +1,11 @@
 """
-Fuzz for so many minutes, starting from the corpus.
+Fuzz for MINUTES minutes, starting from the corpus.
 
     python -m tests.fuzz.fuzz [MINUTES] [SEED]
 
-An input that makes something new of a target (an answer, a reason, a shape of event) is built upon.  One that breaks a
-promise is written to `tests/fuzz/corpus/` as `found-...`, and the exit code is 1.  Mend the code, and keep the file.
+An input with a new outcome of a target (an answer, a reason, a shape of event) is mutated further.  An input that
+breaks a promise is written to `tests/fuzz/corpus/` as `found-...`, and the exit code is 1.  Fix the code, and keep the
+file.
 """
 
 from __future__ import annotations
@@ -22,23 +23,23 @@ from tests.fuzz.targets import TARGETS
 
 CORPUS: Final = Path(__file__).parent / "corpus"
 _SLOW: Final = 1.0
-"""Seconds no input may take."""
+"""The seconds that an input may take."""
 
 
 def corpus() -> list[bytes]:
-    """Return what is kept."""
+    """Return the inputs in the corpus."""
     return [path.read_bytes() for path in sorted(CORPUS.iterdir())]
 
 
 def fuzz(seed: int, *, seconds: float = math.inf, most: float = math.inf) -> tuple[int, dict[bytes, str]]:
-    """Return how many inputs were tried, *most* at most, and what was found: an input and what it broke."""
+    """Return the number of inputs tried, *most* at most, and the findings: an input and the promise it broke."""
     draw, inputs, seen, found = Random(seed), corpus(), set[tuple[str, str]](), dict[bytes, str]()
     deadline, tried = time.monotonic() + seconds, 0
     while time.monotonic() < deadline and tried < most:
         data = mutated(draw, inputs)
         tried += 1
         for name, target in TARGETS.items():
-            # Of this thread's own: what a busy machine does meanwhile says nothing of the input.
+            # The time of this thread counts, because the load of the machine says nothing about the input.
             began = time.thread_time()
             try:
                 outcome = (name, target(data))
@@ -54,7 +55,7 @@ def fuzz(seed: int, *, seconds: float = math.inf, most: float = math.inf) -> tup
 
 
 def main(minutes: float, seed: int) -> int:
-    """Fuzz, and keep what was found."""
+    """Fuzz, and store the findings."""
     tried, found = fuzz(seed, seconds=minutes * 60)
     for data, broken in found.items():
         path = CORPUS / f"found-{hashlib.sha256(data).hexdigest()[:12]}"

@@ -1,4 +1,4 @@
-"""Inputs made of other inputs: bytes flipped, cut, doubled, spliced, and words of the wire in the wrong place."""
+"""Inputs made from other inputs: bytes flipped, cut, doubled, spliced, and words of the wire format misplaced."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _LONGEST: Final = 20_000
 
 
 def mutated(draw: Random, corpus: Sequence[bytes]) -> bytes:
-    """Return one of *corpus* changed a little, or two of them put together."""
+    """Return an input of *corpus* with a small change, or two of them combined."""
     data = draw.choice(corpus)
     for _ in range(draw.choice((1, 1, 2, 4, 8))):
         data = draw.choice(_CHANGES)(draw, data, corpus)
@@ -48,7 +48,7 @@ def _put_word(draw: Random, data: bytes, _: Sequence[bytes]) -> bytes:
 
 
 def _replace_value(draw: Random, data: bytes, _: Sequence[bytes]) -> bytes:
-    """Put a word in place of what stands behind a colon: most of these are JSON still."""
+    """Put a word in place of the value behind a colon: most results are still JSON."""
     colons = [place for place, byte in enumerate(data) if byte == ord(":")]
     if not colons:
         return data

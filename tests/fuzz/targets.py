@@ -1,4 +1,4 @@
-"""What is fuzzed, and what has to hold for every input: each target returns in a word what became of it."""
+"""The fuzz targets and their promises: each target returns its outcome as a word."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _NUMBERS: Final = re.compile(r"[0-9]+|'[^']*'|\"[^\"]*\"|0x\w+")
 
 
 def decoding(data: bytes) -> str:
-    """Decode: an event that can be written and read again, or MalformedEvent with a reason that can be printed."""
+    """Decode: an event that can be written and read again, or MalformedEvent with a printable reason."""
     try:
         event = decode(data)
     except MalformedEvent as exc:
@@ -40,7 +40,7 @@ def decoding(data: bytes) -> str:
 
 
 def _require_sound(event: ExecutorEvent, data: bytes) -> None:
-    # Of a field given twice the last counts, and nobody looks at the first.
+    # The last value of a repeated field counts, and the earlier ones are not read.
     body = json.loads(data.decode(errors="replace"))
     assert MIN_INT64 <= event.execution_id <= MAX_INT64
     # No id is rounded on the way: Python's own reader has integers of any size.
@@ -59,12 +59,12 @@ def _require_sound(event: ExecutorEvent, data: bytes) -> None:
 
 
 def posting_one(data: bytes) -> str:
-    """Post one event: a success once it is stored, or a refusal that is JSON."""
+    """Post an event: a success once it is stored, or a refusal in JSON."""
     return _run(_post("/api/events", data))
 
 
 def posting_many(data: bytes) -> str:
-    """Post many: a success once all are stored, or a refusal and none is."""
+    """Post several events: a success once all are stored, or a refusal and none is."""
     return _run(_post("/api/events/batch", data))
 
 
@@ -112,7 +112,7 @@ async def _ask(app: Starlette, path: str, data: bytes) -> tuple[int, dict[str, A
 
 
 def _run(asking: Coroutine[Any, Any, str]) -> str:
-    """Run to the end what waits for nothing but itself; a loop for each input would cost more than the input."""
+    """Run a coroutine that never waits for I/O; a loop for each input would cost more than the input."""
     return _LOOP.run_until_complete(asking)
 
 

@@ -1,4 +1,4 @@
-"""The corpus, and a few thousand inputs made of it; `make fuzz MINUTES=60` goes on for as long as you like."""
+"""The corpus, and a few thousand inputs made from it; `make fuzz MINUTES=60` runs longer."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from tests.fuzz.targets import TARGETS
 
 @pytest.mark.parametrize("name", TARGETS)
 def test_corpus(name: str) -> None:
-    """Every input that is kept is taken or refused as promised."""
+    """Every input of the corpus is accepted or refused as promised."""
     outcomes = {TARGETS[name](path.read_bytes()) for path in CORPUS.iterdir()}
 
     assert len(outcomes) > 5
 
 
 def test_a_few_thousand() -> None:
-    """No input made of the corpus breaks a promise."""
+    """No input made from the corpus breaks a promise."""
     _, found = fuzz(1, most=2_000)
 
     assert found == {}

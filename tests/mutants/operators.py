@@ -1,4 +1,4 @@
-"""Operators beside those of cosmic-ray: the small bugs that a rewrite introduces."""
+"""Operators in addition to those of cosmic-ray: the small bugs that a rewrite introduces."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _SWAPS = {"min": "max", "max": "min", "any": "all", "all": "any", "first": "last
 
 
 class StatementRemover(Operator):  # type: ignore[misc]
-    """Replace an assignment to an attribute, or a call whose result is not used, by `pass`: state that is not reset."""
+    """Replace an assignment to an attribute, or a call with an unused result, by `pass`: state that is not reset."""
 
     def mutation_positions(self, node: Any) -> Iterator[tuple[Any, Any]]:
-        """Yield the place of *node* if it is such a statement."""
+        """Yield the position of *node* if it is such a statement."""
         if node.type == _SIMPLE and _is_removable(node.children[0]):
             yield node.start_pos, node.end_pos
 
@@ -40,10 +40,10 @@ class StatementRemover(Operator):  # type: ignore[misc]
 
 
 class NameSwapper(Operator):  # type: ignore[misc]
-    """Replace a name by its opposite: the smaller of two times, the right one of two counters."""
+    """Replace a name by its opposite, such as min by max."""
 
     def mutation_positions(self, node: Any) -> Iterator[tuple[Any, Any]]:
-        """Yield the place of *node* if it is such a name, or ends with one."""
+        """Yield the position of *node* if it is such a name, or ends with one."""
         if node.type == "name" and _swapped(node.value):
             yield node.start_pos, node.end_pos
 

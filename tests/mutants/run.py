@@ -1,13 +1,13 @@
 """
-Change the code in small ways, drawn at random, and see which changes no test notices.
+Change the code in small, random ways, and find the changes that no test notices.
 
     python -m tests.mutants.run [--count N] [--seed N] [--jobs N] [--changed-since REF] [--coverage FILE] [FILE...]
 
-A mutant is one change that an operator of cosmic-ray, or of `operators`, makes at one place.  Changes of annotations,
-of docstrings and of logged texts are not made.  For each mutant the tests run that have executed the changed line, as
-the coverage of a whole run has it (`make mutants` measures it), in an order drawn anew, until one fails.
+A mutant is one change that an operator of cosmic-ray, or of `operators`, makes at one place.  Annotations,
+docstrings and logged texts are not changed.  For each mutant the tests that executed the changed line, by the coverage
+of a complete run (`make mutants` measures it), run in random order until one fails.
 
-Prints a line a mutant, and the difference of each that was not found; `equivalent.toml` names those that no test can
+Prints a line for each mutant, and the diff of each that was not found; `equivalent.toml` lists those that no test can
 find, with the reason.  The exit code is 1 if fewer than 92 % of the others were found.
 """
 
@@ -79,12 +79,12 @@ _EQUIVALENT: Final = Path(__file__).with_name("equivalent.toml")
 
 class Mutant(NamedTuple):
     """
-    One change.
+    A small change of the code.
 
     Args:
-        file: path from the root of the tree.
+        file: path relative to the root of the tree.
         operator: name of the operator.
-        occurrence: number of the place in the file, of those that the operator can change.
+        occurrence: index of the place among those in the file that the operator can change.
         line: number of the changed line.
 
     """
@@ -96,7 +96,7 @@ class Mutant(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Return a name that holds until the file changes."""
+        """Return a name that is valid until the file changes."""
         return f"{self.file}:{self.line} {self.operator.removeprefix('core/')} {self.occurrence}"
 
 
@@ -119,14 +119,14 @@ def mutants_of(file: str, made: dict[str, Any]) -> Iterator[Mutant]:
 
 
 def _nodes(node: Any) -> Iterator[Any]:
-    # In the order in which cosmic-ray counts: a node before its children.
+    # cosmic-ray counts in this order: a node before its children.
     yield node
     for child in getattr(node, "children", ()):
         yield from _nodes(child)
 
 
 def mutated(mutant: Mutant, operator: Any) -> str | None:
-    """Return the source of *mutant*; None if nothing that runs has changed."""
+    """Return the source of *mutant*; None if no executed code has changed."""
     sound = (ROOT / mutant.file).read_text(encoding="utf-8")
     try:
         source = mutate_code(sound, operator, mutant.occurrence)
@@ -155,7 +155,7 @@ def _what_runs(source: str) -> str:
 
 
 class Tests:
-    """The tests that have executed a line, as the coverage in *file* has it."""
+    """The tests that executed a line, by the coverage in *file*."""
 
     def __init__(self, file: Path) -> None:
         self._data = CoverageData(str(file))
@@ -166,14 +166,14 @@ class Tests:
         contexts = self._data.contexts_by_lineno(str(ROOT / mutant.file))
         names = sorted({name.split("|")[0] for name in contexts.get(mutant.line, ()) if name})
         order.shuffle(names)
-        # A test of the file's own name is the most likely to notice.
+        # A test with the file's own name is the most likely to notice.
         stem = Path(mutant.file).stem
         names.sort(key=lambda name: stem not in name)
         return names[:_MOST_TESTS]
 
 
 def is_found(folder: Path, mutant: Mutant, source: str, names: Sequence[str]) -> bool:
-    """Run the tests *names* on *mutant*, in the tree in *folder*, and return whether one fails."""
+    """Run the tests *names* on *mutant*, in the tree in *folder*, and return true if one fails."""
     path = folder / mutant.file
     sound = path.read_text(encoding="utf-8")
     path.write_text(source, encoding="utf-8")
@@ -191,19 +191,19 @@ def changed_since(reference: str) -> list[str]:
 
 
 def chosen_files(patterns: Sequence[str], changed: str) -> list[str]:
-    """Return the files of *patterns*, of which those that differ from *changed* if it is given."""
+    """Return the files of *patterns*, limited to *changed* if given."""
     files = sorted({str(path.relative_to(ROOT)) for pattern in patterns for path in ROOT.glob(pattern)})
     return [file for file in files if not changed or file in set(changed_since(changed))]
 
 
 def sample(files: Sequence[str], count: int, order: random.Random) -> Iterator[tuple[Mutant, str]]:
-    """Yield *count* mutants of *files* with their source, drawn evenly from all there are."""
+    """Yield *count* mutants of *files* with their source, drawn evenly from all."""
     made = operators()
     known = set(tomllib.loads(_EQUIVALENT.read_text(encoding="utf-8")).get("equivalent", {}))
     lines: dict[tuple[str, int], list[Mutant]] = {}
     for mutant in (mutant for file in files for mutant in mutants_of(file, made)):
         lines.setdefault((mutant.file, mutant.line), []).append(mutant)
-    # A line each: a comparison has ten mutants that mostly tell the same.
+    # Each line is drawn once: a comparison has ten mutants with mostly the same result.
     for line in order.sample(sorted(lines), len(lines)):
         if not count:
             return

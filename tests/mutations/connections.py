@@ -1,4 +1,4 @@
-"""Bugs planted in the way to a server, and in what comes from it."""
+"""Bugs planted in the connection to a server, and in its messages."""
 
 from __future__ import annotations
 

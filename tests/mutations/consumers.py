@@ -1,4 +1,4 @@
-"""Bugs planted in what is done about consumers that others made or edited."""
+"""Bugs planted in the handling of consumers that others made or edited."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bugs planted in what makes two events the same, and in what is tried again."""
+"""Bugs planted in the identity of events, and in retries."""
 
 from __future__ import annotations
 

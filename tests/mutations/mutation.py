@@ -1,4 +1,4 @@
-"""What a planted bug is."""
+"""The description of a planted bug."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import NamedTuple
 
 class Mutation(NamedTuple):
     """
-    One planted bug.
+    A planted bug.
 
     Args:
-        bug: what is wrong then.
-        file: it is planted in, from the root of the tree.
-        code: that stands there once.
-        planted: instead of it.
-        test: that fails then, as pytest names it.
+        bug: name of the bug.
+        file: path of the file, relative to the root of the tree.
+        code: original text, which is unique in the file.
+        planted: replacement of the text.
+        test: name of the test that fails with the bug, in pytest's notation.
 
     """
 

@@ -1,11 +1,11 @@
 """
-Plant each bug of the table in a copy of the tree, and demand that its test fails.
+Plant each bug of the table in a copy of the tree, and check that its test fails.
 
     python -m tests.mutations.plant [WORDS...]
 
-With WORDS only the bugs that have one of them in their name.  Prints a line a bug; exit code 1 if one was not found.
-It says instead what finds them without any test of their own: with --simulate a thousand seeds of the simulator, with
---campaign a fault campaign of a minute.
+With WORDS only the bugs with one of them in their name are planted.  Prints a line for each bug; exit code 1 if one was
+not found.  Two options replace the bugs' own tests: --simulate by a thousand seeds of the simulator, --campaign by a
+fault campaign of a minute.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ _PATIENCE = 180
 
 
 class Search(NamedTuple):
-    """What may find a bug by itself, as `python -m` runs it, in words, and the seconds it may take."""
+    """A search that may find a bug by itself: its `python -m` arguments, its name, and its maximal seconds."""
 
     module: list[str]
     words: str
     patience: float
 
 
-# One whose minute has a bit of everything that is done to us.
+# The seed is one with many kinds of faults within the minute.
 SEED: Final = 316
 
 SEARCHES: Final = {
@@ -53,13 +53,13 @@ SEARCHES: Final = {
 
 
 def copy_tree(folder: Path) -> None:
-    """Copy what the tests need."""
+    """Copy the files that the tests need."""
     for part in _PARTS:
         if (ROOT / part).is_dir():
             shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy(ROOT / part, folder / part)
-    # The servers of older versions, which are large.
+    # The servers of older versions are large, so they are not copied.
     (folder / ".venv").mkdir()
     (folder / ".venv" / "servers").symlink_to(ROOT / ".venv" / "servers")
 
@@ -85,7 +85,7 @@ def ran(folder: Path, module: list[str], patience: float = _PATIENCE) -> int:
         try:
             return process.wait(patience)
         except subprocess.TimeoutExpired:
-            # A bug that hangs the test and what comes after it is found as well.
+            # A timeout counts as a finding, also for a bug that hangs a later test.
             return _FAILED
         finally:
             with suppress(ProcessLookupError):
@@ -93,14 +93,14 @@ def ran(folder: Path, module: list[str], patience: float = _PATIENCE) -> int:
 
 
 def is_found(folder: Path, mutation: Mutation) -> bool:
-    """Plant *mutation*, run its test, and take it out again."""
+    """Plant *mutation*, run its test, and restore the code."""
     with planted(folder, mutation):
         return outcome(folder, mutation.test) == _FAILED
 
 
 @contextmanager
 def planted(folder: Path, mutation: Mutation) -> Iterator[None]:
-    """Have *mutation* in the tree in *folder*."""
+    """Keep *mutation* in the tree in *folder* during the block."""
     file = folder / mutation.file
     sound = file.read_text()
     _write(file, sound.replace(mutation.code, mutation.planted))
@@ -112,13 +112,13 @@ def planted(folder: Path, mutation: Mutation) -> Iterator[None]:
 
 def _write(file: Path, text: str) -> None:
     file.write_text(text)
-    # Bytecode is known by size and second of its source, which may be those of the text before.
+    # Bytecode is matched by size and second of its source, which can equal those of the earlier text.
     for compiled in (file.parent / "__pycache__").glob(f"{file.stem}.*"):
         compiled.unlink()
 
 
 def survey(chosen: list[Mutation], search: Search) -> int:
-    """Say what *search* finds of *chosen*."""
+    """Print the result of *search* for each of *chosen*."""
     found = 0
     with tempfile.TemporaryDirectory() as scratch:
         copy_tree(Path(scratch))
@@ -133,7 +133,7 @@ def survey(chosen: list[Mutation], search: Search) -> int:
 
 
 def main(words: list[str]) -> int:
-    """Plant them all."""
+    """Plant all bugs."""
     names = [word for word in words if word not in SEARCHES]
     chosen = [each for each in MUTATIONS if not names or any(word in each.bug for word in names)]
     if names != words:

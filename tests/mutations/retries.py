@@ -1,4 +1,4 @@
-"""Bugs of the retry loop and of those that use it."""
+"""Bugs of the retry loop and of its callers."""
 
 from __future__ import annotations
 

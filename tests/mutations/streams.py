@@ -1,4 +1,4 @@
-"""Bugs in the comparison of streams with what they were, and with what they shall be."""
+"""Bugs in the comparison of streams with their former state and with their declaration."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bugs that a change may bring, and the test that finds each: kept true by `make mutations`."""
+"""Bugs that a change may introduce, and the test that finds each; checked by `make mutations`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The table of planted bugs speaks of the code as it is; `make mutations` plants them."""
+"""The table of planted bugs matches the present code; `make mutations` plants them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from tests.mutations.mutation import Mutation
 
 ROOT = Path(__file__).parents[2]
-# Each is what some bug needs to be found.
+# Each kind of fault is needed to find some bug.
 NEEDED = {
     "publisher killed",
     "projector killed",
@@ -31,7 +31,7 @@ NEEDED = {
 
 @pytest.mark.parametrize("mutation", [pytest.param(each, id=each.bug) for each in MUTATIONS])
 def test_bug_can_be_planted(mutation: Mutation) -> None:
-    """The code it replaces stands there once, and the test that finds it is there."""
+    """The original text is unique in its file, and the test that finds the bug exists."""
     file, *names = mutation.test.split("::")
 
     assert (ROOT / mutation.file).read_text().count(mutation.code) == 1
@@ -39,5 +39,5 @@ def test_bug_can_be_planted(mutation: Mutation) -> None:
 
 
 def test_campaign_of_a_minute_has_what_bugs_need() -> None:
-    """A kind of fault that is new changes the plan of every seed: draw until one has them all."""
+    """A new kind of fault changes the plan of every seed: draw until one has all needed kinds."""
     assert {planned.kind for planned in draw(SEED, 60)} >= NEEDED

@@ -1,4 +1,4 @@
-"""Spans that are kept in memory, and a projector's bench."""
+"""Spans kept in memory, and a bench for projectors."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @cache
 def _exporter() -> InMemorySpanExporter:
-    # OpenTelemetry takes one provider a process.
+    # OpenTelemetry accepts one provider per process.
     exporter = InMemorySpanExporter()
     provider = TracerProvider(shutdown_on_exit=False)
     provider.add_span_processor(SimpleSpanProcessor(exporter))
@@ -34,7 +34,7 @@ def _exporter() -> InMemorySpanExporter:
 
 @pytest.fixture
 def spans() -> Iterator[InMemorySpanExporter]:
-    """Return what keeps the spans of this test."""
+    """Return the exporter with the spans of this test."""
     exporter = _exporter()
     exporter.clear()
     yield exporter
@@ -43,6 +43,6 @@ def spans() -> Iterator[InMemorySpanExporter]:
 
 @pytest.fixture
 async def bench(connection: Connection, stream: StreamDeclaration, dead_stream: StreamDeclaration) -> Bench:
-    """Return a stream and a graveyard, both empty."""
+    """Return an empty stream and an empty dead-letter stream."""
     await ensure_stream(connection, TRIALS)
     return Bench(connection, stream, dead_stream)

@@ -1,4 +1,4 @@
-"""Secrets appear nowhere: not in what is printed or logged, not in metrics, status or traces."""
+"""Secrets appear in no output, log, metric, status or trace."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ NOWHERE = "127.0.0.1:1"
 
 
 def leaks(text: str) -> bool:
-    """Return whether *text* has the canary in any case, or most of it."""
+    """Return true if *text* has the canary in any case, or most of it."""
     return CANARY[:8].lower() in text.lower()
 
 
@@ -60,14 +60,14 @@ def _as_before() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def locked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Return the address of a server that lets nobody in whom these tests know."""
+    """Return the address of a server that refuses the credentials of these tests."""
     config = 'authorization { user: "somebody", password: "else" }'
     with NatsServer(store_dir=tmp_path_factory.mktemp("locked"), config=config) as server:
         yield server.url.removeprefix("nats://")
 
 
 def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], *argv: str, **environ: str) -> str:
-    """Run a command in this process, and return what it printed."""
+    """Run a command in this process, and return its output."""
     for name in [each for each in os.environ if each.startswith(("NATS_", "NOETL_", "OTEL_"))]:
         monkeypatch.delenv(name)
     for name, value in ({"NOETL_LOG_FORMAT": "json", "NOETL_LOG_LEVEL": "debug"} | environ).items():
@@ -89,7 +89,7 @@ def files(folder: Path) -> dict[str, str]:
 
 
 def environ_of(given: dict[str, str], host: str, folder: Path) -> dict[str, str]:
-    """Return the variables *given*, for a server and with files that there are."""
+    """Return the variables *given*, with the URL of a server and existing files filled in."""
     return {name: value.format(**files(folder)).replace("HOST", host) for name, value in given.items()}
 
 
@@ -101,14 +101,14 @@ async def connect(environ: dict[str, str]) -> None:
 
 
 async def connecting(environ: dict[str, str]) -> str:
-    """Return all that is said when the server of *environ* does not take us."""
+    """Return the output of a connection that the server of *environ* refuses."""
     with pytest.raises((NatsUnavailable, ValueError)) as refusal:
         await connect(environ)
     return chain_of(refusal.value)
 
 
 def chain_of(error: BaseException) -> str:
-    """Return *error* with all that led to it."""
+    """Return *error* with its chain of causes."""
     said = ""
     cause: BaseException | None = error
     while cause is not None:
@@ -129,11 +129,11 @@ NATS = {
 
 
 async def test_nats_refuses_us(locked: str, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    """A server that does not take our credentials has us complain without them, whichever they are."""
+    """The errors about refused credentials do not show them, for every form of credentials."""
     logs.configure("debug", "json")
     said = await asyncio.gather(*(connecting(environ_of(given, locked, tmp_path)) for given in NATS.values()))
 
-    # A file that holds no credentials is refused before anything is connected to.
+    # A file without credentials is refused before any connection.
     assert all("cannot connect" in each or "holds no" in each for each in said)
     assert not leaks("".join([*said, *capfd.readouterr()]))
 
@@ -142,7 +142,7 @@ async def test_nats_refuses_us(locked: str, capfd: pytest.CaptureFixture[str], t
 def test_settings_are_shown(
     given: dict[str, str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    """`config show` shows where a secret comes from, and not the secret."""
+    """`config show` shows the origin of a secret, and not the secret."""
     environ = environ_of(given, NOWHERE, tmp_path)
     to = f"postgresql://user:{CANARY}@{NOWHERE}/db nats://{CANARY}@{NOWHERE}"
     said = [
@@ -195,7 +195,7 @@ TRIED = [(COMMANDS[name], url) for name in COMMANDS for url in URLS if (name, ur
 def test_wrong_destination(
     command: str, url: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    """A destination that is away, misspelt or unknown is named without its secrets."""
+    """A destination that is unavailable, misspelt or unknown is reported without its secrets."""
     (tmp_path / "one.jsonl").write_bytes(encode(make_event(1)))
     argv = [*command.replace("FILE", str(tmp_path / "one.jsonl")).split(), url]
     said = run(monkeypatch, capfd, *argv)
@@ -205,7 +205,7 @@ def test_wrong_destination(
 
 
 async def test_wrong_nats(capfd: pytest.CaptureFixture[str]) -> None:
-    """A NATS URL that is misspelt or leads nowhere is named without its secrets."""
+    """A NATS URL that is misspelt or has no server is reported without its secrets."""
     logs.configure("debug", "json")
     urls = [each for each in URLS if each.startswith("nats")]
     said = await asyncio.gather(*(connecting({"NATS_URL": url}) for url in urls))
@@ -224,7 +224,7 @@ async def test_daemons(
     tmp_path: Path,
     form: str,
 ) -> None:
-    """Projector, gateway and sinks, well and refused, show no secret in logs, errors, metrics, status or traces."""
+    """Projector, gateway and sinks, working and refused, show no secret in logs, errors, metrics, status or traces."""
     logs.configure("debug", form)
     paths = files(tmp_path)
     shown: list[object] = []
@@ -258,20 +258,20 @@ async def test_daemons(
 
 
 async def refused(sink: HttpSink | NatsSink | PostgresSink) -> str:
-    """Return all that is said when *sink* takes nothing."""
+    """Return the output of *sink* when it rejects every event."""
     with pytest.raises(SinkUnavailable) as refusal:
         await sink.emit(make_event(1))
     return chain_of(refusal.value)
 
 
 async def held(connection: Connection, stream: StreamDeclaration) -> list[str]:
-    """Return what a projector shows that holds, for its database is away."""
+    """Return the output of a projector that retries because its database is unavailable."""
     sink = PostgresSink(f"postgresql://user:{CANARY}@{NOWHERE}/db")
     async with serving_projector(connection, stream, sink) as served:
         await NatsSink(connection, subject=f"{stream.name}.x").emit(make_event(1))
         await eventually(lambda: served.service.report().projectors["projector"].part == "sink")
         said = [(await served.get(path))[1].decode() for path in ("/readyz", "/healthz", "/metrics")]
-        # Let it end: it would hold for ever.
+        # The projector must end here, because it would retry for ever.
         served.service.projectors[0]._sink = MemorySink()
     await sink.aclose()
     return said

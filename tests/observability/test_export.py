@@ -1,4 +1,4 @@
-"""Spans leave the process as the standard variables of OpenTelemetry say."""
+"""Spans are exported as OpenTelemetry's standard variables say."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ with exported_traces("noetl-projector"):
     ],
 )
 def test_exporters(environ: dict[str, str], names: list[str]) -> None:
-    """What the variables say chooses the exporters."""
+    """The variables choose the exporters."""
     assert exporter_names(environ) == names
 
 
@@ -48,7 +48,7 @@ def test_exporters(environ: dict[str, str], names: list[str]) -> None:
     ("name", "value"), [("OTEL_TRACES_EXPORTER", "telepathy"), ("OTEL_EXPORTER_OTLP_PROTOCOL", "pigeon")]
 )
 def test_unknown_exporter(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
-    """An exporter there is not is refused by the name of the variable."""
+    """An unknown exporter is refused with the name of the variable."""
     monkeypatch.setenv("OTEL_TRACES_EXPORTER", "otlp")
     monkeypatch.setenv(name, value)
     with pytest.raises(ValueError, match=rf"{name}: '{value}'"), exported_traces("x"):
@@ -56,7 +56,7 @@ def test_unknown_exporter(monkeypatch: pytest.MonkeyPatch, name: str, value: str
 
 
 def test_last_span_arrives() -> None:
-    """A daemon that ends exports what it has first, to the endpoint, with the headers that are set."""
+    """A daemon exports its last spans before it ends, to the endpoint, with the configured headers."""
     with collector() as (url, received):
         run(OTEL_EXPORTER_OTLP_ENDPOINT=url, OTEL_EXPORTER_OTLP_HEADERS="authorization=CANARY")
 
@@ -67,7 +67,7 @@ def test_last_span_arrives() -> None:
 
 
 def test_silent_collector_keeps_nobody() -> None:
-    """A collector that takes connections and says nothing does not keep a daemon from ending."""
+    """A silent collector does not delay the end of a daemon."""
     with socket.create_server(("127.0.0.1", 0)) as deaf:
         out = run(OTEL_EXPORTER_OTLP_ENDPOINT=f"http://127.0.0.1:{deaf.getsockname()[1]}")
 
@@ -75,7 +75,7 @@ def test_silent_collector_keeps_nobody() -> None:
 
 
 def run(**environ: str) -> str:
-    """Run the program, and return what it printed."""
+    """Run the program, and return its output."""
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM],
         env={**os.environ, **environ},
@@ -89,7 +89,7 @@ def run(**environ: str) -> str:
 
 @contextmanager
 def collector() -> Iterator[tuple[str, list[tuple[str, str | None, bytes]]]]:
-    """Run a collector, and yield its URL and what it gets."""
+    """Run a collector, and yield its URL and the spans it receives."""
     received: list[tuple[str, str | None, bytes]] = []
 
     class Handler(BaseHTTPRequestHandler):

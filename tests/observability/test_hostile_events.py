@@ -1,4 +1,4 @@
-"""What strangers write into an event is safe wherever people read it."""
+"""Hostile text in an event is safe wherever people read it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ async def test_tail_is_safe(
     monkeypatch: pytest.MonkeyPatch,
     body: bytes,
 ) -> None:
-    """A hostile event is one short line that moves no cursor."""
+    """A hostile event is a short line without control characters."""
     monkeypatch.setenv("NOETL_EVENT_STREAM", stream.name)
     await (await jetstream(connection)).publish(f"{stream.name}.x", body)
     await tail(from_start=True, until_end=True, nats=connection.options.servers)
@@ -49,7 +49,7 @@ async def test_tail_is_safe(
 
 
 async def test_dead_letters_are_safe(connection: Connection, capfd: pytest.CaptureFixture[str]) -> None:
-    """So is a hostile dead letter, in the list and in full."""
+    """A hostile dead letter is safe in the list and in full."""
     await ensure_stream(connection, DEAD_LETTERS)
     said = {"Noetl-Reason": "\x1b[2J\u202e", "Noetl-Subject": "\x9b31m", "Noetl-Header-x": "\x1b]0;t\x07"}
     body = f'{{"x": "{HOSTILE}"}}'.encode()

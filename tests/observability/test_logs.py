@@ -1,4 +1,4 @@
-"""Logs: one line an event, safe for a terminal, and readable by machines."""
+"""Logs: a line for each event, safe for a terminal, and readable by machines."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ def _as_before() -> Iterator[None]:
 
 
 def printed(capsys: pytest.CaptureFixture[str], form: str, **values: Any) -> str:
-    """Return what is logged of *values*."""
+    """Return the log output of *values*."""
     logs.configure("info", form)
     structlog.get_logger().warning("a.thing", **values)
     return capsys.readouterr().err
 
 
 def test_people_read_no_control_characters(capsys: pytest.CaptureFixture[str]) -> None:
-    """On a console a hostile value, name or container cannot move the cursor nor forge a line."""
+    """On a console a hostile value, name or container can neither move the cursor nor forge a line."""
     out = printed(capsys, "console", reason=HOSTILE, many=[HOSTILE], raw=HOSTILE.encode(), **{HOSTILE: "x"})
 
     assert out.count("\n") == 1
@@ -49,7 +49,7 @@ def test_people_read_no_control_characters(capsys: pytest.CaptureFixture[str]) -
 
 
 def test_exception_on_a_console(capsys: pytest.CaptureFixture[str]) -> None:
-    """A traceback keeps its lines, each of them indented, and its words are as harmless as any."""
+    """A traceback keeps its lines, each indented, and its text is escaped."""
     logs.configure("info", "console")
     try:
         dict[str, str]()[HOSTILE]
@@ -63,7 +63,7 @@ def test_exception_on_a_console(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_machines_read_one_object_a_line(capsys: pytest.CaptureFixture[str]) -> None:
-    """As JSON any value is one line, which says what was said."""
+    """As JSON any value is one line, which can be parsed back."""
     out = printed(capsys, "json", reason=HOSTILE, raw=b"\xff", lone="\ud800")
 
     assert out.count("\n") == 1
@@ -88,7 +88,7 @@ def test_exception_as_json_has_no_locals(capsys: pytest.CaptureFixture[str]) -> 
 
 @pytest.mark.parametrize("form", ["json", "console"])
 def test_span_is_named(capsys: pytest.CaptureFixture[str], form: str) -> None:
-    """A line that is logged in a span has its ids, one outside has none."""
+    """A line logged within a span has its ids, a line outside has none."""
     with trace.use_span(SPAN):
         inside = printed(capsys, form)
 
@@ -98,7 +98,7 @@ def test_span_is_named(capsys: pytest.CaptureFixture[str], form: str) -> None:
 
 
 def test_libraries_log_alike(capsys: pytest.CaptureFixture[str]) -> None:
-    """What a library logs, and what Python warns of, is JSON too; configured twice, it comes once."""
+    """Log lines of libraries and warnings of Python are JSON too, and appear once if configured twice."""
     logs.configure("info", "json")
     logs.configure("info", "json")
     logging.getLogger("some.library").warning("it %s", "failed")
@@ -113,6 +113,6 @@ def test_libraries_log_alike(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize(("level", "form"), [("loud", "auto"), ("info", "xml")])
 def test_unknown_choice(level: str, form: str) -> None:
-    """An unknown level or form is refused with those there are."""
+    """An unknown level or format is refused with the valid ones."""
     with pytest.raises(ValueError, match=r"is not one of"):
         logs.configure(level, form)

@@ -1,4 +1,4 @@
-"""A trace goes on from whoever emits, through NATS and HTTP, to whoever stores."""
+"""A trace continues from the emitter, through NATS and HTTP, to the sink."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ tracer = trace.get_tracer("tests")
 
 
 def given(number: int, *, sampled: bool = True, state: dict[str, str] | None = None) -> NonRecordingSpan:
-    """Return the span of another process."""
+    """Return a span of another process."""
     flags = TraceFlags(TraceFlags.SAMPLED if sampled else TraceFlags.DEFAULT)
     return NonRecordingSpan(
         SpanContext(
@@ -49,7 +49,7 @@ def given(number: int, *, sampled: bool = True, state: dict[str, str] | None = N
 
 
 def message_id_of(number: int) -> str:
-    """Return what the stream knows event *number* by."""
+    """Return the message id of event *number*."""
     return message_id(number, encode(make_event(number))).decode()
 
 
@@ -90,7 +90,7 @@ async def test_message_says_its_trace(
     ],
 )
 async def test_no_trace_no_header(connection: Connection, stream: StreamDeclaration, span: Any) -> None:
-    """Without a span that anybody records, a message has no header but its id."""
+    """Without a recorded span a message has no header except its id."""
     with trace.use_span(span):
         await emit(connection, stream, 1)
 
@@ -98,7 +98,7 @@ async def test_no_trace_no_header(connection: Connection, stream: StreamDeclarat
 
 
 async def test_long_trace_state_is_left_out(connection: Connection, stream: StreamDeclaration) -> None:
-    """A trace state of more than 512 characters does not go with every event."""
+    """A trace state of more than 512 characters is not sent with the event."""
     with trace.use_span(given(7, state={f"v{n}": "x" * 200 for n in range(4)})):
         await emit(connection, stream, 1)
 
@@ -106,7 +106,7 @@ async def test_long_trace_state_is_left_out(connection: Connection, stream: Stre
 
 
 async def test_a_batch_is_a_span(spans: InMemorySpanExporter, bench: Bench) -> None:
-    """A projector writes a batch in one span, linked once to each span its events came from, with counts and names."""
+    """A projector writes a batch in one span with counts and names, linked once to each span of its events."""
     with trace.use_span(given(1)):
         await emit(bench.connection, bench.stream, 1, 2)
     with trace.use_span(given(2)):
@@ -132,7 +132,7 @@ async def test_a_batch_is_a_span(spans: InMemorySpanExporter, bench: Bench) -> N
 
 
 async def test_links_are_bounded(spans: InMemorySpanExporter, bench: Bench) -> None:
-    """A batch of more traces than a span may link to is written, and linked to the first of them."""
+    """A batch with more traces than a span may link is written, and linked to the first of them."""
     js = await jetstream(bench.connection)
     for number in range(1, MAX_LINKS + 20):
         headers = {"Traceparent": f"00-{number:032x}-{number:016x}-01"}
@@ -154,7 +154,7 @@ async def test_links_are_bounded(spans: InMemorySpanExporter, bench: Bench) -> N
     "value", ["", "00", "00-" + "0" * 32 + "-" + "0" * 16 + "-01", "ff-" + "1" * 32, "\x1b[2J", "9" * 10_000]
 )
 async def test_hostile_trace(spans: InMemorySpanExporter, bench: Bench, value: str) -> None:
-    """What is no trace context becomes no link, and its event is stored."""
+    """An invalid trace context becomes no link, and its event is stored."""
     js = await jetstream(bench.connection)
     await js.publish(f"{bench.stream.name}.x", _body(1), headers={"traceparent": value, "tracestate": value})
     sink = MemorySink()
@@ -180,7 +180,7 @@ async def test_dead_letter_keeps_its_trace(spans: InMemorySpanExporter, bench: B
 
 
 async def test_a_bug_tells_its_type_alone(spans: InMemorySpanExporter, bench: Bench) -> None:
-    """An exception that ends the projector marks its span, without words that may quote an event."""
+    """An exception that ends the projector marks its span, without text that may quote an event."""
     await emit(bench.connection, bench.stream, 1)
     with pytest.raises(ZeroDivisionError):
         async with asyncio.timeout(180):
@@ -216,7 +216,7 @@ async def test_from_client_to_stream(
 async def test_gateway_takes_no_garbage(
     spans: InMemorySpanExporter, connection: Connection, stream: StreamDeclaration
 ) -> None:
-    """A post whose trace context is none begins a trace of its own; reading makes no spans."""
+    """A post with an invalid trace context starts its own trace; reading makes no spans."""
     async with serving(connection, stream) as web:
         await web.post("/api/events", _body(1), traceparent="garbage", tracestate="=" * 5_000)
         await web.get("/api/status", traceparent=f"00-{1:032x}-{1:016x}-01")
@@ -226,7 +226,7 @@ async def test_gateway_takes_no_garbage(
 
 
 class Refusing(MemorySink):
-    """Rejects everything."""
+    """A sink that rejects every event."""
 
     async def emit_batch(self, events: Sequence[ExecutorEvent]) -> None:
         """Refuse."""
@@ -234,7 +234,7 @@ class Refusing(MemorySink):
 
 
 class Broken(MemorySink):
-    """Has a bug."""
+    """A sink with a bug."""
 
     async def emit_batch(self, events: Sequence[ExecutorEvent]) -> None:
         """Fail."""

@@ -1,8 +1,8 @@
 """
-Bodies at the edges of the wire, and where the two readers part.
+Bodies at the edges of the wire format, and the differences between the two readers.
 
-A case is a name, a body, and what Python makes of it: an event (True) or `MalformedEvent` (False).  `golden/reads.json`
-holds what the crate makes of the same bodies; `DIFFERENT` names every case in which that is not the same, and why.
+A case is a name, a body, and Python's result: an event (True) or `MalformedEvent` (False).  `golden/reads.json` has the
+crate's results for the same bodies; `DIFFERENT` lists every case with another result, and the reason.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _NATIVE: Final[dict[str, Any]] = {
 
 
 def _body(**changes: Any) -> bytes:
-    """Return a native body with *changes*; a field changed to ... is left out."""
+    """Return a native body with *changes*; a field changed to ... is omitted."""
     return json.dumps({name: value for name, value in (_NATIVE | changes).items() if value is not ...}).encode()
 
 

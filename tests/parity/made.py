@@ -1,4 +1,4 @@
-"""Events by chance, with edges more often than chance would have them: the same ones on every Python."""
+"""Random events with many edge cases, identical on every Python version."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class _Made:
         self._random = Random(seed)
 
     def below(self, limit: int) -> int:
-        # What `random` makes of its bits may change, the bits do not.
+        # Python may change the methods of `random`, but not its bits.
         return self._random.getrandbits(64) % limit
 
     def id(self) -> int:

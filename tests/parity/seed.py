@@ -1,9 +1,9 @@
 """
-The Rust side: a program with the crate's struct, and what it once said.
+The Rust side: a program with the crate's struct, and its recorded output.
 
-    python -m tests.parity.seed      writes golden/ anew
+    python -m tests.parity.seed      writes golden/ again
 
-`make parity` builds it, and the tests ask it then; `rust/README.md` says what that takes.
+`make parity` builds the program, and the tests then run it; `rust/README.md` lists its requirements.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ PROGRAM = Path(__file__).parents[2] / "build" / "parity" / "target" / "debug" / 
 
 
 def ask(bodies: Sequence[bytes]) -> list[dict[str, Any]]:
-    """Return what the crate makes of each of *bodies*, none of which holds a line end."""
+    """Return the crate's result for each of *bodies*, none of which has a line end."""
     done = subprocess.run([PROGRAM, "read"], input=b"\n".join(bodies), capture_output=True, check=True)
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
 def written(count: int, seed: int = 1) -> list[bytes]:
-    """Return the wire form of *count* events made by chance, the same ones for the same *seed*."""
+    """Return the wire form of *count* random events, identical for the same *seed*."""
     return [encode(event) for event in made_events(count, seed)]
 
 
 def digest(bodies: Iterable[bytes]) -> str:
-    """Return what tells these *bodies* from all others."""
+    """Return a digest of these *bodies*."""
     return sha256(b"\n".join(bodies)).hexdigest()
 
 
@@ -54,7 +54,7 @@ def unpacked(path: Path) -> list[bytes]:
 
 
 def main() -> None:
-    """Write what is golden."""
+    """Write the golden files."""
     from tests.parity.cases import CASES  # noqa: PLC0415  (the tests import this module first)
 
     GOLDEN.mkdir(exist_ok=True)

@@ -1,4 +1,4 @@
-"""The crate and we read each other: by golden files, and by the crate itself where `make parity` has built it."""
+"""Python and the crate read each other: by golden files, and by the crate itself if `make parity` has built it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from noetl_events import MalformedEvent, decode, encode
 from tests.parity.cases import CASES, DIFFERENT
 from tests.parity.seed import ASKED, COUNT, MADE, PROGRAM, READS, REREAD, WRITTEN, ask, digest, unpacked, written
 
-# Option<Value> of null at the end, which the crate reads back as None.
+# The crate writes Option<Value> of null at the end, and reads it back as None.
 NULL_META = re.compile(rb',"meta":null}$')
 TIME = re.compile(rb'"created_at":"([^"]+)"')
 
@@ -28,12 +28,12 @@ def lines(path: Any) -> list[bytes]:
 
 @pytest.mark.parametrize("body", lines(WRITTEN), ids=lambda body: json.loads(body)["step"])
 def test_what_the_crate_writes_is_carried_byte_for_byte(body: bytes) -> None:
-    """An event of the crate, read and written again, is the same bytes, but for the form of its time."""
+    """An event of the crate, read and written again, has the same bytes except for the form of its time."""
     again = encode(decode(body))
     moment, moment_again = TIME.search(body), TIME.search(again)
     assert moment
     assert moment_again
-    # Option<Value> of null, which the crate reads back as None.
+    # The crate writes Option<Value> of null, and reads it back as None.
     expected = body.replace(b',"meta":null', b"")
 
     assert TIME.sub(b"", again) == TIME.sub(b"", expected)
@@ -47,7 +47,7 @@ def digits(moment: bytes) -> bytes:
 
 @pytest.mark.parametrize("name", CASES)
 def test_edges_are_read_as_the_crate_does(name: str) -> None:
-    """At every edge of the wire the two readers agree, or the difference is listed with its reason."""
+    """At every edge of the wire format the two readers agree, or the difference is listed with its reason."""
     golden = json.loads(READS.read_text())[name]
     body, expected = CASES[name]
     try:
@@ -62,7 +62,7 @@ def test_edges_are_read_as_the_crate_does(name: str) -> None:
 
 
 def test_what_we_write_the_crate_reads() -> None:
-    """The crate once read every one of 10,000 events by chance, the same as we meant, and we still write them so."""
+    """The crate once read each of 10,000 random events as written, and Python still writes them identically."""
     bodies, answers = written(COUNT), unpacked(REREAD)
 
     assert digest(bodies) == ASKED.read_text().strip(), "run tests.parity.seed again"
@@ -72,7 +72,7 @@ def test_what_we_write_the_crate_reads() -> None:
 
 
 def test_what_the_crate_makes_we_read() -> None:
-    """Each of 10,000 events the crate made is carried byte for byte, its instant to the microsecond."""
+    """Each of 10,000 events of the crate keeps its bytes, and its time to the microsecond."""
     bodies = unpacked(MADE)
 
     assert len(bodies) == COUNT
@@ -85,7 +85,7 @@ def test_what_the_crate_makes_we_read() -> None:
 
 @pytest.mark.skipif(not PROGRAM.exists(), reason="the crate is not built: make parity, which needs cargo")
 def test_the_crate_itself_reads_ten_thousand() -> None:
-    """10,000 other events are read by the crate itself, and what we make of those it writes, it reads as it meant."""
+    """The crate itself reads 10,000 other events, and also the rewritten ones of its own, with the same content."""
     ours = written(COUNT, seed=2)
     theirs = [encode(decode(body)) for body in unpacked(MADE)]
     for bodies in (ours, theirs):
@@ -95,13 +95,13 @@ def test_the_crate_itself_reads_ten_thousand() -> None:
 
 
 def nanoseconds(text: str) -> int:
-    """Return Unix nanoseconds of a time as chrono writes it; a leap second is the last microsecond before it."""
+    """Return Unix nanoseconds of a time in chrono's form; a leap second is the last microsecond before it."""
     if text[17:19] == "60":
         return nanoseconds(f"{text[:17]}59.999999Z")
     moment = datetime.fromisoformat(f"{text[:19]}+00:00")
     whole = (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(seconds=1)
     fraction = int(text[20:-1].ljust(9, "0")) if len(text) > len("2026-05-31T00:00:00Z") else 0
-    # The last half microsecond of 9999 would round up to what a datetime cannot hold.
+    # The last half microsecond of 9999 would round beyond the range of a datetime.
     return min(whole * 10**9 + fraction, 253_402_300_799_999_999_499)
 
 
@@ -111,7 +111,7 @@ def microseconds(body: bytes) -> int:
 
 
 def require_same(body: bytes, answer: dict[str, Any]) -> None:
-    """Fail unless the crate read *body*, and read the same: integers exact, instants equal, floats to the last bit."""
+    """Fail unless the crate read *body* with the same content: integers and instants exact, floats to the last bit."""
     assert answer["ok"], f"{body!r}: {answer}"
     ours, theirs = msgspec.json.decode(body), answer["event"]
     moment = {"created_at": ours.pop("created_at")} | {"theirs": theirs.pop("created_at")}
@@ -123,7 +123,7 @@ def require_same(body: bytes, answer: dict[str, Any]) -> None:
 
 
 def same(ours: Any, theirs: Any) -> bool:
-    """Compare two JSON values; serde_json without `float_roundtrip` may be one unit in the last place off."""
+    """Compare two JSON values; serde_json without `float_roundtrip` may differ by one unit in the last place."""
     if isinstance(ours, dict):
         return ours.keys() == theirs.keys() and all(same(ours[key], theirs[key]) for key in ours)
     if isinstance(ours, list):

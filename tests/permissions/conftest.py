@@ -1,4 +1,4 @@
-"""A Postgres of this session."""
+"""A Postgres for the session."""
 
 from tests.sinks.conftest import database_url, postgres_url
 

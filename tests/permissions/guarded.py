@@ -1,4 +1,4 @@
-"""A server on which each role may do exactly what `permissions` prints, and that writes down what everybody does."""
+"""A server on which each role has exactly the permissions of `permissions`, and which logs every violation."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _DONE: Final = re.compile(r"cid:(\d+) .* <<- \[(PUB|HPUB|SUB) (\S+)")
 
 
 class Guarded:
-    """The server, and the rights it was given."""
+    """The server, and the permissions of its roles."""
 
     def __init__(self, server: NatsServer, work: RoleContext, folder: Path) -> None:
         self.folder = folder
@@ -33,7 +33,7 @@ class Guarded:
 
     @asynccontextmanager
     async def connected(self, who: str) -> AsyncIterator[Connection]:
-        """Connect as a role, or as the owner, who may do everything."""
+        """Connect as a role, or as the owner with all permissions."""
         prefix = "_INBOX" if who == "owner" else self.work.inbox_prefix
         options = ConnectOptions(
             servers=self.server.url, user=who, password="pw", inbox_prefix=prefix, connect_timeout=0.5
@@ -48,16 +48,16 @@ class Guarded:
                 await ensure_stream(owner, declared)
 
     def restore(self, role: Role) -> None:
-        """Write what is printed for *role*; a reload puts it into force."""
+        """Write the printed permissions of *role*; a reload applies them."""
         (self.folder / f"{role}.conf").write_text(render_config(role, rights_of(role, self.work)))
 
     @property
     def violations(self) -> list[str]:
-        """The lines of the server's log that say that somebody wanted more."""
+        """The lines of the server's log about denied requests."""
         return [line for line in self.server.log.splitlines() if "Violation" in line]
 
     async def unused(self, role: Role, connection: Connection) -> set[str]:
-        """Return why the rights of *role* are there of which *connection* has not used a single one."""
+        """Return the reasons of the permissions of *role* that *connection* has not used."""
         client = await connection.client()
         await client.flush()
         cid = str(client.client_id)
@@ -72,7 +72,7 @@ class Guarded:
 def guarded(
     folder: Path, work: RoleContext, *, config: str = "", rights: dict[Role, Rights] | None = None
 ) -> Iterator[Guarded]:
-    """Run a server with the four roles; *rights* in place of what a role is given by itself."""
+    """Run a server with the four roles; *rights* replaces the permissions of a role."""
     users = ["{ user: owner, password: pw }"]
     includes = []
     folder.mkdir(exist_ok=True)

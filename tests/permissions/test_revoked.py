@@ -1,4 +1,4 @@
-"""Credentials that are taken away and given back while daemons run: not ready meanwhile, and as before afterwards."""
+"""Credentials that are revoked and restored while daemons run: not ready meanwhile, and as before afterwards."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ async def server(tmp_path: Path) -> AsyncIterator[Guarded]:
 
 
 def change_password(server: Guarded, role: Role, old: str, new: str) -> None:
-    """Reload the server with another password of *role*: whoever came with the old one is sent away."""
+    """Reload the server with another password of *role*: clients with the old one are disconnected."""
     user = f"user: {role}, password:"
     server.server.reload(server.server.config.replace(f"{user} {old}", f"{user} {new}"))
 
 
 async def test_projector(server: Guarded) -> None:
-    """A projector whose credentials are revoked is not ready; once they hold again it carries on."""
+    """A projector with revoked credentials is not ready; with valid ones it continues."""
     sink = MemorySink()
     async with server.connected("owner") as owner, server.connected("projector") as connection:
         publisher = NatsSink(owner)
@@ -60,7 +60,7 @@ async def test_projector(server: Guarded) -> None:
 
 
 async def test_gateway(server: Guarded) -> None:
-    """A gateway whose credentials are revoked is not ready and says so to who posts; then it takes events again."""
+    """A gateway with revoked credentials is not ready and refuses posts; with valid ones it accepts events again."""
     async with server.connected("gateway") as connection, serving_gateway(connection, server.work.stream) as web:
         await eventually(lambda: is_ready(web))
         change_password(server, "gateway", "pw", "other")
@@ -73,11 +73,11 @@ async def test_gateway(server: Guarded) -> None:
 
 
 async def is_ready(web: Web) -> bool:
-    """Return what `/readyz` says."""
+    """Return the answer of `/readyz`."""
     status, _ = await web.get("/readyz")
     return status == 200
 
 
 async def is_not_ready(web: Web) -> bool:
-    """Return whether `/readyz` says no."""
+    """Return true if `/readyz` reports not ready."""
     return not await is_ready(web)

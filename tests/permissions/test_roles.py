@@ -1,4 +1,4 @@
-"""Each role does its whole job with exactly the rights that are printed for it, and uses every one of them."""
+"""Each role does its whole job with exactly its printed permissions, and uses every one of them."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ INBOX = "_INBOX_private"
 
 
 async def publish(connection: Connection) -> None:
-    """Do all a publisher does: a lone event, a batch, and the question a spool asks."""
+    """Do every action of a publisher: a lone event, a batch, and the check of a spool."""
     sink = NatsSink(connection, timeout=2.0)
     await sink.emit(make_event(1))
     await sink.emit_batch([make_event(number) for number in range(2, 22)])
@@ -52,7 +52,7 @@ async def publish(connection: Connection) -> None:
 
 
 async def test_publisher(tmp_path: Path) -> None:
-    """A publisher with a spool."""
+    """A publisher with a spool needs exactly the permissions of its role."""
     with guarded(tmp_path, RoleContext(inbox_prefix=INBOX, spool=True)) as server:
         await server.prepare()
         async with server.connected("publisher") as connection:
@@ -63,7 +63,7 @@ async def test_publisher(tmp_path: Path) -> None:
 
 
 async def test_one_right_less_is_missed(tmp_path: Path) -> None:
-    """Without one right of those printed the role fails, and the server's log says so: the other tests can see it."""
+    """A role without one of its permissions fails, and the server's log shows it, so the other tests can detect it."""
     work = RoleContext(inbox_prefix=INBOX, spool=True)
     publish_rights, subscribe_rights = rights_of("publisher", work)
     less = Rights(tuple(right for right in publish_rights if right.subject != "noetl.events.>"), subscribe_rights)
@@ -78,7 +78,7 @@ async def test_one_right_less_is_missed(tmp_path: Path) -> None:
 
 @pytest.fixture
 async def projector_url(database_url: str) -> AsyncIterator[str]:
-    """Return a database with the table, as a role sees it that has just the grants printed for a projector."""
+    """Return a database with the table, for a role with only the grants printed for a projector."""
     await create_schema(database_url)
     parts = urlsplit(database_url)
     name = f"projector {parts.path[1:]}"
@@ -112,17 +112,17 @@ async def projecting(connection: Connection, work: RoleContext, url: str) -> Asy
 
 
 async def stored(owner: Connection) -> int:
-    """Return how many dead letters there are."""
+    """Return the number of dead letters."""
     return (await show_stream(owner, DEAD_STREAM)).state.messages
 
 
 async def settled(service: Service, count: int) -> bool:
-    """Return whether so many events were stored or buried."""
+    """Return true if *count* events were stored or dead-lettered."""
     return sum(progress.stored + progress.buried for progress in service.progress.values()) >= count
 
 
 async def exhaust(owner: Connection) -> None:
-    """Have a consumer of somebody else give up on a message."""
+    """Let a foreign consumer give up on a message."""
     js = await jetstream(owner)
     config = ConsumerConfig(durable_name="theirs", max_deliver=1, ack_wait=0.1)
     theirs = await js.pull_subscribe("", durable="theirs", stream=EVENTS_STREAM, config=config)
@@ -134,7 +134,7 @@ async def exhaust(owner: Connection) -> None:
 
 
 async def leave_unacknowledged(owner: Connection, name: str) -> None:
-    """Have what the consumer holds delivered a second time, as when a projector died."""
+    """Have the consumer's unacknowledged messages redelivered, as after the death of a projector."""
     js = await jetstream(owner)
     theirs = await js.pull_subscribe_bind(name, EVENTS_STREAM)
     for message in await theirs.fetch(5, timeout=60):
@@ -143,7 +143,7 @@ async def leave_unacknowledged(owner: Connection, name: str) -> None:
 
 
 async def pass_over(owner: Connection, name: str) -> None:
-    """Move the consumer by hand, so that it leaves out the next messages."""
+    """Move the consumer by hand, so that it skips the next messages."""
     seq = (await show_stream(owner, EVENTS_STREAM)).state.last_seq + 5
     client = await owner.client()
     await client.request(owner.api(f"CONSUMER.RESET.{EVENTS_STREAM}.{name}"), b'{"seq":%d}' % seq)
@@ -157,7 +157,7 @@ async def pass_over(owner: Connection, name: str) -> None:
     ],
 )
 async def test_projector(tmp_path: Path, projector_url: str, partitions: int, config: str) -> None:
-    """A projector into Postgres that buries, tries suspects, takes up what others gave up on, and shares lanes."""
+    """A projector into Postgres dead-letters, tests suspects, handles exhausted messages, and shares partitions."""
     stream = StreamDeclaration(partitions=partitions)
     with guarded(tmp_path, projector_work(stream, projector_url), config=config) as server:
         await server.prepare()
@@ -170,14 +170,14 @@ async def test_projector(tmp_path: Path, projector_url: str, partitions: int, co
 
 
 def projector_work(stream: StreamDeclaration, url: str) -> RoleContext:
-    """Return what the projector works with."""
+    """Return the parts of a projector."""
     options = ConnectOptions(inbox_prefix=INBOX)
     settings = Settings(connect=options, stream=stream, projector=ProjectorSettings(to=(url,), ack_wait=2.0))
     return RoleContext.of(settings)
 
 
 async def project(server: Guarded, owner: Connection, connection: Connection, url: str) -> None:
-    """Do all a projector does."""
+    """Do every action of a projector."""
     sink = NatsSink(owner, subject=SUBJECT_BY_EXECUTION)
     js = await jetstream(owner)
     async with projecting(connection, server.work, url) as service:
@@ -202,12 +202,12 @@ async def project(server: Guarded, owner: Connection, connection: Connection, ur
 
 
 async def is_at_least(owner: Connection, count: int) -> bool:
-    """Return whether there are so many dead letters."""
+    """Return true if there are *count* dead letters."""
     return await stored(owner) >= count
 
 
 async def test_gateway(tmp_path: Path) -> None:
-    """A gateway that takes, streams, looks up, and shows dead letters."""
+    """A gateway accepts events, streams, looks up executions, and shows dead letters."""
     with guarded(tmp_path, RoleContext(inbox_prefix=INBOX)) as server:
         await server.prepare()
         async with server.connected("owner") as owner, server.connected("gateway") as connection:
@@ -231,7 +231,7 @@ async def test_gateway(tmp_path: Path) -> None:
 
 
 async def wait_for_nothing(connection: Connection, stream: str) -> None:
-    """Read behind the end of *stream* until a heartbeat has it count again."""
+    """Read behind the end of *stream* until a heartbeat triggers another count."""
     consumer = EphemeralConsumer(connection, stream, heartbeat=0.1, follows=True)
     await consumer.open(start=1_000_000)
     with suppress(TimeoutError):
@@ -249,7 +249,7 @@ async def bury(owner: Connection) -> None:
 
 
 async def test_admin(tmp_path: Path) -> None:
-    """An administrator that creates and shows streams, works through dead letters, verifies and rebuilds."""
+    """An administrator creates and shows streams, handles dead letters, verifies and rebuilds."""
     with guarded(tmp_path, RoleContext(inbox_prefix=INBOX)) as server:
         async with server.connected("owner") as owner, server.connected("admin") as connection:
             for declared in (server.work.stream, DEAD_LETTERS, TRIALS):
@@ -264,13 +264,13 @@ async def test_admin(tmp_path: Path) -> None:
 
 
 async def disable_batches(owner: Connection, name: str) -> None:
-    """Have the stream as an older server would have made it."""
+    """Give the stream the configuration of an older server."""
     js = await jetstream(owner)
     await js.update_stream((await js.stream_info(name)).config.evolve(allow_batched=False))
 
 
 async def administer(connection: Connection, url: str) -> None:
-    """Do all an administrator does after `stream ensure`."""
+    """Do every action of an administrator after `stream ensure`."""
     for name in (EVENTS_STREAM, DEAD_STREAM, TRIALS.name):
         await show_stream(connection, name)
     graveyard = DeadLetterReader(connection)

@@ -1,4 +1,4 @@
-"""A rebuild: what reaches the sink, what is said of the rest, and whom it leaves alone."""
+"""A rebuild: the events in the sink, the report of the others, and the consumers it does not touch."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ BODIES = [
 
 
 async def rebuild(connection: Connection, stream: str, sink: EventSink, **options: Any) -> Rebuilt:
-    """Carry the whole past of *stream* into *sink*."""
+    """Rebuild *sink* from the whole of *stream*."""
     async with History(connection, Span(stream=stream)) as history:
         return await Rebuild(history, sink, **options).run()
 
@@ -52,7 +52,7 @@ async def project(connection: Connection, stream: str, sink: MemorySink, dead: s
 async def test_same_events_as_projected(
     connection: Connection, stream: StreamDeclaration, dead_stream: StreamDeclaration
 ) -> None:
-    """A rebuilt destination holds what a projected one does, with the same id for the event that came without."""
+    """A rebuilt destination equals a projected one, with the same derived id for an event without id."""
     await publish(connection, f"{stream.name}.x", BODIES)
     projected, rebuilt = MemorySink(), MemorySink()
     await project(connection, stream.name, projected, dead_stream.name, len(BODIES))
@@ -66,7 +66,7 @@ async def test_same_events_as_projected(
 async def test_live_consumer_is_left_alone(
     connection: Connection, stream: StreamDeclaration, dead_stream: StreamDeclaration
 ) -> None:
-    """Floor, delivered, pending and redelivered of a durable stay as they were, and nothing is buried again."""
+    """All positions and counts of a durable stay as they were, and no event is dead-lettered again."""
     await publish(connection, f"{stream.name}.x", [encode(event) for event in make_events(30)] + BODIES)
     js = await jetstream(connection)
     await project(connection, stream.name, MemorySink(), dead_stream.name, 35)
@@ -86,13 +86,13 @@ async def test_live_consumer_is_left_alone(
 
 
 async def _has_one_in_hand(connection: Connection, stream: str) -> bool:
-    """Return whether the live projector has settled all but the last, which it was given."""
+    """Return true if the projector has all messages but the last acknowledged, and has that one in flight."""
     info = await (await jetstream(connection)).consumer_info(stream, "live")
     return info.num_ack_pending == 1 and info.ack_floor is not None and info.ack_floor.stream_seq == 35
 
 
 async def test_twice_stores_once(connection: Connection, stream: StreamDeclaration) -> None:
-    """A second run leaves the destination as the first did."""
+    """A second run leaves the destination unchanged."""
     await publish(connection, f"{stream.name}.x", BODIES)
     sink = MemorySink()
     first = await rebuild(connection, stream.name, sink)
@@ -120,7 +120,7 @@ async def test_faults_are_named(connection: Connection, stream: StreamDeclaratio
 async def test_faults_kept_are_bounded(
     connection: Connection, stream: StreamDeclaration, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every fault is counted, the first are named."""
+    """Every fault is counted, and the first ones are listed."""
     monkeypatch.setattr(rebuild_module, "MAX_FAULTS", 3)
     await publish(connection, f"{stream.name}.x", [b"x"] * 10)
     done = await rebuild(connection, stream.name, MemorySink())
@@ -129,7 +129,7 @@ async def test_faults_kept_are_bounded(
 
 
 async def test_execution_is_chosen(connection: Connection, stream: StreamDeclaration) -> None:
-    """Only its events are stored, and of the malformed messages those are named that mention it."""
+    """Only the execution's events are stored, and only malformed messages that mention it are listed."""
     await publish(connection, f"{stream.name}.x", BODIES)
     sink = MemorySink()
     done = await rebuild(connection, stream.name, sink, execution=5)
@@ -140,7 +140,7 @@ async def test_execution_is_chosen(connection: Connection, stream: StreamDeclara
 
 
 async def test_waits_while_the_sink_is_away(connection: Connection, stream: StreamDeclaration) -> None:
-    """An outage within the patience costs nothing."""
+    """An outage within the patience loses no event."""
     await publish(connection, f"{stream.name}.x", BODIES)
     inner = MemorySink()
     sink = FaultySink(inner, [SinkUnavailable("away", retry_after=0.01)] * 3)
@@ -150,7 +150,7 @@ async def test_waits_while_the_sink_is_away(connection: Connection, stream: Stre
 
 
 async def test_gives_up_and_knows_how_far_it_came(connection: Connection, stream: StreamDeclaration) -> None:
-    """After the patience it ends with the sink's reason, and from there on the rest is what is missing."""
+    """After the patience the rebuild ends with the sink's reason, and can continue from its last position."""
     await publish(connection, f"{stream.name}.x", [encode(event) for event in make_events(30)])
     inner, batches = MemorySink(), list[int]()
     sink = FaultySink(inner, [None, None, *[SinkUnavailable("away", retry_after=0.01)] * 999])

@@ -1,4 +1,4 @@
-"""Libraries into which we reach have an upper bound, and it admits the release that is tested."""
+"""Libraries with private names in use have an upper bound, which admits the tested release."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def requirements() -> list[Requirement]:
-    """Return every requirement of ours, those of the extras too."""
+    """Return every requirement of the project, including those of the extras."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     lines = [*project["dependencies"], *(line for extra in project["optional-dependencies"].values() for line in extra)]
     return [Requirement(line) for line in lines]
@@ -23,7 +23,7 @@ def requirements() -> list[Requirement]:
 
 @pytest.mark.parametrize("name", ["nats-py", "uvicorn"])
 def test_bound_admits_what_is_tested(name: str) -> None:
-    """Each requirement of it ends before the next minor release, and takes the one that is installed from the pins."""
+    """Each requirement ends before the next minor release, and admits the pinned one."""
     found = [requirement for requirement in requirements() if requirement.name == name]
 
     assert found
@@ -45,7 +45,7 @@ def test_pins_are_within_the_bounds() -> None:
 
 
 def test_remedy_names_the_bound() -> None:
-    """What the warning about another nats-py tells to install is what we require."""
+    """The warning about another nats-py names the required version."""
     (required,) = {str(one) for one in requirements() if one.name == "nats-py" and not one.extras}
 
     assert Requirement(required) == Requirement(NATS_PY)

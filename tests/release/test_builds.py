@@ -1,4 +1,4 @@
-"""Wheel and sdist: the same bytes from the same commit, with its version, and all that belongs in them."""
+"""Wheel and sdist: the same bytes from the same commit, with its version and all needed files."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def build(
     tree: Path, *, into: Path, version: str = "", targets: tuple[str, ...] = ("sdist", "wheel")
 ) -> dict[str, Path]:
-    """Build *targets* from *tree*, and return them by their kind."""
+    """Build *targets* from *tree*, and return them by kind."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("SETUPTOOLS_SCM")}
     environment |= {"SOURCE_DATE_EPOCH": "1780000000"}
     environment |= {"SETUPTOOLS_SCM_PRETEND_VERSION": version} if version else {}
@@ -43,12 +43,12 @@ def build(
 
 
 def hashes(built: dict[str, Path]) -> dict[str, str]:
-    """Return what tells two files apart, whatever their names."""
+    """Return the hashes of the files, without their names."""
     return {kind: hashlib.sha256(path.read_bytes()).hexdigest() for kind, path in built.items()}
 
 
 def test_a_commit_makes_the_same_bytes_each_time(tree: Path, tmp_path: Path) -> None:
-    """From files of another age and other rights, in another folder, the same; and the sdist makes the same wheel."""
+    """Files of another age and mode, in another folder, make the same bytes; and the sdist makes the same wheel."""
     first = build(tree, into=tmp_path / "1", version="1.2.3")
     again = tmp_path / "again"
     shutil.copytree(tree, again, copy_function=shutil.copy)
@@ -59,14 +59,14 @@ def test_a_commit_makes_the_same_bytes_each_time(tree: Path, tmp_path: Path) -> 
     with tarfile.open(first["sdist"]) as archive:
         archive.extractall(tmp_path / "unpacked", filter="data")
     [unpacked] = (tmp_path / "unpacked").iterdir()
-    # No repository, no variable: the version comes with it.
+    # Without a repository and a variable the version comes from the sdist.
     rebuilt = build(unpacked, into=tmp_path / "3", targets=("wheel",))
     assert rebuilt["wheel"].name == "noetl_events-1.2.3-py3-none-any.whl"
     assert hashes(rebuilt)["wheel"] == hashes(first)["wheel"]
 
 
 def test_a_bare_tree_makes_a_wheel_with_what_it_needs_and_nothing_else(tree: Path, tmp_path: Path) -> None:
-    """Without repository and tag there is a version all the same; in it both packages with types and page, no test."""
+    """A tree without repository and tag makes a wheel with a version, both packages, types and page, and no test."""
     wheel = build(tree, into=tmp_path, targets=("wheel",))["wheel"]
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {name.split("/")[0] for name in names} == {"noetl_events", "consumers", "noetl_events-0.0.0.dist-info"}

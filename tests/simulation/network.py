@@ -173,7 +173,7 @@ class SimClient:
         self._up.send([partial(self._interest.discard, prefix)])
 
     def is_known(self, epoch: int, inbox: str) -> bool:
-        """Return true if the server believes that *inbox* of *epoch* has a subscriber, also for a while after a loss."""
+        """Return true if the server believes that *inbox* of *epoch* has a subscriber, also shortly after a loss."""
         if self.epoch != epoch:
             return asyncio.get_running_loop().time() < self._ghost_until
         return any(inbox.startswith(prefix) for prefix in self._interest)

@@ -1,4 +1,4 @@
-"""Sinks that break a promise about two events with one key."""
+"""Sinks that break the contract for two events with one key."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ if TYPE_CHECKING:
 
 
 class KnowsIdsOnly(GoodSink):
-    """Takes the id for the key, whatever the execution."""
+    """A sink that takes the id for the key, whatever the execution."""
 
     def _stored(self, event: ExecutorEvent) -> ExecutorEvent | None:
         return next((stored for stored in map(decode, self.destination) if stored.event_id == event.event_id), None)
 
 
 class ComparesObjects(GoodSink):
-    """Compares an event with what it reads back, and not with what it means."""
+    """A sink that compares an event with the row as read back, not by its meaning."""
 
     def _conflicts(self, events: dict[int, ExecutorEvent]) -> dict[int, str]:
         return {place: "another" for place, event in events.items() if self._stored(event) not in (None, event)}
 
 
 class ComparesNothing(GoodSink):
-    """Takes a key that is there for the same event."""
+    """A sink that takes an existing key for the same event."""
 
     def _conflicts(self, events: dict[int, ExecutorEvent]) -> dict[int, str]:
         return {}
 
 
 class RejectsWithoutAName(GoodSink):
-    """Rejects a conflict as any other event."""
+    """A sink that rejects a conflict like any other event."""
 
     async def emit_batch(self, events: Sequence[ExecutorEvent]) -> None:
-        """Leave out which of the rejected are conflicts."""
+        """Omit the conflicts among the rejected events."""
         try:
             await super().emit_batch(events)
         except EventsRejected as exc:
@@ -46,7 +46,7 @@ class RejectsWithoutAName(GoodSink):
 
 
 class KeepsTheLast(GoodSink):
-    """Overwrites what is there, and rejects nothing."""
+    """A sink that overwrites existing events, and rejects none."""
 
     async def _write(self, bodies: Sequence[bytes]) -> None:
         keys = {key(decode(body)) for body in bodies}
@@ -55,7 +55,7 @@ class KeepsTheLast(GoodSink):
 
 
 class DropsDoublesFirst(GoodSink):
-    """Has one event a key in a batch before it compares any."""
+    """A sink that keeps one event per key of a batch before it compares any."""
 
     async def emit_batch(self, events: Sequence[ExecutorEvent]) -> None:
         """Store the first event of each key."""
@@ -63,7 +63,7 @@ class DropsDoublesFirst(GoodSink):
 
 
 class ComparesWithItsOwn(GoodSink):
-    """Compares with what it stored itself, and takes the rest for the same."""
+    """A sink that compares only with events it stored itself."""
 
     def __init__(self, destination: list[bytes]) -> None:
         super().__init__(destination)
@@ -75,7 +75,7 @@ class ComparesWithItsOwn(GoodSink):
 
 
 class RejectsOnce(GoodSink):
-    """Takes an event that comes again for stored, because it was seen before."""
+    """A sink that takes a repeated conflict for stored, because it was seen before."""
 
     def __init__(self, destination: list[bytes]) -> None:
         super().__init__(destination)
@@ -88,7 +88,7 @@ class RejectsOnce(GoodSink):
 
 
 class RejectsVariants(GoodSink):
-    """Takes every difference for another event."""
+    """A sink that takes every difference for another event."""
 
     def _conflicts(self, events: dict[int, ExecutorEvent]) -> dict[int, str]:
         there = {key(stored): encode(stored) for stored in map(decode, self.destination)}

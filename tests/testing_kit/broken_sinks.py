@@ -1,4 +1,4 @@
-"""A sink that keeps every promise of the contract, and for each promise one or more that break it."""
+"""A sink that keeps the contract, and for each of its tests one or more that break it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class GoodSink:
-    """A sink that keeps every promise, cut into the steps that those below get wrong."""
+    """A sink that keeps the contract, divided into the steps that the others break."""
 
     def __init__(self, destination: list[bytes]) -> None:
         self.destination = destination
@@ -38,17 +38,17 @@ class GoodSink:
             raise EventsRejected(reasons | conflicts, conflicts=conflicts)
 
     async def aclose(self) -> None:
-        """Refuse what comes later."""
+        """Refuse later events."""
         self.closed = True
 
     def _refuse(self, events: Sequence[ExecutorEvent]) -> None:
-        """Raise where nothing may be stored."""
+        """Raise if nothing may be stored."""
         if self.closed:
             raise RuntimeError("closed")
         require_ids(events)
 
     def _encode(self, events: Sequence[ExecutorEvent]) -> tuple[list[bytes], dict[int, str]]:
-        """Return what is to be written, and what never will be."""
+        """Return the storable bodies, and the rejections."""
         bodies, reasons = [], {}
         for place, event in enumerate(events):
             try:
@@ -58,13 +58,13 @@ class GoodSink:
         return bodies, reasons
 
     async def _write(self, bodies: Sequence[bytes]) -> None:
-        """Write what is not there."""
+        """Write the bodies that are not stored yet."""
         for body in bodies:
             if not self._has(body):
                 self.destination.append(body)
 
     def _has(self, body: bytes) -> bool:
-        """Return whether an event with the key of that in *body* is at the destination."""
+        """Return true if the destination has an event with the key of that in *body*."""
         return self._stored(decode(body)) is not None
 
     def _stored(self, event: ExecutorEvent) -> ExecutorEvent | None:
@@ -72,7 +72,7 @@ class GoodSink:
         return next((stored for stored in map(decode, self.destination) if key(stored) == key(event)), None)
 
     def _conflicts(self, events: dict[int, ExecutorEvent]) -> dict[int, str]:
-        """Return the reasons of those that are different events than the ones with their keys."""
+        """Return the reasons of the events that differ from the stored ones with their keys."""
         found = {place: (self._stored(event), event) for place, event in events.items()}
         return {
             place: compare(stored, event).reason
@@ -82,23 +82,23 @@ class GoodSink:
 
 
 def key(event: ExecutorEvent) -> tuple[int, int | None]:
-    """Return what an event is known by."""
+    """Return the key of an event."""
     return event.execution_id, event.event_id
 
 
 class GoodLog(GoodSink):
-    """A sink without a key, which keeps every promise of one: it keeps each event it is given once."""
+    """A sink without keys that keeps the contract for such sinks: each event is stored once."""
 
     def _has(self, body: bytes) -> bool:
         return body in self.destination
 
     def _conflicts(self, events: dict[int, ExecutorEvent]) -> dict[int, str]:
-        """Reject none."""
+        """Reject no event."""
         return {}
 
 
 class NoBatches:
-    """Has no `emit_batch`."""
+    """A sink without `emit_batch`."""
 
     def __init__(self, destination: list[bytes]) -> None:
         self.destination = destination
@@ -112,7 +112,7 @@ class NoBatches:
 
 
 class StoresLater(GoodSink):
-    """Returns from `emit` before the event is stored."""
+    """A sink that returns from `emit` before the event is stored."""
 
     async def emit(self, event: ExecutorEvent) -> None:
         """Leave *event* to a task."""
@@ -120,21 +120,21 @@ class StoresLater(GoodSink):
 
 
 class DropsLast(GoodSink):
-    """Leaves the last event of a batch in a buffer."""
+    """A sink that leaves the last event of a batch in a buffer."""
 
     async def _write(self, bodies: Sequence[bytes]) -> None:
         await super()._write(bodies[:-1])
 
 
 class LosesOrder(GoodSink):
-    """Writes a batch back to front."""
+    """A sink that writes a batch in reverse order."""
 
     async def _write(self, bodies: Sequence[bytes]) -> None:
         await super()._write(bodies[::-1])
 
 
 class NeedsOne(GoodSink):
-    """Cannot handle a batch without events."""
+    """A sink that fails on a batch without events."""
 
     def _refuse(self, events: Sequence[ExecutorEvent]) -> None:
         super()._refuse(events)
@@ -142,21 +142,21 @@ class NeedsOne(GoodSink):
 
 
 class KeepsDoubles(GoodSink):
-    """Writes what it is given, as often as it is given."""
+    """A sink that writes every duplicate."""
 
     def _has(self, body: bytes) -> bool:
         return False
 
 
 class LooksOncePerBatch(GoodSink):
-    """Looks at the destination before a batch, and not at the batch itself."""
+    """A sink that checks the destination for duplicates, and not the batch itself."""
 
     async def _write(self, bodies: Sequence[bytes]) -> None:
         self.destination += [body for body in bodies if not self._has(body)]
 
 
 class ForgetsOnReopen(GoodSink):
-    """Knows only of what it stored itself."""
+    """A sink that knows only events it stored itself."""
 
     def __init__(self, destination: list[bytes]) -> None:
         super().__init__(destination)
@@ -167,17 +167,17 @@ class ForgetsOnReopen(GoodSink):
 
 
 class LosesField(GoodSink):
-    """Has no column for `meta`."""
+    """A sink without a column for `meta`."""
 
     def _encode(self, events: Sequence[ExecutorEvent]) -> tuple[list[bytes], dict[int, str]]:
         return super()._encode([structs.replace(event, meta=None) for event in events])
 
 
 class RejectsWholeBatch(GoodSink):
-    """Rejects the innocent with the guilty, naming only the guilty."""
+    """A sink that stores none of a batch with a bad event, and reports only the bad one."""
 
     async def emit_batch(self, events: Sequence[ExecutorEvent]) -> None:
-        """Store nothing if one event cannot be."""
+        """Store nothing if one event cannot be stored."""
         self._refuse(events)
         bodies, reasons = self._encode(events)
         if reasons:
@@ -186,7 +186,7 @@ class RejectsWholeBatch(GoodSink):
 
 
 class BlamesAll(GoodSink):
-    """Stores what it can, and then rejects the whole batch."""
+    """A sink that stores the valid events, and then rejects the whole batch."""
 
     def _encode(self, events: Sequence[ExecutorEvent]) -> tuple[list[bytes], dict[int, str]]:
         bodies, reasons = super()._encode(events)
@@ -194,30 +194,30 @@ class BlamesAll(GoodSink):
 
 
 class IgnoresRejected(GoodSink):
-    """Drops what it cannot store, and says nothing."""
+    """A sink that silently drops bad events."""
 
     def _encode(self, events: Sequence[ExecutorEvent]) -> tuple[list[bytes], dict[int, str]]:
         return super()._encode(events)[0], {}
 
 
 class StoresBeforeItRefuses(GoodSink):
-    """Finds out that an id is missing when the events before it are stored."""
+    """A sink that notices a missing id after it has stored the events before."""
 
     async def emit_batch(self, events: Sequence[ExecutorEvent]) -> None:
-        """Store one event after the other."""
+        """Store the events one after the other."""
         for event in events:
             await super().emit_batch([event])
 
 
 class StoresWithoutId(GoodSink):
-    """Takes an event that nobody can know again."""
+    """A sink that accepts an event without an id."""
 
     def _refuse(self, events: Sequence[ExecutorEvent]) -> None:
-        """Refuse nothing for want of an id."""
+        """Accept a missing id."""
 
 
 class Coalescing(GoodSink):
-    """Makes one batch of concurrent emits, as a sink may, and tells every emitter of it the same, as none may."""
+    """A sink that batches concurrent emits, which is allowed, and gives all of them the same result, which is not."""
 
     def __init__(self, destination: list[bytes]) -> None:
         super().__init__(destination)
@@ -225,21 +225,21 @@ class Coalescing(GoodSink):
         self.batch: asyncio.Task[None] | None = None
 
     async def emit(self, event: ExecutorEvent) -> None:
-        """Wait for the batch *event* is part of."""
+        """Wait for the batch with *event*."""
         self.waiting.append(event)
         if self.batch is None or self.batch.done():
             self.batch = asyncio.ensure_future(self.flush())
         await self.batch
 
     async def flush(self) -> None:
-        """Store what waits."""
+        """Store the waiting events."""
         await asyncio.sleep(0)
         events, self.waiting = self.waiting, []
         await self.emit_batch(events)
 
 
 class LooksBeforeItWaits(GoodSink):
-    """Lets others run between looking for a double and writing."""
+    """A sink that lets other tasks run between the check for a duplicate and the write."""
 
     async def _write(self, bodies: Sequence[bytes]) -> None:
         new = [body for body in bodies if not self._has(body)]
@@ -248,7 +248,7 @@ class LooksBeforeItWaits(GoodSink):
 
 
 class CopiesAndReplaces(GoodSink):
-    """Reads the destination, lets others run, and writes all of it back."""
+    """A sink that reads the destination, lets other tasks run, and writes all of it back."""
 
     async def _write(self, bodies: Sequence[bytes]) -> None:
         copy = [*self.destination, *(body for body in bodies if not self._has(body))]
@@ -257,7 +257,7 @@ class CopiesAndReplaces(GoodSink):
 
 
 class RemembersBeforeItWrites(GoodSink):
-    """Takes an event for stored before it is: a cancellation in between loses it for good."""
+    """A sink that takes an event for stored too early: a cancellation in between loses it for good."""
 
     def __init__(self, destination: list[bytes]) -> None:
         super().__init__(destination)
@@ -272,7 +272,7 @@ class RemembersBeforeItWrites(GoodSink):
 
 
 class BrokenByCancellation(GoodSink):
-    """Never lets go of what a cancelled emit held."""
+    """A sink that never releases the lock of a cancelled emit."""
 
     busy = False
 
@@ -285,7 +285,7 @@ class BrokenByCancellation(GoodSink):
 
 
 class DropsOnClose(GoodSink):
-    """Throws away what is under way when it is closed."""
+    """A sink that drops the emits in flight when it is closed."""
 
     async def _write(self, bodies: Sequence[bytes]) -> None:
         for _ in range(2):
@@ -295,7 +295,7 @@ class DropsOnClose(GoodSink):
 
 
 class ClosesOnce(GoodSink):
-    """Cannot be closed a second time."""
+    """A sink that cannot be closed twice."""
 
     async def aclose(self) -> None:
         """Fail the second time."""
@@ -304,23 +304,23 @@ class ClosesOnce(GoodSink):
 
 
 class TakesAllWithIt(GoodSink):
-    """Deletes what it stored when it is closed."""
+    """A sink that deletes its events when it is closed."""
 
     async def aclose(self) -> None:
-        """Leave nothing."""
+        """Delete every event."""
         await super().aclose()
         self.destination.clear()
 
 
 class StoresAfterClose(GoodSink):
-    """Takes events as before when it is closed."""
+    """A closed sink that still stores events."""
 
     async def aclose(self) -> None:
         """Do nothing."""
 
 
 class DropsAfterClose(GoodSink):
-    """Takes events when it is closed, and drops them."""
+    """A closed sink that accepts events, and drops them."""
 
     def _refuse(self, events: Sequence[ExecutorEvent]) -> None:
         require_ids(events)

@@ -1,4 +1,4 @@
-"""A server that answers every byte with itself, and its client."""
+"""An echo server and its client."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
 SILENCE: Final = 0.1
-"""How long nothing has to happen before a test believes that nothing happens, in seconds."""
+"""The seconds of silence after which a test concludes that nothing will arrive."""
 
 
 class EchoServer:
-    """Answers every byte with itself; `ends` has a token for each connection that came to its end."""
+    """A server that echoes every byte; `ends` has a token for each connection that ended."""
 
     def __init__(self) -> None:
         self.ends = asyncio.Semaphore(0)
@@ -29,7 +29,7 @@ class EchoServer:
 
     @property
     def port(self) -> int:
-        """Where it listens."""
+        """The port of the server."""
         port: int = self._listening.sockets[0].getsockname()[1]
         return port
 
@@ -42,24 +42,24 @@ class EchoServer:
 
 
 class Client:
-    """A connection to it, straight or through something."""
+    """A connection to the server, directly or through a proxy."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader = reader
         self.writer = writer
 
     async def echo(self, data: bytes) -> bytes:
-        """Send *data* and return what comes back."""
+        """Send *data* and return the answer."""
         self.writer.write(data)
         return await self.receive()
 
     async def receive(self) -> bytes:
-        """Return what comes, nothing at the end."""
+        """Return the received bytes, empty at the end."""
         async with asyncio.timeout(180):
             return await self.reader.read(100)
 
     async def is_silent(self) -> bool:
-        """Tell whether nothing comes, neither bytes nor an end."""
+        """Return true if neither bytes nor an end arrive."""
         with suppress(TimeoutError):
             async with asyncio.timeout(SILENCE):
                 await self.reader.read(100)
@@ -69,7 +69,7 @@ class Client:
 
 @asynccontextmanager
 async def connected(port: int) -> AsyncIterator[Client]:
-    """Connect, and leave without a word: the connection may be gone."""
+    """Connect, and close without errors: the connection may be gone."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
         yield Client(reader, writer)

@@ -15,7 +15,7 @@ from tests.faults.load import is_made
 
 
 async def test_a_cluster_takes_a_replicated_stream_and_ends_with_a_signal() -> None:
-    """It prints a URL of three servers that hold a stream of three replicas, and is gone after SIGTERM."""
+    """The command prints a URL of three servers with a stream of three replicas, and ends after SIGTERM."""
     command = ("-m", "noetl_events.testing.cluster")
     process = await asyncio.create_subprocess_exec(sys.executable, *command, stdout=asyncio.subprocess.PIPE)
     assert process.stdout is not None

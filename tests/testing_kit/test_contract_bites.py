@@ -1,4 +1,4 @@
-"""Each test of SinkContract fails for a sink that breaks its promise, and passes for one that keeps them all."""
+"""Each test of SinkContract fails for a sink that breaks it, and passes for a correct one."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ BROKEN: list[tuple[str, type[broken.GoodSink | broken.NoBatches]]] = [
     ("test_closed_sink_refuses", broken.StoresAfterClose),
     ("test_closed_sink_refuses", broken.DropsAfterClose),
 ]
-"""Each contract test with a sink it must fail for."""
+"""Each contract test with a sink that it must fail for."""
 
 BROKEN_LOGS: list[tuple[str, type[broken.GoodSink]]] = [
     ("test_same_event_made_again_is_no_conflict", broken.KeepsDoubles),
@@ -64,13 +64,13 @@ BROKEN_LOGS: list[tuple[str, type[broken.GoodSink]]] = [
     ("test_conflict_emitted_again_is_still_one", broken.KeepsDoubles),
     ("test_other_payload_is_a_variant", conflicts.ComparesNothing),
 ]
-"""The tests that ask something else of a destination without a key, with a sink each must fail for."""
+"""The tests with another rule for destinations without keys, each with a sink that it must fail for."""
 
 PROMISES = [name for name, _ in inspect.getmembers(SinkContract, inspect.isfunction) if name.startswith("test_")]
 
 
 async def run(name: str, sink_class: type[broken.GoodSink | broken.NoBatches], *, is_keyed: bool = True) -> None:
-    """Run one test of the contract on sinks of *sink_class*."""
+    """Run a contract test on sinks of *sink_class*."""
     destination: list[bytes] = []
 
     class Contract(SinkContract):
@@ -87,25 +87,25 @@ async def run(name: str, sink_class: type[broken.GoodSink | broken.NoBatches], *
 
 @pytest.mark.parametrize(("name", "sink_class"), BROKEN, ids=lambda value: getattr(value, "__name__", value))
 async def test_broken_sink_fails(name: str, sink_class: type[broken.GoodSink | broken.NoBatches]) -> None:
-    """A sink that breaks a promise is found by the test of that promise, and by an assertion of it."""
+    """A sink that breaks a rule is found by the test of that rule, and by one of its assertions."""
     with pytest.raises((AssertionError, pytest.fail.Exception)):
         await run(name, sink_class)
 
 
 @pytest.mark.parametrize(("name", "sink_class"), BROKEN_LOGS, ids=lambda value: getattr(value, "__name__", value))
 async def test_broken_log_fails(name: str, sink_class: type[broken.GoodSink]) -> None:
-    """A sink without a key that drops one of two events, or keeps one twice, is found."""
+    """A sink without keys that drops one of two events, or stores one twice, is found."""
     with pytest.raises((AssertionError, pytest.fail.Exception)):
         await run(name, sink_class, is_keyed=False)
 
 
 @pytest.mark.parametrize("name", PROMISES)
 async def test_good_sink_passes(name: str) -> None:
-    """A sink that keeps its promises passes, so that a failure means something."""
+    """A correct sink passes, so a failure is significant."""
     await run(name, broken.GoodSink)
     await run(name, broken.GoodLog, is_keyed=False)
 
 
 def test_every_promise_has_a_sink_that_breaks_it() -> None:
-    """No test of the contract is without a proof that it can fail."""
+    """Every test of the contract has a sink that it fails for."""
     assert {*PROMISES} == {name for name, _ in BROKEN}

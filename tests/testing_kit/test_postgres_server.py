@@ -1,4 +1,4 @@
-"""The Postgres of the testing kit: it keeps what was committed, ends as it is told, and is nobody else's."""
+"""The Postgres of the testing kit: committed data is kept, it stops on request, and access is private."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ HELD = "pre-existing shared memory block"
 
 @pytest.fixture(scope="module")
 def shared_postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
-    """Make a database once: that takes most of a second."""
+    """Create a database once, because that takes most of a second."""
     with PostgresServer(data_dir=tmp_path_factory.mktemp("postgres")) as server:
         yield server
 
 
 @pytest.fixture
 def postgres(shared_postgres: PostgresServer) -> PostgresServer:
-    """Run the server that an earlier test may have ended."""
+    """Start the server if an earlier test has ended it."""
     shared_postgres.start()
     return shared_postgres
 
 
 @asynccontextmanager
 async def connected(url: str) -> AsyncIterator[asyncpg.Connection[Any]]:
-    """Connect, and leave without a word: the server may be gone."""
+    """Connect, and close without errors: the server may be gone."""
     connection = await asyncpg.connect(url, timeout=10)
     try:
         yield connection
@@ -46,20 +46,20 @@ async def connected(url: str) -> AsyncIterator[asyncpg.Connection[Any]]:
 
 
 async def query(server: PostgresServer, sql: str) -> Any:
-    """Ask over a connection of its own."""
+    """Run a query over a separate connection."""
     async with connected(server.url) as connection:
         return await connection.fetchval(sql)
 
 
 async def store(server: PostgresServer, number: int) -> None:
-    """Commit one row."""
+    """Commit a row."""
     async with connected(server.url) as connection:
         await connection.execute("CREATE TABLE IF NOT EXISTS kept (number int)")
         await connection.execute("INSERT INTO kept VALUES ($1)", number)
 
 
 async def test_killed_postgres_keeps_its_address_and_rows(postgres: PostgresServer) -> None:
-    """A Postgres that was killed comes back at the same URL with what was committed."""
+    """A killed Postgres comes back at the same URL with the committed rows."""
     url = postgres.url
     await store(postgres, 1)
 
@@ -71,7 +71,7 @@ async def test_killed_postgres_keeps_its_address_and_rows(postgres: PostgresServ
 
 
 async def test_kill_ends_backends_at_work(postgres: PostgresServer) -> None:
-    """A crash takes every backend along, also one in a long statement: nothing holds the data when it starts again."""
+    """A crash ends every backend, also in a long statement, so none holds the data at the next start."""
     async with connected(postgres.url) as connection:
         backend = connection.get_server_pid()
         statement = asyncio.ensure_future(connection.execute("SELECT pg_sleep(600)"))
@@ -88,7 +88,7 @@ async def test_kill_ends_backends_at_work(postgres: PostgresServer) -> None:
 
 
 async def test_postgres_starts_beside_orphaned_backends(postgres: PostgresServer) -> None:
-    """When its parent process alone was lost, a start waits until the orphans have let go of the data."""
+    """If only its parent process was killed, a start waits until the orphaned backends release the data."""
     async with connected(postgres.url):
         await store(postgres, 2)
         os.kill(postgres.pid, signal.SIGKILL)
@@ -98,7 +98,7 @@ async def test_postgres_starts_beside_orphaned_backends(postgres: PostgresServer
 
 
 async def test_connected_clients_do_not_delay_the_end(postgres: PostgresServer) -> None:
-    """Terminating does not wait for clients to leave, not even those of a paused server."""
+    """A termination does not wait for clients, not even on a paused server."""
     async with connected(postgres.url):
         postgres.pause()
         began = time.monotonic()
@@ -109,7 +109,7 @@ async def test_connected_clients_do_not_delay_the_end(postgres: PostgresServer) 
 
 
 async def test_paused_postgres_answers_once_resumed(postgres: PostgresServer) -> None:
-    """A pause silences the open connections too, and breaks none."""
+    """A pause silences the open connections, and breaks none."""
     async with connected(postgres.url) as connection:
         postgres.pause()
         answer = asyncio.ensure_future(connection.fetchval("SELECT 1"))
@@ -129,6 +129,6 @@ async def test_commits_are_durable_unless_asked_otherwise(postgres: PostgresServ
 
 
 async def test_others_on_the_machine_are_kept_out(postgres: PostgresServer) -> None:
-    """Whoever does not know the password gets no connection."""
+    """A client without the password gets no connection."""
     with pytest.raises(asyncpg.InvalidPasswordError):
         await asyncpg.connect(f"postgresql://postgres:guess@127.0.0.1:{postgres.port}/postgres")

@@ -1,4 +1,4 @@
-"""The faults of the proxy, as clients and servers see them."""
+"""The faults of the proxy, as seen by clients and servers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 async def server() -> AsyncIterator[EchoServer]:
-    """Run a server that answers every byte with itself."""
+    """Run an echo server."""
     async with EchoServer() as server:
         yield server
 
@@ -33,7 +33,7 @@ async def proxy(server: EchoServer) -> AsyncIterator[FaultyProxy]:
 
 
 async def test_whole_proxy_passes_bytes_and_ends(server: EchoServer, proxy: FaultyProxy) -> None:
-    """Without a fault everything passes, and the end of one direction leaves the other open."""
+    """Without a fault all bytes pass, and the end of one direction leaves the other open."""
     async with connected(proxy.port) as client:
         assert await client.echo(b"1") == b"1"
 
@@ -44,7 +44,7 @@ async def test_whole_proxy_passes_bytes_and_ends(server: EchoServer, proxy: Faul
 
 
 async def test_cut_resets_both_sides_and_spares_new_connections(server: EchoServer, proxy: FaultyProxy) -> None:
-    """A cut is a reset for client and server alike; the next connection works."""
+    """A cut resets client and server; the next connection works."""
     async with connected(proxy.port) as client:
         await client.echo(b"1")
 
@@ -58,7 +58,7 @@ async def test_cut_resets_both_sides_and_spares_new_connections(server: EchoServ
 
 
 async def test_cut_reaches_connections_just_made(proxy: FaultyProxy) -> None:
-    """A connection that the proxy has not looked at yet is reset too."""
+    """A connection that the proxy has not accepted yet is reset too."""
     async with connected(proxy.port) as client:
         proxy.cut()
 
@@ -67,7 +67,7 @@ async def test_cut_reaches_connections_just_made(proxy: FaultyProxy) -> None:
 
 
 async def test_black_hole_swallows_bytes_and_ends(server: EchoServer, proxy: FaultyProxy) -> None:
-    """In a black hole nobody hears of the other, not even that it left; healing resets who lost something."""
+    """In a black hole neither side notices anything of the other; healing resets connections that lost bytes."""
     async with connected(proxy.port) as leaving, connected(proxy.port) as waiting:
         await leaving.echo(b"1")
         await waiting.echo(b"1")
@@ -101,7 +101,7 @@ async def test_connection_made_in_a_black_hole_gets_no_answer(proxy: FaultyProxy
 
 
 async def test_connection_idle_in_a_black_hole_goes_on(proxy: FaultyProxy) -> None:
-    """A connection that lost nothing survives a black hole."""
+    """A connection that lost no byte survives a black hole."""
     async with connected(proxy.port) as client:
         await client.echo(b"1")
         proxy.black_hole()
@@ -110,7 +110,7 @@ async def test_connection_idle_in_a_black_hole_goes_on(proxy: FaultyProxy) -> No
 
 
 async def test_somebody_else_answers(server: EchoServer, proxy: FaultyProxy) -> None:
-    """Somebody else resets who is connected, and answers who comes; healed, the server is back for everybody."""
+    """A replacement server resets open connections and answers new ones; healed, the original is back."""
     async with connected(proxy.port) as before:
         await before.echo(b"1")
 
@@ -132,7 +132,7 @@ async def test_somebody_else_answers(server: EchoServer, proxy: FaultyProxy) -> 
 
 
 async def test_refusing_spares_open_connections(proxy: FaultyProxy) -> None:
-    """Refused are new connections only, until the proxy heals at the same port."""
+    """Only new connections are refused, until the proxy heals at the same port."""
     async with connected(proxy.port) as client:
         await client.echo(b"1")
         proxy.refuse()
@@ -148,7 +148,7 @@ async def test_refusing_spares_open_connections(proxy: FaultyProxy) -> None:
 
 @pytest.mark.parametrize("lost_on_the_way", ["up", "down"])
 async def test_chosen_chunks_are_dropped(proxy: FaultyProxy, lost_on_the_way: str) -> None:
-    """A predicate swallows single chunks in one direction, and the connection goes on."""
+    """A predicate drops single chunks in one direction, and the connection continues."""
     proxy.drop(lambda direction, chunk: (direction, chunk) == (lost_on_the_way, b"lost"))
     async with connected(proxy.port) as client:
         client.writer.write(b"lost")
@@ -167,14 +167,14 @@ async def test_failing_predicate_is_heard_of(server: EchoServer) -> None:
 
 
 async def test_server_that_is_down_resets_clients() -> None:
-    """While nobody listens behind the proxy, a client is reset."""
+    """Without a server behind the proxy a client is reset."""
     async with FaultyProxy("127.0.0.1", free_port()) as proxy, connected(proxy.port) as client:
         with pytest.raises(ConnectionResetError):
             await client.receive()
 
 
 async def test_closed_proxy_leaves_nothing_behind(server: EchoServer) -> None:
-    """Closing resets what is open, ends all tasks and frees the port."""
+    """Closing resets the open connections, ends all tasks and frees the port."""
     before = asyncio.all_tasks()
     async with FaultyProxy("127.0.0.1", server.port) as proxy, connected(proxy.port) as client:
         await client.echo(b"1")
@@ -194,14 +194,14 @@ async def test_closed_proxy_leaves_nothing_behind(server: EchoServer) -> None:
     ],
 )
 def test_url_through_the_proxy(straight: str, led: str) -> None:
-    """A URL keeps everything but its host and port."""
+    """A URL keeps all parts except host and port."""
     proxy = FaultyProxy("127.0.0.1", 1)
 
     assert proxy.through(straight) == led.format(proxy.port)
 
 
 async def test_nats_client_gets_over_a_cut_and_a_black_hole(tmp_path: Path) -> None:
-    """A client of NATS notices that nobody answers, and comes back through the proxy afterwards."""
+    """A NATS client notices a silent connection, and reconnects through the proxy afterwards."""
     reconnected = asyncio.Semaphore(0)
 
     async def note() -> None:

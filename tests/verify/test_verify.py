@@ -1,4 +1,4 @@
-"""A stream and a destination compared: nothing that is wrong goes unseen, and nothing that is right is called wrong."""
+"""The comparison of a stream with a destination: every fault is found, and no correct row is reported."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def url(request: pytest.FixtureRequest, sqlite_table: Table, postgres_table: Tab
 
 
 async def test_complete_destination_is_complete(connection: Connection, stream: StreamDeclaration, url: str) -> None:
-    """However a destination writes an event, it is the event."""
+    """An event is complete in every form in which a destination writes it."""
     await carry(connection, stream.name, url)
     found = await verify(connection, stream.name, url)
 
@@ -45,7 +45,7 @@ async def test_complete_destination_is_complete(connection: Connection, stream: 
 
 
 async def test_empty_destination_misses_all(connection: Connection, stream: StreamDeclaration, table: Table) -> None:
-    """Of nothing, everything is missing."""
+    """An empty destination misses every event."""
     await carry(connection, stream.name, table.url)
     await table.change("DELETE FROM {}")
     found = await verify(connection, stream.name, table.url)
@@ -55,7 +55,7 @@ async def test_empty_destination_misses_all(connection: Connection, stream: Stre
 
 
 async def test_deleted_row_is_missing(connection: Connection, stream: StreamDeclaration, table: Table) -> None:
-    """The first, one in between and the last row, deleted by hand, are named."""
+    """The first, a middle and the last row, deleted by hand, are reported."""
     await carry(connection, stream.name, table.url)
     await table.change(f"DELETE FROM {{}} WHERE event_id IN (1, 5, {-(2**63)})")
     found = await verify(connection, stream.name, table.url)
@@ -83,7 +83,7 @@ async def test_deleted_row_is_missing(connection: Connection, stream: StreamDecl
 async def test_changed_row_is_different(
     connection: Connection, stream: StreamDeclaration, table: Table, change: str
 ) -> None:
-    """A row changed by hand in any of its fields is named, and only that one."""
+    """A row changed by hand in any of its fields is reported, and only that one."""
     await carry(connection, stream.name, table.url)
     await table.change(f"UPDATE {{}} SET {change} WHERE event_id = 5")
     found = await verify(connection, stream.name, table.url)
@@ -105,7 +105,7 @@ async def test_changed_row_is_different(
 async def test_same_meaning_is_no_difference(
     connection: Connection, stream: StreamDeclaration, table: Table, change: str
 ) -> None:
-    """A row that says the same in other words is right."""
+    """A row with the same meaning in another form is correct."""
     await carry(connection, stream.name, table.url)
     await table.change(f"UPDATE {{}} SET {change} WHERE event_id = 5")
 
@@ -113,7 +113,7 @@ async def test_same_meaning_is_no_difference(
 
 
 async def test_key_changed_by_hand(connection: Connection, stream: StreamDeclaration, table: Table) -> None:
-    """A row under another key is missing where it belongs, and extra where it is."""
+    """A row under another key is missing in its place, and extra in the other."""
     await carry(connection, stream.name, table.url)
     await table.change("UPDATE {} SET execution_id = 99 WHERE event_id = 5")
     found = await verify(connection, stream.name, table.url)
@@ -123,7 +123,7 @@ async def test_key_changed_by_hand(connection: Connection, stream: StreamDeclara
 
 
 async def test_part_is_compared_with_its_rows(connection: Connection, stream: StreamDeclaration, table: Table) -> None:
-    """Rows of events before the part are extra, which is no fault; in the part everything counts."""
+    """Rows of events before the range are extra, which is no fault; within the range every row counts."""
     await carry(connection, stream.name, table.url)
     await table.change("UPDATE {} SET step = 'x' WHERE event_id IN (2, 9)")
     early = await verify(connection, stream.name, table.url, start=10)
@@ -135,7 +135,7 @@ async def test_part_is_compared_with_its_rows(connection: Connection, stream: St
 
 
 async def test_doubled_line_is_a_duplicate(connection: Connection, stream: StreamDeclaration, tmp_path: Path) -> None:
-    """An event that a file holds twice is named, and is no reason to rebuild; with a changed copy it is."""
+    """An event twice in a file is reported, and requires no rebuild; with a changed copy it does."""
     path = tmp_path / "events.jsonl"
     await carry(connection, stream.name, f"jsonl://{path}")
     lines = path.read_bytes().splitlines(keepends=True)
@@ -165,7 +165,7 @@ async def test_key_sent_twice(connection: Connection, stream: StreamDeclaration,
 
 
 async def test_examples_are_few(connection: Connection, stream: StreamDeclaration, sqlite_table: Table) -> None:
-    """All are counted, the first ten are named, in the order of the stream."""
+    """All faults are counted, and the first ten are reported in stream order."""
     await publish(connection, f"{stream.name}.x", [encode(make_event(number)) for number in range(3_000, 0, -1)])
     await carry(connection, stream.name, sqlite_table.url, [])
     await sqlite_table.change("UPDATE {} SET step = 'x'")
@@ -176,7 +176,7 @@ async def test_examples_are_few(connection: Connection, stream: StreamDeclaratio
 
 
 async def test_row_that_is_no_event(connection: Connection, stream: StreamDeclaration, sqlite_table: Table) -> None:
-    """Whatever somebody has put into a row, it is different and breaks nothing."""
+    """A row with any other content is different, and breaks nothing."""
     await carry(connection, stream.name, sqlite_table.url)
     for number, value in enumerate(("'{'", "x'ff00'", "CAST(x'ff' AS TEXT)", "'1e99999999999'", "''", "5"), start=1):
         await sqlite_table.change(f"UPDATE {{}} SET context = {value} WHERE event_id = {number}")
@@ -194,7 +194,7 @@ async def test_row_that_is_no_event(connection: Connection, stream: StreamDeclar
 async def test_time_that_python_has_not(
     connection: Connection, stream: StreamDeclaration, postgres_table: Table, moment: str
 ) -> None:
-    """Postgres' own times are a difference like any other."""
+    """A time that only Postgres can represent is a difference like any other."""
     await carry(connection, stream.name, postgres_table.url)
     await postgres_table.change(f"UPDATE {{}} SET created_at = '{moment}' WHERE event_id = 5")
 
@@ -204,7 +204,7 @@ async def test_time_that_python_has_not(
 async def test_unreadable_destination_is_named(
     connection: Connection, stream: StreamDeclaration, postgres_url: str, sqlite_table: Table, tmp_path: Path
 ) -> None:
-    """A table, a file or a server that is not there is said in one line, and nothing is made in its place."""
+    """A missing table, file or server is reported in one line, and none is created."""
     for url, reason in (
         (postgres_url, "SQLSTATE .*; run `noetl-events schema URL`"),
         ("postgresql://127.0.0.1:1/x", "127.0.0.1"),
@@ -217,6 +217,6 @@ async def test_unreadable_destination_is_named(
 
 
 async def test_missing_stream_is_an_error(connection: Connection, sqlite_table: Table) -> None:
-    """Without a stream there is nothing to compare with."""
+    """Without a stream the comparison is an error."""
     with pytest.raises(StreamMissing):
         await verify(connection, "nowhere", sqlite_table.url)
