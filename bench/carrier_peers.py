@@ -1,15 +1,15 @@
 """
-The same way into Postgres with other people's packages.
+The same path into Postgres with third-party packages.
 
 FastStream has no sinks: its handler writes the same rows as the loop around nats-py.  mq-bridge has one, and two ways
 to fill several columns from one JSON body:
 
-- `columns: auto` writes every field into the column of its name, objects too; the key makes it an upsert, so that an
-  event that comes again writes its row again.
-- `insert_query` with ON CONFLICT DO NOTHING writes many rows a statement only while its values are tokens alone.  These
-  take no objects and cast nothing, so that `context`, `meta` and `created_at` stay behind: six of nine columns.
+- `columns: auto` writes every field into the column of its name, objects too; the key makes it an upsert, so that a
+  redelivered event writes its row again.
+- `insert_query` with ON CONFLICT DO NOTHING writes many rows a statement only if its values are plain tokens.  These
+  hold no objects and cast nothing, so `context`, `meta` and `created_at` are missing: six of nine columns are written.
 
-Neither can write NoETL's own table, whose `result` is made of two fields.
+Neither can write NoETL's own table with its `result` made of two fields.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _AUTO: Final = {"columns": "auto", "key": "execution_id,event_id"}
 
 @asynccontextmanager
 async def faststream(url: str, target: Target, count: int) -> AsyncIterator[Carry]:
-    """FastStream's `PullSub(2000, batch=True)`, raw messages, `decode`, asyncpg's `executemany` in the handler."""
+    """FastStream's `PullSub(2000, batch=True)`: raw messages, `decode`, asyncpg's `executemany` in the handler."""
     from faststream.nats import NatsBroker, PullSub
 
     await create_consumer(url)
@@ -75,7 +75,7 @@ async def faststream(url: str, target: Target, count: int) -> AsyncIterator[Carr
 
 @asynccontextmanager
 async def mq_bridge(url: str, target: Target, count: int, *, writing: dict[str, str]) -> AsyncIterator[Carry]:
-    """mq-bridge's route from NATS to Postgres, all Rust: batches of 2,000, a consumer of its own."""
+    """mq-bridge's route from NATS to Postgres, all Rust: batches of 2,000, with its own consumer."""
     from mq_bridge import Route
 
     source = {"nats": {"url": url, "subject": STREAM.subjects[0], "stream": STREAM.name}}

@@ -1,8 +1,8 @@
 """
-Ways to carry a stream into Postgres: ours, and what one writes by hand around nats-py and asyncpg.
+Methods to write a stream into Postgres: the projector, and a manual loop around nats-py and asyncpg.
 
-A way is opened on a server with the table and the number of messages there are, and gives a function that returns when
-all of them are committed and acknowledged.  A message is acknowledged after its commit, by all of them.
+A method is opened on a server with the table and the number of messages, and yields a function that returns when all
+messages are committed and acknowledged.  Every method acknowledges a message after its commit.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     Way: TypeAlias = Callable[[str, Target, int], AbstractAsyncContextManager[Carry]]
 
 BATCH: Final = 2_000
-"""Messages a transaction, at most: our default, given to all."""
+"""The largest transaction in messages: the projector's default, used for every method."""
 
 PLAIN_INSERT: Final = """
 INSERT INTO noetl.event (execution_id, event_id, event_type, step, status, created_at, context, worker_id, meta)
@@ -44,7 +44,7 @@ ON CONFLICT (execution_id, event_id) DO NOTHING
 
 
 def insert_into(target: Target) -> str:
-    """Return the statement of those who write rows by hand."""
+    """Return the insert statement of the manual loop."""
     return NOETL_INSERT if target.table == "noetl" else PLAIN_INSERT
 
 
@@ -66,7 +66,7 @@ def row_of(body: bytes) -> tuple[Any, ...]:
 
 @asynccontextmanager
 async def projector_into_postgres(url: str, target: Target, count: int) -> AsyncIterator[Carry]:
-    """Our projector and `PostgresSink` as the daemon runs them, with connecting."""
+    """The projector and `PostgresSink` as the daemon runs them, including the connection."""
     await create_consumer(url)
     sink = PostgresSink.from_url(target.sink_url)
     async with projecting(url, sink, count) as carry:
@@ -76,7 +76,7 @@ async def projector_into_postgres(url: str, target: Target, count: int) -> Async
 
 @asynccontextmanager
 async def fetch_and_executemany(url: str, target: Target, count: int) -> AsyncIterator[Carry]:
-    """`fetch(2000)` of nats-py, `decode`, asyncpg's `executemany` with ON CONFLICT DO NOTHING, an `ack` of each."""
+    """nats-py's `fetch(2000)`, `decode`, asyncpg's `executemany` with ON CONFLICT DO NOTHING, an `ack` for each."""
     await create_consumer(url)
     client = await nats.connect(url)
     subscription = await client.jetstream().pull_subscribe_bind(CONSUMER.name, STREAM.name)

@@ -1,13 +1,13 @@
 """
-How fast a stream is drained: our projector beside what else Python has, on one server, in one run.
+The rate of draining a stream: the projector and other Python clients, on one server, in one run.
 
     python -m bench.drain [--events 300000] [--rounds 3] [--plot drain.svg]
 
-The stream is filled once with 400-byte events.  In each round every way drains it from the first message to the last,
-through a durable consumer that did not exist before; explicit acks, one for each message, are part of the time.  Then
-the consumer is asked whether all are acknowledged.  What a way does with a message is said where it is defined, in
-`drains.py` and `drain_peers.py`: ours decodes and checks every event, most others decode none; nats-sinks, a file for
-each message, drains one message of fifty.  Figures are medians of the rounds; ratios are taken within a round.
+The stream is filled once with 400-byte events.  In each round every method drains it from the first message to the
+last, through a new durable consumer; the time includes an explicit ack for each message.  Then the consumer's
+information must show that all are acknowledged.  The docstrings in `drains.py` and `drain_peers.py` say how a method
+handles a message: the projector decodes and checks every event, most others decode none; nats-sinks, with a file for
+each message, drains one message of fifty.  The numbers are medians of the rounds; ratios are taken within a round.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ CLIENT: Final[dict[str, Way]] = {REFERENCE: fetch_and_ack, "nats-py fetch(500), 
 
 
 async def measure(url: str, way: Way, count: int) -> float:
-    """Return messages a second."""
+    """Return messages per second."""
     async with way(url, count) as drain:
         gc.collect()
         took = await seconds_of(drain)

@@ -1,7 +1,7 @@
 """
-The same drain with other people's packages, each in the fastest way it has that acknowledges every message.
+The same drain with third-party packages, each with its fastest method that acknowledges every message.
 
-What none of them does: our `decode`.  FastStream reads the JSON of each body, nats-sinks writes it to a file.
+None of them calls `decode`.  FastStream reads the JSON of each body, nats-sinks writes it to a file.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from bench.drains import Drain, Way
 
 SLOW: Final = 0.02
-"""The part of the messages that is enough to know the rate of what takes minutes for all of them."""
+"""The part of the messages that suffices for the rate of a method that takes minutes for all of them."""
 
 
 @asynccontextmanager
@@ -99,7 +99,7 @@ async def natsio(url: str, count: int) -> AsyncIterator[Drain]:
 
 @asynccontextmanager
 async def mq_bridge(url: str, count: int) -> AsyncIterator[Drain]:
-    """mq-bridge's route from NATS to `null`, all Rust: batches of 2,000, a consumer of its own; nothing is decoded."""
+    """mq-bridge's route from NATS to `null`, all Rust: batches of 2,000, with its own consumer; nothing is decoded."""
     from mq_bridge import Route
 
     source = {"nats": {"url": url, "subject": STREAM.subjects[0], "stream": STREAM.name}}
@@ -115,7 +115,7 @@ async def mq_bridge(url: str, count: int) -> AsyncIterator[Drain]:
 
 @asynccontextmanager
 async def nats_sinks(url: str, count: int) -> AsyncIterator[Drain]:
-    """nats-sinks' runner and file sink: a file for each message, no fsync, no metrics, a consumer of its own."""
+    """nats-sinks' runner and file sink: a file for each message, no fsync, no metrics, with its own consumer."""
     from nats_sinks.core.config import DeliveryConfig
     from nats_sinks.core.runner import JetStreamSinkRunner
     from nats_sinks.file.sink import FileSink

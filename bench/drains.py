@@ -1,8 +1,8 @@
 """
-Ways to drain a stream through a durable consumer: ours, and nats-py's.
+Methods to drain a stream through a durable consumer: the projector's, and nats-py's.
 
-A way is opened on a server with the number of messages there are, and gives a function that returns when all of them
-are acknowledged and the server has the acks.
+A method is opened on a server with the number of messages, and yields a function that returns when all of them are
+acknowledged and the server has the acks.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ BATCH: Final = 500
 
 @asynccontextmanager
 async def projector_into_noop(url: str, count: int) -> AsyncIterator[Drain]:
-    """Our projector as the daemon runs it, with connecting: every message decoded, checked, and acked."""
+    """The projector as the daemon runs it, including the connection: every message decoded, checked, and acked."""
     await create_consumer(url)
     async with projecting(url, NoopSink(), count) as drain:
         yield drain
@@ -37,14 +37,14 @@ async def projector_into_noop(url: str, count: int) -> AsyncIterator[Drain]:
 
 @asynccontextmanager
 async def fetch_and_ack(url: str, count: int) -> AsyncIterator[Drain]:
-    """`fetch(500)` of nats-py and an `ack` of each message; nothing is decoded."""
+    """nats-py's `fetch(500)` and an `ack` of each message; nothing is decoded."""
     async with _fetching(url, count, lambda _: None) as drain:
         yield drain
 
 
 @asynccontextmanager
 async def fetch_decode_and_ack(url: str, count: int) -> AsyncIterator[Drain]:
-    """`fetch(500)` of nats-py, our `decode` and an `ack` of each message: what our projector does."""
+    """nats-py's `fetch(500)`, `decode` and an `ack` of each message: the steps of the projector."""
     async with _fetching(url, count, decode) as drain:
         yield drain
 

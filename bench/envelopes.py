@@ -1,4 +1,4 @@
-"""What the benchmarks carry."""
+"""The events of the benchmarks."""
 
 from __future__ import annotations
 

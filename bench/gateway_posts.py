@@ -1,5 +1,5 @@
 """
-How long a post takes at a steady rate, through a gateway process of its own and a real nats-server.
+The duration of a post at a steady rate, through a gateway process and a real nats-server.
 
     python -m bench.gateway_posts [--rate 1000] [--seconds 60]
 """
@@ -30,7 +30,7 @@ _POSTERS = 64
 
 
 async def measure(rate: int, seconds: float) -> None:
-    """Print how long posts took, and whether all of them are stored."""
+    """Print the durations of the posts, and whether all events are stored."""
     with tempfile.TemporaryDirectory() as folder, NatsServer(store_dir=Path(folder)) as server:
         async with Connection(ConnectOptions(servers=server.url)) as connection:
             await ensure_stream(connection, StreamDeclaration())
@@ -70,7 +70,7 @@ async def _post(url: str, rate: int, seconds: float) -> tuple[list[float], Count
                 async with session.post(f"{url}/api/events", data=body) as response:
                     await response.read()
                     answers[response.status] += 1
-                # From when it was due: a poster that comes late counts too.
+                # The time runs from when the post was due, so that a late client counts too.
                 taken.append(time.perf_counter() - due)
 
         await asyncio.gather(*(post_in_turn() for _ in range(_POSTERS)))
@@ -85,7 +85,7 @@ def _report(taken: list[float], answers: Counter[int], stored: int) -> None:
 
 
 def main() -> None:
-    """Read the command line and measure."""
+    """Read the arguments and measure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rate", type=int, default=1_000)
     parser.add_argument("--seconds", type=float, default=60.0)

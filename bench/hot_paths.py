@@ -1,10 +1,10 @@
 """
-One of our three hot paths, over and over for a while: what `bench.profiles` watches.
+Run one of the three hot paths repeatedly: the program that `bench.profiles` samples.
 
     python -m bench.hot_paths publish|drain|pipeline [--seconds 10]
 
-Says when it is warm; and then, as JSON, how many events it carried in how many seconds, and what CPU seconds each
-process has used meanwhile.
+Prints a line when it is warm, and then, as JSON, the number of events, the seconds, and the CPU seconds of each
+process.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 
 
 class Servers(NamedTuple):
-    """Where the path begins and ends."""
+    """The servers at both ends of the path."""
 
     nats: NatsServer
     postgres: PostgresServer
@@ -56,7 +56,7 @@ class Servers(NamedTuple):
 
 
 async def publish(servers: Servers, events: list[ExecutorEvent]) -> float:
-    """Store them in a stream that has never seen them."""
+    """Publish the events to a new stream."""
     async with Connection(ConnectOptions(servers=servers.nats.url)) as connection:
         await ensure_stream(connection, STREAM)
         await (await jetstream(connection)).delete_stream(STREAM.name)
@@ -66,7 +66,7 @@ async def publish(servers: Servers, events: list[ExecutorEvent]) -> float:
 
 
 async def drain(servers: Servers, events: list[ExecutorEvent]) -> float:
-    """Read the stream into a sink that keeps nothing."""
+    """Read the stream into a sink that drops every event."""
     async with projector_into_noop(servers.nats.url, len(events)) as carry:
         took = await seconds_of(carry)
     await delete_consumers(servers.nats.url)
@@ -90,19 +90,19 @@ PATHS: dict[str, Callable[[Servers, list[ExecutorEvent]], Awaitable[float]]] = {
 
 
 def cpu_seconds(pid: int) -> float:
-    """Return what a process and its children have used; Linux only."""
+    """Return the CPU seconds of a process and its children; Linux only."""
     try:
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
-        # A child that has ended meanwhile: its parent has its seconds.
+        # A child has ended meanwhile: its parent has its seconds.
         return 0.0
-    # User, system, and both of the children that have ended: proc_pid_stat(5).
+    # These are user, system, and both for the children that have ended: proc_pid_stat(5).
     return sum(map(int, fields[11:15])) / _TICKS + sum(cpu_seconds(int(child)) for child in children)
 
 
 async def run(path: str, servers: Servers, seconds: float) -> None:
-    """Walk the path until the time is over, and print what it took."""
+    """Repeat the path until the time is over, and print the counts."""
     events = make_envelopes(EVENTS)
     await fill_stream(servers.nats.url, events)
     walk, pids = PATHS[path], {"nats-server": servers.nats.pid, "Postgres": servers.postgres.pid}
@@ -118,7 +118,7 @@ async def run(path: str, servers: Servers, seconds: float) -> None:
 
 
 def main() -> None:
-    """Read the arguments, start the servers, walk."""
+    """Read the arguments, start the servers, run the path."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("path", choices=PATHS)
     parser.add_argument("--seconds", type=float, default=10.0)

@@ -1,4 +1,4 @@
-"""Other people's packages, where they are installed."""
+"""Third-party packages that are installed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ T = TypeVar("T")
 
 
 def installed(peers: dict[str, tuple[str, T]]) -> dict[str, T]:
-    """Return the *peers* whose distribution is installed, its version in their names; print which are left out."""
+    """Return the *peers* with an installed distribution, named with its version; print the missing ones."""
     found: dict[str, T] = {}
     for name, (distribution, way) in peers.items():
         try:

@@ -1,4 +1,4 @@
-"""How long one event takes from `emit` until it is stored."""
+"""The time of an event from `emit` until it is stored."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PACED_SECONDS = 5.0
 
 
 async def measure_lone_emits(url: str) -> dict[str, list[float]]:
-    """Return the milliseconds of single publishes, nothing else going on; the two ways take turns, event by event."""
+    """Return the milliseconds of single publishes on an idle system; the two methods alternate, event by event."""
     client = await nats.connect(url)
     js = client.jetstream()
 
@@ -42,16 +42,16 @@ async def measure_lone_emits(url: str) -> dict[str, list[float]]:
 
 async def measure_paced_emits(url: str, *, rate: float) -> list[float]:
     """
-    Return the milliseconds of events emitted by 1,000 tasks, so many a second in all.
+    Return the milliseconds of events emitted by 1,000 tasks at a total rate.
 
-    The clock of an event runs from when it was due, so that a stall counts for all it held up.
+    The clock of an event runs from when it was due, so that a stall counts for all events that it delayed.
     """
-    # Held until the end: the task that took the last one would free them all, and everybody would wait.
-    # The stream has those of the lone ones: a known id would take another way.
+    # The events are held until the end: the task that took the last one would free them all, and delay every task.
+    # The stream has the events of the lone emits, and a known id would be handled differently.
     envelopes = make_envelopes(int(rate * PACED_SECONDS), first=2 * LONE)
     events = iter(envelopes)
     took: list[float] = []
-    # Nobody else holds 100,000 events ready: the garbage collector need not walk them.
+    # A real process does not hold 100,000 events ready, so the garbage collector need not visit them.
     gc.freeze()
     async with nats_sink(url) as sink:
 

@@ -1,13 +1,13 @@
 """
-How long it takes from `emit` until the row can be read, at a steady rate.
+The time from `emit` until the row can be read, at a steady rate.
 
     python -m bench.latency_rows [--rate 1000] [--seconds 10] [--rounds 3]
 
-Events of 400 bytes go through `NatsSink`, a stream, `noetl-events project` as a process of its own, and Postgres with
-its own defaults; then through another Postgres that does not wait for its disk (fsync off), which shows what the disk
-of this machine adds.  The clock of an event runs from when it was due to be emitted, so that a stall counts for
-all it held up, until a reader with a connection of its own has seen the row.  The reader asks again a millisecond after
-each answer: what that adds is part of the figures.
+Events of 400 bytes go through `NatsSink`, a stream, `noetl-events project` as a process, and Postgres with its
+defaults; then through another Postgres that does not wait for its disk (fsync off), which shows the share of this
+machine's disk.  The clock of an event runs from when it was due to be emitted, so that a stall counts for all events it
+delayed, until a reader with a separate connection has seen the row.  The reader polls a millisecond after each answer;
+this delay is part of the numbers.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 P50_BAR: Final = 10.0
 P99_BAR: Final = 50.0
-"""Milliseconds we promise ourselves."""
+"""The promised milliseconds."""
 
 _POLL: Final = 0.001
 _PATIENCE: Final = 30.0
@@ -58,7 +58,7 @@ def projecting(url: str, dsn: str) -> Iterator[None]:
     Run the daemon.
 
     Raises:
-        SystemExit: it did not stop in order.
+        SystemExit: the daemon did not stop with exit code 0.
 
     """
     command = [sys.executable, "-m", "consumers", "project", "--to", dsn, "--nats", url]
@@ -74,7 +74,7 @@ def projecting(url: str, dsn: str) -> Iterator[None]:
 
 
 class Moments:
-    """When each event was due, when the stream had it, and when its row was seen first."""
+    """The times at which each event was due, stored in the stream, and first seen as a row."""
 
     def __init__(self) -> None:
         self.due: dict[int, float] = {}
@@ -82,7 +82,7 @@ class Moments:
         self.seen: dict[int, float] = {}
 
     def took(self, moments: dict[int, float]) -> list[float]:
-        """Return the milliseconds from when each was due until its one of *moments*."""
+        """Return the milliseconds from when each event was due until its time in *moments*."""
         return [(moment - self.due[event_id]) * 1e3 for event_id, moment in moments.items()]
 
 
@@ -104,13 +104,13 @@ async def emit_regularly(sink: NatsSink, events: list[ExecutorEvent], rate: floa
 
 async def watch(connection: asyncpg.Connection, events: list[ExecutorEvent], moments: Moments) -> None:
     """
-    Note when each row is seen first, and return when all were.
+    Record when each row is seen first, and return when all are.
 
     Raises:
-        TimeoutError: some were not, long after the last.
+        TimeoutError: rows are missing long after the last event.
 
     """
-    # The statistics of a table that grows are old: without this it may read all of it, again and again.
+    # A growing table has old statistics: without this setting the query may read all of it, repeatedly.
     await connection.execute("SET enable_seqscan = off")
     query = await connection.prepare("SELECT event_id FROM noetl.event WHERE execution_id = $1 AND event_id >= $2")
     waiting = [event.event_id or 0 for event in reversed(events)]
@@ -126,7 +126,7 @@ async def watch(connection: asyncpg.Connection, events: list[ExecutorEvent], mom
 
 
 async def measure(sink: NatsSink, dsn: str, events: list[ExecutorEvent], rate: float) -> Moments:
-    """Carry *events*, so many a second, and return their moments."""
+    """Emit *events* at a steady rate, and return their times."""
     moments = Moments()
     connection = await asyncpg.connect(dsn)
     try:
@@ -139,7 +139,7 @@ async def measure(sink: NatsSink, dsn: str, events: list[ExecutorEvent], rate: f
 
 
 def print_round(moments: Moments) -> tuple[float, float]:
-    """Print the figures of a round, and return the median and the 99th percentile until the row was seen."""
+    """Print the numbers of a round, and return median and 99th percentile of the time until the row was seen."""
     figures = []
     for name, ends in (("in the stream", moments.stored), ("row seen", moments.seen)):
         took = moments.took(ends)
@@ -149,7 +149,7 @@ def print_round(moments: Moments) -> tuple[float, float]:
 
 
 async def run(url: str, dsn: str, arguments: argparse.Namespace) -> None:
-    """Print the figures of each round, and their medians."""
+    """Print the numbers of each round, and their medians."""
     await make_target(dsn, "plain")
     print(f"{arguments.rate:,.0f} events a second for {arguments.seconds:.0f} s; Postgres: {await settings(dsn)}\n")
     size = int(arguments.rate * arguments.seconds)

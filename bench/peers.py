@@ -1,7 +1,7 @@
 """
-The same events through other people's clients, each in the fastest way it has that waits for the stream.
+The same events through third-party clients, each with its fastest method that waits for the stream.
 
-All send the identity header and the bytes of our `encode`; a client that is not installed is left out.
+All send the identity header and the bytes of `encode`; a client that is not installed is left out.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ async def natsio_async(url: str, events: list[ExecutorEvent]) -> AsyncIterator[P
 
 @asynccontextmanager
 async def natsio_batch(url: str, events: list[ExecutorEvent]) -> AsyncIterator[Publish]:
-    """One fast-ingest batch of natsio-jetstream-batch over all events, with its own flow control."""
+    """A single fast-ingest batch of natsio-jetstream-batch for all events, with its own flow control."""
     import natsio
     from natsio.jetstream_batch import FlowControl, fast_publisher
 
@@ -90,7 +90,7 @@ async def natsio_batch(url: str, events: list[ExecutorEvent]) -> AsyncIterator[P
 
 @asynccontextmanager
 async def nats_jetstream_extra(url: str, events: list[ExecutorEvent]) -> AsyncIterator[Publish]:
-    """One fast-ingest batch of nats-jetstream-extra over all events, with its own flow control."""
+    """A single fast-ingest batch of nats-jetstream-extra for all events, with its own flow control."""
     from nats.client import connect
     from nats.jetstream import new
     from nats.jetstream_extra import fast_publish
@@ -118,7 +118,7 @@ _PEERS: dict[str, tuple[str, Way]] = {
 
 
 def installed_peers() -> dict[str, Way]:
-    """Return the ways of the clients that are installed, by name and version."""
+    """Return the methods of the installed clients, by name and version."""
     found = {}
     for name, (distribution, way) in _PEERS.items():
         try:

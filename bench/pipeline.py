@@ -1,14 +1,14 @@
 """
-How fast a stream gets into Postgres: our projector beside what else Python has, on one pair of servers, in one run.
+The rate of writing a stream into Postgres: the projector and other Python clients, on the same servers, in one run.
 
     python -m bench.pipeline [--events 100000] [--rounds 3] [--table plain] [--plot pipeline.svg]
 
-The stream is filled once with 400-byte events.  In each round every way carries it into an empty table through a
-durable consumer that did not exist before; 2,000 messages a transaction at most, acknowledged after the commit.
-Afterwards the rows are counted, and the consumer is asked whether all is acknowledged.  Postgres runs with fsync and
-its own defaults, which are printed.  `--table noetl` carries into the table of a NoETL server, with its partitions and
-indexes.  What each way writes is said in `carriers.py` and `carrier_peers.py`.  Figures are medians of the rounds;
-ratios are taken within a round.
+The stream is filled once with 400-byte events.  In each round every method writes it into an empty table through a
+new durable consumer; 2,000 messages a transaction at most, acknowledged after the commit.  Afterwards the rows are
+counted, and the consumer's information must show that all messages are acknowledged.  Postgres runs with fsync and its
+defaults, which are printed.  `--table noetl` writes into the table of a NoETL server, with its partitions and indexes.
+The docstrings in `carriers.py` and `carrier_peers.py` say which columns each method writes.  The numbers are medians of
+the rounds; ratios are taken within a round.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ OURS: Final[dict[str, Way]] = {"noetl-events projector, PostgresSink": projector
 
 async def measure(url: str, target: Target, way: Way, count: int) -> float:
     """
-    Return events a second.
+    Return events per second.
 
     Raises:
-        SystemExit: there are not as many rows as events.
+        SystemExit: the number of rows differs from that of the events.
 
     """
     await clear(target.dsn)

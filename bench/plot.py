@@ -1,4 +1,4 @@
-"""Rates as a picture."""
+"""Rates as a bar chart."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def svg_path(text: str) -> Path:
     Return the file that `--plot` names, before anything is measured.
 
     Raises:
-        ArgumentTypeError: there is nothing to draw with.
+        ArgumentTypeError: the drawing library is not installed.
 
     """
     if find_spec("matplotlib") is None:
@@ -23,7 +23,7 @@ def svg_path(text: str) -> Path:
 
 
 def draw_bars(path: Path, title: str, rates: dict[str, float], *, ours: set[str]) -> None:
-    """Write an SVG to *path*: a bar for each rate, the highest on top, ours in colour."""
+    """Write an SVG to *path*: a bar for each rate, the highest on top, those of this project in colour."""
     from matplotlib import pyplot as plt
 
     plt.rcParams["svg.hashsalt"] = title

@@ -1,10 +1,10 @@
 """
-How fast rows get into Postgres: COPY and its rivals, asyncpg and (where it is installed) psycopg, and the sink itself.
+The rate of writing rows into Postgres: COPY and alternatives, asyncpg and (if installed) psycopg, and the sink itself.
 
     python -m bench.postgres_drivers [--events 20000] [--batch 2000] [--rounds 5]
 
-All ways write the same 400-byte events, decoded from the wire before, one transaction a batch, on a server with its
-default durability.  Figures are medians of the rounds, in which the ways take turns; ratios are taken within a round.
+All methods write the same 400-byte events, decoded in advance, one transaction a batch, on a server with its default
+durability.  The numbers are medians of the rounds, in which the methods alternate; ratios are taken within a round.
 """
 
 from __future__ import annotations
@@ -55,13 +55,13 @@ COUNT = struct.pack(">h", len(COLUMNS))
 
 
 def copied(events: list[ExecutorEvent]) -> bytes:
-    """Return what COPY reads."""
+    """Return the bytes for COPY."""
     return b"".join([HEADER, *(COUNT + row.record + row.digest for row in rows_of(events, PLAIN)[0]), TRAILER])
 
 
 @asynccontextmanager
 async def asyncpg_connection(url: str) -> AsyncIterator[asyncpg.Connection]:
-    """Connect with asyncpg, and make the staging table."""
+    """Connect with asyncpg, and create the staging table."""
     connection = await asyncpg.connect(url, statement_cache_size=0)
     await connection.execute(STAGING)
     yield connection
@@ -70,7 +70,7 @@ async def asyncpg_connection(url: str) -> AsyncIterator[asyncpg.Connection]:
 
 @asynccontextmanager
 async def asyncpg_copy(url: str) -> AsyncIterator[Write]:
-    """Copy right into the table."""
+    """Copy directly into the table."""
     async with asyncpg_connection(url) as connection:
         yield lambda events: connection.copy_to_table(
             TABLE.relation, schema_name=TABLE.schema, format="binary", source=memoryview(copied(events))
@@ -131,7 +131,7 @@ WAYS: dict[str, Way] = {
 
 
 async def measure(url: str, way: Way, batches: list[list[ExecutorEvent]]) -> tuple[float, float]:
-    """Return the seconds of all *batches*, and the processor time on this side."""
+    """Return the seconds for all *batches*, and the client's processor time."""
     async with way(url) as write:
         began, used = time.perf_counter(), time.process_time()
         for batch in batches:
@@ -140,7 +140,7 @@ async def measure(url: str, way: Way, batches: list[list[ExecutorEvent]]) -> tup
 
 
 async def run_one(server: str, name: str, batches: list[list[ExecutorEvent]]) -> tuple[float, float]:
-    """Measure one way, or one case of the sink, on a table that is empty when it starts."""
+    """Measure one method, or one case of the sink, on a table that is empty at its start."""
     plain, _, case = name.partition(": ")
     connection = await asyncpg.connect(server)
     await connection.execute("DROP SCHEMA IF EXISTS noetl CASCADE")
@@ -157,7 +157,7 @@ async def run_one(server: str, name: str, batches: list[list[ExecutorEvent]]) ->
 
 
 async def run(server: str, arguments: argparse.Namespace) -> None:
-    """Print events a second and microseconds of this process an event."""
+    """Print events per second and this process's microseconds per event."""
     meta = Raw(b'{"attempts":0,"catalog_id":7}')
     events = [structs.replace(decode(encode(event)), meta=meta) for event in make_envelopes(arguments.events)]
     batches = [events[start : start + arguments.batch] for start in range(0, len(events), arguments.batch)]

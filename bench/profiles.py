@@ -1,11 +1,11 @@
 """
-Where the time of our three hot paths goes, and what bounds each.
+The time spent in the three hot paths, and the limit of each.
 
     python -m bench.profiles [--seconds 20]
 
-Watches `bench.hot_paths` from outside with py-spy, which samples its stacks, those of C too, and has to be allowed to:
-root is.  For each path: how busy each process is, 100 % being one core, and in which library or file of ours the
-samples were that found our process at work.  A sample belongs to the innermost of these.
+Samples the stacks of `bench.hot_paths`, including C, with py-spy, which needs root or an equivalent permission.  For
+each path: the load of each process, 100 % being one core, and the libraries and project files of the samples in which
+the process was running.  A sample belongs to the innermost of these.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from bench.hot_paths import PATHS, READY
 
 _PY_SPY = Path(sysconfig.get_path("scripts")) / "py-spy"
 _SHOWN = 10
-# py-spy halts the process to look at its stacks: more often than that, it is what it measures.
+# py-spy halts the process for each sample, so a higher rate would measure py-spy itself.
 _RATE = 50
-# Everything but the end, when the servers are stopped.
+# This is everything except the end, when the servers are stopped.
 _RUNNING = "(asyncio/runners.py"
 _FRAME = re.compile(r"\((?P<file>[^()]+?)(?::\d+)?\)$")
 _OURS = ("noetl_events", "consumers")
@@ -44,10 +44,10 @@ _SOURCES = {"socketmodule.c": "sockets", "selectmodule.c": "sockets", "_asynciom
 
 def watch(path: str, seconds: float, samples: Path) -> dict[str, Any]:
     """
-    Walk *path* under the eyes of py-spy and return what was walked.
+    Run *path* under py-spy and return its counts.
 
     Raises:
-        SystemExit: one of the two failed.
+        SystemExit: the path or py-spy failed.
 
     """
     walk = [sys.executable, "-m", "bench.hot_paths", path, "--seconds", str(seconds)]
@@ -66,7 +66,7 @@ def watch(path: str, seconds: float, samples: Path) -> dict[str, Any]:
 
 
 def owners(samples: Path) -> Counter[str]:
-    """Return how many samples each owner has."""
+    """Return the number of samples of each owner."""
     found: Counter[str] = Counter()
     for line in samples.read_text().splitlines():
         stack, _, count = line.rpartition(" ")
@@ -76,7 +76,7 @@ def owners(samples: Path) -> Counter[str]:
 
 
 def owner_of(frames: list[str]) -> str:
-    """Return the innermost owner of a stack, whose frames read `function (file:line)`, outermost first."""
+    """Return the innermost owner of a stack with frames as `function (file:line)`, outermost first."""
     for frame in reversed(frames):
         match = _FRAME.search(frame)
         if match and (owner := _owner(Path(match["file"]))):
@@ -90,7 +90,7 @@ def _owner(file: Path) -> str | None:
 
 
 def main() -> None:
-    """Read the arguments, watch each path, print what is found."""
+    """Read the arguments, sample each path, print the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=20.0)
     arguments = parser.parse_args()

@@ -1,4 +1,4 @@
-"""Our projector, as the daemon puts it together."""
+"""The projector as the daemon runs it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class CountedSink:
-    """Pass on to *inner*; `complete` once it has stored *events*."""
+    """Pass events to *inner*; `complete` is set once *events* are stored."""
 
     def __init__(self, inner: EventSink, events: int) -> None:
         self.complete = asyncio.Event()
@@ -46,13 +46,13 @@ class CountedSink:
 
 
 def make_projector(connection: Connection, sink: EventSink) -> Projector:
-    """Return a projector as the daemon has it by default, from the consumer of the benchmarks into *sink*."""
+    """Return a projector with the daemon's defaults, from the benchmarks' consumer into *sink*."""
     return Projector(Puller(connection, CONSUMER), sink, DeadLetters(connection), CrashRecords(connection))
 
 
 @asynccontextmanager
 async def projecting(url: str, sink: EventSink, events: int) -> AsyncIterator[Callable[[], Awaitable[None]]]:
-    """Give what runs a projector until *events* are stored in *sink* and acknowledged; stop it on leaving."""
+    """Yield a function that runs a projector until *events* are stored in *sink* and acknowledged; stop it on exit."""
     counted = CountedSink(sink, events)
     async with Connection(ConnectOptions(servers=url)) as connection, asyncio.TaskGroup() as group:
         projector = make_projector(connection, counted)

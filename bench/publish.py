@@ -1,12 +1,12 @@
 """
-How fast events get into a stream: NatsSink beside what else Python has, on one server, in one run.
+The rate of publishing events to a stream: NatsSink and other Python clients, on one server, in one run.
 
     python -m bench.publish [--events 50000] [--rounds 5] [--plot publish.svg]
 
-Every way stores the same 400-byte events under `Nats-Msg-Id`, in a stream that is empty when it starts; what is in the
-stream afterwards is counted.  Figures are medians of the rounds; ratios are taken within each round, where the ways
-take turns, and are medians too, so that a machine that gets slower meanwhile changes none.  A round before the first
-is not counted: in it, every way pays for what a fresh process and a fresh server do once.
+Every method stores the same 400-byte events under `Nats-Msg-Id`, in a stream that is empty at its start; the messages
+in the stream are counted afterwards.  The numbers are medians of the rounds; ratios are taken within each round, where
+the methods alternate, and are medians too, so that a machine that slows down changes none.  A warm-up round before the
+first is not counted, because in it every method pays for the one-time work of a new process and a new server.
 """
 
 from __future__ import annotations
@@ -51,12 +51,12 @@ OURS: dict[str, Way] = {
 }
 CLIENT: dict[str, Way] = {ONE_BY_ONE: one_by_one, "js.publish_async": publish_async}
 SYNCED: dict[str, Way] = CLIENT | {"NatsSink, stored": emit_all, "NatsSink, durable=fsync": emit_fsync}
-# One event a round trip, or a sync: a tenth of the events is enough to know the rate, and the run ends today.
+# These methods wait for a round trip or a sync per event: a tenth of the events suffices for the rate.
 SLOW = 0.1
 
 
 async def measure(url: str, way: Way, events: list[ExecutorEvent]) -> float:
-    """Return events a second."""
+    """Return events per second."""
     async with Connection(ConnectOptions(servers=url)) as connection:
         await ensure_stream(connection, STREAM)
         async with way(url, events) as publish:
@@ -73,7 +73,7 @@ async def measure(url: str, way: Way, events: list[ExecutorEvent]) -> float:
 
 
 async def compare(url: str, ways: dict[str, Way], events: int, rounds: int) -> dict[str, list[float]]:
-    """Return the events a second of each way, round by round."""
+    """Return the events per second of each method, round by round."""
     envelopes = make_envelopes(events)
     rates: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(1 + rounds):
@@ -84,12 +84,12 @@ async def compare(url: str, ways: dict[str, Way], events: int, rounds: int) -> d
 
 
 def medians(rates: dict[str, list[float]]) -> dict[str, float]:
-    """Return the median of each way, the slowest first."""
+    """Return the median of each method, the slowest first."""
     return dict(sorted(((name, median(some)) for name, some in rates.items()), key=itemgetter(1)))
 
 
 def print_rates(title: str, rates: dict[str, list[float]]) -> None:
-    """Print events a second, and the ratios to the slowest way and to the fastest, each within its round."""
+    """Print events per second, and the ratios to the slowest and the fastest method, each within its round."""
     ordered = medians(rates)
     slowest, fastest = (rates[name] for name in (ONE_BY_ONE, list(ordered)[-1]))
     print(f"\n{title}\n")
@@ -100,7 +100,7 @@ def print_rates(title: str, rates: dict[str, list[float]]) -> None:
 
 
 async def print_latencies(url: str, peak: float) -> None:
-    """Print what one emit takes, alone and among a thousand."""
+    """Print the time of one emit, alone and among a thousand."""
     async with Connection(ConnectOptions(servers=url)) as connection:
         await ensure_stream(connection, STREAM)
         print("\nmilliseconds of one event, median and 99th percentile\n")

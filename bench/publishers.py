@@ -1,7 +1,7 @@
 """
-Ways to get events into a stream: ours, nats-py's, and the most a connection can carry.
+Methods to publish events to a stream: this project's, nats-py's, and the maximum of a connection.
 
-A way is opened on a server with the events to publish, and gives a function that returns when all are stored.
+A method is opened on a server with the events to publish, and yields a function that returns when all are stored.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ BLOB = 1_000
 
 
 def identity(event: ExecutorEvent) -> dict[str, str]:
-    """Return the header by which a stream takes an event once."""
+    """Return the header with the message id for the duplicate check."""
     return {"Nats-Msg-Id": str(event.event_id)}
 
 
 async def spread(events: list[ExecutorEvent], publish: Callable[[ExecutorEvent], Awaitable[object]]) -> None:
-    """Publish from 1,000 tasks, each awaiting its event before it takes the next."""
+    """Publish from 1,000 tasks, each awaiting its event before the next."""
     left = iter(events)
 
     async def publish_some() -> None:
@@ -53,7 +53,7 @@ async def spread(events: list[ExecutorEvent], publish: Callable[[ExecutorEvent],
 
 @asynccontextmanager
 async def one_by_one(url: str, events: list[ExecutorEvent]) -> AsyncIterator[Publish]:
-    """`js.publish` of nats-py, each awaited before the next."""
+    """nats-py's `js.publish`, each awaited before the next."""
     client = await nats.connect(url)
     js = client.jetstream()
 
@@ -67,7 +67,7 @@ async def one_by_one(url: str, events: list[ExecutorEvent]) -> AsyncIterator[Pub
 
 @asynccontextmanager
 async def publish_async(url: str, events: list[ExecutorEvent]) -> AsyncIterator[Publish]:
-    """`js.publish_async` of nats-py, all acknowledgements awaited at the end."""
+    """nats-py's `js.publish_async`, all acknowledgements awaited at the end."""
     client = await nats.connect(url)
     js = client.jetstream()
 
@@ -83,9 +83,9 @@ async def publish_async(url: str, events: list[ExecutorEvent]) -> AsyncIterator[
 @asynccontextmanager
 async def blob(url: str, events: list[ExecutorEvent]) -> AsyncIterator[Publish]:
     """
-    Write the same fast-ingest batches as blocks of bytes made beforehand.
+    Write the same fast-ingest batches as prepared blocks of bytes.
 
-    Nothing is encoded, checked or settled while the clock runs: this is what the server takes from one connection.
+    Nothing is encoded or checked while the clock runs: this is the server's maximum for one connection.
     """
     client = await nats.connect(url)
     inbox = client.new_inbox()
@@ -119,7 +119,7 @@ def _assemble(inbox: str, events: list[ExecutorEvent]) -> list[bytes]:
 
 @asynccontextmanager
 async def nats_sink(url: str, durable: Durability = "stored") -> AsyncIterator[NatsSink]:
-    """Open our sink."""
+    """Open a NatsSink."""
     async with Connection(ConnectOptions(servers=url)) as connection:
         sink = NatsSink(connection, durable=durable)
         yield sink
@@ -128,14 +128,14 @@ async def nats_sink(url: str, durable: Durability = "stored") -> AsyncIterator[N
 
 @asynccontextmanager
 async def emit_all(url: str, events: list[ExecutorEvent]) -> AsyncIterator[Publish]:
-    """`NatsSink.emit_batch` with everything: a replay."""
+    """`NatsSink.emit_batch` with all events: a replay."""
     async with nats_sink(url) as sink:
         yield partial(sink.emit_batch, events)
 
 
 @asynccontextmanager
 async def emit_fsync(url: str, events: list[ExecutorEvent]) -> AsyncIterator[Publish]:
-    """`NatsSink(durable="fsync").emit_batch` with everything."""
+    """`NatsSink(durable="fsync").emit_batch` with all events."""
     async with nats_sink(url, "fsync") as sink:
         yield partial(sink.emit_batch, events)
 

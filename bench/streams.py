@@ -1,4 +1,4 @@
-"""The stream that benchmarks read: filled once, read by one fresh durable consumer after the other."""
+"""The stream of the benchmarks: filled once, read by one new durable consumer after the other."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _SILENCE: Final = 20.0
 
 
 async def fill_stream(url: str, events: list[ExecutorEvent]) -> None:
-    """Store *events*, and nothing else."""
+    """Store *events* in a new stream."""
     async with Connection(ConnectOptions(servers=url)) as connection:
         await ensure_stream(connection, STREAM)
         sink = NatsSink(connection)
@@ -34,17 +34,17 @@ async def fill_stream(url: str, events: list[ExecutorEvent]) -> None:
 
 
 async def create_consumer(url: str) -> None:
-    """Create the consumer that all ways read which can be given one: explicit acks, 20,000 of them pending at most."""
+    """Create the consumer for all methods that accept one: explicit acks, at most 20,000 pending."""
     async with Connection(ConnectOptions(servers=url)) as connection:
         await ensure_consumer(connection, CONSUMER)
 
 
 async def acknowledged(url: str, messages: int) -> None:
     """
-    Return once the consumer of the stream, whoever made it, has the first *messages* acknowledged, without a gap.
+    Return once the stream's consumer, whatever its name, has the first *messages* acknowledged without a gap.
 
     Raises:
-        SystemExit: it has not come further for twenty seconds.
+        SystemExit: the consumer has made no progress for twenty seconds.
 
     """
     async with Connection(ConnectOptions(servers=url)) as connection:
@@ -62,7 +62,7 @@ async def acknowledged(url: str, messages: int) -> None:
 
 
 async def delete_consumers(url: str) -> None:
-    """Leave the stream as it was filled."""
+    """Delete the consumers, and leave the stream unchanged."""
     async with Connection(ConnectOptions(servers=url)) as connection:
         js = await jetstream(connection)
         for consumer in await js.consumers_info(STREAM.name):

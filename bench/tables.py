@@ -1,4 +1,4 @@
-"""The tables events are carried into: the sink's own, and NoETL's with its partitions and indexes."""
+"""The tables of the benchmarks: the sink's own, and NoETL's with its partitions and indexes."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ _SETTINGS: Final = (
 
 
 class Target(NamedTuple):
-    """A database with an empty `noetl.event` in it, and what its sink has to know."""
+    """A database with an empty `noetl.event`, and the options of its sink."""
 
     dsn: str
     table: str
 
     @property
     def sink_url(self) -> str:
-        """The URL of our sink."""
+        """The URL of the sink."""
         return f"{self.dsn}?mapping=noetl" if self.table == "noetl" else self.dsn
 
 
 async def make_target(dsn: str, table: str) -> Target:
     """
-    Create the `plain` table of our sink, or `noetl`, the one of a NoETL server.
+    Create the sink's `plain` table, or `noetl`, the one of a NoETL server.
 
     Raises:
         SystemExit: this checkout has no NoETL table.
@@ -49,7 +49,7 @@ async def make_target(dsn: str, table: str) -> Target:
     """
     if table == "plain":
         await create_schema(dsn)
-        # A way that cannot write these leaves them out; nobody else notices.
+        # A method that cannot write these columns omits them without an effect on the others.
         await _execute(
             dsn, "ALTER TABLE noetl.event ALTER context SET DEFAULT '{}', ALTER created_at SET DEFAULT now()"
         )
@@ -62,14 +62,14 @@ async def make_target(dsn: str, table: str) -> Target:
 
 
 def for_table(table: str, events: list[ExecutorEvent]) -> list[ExecutorEvent]:
-    """Return *events* as *table* takes them: a row of NoETL's belongs to an entry of its catalog."""
+    """Return *events* in the form for *table*: a row of NoETL's table belongs to a catalog entry."""
     if table == "plain":
         return events
     return [structs.replace(event, meta={"catalog_id": CATALOG_ID, "attempts": 0}) for event in events]
 
 
 async def count_rows(dsn: str) -> int:
-    """Return how many rows there are."""
+    """Return the number of rows."""
     connection = await asyncpg.connect(dsn)
     try:
         return int(await connection.fetchval("SELECT count(*) FROM noetl.event"))
@@ -78,13 +78,13 @@ async def count_rows(dsn: str) -> int:
 
 
 async def clear(dsn: str) -> None:
-    """Drop all rows and write out what is dirty, so that no way pays for the one before it."""
+    """Drop all rows and run a checkpoint, so that no method pays for the one before it."""
     await _execute(dsn, "TRUNCATE noetl.event")
     await _execute(dsn, "CHECKPOINT")
 
 
 async def settings(dsn: str) -> str:
-    """Return what of the server's settings decides how fast it commits."""
+    """Return the server's settings that decide the speed of its commits."""
     connection = await asyncpg.connect(dsn)
     try:
         return ", ".join([f"{name} {await connection.fetchval(f'SHOW {name}')}" for name in _SETTINGS])

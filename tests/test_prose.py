@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 ROOT: Final = Path(__file__).parents[1]
 
 PLAIN: Final[tuple[str, ...]] = (
+    "bench",
     "consumers",
     "consumers/cli",
     "consumers/dead_letters",
@@ -28,6 +29,7 @@ PLAIN: Final[tuple[str, ...]] = (
     "consumers/sinks",
     "consumers/sinks/postgres",
     "consumers/verification",
+    "docs/tools",
     "noetl_events",
     "noetl_events/jetstream",
     "noetl_events/jetstream/connect",

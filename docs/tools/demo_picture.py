@@ -1,4 +1,4 @@
-"""A picture of the demo, `docs/images/demo.svg`: run, and drawn as a terminal shows it, half way and at the end."""
+"""A picture of the demo, `docs/images/demo.svg`: a real run as a terminal shows it, half way and at the end."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PICTURE: Final = Path(__file__).parents[1] / "images" / "demo.svg"
 EVENTS: Final = 20_000
 
 _WIDTH: Final = 88
-# Rich would have the reader's browser load a font from another site.
+# Rich would make the reader's browser load a font from another site.
 _FORMAT: Final = re.sub(r"@font-face \{\{.*?\}\}\n", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL)
 
 
@@ -41,7 +41,7 @@ def main() -> None:
 
 
 def draw(moments: list[Moment], summary: Summary) -> str:
-    """Return the picture of a demo that had *moments* and ended with *summary*."""
+    """Return the picture of a demo with these *moments* and this *summary*."""
     console = Console(record=True, width=_WIDTH, file=StringIO(), force_terminal=True)
     seen = [moment for moment in moments if moment.projected < 0.7 * EVENTS] or moments
     console.print("[bold]$ make demo[/]")

@@ -1,4 +1,4 @@
-"""The metrics of a projector and of a gateway, neither of which has to run for that."""
+"""The metrics of a projector and of a gateway, read without running either."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ SUFFIXES: Final = {
     "info": ("_info",),
     "gauge": ("",),
 }
-"""What Prometheus appends to the name of each type."""
+"""The suffixes that Prometheus appends to the name of each type."""
 
 
 def served_metrics() -> list[Metric]:
-    """Return every metric of ours, as it is served."""
+    """Return every metric of the project, as it is served."""
     settings = load({}).settings
     connection = Connection(settings.connect)
     registry = CollectorRegistry()

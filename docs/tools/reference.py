@@ -1,7 +1,7 @@
 """
 The reference, made from the code: `python -m docs.tools.reference` writes `docs/reference/`.
 
-`tests/docs` fails when what is there is not what the code gives.
+`tests/docs` fails if a page differs from the code.
 """
 
 from __future__ import annotations
@@ -108,10 +108,10 @@ In user and password, `/ ? # [ @ :` are written `%2F %3F %23 %5B %40 %3A`.
 def cli() -> str:
     """Return the page on the commands."""
     started_as = sys.argv[0]
-    # Otherwise the usage lines say how this process was started.
+    # Otherwise the usage lines would show how this process was started.
     sys.argv[0] = app.name[0]
     try:
-        # Its title and its own usage line, which say nothing more, are left out.
+        # The title and the usage line of the group itself add nothing, so they are left out.
         commands = app.generate_docs(output_format="markdown").partition("## Table of Contents\n")[2]
     finally:
         sys.argv[0] = started_as
@@ -145,7 +145,7 @@ def sinks() -> str:
     schemes: dict[str, list[str]] = {}
     points = sorted(entry_points(group="noetl_events.sinks"), key=lambda point: point.name)
     for point in points:
-        # Somebody else's may be installed beside them.
+        # A third party's sink may be installed beside them.
         if point.dist and point.dist.name == "noetl-events":
             schemes.setdefault(point.value, []).append(point.name)
     return _page("Sinks", _SINKS_INTRO, *(_sink(value, names) for value, names in schemes.items()))
@@ -203,7 +203,7 @@ def _metric(one: Metric) -> tuple[str, ...]:
 
 
 def _labels(one: Metric) -> tuple[str, ...]:
-    # Not in its interface, and without a sample there is nothing else to ask.
+    # The interface has no such field, and without a sample there is no other source.
     return tuple(getattr(one, "_labelnames", ()))
 
 

@@ -1,4 +1,4 @@
-"""What mkdocs does not do by itself: links out of `docs/`, and a look that nothing is loaded from elsewhere."""
+"""Additions to mkdocs: links out of `docs/`, and a check that no page loads a resource from another site."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _LOADED: Final = re.compile(
 
 
 def on_page_markdown(markdown: str, /, *, page: Page, config: MkDocsConfig, **_: Any) -> str:
-    """Have links that lead out of `docs/` lead to the repository."""
+    """Make links that lead out of `docs/` lead to the repository."""
     folder = posixpath.join("docs", posixpath.dirname(page.file.src_uri))
 
     def outward(link: re.Match[str]) -> str:
@@ -31,7 +31,7 @@ def on_page_markdown(markdown: str, /, *, page: Page, config: MkDocsConfig, **_:
 
 
 def on_post_page(output: str, /, *, page: Page, **_: Any) -> str:
-    """Refuse a page that would load something from another site."""
+    """Refuse a page that would load a resource from another site."""
     if found := _LOADED.search(output):
         raise PluginError(f"{page.file.src_uri}: {found[0]!r} is loaded from elsewhere; keep it in docs/")
     return output
