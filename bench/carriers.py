@@ -66,7 +66,7 @@ def row_of(body: bytes) -> tuple[Any, ...]:
 
 @asynccontextmanager
 async def projector_into_postgres(url: str, target: Target, count: int) -> AsyncIterator[Carry]:
-    """The projector and `PostgresSink` as the daemon runs them, including the connection."""
+    """Run projector and `PostgresSink` as the daemon does, including the connection."""
     await create_consumer(url)
     sink = PostgresSink.from_url(target.sink_url)
     async with projecting(url, sink, count) as carry:

@@ -29,7 +29,7 @@ BATCH: Final = 500
 
 @asynccontextmanager
 async def projector_into_noop(url: str, count: int) -> AsyncIterator[Drain]:
-    """The projector as the daemon runs it, including the connection: every message decoded, checked, and acked."""
+    """Run the projector as the daemon does, including the connection: every message decoded, checked, and acked."""
     await create_consumer(url)
     async with projecting(url, NoopSink(), count) as drain:
         yield drain

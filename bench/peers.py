@@ -71,7 +71,7 @@ async def natsio_async(url: str, events: list[ExecutorEvent]) -> AsyncIterator[P
 
 @asynccontextmanager
 async def natsio_batch(url: str, events: list[ExecutorEvent]) -> AsyncIterator[Publish]:
-    """A single fast-ingest batch of natsio-jetstream-batch for all events, with its own flow control."""
+    """Publish a single fast-ingest batch of natsio-jetstream-batch for all events, with its own flow control."""
     import natsio
     from natsio.jetstream_batch import FlowControl, fast_publisher
 
@@ -90,7 +90,7 @@ async def natsio_batch(url: str, events: list[ExecutorEvent]) -> AsyncIterator[P
 
 @asynccontextmanager
 async def nats_jetstream_extra(url: str, events: list[ExecutorEvent]) -> AsyncIterator[Publish]:
-    """A single fast-ingest batch of nats-jetstream-extra for all events, with its own flow control."""
+    """Publish a single fast-ingest batch of nats-jetstream-extra for all events, with its own flow control."""
     from nats.client import connect
     from nats.jetstream import new
     from nats.jetstream_extra import fast_publish
