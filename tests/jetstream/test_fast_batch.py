@@ -87,8 +87,8 @@ async def test_long_batch_is_ended(
     publisher: Publisher, scripted: ScriptedStream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A batch beyond its bound ends, and the next one starts once that is stored."""
-    monkeypatch.setattr("noetl_events.jetstream.publish.attempts.LONGEST", 2)
-    monkeypatch.setattr("noetl_events.jetstream.publish.attempts.BURST", 2)
+    monkeypatch.setattr("noetl_events.jetstream.publish.batches.LONGEST", 2)
+    monkeypatch.setattr("noetl_events.jetstream.publish.batches.BURST", 2)
     await publisher.publish(scripted.outgoing([1, 2, 3, 4]))
 
     assert scripted.log == "1:fast 1/0 2:fast 2/2 3:fast 1/0 4:fast 2/2"

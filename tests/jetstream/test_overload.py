@@ -84,8 +84,8 @@ async def test_batches_are_shorter_while_the_stream_is_overloaded(
     publisher: Publisher, scripted: ScriptedStream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After a dropped message the batch size is halved, and grows with each stored batch."""
-    monkeypatch.setattr("noetl_events.jetstream.publish.attempts.LONGEST", 8)
-    monkeypatch.setattr("noetl_events.jetstream.publish.attempts.BURST", 1)
+    monkeypatch.setattr("noetl_events.jetstream.publish.batches.LONGEST", 8)
+    monkeypatch.setattr("noetl_events.jetstream.publish.batches.BURST", 1)
     scripted.answer = lambda received: OVERLOADED if scripted.sequence == 1 else stores(received)
     await publisher.publish(scripted.outgoing(range(1, 30)))
     ends = [received.count for received in scripted.received if received.is_fast and received.ends_batch]

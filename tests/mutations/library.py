@@ -197,7 +197,7 @@ LIBRARY = (
     ),
     Mutation(
         "a batch that the next leader does not know is waited for",
-        "noetl_events/jetstream/publish/attempts.py",
+        "noetl_events/jetstream/publish/batches.py",
         "silence=_FAST_SILENCE, on_quiet=self._ask\n",
         "silence=_FAST_SILENCE\n",
         "tests/jetstream/test_fast_batch.py::test_batch_that_is_no_longer_known_is_sent_again_at_once",

@@ -19,7 +19,7 @@ Choose the attempts for messages: how they are sent first, and how they are sent
                                        no answer, connection lost      again, until the deadline
                                        stream full, denied, missing    the call fails: emit again, later
 
-An id that ever had an unknown outcome never joins a fast-ingest batch again (see `attempts`).  The server rejects an
+An id that ever had an unknown outcome never joins a fast-ingest batch again (see `batches`).  The server rejects an
 atomic batch with such an id as a whole.  At most one plain publish of each lane is in flight, so no message overtakes
 the one before it.
 """
@@ -35,7 +35,7 @@ import structlog
 from noetl_events.jetstream.errors import NatsUnavailable, PermissionDenied
 from noetl_events.jetstream.publish import attempts as atomic_batch
 from noetl_events.jetstream.publish import attempts as fast_batch
-from noetl_events.jetstream.publish.attempts import AtomicBatch, FastBatch, Window
+from noetl_events.jetstream.publish.batches import AtomicBatch, FastBatch, Window
 from noetl_events.jetstream.publish.expected_stream import ExpectedStream
 from noetl_events.jetstream.publish.message import PublishCounts
 from noetl_events.jetstream.publish.replies import (
