@@ -74,7 +74,7 @@ def read_speed(value: str) -> float:
         return FULL
     match = re.fullmatch(r"([0-9]{1,6}(?:\.[0-9]{1,6})?)x", value)
     if match is None or not float(match[1]):
-        raise ValueError(f"--speed: {value!r} is neither `max` nor such as `1x` or `10x`")
+        raise ValueError(f"--speed: {value!r} is neither `max` nor a factor such as `1x` or `10x`")
     return float(match[1])
 
 

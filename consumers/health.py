@@ -95,16 +95,16 @@ def health_of(
     """
     still = now - max(progress.moved, progress.resting_until)
     if still > stall_after and _must_move(progress, connected=connected, unheard=now - heard, limit=stall_after):
-        reason = f"nothing has moved for {still:.0f} s"
+        reason = f"no progress for {still:.0f} s"
         return Health(alive=False, ready=False, part=progress.attempting or "loop", reason=reason)
     if not connected:
         return Health(ready=False, part="nats", reason="not connected")
     if progress.holding:
         return Health(ready=False, part=progress.holding, reason=progress.reason[:_LONGEST_REASON])
     if trouble is not None:
-        return Health(ready=False, part="consumer", reason=trouble or "not found yet, or not again")
+        return Health(ready=False, part="consumer", reason=trouble or "not found yet, or not found again")
     if pause:
-        reason = f"paused by an operator, for another {pause:,.0f} s: nats consumer resume ends it"
+        reason = f"paused by an operator for another {pause:,.0f} s; end the pause with nats consumer resume"
         return Health(ready=False, part="consumer", reason=reason)
     return Health()
 

@@ -136,7 +136,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         """Reason for a dead letter, which names both events."""
         execution_id, event_id = self.key
         return (
-            f"event {event_id} of execution {execution_id} is there already and is another event: {self.stored}; "
+            f"event {event_id} of execution {execution_id} is already stored as another event: {self.stored}; "
             f"this one is {self.event}; `noetl-events dead retry --new-id` stores it under another id"
         )
 
@@ -181,7 +181,7 @@ def _shown(text: str | None) -> str:
 
 def _moment(time: int | None) -> str:
     if time is None:
-        return "a time that is not known"
+        return "an unknown time"
     try:
         return (_EPOCH + time * _MICROSECOND).isoformat(timespec="microseconds").replace("+00:00", "Z")
     except OverflowError:

@@ -132,7 +132,7 @@ def test_reason_names_both() -> None:
     found = compare(make_event(1), make_event(1, event_type="step.enter", step="load\n"))
 
     assert found.reason == (
-        "event 1 of execution 478775660589088776 is there already and is another event: 'command.completed' of step "
+        "event 1 of execution 478775660589088776 is already stored as another event: 'command.completed' of step "
         "'fetch_calendar' at 2026-05-31T03:14:15.124456Z; this one is 'step.enter' of step 'load\\n' at "
         "2026-05-31T03:14:15.124456Z; `noetl-events dead retry --new-id` stores it under another id"
     )

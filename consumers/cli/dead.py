@@ -44,9 +44,9 @@ class Filters:
     ] = ()
     reason: Annotated[str, Parameter(help="Only with this text in the reason.")] = ""
     since: Annotated[
-        str, Parameter(help="Only buried since then: `2026-05-31T03:14:15Z`, or `2h` for two hours ago.")
+        str, Parameter(help="Only dead letters since then: `2026-05-31T03:14:15Z`, or `2h` for two hours ago.")
     ] = ""
-    until: Annotated[str, Parameter(help="Only buried before then, in the same format.")] = ""
+    until: Annotated[str, Parameter(help="Only dead letters before then, in the same format.")] = ""
     execution: Annotated[int | None, Parameter(help="Only of this execution.")] = None
     limit: Annotated[int | None, Parameter(validator=Positive, help="Maximum number of letters.")] = None
 
@@ -73,7 +73,7 @@ _ANY = Filters()
 @dead.command(name="list")
 async def list_(*, filters: Filters = _ANY, nats: Nats = None, json: AsJson = False) -> int:
     """
-    List the dead letters, oldest first, 100 unless `--limit` is given; a message that was buried twice is listed once.
+    List the dead letters, oldest first, 100 unless `--limit` is given; a message that became one twice is listed once.
 
     Example: `noetl-events dead list --kind rejected --since 2h`
     """
@@ -131,7 +131,7 @@ async def retry(
     filters: Filters = _ANY,
     new_id: Annotated[bool, Parameter(help="Give each event another id; required for conflicts.", negative=())] = False,
     recipient: Annotated[
-        str, Parameter(name="--for", help="Consumer to send them to, instead of the one that buried them; `*` for all.")
+        str, Parameter(name="--for", help="Consumer to send them to, instead of those that they name; `*` for all.")
     ] = "",
     dry_run: Annotated[bool, Parameter(help="Print what would be sent, and send nothing.", negative=())] = False,
     nats: Nats = None,
@@ -140,7 +140,7 @@ async def retry(
     """
     Resend dead letters to their original subjects, and delete each one after the stream has stored it.
 
-    A letter is addressed to the consumer that buried it; other projectors skip it.  Exit code 1 if a letter could not
+    A letter is addressed to the consumer that it names; other projectors skip it.  Exit code 1 if a letter could not
     be sent: it stays, and a second attempt stores nothing twice.
 
     A conflict has the id of another event, and needs `--new-id`: all letters of one message get the same new id.
@@ -170,7 +170,7 @@ async def edit(
         Path | None, Parameter(help="File with the new payload; without it `$EDITOR` opens the old one.")
     ] = None,
     recipient: Annotated[
-        str, Parameter(name="--for", help="Consumer to send it to, instead of the one that buried it; `*` for all.")
+        str, Parameter(name="--for", help="Consumer to send it to, instead of the one that it names; `*` for all.")
     ] = "",
     nats: Nats = None,
     json: AsJson = False,
@@ -208,7 +208,9 @@ async def purge(
     Example: `noetl-events dead purge --kind malformed --until 7d --yes`
     """
     if not all_ and not filters.any_given:
-        raise ValueError("--all: give it to remove every dead letter, or say which with --kind, --reason, --until, ...")
+        raise ValueError(
+            "--all: give it to remove every dead letter, or select some with --kind, --reason, --until, ..."
+        )
     settings = read_settings(nats)
     async with Connection(settings.connect) as connection:
         graveyard = DeadLetterReader(connection, stream=settings.dead_letters.name)
@@ -242,7 +244,9 @@ def _sound_body(letter: Letter, edited: Path, *, from_editor: bool) -> bytes:
     body = edited.read_bytes()
     if from_editor and body == readable(letter.body).encode():
         edited.unlink()
-        raise ValueError("the payload is as it was; nothing was sent; `noetl-events dead retry` sends it unchanged")
+        raise ValueError(
+            "the payload is unchanged, so nothing was sent; send it as it is with `noetl-events dead retry`"
+        )
     try:
         decode(body)
     except MalformedEvent as exc:
@@ -295,7 +299,7 @@ def _agrees(count: int) -> bool:
 
 
 def _gone(sequence: int) -> int:
-    _say(f"dead letter {sequence} does not exist, or no longer; `noetl-events dead list` shows those that do")
+    _say(f"dead letter {sequence} does not exist, or no longer; list dead letters with `noetl-events dead list`")
     return 1
 
 

@@ -114,7 +114,9 @@ async def emit(
         await sink.aclose()
     print_result({"stored": work.stored, "rejected": work.rejected, "malformed": work.malformed}, as_json=json)
     if work.in_hand:
-        raise SinkUnavailable(f"stopped with {work.in_hand} events in hand; emit the input again from line {work.line}")
+        raise SinkUnavailable(
+            f"stopped with {work.in_hand} events in flight; emit the input again from line {work.line}"
+        )
     return 1 if work.malformed or work.rejected else 0
 
 
@@ -173,6 +175,6 @@ def _opened(file: str) -> Iterator[BufferedReader]:
         return
     if file.startswith("-"):
         # `-` requires leading hyphens to be allowed, so unknown options arrive here.
-        raise ValueError(f"unknown option {file}; `noetl-events emit --help` has those there are, ./{file} is a file")
+        raise ValueError(f"unknown option {file}; `noetl-events emit --help` lists all; write ./{file} for a file")
     with Path(file).open("rb") as lines:
         yield lines

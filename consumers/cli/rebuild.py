@@ -75,8 +75,8 @@ def _saying_how_far(work: Rebuild) -> Iterator[None]:
     except (asyncio.CancelledError, SinkUnavailable, NatsUnavailable):
         if last := work.done.last_sequence:
             print(
-                f"noetl-events: left after sequence {last}, and {work.done.stored} events stored; "
-                f"go on with --from-sequence {last + 1}",
+                f"noetl-events: stopped after sequence {last}, with {work.done.stored} events stored; "
+                f"continue with --from-sequence {last + 1}",
                 file=sys.stderr,
             )
         raise

@@ -70,6 +70,7 @@ def _rule(listener: socket.socket, token_file: str) -> TokenFile | LocalOnly:
     host = listener.getsockname()[0]
     if not ip_address(host).is_loopback:
         raise ValueError(
-            f"--token-file, gateway.token_file: required to listen on {host}, which others reach; or listen on loopback"
+            f"--token-file, gateway.token_file: required to listen on {host}, which other machines reach; "
+            "or listen on loopback"
         )
     return LocalOnly()

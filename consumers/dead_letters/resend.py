@@ -40,8 +40,8 @@ if TYPE_CHECKING:
     from noetl_events.jetstream.connection import Connection
 
 _CONFLICT: Final = (
-    "another event has its id, so that it would be buried again; --new-id sends it under another id, "
-    "`dead edit` with other content"
+    "another event has its id, so a retry would become a dead letter again; send it under another id with --new-id, "
+    "or with other content by `dead edit`"
 )
 _split = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
@@ -137,10 +137,10 @@ class Resending:
 def _refusal(letter: Letter) -> Outcome | None:
     reason = ""
     if not letter.subject:
-        reason = "it does not say which subject it came from; `show --raw` has its body"
+        reason = "the letter does not name its subject; print its body with `dead show --raw`"
     elif letter.subject.startswith("$"):
         # Events never have such a subject, and a forged letter could send commands to the server.
-        reason = "its subject belongs to the server"
+        reason = "its subject is reserved for the server"
     return _failed(letter, reason) if reason else None
 
 
@@ -167,7 +167,7 @@ def _with_new_id(letter: Letter, body: bytes) -> bytes:
     event_id = decode(body).event_id
     new_id = letter.new_id((letter.derived_id or 0) if event_id is None else event_id)
     if new_id is None:
-        raise MalformedEvent("it does not say where in a stream it was; `dead edit` gives it another id by hand")
+        raise MalformedEvent("the letter names no stream position; give the event another id with `dead edit`")
     return msgspec.json.encode(_split(body) | {"event_id": new_id})
 
 

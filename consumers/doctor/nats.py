@@ -108,7 +108,7 @@ def _plain(url: ServerUrl) -> Finding:
     return Finding(
         check=_TLS,
         severity="warning",
-        found=f"{url}: not encrypted: passwords and events can be read on the way",
+        found=f"{url}: not encrypted: passwords and events can be read on the network",
         remedy="give nats-server a `tls` block, write NATS_URL with tls:// and set NATS_TLS_CA",
     )
 
@@ -143,7 +143,7 @@ async def check_inbox(context: CheckContext) -> list[Finding]:
         Finding(
             check=_INBOX,
             severity="warning",
-            found=f"replies come to {_SHARED}.>, as those of every client: other users may read these replies",
+            found=f"replies come to {_SHARED}.>, the inbox of all clients: other users may read these replies",
             remedy=f"set NATS_INBOX_PREFIX={_SHARED}_{context.role}, and allow this user no other inbox",
         )
     ]

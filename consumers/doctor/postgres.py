@@ -68,7 +68,7 @@ async def look_at_partitions(connection: Any, table: Table, *, now: float, ahead
     if key is None:
         return []
     if key["strategy"] != "r" or key["columns"] != 1 or key["name"] not in _KEYS:
-        found = f"{table.name}: its partitions are not by the range of {', '.join(_KEYS)}, and not checked"
+        found = f"{table.name}: not partitioned by the range of {', '.join(_KEYS)}, so its partitions are not checked"
         return [Finding(check=_NAME, severity="unknown", found=found)]
     bounds = [row["bound"] for row in await connection.fetch(_READ_BOUNDS, quoted)]
     return [_judge(table.name, key["name"], bounds, now=now, later=now + max(ahead, _MARGIN))]
@@ -86,9 +86,9 @@ def _judge(table: str, name: str, bounds: list[str], *, now: float, later: float
         return Finding(check=_NAME, severity="ok", found=f"{table}: there are partitions for future events")
     day = datetime.fromtimestamp(gaps[0], UTC).date()
     if "DEFAULT" in bounds:
-        found = f"{table}: events of {day} have no partition but the default one, which grows"
+        found = f"{table}: events of {day} go to the default partition, which grows"
     else:
-        found = f"{table}: no partition takes an event of {day}"
+        found = f"{table}: there is no partition for events of {day}"
     urgent = gaps[0] == now and "DEFAULT" not in bounds
     remedy = (
         f"CREATE TABLE ... PARTITION OF {table} FOR VALUES FROM ... TO ..., with {name} {key.at(gaps[0]):.0f} in it"

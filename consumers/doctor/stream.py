@@ -83,13 +83,14 @@ def _finding(declared: StreamDeclaration, deviation: Deviation) -> Finding:
         found = f"{declared.name}: {deviation.field} is off: {deviation.meaning}"
         return Finding(check=_STREAM, severity="warning", found=found, remedy="noetl-events stream ensure --upgrade")
     setting = setting_of(declared.kind, deviation.field)
+    instead = f", or set {setting.environ} to the value on the server" if setting else ""
     # A configured value that differs is a fault, because the setting or the stream is wrong.
     severity = "fault" if setting and deviation.weight == "weaker" else _SEVERITIES[deviation.weight]
     return Finding(
         check=_STREAM,
         severity=severity,
         found=f"{declared.name}: {deviation}",
-        remedy=f"nats stream edit {declared.name}{f', or set {setting.environ} to what is there' if setting else ''}",
+        remedy=f"nats stream edit {declared.name}{instead}",
     )
 
 
@@ -123,7 +124,7 @@ async def check_retention(context: CheckContext) -> list[Finding]:
     if not kept or kept >= context.outage:
         found = f"messages are kept {_hours(kept) if kept else 'for ever'}"
         return [Finding(check="retention", severity="ok", found=found)]
-    remedy = f"nats stream edit {name} --max-age={context.outage:.0f}s, and NOETL_EVENT_STREAM_RETENTION_SECS likewise"
+    remedy = f"nats stream edit {name} --max-age={context.outage:.0f}s, and set NOETL_EVENT_STREAM_RETENTION_SECS to it"
     found = f"messages are kept {_hours(kept)}, less than an outage of {_hours(context.outage)}"
     return [Finding(check="retention", severity="fault", found=found, remedy=remedy)]
 
@@ -133,16 +134,16 @@ async def check_duplicates(context: CheckContext) -> list[Finding]:
     name = context.settings.stream.name
     window = (await show_stream(context.connection, name)).config.duplicate_window or 0.0
     if window >= context.replay_window:
-        found = f"ids are remembered {window:,.0f} s, a spool's {context.replay_window:,.0f} s or longer"
+        found = f"ids are remembered {window:,.0f} s, at least a spool's {context.replay_window:,.0f} s"
         return [Finding(check="duplicates", severity="ok", found=found)]
     return [
         Finding(
             check="duplicates",
             severity="warning",
-            found=f"ids are remembered {window:,.0f} s, and a spool sends again what is {context.replay_window:,.0f} s "
-            "old: then the stream has events twice, the destination once",
+            found=f"ids are remembered {window:,.0f} s, and a spool sends events again for "
+            f"{context.replay_window:,.0f} s: then the stream has events twice, the destination once",
             remedy=f"nats stream edit {name} --dupe-window={context.replay_window:.0f}s, and "
-            "NOETL_EVENT_STREAM_DEDUP_SECS likewise",
+            "set NOETL_EVENT_STREAM_DEDUP_SECS to it",
         )
     ]
 
@@ -174,7 +175,7 @@ class _Varz(msgspec.Struct):
 async def check_durability(context: CheckContext) -> list[Finding]:
     """Ask the server's monitoring for the sync interval."""
     if not context.monitor:
-        return [_unknown("whether the server syncs before it acknowledges is not known", "give --monitor")]
+        return [_unknown("unknown whether the server syncs before it acknowledges", "give --monitor")]
     try:
         varz = await asyncio.to_thread(_read, context.monitor)
     except (OSError, HTTPException, msgspec.DecodeError) as exc:
@@ -190,7 +191,9 @@ async def check_durability(context: CheckContext) -> list[Finding]:
         ]
     if config.sync_always:
         return [Finding(check=_DURABILITY, severity="ok", found=f"{varz.server_name} syncs before it acknowledges")]
-    found = f"{varz.server_name} syncs every {config.sync_interval / 1e9:g} s: a power cut takes what was acknowledged"
+    found = (
+        f"{varz.server_name} syncs every {config.sync_interval / 1e9:g} s: a power failure loses acknowledged messages"
+    )
     return [Finding(check=_DURABILITY, severity="warning", found=found, remedy=_REMEDY)]
 
 

@@ -56,7 +56,7 @@ class TokenFile:
         # Every token is compared, so the duration reveals nothing.
         matches = [hmac.compare_digest(given.strip().encode(), token) for token in self._tokens]
         if scheme.lower() != _SCHEME or not any(matches):
-            raise ApiError(401, "token", "bring the token: Authorization: Bearer ...")
+            raise ApiError(401, "token", "send the token: Authorization: Bearer ...")
 
     def _refresh(self) -> None:
         try:
@@ -90,7 +90,7 @@ class LocalOnly:
         """
         host = headers.get("host", "")
         if _hostname(host) not in _LOCAL:
-            raise ApiError(403, "host", f"Host: {host[:80]!r} is not this machine; set a token to be reached by others")
+            raise ApiError(403, "host", f"Host: {host[:80]!r} is not this machine; set a token to serve other machines")
         origin = headers.get("origin")
         if origin is not None and origin != f"http://{host}":
             raise ApiError(403, "origin", f"Origin: {origin[:80]!r} is another site")

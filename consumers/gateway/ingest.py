@@ -67,7 +67,7 @@ class RequestsSeen:
         """
         seen = self._seen.get(key)
         if seen is not None and seen.digest != _digest(body):
-            raise ApiError(422, "key_reused", "Idempotency-Key: it came with another body before; use a new one")
+            raise ApiError(422, "key_reused", "Idempotency-Key: already used with another body; use a new key")
         return seen
 
     def note(self, key: str, body: bytes, events: Sequence[ExecutorEvent]) -> IdempotencyCache:

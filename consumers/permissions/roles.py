@@ -132,15 +132,15 @@ def _projector(work: RoleContext) -> Rights:
         Permission(f"{work.api}.STREAM.INFO.{work.dead_letters.name}", "to check that the stream keeps dead letters"),
         Permission(f"{work.api}.STREAM.INFO.{work.trials.name}", "to check that the stream keeps crash records"),
         Permission(f"{work.api}.CONSUMER.INFO.{stream}.*", "to identify a consumer that gave up on a message"),
-        Permission(f"{work.api}.STREAM.MSG.GET.{stream}", "to bury messages that other consumers gave up on"),
-        Permission(f"{work.dead_letters.prefix}.*", "to bury events that the destination rejects"),
+        Permission(f"{work.api}.STREAM.MSG.GET.{stream}", "to read messages that other consumers gave up on"),
+        Permission(f"{work.dead_letters.prefix}.*", "to store dead letters"),
     ]
     advisories = f"$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.{stream}"
     subscribe = [
         *_replies(work),
         Permission(f"{advisories}.*", "to learn of messages that a consumer gave up on", _EXHAUSTED_GROUP),
         *(
-            Permission(f"{advisories}.{each.name}", "to learn of messages that its own gave up on")
+            Permission(f"{advisories}.{each.name}", "to learn of messages that its own consumers gave up on")
             for each in work.consumers
         ),
     ]

@@ -287,6 +287,6 @@ def _require_some_taken(batch: list[ExecutorEvent], rejection: EventsRejected) -
         reason, times = max(Counter(reasons).items(), key=lambda counted: counted[1], default=("", 0))
         if len(part.reasons) == len(batch) and times >= _ALIKE:
             raise SinkUnavailable(
-                f"it refuses all of {len(batch)} events, {times} of them alike, so none is buried: {reason}; "
-                f"repair the destination, or bury them with batches below {_ALIKE}"
+                f"the destination rejects all of {len(batch)} events, {times} of them for one reason, so none becomes "
+                f"a dead letter: {reason}; repair the destination, or make dead letters with batches below {_ALIKE}"
             )

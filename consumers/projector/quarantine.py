@@ -107,13 +107,14 @@ class ExclusiveGate:
             async with asyncio.timeout(self._patience):
                 await turn
         except TimeoutError:
-            raise SinkUnavailable("one event is written alone, and another destination or partition hangs") from None
+            words = "an event must be written alone, and a write to another destination or partition does not end"
+            raise SinkUnavailable(words) from None
 
 
 _BLOCK: Final = 500
 _SPLIT: Final = 25
 _FATAL_DEATHS: Final = 2
-FATAL: Final = f"the process died {_FATAL_DEATHS} times while it wrote this event, and this one alone"
+FATAL: Final = f"the process died {_FATAL_DEATHS} times while it wrote this event alone"
 
 
 class CrashRecord(msgspec.Struct, frozen=True, kw_only=True):

@@ -152,7 +152,7 @@ class Service:
         """Redeliver a message that exceeded `max_deliver` of one of this process's consumers."""
         for projector in self.projectors:
             if projector.consumer.name == given_up.consumer:
-                reason = f"it gave up on message {given_up.stream_seq}: max_deliver was edited"
+                reason = f"the consumer gave up on message {given_up.stream_seq}: max_deliver was edited"
                 projector.puller.begin_again(reason, start=given_up.stream_seq)
 
     def _projector(self, channel: Channel) -> Projector:

@@ -282,7 +282,7 @@ class StreamMonitor:
                 was_last_sequence=replaced.before.sequence,
             )
             for projector in self._projectors():
-                projector.puller.begin_again("the stream is another one, or lost its end")
+                projector.puller.begin_again("the stream was replaced, or lost its end")
         if self._notes is not None:
             await self._notes.save(self._identity)
 

@@ -208,12 +208,12 @@ def _flaw(value: Any, gap: tuple[float, float] | None) -> str:
     if isinstance(value, float) and not math.isfinite(value):
         return "not finite"
     if gap and gap[0] < value < gap[1]:
-        return "no NATS server takes it"
+        return "no NATS server accepts it"
     texts = [part for part in (value if isinstance(value, tuple) else [value]) if isinstance(part, str)]
     if any("\ud800" <= sign <= "\udfff" for text in texts for sign in text):
         return "not UTF-8"
     if any(sign < _FIRST_PRINTABLE or sign == _DELETE for text in texts for sign in text):
-        return "a control character is in it"
+        return "contains a control character"
     return ""
 
 

@@ -27,7 +27,7 @@ _TIMEOUT: Final = 5.0
 # The two codes: JetStream is not enabled for the account, or on the server.
 _SWITCHED_OFF: Final = (10039, 10076)
 _NO_ANSWER: Final = (
-    "JetStream does not answer: it is not enabled for the account of these credentials, or the server is without it"
+    "JetStream does not answer: it is not enabled for the account of these credentials, or the server runs without it"
 )
 
 
@@ -111,7 +111,7 @@ def _no_jetstream(connection: Connection) -> str:
     info = connection.info
     who = f"server {info.get('server_name', '')} ({info.get('version', '')})".replace(" ()", "")
     if info and not info.get("jetstream"):
-        return f"{_NO_ANSWER}; the {who} has none itself: start it with `jetstream {{}}`, or connect to one that has"
+        return f"{_NO_ANSWER}; {who} runs without JetStream: start it with `jetstream {{}}`, or use another server"
     return _NO_ANSWER
 
 

@@ -313,7 +313,7 @@ class DirectClient(Client):
         task = asyncio.current_task()
         if task is not None and task is self._reading_task and self.is_connected and not task.cancelling():
             # An exception has ended the task, and nats-py still believes to be connected.
-            log.error("client.reading_ended", remedy="none needed: it reconnects")
+            log.error("client.reading_ended", remedy="none needed: the client reconnects")
             await self.force_reconnect()
 
 

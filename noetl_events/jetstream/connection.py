@@ -144,8 +144,8 @@ class Connection:
             await self._refresh_limit()
             if size > self.max_payload and self._limit_unknown:
                 raise NatsUnavailable(
-                    f"{size} bytes with headers, and whether the server still takes no more than {self.max_payload} "
-                    f"(max_payload) is not known: {self._limit_unknown}"
+                    f"{size} bytes with headers exceed the server's last known max_payload of {self.max_payload}, "
+                    f"and its present one is unknown: {self._limit_unknown}"
                 )
         return self.max_payload
 
@@ -193,7 +193,7 @@ class Connection:
             return self._client
         if self._connecting is None:
             if rest := self._pool.rest:
-                raise NatsUnavailable(f"{self._refusal}; tried again in {rest:.1f} s")
+                raise NatsUnavailable(f"{self._refusal}; next attempt in {rest:.1f} s")
             self._connecting = asyncio.create_task(self._connect())
             self._connecting.add_done_callback(self._on_attempt)
         # A cancelled caller leaves the attempt running for other callers and for `aclose`.
@@ -243,7 +243,7 @@ class Connection:
     async def _first_connected(self, transport: ServerTransport, arguments: dict[str, Any]) -> DirectClient:
         """Return a client connected to the first server that accepts it."""
         if self.options.is_encrypted and TRANSPORT in missing_hooks():
-            raise ValueError(f"nats-py: this release cannot be held to TLS, which is wanted; install {NATS_PY}")
+            raise ValueError(f"nats-py: this release cannot enforce TLS, which is required; install {NATS_PY}")
         failures: dict[str, str] = {}
         is_refused = False
         servers = self._pool.round()

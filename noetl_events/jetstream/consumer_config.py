@@ -31,9 +31,9 @@ _SHORTEST_REQUEST: Final = 0.1
 
 _OURS: Final = {"noetl-events": "projector"}
 
-_LATER: Final = "it does not begin with the first message of the stream"
-_PUSHED: Final = "it is a push consumer, and a projector pulls"
-_FILTERED: Final = "it leaves out messages of the stream"
+_LATER: Final = "the consumer does not begin with the first message of the stream"
+_PUSHED: Final = "this is a push consumer, and a projector needs a pull consumer"
+_FILTERED: Final = "the consumer leaves out messages of the stream"
 
 
 class ConsumerLimits(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,19 +69,19 @@ _REQUIRED: Final = {
     "deliver_policy": _Field("all", _LATER),
     "opt_start_seq": _Field(0, _LATER),
     "opt_start_time": _Field(None, _LATER),
-    "ack_policy": _Field("explicit", "a message counts as settled before its event is stored"),
-    "max_deliver": _Field(-1, "a message that is delivered so often is given up, stored or not"),
-    "replay_policy": _Field("instant", "it delivers as slowly as the messages were published"),
-    "rate_limit_bps": _Field(0, "it delivers no faster than that"),
-    "headers_only": _Field(unset=False, meaning="it delivers messages without their bodies"),
+    "ack_policy": _Field("explicit", "a message counts as acknowledged before its event is stored"),
+    "max_deliver": _Field(-1, "the server gives up on a message after that many deliveries, stored or not"),
+    "replay_policy": _Field("instant", "the consumer delivers as slowly as the messages were published"),
+    "rate_limit_bps": _Field(0, "the consumer delivers no faster than that"),
+    "headers_only": _Field(unset=False, meaning="the consumer delivers messages without their bodies"),
     "deliver_subject": _Field("", _PUSHED),
     "deliver_group": _Field("", _PUSHED),
     "flow_control": _Field(unset=False, meaning=_PUSHED),
     "idle_heartbeat": _Field(0, _PUSHED),
-    "direct": _Field(unset=False, meaning="it serves the server itself, as the source of another stream"),
-    "sourcing": _Field(unset=False, meaning="it serves the server itself, as the source of another stream"),
-    "priority_groups": _Field([], "it serves those pullers only that name one of these groups"),
-    "priority_policy": _Field("", "it does not serve every puller alike"),
+    "direct": _Field(unset=False, meaning="the consumer belongs to the server, as the source of another stream"),
+    "sourcing": _Field(unset=False, meaning="the consumer belongs to the server, as the source of another stream"),
+    "priority_groups": _Field([], "the consumer serves only clients that name one of these groups"),
+    "priority_policy": _Field("", "the consumer does not serve all clients alike"),
 }
 # These fields are compared separately.
 _FILTERS: Final = ("filter_subject", "filter_subjects")
@@ -186,11 +186,11 @@ def _adapted(declared: ConsumerDeclaration, config: Mapping[str, Any]) -> Iterat
     limits, wanted = limits_of(declared, config), config_of(declared)
     if limits.ack_wait != declared.ack_wait:
         name = "backoff" if config.get("backoff") else "ack_wait"
-        yield name, f"{limits.ack_wait:g} s instead of {declared.ack_wait:g} s: kept to"
+        yield name, f"{limits.ack_wait:g} s instead of {declared.ack_wait:g} s; the projector keeps to it"
     if declared.exclusive and limits.pin_ttl != declared.pin_ttl:
-        yield "priority_timeout", f"{limits.pin_ttl:g} s instead of {declared.pin_ttl:g} s: kept to"
+        yield "priority_timeout", f"{limits.pin_ttl:g} s instead of {declared.pin_ttl:g} s; the projector keeps to it"
     if (pending := config.get("max_ack_pending", 0)) != wanted["max_ack_pending"]:
-        words = "" if pending < 0 or pending > declared.max_ack_pending else ", with which delivery waits sooner"
+        words = "" if pending < 0 or pending > declared.max_ack_pending else ", so delivery pauses earlier"
         yield "max_ack_pending", f"{pending} instead of {declared.max_ack_pending}{words}"
     for name, value, unit in (
         ("max_batch", limits.batch, "messages"),
@@ -202,28 +202,37 @@ def _adapted(declared: ConsumerDeclaration, config: Mapping[str, Any]) -> Iterat
 
 
 def _told(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    again = "then it is made anew, and everything is read again from the start of the stream"
+    again = "then the projector recreates it, and reads the stream again from its start"
     if idle := config.get("inactive_threshold"):
-        yield "inactive_threshold", f"the server deletes it when no projector asks for {idle / _SECOND:g} s: {again}"
+        yield (
+            "inactive_threshold",
+            f"the server deletes the consumer after {idle / _SECOND:g} s without requests: {again}",
+        )
     if not config.get("durable_name"):
-        yield "durable_name", f"it is not durable, and the server deletes it when no projector asks: {again}"
+        yield (
+            "durable_name",
+            f"the consumer is not durable, so the server deletes it when no projector sends requests: {again}",
+        )
     if config.get("mem_storage"):
-        yield "mem_storage", f"its progress is lost when its servers stop: {again}"
+        yield "mem_storage", f"the consumer loses its position when its servers stop: {again}"
     for name, value in config.items():
         if value and name not in KNOWN:
-            yield name, f"{value!r}: not known to this version of noetl-events, and so is what it does to deliveries"
+            yield name, f"{value!r}: this version of noetl-events knows neither the field nor its effect on deliveries"
 
 
 def _too_short(declared: ConsumerDeclaration, config: Mapping[str, Any]) -> Iterator[Difference]:
     limits = limits_of(declared, config)
     if limits.ack_wait < min(_SHORTEST_WAIT, declared.ack_wait):
-        name, meaning = "backoff" if config.get("backoff") else "ack_wait", "messages come again while they are written"
+        name, meaning = (
+            "backoff" if config.get("backoff") else "ack_wait",
+            "messages are redelivered during their write",
+        )
         yield Difference(name, declared.ack_wait, limits.ack_wait, f"{meaning}; at least {_SHORTEST_WAIT:g} s")
     if declared.exclusive and limits.pin_ttl < min(_SHORTEST_WAIT, declared.pin_ttl):
-        meaning = f"it changes hands without need; at least {_SHORTEST_WAIT:g} s"
+        meaning = f"the server switches replicas without need; at least {_SHORTEST_WAIT:g} s"
         yield Difference("priority_timeout", declared.pin_ttl, limits.pin_ttl, meaning)
     if 0 < limits.expires < _SHORTEST_REQUEST:
-        meaning = f"requests end before a message can come; at least {_SHORTEST_REQUEST:g} s"
+        meaning = f"requests end before a message can arrive; at least {_SHORTEST_REQUEST:g} s"
         yield Difference("max_expires", None, limits.expires, meaning)
 
 
@@ -231,9 +240,9 @@ def _meaning(name: str, field: _Field, declared: ConsumerDeclaration, config: Ma
     if name not in ("priority_groups", "priority_policy"):
         return field.meaning
     if declared.exclusive and not config.get("priority_policy"):
-        return "it was made without --standby"
+        return "the consumer was created without --standby"
     if (config.get("priority_groups"), config.get("priority_policy")) == ([GROUP], "pinned_client"):
-        return "it was made with --standby"
+        return "the consumer was created with --standby"
     return field.meaning
 
 

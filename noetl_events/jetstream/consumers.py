@@ -257,7 +257,7 @@ async def _require_lanes(connection: Connection, declared: ConsumerDeclaration) 
     config = (await find_stream(connection, declared.stream)).config
     if not has_lanes(config, declared.filter_subjects[0], declared.partitions):
         found = (config.get("subject_transform") or {}).get("dest")
-        wanted, meaning = f"{declared.partitions} partitions", "what goes to other lanes would not be read"
+        wanted, meaning = f"{declared.partitions} partitions", "the projector would miss events in other partitions"
         raise StreamDrift(declared.stream, [Deviation("subject_transform", wanted, found, meaning, "refused")])
 
 

@@ -119,7 +119,7 @@ class StreamDrift(ValueError):
         lines = "".join(f"\n  {deviation}" for deviation in deviations)
         super().__init__(
             f"stream {name} differs from its declaration and was left as it is:{lines}\n"
-            f"Set what is there, or change the stream (nats stream edit {name})."
+            f"Change the settings to match, or change the stream (nats stream edit {name})."
         )
         self.name = name
         self.deviations = list(deviations)
@@ -152,16 +152,17 @@ class ConsumerDrift(ValueError):
         self.differences = list(differences)
         self.remedy = " ".join(_remedies(f"{stream} {name}", differences))
         lines = "".join(f"\n  {difference}" for difference in differences)
-        found = f"consumer {name} of stream {stream} does not deliver as it must, and was left as it is:"
+        found = f"consumer {name} of stream {stream} differs from what a projector needs, and was left as it is:"
         super().__init__(f"{found}{lines}\n{self.remedy}")
 
 
 def _remedies(consumer: str, differences: Sequence[Difference]) -> Iterator[str]:
     if any("--standby" in difference.meaning for difference in differences):
-        yield "Start as it was made, or give another --durable."
-    again = "the projector makes it anew and reads the stream from its start, which a destination takes twice."
+        yield "Start the projector as the consumer was created, or give another --durable."
+    again = "the projector recreates it and reads the stream from its start; destinations accept an event twice."
     if not all(difference.field in _EDITABLE for difference in differences):
         yield f"Delete it (nats consumer rm {consumer}): {again}"
         return
-    yield f"Put it back (nats consumer edit {consumer}), or delete it (nats consumer rm {consumer}): {again}"
-    yield "Delete it if no projector ran when it was edited: what it has left out since then is known to none."
+    restore = f"Restore its configuration (nats consumer edit {consumer})"
+    yield f"{restore}, or delete it (nats consumer rm {consumer}): {again}"
+    yield "Delete it if no projector ran when it was edited: messages that it has skipped since cannot be found."

@@ -53,7 +53,7 @@ async def denied(
         for subscription in subscriptions:
             await subscription.unsubscribe()
     except (NatsError, OSError) as exc:
-        raise NatsUnavailable(f"cannot ask what is allowed: {str(exc) or type(exc).__name__}") from exc
+        raise NatsUnavailable(f"cannot check the permissions: {str(exc) or type(exc).__name__}") from exc
     return found
 
 
@@ -105,7 +105,7 @@ async def server_time(connection: Connection, stream: str) -> float:
     except (NatsError, OSError) as exc:
         raise unavailable(connection, subject, exc) from exc
     if not (told := _decoded(reply.data).get("ts")):
-        raise NatsUnavailable("the server does not tell its time")
+        raise NatsUnavailable("the server's answer has no time")
     return unix_nanoseconds(told) / 1e9
 
 

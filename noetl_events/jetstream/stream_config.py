@@ -29,7 +29,7 @@ ATOMIC_SINCE: Final = (2, 12)
 _SECOND: Final = 1_000_000_000
 _SHORTEST_AGE: Final = 3_600 * _SECOND
 # Names for the messages of a stream in explanations of its configuration.
-_THINGS: Final = {"events": "events", "dead letters": "dead letters", "trials": "notes"}
+_THINGS: Final = {"events": "events", "dead letters": "dead letters", "trials": "crash records"}
 CAPABILITIES: Final = ("allow_direct", "allow_atomic", "allow_batched")
 """Capabilities that can be switched on, and never have to be switched off."""
 
@@ -161,7 +161,7 @@ def deviations(declared: StreamDeclaration, config: Mapping[str, Any], *, versio
 def _unknown(config: Mapping[str, Any]) -> Iterator[Deviation]:
     for name, value in config.items():
         if value and name not in KNOWN:
-            meaning = "not known to this version of noetl-events, and so is what it does to messages"
+            meaning = "this version of noetl-events knows neither the field nor its effect on messages"
             yield Deviation(name, None, value, meaning, "told")
 
 
@@ -181,34 +181,36 @@ class _Look:
         """Yield the deviations that keep messages from being stored, or stored well."""
         config, things = self._config, self._things
         if config.get("no_ack"):
-            yield self._unset("no_ack", "it never answers that a message is stored: each publish waits in vain")
+            yield self._unset("no_ack", "the stream acknowledges no message, so no publish succeeds")
         if config.get("sealed"):
-            yield self._unset("sealed", "it stores nothing any more")
+            yield self._unset("sealed", "the stream stores no new messages")
         if config.get("allow_msg_counter"):
-            yield self._unset("allow_msg_counter", "it stores counters, and nothing else")
+            yield self._unset("allow_msg_counter", "the stream stores only counters")
         if config.get("persist_mode", "default") not in ("", "default"):
-            meaning = f"it answers before it has written: {things} that it acknowledged are lost when its server dies"
+            meaning = f"the server acknowledges before it writes: acknowledged {things} are lost if it crashes"
             yield Deviation("persist_mode", "default", config["persist_mode"], meaning, "unsafe")
         if config.get("storage", "file") != "file":
-            yield Deviation("storage", "file", config["storage"], "it loses everything when its servers stop", "unsafe")
+            yield Deviation(
+                "storage", "file", config["storage"], "the stream loses its messages when its servers stop", "unsafe"
+            )
         if self._mirrored:
             yield self._mirror()
         if self._sources:
-            meaning = "it takes messages of others too: what is no event there becomes a dead letter"
+            meaning = "the stream also takes messages of other streams: each that is not an event becomes a dead letter"
             yield Deviation("sources", None, self._sources, meaning, "weaker" if self._is_events else "told")
         yield from self._replicas()
 
     def _mirror(self) -> Deviation:
         name = self._mirrored.get("name", "")
         if self._is_events:
-            meaning = "what it has can be projected and read; to publish, name the stream that it mirrors"
+            meaning = "a mirror can be projected and read only; to publish, name the mirrored stream"
             return Deviation("mirror", None, name, meaning, "weaker")
-        return Deviation("mirror", None, name, "nothing can be stored in it", "unsafe")
+        return Deviation("mirror", None, name, "a mirror stores nothing that is published", "unsafe")
 
     def _replicas(self) -> Iterator[Deviation]:
         wanted, actual = self._declared.replicas, self._config.get("num_replicas", 1)
         if actual != wanted:
-            meaning = f"{'fewer' if actual < wanted else 'more'} servers keep it than is set"
+            meaning = f"{'fewer' if actual < wanted else 'more'} servers store the stream than declared"
             yield Deviation("num_replicas", wanted, actual, meaning, "weaker")
 
     def subjects(self) -> Iterator[Deviation]:
@@ -218,11 +220,11 @@ class _Look:
         is_fed = bool(self._mirrored) or (bool(self._sources) and not actual)
         missing = [subject for subject in wanted if not any(includes(each, subject) for each in actual)]
         if missing and not is_fed:
-            meaning = f"it does not store what is published to {', '.join(missing)}"
+            meaning = f"the stream does not store messages published to {', '.join(missing)}"
             yield Deviation("subjects", list(wanted), list(actual), meaning, "unsafe")
         elif set(actual) != set(wanted) and not is_fed:
-            more = ": what is none becomes a dead letter" if self._is_events else ""
-            meaning = f"it takes more than {self._things}{more}"
+            more = ": each other message becomes a dead letter" if self._is_events else ""
+            meaning = f"the stream takes more than {self._things}{more}"
             yield Deviation("subjects", list(wanted), list(actual), meaning, "weaker")
         yield from self._transform()
 
@@ -232,13 +234,13 @@ class _Look:
             return
         declared, found = wanted and wanted["dest"], actual and actual.get("dest")
         if wanted:
-            meaning = "its lanes are others than the partitions that are set: what goes elsewhere would not be read"
+            meaning = "the stream has other partitions than the settings, so the projector would miss events"
             yield Deviation("subject_transform", declared, found, meaning, "refused")
         elif self._is_events:
-            meaning = "it spreads its events over lanes, which are not set here: they come without an order"
+            meaning = "the stream has partitions and the settings have none, so events are delivered in no order"
             yield Deviation("subject_transform", declared, found, meaning, "weaker")
         else:
-            meaning = f"{self._things} are kept under other subjects, and not found there"
+            meaning = f"{self._things} are stored under other subjects, where readers do not find them"
             yield Deviation("subject_transform", declared, found, meaning, "weaker")
 
     def keeping(self) -> Iterator[Deviation]:
@@ -247,25 +249,33 @@ class _Look:
             yield self._retention(retention)
         if self._declared.kind == "trials" or self._config.get("sealed"):
             return
-        yield from self._time("max_age", short=f"{self._things} are gone after that, needed or not", long="they stay")
+        yield from self._time(
+            "max_age", short=f"{self._things} are deleted at that age, needed or not", long=f"{self._things} are kept"
+        )
         if self._is_events and not self._mirrored:
-            short = "an event that is published again after that is in the stream twice"
-            yield from self._time("duplicate_window", short=short, long="ids cost the server memory")
+            short = "an event that is published again after that time is stored twice"
+            yield from self._time("duplicate_window", short=short, long="the server keeps message ids in memory")
 
     def _retention(self, retention: str) -> Deviation:
         kinds = {
-            "interest": f"{self._things} are stored while a consumer exists, and only then",
-            "workqueue": f"one consumer has {self._things}, and no other: nothing else can read or list them",
+            "interest": f"{self._things} are stored only while a consumer exists",
+            "workqueue": f"only one consumer gets {self._things}: other clients can neither read nor list them",
         }
         graver: Weight = "refused" if self._is_events else "unsafe" if retention == "interest" else "weaker"
-        return Deviation("retention", "limits", retention, kinds.get(retention, "not known here"), graver)
+        return Deviation(
+            "retention",
+            "limits",
+            retention,
+            kinds.get(retention, "this version of noetl-events does not know this retention"),
+            graver,
+        )
 
     def _time(self, field: str, *, short: str, long: str) -> Iterator[Deviation]:
         wanted, actual = self._wanted[field], self._config.get(field, 0)
         if wanted != actual:
             # An age of 0 means for ever.
             is_shorter = bool(actual) and (not wanted or actual < wanted)
-            meaning = short if is_shorter else f"{long} longer than is set"
+            meaning = short if is_shorter else f"{long} longer than declared"
             # An outage of an hour would lose messages, so a shorter age is unsafe whatever age is declared.
             weight: Weight = "unsafe" if field == "max_age" and is_shorter and actual < _SHORTEST_AGE else "weaker"
             yield Deviation(field, wanted / _SECOND, actual / _SECOND, meaning, weight)
@@ -279,37 +289,41 @@ class _Look:
             meaning = f"beyond {' or '.join(limits)} the oldest {things} are dropped, stored elsewhere or not"
             yield Deviation("discard", "new", "old", meaning, "unsafe")
         if size != self._declared.max_bytes and (size > 0 or self._declared.max_bytes > 0):
-            meaning = f"it takes {f'no more than {size:,} bytes' if size > 0 else 'more than is set'}"
+            meaning = f"the stream holds {f'at most {size:,} bytes' if size > 0 else 'more than declared'}"
             yield Deviation("max_bytes", self._declared.max_bytes, size, meaning, "weaker")
         if count > 0:
-            yield Deviation("max_msgs", -1, count, f"it takes no more than {count:,} {things}", "weaker")
+            yield Deviation("max_msgs", -1, count, f"the stream holds at most {count:,} {things}", "weaker")
         yield from self._per_subject()
         if (largest := config.get("max_msg_size", -1)) > 0:
-            held = "" if self._is_events else ", and one holds the projector up"
-            yield Deviation("max_msg_size", -1, largest, f"it refuses larger {things}{held}", "weaker")
+            held = "" if self._is_events else ", and a refused one blocks the projector"
+            yield Deviation("max_msg_size", -1, largest, f"the server refuses larger {things}{held}", "weaker")
 
     def _per_subject(self) -> Iterator[Deviation]:
         wanted, actual = self._declared.max_per_subject, self._config.get("max_msgs_per_subject", -1)
         if actual in (wanted, max(wanted, 0)):
             return
         if self._declared.kind == "trials":
-            yield Deviation("max_msgs_per_subject", wanted, actual, "notes that nothing reads any more stay", "told")
+            yield Deviation(
+                "max_msgs_per_subject", wanted, actual, "crash records that are no longer read are kept", "told"
+            )
         elif self._config.get("discard_new_per_subject"):
-            meaning = f"it refuses {self._things} of a kind once it has {actual:,} of them"
+            meaning = f"the server refuses {self._things} of a subject that has {actual:,} of them"
             yield Deviation("discard_new_per_subject", declared=False, actual=True, meaning=meaning, weight="unsafe")
         else:
-            meaning = f"it keeps the last {actual:,} {self._things} of each kind, stored elsewhere or not"
+            meaning = (
+                f"the stream keeps only the last {actual:,} {self._things} of each subject, stored elsewhere or not"
+            )
             yield Deviation("max_msgs_per_subject", wanted, actual, meaning, "unsafe")
 
     def removing(self) -> Iterator[Deviation]:
         """Yield the deviations that allow or forbid removing messages."""
         for field, verb in (("deny_delete", "removed"), ("deny_purge", "purged")):
             if self._config.get(field) and not self._config.get("sealed"):
-                more = ", also by `dead retry` and `dead purge`" if self._declared.kind == "dead letters" else ""
+                more = ", not even by `dead retry` and `dead purge`" if self._declared.kind == "dead letters" else ""
                 yield self._unset(field, f"{self._things} cannot be {verb}{more}", "weaker")
         for field, header in (("allow_rollup_hdrs", "Nats-Rollup"), ("allow_msg_ttl", "Nats-TTL")):
             if self._config.get(field) and self._is_events:
-                yield self._unset(field, f"a publisher can have events removed, with the header {header}", "told")
+                yield self._unset(field, f"a publisher can remove events with the header {header}", "told")
 
     def capabilities(self) -> Iterator[Deviation]:
         """Yield the capabilities that the server has and the stream lacks."""
@@ -328,15 +342,15 @@ class _Look:
         limits = self._config.get("consumer_limits") or {}
         if (idle := limits.get("inactive_threshold")) and self._is_events:
             meaning = (
-                f"a consumer that is not asked for {idle / _SECOND:g} s is deleted: that of a projector that is away "
-                "longer is made anew, and reads the stream from its start"
+                f"the server deletes a consumer without requests for {idle / _SECOND:g} s: a projector that is down "
+                "longer recreates its own, and reads the stream from its start"
             )
             yield Deviation("consumer_limits", None, {"inactive_threshold": idle / _SECOND}, meaning, "told")
         if (pending := limits.get("max_ack_pending")) and self._is_events:
-            meaning = f"a consumer may have no more than {pending:,} events delivered and not acknowledged"
+            meaning = f"a consumer may have at most {pending:,} unacknowledged events"
             yield Deviation("consumer_limits", None, {"max_ack_pending": pending}, meaning, "told")
         if (most := self._config.get("max_consumers", -1)) > 0 and self._declared.kind != "trials":
-            meaning = f"a projector, verify, rebuild or tail beyond {most} readers is refused"
+            meaning = f"the server refuses a projector, verify, rebuild or tail if the stream has {most} consumers"
             yield Deviation("max_consumers", -1, most, meaning, "weaker")
 
     def _unset(self, field: str, meaning: str, weight: Weight = "unsafe") -> Deviation:
@@ -344,7 +358,7 @@ class _Look:
 
 
 _LACKING: Final = {
-    "allow_direct": "messages are looked up by way of its leader, and a projector's notes not at all",
-    "allow_atomic": "events go one by one, which takes the server more work, where batches could be written whole",
-    "allow_batched": "events go one by one, which takes several times as long as in batches",
+    "allow_direct": "messages can be read only through the stream's leader, and a projector's crash records not at all",
+    "allow_atomic": "events are stored one by one instead of in atomic batches, which takes the server more work",
+    "allow_batched": "events are stored one by one, which takes several times as long as in batches",
 }

@@ -259,8 +259,8 @@ def explained(name: str, error: ReplyError) -> NatsUnavailable:
     if error.err_code in _OFFLINE:
         return StreamRefused(
             name,
-            f"{words}: the server has it and does not serve it; a stream that a newer nats-server made needs that "
-            "version again",
+            f"{words}: the server has the stream and does not serve it; if a newer nats-server created it, run "
+            "that version again",
         )
     if error.code in _REFUSED or error.err_code in (*_FIELDS, _INVALID):
         return StreamRefused(name, words, field=_field_of(error))

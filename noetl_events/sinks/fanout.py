@@ -54,7 +54,7 @@ class BestEffort:
     async def emit_batch(self, events: Sequence[ExecutorEvent]) -> None:
         """Emit *events*; only bugs of the sink are raised."""
         if self._now() < self._rests_until:
-            self._miss(len(events), "it was away a moment ago")
+            self._miss(len(events), "the sink was unavailable a moment ago")
             return
         try:
             async with asyncio.timeout(self._patience):
@@ -67,7 +67,7 @@ class BestEffort:
             self._miss(len(events), exc.reason)
         except TimeoutError:
             self._rest(None)
-            self._miss(len(events), f"not within {self._patience} s")
+            self._miss(len(events), f"no answer within {self._patience} s")
         else:
             self._failures = 0
 
@@ -114,7 +114,7 @@ class FanoutSink:
         owns_inner: bool = False,
     ) -> None:
         if not required:
-            raise ValueError("fanout: no sink is required; stored would mean nothing")
+            raise ValueError("fanout: no sink is required, so stored would mean nothing; require at least one")
         self._required = {_name("required", number, sink): sink for number, sink in enumerate(required, start=1)}
         names = {_name("optional", number, sink): sink for number, sink in enumerate(optional, start=1)}
         self._optional = {name: BestEffort(sink, name=name, patience=patience) for name, sink in names.items()}

@@ -127,7 +127,7 @@ class JsonlSink:
             return
         if not _is_left_by_crash(torn):
             raise SinkUnavailable(
-                f"jsonl: {self._path}: no event after byte {good}, and no crash left that; move it away"
+                f"jsonl: {self._path}: no event after byte {good}, and not the trace of a crash; move the file away"
             )
         file.truncate(good)
         log.warning("jsonl.tail_healed", path=str(self._path), bytes=len(torn))

@@ -147,8 +147,8 @@ async def test_no_room_for_a_request(lab: Lab) -> None:
 @pytest.mark.parametrize(
     ("exclusive", "words"),
     [
-        pytest.param(True, "it was made with --standby", id="made with it"),
-        pytest.param(False, "it was made without --standby", id="made without it"),
+        pytest.param(True, "the consumer was created with --standby", id="made with it"),
+        pytest.param(False, "the consumer was created without --standby", id="made without it"),
     ],
 )
 async def test_standby_switched(lab: Lab, *, exclusive: bool, words: str) -> None:
@@ -174,7 +174,9 @@ async def test_field_of_the_future(case: Case, monkeypatch: pytest.MonkeyPatch) 
         assert await until(lambda: any("fields" in line for line in logged), PATIENCE)
     [told] = [line["fields"] for line in logged if line["event"] == "consumer.adapted_to"]
 
-    assert told["max_waiting"] == "512: not known to this version of noetl-events, and so is what it does to deliveries"
+    assert (
+        told["max_waiting"] == "512: this version of noetl-events knows neither the field nor its effect on deliveries"
+    )
 
 
 async def test_paused(case: Case) -> None:

@@ -197,12 +197,12 @@ async def test_made_by_a_newer_server(tmp_path: Path) -> None:
             await ensure_stream(connection, EVENTS)
     with NatsServer(store_dir=tmp_path / "nats", binary=old_server("2.12")) as server:
         async with Connection(ConnectOptions(servers=server.url)) as connection:
-            with pytest.raises(StreamRefused, match=r"stream is offline.*needs that version again"):
+            with pytest.raises(StreamRefused, match=r"stream is offline.*run that version again"):
                 await ensure_stream(connection, EVENTS)
             with pytest.raises(StreamRefused, match="stream is offline"):
                 await find_stream(connection, EVENTS.name)
             sink = NatsSink(connection, timeout=2.0)
-            with pytest.raises(SinkUnavailable, match=r"stream is offline.*needs that version again"):
+            with pytest.raises(SinkUnavailable, match=r"stream is offline.*run that version again"):
                 await sink.emit_batch(make_events(10))
             await sink.aclose()
 

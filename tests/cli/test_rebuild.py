@@ -105,7 +105,7 @@ def test_interrupted_says_where_to_go_on(filled: NatsServer, tmp_path: Path) -> 
         wait_for_rows(path, 30, process)
         process.send_signal(signal.SIGINT)
         _, stderr = process.communicate(timeout=180)
-    said = re.search(rb"go on with --from-sequence (\d+)", stderr)
+    said = re.search(rb"continue with --from-sequence (\d+)", stderr)
     assert said, stderr.decode()
     execute(path, "DROP TRIGGER dawdle")
     resumed = run("rebuild", "--to", f"sqlite:///{path}", "--from-sequence", said[1].decode(), nats=filled.url)

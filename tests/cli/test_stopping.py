@@ -87,7 +87,7 @@ async def test_emit_that_waits_for_nats(pipe: Path) -> None:
         await eventually(lambda: "sink.holding" in text_of(pipe.parent / "err"), timeout=180)
 
         assert await leaves(process) == 1
-        assert "stopped with 3 events in hand; emit the input again from line 1" in text_of(pipe.parent / "err")
+        assert "stopped with 3 events in flight; emit the input again from line 1" in text_of(pipe.parent / "err")
         assert "Traceback" not in text_of(pipe.parent / "err")
     finally:
         process.kill()

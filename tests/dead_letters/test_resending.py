@@ -195,8 +195,8 @@ async def test_compressed_letter_goes_back_as_it_came(bench: Bench) -> None:
 @pytest.mark.parametrize(
     ("subject", "reason"),
     [
-        pytest.param("", "does not say which subject", id="no subject"),
-        pytest.param("$JS.API.STREAM.PURGE.x", "belongs to the server", id="forged"),
+        pytest.param("", "does not name its subject", id="no subject"),
+        pytest.param("$JS.API.STREAM.PURGE.x", "reserved for the server", id="forged"),
         pytest.param("a b", "invalid subject", id="no subject at all"),
     ],
 )

@@ -85,7 +85,7 @@ def test_what_is_kept_to_is_told() -> None:
     told = remarks(DECLARED, config | {"max_batch": 7, "max_expires": SECOND // 2, "ack_wait": 20 * SECOND})
 
     assert told == {
-        "ack_wait": "20 s instead of 30 s: kept to",
+        "ack_wait": "20 s instead of 30 s; the projector keeps to it",
         "max_batch": "requests ask for at most 7 messages",
         "max_expires": "requests ask for at most 0.5 s",
     }

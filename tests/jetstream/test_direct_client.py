@@ -192,7 +192,7 @@ async def test_other_private_names_are_done_without(nats_url: str) -> None:
 async def test_tls_is_not_entrusted_to_another_nats_py(nats_url: str) -> None:
     """Without the client's own transport no connection with TLS is made, and the error names the remedy."""
     async with Connection(ConnectOptions(servers=nats_url.replace("nats:", "tls:"))) as connection:
-        with pytest.raises(ValueError, match="cannot be held to TLS, which is wanted; install nats-py"):
+        with pytest.raises(ValueError, match="cannot enforce TLS, which is required; install nats-py"):
             await connection.client()
 
 

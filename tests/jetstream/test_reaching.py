@@ -133,7 +133,7 @@ async def test_every_server_of_a_list_is_named(black_hole: BlackHole) -> None:
 
     assert reason.startswith("cannot connect: ")
     assert "nats://127.0.0.1:1 refuses the connection: nothing listens there" in reason
-    assert f"nats://{closing.host} closes the connection without a word" in reason
+    assert f"nats://{closing.host} closes the connection without an answer" in reason
     assert f"nats://127.0.0.1:{black_hole.port} does not answer within 0.5 s" in reason
 
 
@@ -156,13 +156,15 @@ async def test_asked_again_too_soon_the_same_is_said() -> None:
             await asyncio.sleep(0.001)
 
         assert closing.connections < 15
-        assert "closes the connection without a word" in str(refused.value)
+        assert "closes the connection without an answer" in str(refused.value)
 
 
 @pytest.mark.parametrize(
     ("port", "words"),
     [
-        pytest.param("monitoring", "it is an HTTP server; the monitoring port of a NATS server?", id="monitoring"),
+        pytest.param(
+            "monitoring", "it is an HTTP server, such as the monitoring port of nats-server;", id="monitoring"
+        ),
         pytest.param("cluster", "port for the other servers of its cluster", id="cluster"),
         pytest.param("leafnodes", "port for leaf nodes", id="leaf nodes"),
         pytest.param("websocket", "it is a websocket port; write ws://", id="websocket"),
@@ -188,10 +190,10 @@ async def test_other_ports_of_a_server(port: str, words: str, tmp_path: Path) ->
     ("says", "closes", "words"),
     [
         pytest.param(b"", False, "it does not answer within 1 s", id="silent"),
-        pytest.param(b"", True, "it closes the connection without a word", id="closes"),
+        pytest.param(b"", True, "it closes the connection without an answer", id="closes"),
         pytest.param(b"220 mail ESMTP\r\n", False, "it answers '220 mail ESMTP', which is not NATS", id="mail"),
         pytest.param(b"\x00\x01\xff", False, "which is not NATS", id="binary"),
-        pytest.param(b"INFO", True, "it closes the connection without a word", id="cut off"),
+        pytest.param(b"INFO", True, "it closes the connection without an answer", id="cut off"),
         pytest.param(b'INFO {"server_id":"x', True, "in the middle of its first line", id="half a line, then closes"),
         pytest.param(b'INFO {"server_id":"x', False, "it does not answer within 1 s", id="half a line"),
         pytest.param(b"INFO []\r\n", False, "cannot be read", id="no object"),
@@ -202,7 +204,7 @@ async def test_other_ports_of_a_server(port: str, words: str, tmp_path: Path) ->
         pytest.param(b"-ERR 'maximum connections exceeded'\r\n", True, "refuses: 'maximum conn", id="error at once"),
         pytest.param(info() + b"-ERR 'Authorization Violation'\r\n", True, "refuses: Authorization", id="error next"),
         pytest.param(info(), False, "it does not answer within 1 s", id="silent after its INFO"),
-        pytest.param(info(), True, "once it is told who we are", id="closes after its INFO"),
+        pytest.param(info(), True, "on receiving the credentials", id="closes after its INFO"),
     ],
 )
 async def test_what_answers_is_said(says: bytes, closes: bool, words: str, own_server: NatsServer) -> None:  # noqa: FBT001  (an example)

@@ -114,7 +114,7 @@ async def test_encrypted(tmp_path: Path, port: int) -> None:
             await asyncio.to_thread(server.start)
             await eventually(lambda: connection.is_connected)
             await (await connection.client()).flush()
-        assert "certificate that is not good here" in await refusal(url)
+        assert "certificate that the client does not accept" in await refusal(url)
     async with listening(b"HTTP/1.1 101 Switching Protocols\r\n\r\n") as listener:
         assert "TLS" in await refusal(f"wss://worker:canary@{listener.host}")
         assert b"canary" not in listener.heard
@@ -128,7 +128,7 @@ async def test_wrong_peers(own_server: NatsServer) -> None:
         assert "does not answer within 3 s" in await refusal(f"ws://{silent.host}")
     page = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"
     async with listening(page) as web:
-        assert "answers a websocket's request with 404" in await refusal(f"ws://{web.host}")
+        assert "answers the WebSocket handshake with 404" in await refusal(f"ws://{web.host}")
 
 
 async def test_discovered_websockets(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ ALIVE = Health()
 
 def stalled(part: str) -> Health:
     """Return the health of a projector that has made no progress since `LONG_AGO` because of *part*."""
-    return Health(alive=False, ready=False, part=part, reason="nothing has moved for 100 s")
+    return Health(alive=False, ready=False, part=part, reason="no progress for 100 s")
 
 
 def away(part: str, reason: str) -> Health:
@@ -122,7 +122,7 @@ def away(part: str, reason: str) -> Health:
         pytest.param(
             {"moved": JUST_NOW},
             {"trouble": ""},
-            away("consumer", "not found yet, or not again"),
+            away("consumer", "not found yet, or not found again"),
             id="starting",
         ),
         pytest.param(
@@ -134,7 +134,7 @@ def away(part: str, reason: str) -> Health:
         pytest.param(
             {"moved": LONG_AGO, "attempting": "nats"},
             {"pause": 3_600.0, "heard": JUST_NOW},
-            away("consumer", "paused by an operator, for another 3,600 s: nats consumer resume ends it"),
+            away("consumer", "paused by an operator for another 3,600 s; end the pause with nats consumer resume"),
             id="paused",
         ),
     ],

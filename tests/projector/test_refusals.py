@@ -39,7 +39,7 @@ async def test_refused_alike_is_held(bench: Bench, others: int) -> None:
     await bench.publish(make_events(count))
     async with bench.projecting(sink, received=count) as projector:
         await eventually(lambda: projector.progress.holding == "sink")
-        assert f"refuses all of {count} events, 10 of them alike" in projector.progress.reason
+        assert f"rejects all of {count} events, 10 of them for one reason" in projector.progress.reason
         sink.mended = True
         await eventually(lambda: len(sink.events) == count)
 
@@ -94,7 +94,7 @@ async def test_one_of_several_sinks_that_refuses_alike_is_held(bench: Bench) -> 
     await bench.publish(make_events(30))
     async with bench.projecting(FanoutSink([broken, taken]), received=30) as projector:
         await eventually(lambda: projector.progress.holding == "sink")
-        assert "refuses all of 30 events, 30 of them alike" in projector.progress.reason
+        assert "rejects all of 30 events, 30 of them for one reason" in projector.progress.reason
         assert "Refusing (required 1): no such column" in projector.progress.reason
         assert await bench.dead_letters() == []
         broken.mended = True

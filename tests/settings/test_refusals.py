@@ -40,11 +40,11 @@ WRONG = {
     "no choice": ("[log]\nlevel = 'loud'", "log.level: 'loud': not allowed; give one of debug, info, warning"),
     "age no server takes": (
         "[stream]\nmax_age = 0.05",
-        "stream.max_age: 0.05: no NATS server takes it; give a number of seconds, 0 or at least 0.1 and at most",
+        "stream.max_age: 0.05: no NATS server accepts it; give a number of seconds, 0 or at least 0.1 and at most",
     ),
     "size no server takes": (
         "[dead_letters]\nmax_bytes = 0",
-        "dead_letters.max_bytes: 0: no NATS server takes it; give a whole number of bytes, -1 or at least 1 and at",
+        "dead_letters.max_bytes: 0: no NATS server accepts it; give a whole number of bytes, -1 or at least 1 and at",
     ),
     "window no server takes": ("[stream]\nduplicate_window = 0", "stream.duplicate_window: 0: Expected `float` >= 0.1"),
     "subject with a wildcard": (
@@ -60,13 +60,13 @@ WRONG = {
         "[nats]\npassword = 12345",
         "nats.password: ***: Expected `str`, got `int`; give a text",
     ),
-    "secret with a NUL": (f'[nats]\ntoken = "{CANARY}\\u0000"', "nats.token: ***: a control character is in it"),
+    "secret with a NUL": (f'[nats]\ntoken = "{CANARY}\\u0000"', "nats.token: ***: contains a control character"),
     "half of mutual TLS": ("[nats]\ntls_cert = 'x'", "nats.tls_cert, nats.tls_key (NATS_TLS_KEY): mutual TLS needs"),
     "NUL": (
         "[projector]\nlisten = 'a\0'",
         "listen: Found invalid character '\\x00' (at line 2, column 12); correct the TOML there",
     ),
-    "escaped NUL": ('[projector]\nlisten = "a\\u0000"', "projector.listen: 'a\\x00': a control character is in it"),
+    "escaped NUL": ('[projector]\nlisten = "a\\u0000"', "projector.listen: 'a\\x00': contains a control character"),
     "key twice": (f"[nats]\ntoken = '{CANARY}'\ntoken = '{CANARY}'", "token: Cannot overwrite a value (at "),
     "table twice": ("[nats]\n[nats]", "Cannot declare ('nats',) twice (at line 2"),
     "not TOML": (f"nats: {CANARY}", "Expected '=' after a key in a key/value pair (at line 1"),

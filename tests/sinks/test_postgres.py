@@ -97,7 +97,9 @@ class TestPostgresSink(SinkContract):
         await execute(self.url, "ALTER TABLE noetl.event ADD CONSTRAINT nothing CHECK (event_id < 0)")
         sink = self.open()
         for _ in range(2):
-            with pytest.raises(SinkUnavailable, match=r"none of 12 events .* 12 were refused alike: SQLSTATE 23514"):
+            with pytest.raises(
+                SinkUnavailable, match=r"none of 12 events .* 12 were refused for one reason: SQLSTATE 23514"
+            ):
                 await sink.emit_batch(make_events(12))
         await execute(self.url, "ALTER TABLE noetl.event DROP CONSTRAINT nothing")
         await sink.emit_batch(make_events(12))

@@ -73,7 +73,7 @@ async def test_table_that_takes_no_row_is_held_beside_conflicts(url: str) -> Non
     await sink.emit_batch(for_table(url, make_events(20)))
     await execute(url.partition("?")[0], "ALTER TABLE noetl.event ADD CONSTRAINT no_more CHECK (event_id <= 20)")
     batch = [*(another(number) for number in range(1, 21)), *(make_event(number) for number in range(21, 33))]
-    with pytest.raises(SinkUnavailable, match="none of 32 events was stored, and 12 were refused alike"):
+    with pytest.raises(SinkUnavailable, match="none of 32 events was stored, and 12 were refused for one reason"):
         await sink.emit_batch(for_table(url, batch))
     await execute(url.partition("?")[0], "ALTER TABLE noetl.event DROP CONSTRAINT no_more")
 

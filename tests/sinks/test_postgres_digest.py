@@ -74,5 +74,5 @@ async def test_column_of_that_name_that_is_not_ours(database_url: str) -> None:
 
 async def test_noetl_table_is_not_ours_to_upgrade(database_url: str) -> None:
     """NoETL's own table gets no digest column."""
-    with pytest.raises(ValueError, match="--upgrade: NoETL's own table gets no column from us"):
+    with pytest.raises(ValueError, match="--upgrade: noetl-events adds no column to NoETL's own table"):
         await create_schema(f"{database_url}?mapping=noetl", upgrade=True)

@@ -365,7 +365,7 @@ def _warn_of_unseen(table: Table, unseen: list[asyncpg.Record]) -> None:
         events=len(unseen),
         execution_id=first["execution_id"],
         event_id=first["event_id"],
-        reason="neither inserted nor found: a trigger drops these rows, or row-level security hides what is there",
+        reason="neither inserted nor found: a trigger drops these rows, or row-level security hides existing ones",
     )
 
 

@@ -32,7 +32,7 @@ _SCHEMES: Final = ("postgres", "postgresql")
 _HOST: Final = re.compile(r"(\[[^\]]*\]|[^:\[\]]*)(:[0-9]*)?")
 # The projector's remedy does not fit here, because its role creates nothing.
 _CREATE: Final = (
-    "to create schema and table the role needs CREATE on the database, and for a schema that is there CREATE on that; "
+    "the role needs CREATE on the database for a new schema, and CREATE on the schema for a new table; "
     "run this as their owner"
 )
 _ON_NUL: Final = ("reject", "replace")
@@ -161,7 +161,7 @@ class PostgresSink:
         """
         if upgrade and not self._mapping.is_ours:
             raise ValueError(
-                "--upgrade: NoETL's own table gets no column from us; its rows are compared field by field"
+                "--upgrade: noetl-events adds no column to NoETL's own table; its rows are compared field by field"
             )
         connection = await connect(self._dsn)
         try:

@@ -123,7 +123,9 @@ class Table:
         """
         found = {row["name"]: row for row in await connection.fetch(_READ_COLUMNS, self.quoted)}
         if not found:
-            raise TableMismatch(f"table {self.name} is missing; `noetl-events schema URL` creates it, NoETL its own")
+            raise TableMismatch(
+                f"table {self.name} is missing; create it with `noetl-events schema URL`, or NoETL's own with NoETL"
+            )
         keys = [row["key"] for row in await connection.fetch(_READ_KEYS, self.quoted)]
         columns = self.mapping.columns
         has_digest = self.mapping.is_ours and _is_digest(found.get("digest"))
@@ -132,7 +134,9 @@ class Table:
         if sorted(KEY) not in keys:
             differences.append(f"there is no primary key ({', '.join(KEY)})")
         if differences:
-            raise TableMismatch(f"table {self.name} differs from what is written: {'; '.join(differences)}; {_REMEDY}")
+            raise TableMismatch(
+                f"table {self.name} differs from what the sink writes: {'; '.join(differences)}; {_REMEDY}"
+            )
         return Shape(
             has_digest=has_digest,
             resolution=_resolution(found["created_at"]["modifier"]),
@@ -148,7 +152,7 @@ def _differences(declared: Dictionary[str, str], found: Dictionary[str, Record])
         elif found[name]["kind"] not in _same(kind):
             yield f"{name} is {found[name]['kind']}, not {kind}"
         elif found[name]["required"] and kind == column:
-            yield f"{name} is NOT NULL, and not every event has one"
+            yield f"{name} is NOT NULL, and not every event has a value for it"
 
 
 def _is_digest(column: Record | None) -> bool:
@@ -170,7 +174,7 @@ def _resolution(digits: int) -> int:
 def _surplus(declared: Dictionary[str, str], found: Dictionary[str, Record]) -> Iterator[str]:
     for name, column in found.items():
         if name not in declared and column["required"] and not column["filled"]:
-            yield f"{name} is NOT NULL without a default, and nothing is written there"
+            yield f"{name} is NOT NULL without a default, and the sink does not write it"
 
 
 def _same(kind: str) -> tuple[str, ...]:

@@ -238,6 +238,6 @@ def _require_suspects_to_be_few(
         if times >= _SUSPICIOUS_ROWS:
             refusal = next(refusal for refusal in suspects if refusal.sqlstate == state)
             raise SinkUnavailable(
-                f"none of {len(rows)} events was stored, and {times} were refused alike: {reason_of(refusal)}; "
-                "that is a fault of the table"
+                f"none of {len(rows)} events was stored, and {times} were refused for one reason: "
+                f"{reason_of(refusal)}; repair the table"
             )

@@ -58,7 +58,9 @@ async def read_info(reader: Reader) -> dict[str, Any]:
     head = b""
     while len(head) < len(_INFO) and _INFO.startswith(head):
         if not (more := await reader.read(len(_INFO) - len(head))):
-            raise ConnectFailed("closes the connection without a word; is there a load balancer without a server?")
+            raise ConnectFailed(
+                "closes the connection without an answer; check that a load balancer there has a server"
+            )
         head += more
     if head != _INFO:
         raise ConnectFailed(_words_of(head + await _rest(reader)))
@@ -67,9 +69,9 @@ async def read_info(reader: Reader) -> dict[str, Any]:
     except asyncio.IncompleteReadError:
         raise ConnectFailed("closes the connection in the middle of its first line") from None
     except (ValueError, asyncio.LimitOverrunError):
-        raise ConnectFailed("sends a first line that begins as that of NATS does, and cannot be read") from None
+        raise ConnectFailed("sends an INFO line that cannot be read") from None
     if not isinstance(info, dict):
-        raise ConnectFailed("sends a first line that begins as that of NATS does, and cannot be read")
+        raise ConnectFailed("sends an INFO line that cannot be read")
     if reason := _other_port(info):
         raise ConnectFailed(reason)
     return info
@@ -118,9 +120,7 @@ async def identify(host: str, port: int, *, tls_first: bool) -> str:
     if answer.startswith(_HTTP) and b"sec-websocket" in answer.lower():
         return "is a websocket port; write ws://, or wss:// if it is encrypted"
     if answer.startswith(_HTTP):
-        return (
-            "is an HTTP server; the monitoring port of a NATS server? Clients connect to another one, 4222 by default"
-        )
+        return "is an HTTP server, such as the monitoring port of nats-server; clients connect to port 4222 by default"
     if not answer and not tls_first and await _takes_tls(host, port):
         return "waits for a TLS handshake; set tls_first (NATS_TLS_FIRST) if it is a NATS server with handshake_first"
     return ""
@@ -155,10 +155,12 @@ def reason_of(exc: BaseException | None) -> str:
     """Return *exc*, of a failed connection, as the continuation of a sentence that begins with a URL."""
     match exc:
         case ssl.SSLCertVerificationError():
-            words = f"has a certificate that is not good here: {exc.verify_message}; tls_ca (NATS_TLS_CA) names the "
-            words += "authority that has signed it"
+            words = (
+                f"has a certificate that the client does not accept: {exc.verify_message}; set tls_ca (NATS_TLS_CA) "
+            )
+            words += "to the authority that signed it"
         case ssl.SSLError():
-            words = f"does not do the TLS handshake: {_tls_words(exc)}"
+            words = f"fails the TLS handshake: {_tls_words(exc)}"
         case socket.gaierror():
             words = f"has a name that does not resolve: {exc.strerror}"
         case ConnectionRefusedError():
@@ -174,7 +176,7 @@ def reason_of(exc: BaseException | None) -> str:
 
 def _tls_words(exc: ssl.SSLError) -> str:
     if exc.reason in ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "UNEXPECTED_EOF_WHILE_READING"):
-        return "it speaks without TLS"
+        return "the server does not use TLS"
     if exc.reason and "CERTIFICATE_REQUIRED" in exc.reason:
-        return "it wants a certificate of ours: tls_cert and tls_key (NATS_TLS_CERT, NATS_TLS_KEY)"
+        return "the server requires a client certificate; set tls_cert and tls_key (NATS_TLS_CERT, NATS_TLS_KEY)"
     return (exc.reason or str(exc)).replace("_", " ").lower()

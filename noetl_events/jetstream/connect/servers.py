@@ -37,7 +37,7 @@ _HOST: Final = re.compile(r"(\[[0-9A-Fa-f:.]+(?:%[\w.-]+)?\]|[^\[\]:/?#@\s,%]+)(
 _LONE_PERCENT: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _RESERVED: Final = re.compile(r"[/?#\s]")
 _MOST_PORT: Final = 65_535
-_HINT: Final = "in a user or password % is written %25, @ %40, : %3A, / %2F, ? %3F, # %23, and a comma %2C"
+_HINT: Final = "in a user or password write % as %25, @ as %40, : as %3A, / as %2F, ? as %3F, # as %23, a comma as %2C"
 
 
 class ServerUrl(msgspec.Struct, frozen=True, kw_only=True):
@@ -119,12 +119,12 @@ def _read(url: str, before: ServerUrl | None) -> ServerUrl:
     host, slash, path = place.partition("/")
     match = _HOST.fullmatch(host)
     if match is None and place.count(":") > 1 and "[" not in place:
-        raise ValueError("is not a NATS URL; an IPv6 address stands in brackets, as nats://[::1]:4222")
+        raise ValueError("is not a NATS URL; write an IPv6 address in brackets, as nats://[::1]:4222")
     if match is None or (slash and path and scheme in ("nats", "tls")):
         raise ValueError("is not a NATS URL such as nats://host:4222")
     port = int(match[2] or _PORTS[scheme])
     if not 0 < port <= _MOST_PORT:
-        raise ValueError(f"is not a NATS URL such as nats://host:4222; {port} is no port")
+        raise ValueError(f"is not a NATS URL such as nats://host:4222; {port} is not a port number")
     server = ServerUrl(scheme=scheme, host=match[1].strip("[]"), port=port, path=f"/{path}" if path else "")
     if at:
         return msgspec.structs.replace(server, **_read_user(who))
@@ -141,7 +141,7 @@ def _read_user(who: str) -> dict[str, str]:
             return {"token": unquote(user, errors="strict")}
         return {"user": unquote(user, errors="strict"), "password": unquote(password, errors="strict")}
     except UnicodeDecodeError:
-        raise ValueError("has a user or password that is no text once it is decoded") from None
+        raise ValueError("has a user or password that is not UTF-8 after percent-decoding") from None
 
 
 def redacted(url: str) -> str:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from noetl_events.jetstream.connect.greeting import Reader
 
-_CERTIFICATE: Final = "; it wants a certificate that it knows: tls_cert and tls_key (NATS_TLS_CERT, NATS_TLS_KEY)"
+_CERTIFICATE: Final = "; set tls_cert and tls_key (NATS_TLS_CERT, NATS_TLS_KEY) to a client certificate that it trusts"
 
 
 class Wire(Protocol):
@@ -148,7 +148,7 @@ class ServerTransport(Transport, ABC):
         """Send *payload*; it is lost if the connection is lost."""
         if self._wire is not None:
             if self._is_encrypted and not self._wire.is_encrypted:
-                raise ConnectFailed("is not encrypted, and that is wanted; nothing was sent to it")
+                raise ConnectFailed("does not encrypt, and TLS is required; nothing was sent to it")
             self._wire.write(payload)
 
     def writelines(self, payload: Iterable[bytes]) -> None:
@@ -185,7 +185,7 @@ class ServerTransport(Transport, ABC):
                 line = await self._connected().reader.readuntil(b"\n")
         except (asyncio.IncompleteReadError, ConnectionError):
             hint = _CERTIFICATE if self.info.get("tls_verify") else ""
-            raise ConnectFailed(f"closes the connection once it is told who we are, without a word{hint}") from None
+            raise ConnectFailed(f"closes the connection on receiving the credentials, without a reason{hint}") from None
         except (OSError, TimeoutError, asyncio.LimitOverrunError) as exc:
             raise ConnectFailed(self._reason_of(exc)) from exc
         return line
@@ -220,7 +220,7 @@ class ServerTransport(Transport, ABC):
             # nats-py starts TLS only if the server requires it.
             return info | {"tls_required": True}
         raise ConnectFailed(
-            "offers no TLS, and tls:// or a TLS option wants it: it was not told who we are; give the server a `tls` "
+            "offers no TLS, and tls:// or a TLS option requires it: no credentials were sent; give the server a `tls` "
             "block, or write nats:// without TLS options"
         )
 

@@ -66,11 +66,11 @@ def _cause_of(exc: aiohttp.ClientError) -> Exception:
         case aiohttp.ClientConnectorError():
             return exc.os_error
         case aiohttp.WSServerHandshakeError():
-            return ConnectFailed(f"answers a websocket's request with {exc.status} {exc.message}")
+            return ConnectFailed(f"answers the WebSocket handshake with {exc.status} {exc.message}")
         case aiohttp.ClientResponseError() if "INFO" in exc.message:
             return ConnectFailed("is a NATS server's port for TCP; write nats:// or tls://")
         case aiohttp.ClientResponseError():
-            return ConnectFailed(f"answers what is not HTTP: {exc.message}")
+            return ConnectFailed(f"does not answer the WebSocket handshake in HTTP: {exc.message}")
         case _:
             return exc
 

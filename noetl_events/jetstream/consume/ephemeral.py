@@ -248,19 +248,19 @@ class EphemeralConsumer:
         try:
             info = await js.consumer_info(self._stream, self._name)
         except NotFoundError as exc:
-            raise ConsumerMissing(f"the consumer {self._name} of stream {self._stream} is gone") from exc
+            raise ConsumerMissing(f"the consumer {self._name} of stream {self._stream} was deleted") from exc
         except (NatsError, APIError) as exc:
             raise unavailable(self._connection, self._connection.api(f"CONSUMER.INFO.{self._stream}"), exc) from exc
         if self._buffer:
             return
         if info.num_pending or (info.delivered is not None and info.delivered.consumer_seq != self._taken):
-            raise NatsUnavailable("the server is alive, and messages it has do not come")
+            raise NatsUnavailable("the server answers and does not deliver its messages")
         self.pending = 0
 
     def _count(self, batch: list[Message]) -> None:
         first, last = delivery_of(batch[0]), delivery_of(batch[-1])
         if (first.number, last.number) != (self._taken + 1, self._taken + len(batch)):
-            raise NatsUnavailable(f"messages were lost on the way, before sequence {last.sequence}")
+            raise NatsUnavailable(f"deliveries were lost before sequence {last.sequence}")
         self._taken += len(batch)
         self.pending = last.pending
 
@@ -294,7 +294,7 @@ class EphemeralConsumer:
         return True
 
     def _on_error(self, exc: Exception) -> None:
-        self._broken = self._broken or f"a message could not be taken: {type(exc).__name__}: {exc}"
+        self._broken = self._broken or f"a message could not be processed: {type(exc).__name__}: {exc}"
         self._arrived.set()
 
     def _on_reconnect(self) -> None:

@@ -190,7 +190,7 @@ class History:
         elif not mark.has_kept(self._mark):
             raise StreamReplaced(
                 f"stream {self.span.stream} was created again, or lost its end, after sequence {self.position} was "
-                "read: its sequences name other messages now; start over"
+                "read: its sequences now belong to other messages; start over"
             )
 
     async def _leave(self) -> None:
@@ -281,7 +281,7 @@ class _Place:
             self.last = 0
         elif end < self.last:
             raise StreamReplaced(
-                f"stream {self.stream} has lost its end: it reaches up to {end}, and {self.last} was shown; "
-                "run tail again"
+                f"stream {self.stream} has lost its end: it ends at sequence {end}, and sequence {self.last} was "
+                "shown; run tail again"
             )
         self._created = created

@@ -142,7 +142,7 @@ async def _state(connection: Connection, stream: str, body: bytes) -> _State:
     state = None if error is not None else _decode(data).state
     if state is None:
         raise NatsUnavailable(
-            f"stream {stream}: {error.description if error is not None else 'no state in the answer'}"
+            f"stream {stream}: {error.description if error is not None else 'the answer has no state'}"
         )
     return state
 
@@ -161,7 +161,7 @@ def _are_fresh(messages: Sequence[Message], first: Delivery) -> bool:
 # A cluster reports pending acknowledgements and the ack floor of different moments, so compare again after this time.
 _SETTLING: Final = 1.0
 
-PASSED_OVER: Final = "messages were passed over"
+PASSED_OVER: Final = "messages were skipped"
 
 log = structlog.get_logger()
 
@@ -302,7 +302,7 @@ class ConsumerPosition:
                     consumer=self._consumer.name,
                     delivered=delivered.stream_seq,
                     last_sequence=end.last,
-                    reason="the stream was set back or lost its end; what it has is delivered again",
+                    reason="the stream was restored or lost its end; its messages are delivered again",
                 )
 
     async def rewind(self, *, buffered: int = 0) -> None:
@@ -349,12 +349,12 @@ class ConsumerPosition:
                 messages=missing,
                 after=gap.after,
                 before=gap.before,
-                reason="it was edited, or its position was moved; it is set back, and delivers them now",
+                reason="the consumer was edited, or its position moved; it is reset and delivers them now",
             )
             return PASSED_OVER
         if gap.is_renumbered:
             self._is_renumbered = True
-            return "the consumer was set back by another puller"
+            return "another client has reset the consumer"
         if self._gaps is not None:
             self._gaps.accept(message)
         return ""
@@ -373,7 +373,7 @@ class ConsumerPosition:
             consumer=self._consumer.name,
             after=acked.stream_seq,
             before=delivered.stream_seq + 1,
-            reason=f"messages may be passed over or given up, and this server cannot set it back; {self._remedy}",
+            reason=f"the consumer may have skipped messages, and this server cannot reset it; {self._remedy}",
         )
         return 0
 
@@ -395,8 +395,8 @@ class ConsumerPosition:
     async def _set_back(self, start: int) -> ConsumerInfo:
         if not await can_reset(self._connection):
             raise Refused(
-                f"consumer {self._consumer.name} has to deliver again from sequence {start} on, for messages were "
-                f"passed over or the stream lost its end, and this server cannot set it back; {self._remedy}"
+                f"consumer {self._consumer.name} has to deliver again from sequence {start} on, because "
+                f"messages were skipped or the stream lost its end, and this server cannot reset it; {self._remedy}"
             )
         # Another puller may just have reset the consumer further back, so never move it past the ack floor.
         acked = (await show_consumer(self._connection, self._consumer)).ack_floor.stream_seq
@@ -414,4 +414,4 @@ class ConsumerPosition:
     @property
     def _remedy(self) -> str:
         place = f"{self._consumer.stream} {self._consumer.name}"
-        return f"delete it (nats consumer rm {place}): it is made anew, and reads the stream from its start"
+        return f"delete it (nats consumer rm {place}): the projector recreates it and reads the stream from its start"

@@ -338,7 +338,7 @@ class Puller:
         is_watched = self._look_at_stream is not None and not self._stopping
         if batch and is_watched and self._position.may_be_of_another_stream(batch[-1]):
             self._buffer.put_back(batch)
-            self._receiver.interrupt("the stream may be another one")
+            self._receiver.interrupt("the stream may have been replaced")
             return []
         if not batch or (found := self._position.gap_in(batch)) is None:
             return batch
@@ -436,7 +436,7 @@ class Puller:
     async def _answer(self, messages: Iterable[Message], answer: bytes, *, in_doubt: bool) -> None:
         try:
             if in_doubt and await self._origin.is_lost():
-                self._receiver.interrupt("another consumer of this name")
+                self._receiver.interrupt("another consumer has this name")
             replies = [message.reply for message in self._origin.own(messages)]
             await publish_to_all(await self._connection.client(), replies, answer)
         except NatsUnavailable as exc:

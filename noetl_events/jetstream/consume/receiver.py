@@ -228,7 +228,7 @@ class PullReceiver:
                 await self.arrived.wait()
         except TimeoutError:
             if time.monotonic() - self.heard >= _SILENCE:
-                self.interrupt(f"no sign of life for {_SILENCE:.0f} s")
+                self.interrupt(f"no message or heartbeat for {_SILENCE:.0f} s")
 
     async def fill(self) -> None:
         """
@@ -286,7 +286,7 @@ class PullReceiver:
         if status == LOST and self._is_exclusive:
             self.pin.lose()
             self.buffer.clear()
-            self.interrupt("pinned to another")
+            self.interrupt("pinned to another client")
         elif is_an_ending(status, text):
             self.state.accept()
             self.inbox.end(number, text)
@@ -304,4 +304,4 @@ class PullReceiver:
         # A bug in this code, so the state of requests and pin may be wrong.  The message is delivered again after its
         # ack wait, and others are processed in between if it fails each time.
         if time.monotonic() - self._begun > _BEGIN_AGAIN:
-            self.interrupt(f"a message could not be taken: {type(exc).__name__}: {exc}")
+            self.interrupt(f"a message could not be processed: {type(exc).__name__}: {exc}")

@@ -239,7 +239,7 @@ class ExpectedStream:
 
     def disown(self, reply: Reply) -> str:
         """Return a text that names the sender of *reply*, which does not count."""
-        theirs = _in_words(reply.stream, reply.domain) if reply.stream else "a subscriber that is no stream"
+        theirs = _in_words(reply.stream, reply.domain) if reply.stream else "a subscriber that is not a stream"
         return f"answered by {theirs}, which is not {self}"
 
     def meet(self, home: Home) -> None:
@@ -303,7 +303,9 @@ class ExpectedStream:
         if taker is None:
             return Trouble(now, untaken(subject), StreamMissing)
         if self._declared not in {"", taker.name}:
-            words = f"{subject} is taken by stream {taker.name}, not by {self}; name that one, or change its subjects"
+            words = (
+                f"{subject} is taken by stream {taker.name}, not by {self}; name {taker.name}, or change its subjects"
+            )
             return Trouble(now, words, NatsUnavailable)
         if taker.no_ack:
             words = f"stream {taker.name} stores and does not acknowledge (no_ack): change it with `nats stream edit`"

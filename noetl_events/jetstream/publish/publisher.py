@@ -141,7 +141,7 @@ class Publisher:
             async with asyncio.timeout(self._timeout):
                 await self._outbox.room.take(size)
         except TimeoutError:
-            raise NatsUnavailable(f"not sent: no room for {self._timeout:g} s") from None
+            raise NatsUnavailable(f"not sent: the queue had no room for {self._timeout:g} s") from None
 
     async def _work(self) -> None:
         """Send until the queue is empty; `publish` starts the worker again."""

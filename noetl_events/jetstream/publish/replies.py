@@ -119,9 +119,9 @@ def explain(reply: Reply | None) -> str:
     if reply is None:
         return "no answer"
     if reply.error is None:
-        return "the id is in process"
+        return "the server is still processing this id"
     if reply.error.err_code == IN_PROCESS:
-        return f"the leader has it and waits for its followers: {reply.error.description} ({IN_PROCESS})"
+        return f"the leader has the message and waits for its followers: {reply.error.description} ({IN_PROCESS})"
     if reply.error.err_code:
         limit = f": {_LIMITS[reply.error.err_code]}" if reply.error.err_code in _LIMITS else ""
         return f"{reply.error.description} ({reply.error.err_code}){limit}"
@@ -156,9 +156,9 @@ def batch_failure(reply: Reply, expected: int) -> BatchFailed | None:
         kind = BatchesUnsupported if unsupported else BatchFailed
         return kind(explain(reply), is_heard=not isinstance(reply, ServerStatus), code=reply.error.err_code)
     if not reply.batch:
-        return BatchesUnsupported("the server takes each message of a batch by itself", is_heard=True)
+        return BatchesUnsupported("the server stores each message of a batch by itself", is_heard=True)
     if reply.count != expected:
         return BatchFailed(f"{reply.count} of {expected} messages acknowledged", is_heard=True)
     if not reply.seq:
-        return BatchFailed("every id was known before, stored or not", is_heard=True)
+        return BatchFailed("the server knew every id before, stored or not", is_heard=True)
     return None

@@ -150,7 +150,7 @@ class HttpSink:
             async with asyncio.timeout(self._timeout):
                 await lane.acquire()
         except TimeoutError as exc:
-            raise SinkUnavailable(f"http: others have been waiting for an answer for {self._timeout} s") from exc
+            raise SinkUnavailable(f"http: earlier requests have had no answer for {self._timeout} s") from exc
 
     async def _post(self, request: Request) -> dict[int, Refusal]:
         answer = await self._client.post(request)

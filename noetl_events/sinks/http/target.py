@@ -93,19 +93,17 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         parts = urlsplit(self.url)
         if not _is_address(parts) or parts.query or parts.fragment:
-            raise ValueError(f"sink URL: {_shown(self.url)!r} is not such as https://host/api/events")
+            raise ValueError(f"sink URL: {_shown(self.url)!r} is not a URL such as https://host/api/events")
         if "@" in parts.netloc:
-            raise ValueError("sink URL: no user or password in it; give a token in token_file")
+            raise ValueError("sink URL: has a user or password; remove them, and give a token in token_file")
         if reason := refusal_of(parts.hostname or ""):
             raise ValueError(f"sink URL: {reason}; give the address of a gateway or of NoETL's API")
         if parts.scheme == "http" and not self.insecure and not _is_loopback(parts.hostname or ""):
-            raise ValueError(
-                f"sink URL: {self.url!r} is not encrypted; use https, or insecure=true if that is all right"
-            )
+            raise ValueError(f"sink URL: {self.url!r} is not encrypted; use https, or set insecure=true to allow it")
         if self.token is not None and self.token_file is not None:
             raise ValueError("token, token_file: give one of them")
         if self.token is not None and not _TOKEN.fullmatch(self.token):
-            raise ValueError("token: holds what no header can")
+            raise ValueError("token: has a character that no HTTP header can have")
 
     def __repr__(self) -> str:
         """Show the URL only: a repr may be logged, so it must not contain credentials."""

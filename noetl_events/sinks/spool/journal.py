@@ -173,9 +173,7 @@ class Journal:
 
         """
         if self.size + len(records) > self._max_bytes:
-            raise SpoolFull(
-                f"spool: {self._path} is full: {self.size} of {self._max_bytes} bytes wait to be handed over"
-            )
+            raise SpoolFull(f"spool: {self._path} is full: {self.size} of {self._max_bytes} bytes wait to be forwarded")
         try:
             if self._sizes[self._numbers[-1]] >= self._segment_bytes:
                 self._roll()

@@ -224,7 +224,7 @@ class _Folder:
     def require_health(self) -> None:
         """Raise the error that ended the forwarding: a bug of the inner sink, or the close of the folder."""
         if self._handing_over.cancelled():
-            raise SinkUnavailable("spool: closed; what is left is handed over by the next one to open the folder")
+            raise SinkUnavailable("spool: closed; the next process that opens the folder forwards the remaining events")
         if self._handing_over.done():
             self._handing_over.result()
 
