@@ -157,7 +157,7 @@ def test_stream_ensure_refuses_what_differs(server: NatsServer) -> None:
 
     assert again.returncode == 0
     assert wrong.returncode == 2
-    assert b"max_age: 86400.0 on the server, 600.0 declared: they stay longer than is set" in wrong.stderr
+    assert b"max_age: 86400.0 on the server, 600.0 declared: events are kept longer than declared" in wrong.stderr
 
 
 def test_stream_show_says_what_is_missing(own_server: NatsServer) -> None:

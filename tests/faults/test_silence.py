@@ -86,8 +86,8 @@ async def test_each_emit_waits_for_a_stream_that_is_missing(own_server: NatsServ
     ("answer", "whose"),
     [
         pytest.param(None, "stream ensure`, or use the credentials of the account that has it$", id="silent"),
-        pytest.param(b"OK", "answered by a subscriber that is no stream", id="a word"),
-        pytest.param(b'{"seq":1}', "answered by a subscriber that is no stream", id="a number"),
+        pytest.param(b"OK", "answered by a subscriber that is not a stream", id="a word"),
+        pytest.param(b'{"seq":1}', "answered by a subscriber that is not a stream", id="a number"),
         pytest.param(b'{"stream":"audit","seq":1}', "answered by stream audit", id="another stream"),
     ],
 )

@@ -78,7 +78,7 @@ def stores_atomic(received: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("foreign", "words"),
     [
-        pytest.param({"seq": 1}, "answered by a subscriber that is no stream, which is not stream S", id="listener"),
+        pytest.param({"seq": 1}, "answered by a subscriber that is not a stream, which is not stream S", id="listener"),
         pytest.param({"stream": "audit", "seq": 1}, "answered by stream audit, which is not stream S", id="stream"),
         pytest.param(
             {"stream": "S", "domain": "hub", "seq": 1},
