@@ -142,7 +142,7 @@ def test_letter_that_is_not_there(filtered: NatsServer, command: list[str]) -> N
     done = run("dead", *command, nats=filtered.url)
 
     assert done.returncode == 1
-    assert b"dead letter 99 does not exist, or no longer; list dead letters with `noetl-events dead list`" in done.stderr
+    assert b"99 does not exist, or no longer; list dead letters with `noetl-events dead list`" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -49,4 +49,4 @@ async def test_postgres_table(database_url: str) -> None:
     theirs = run("schema", f"{database_url}?mapping=noetl", "--upgrade")
 
     assert [result(each)["digest"] for each in (made, before, after)] == [True, False, True]
-    assert (theirs.returncode, b"--upgrade: noetl-events adds no column to NoETL's own table" in theirs.stderr) == (2, True)
+    assert (theirs.returncode, b"noetl-events adds no column to NoETL's own table" in theirs.stderr) == (2, True)

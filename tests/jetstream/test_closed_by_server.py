@@ -172,7 +172,5 @@ async def test_server_without_jetstream(tmp_path: Path) -> None:
     """A server without JetStream is reported, with the remedy."""
     with NatsServer(store_dir=tmp_path, jetstream=False, name="plain") as server:
         async with Connection(ConnectOptions(servers=server.url)) as connection:
-            with pytest.raises(
-                NatsUnavailable, match=r"server plain \(2.*\) runs without JetStream: start it with"
-            ):
+            with pytest.raises(NatsUnavailable, match=r"server plain \(2.*\) runs without JetStream: start it with"):
                 await show_stream(connection, "noetl_events")

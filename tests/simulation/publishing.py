@@ -15,9 +15,7 @@ from random import Random
 from typing import TYPE_CHECKING, Final
 
 from noetl_events import EventsRejected, SinkUnavailable, decode
-from noetl_events.jetstream.publish import attempts as atomic_batch
-from noetl_events.jetstream.publish import attempts as fast_batch
-from noetl_events.jetstream.publish import publisher
+from noetl_events.jetstream.publish import batches, publisher
 from noetl_events.sinks.nats import NatsSink
 from noetl_events.testing import make_event
 from tests.simulation.doubts import Doubts
@@ -36,10 +34,10 @@ if TYPE_CHECKING:
 
 # Situations that need thousands of messages arise with a few.
 SMALL: Final = [
-    (fast_batch, "BURST", 4),
-    (fast_batch, "_FLOW", 6),
-    (fast_batch, "LONGEST", 20),
-    (atomic_batch, "MOST", 6),
+    (batches, "BURST", 4),
+    (batches, "_FLOW", 6),
+    (batches, "LONGEST", 20),
+    (batches, "MOST", 6),
     (publisher, "_LONG_TURN", 5),
 ]
 FAULTS_END: Final = 20.0

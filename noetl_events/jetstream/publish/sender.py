@@ -33,8 +33,7 @@ from typing import TYPE_CHECKING, Final, Literal
 import structlog
 
 from noetl_events.jetstream.errors import NatsUnavailable, PermissionDenied
-from noetl_events.jetstream.publish import attempts as atomic_batch
-from noetl_events.jetstream.publish import attempts as fast_batch
+from noetl_events.jetstream.publish import batches
 from noetl_events.jetstream.publish.batches import AtomicBatch, FastBatch, Window
 from noetl_events.jetstream.publish.expected_stream import ExpectedStream
 from noetl_events.jetstream.publish.message import PublishCounts
@@ -109,7 +108,7 @@ class Sender:
 
     async def send_all(self) -> None:
         """Send until the queue is empty and each message handed out has its outcome, or its call has failed."""
-        while burst := self._outbox.next_burst(fast_batch.BURST if self.mode == "fast" else atomic_batch.MOST):
+        while burst := self._outbox.next_burst(batches.BURST if self.mode == "fast" else batches.MOST):
             try:
                 await self._send(burst)
             except NatsUnavailable as exc:
@@ -146,7 +145,7 @@ class Sender:
             admit=self._admit,
             on_stored=self._store,
             patience=self._patience,
-            longest=fast_batch.LONGEST // self._share,
+            longest=batches.LONGEST // self._share,
         )
 
     async def _send_batch(self, batch: FastBatch | AtomicBatch, burst: Sequence[Outgoing]) -> None:
@@ -211,8 +210,8 @@ class Sender:
                 await self._settle_lanes(window, again)
 
     async def _settle_again(self, batch: Sequence[Outgoing], *, is_heard: bool = False) -> None:
-        for start in range(0, len(batch), atomic_batch.MOST):
-            if part := self._still_wanted(batch[start : start + atomic_batch.MOST]):
+        for start in range(0, len(batch), batches.MOST):
+            if part := self._still_wanted(batch[start : start + batches.MOST]):
                 with Window(self._inbox, part, self._store) as window:
                     window.is_heard = is_heard
                     await self._settle_lanes(window, part)
@@ -231,7 +230,7 @@ class Sender:
     async def _settle_at_once(self, batch: Sequence[Outgoing]) -> bool:
         """Send *batch* as atomic batches; return False if the outcome of one is unknown."""
         while (client := await self._reach(batch)) and (batch := self._still_wanted(batch)):
-            part = batch[: max(atomic_batch.MOST // self._share, 1)]
+            part = batch[: max(batches.MOST // self._share, 1)]
             if not AtomicBatch.fits(part, client.max_payload):
                 return False
             try:
