@@ -46,7 +46,7 @@ TABLE = Table("noetl.event", PLAIN)
 COLUMNS = PLAIN.columns | DIGEST
 STAGING = f"CREATE TEMPORARY TABLE staging ({listed(COLUMNS)}) ON COMMIT DELETE ROWS"
 INSERT_STAGED = (
-    f"INSERT INTO {TABLE.quoted} ({', '.join(COLUMNS)}) SELECT {', '.join(COLUMNS)} FROM staging "  # noqa: S608  (names of ours)
+    f"INSERT INTO {TABLE.quoted} ({', '.join(COLUMNS)}) SELECT {', '.join(COLUMNS)} FROM staging "  # noqa: S608  (constant names)
     f"ORDER BY event_id, execution_id ON CONFLICT ({', '.join(KEY)}) DO NOTHING"
 )
 KINDS = ", ".join(f"{name} {kind.removesuffix(' NOT NULL')}" for name, kind in COLUMNS.items())
