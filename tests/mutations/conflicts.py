@@ -13,14 +13,14 @@ CONFLICTS = (
         "tests/projector/test_refusals.py::test_conflicts_alike_are_buried",
     ),
     Mutation(
-        "a sink that takes nothing is judged by what another one says of the events",
+        "a sink that rejects every event is judged by another sink's answer",
         "noetl_events/sinks/fanout.py",
         "conflicts=rejected.keys() - refused, parts=parts)",
         "conflicts=rejected.keys() - refused)",
         "tests/projector/test_refusals.py::test_one_of_several_sinks_that_refuses_alike_is_held",
     ),
     Mutation(
-        "a table that takes no row buries events beside conflicts",
+        "a table that accepts no row dead-letters events beside conflicts",
         "consumers/sinks/postgres/writer.py",
         "    if len(refused.keys() | conflicts) < len(rows):\n",
         "    if len(refused) < len(rows):\n",
@@ -111,14 +111,14 @@ CONFLICTS = (
         "tests/sinks/test_memory_noop.py::TestMemorySink",
     ),
     Mutation(
-        "a letter sent again is stored by every consumer",
+        "a resent dead letter is stored by every consumer",
         "consumers/projector/projector.py",
         'if recipient_of(message) in ("", self.consumer.name)]',
         "]",
         "tests/dead_letters/test_resending.py::test_letter_sent_again_is_skipped_by_other_consumers",
     ),
     Mutation(
-        "letters of one message get different ids",
+        "dead letters of one message get different ids",
         "consumers/dead_letters/letter.py",
         "        place = self.first_place\n",
         "        place = self.place\n",

@@ -48,7 +48,7 @@ CONNECTIONS = (
         "tests/jetstream/test_closed_by_server.py::test_more_subscriptions_than_allowed",
     ),
     Mutation(
-        "what a callback raises ends the connection",
+        "an exception of a callback ends the connection",
         "noetl_events/jetstream/client.py",
         "            taker.on_error(exc)\n",
         "            raise\n",
@@ -76,14 +76,14 @@ CONNECTIONS = (
         "tests/settings/test_stopping.py::test_stop_before_nats_was_reached",
     ),
     Mutation(
-        "a second signal is a failure with nothing in hand",
+        "a second signal is a failure with nothing in flight",
         "consumers/daemon.py",
         "    if not in_hand:\n",
         "    if False:\n",
         "tests/settings/test_stopping.py::test_second_signal_ends_at_once",
     ),
     Mutation(
-        "tail goes on by sequence in a stream that was created anew",
+        "tail continues by sequence in a stream that was created again",
         "noetl_events/jetstream/consume/history.py",
         "            self.last = 0\n        elif",
         "            pass\n        elif",
@@ -160,7 +160,7 @@ CONNECTIONS = (
         "tests/jetstream/test_expected_stream.py::test_domain_is_kept_within_a_cluster",
     ),
     Mutation(
-        "what the API names is not believed where the domain may not be asked for",
+        "the API's stream name is ignored where the domain is denied",
         "noetl_events/jetstream/publish/expected_stream.py",
         "        elif self._known is not None:\n",
         "        elif not taker.name:\n",

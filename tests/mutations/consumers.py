@@ -22,7 +22,7 @@ CONSUMERS = (
         f"{_EDITED}::test_noticed_without_a_message",
     ),
     Mutation(
-        "what a consumer has passed over is not looked for",
+        "skipped messages of a consumer are not looked for",
         "noetl_events/jetstream/consume/position.py",
         "        return self._gaps.find(messages) if self._gaps is not None else None\n",
         "        return None\n",
@@ -43,7 +43,7 @@ CONSUMERS = (
         f"{_EDITED}::test_restarted_while_it_is_edited",
     ),
     Mutation(
-        "a message whose body the server left out is buried",
+        "a message without the body that the server omitted is dead-lettered",
         "noetl_events/jetstream/consume/receiver.py",
         "        elif not message.data and self._position.lacks_body(message):\n",
         "        elif not message.reply:\n",
@@ -71,7 +71,7 @@ CONSUMERS = (
         "tests/border/test_given_up.py::test_given_up_while_no_projector_reads",
     ),
     Mutation(
-        "what a projector's own consumer gave up on is buried",
+        "an exhausted message of a projector's own consumer is dead-lettered",
         "consumers/projector/max_deliveries.py",
         "            return is_of_a_projector((await show_consumer(self._connection, declared)).config)\n",
         "            return False\n",
@@ -127,7 +127,7 @@ CONSUMERS = (
         "tests/jetstream/test_consumer_position.py::test_earliest_start_counts",
     ),
     Mutation(
-        "a consumer is set back to behind what another puller waits for",
+        "a consumer is reset behind a message that another puller waits for",
         "noetl_events/jetstream/consume/position.py",
         "start=min(start, acked + 1))\n        log",
         "start=start)\n        log",
@@ -148,7 +148,7 @@ CONSUMERS = (
         "tests/jetstream/test_consumer_position.py::test_messages_without_their_bodies_come_again",
     ),
     Mutation(
-        "what was acknowledged in a stream that lost its end stays so",
+        "an ack in a stream that lost its end stays",
         "noetl_events/jetstream/consume/position.py",
         "        self._acked = min(self._acked, kept)\n",
         "",

@@ -13,7 +13,7 @@ DAEMONS = (
         "tests/projector/test_projector.py::test_bug_of_a_sink_stops_the_projector",
     ),
     Mutation(
-        "acknowledged before its dead letter is stored",
+        "a message is acknowledged before its dead letter is stored",
         "consumers/projector/projector.py",
         "            await self._bury(dead)\n            await self._settle(",
         "            await self._puller.ack(part.messages)\n"
@@ -45,7 +45,7 @@ DAEMONS = (
         "tests/projector/test_projector.py::test_outage_longer_than_the_ack_wait_loses_and_reorders_nothing",
     ),
     Mutation(
-        "a destination that takes nothing has everything buried",
+        "a destination that rejects every event has all dead-lettered",
         "consumers/projector/projector.py",
         "        if len(part.reasons) == len(batch) and times >= _ALIKE:\n",
         "        if len(part.reasons) > len(batch):\n",
@@ -59,7 +59,7 @@ DAEMONS = (
         "tests/projector/test_projector.py::test_what_one_holds_comes_to_no_other",
     ),
     Mutation(
-        "stopping leaves the rest in hand",
+        "stopping leaves the rest in flight",
         "consumers/projector/projector.py",
         "            while await self.step():\n",
         "            while await self.step() and not self._puller._stopping:\n",
@@ -157,7 +157,7 @@ DAEMONS = (
         "tests/projector/test_suspects.py::test_alone_when_the_process_died_twice_is_fatal",
     ),
     Mutation(
-        "a gateway whose reading is refused looks well at each attempt",
+        "a gateway with a refused subscription is ready at each attempt",
         "consumers/gateway/hub.py",
         "await_answer=self.failures > 0",
         "await_answer=False",
@@ -178,7 +178,7 @@ DAEMONS = (
         "tests/test_retry.py::test_unexpected_errors_and_cancellation_leave_the_loop",
     ),
     Mutation(
-        "a dead letter is known by its sequence alone",
+        "a dead letter is identified by its sequence alone",
         "consumers/dead_letters/letter.py",
         'f"{consumer}:{stored.sequence}:{stored.stored_ns}"',
         'f"{consumer}:{stored.sequence}"',
@@ -200,7 +200,7 @@ DAEMONS = (
         "tests/sinks/test_postgres_outages.py::test_outage_rejects_nothing",
     ),
     Mutation(
-        "a browser may take what events hold for a page",
+        "a browser may take event data for a page",
         "consumers/gateway/server.py",
         '        headers=[("x-content-type-options", "nosniff")],\n',
         "",

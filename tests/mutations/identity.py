@@ -13,7 +13,7 @@ IDENTITY = (
         "tests/test_identity.py::test_message_ids_of_one_event_id_differ",
     ),
     Mutation(
-        "a forked child goes on with the ids of its parent",
+        "a forked child continues the ids of its parent",
         "noetl_events/ids.py",
         "        if self._pid != os.getpid():\n            self._begin()\n",
         "",
@@ -34,7 +34,7 @@ IDENTITY = (
         "tests/test_ids.py::test_child_forked_while_a_thread_makes_an_id_does_not_hang",
     ),
     Mutation(
-        "what is tried again is what the caller's value has become",
+        "a retry sends the caller's changed value",
         "noetl_events/emitter.py",
         "            event = with_encoded_payload(event)\n",
         "            with_encoded_payload(event)\n",
@@ -48,7 +48,7 @@ IDENTITY = (
         "tests/test_emitter.py::test_failure_carries_the_event",
     ),
     Mutation(
-        "a child on the node of its parent goes on where its parent is",
+        "a child on the node of its parent continues its sequence",
         "noetl_events/ids.py",
         "            self._sequence = _SEQUENCES - 1\n",
         "",

@@ -6,7 +6,7 @@ from tests.mutations.mutation import Mutation
 
 LIBRARY = (
     Mutation(
-        "the id of an event without one is made anew at each delivery",
+        "the id of an event without one changes at each delivery",
         "noetl_events/ids.py",
         "    return (max(stored_ms - EPOCH_MS, 0) % _MAX_MS) << 22 | sequence % (1 << 22)",
         "    return process_ids()()",
@@ -27,7 +27,7 @@ LIBRARY = (
         "tests/jetstream/test_overload.py::test_messages_dropped_by_a_full_queue_are_sent_again",
     ),
     Mutation(
-        "an atomic batch that a full queue dropped goes on one by one",
+        "an atomic batch that a full queue dropped is sent one by one",
         "noetl_events/jetstream/publish/sender.py",
         "                if exc.code not in ATOMIC_UNTAKEN:\n",
         "                if exc.code:\n",
@@ -48,7 +48,7 @@ LIBRARY = (
         "tests/sinks/test_nats.py::test_identity_is_one_header",
     ),
     Mutation(
-        "what a batch leaves unknown counts as stored",
+        "a message with an unknown outcome counts as stored",
         "noetl_events/jetstream/publish/sender.py",
         "                self._doubt(left)\n",
         "                self._store(left, 1)\n",
@@ -62,7 +62,7 @@ LIBRARY = (
         "tests/jetstream/test_publisher.py::test_unknown_outcome_never_goes_by_batch_again",
     ),
     Mutation(
-        "sent again without lanes: a message overtakes the one before it",
+        "a retry without ordering keys: a message overtakes the one before it",
         "noetl_events/jetstream/publish/sender.py",
         "in enumerate(_waves(batch)):\n",
         "in enumerate([list(batch)]):\n",
@@ -83,7 +83,7 @@ LIBRARY = (
         "tests/jetstream/test_publisher.py::test_unknown_outcome_never_goes_by_batch_again",
     ),
     Mutation(
-        "an oversized message closes everybody's connection",
+        "an oversized message closes the shared connection",
         "noetl_events/jetstream/publish/sender.py",
         "            if message.size > limit and not message.is_over():\n",
         "            if len(message.body) > 2 * limit:\n",
@@ -97,7 +97,7 @@ LIBRARY = (
         "tests/jetstream/test_publisher.py::test_cancelled_call_disturbs_no_other",
     ),
     Mutation(
-        "the next holder of a pin goes on without RESET",
+        "the next holder of a pin continues without RESET",
         "noetl_events/jetstream/consume/position.py",
         "            info = await reset_consumer(self._connection, self._consumer)\n",
         "            await asyncio.sleep(0)\n",
@@ -125,21 +125,21 @@ LIBRARY = (
         "tests/simulation/test_simulation.py::test_seed_that_once_failed",
     ),
     Mutation(
-        "what came from a deleted stream is acknowledged to the next one",
+        "a message of a deleted stream is acknowledged to the next one",
         "noetl_events/jetstream/consume/ownership.py",
         "            self._is_gone = self._is_gone or info.created != self._created\n",
         "            self._is_gone = False\n",
         "tests/projector/test_topology_changes.py::test_stream_created_again_is_not_settled_by_what_came_before",
     ),
     Mutation(
-        "what is buffered from a deleted stream is acknowledged to the next one",
+        "a buffered message of a deleted stream is acknowledged to the next one",
         "noetl_events/jetstream/consume/ownership.py",
         "            self._orphans = set(buffered)\n",
         "            self._orphans = set()\n",
         "tests/projector/test_topology_changes.py::test_stream_created_again_is_not_settled_by_what_came_before",
     ),
     Mutation(
-        "who stops does not wait for what the server has taken for it",
+        "a stop does not wait for messages that the server has sent",
         "noetl_events/jetstream/consume/puller.py",
         "                    await self._receiver.run_dry()\n",
         "                    await asyncio.sleep(0)\n",
@@ -182,7 +182,7 @@ LIBRARY = (
         "tests/jetstream/test_expected_stream.py::test_renamed_stream_is_learned_anew",
     ),
     Mutation(
-        "what was missing for a moment fails every emit at once",
+        "a stream that was missing for a moment fails every emit at once",
         "noetl_events/jetstream/publish/sender.py",
         "        return now >= message.deadline or (",
         "        return bool(trouble) or (",

@@ -6,7 +6,7 @@ from tests.mutations.mutation import Mutation
 
 RETRIES = (
     Mutation(
-        "what a destination asks for is taken for the wait",
+        "a destination's retry_after is the whole wait",
         "noetl_events/retry.py",
         "else max(wait, asked * random.uniform(1.0, 1.1))",
         "else asked",
@@ -48,7 +48,7 @@ RETRIES = (
         "tests/test_retry.py::test_holding_is_said_again_each_minute_and_for_another_kind",
     ),
     Mutation(
-        "a wait goes on beyond the patience",
+        "a wait continues beyond the patience",
         "noetl_events/retry.py",
         "        self.wait = min(wait, self._deadline - now)\n",
         "        self.wait = wait\n",

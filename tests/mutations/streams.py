@@ -48,7 +48,7 @@ STREAMS = (
         "tests/border/test_streams.py::test_edited_before_the_start",
     ),
     Mutation(
-        "what differs is told at each look",
+        "a difference is reported at each check",
         "consumers/projector/stream_monitor.py",
         "        if deviation in before:\n",
         "        if not now:\n",
