@@ -151,7 +151,7 @@ async def test_handshake_first(tmp_path: Path, certificates: Certificates) -> No
 
 
 async def test_handshake_first_with_a_server_that_speaks_first(own_server: NatsServer) -> None:
-    """A server that sends INFO first is reported as one without handshake-first TLS."""
+    """A server without TLS, which sends INFO first, is reported as one."""
     assert "the server does not use TLS" in await refusal(servers=own_server.url, tls_first=True)
 
 

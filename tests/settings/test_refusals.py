@@ -110,7 +110,7 @@ TOGETHER = {
 
 @pytest.mark.parametrize(("environ", "words"), TOGETHER.values(), ids=TOGETHER)
 def test_wrong_together(environ: dict[str, str], words: str) -> None:
-    """Settings that are valid alone and contradict each other are refused by name, before a server is asked."""
+    """Settings that are valid alone and not together are refused by name, because no server accepts them."""
     assert refusal(environ=environ).startswith(words)
 
 
