@@ -176,7 +176,9 @@ async def test_daemons_run_from_the_file_alone(own_server: NatsServer, tmp_path:
     projected, served = tmp_path / "project.log", tmp_path / "serve.log"
     with daemon("project", path, projected) as first, daemon("serve", path, served) as second:
         # The daemon waits for its stream, which does not exist.
-        await eventually(lambda: b"holding" in projected.read_bytes() and b"listening" in served.read_bytes())
+        for process, log, word in ((first, projected, b"holding"), (second, served, b"listening")):
+            await eventually(lambda log=log, word=word: word in log.read_bytes())  # type: ignore[misc]
+            assert process.poll() is None, log.read_text()
         for change, event in (('"error"', b"settings.reloaded"), ('"loud"', b"settings.refused")):
             write(path, text + change)
             for process, log in ((first, projected), (second, served)):
@@ -184,6 +186,6 @@ async def test_daemons_run_from_the_file_alone(own_server: NatsServer, tmp_path:
                 await eventually(partial(_says, log, event))
         for process in (first, second):
             process.terminate()
-            assert await asyncio.to_thread(process.wait, 20) == 0
+            assert await asyncio.to_thread(process.wait, 120) == 0
 
     assert CANARY.encode() not in projected.read_bytes() + served.read_bytes()
