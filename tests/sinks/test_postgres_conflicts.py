@@ -227,11 +227,12 @@ async def test_row_deleted_in_between_is_stored_again(database_url: str) -> None
     await sink.aclose()
 
 
-async def test_table_that_drops_rows_is_said_and_holds_up_nothing(database_url: str) -> None:
-    """A trigger that drops rows is the owner's decision; the sink logs it and continues."""
+@pytest.mark.parametrize("before", [[1], [1, 1]], ids=["copied", "staged"])
+async def test_table_that_drops_rows_is_said_and_holds_up_nothing(database_url: str, before: list[int]) -> None:
+    """A trigger that drops rows is the owner's decision; the sink logs it and continues, from the first batch on."""
     await create_schema(database_url)
     sink = PostgresSink(database_url)
-    await sink.emit_batch([make_event(1), make_event(1)])
+    await sink.emit_batch([make_event(event_id) for event_id in before])
     await execute(
         database_url,
         "CREATE FUNCTION drop_it() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$;"

@@ -188,6 +188,10 @@ class Stored(NamedTuple):
     unlike: dict[int, Comparison]
 
 
+class _RowsDropped(Exception):
+    """COPY has stored fewer rows than it was given, so a trigger drops or moves some."""
+
+
 class Session:
     """A session that writes rows into *table* of this *shape* over *connection*, and owns the connection."""
 
@@ -233,6 +237,9 @@ class Session:
         if not self._staged_left:
             try:
                 return await self._transact(self._copy, rows)
+            except _RowsDropped:
+                # Only the staging path looks for each row, and reports those that are nowhere.
+                pass
             except asyncpg.PostgresError as exc:
                 if exc.sqlstate not in _NEEDS_STAGING:
                     raise
@@ -249,7 +256,7 @@ class Session:
             await self._connection.execute(_BEGIN)
             stored = await store(rows)
             await self._connection.execute("COMMIT")
-        except asyncpg.PostgresError:
+        except (asyncpg.PostgresError, _RowsDropped):
             if self._connection.is_in_transaction():
                 await self._connection.execute("ROLLBACK")
             raise
@@ -264,7 +271,9 @@ class Session:
             format="binary",
             source=_chunks(rows, record_of, fields=len(self._staging.carried)),
         )
-        return Stored(_count(status), {})
+        if _count(status) != len(rows):
+            raise _RowsDropped
+        return Stored(len(rows), {})
 
     async def _copy_staged(self, rows: list[Row]) -> Stored:
         staging = self._staging
