@@ -173,6 +173,7 @@ def test_stream_show_says_what_is_missing(own_server: NatsServer) -> None:
     [
         pytest.param(["project", "--to", "nowhere://x"], b"'nowhere' is not a known scheme", id="unknown scheme"),
         pytest.param(["project", "--to", "sqlite://x"], b"sqlite:///relative.db", id="wrong sqlite URL"),
+        pytest.param(["project", "--to", "postgres:nonsense"], b"postgresql://user@host", id="no slashes"),
         pytest.param(["replay", "/nowhere.jsonl", "--to", "noop:"], b"/nowhere.jsonl", id="missing file"),
         pytest.param(["emit", "/nowhere.ndjson"], b"/nowhere.ndjson", id="missing input"),
         pytest.param(["emit", "--frobnicate"], b"unknown option --frobnicate", id="unknown option of emit"),

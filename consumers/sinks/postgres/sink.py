@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from noetl_events.envelope import ExecutorEvent
 
 _MAPPINGS: Final = {"plain": PLAIN, "noetl": NOETL}
-_SCHEMES: Final = ("postgres", "postgresql")
+# Without the slashes the driver would read a name as a file, and would connect to the local server.
+_SCHEMES: Final = ("postgres://", "postgresql://")
 _HOST: Final = re.compile(r"(\[[^\]]*\]|[^:\[\]]*)(:[0-9]*)?")
 # The projector's remedy does not fit here, because its role creates nothing.
 _CREATE: Final = (
@@ -99,7 +100,7 @@ class PostgresSink:
 
         """
         parts = urlsplit(url)
-        _require_hosts(parts.scheme, parts.netloc, url)
+        _require_hosts(parts.netloc, url)
         query = dict(parse_qsl(parts.query))
         table = query.pop("table", DEFAULT_TABLE)
         mapping, on_nul = query.pop("mapping", "plain"), query.pop("on_nul", "reject")
@@ -219,10 +220,10 @@ async def create_schema(url: str, *, upgrade: bool = False) -> None:
     await PostgresSink.from_url(url).create_schema(upgrade=upgrade)
 
 
-def _require_hosts(scheme: str, netloc: str, url: str) -> None:
+def _require_hosts(netloc: str, url: str) -> None:
     # An unescaped special character in a password cuts the host off early, and the driver's error would quote the rest.
     hosts = netloc.rpartition("@")[2].split(",")
-    if scheme not in _SCHEMES or not all(_HOST.fullmatch(host) for host in hosts):
+    if not url.startswith(_SCHEMES) or not all(_HOST.fullmatch(host) for host in hosts):
         raise ValueError(f"sink URL: {redacted(url)!r}: {MISREAD}")
 
 
