@@ -5,7 +5,8 @@
 
 PYTHON ?= python3
 ARGS ?=
-PYTEST_ARGS ?= -n 4
+# The tests wait for servers more than they compute, so there are more processes than cores.
+PYTEST_ARGS ?= -n 6 --dist worksteal
 FAULTS_ARGS ?=
 PINS_ARGS ?=
 SEEDS ?= 1000
