@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.faults.campaign.campaign import wage
-from tests.faults.campaign.nemesis import Pace, draw
+from tests.faults.campaign.fault_plan import Pace, draw
 from tests.faults.campaign.report import summary, write
 from tests.faults.campaign.system import Shape
 

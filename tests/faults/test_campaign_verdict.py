@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tests.faults.campaign.arrivals import Arrival
 from tests.faults.campaign.events import event_of
 from tests.faults.campaign.journal import Journal, Story
-from tests.faults.campaign.poisoner import Poison
+from tests.faults.campaign.poison_producer import Poison
+from tests.faults.campaign.rows import StoredRow
 from tests.faults.campaign.verdict import Deletion, Evidence, judge
 
 if TYPE_CHECKING:
@@ -30,14 +30,14 @@ def story(folder: Path, *, attempted: Sequence[int], acknowledged: Sequence[int]
     return told
 
 
-def arrived(*event_ids: int) -> list[Arrival]:
-    """Return arrivals of these events, in this order."""
-    return [Arrival(0.0, each, EXECUTION) for each in event_ids]
+def arrived(*event_ids: int) -> list[StoredRow]:
+    """Return rows of these events, in this order."""
+    return [StoredRow(0.0, each, EXECUTION) for each in event_ids]
 
 
-def verdict(told: Story, arrivals: list[Arrival], **more: object) -> Verdict:
+def verdict(told: Story, rows: list[StoredRow], **more: object) -> Verdict:
     """Return the verdict on this evidence, with nothing else wrong."""
-    return judge(Evidence(story=told, arrivals=arrivals, **{"sums": {}, "expected": {}} | more))  # type: ignore[arg-type]
+    return judge(Evidence(story=told, rows=rows, **{"sums": {}, "expected": {}} | more))  # type: ignore[arg-type]
 
 
 def test_nothing_wrong(tmp_path: Path) -> None:
@@ -108,7 +108,7 @@ def test_invented(tmp_path: Path) -> None:
     """An event is invented if it was not attempted, or not in this execution."""
     told = story(tmp_path, attempted=(1, 2), acknowledged=(1, 2))
 
-    assert verdict(told, [*arrived(1, 3), Arrival(0.0, 2, EXECUTION + 1)]).invented == [2, 3]
+    assert verdict(told, [*arrived(1, 3), StoredRow(0.0, 2, EXECUTION + 1)]).invented == [2, 3]
 
 
 def test_doubled(tmp_path: Path) -> None:
@@ -178,7 +178,7 @@ def test_deleted_stream_excuses_only_what_it_may_have_had(tmp_path: Path) -> Non
     """A deleted stream explains reordered events only if it may have had them: they are forwarded again."""
     told = story(tmp_path, attempted=(1, 2), acknowledged=(1, 2))
     attempted = told.attempted[1].at
-    late = [Arrival(attempted + 5, each, EXECUTION) for each in (2, 1)]
+    late = [StoredRow(attempted + 5, each, EXECUTION) for each in (2, 1)]
 
     stored = verdict(told, late, deletions=(Deletion(frozenset(), attempted + 6, attempted + 7),))
     lost = verdict(told, late, deletions=(Deletion(frozenset(), attempted + 1, attempted + 2),))

@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 
 from tests.faults.campaign.campaign import wage
-from tests.faults.campaign.nemesis import draw
+from tests.faults.campaign.fault_plan import draw
 from tests.faults.campaign.report import summary, write
 from tests.faults.campaign.system import Shape
 

@@ -19,12 +19,12 @@ from consumers.verification.readback import read_back
 from noetl_events.jetstream.declarations import DEAD_STREAM
 from noetl_events.jetstream.storage import read_stored
 from noetl_events.testing import eventually
-from tests.faults.campaign.arrivals import Arrival
 from tests.faults.campaign.broker import event_id_of, order_of, patiently
+from tests.faults.campaign.clients import Clients, running_clients
 from tests.faults.campaign.events import expected_checksum
-from tests.faults.campaign.guests import Guests, visiting
+from tests.faults.campaign.fault_plan import Happened, Nemesis, Planned
 from tests.faults.campaign.journal import Story
-from tests.faults.campaign.nemesis import Happened, Nemesis, Planned
+from tests.faults.campaign.rows import StoredRow
 from tests.faults.campaign.system import PUBLISHERS, Shape, System, running
 from tests.faults.campaign.verdict import Evidence, Verdict, is_unprotected, judge
 
@@ -54,7 +54,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     ended: float
     happened: list[Happened]
     story: Story
-    arrivals: Sequence[Arrival]
+    rows: Sequence[StoredRow]
     verdict: Verdict
     caught_up: float | None
     deaths: dict[str, list[int]]
@@ -77,26 +77,26 @@ async def wage(folder: Path, plan: Sequence[Planned], *, seed: int, shape: Shape
         began = time.monotonic()
         await eventually(partial(_flows, system), timeout=30, what="rows of every worker")
         nemesis = Nemesis(system, plan)
-        async with visiting(system) as guests:
+        async with running_clients(system) as clients:
             await nemesis.run()
             caught_up = await _catch_up(system, max(each.healed for each in nemesis.happened))
             log.info("campaign.caught_up", seconds=caught_up)
-            for member in system.members.values():
-                await asyncio.to_thread(member.revive)
+            for process in system.processes.values():
+                await asyncio.to_thread(process.revive)
         await _settle(system)
         ended = time.monotonic()
-        evidence = await _gather(system, guests)
+        evidence = await _gather(system, clients)
         return Outcome(
             seed=seed,
             began=began,
             ended=ended,
             happened=sorted(nemesis.happened, key=lambda each: each.began),
             story=system.story,
-            arrivals=evidence.arrivals,
+            rows=evidence.rows,
             verdict=await asyncio.to_thread(judge, evidence),
             caught_up=caught_up,
-            deaths={member.name: member.died for member in system.members.values() if member.died},
-            starts={member.name: member.starts for member in system.members.values()},
+            deaths={process.name: process.died for process in system.processes.values() if process.died},
+            starts={process.name: process.starts for process in system.processes.values()},
         )
 
 
@@ -104,17 +104,17 @@ async def _flows(system: System) -> bool:
     """Return true if there are rows of every worker."""
     await asyncio.to_thread(system.story.read, system.folder)
     acknowledged = system.story.acknowledged
-    there = acknowledged.keys() - await system.arrivals.missing(acknowledged)
+    there = acknowledged.keys() - await system.rows.missing(acknowledged)
     return len({system.story.attempted[each].journal for each in there}) == len(PUBLISHERS)
 
 
 async def _catch_up(system: System, healed: float) -> float | None:
     """Return the seconds since *healed*, the last healing, once the events acknowledged by then are stored."""
     await asyncio.to_thread(system.story.read, system.folder)
-    missing = await system.arrivals.missing(_promised(system, healed))
+    missing = await system.rows.missing(_promised(system, healed))
     while missing and time.monotonic() < healed + _CAUGHT_UP:
         await asyncio.sleep(0.1)
-        missing = await system.arrivals.missing(missing)
+        missing = await system.rows.missing(missing)
     return None if missing else round(time.monotonic() - healed, 1)
 
 
@@ -139,7 +139,7 @@ def _promised(system: System, until: float) -> list[int]:
     ]
 
 
-async def _gather(system: System, guests: Guests) -> Evidence:
+async def _gather(system: System, clients: Clients) -> Evidence:
     sums: dict[int, int] = {}
     async with aclosing(read_back(system.postgres.url)) as batches:
         async for rows in batches:
@@ -147,15 +147,15 @@ async def _gather(system: System, guests: Guests) -> Evidence:
     attempted = system.story.attempted
     return Evidence(
         story=system.story,
-        arrivals=await system.arrivals.all(),
+        rows=await system.rows.all(),
         sums=sums,
         expected={each: expected_checksum(each, attempted[each].execution_id) for each in sums if each in attempted},
         dead=await _dead(system),
-        poison=guests.poisoner.sent,
+        poison=clients.poison.sent,
         deletions=tuple(system.deletions),
         orders=(*system.orders, order_of(await system.broker.contents())),
-        seen=guests.reader.seen,
-        complaints=guests.complaints,
+        seen=clients.reader.seen,
+        complaints=clients.complaints,
         # Postgres loses its own counters in a crash, and keeps its log.
         deadlocks=system.postgres.log.count("deadlock detected"),
     )

@@ -113,9 +113,9 @@ async def _halted(victim: Server, seconds: float) -> None:
 
 
 async def _member(system: System, turn: Turn, *, names: Sequence[str], harm: Callable[..., Awaitable[None]]) -> str:
-    member = system.members[turn.of(names)]
-    await harm(member, turn.seconds)
-    return member.name
+    process = system.processes[turn.of(names)]
+    await harm(process, turn.seconds)
+    return process.name
 
 
 async def _server(system: System, turn: Turn, *, harm: Callable[..., Awaitable[None]]) -> str:
@@ -158,11 +158,11 @@ async def _postgres(system: System, turn: Turn, *, harm: Callable[..., Awaitable
 
 
 async def _disk_full(system: System, turn: Turn) -> str:
-    await system.arrivals.fill_disk()
+    await system.rows.fill_disk()
     try:
         await asyncio.sleep(turn.seconds)
     finally:
-        await system.arrivals.free_disk()
+        await system.rows.free_disk()
     return "postgres"
 
 

@@ -19,7 +19,7 @@ _TEXT = 'font-family="sans-serif" font-size="11" fill="#333"'
 def draw(outcome: Outcome) -> str:
     """Return the SVG."""
     seconds = max(1.0, outcome.ended - outcome.began)
-    stored = Counter(int(arrival.at - outcome.began) for arrival in outcome.arrivals)
+    stored = Counter(int(row.at - outcome.began) for row in outcome.rows)
     acknowledged = Counter(int(at - outcome.began) for at in outcome.story.acknowledged.values())
     highest = max(*stored.values(), *acknowledged.values(), 1)
     kinds = sorted(outcome.kinds)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.faults.campaign.campaign import Outcome
-    from tests.faults.campaign.nemesis import Happened
+    from tests.faults.campaign.fault_plan import Happened
 
 
 def write(outcome: Outcome, folder: Path) -> None:

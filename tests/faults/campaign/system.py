@@ -13,11 +13,11 @@ from noetl_events.testing.postgres_server import PostgresServer
 from noetl_events.testing.proxy import FaultyProxy
 from noetl_events.testing.server_process import free_port
 from tests.cli import command
-from tests.faults.campaign.arrivals import Arrivals
 from tests.faults.campaign.broker import PASSWORD, USER, Broker, open_broker
 from tests.faults.campaign.clock import ShiftedClock
 from tests.faults.campaign.journal import Story
-from tests.faults.campaign.member import Member
+from tests.faults.campaign.process import Process
+from tests.faults.campaign.rows import Rows
 from tests.faults.campaign.worker import Job, work
 
 if TYPE_CHECKING:
@@ -68,21 +68,21 @@ class System:
         self.broker = broker
         self.postgres = postgres
         self.links = links
-        self.arrivals = Arrivals(postgres.url)
+        self.rows = Rows(postgres.url)
         self.clock = ShiftedClock(folder / "clock")
         self.story = Story()
-        self.members: dict[str, Member] = {}
+        self.processes: dict[str, Process] = {}
         self.deletions: list[Deletion] = []
         self.orders: list[dict[int, int]] = []
         """For each deleted stream, the ids of its events by their sequences."""
 
     async def stop_workers(self) -> None:
         """Let the workers forward their events, and end."""
-        await asyncio.gather(*(asyncio.to_thread(self.members[name].leave) for name in PUBLISHERS))
+        await asyncio.gather(*(asyncio.to_thread(self.processes[name].leave) for name in PUBLISHERS))
 
     async def stop_daemons(self) -> None:
         """Stop the other processes."""
-        await asyncio.gather(*(asyncio.to_thread(self.members[name].leave) for name in (*PROJECTORS, GATEWAY)))
+        await asyncio.gather(*(asyncio.to_thread(self.processes[name].leave) for name in (*PROJECTORS, GATEWAY)))
 
 
 @asynccontextmanager
@@ -103,33 +103,33 @@ async def running(folder: Path, shape: Shape) -> AsyncIterator[System]:
         }
         system = System(folder, port, broker, postgres, links)
         (folder / "token").write_text(TOKEN)
-        await system.arrivals.prepare()
-        system.members = _members(system, shape, port)
-        for member in system.members.values():
-            stack.callback(member.end)
-            member.start()
+        await system.rows.prepare()
+        system.processes = _processes(system, shape, port)
+        for process in system.processes.values():
+            stack.callback(process.end)
+            process.start()
         yield system
 
 
-def _members(system: System, shape: Shape, port: int) -> dict[str, Member]:
+def _processes(system: System, shape: Shape, port: int) -> dict[str, Process]:
     [database] = system.links["postgres"]
     project = ("project", "--listen", "off", "--to", database.through(system.postgres.url))
-    members = {name: _daemon(system, name, project, shape) for name in PROJECTORS}
+    processes = {name: _daemon(system, name, project, shape) for name in PROJECTORS}
     serve = ("serve", "--listen", f"127.0.0.1:{port}", "--token-file", str(system.folder / "token"))
-    members[GATEWAY] = _daemon(system, GATEWAY, serve, shape)
+    processes[GATEWAY] = _daemon(system, GATEWAY, serve, shape)
     for place, name in enumerate(PUBLISHERS):
-        members[name] = Member(name, work, partial(_job, system, place, shape.rate))
-    return members
+        processes[name] = Process(name, work, partial(_job, system, place, shape.rate))
+    return processes
 
 
-def _daemon(system: System, name: str, arguments: tuple[str, ...], shape: Shape) -> Member:
+def _daemon(system: System, name: str, arguments: tuple[str, ...], shape: Shape) -> Process:
     settings = _SETTINGS | {
         "NATS_URL": system.broker.url,
         "NOETL_EVENT_STREAM_REPLICAS": str(shape.nodes),
         "NOETL_ACK_WAIT_SECS": str(shape.takeover),
         "NOETL_PIN_SECS": str(shape.takeover),
     }
-    return Member(name, _serve, lambda _: (arguments, settings, str(system.folder / f"{name}.log")))
+    return Process(name, _serve, lambda _: (arguments, settings, str(system.folder / f"{name}.log")))
 
 
 def _job(system: System, place: int, rate: float, start: int) -> tuple[Job]:

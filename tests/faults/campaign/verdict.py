@@ -9,9 +9,9 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 import msgspec
 
-from tests.faults.campaign.arrivals import Arrival
 from tests.faults.campaign.journal import Story
-from tests.faults.campaign.poisoner import Poison
+from tests.faults.campaign.poison_producer import Poison
+from tests.faults.campaign.rows import StoredRow
 
 Place: TypeAlias = Literal["prefix", "middle", "tail"]
 
@@ -38,7 +38,7 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
 
     Args:
         story: attempted and acknowledged events of the workers.
-        arrivals: rows in the order of their inserts.
+        rows: rows in the order of their inserts.
         sums: checksum of each row as read back, by event id.
         expected: checksum of each event as emitted, by event id.
         dead: number of dead-lettered messages, by event id.
@@ -52,7 +52,7 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     story: Story
-    arrivals: Sequence[Arrival]
+    rows: Sequence[StoredRow]
     sums: Mapping[int, int]
     expected: Mapping[int, int]
     dead: Mapping[int, int] = {}
@@ -133,7 +133,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
 
 def judge(evidence: Evidence) -> Verdict:
     """Return the verdict on *evidence*."""
-    story, stored = evidence.story, Counter(arrival.event_id for arrival in evidence.arrivals)
+    story, stored = evidence.story, Counter(row.event_id for row in evidence.rows)
     gone = [each for each in story.acknowledged if each not in stored and each not in evidence.dead]
     excused = {each for each in gone if is_unprotected(each, story, evidence.deletions)}
     places = _places(
@@ -142,7 +142,7 @@ def judge(evidence: Evidence) -> Verdict:
         [each for each in gone if each not in excused],
     )
     late = _late(evidence)
-    displaced = {arrival.event_id for arrival in late if _is_displaced(arrival, evidence)}
+    displaced = {row.event_id for row in late if _is_displaced(row, evidence)}
     return Verdict(
         attempted=len(story.attempted),
         acknowledged=len(story.acknowledged),
@@ -151,7 +151,7 @@ def judge(evidence: Evidence) -> Verdict:
         unprotected=len(excused),
         invented=sorted(_invented(evidence)),
         doubled=sorted(each for each, times in stored.items() if times > 1),
-        reordered=[arrival.event_id for arrival in late if arrival.event_id not in displaced],
+        reordered=[row.event_id for row in late if row.event_id not in displaced],
         displaced=len(displaced),
         executions=len({attempt.execution_id for attempt in story.attempted.values()}),
         changed=sorted(each for each, total in evidence.sums.items() if evidence.expected.get(each, total) != total),
@@ -202,9 +202,9 @@ def _missed(evidence: Evidence) -> set[int]:
 def _invented(evidence: Evidence) -> set[int]:
     attempted = evidence.story.attempted
     return {
-        arrival.event_id
-        for arrival in evidence.arrivals
-        if arrival.event_id not in attempted or attempted[arrival.event_id].execution_id != arrival.execution_id
+        row.event_id
+        for row in evidence.rows
+        if row.event_id not in attempted or attempted[row.event_id].execution_id != row.execution_id
     }
 
 
@@ -219,20 +219,20 @@ def _places(acknowledged: Sequence[int], stored: Mapping[int, int], lost: Sequen
     }
 
 
-def _late(evidence: Evidence) -> list[Arrival]:
-    """Return the arrivals after a later one of their execution."""
+def _late(evidence: Evidence) -> list[StoredRow]:
+    """Return the rows after a later one of their execution."""
     highest: dict[int, int] = defaultdict(int)
-    late: list[Arrival] = []
-    for arrival in evidence.arrivals:
-        if arrival.event_id < highest[arrival.execution_id]:
-            late.append(arrival)
-        highest[arrival.execution_id] = max(highest[arrival.execution_id], arrival.event_id)
+    late: list[StoredRow] = []
+    for row in evidence.rows:
+        if row.event_id < highest[row.execution_id]:
+            late.append(row)
+        highest[row.execution_id] = max(highest[row.execution_id], row.event_id)
     return late
 
 
-def _is_displaced(arrival: Arrival, evidence: Evidence) -> bool:
+def _is_displaced(row: StoredRow, evidence: Evidence) -> bool:
     """Return true if a deleted stream may have had this event: attempted before the new one, and not yet stored."""
-    attempt = evidence.story.attempted.get(arrival.event_id)
+    attempt = evidence.story.attempted.get(row.event_id)
     return attempt is not None and any(
-        attempt.at <= deletion.healed and arrival.at >= deletion.began for deletion in evidence.deletions
+        attempt.at <= deletion.healed and row.at >= deletion.began for deletion in evidence.deletions
     )

@@ -31,7 +31,7 @@ _ASKS: Final = (
 _REFUSALS: Final = (401, 403)
 
 
-class Stranger:
+class UnauthorizedClient:
     """
     A client that requests every path, with any credentials except the token.
 

@@ -15,14 +15,14 @@ from tests.faults.campaign.events import event_of
 if TYPE_CHECKING:
     from collections import Counter
 
-_NAME: Final = "events.misled.invalid"
+_NAME: Final = "events.misdirected.invalid"
 _SERVICE: Final = "169.254.169.254"
 _REFUSED: Final = f"{_SERVICE} is link-local"
 _PAUSE: Final = 2.0
 _NODE: Final = 1020
 
 
-class Misled:
+class MisdirectedClient:
     """
     A client that posts to such a name, and must not connect.
 

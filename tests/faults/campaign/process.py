@@ -23,7 +23,7 @@ _processes.set_forkserver_preload([command.__name__, "tests.faults.campaign.syst
 _LEAVING = 60.0
 
 
-class Member:
+class Process:
     """A process that is started again after a kill, as *target* with the arguments that *make* returns."""
 
     def __init__(self, name: str, target: Callable[..., None], make: Callable[[int], tuple[Any, ...]]) -> None:

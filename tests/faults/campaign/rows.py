@@ -37,7 +37,7 @@ CREATE TRIGGER arrived AFTER INSERT ON noetl.event FOR EACH ROW EXECUTE FUNCTION
 """
 
 
-class Arrival(NamedTuple):
+class StoredRow(NamedTuple):
     """A row that arrived: the monotonic second, and its two ids."""
 
     at: float
@@ -45,14 +45,14 @@ class Arrival(NamedTuple):
     execution_id: int
 
 
-class Arrivals:
+class Rows:
     """The rows of the Postgres at *url*."""
 
     def __init__(self, url: str) -> None:
         self._url = url
 
     async def prepare(self) -> None:
-        """Create the table, and the trigger that records the arrivals."""
+        """Create the table, and the trigger that records the time and order of each row."""
         await create_schema(self._url)
         await self._execute(_NOTED)
 
@@ -77,13 +77,13 @@ class Arrivals:
             return wanted
         return wanted - {row[0] for row in rows}
 
-    async def all(self) -> list[Arrival]:
-        """Return every arrival, in order."""
+    async def all(self) -> list[StoredRow]:
+        """Return every row, in the order of the inserts."""
         offset = time.time() - time.monotonic()
         connection = await asyncpg.connect(self._url)
         try:
             select = "SELECT extract(epoch FROM at)::float8, event_id, execution_id FROM arrival ORDER BY number"
-            return [Arrival(at - offset, *ids) for at, *ids in await connection.fetch(select)]
+            return [StoredRow(at - offset, *ids) for at, *ids in await connection.fetch(select)]
         finally:
             await connection.close()
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import aiohttp
 import msgspec
 
-from tests.faults.campaign.stranger import require_nosniff
+from tests.faults.campaign.unauthorized_client import require_nosniff
 
 if TYPE_CHECKING:
     from collections import Counter

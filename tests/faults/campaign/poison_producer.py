@@ -40,7 +40,7 @@ class Poison(NamedTuple):
     acknowledged: float | None = None
 
 
-class Poisoner:
+class PoisonProducer:
     """
     A client that sends different poison messages: one that was not acknowledged may be in the stream or not.
 

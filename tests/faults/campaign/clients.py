@@ -7,12 +7,12 @@ from collections import Counter
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from tests.faults.campaign.misled import Misled
-from tests.faults.campaign.poisoner import Poisoner
-from tests.faults.campaign.reader import Reader
-from tests.faults.campaign.rivals import Rivals
-from tests.faults.campaign.stranger import Stranger
+from tests.faults.campaign.concurrent_writers import ConcurrentWriters
+from tests.faults.campaign.misdirected_client import MisdirectedClient
+from tests.faults.campaign.poison_producer import PoisonProducer
+from tests.faults.campaign.sse_reader import Reader
 from tests.faults.campaign.system import TOKEN
+from tests.faults.campaign.unauthorized_client import UnauthorizedClient
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tests.faults.campaign.system import System
 
 
-class Guests:
+class Clients:
     """Clients outside the fault plan: they are never killed."""
 
     def __init__(self, system: System, connection: Connection) -> None:
@@ -31,22 +31,22 @@ class Guests:
         known = {"authorization": f"Bearer {TOKEN}"}
         [link] = system.links["http"]
         # Only the reader can tell the gateway from another server in its path, so the others connect directly.
-        self.poisoner = Poisoner(connection, system.gateway, known, self.complaints)
-        self.stranger = Stranger(system.gateway, self.complaints)
+        self.poison = PoisonProducer(connection, system.gateway, known, self.complaints)
+        self.unauthorized = UnauthorizedClient(system.gateway, self.complaints)
         self.reader = Reader(link.url("http"), known, self.complaints)
-        self.misled = Misled(self.complaints)
-        self.rivals = Rivals(system.postgres.url)
+        self.misdirected = MisdirectedClient(self.complaints)
+        self.writers = ConcurrentWriters(system.postgres.url)
 
 
 @asynccontextmanager
-async def visiting(system: System) -> AsyncIterator[Guests]:
-    """Run the guests during the block; a bug in one of them ends it."""
+async def running_clients(system: System) -> AsyncIterator[Clients]:
+    """Run the clients during the block; a bug in one of them ends it."""
     # The connection is the operator's: repeatedly refused clients leave sockets open, which this process looks for.
     async with system.broker.operator() as connection, asyncio.TaskGroup() as tasks:
-        guests = Guests(system, connection)
-        await guests.rivals.prepare()
-        callers = (guests.poisoner, guests.stranger, guests.reader, guests.misled, guests.rivals)
+        clients = Clients(system, connection)
+        await clients.writers.prepare()
+        callers = (clients.poison, clients.unauthorized, clients.reader, clients.misdirected, clients.writers)
         running = [tasks.create_task(each.run()) for each in callers]
-        yield guests
+        yield clients
         for task in running:
             task.cancel()

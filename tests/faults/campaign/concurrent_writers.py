@@ -22,7 +22,7 @@ _PAUSE: Final = 0.2
 _NODE: Final = 1021
 
 
-class Rivals:
+class ConcurrentWriters:
     """
     Two writers of a separate table: inserts in the order of arrival would deadlock.
 
