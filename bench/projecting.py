@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from bench.streams import CONSUMER, acknowledged
 from consumers.dead_letters import DeadLetters
+from consumers.projector.crash_records import CrashRecords
 from consumers.projector.projector import Projector
-from consumers.projector.quarantine import CrashRecords
 from noetl_events.jetstream.connection import Connection
 from noetl_events.jetstream.consume.puller import Puller
 from noetl_events.jetstream.options import ConnectOptions

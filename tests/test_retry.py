@@ -81,7 +81,7 @@ def gaps(times: list[float]) -> list[float]:
 def test_projector_waits_whatever_a_sink_asks_for(asked: Any) -> None:
     """A projector that retries makes as many attempts as its back-off allows, whatever the sink asks for."""
     sink = Away(asked)
-    in_an_hour(lambda: Hold(Progress(), WAITS).until_back("sink", lambda: sink.emit(make_event(1))))
+    in_an_hour(lambda: Hold(Progress(), WAITS).until_available("sink", lambda: sink.emit(make_event(1))))
 
     assert 240 <= len(sink.times) <= AT_MOST
     assert min(gaps(sink.times)) >= WAITS.initial / 2
@@ -92,7 +92,7 @@ def test_fanout_passes_on_nothing_absurd(asked: Any) -> None:
     """The retry_after of one of several required sinks does not change the pace of a projector."""
     sink = Away(asked)
     fanout = FanoutSink([MemorySink(), sink, Away(None)])
-    in_an_hour(lambda: Hold(Progress(), WAITS).until_back("sink", lambda: fanout.emit(make_event(1))))
+    in_an_hour(lambda: Hold(Progress(), WAITS).until_available("sink", lambda: fanout.emit(make_event(1))))
 
     assert 240 <= len(sink.times) <= AT_MOST
 
@@ -193,7 +193,7 @@ async def test_gateway_asks_its_client_for_whole_seconds(asked: Any) -> None:
 def test_what_a_sink_asks_for_is_the_least(asked: float, least: float) -> None:
     """A projector waits for the retry_after of a sink, up to five minutes, and at most a tenth longer."""
     sink = Away(asked)
-    in_an_hour(lambda: Hold(Progress(), WAITS).until_back("sink", lambda: sink.emit(make_event(1))))
+    in_an_hour(lambda: Hold(Progress(), WAITS).until_available("sink", lambda: sink.emit(make_event(1))))
     waits = gaps(sink.times)
 
     assert least <= min(waits) < max(waits) <= 1.1 * least + 0.01
@@ -203,7 +203,7 @@ def test_waits_double_with_jitter_up_to_the_longest() -> None:
     """The waits double from the first to the longest, and jitter keeps replicas apart."""
     sinks = [Away(None), Away(None)]
     for sink in sinks:
-        in_an_hour(lambda sink=sink: Hold(Progress(), WAITS).until_back("sink", lambda: sink.emit(make_event(1))))  # type: ignore[misc]
+        in_an_hour(lambda sink=sink: Hold(Progress(), WAITS).until_available("sink", lambda: sink.emit(make_event(1))))  # type: ignore[misc]
     for number, wait in enumerate(gaps(sinks[0].times)):
         limit = min(0.2 * 2**number, 15.0)
         assert limit / 2 <= wait <= limit + 0.01
@@ -219,7 +219,7 @@ def test_success_begins_anew_and_is_said() -> None:
         for _ in range(2):
             sink = FaultySink(MemorySink(), [SinkUnavailable("away")] * 6)
             began = time.monotonic()
-            await hold.until_back("sink", lambda sink=sink: sink.emit(make_event(1)))  # type: ignore[misc]
+            await hold.until_available("sink", lambda sink=sink: sink.emit(make_event(1)))  # type: ignore[misc]
             waits.append(time.monotonic() - began)
         return waits
 
@@ -241,7 +241,7 @@ def test_holding_is_said_again_each_minute_and_for_another_kind() -> None:
 
     sink = FaultySink(MemorySink(), [*[SinkUnavailable("away")] * 100, Other("other")])
     with capture_logs() as logs:
-        run_virtual(Hold(Progress(), WAITS).until_back("sink", lambda: sink.emit(make_event(1))), 1)
+        run_virtual(Hold(Progress(), WAITS).until_available("sink", lambda: sink.emit(make_event(1))), 1)
     holding = [line["reason"] for line in logs if line["event"] == "projector.holding"]
 
     # A hundred waits of 7.5 to 15 seconds, except for the first.
@@ -326,9 +326,9 @@ def test_hurried_waits_are_short() -> None:
 
     async def stop() -> None:
         hold = Hold(Progress(), WAITS)
-        holding = asyncio.create_task(hold.until_back("sink", lambda: sink.emit(make_event(1))))
+        holding = asyncio.create_task(hold.until_available("sink", lambda: sink.emit(make_event(1))))
         await asyncio.sleep(100.0)
-        hold.hurry()
+        hold.stop_soon()
         await asyncio.sleep(5.5)
         holding.cancel()
 

@@ -8,7 +8,7 @@ message.  The kinds:
     malformed   the body is no event
     rejected    the sink rejects the event permanently
     conflict    the sink has a different event with the same execution_id and event_id
-    fatal       the message kills the process that handles it
+    fatal       the message kills the process that handles it, or the sink raises an unknown error at this event alone
     exhausted   the consumer delivered the message as often as it may, without an acknowledgement
 
 A body that no longer fits beside the headers is compressed, which `Noetl-Encoding: zlib` marks.

@@ -6,9 +6,10 @@ Dead letters: messages that could not be delivered, kept whole in a stream of th
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import aclosing
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import msgspec
 
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
     from noetl_events.jetstream.connection import Connection
     from noetl_events.jetstream.message import Message
     from noetl_events.jetstream.storage import Stored
+
+Dead: TypeAlias = "tuple[Message, Kind, str]"
+
+_AT_ONCE: Final = 100
 
 
 class DeadLetters:
@@ -43,7 +48,23 @@ class DeadLetters:
         self._prefix = prefix
         self._stream = stream
 
-    async def bury(self, message: Message, kind: Kind, reason: str) -> None:
+    async def publish_all(self, dead: list[Dead]) -> None:
+        """
+        Store messages as dead letters, each with its kind and reason, and remove those that are stored from *dead*.
+
+        Raises:
+            NatsUnavailable: those left in *dead* may not be stored; do not acknowledge them, and retry later.
+
+        """
+        while dead:
+            batch = dead[:_AT_ONCE]
+            outcomes = await asyncio.gather(*(self.publish(*each) for each in batch), return_exceptions=True)
+            dead[: len(batch)] = [each for each, outcome in zip(batch, outcomes, strict=True) if outcome is not None]
+            for outcome in outcomes:
+                if outcome is not None:
+                    raise outcome
+
+    async def publish(self, message: Message, kind: Kind, reason: str) -> None:
         """
         Store *message* as a dead letter; storing it again has no effect.
 
@@ -51,9 +72,9 @@ class DeadLetters:
             NatsUnavailable: the letter may not be stored; do not acknowledge the message, and retry later.
 
         """
-        await self.bury_stored(stored_of(message), kind, reason, consumer=delivery_of(message).consumer)
+        await self.publish_stored(stored_of(message), kind, reason, consumer=delivery_of(message).consumer)
 
-    async def bury_stored(self, stored: Stored, kind: Kind, reason: str, *, consumer: str) -> None:
+    async def publish_stored(self, stored: Stored, kind: Kind, reason: str, *, consumer: str) -> None:
         """
         Store a message as a dead letter that was read from its stream, and not delivered by *consumer*.
 

@@ -33,14 +33,14 @@ class Hold:
         self._progress = progress
         self._backoff = backoff
         self._consumer = consumer
-        self._hurried = asyncio.Event()
+        self._stopping = asyncio.Event()
         self._retry: Retry | None = None
 
-    def hurry(self) -> None:
+    def stop_soon(self) -> None:
         """Cap the waits between retries from now on, because shutdown was requested."""
-        self._hurried.set()
+        self._stopping.set()
 
-    async def until_back(self, part: str, call: Callable[[], Awaitable[T]]) -> T:
+    async def until_available(self, part: str, call: Callable[[], Awaitable[T]]) -> T:
         """
         Return the result of *call*, retried while *part* is unavailable; at most one log line per minute.
 
@@ -50,7 +50,7 @@ class Hold:
         """
         away = (SinkUnavailable, NatsUnavailable)
         self._retry = Retry(
-            away, backoff=self._backoff, hurry=self._hurried, log="projector", consumer=self._consumer, part=part
+            away, backoff=self._backoff, hurry=self._stopping, log="projector", consumer=self._consumer, part=part
         )
         async for attempt in self._retry:
             self._progress.attempting = part

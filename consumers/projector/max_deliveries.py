@@ -106,7 +106,7 @@ class MaxDeliveriesMonitor:
         reason = f"consumer {given_up.consumer} gave up after {given_up.deliveries} deliveries"
         place = {"consumer": given_up.consumer, "sequence": given_up.stream_seq}
         try:
-            await self._dead_letters.bury_stored(stored, "exhausted", reason, consumer=given_up.consumer)
+            await self._dead_letters.publish_stored(stored, "exhausted", reason, consumer=given_up.consumer)
         except MessageTooLarge as exc:
             # Only an operator can fix this, so the advisories behind it are processed meanwhile.
             log.error("exhausted.too_large", **place, reason=str(exc))

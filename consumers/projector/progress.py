@@ -62,7 +62,7 @@ class Progress(msgspec.Struct, kw_only=True):
         received: number of messages delivered.
         redelivered: number of these that were redeliveries.
         stored: number of events stored in the destination and acknowledged.
-        markers: number of messages written by the server, such as delete markers, that were acknowledged.
+        markers: number of messages written by the server, such as delete markers.
         buried_by: number of dead letters, by kind.
         refused: number of pull requests that the server refused permanently.
         skipped: number of messages for another consumer, acknowledged and not stored.

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from consumers.dead_letters import DeadLetters
 from consumers.health import report
+from consumers.projector.crash_records import CrashRecords
 from consumers.projector.destinations import destinations_of
 from consumers.projector.max_deliveries import MaxDeliveriesMonitor
 from consumers.projector.partitions import PartitionAssignment
 from consumers.projector.progress import Progress
 from consumers.projector.projector import Projector
-from consumers.projector.quarantine import CrashRecords
 from consumers.projector.stream_monitor import IdentityNotes, StreamMonitor
 from consumers.tasks import Supervisor
 from noetl_events.jetstream.consume.puller import Puller

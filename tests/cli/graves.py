@@ -40,7 +40,7 @@ async def _bury(server: NatsServer, letters: tuple[tuple[bytes, Kind, str], ...]
             await js.publish("noetl.events.x", body, headers={"traceparent": "00-1-2-01"})
             [message] = await puller.pull(1)
             for _ in range(times):
-                await DeadLetters(connection).bury(message, kind, reason)
+                await DeadLetters(connection).publish(message, kind, reason)
             await puller.ack([message])
         await puller.flush()
         await puller.aclose()

@@ -95,7 +95,7 @@ def test_list_shows_a_message_buried_again_once(own_server: NatsServer) -> None:
             await js.publish("noetl.events.x", b"twice")
             [message] = await puller.pull(1)
             while (await js.stream_info(DEAD_LETTERS.name)).state.messages < 2:
-                await DeadLetters(connection).bury(message, "malformed", "no")
+                await DeadLetters(connection).publish(message, "malformed", "no")
             await puller.aclose()
 
     asyncio.run(without_memory())

@@ -43,7 +43,7 @@ async def bury(
     while len(messages) < len(bodies):
         messages += await puller.pull(len(bodies) - len(messages))
     for message in messages * times:
-        await DeadLetters(bench.connection, prefix=bench.dead.name).bury(message, kind, reason)
+        await DeadLetters(bench.connection, prefix=bench.dead.name).publish(message, kind, reason)
     await puller.ack(messages)
     await puller.flush()
     await puller.aclose()

@@ -23,8 +23,8 @@ async def test_buried_twice_is_one_dead_letter(bench: Bench) -> None:
     puller = Puller(bench.connection, bench.consumer)
     [message] = await puller.pull(1)
     letters = DeadLetters(bench.connection, prefix=bench.dead.name)
-    await letters.bury(message, "malformed", "body: no")
-    await letters.bury(message, "malformed", "body: no")
+    await letters.publish(message, "malformed", "body: no")
+    await letters.publish(message, "malformed", "body: no")
     await puller.aclose()
 
     assert len(await bench.dead_letters()) == 1
@@ -36,7 +36,7 @@ async def buried(bench: Bench, body: bytes, headers: dict[str, str] | None = Non
     await js.publish(f"{bench.stream.name}.x", body, headers=headers)
     puller = Puller(bench.connection, bench.consumer)
     [message] = await puller.pull(1)
-    await DeadLetters(bench.connection, prefix=bench.dead.name).bury(message, "malformed", "body: no")
+    await DeadLetters(bench.connection, prefix=bench.dead.name).publish(message, "malformed", "body: no")
     await puller.aclose()
     [letter] = await bench.dead_letters()
     return letter
@@ -71,7 +71,7 @@ async def test_headers_that_the_client_does_not_send_are_kept_by_another_name(be
     await client.flush()
     puller = Puller(bench.connection, bench.consumer)
     [message] = await puller.pull(1)
-    await DeadLetters(bench.connection, prefix=bench.dead.name).bury(message, "malformed", "body: no")
+    await DeadLetters(bench.connection, prefix=bench.dead.name).publish(message, "malformed", "body: no")
     await puller.aclose()
     letter = await js.get_msg(bench.dead.name, 1, direct=True)
 

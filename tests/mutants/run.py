@@ -59,6 +59,7 @@ MODULES: Final = (
     "consumers/gateway/auth.py",
     "consumers/gateway/hub.py",
     "consumers/gateway/sse.py",
+    "consumers/projector/crash_records.py",
     "consumers/projector/hold.py",
     "consumers/projector/partitions.py",
     "consumers/projector/projector.py",

@@ -7,7 +7,7 @@ from tests.mutations.mutation import Mutation
 CONFLICTS = (
     Mutation(
         "a batch of conflicts holds its projector for ever",
-        "consumers/projector/projector.py",
+        "consumers/projector/quarantine.py",
         "        reasons = [reason for place, reason in part.reasons.items() if place not in part.conflicts]\n",
         "        reasons = list(part.reasons.values())\n",
         "tests/projector/test_refusals.py::test_conflicts_alike_are_buried",
@@ -113,8 +113,8 @@ CONFLICTS = (
     Mutation(
         "a resent dead letter is stored by every consumer",
         "consumers/projector/projector.py",
-        'if recipient_of(message) in ("", self.consumer.name)]',
-        "]",
+        '            if recipient_of(message) not in ("", self.consumer.name):\n',
+        "            if recipient_of(message) is None:\n",
         "tests/dead_letters/test_resending.py::test_letter_sent_again_is_skipped_by_other_consumers",
     ),
     Mutation(

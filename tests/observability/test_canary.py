@@ -272,6 +272,6 @@ async def held(connection: Connection, stream: StreamDeclaration) -> list[str]:
         await eventually(lambda: served.service.report().projectors["projector"].part == "sink")
         said = [(await served.get(path))[1].decode() for path in ("/readyz", "/healthz", "/metrics")]
         # The projector must end here, because it would retry for ever.
-        served.service.projectors[0]._sink = MemorySink()
+        served.service.projectors[0]._quarantine._sink = MemorySink()
     await sink.aclose()
     return said

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from msgspec import structs
 
 from consumers.dead_letters import DeadLetters
+from consumers.projector.crash_records import CrashRecords
 from consumers.projector.projector import Projector
-from consumers.projector.quarantine import CrashRecords
 from noetl_events import ExecutorEvent, encode
 from noetl_events.jetstream.api import jetstream
 from noetl_events.jetstream.consume.puller import Puller
@@ -58,18 +58,18 @@ class Bench:
         for body in bodies:
             await js.publish(f"{self.stream.name}.x", encode(body) if isinstance(body, ExecutorEvent) else body)
 
-    def projector(self, sink: EventSink, *, trials: CrashRecords | None = None, **changes: Any) -> Projector:
+    def projector(self, sink: EventSink, *, crash_records: CrashRecords | None = None, **changes: Any) -> Projector:
         """Return a projector into *sink*, with *changes* to its consumer."""
         puller = Puller(self.connection, structs.replace(self.consumer, **changes))
         letters = DeadLetters(self.connection, prefix=self.dead.name)
-        return Projector(puller, sink, letters, trials or CrashRecords(self.connection), backoff=QUICK)
+        return Projector(puller, sink, letters, crash_records or CrashRecords(self.connection), backoff=QUICK)
 
     @asynccontextmanager
     async def projecting(
-        self, sink: EventSink, *, trials: CrashRecords | None = None, received: int = 0, **changes: Any
+        self, sink: EventSink, *, crash_records: CrashRecords | None = None, received: int = 0, **changes: Any
     ) -> AsyncIterator[Projector]:
         """Run a projector into *sink*, once it has *received* so many messages, and stop it in the end."""
-        projector = self.projector(sink, trials=trials, **changes)
+        projector = self.projector(sink, crash_records=crash_records, **changes)
         if received:
             await projector.puller.ask()
             await eventually(lambda: projector.in_hand == received)

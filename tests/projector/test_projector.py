@@ -10,8 +10,8 @@ import pytest
 from msgspec import structs
 
 from consumers.dead_letters import DeadLetters
+from consumers.projector.crash_records import CrashRecords
 from consumers.projector.projector import Projector
-from consumers.projector.quarantine import CrashRecords
 from noetl_events import EventsRejected, ExecutorEvent, SinkUnavailable, encode
 from noetl_events.ids import derived_id
 from noetl_events.jetstream.api import jetstream
@@ -219,9 +219,9 @@ async def test_event_without_id_gets_one_from_its_message(bench: Bench) -> None:
 
 
 async def test_bug_of_a_sink_stops_the_projector(bench: Bench) -> None:
-    """An error outside the sink's contract ends the run, and no message of the batch is acknowledged."""
+    """A sink that raises at every event ends the run, and no message of the batch is acknowledged."""
     await bench.publish(make_events(5))
-    sink = FaultySink(MemorySink(), [KeyError("bug")])
+    sink = FaultySink(MemorySink(), [KeyError("bug")] * 100)
     puller, letters = Puller(bench.connection, bench.consumer), DeadLetters(bench.connection)
     projector = Projector(puller, sink, letters, CrashRecords(bench.connection))
     with pytest.raises(KeyError, match="bug"):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
-from consumers.projector.quarantine import CrashRecord, CrashRecords, Group, parts_of
+from consumers.projector.crash_records import CrashRecord, CrashRecords, Group, blocks_of
+from noetl_events import SinkUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,7 +37,7 @@ def shape(parts: Sequence[Group]) -> list[tuple[int, int, int, int]]:
     """Return first and last sequence, length and crash count of each group."""
     places = [[int(message.reply.split(".")[5]) for message in part.messages] for part in parts]
     return [
-        (place[0], place[-1], len(place), part.deaths if part.suspected else -1)
+        (place[0], place[-1], len(place), part.deaths if part.is_suspect else -1)
         for place, part in zip(places, parts, strict=True)
     ]
 
@@ -57,13 +59,13 @@ def test_what_is_tried_with_what(
     """Suspects are split off the batch in blocks, and every message keeps its place."""
     messages = [delivered(sequence, attempt=attempt) for sequence, attempt in attempts.items()]
 
-    assert shape(list(parts_of(messages, in_doubt=in_doubt))) == expected
+    assert shape(list(blocks_of(messages, in_doubt=in_doubt))) == expected
 
 
 def part_of(first: int, last: int, *, stream: str, stored_ns: int = STORED_NS) -> Group:
     """Return a group of redelivered messages."""
     messages = [delivered(number, stream=stream, stored_ns=stored_ns) for number in range(first, last + 1)]
-    return Group(list(messages), suspected=True)
+    return Group(list(messages), is_suspect=True)
 
 
 @pytest.mark.parametrize(
@@ -81,8 +83,8 @@ async def test_a_note_that_stands_narrows(
 ) -> None:
     """Redelivered messages of an open crash record are tested in smaller groups."""
     trials = CrashRecords(bench.connection)
-    await trials.begin(part_of(*noted, stream=stream.name))
-    parts = await trials.narrow(part_of(*again, stream=stream.name))
+    await trials.record(part_of(*noted, stream=stream.name))
+    parts = await trials.split(part_of(*again, stream=stream.name))
 
     assert [len(part.messages) for part in parts] == expected
     assert [part.deaths for part in parts] == [0] * len(parts)
@@ -94,10 +96,10 @@ async def test_a_note_struck_out_does_not_narrow(bench: Bench, stream: StreamDec
     """Messages of a cleared crash record are tested together when redelivered."""
     part = part_of(1, 20, stream=stream.name)
     trials = CrashRecords(bench.connection)
-    await trials.begin(part)
-    await trials.survive(part)
+    await trials.record(part)
+    await trials.clear(part)
 
-    assert await trials.narrow(part) == [part]
+    assert await trials.split(part) == [part]
 
 
 @pytest.mark.parametrize(
@@ -113,11 +115,11 @@ async def test_surviving_a_part_leaves_the_rest_in_doubt(
 ) -> None:
     """Only the tested part of an open crash record is cleared: a later delivery may hold the culprit."""
     trials = CrashRecords(bench.connection)
-    await trials.begin(part_of(20, 39, stream=stream.name))
-    for part in await trials.narrow(part_of(*tried, stream=stream.name)):
-        await trials.begin(part)
-        await trials.survive(part)
-    [*parts] = await trials.narrow(part_of(1, 50, stream=stream.name))
+    await trials.record(part_of(20, 39, stream=stream.name))
+    for part in await trials.split(part_of(*tried, stream=stream.name)):
+        await trials.record(part)
+        await trials.clear(part)
+    [*parts] = await trials.split(part_of(1, 50, stream=stream.name))
 
     narrowed = [place[0] for place in shape(parts) if place[2] == 1]
     assert narrowed == ([] if left is None else list(range(left[0], left[1] + 1)))
@@ -127,11 +129,12 @@ async def test_a_trial_withdrawn_is_as_if_it_had_not_been(bench: Bench, stream: 
     """An outage during a test restores the crash record, crash count included."""
     trials = CrashRecords(bench.connection)
     single = part_of(7, 7, stream=stream.name)
-    await trials.begin(single)
+    await trials.record(single)
     for _ in range(3):
-        [again] = await trials.narrow(single)
-        await trials.begin(again)
-        await trials.withdraw(again)
+        [again] = await trials.split(single)
+        with suppress(SinkUnavailable):
+            async with trials.attempt(again):
+                raise SinkUnavailable("away")
 
     assert again.deaths == 1
 
@@ -141,9 +144,9 @@ async def test_alone_when_the_process_died_twice_is_fatal(bench: Bench, stream: 
     single, deaths = part_of(7, 7, stream=stream.name), []
     trials = CrashRecords(bench.connection)
     for _ in range(3):
-        [single] = await trials.narrow(single)
+        [single] = await trials.split(single)
         deaths.append((single.deaths, single.is_fatal))
-        await trials.begin(single)
+        await trials.record(single)
 
     assert deaths == [(0, False), (1, False), (2, True)]
 
@@ -154,10 +157,10 @@ async def test_a_verdict_stands_while_others_are_tried(bench: Bench, stream: Str
     deaths: dict[int, list[int]] = {7: [], 8: []}
     for _ in range(3):
         for sequence, counted in deaths.items():
-            [single] = await trials.narrow(part_of(sequence, sequence, stream=stream.name))
+            [single] = await trials.split(part_of(sequence, sequence, stream=stream.name))
             counted.append(single.deaths)
             if not single.is_fatal:
-                await trials.begin(single)
+                await trials.record(single)
 
     assert deaths == {7: [0, 1, 2], 8: [0, 1, 2]}
 
@@ -166,8 +169,8 @@ async def test_another_message_of_the_same_sequence_is_not_fatal(bench: Bench, s
     """A stream created again repeats its sequences; the new message is not the one of the crash record."""
     trials = CrashRecords(bench.connection)
     dead = part_of(7, 7, stream=stream.name)
-    await trials.begin(dead._replace(note=CrashRecord(first=7, last=7, stored_ns=STORED_NS + 7, deaths=1)))
-    [same] = await trials.narrow(dead)
-    [other] = await trials.narrow(part_of(7, 7, stream=stream.name, stored_ns=STORED_NS + 1))
+    await trials.record(dead._replace(record=CrashRecord(first=7, last=7, stored_ns=STORED_NS + 7, deaths=1)))
+    [same] = await trials.split(dead)
+    [other] = await trials.split(part_of(7, 7, stream=stream.name, stored_ns=STORED_NS + 1))
 
     assert (same.is_fatal, other.deaths, other.is_fatal) == (True, 0, False)

@@ -1,4 +1,4 @@
-"""Projectors and crash suspects: events that end the process, and stops while one is tested."""
+"""Crash records around a write: outages, errors and stops leave none, and an event alone is written alone."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 from nats.js.errors import NotFoundError
 
-from consumers.projector.quarantine import CrashRecords
+from consumers.projector.crash_records import CrashRecords
 from noetl_events import ExecutorEvent, SinkUnavailable
-from noetl_events.envelope import decode
 from noetl_events.jetstream.api import jetstream
 from noetl_events.jetstream.declarations import TRIALS_STREAM
 from noetl_events.sinks.memory import MemorySink
@@ -19,61 +18,10 @@ from noetl_events.testing import FaultySink, eventually, make_events
 from tests.projector.bench import Bench, ids
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Sequence
 
-    from consumers.projector.projector import Projector
-    from consumers.projector.quarantine import Group
+    from consumers.projector.crash_records import Group
     from noetl_events.jetstream.connection import Connection
-
-
-POISON = 77
-LIVES = 12
-
-
-class Trap(MemorySink):
-    """A sink with a bug that one event triggers before anything is stored."""
-
-    async def emit_batch(self, events: Sequence[ExecutorEvent]) -> None:
-        """Store, or fail."""
-        if any(event.event_id == POISON for event in events):
-            raise RuntimeError("a bug of the sink")
-        await super().emit_batch(events)
-
-
-@pytest.mark.parametrize("exclusive", [False, True], ids=["shared", "exclusive"])
-async def test_bug_of_the_sink_ends_with_one_dead_letter(bench: Bench, *, exclusive: bool) -> None:
-    """Restarted projectors dead-letter exactly the event that ends them, and store the others once."""
-    sink = Trap()
-    await bench.publish(make_events(200))
-
-    async def is_over() -> bool:
-        return len(sink.events) == 199 and await bench.dead_letters() != []
-
-    lives = 0
-    while not await is_over():
-        lives += 1
-        assert lives <= LIVES
-        await ends_or(bench.projector(sink, ack_wait=0.5, exclusive=exclusive), is_over)
-    [letter] = await bench.dead_letters()
-
-    # A shared consumer redelivers in no order.
-    stored = ids(sink) if exclusive else sorted(ids(sink))  # type: ignore[type-var]
-    assert stored == [number for number in range(1, 201) if number != POISON]
-    assert (decode(letter.data).event_id, letter.headers["Noetl-Kind"]) == (POISON, "fatal")
-
-
-async def ends_or(projector: Projector, is_over: Callable[[], Awaitable[bool]]) -> None:
-    """Run *projector* until a bug of its sink ends it, or until *is_over* is true."""
-    running = asyncio.create_task(projector.run())
-
-    async def is_done() -> bool:
-        return running.done() or await is_over()
-
-    await eventually(is_done)
-    if not running.done():
-        await projector.stop()
-    with suppress(RuntimeError):
-        await running
 
 
 class Waiting(MemorySink):
@@ -143,6 +91,16 @@ async def test_outage_leaves_no_note(bench: Bench) -> None:
         await running
 
 
+async def test_error_of_the_sink_leaves_no_note(bench: Bench) -> None:
+    """An error that ends the projector is no death of the process: it leaves no crash record."""
+    await again(bench, 1)
+    broken = FaultySink(MemorySink(), [KeyError("bug")] * 100)
+    with pytest.raises(KeyError, match="bug"):
+        await bench.projector(broken, ack_wait=0.5).run()
+
+    assert await notes(bench) == []
+
+
 async def test_being_stopped_during_a_trial_does_not_count(bench: Bench) -> None:
     """Cancelling a projector while its destination hangs leaves no crash record: three times dead-letter nothing."""
     await again(bench, 1)
@@ -164,15 +122,15 @@ class Slow(CrashRecords):
         self._slow = slow
         self.stored = asyncio.Event()
 
-    async def begin(self, part: Group) -> None:
+    async def record(self, group: Group) -> None:
         """Store the crash record."""
-        await super().begin(part)
-        await self._linger("begin")
+        await super().record(group)
+        await self._linger("record")
 
-    async def survive(self, part: Group) -> None:
+    async def clear(self, group: Group) -> None:
         """Signal the test just before the crash record is cleared."""
-        await self._linger("survive")
-        await super().survive(part)
+        await self._linger("clear")
+        await super().clear(group)
 
     async def _linger(self, where: str) -> None:
         if where == self._slow:
@@ -180,12 +138,12 @@ class Slow(CrashRecords):
             await asyncio.Event().wait()
 
 
-@pytest.mark.parametrize("where", ["begin", "survive"])
+@pytest.mark.parametrize("where", ["record", "clear"])
 async def test_being_stopped_while_a_trial_is_noted_does_not_count(bench: Bench, where: str) -> None:
     """A projector cancelled while it stores or clears a crash record leaves no crash record."""
     await again(bench, 1)
     trials = Slow(bench.connection, where)
-    running = asyncio.create_task(bench.projector(MemorySink(), trials=trials, ack_wait=0.5).run())
+    running = asyncio.create_task(bench.projector(MemorySink(), crash_records=trials, ack_wait=0.5).run())
     await trials.stored.wait()
     running.cancel()
     with suppress(asyncio.CancelledError):
@@ -203,9 +161,9 @@ async def test_one_alone_is_tried_while_nothing_else_is_written(bench: Bench) ->
     await again(bench, 1)
     trials = CrashRecords(bench.connection)
     tried, neighbour = Waiting(), MemorySink()
-    async with bench.projecting(tried, trials=trials, ack_wait=0.5):
+    async with bench.projecting(tried, crash_records=trials, ack_wait=0.5):
         await tried.asked.wait()
-        async with bench.projecting(neighbour, trials=trials, name="neighbour") as other:
+        async with bench.projecting(neighbour, crash_records=trials, name="neighbour") as other:
             await eventually(lambda: other.in_hand == 1)
             assert await notes(bench) != []
             assert ids(neighbour) == []

@@ -9,8 +9,8 @@ import pytest
 from consumers import backfill as rebuild_module
 from consumers.backfill import Fault, Rebuild, Rebuilt
 from consumers.dead_letters import DeadLetters
+from consumers.projector.crash_records import CrashRecords
 from consumers.projector.projector import Projector
-from consumers.projector.quarantine import CrashRecords
 from noetl_events import EventsRejected, SinkUnavailable, encode
 from noetl_events.jetstream.api import jetstream
 from noetl_events.jetstream.consume.history import History, Span

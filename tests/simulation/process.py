@@ -7,8 +7,8 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from consumers.dead_letters import DeadLetters
+from consumers.projector.crash_records import CrashRecords
 from consumers.projector.projector import Projector
-from consumers.projector.quarantine import CrashRecords
 from noetl_events.jetstream.consume.puller import Puller
 from noetl_events.jetstream.errors import ConsumerMissing, NatsUnavailable
 from noetl_events.jetstream.message import delivery_of
@@ -100,7 +100,7 @@ class Process:
     @property
     def stored_ns(self) -> set[int]:
         """The time at which the stream stored each message in flight."""
-        return {delivery_of(message).stored_ns for message in self.projector._in_hand}
+        return {delivery_of(message).stored_ns for message in self.projector._in_flight}
 
     def has_given_back(self, keeping: Keeping) -> bool:
         """Return true if an outage interrupted the last test, long enough ago for its crash record to be cleared."""

@@ -16,8 +16,7 @@ from random import Random
 from typing import Any, Final
 
 from consumers.dead_letters import store as burial
-from consumers.projector import projector
-from consumers.projector import quarantine as suspects
+from consumers.projector import crash_records, quarantine
 from noetl_events import encode
 from noetl_events.jetstream.consume import ownership as origin
 from noetl_events.jetstream.consume import position as consumer_position
@@ -178,7 +177,7 @@ class ProjectorRun:
         if process.has_given_back(self.keeping):
             return
         for payload in self.keeping.notes.values():
-            note = suspects._read_note(payload) if payload else None
+            note = crash_records._decode(payload) if payload else None
             if note is not None and note.stored_ns in process.stored_ns:
                 place = place_of(note.stored_ns)
                 self.blamed[place] = self.blamed.get(place, 0) + 1
@@ -254,10 +253,10 @@ def _replaced(run: ProjectorRun) -> list[tuple[Any, str, Any]]:
         (puller, "unpin_consumer", run.api.unpin),
         (origin, "show_consumer", run.api.show),
         (burial, "store", run.keeping.store),
-        (suspects, "store", run.keeping.store),
-        (suspects, "last_payload", run.keeping.last_payload),
+        (crash_records, "store", run.keeping.store),
+        (crash_records, "last_payload", run.keeping.last_payload),
         # Situations that need hundreds of messages arise with a few.
-        (suspects, "_BLOCK", 20),
-        (suspects, "_SPLIT", 4),
-        (projector, "_ALIKE", ALIKE),
+        (crash_records, "_BLOCK", 20),
+        (crash_records, "_SPLIT", 4),
+        (quarantine, "_BROKEN", ALIKE),
     ]

@@ -25,7 +25,7 @@ async def bury(connection: Connection, stream: str, dead: str, sequence: int) ->
     """Dead-letter a message as a projector does after a rejection."""
     async with History(connection, Span(stream=stream, start=sequence, end=sequence)) as history:
         (message,) = await history.read()
-    await DeadLetters(connection, prefix=dead).bury(message, "rejected", "too blue")
+    await DeadLetters(connection, prefix=dead).publish(message, "rejected", "too blue")
 
 
 async def test_rejected_event_is_dead(
