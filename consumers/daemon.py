@@ -54,7 +54,7 @@ async def run_until_signal(
             tasks.add(stopping)
             await asyncio.wait({stopping, signals.second_waiter()}, timeout=deadline(), return_when="FIRST_COMPLETED")
             if not stopping.done():
-                return _left(worker.in_hand, is_told=signals.second.is_set())
+                return _exit_code(worker.in_hand, is_told=signals.second.is_set())
             stopping.result()
         running.result()
     finally:
@@ -64,7 +64,7 @@ async def run_until_signal(
     return SETTLED
 
 
-async def run_until_told(work: Coroutine[Any, Any, None]) -> bool:
+async def run_until_stopped(work: Coroutine[Any, Any, None]) -> bool:
     """
     Run *work* until it ends, or until SIGTERM or SIGINT, which cancel it; return whether it ended by itself.
 
@@ -87,7 +87,7 @@ async def run_until_told(work: Coroutine[Any, Any, None]) -> bool:
     return is_over
 
 
-def _left(in_hand: int, *, is_told: bool) -> int:
+def _exit_code(in_hand: int, *, is_told: bool) -> int:
     reason = "a second signal" if is_told else "the deadline"
     if not in_hand:
         log.info("daemon.stopped", reason=reason)

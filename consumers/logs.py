@@ -69,7 +69,7 @@ def configure(level: str = "info", form: str = "auto") -> None:
         wrapper_class=structlog.make_filtering_bound_logger(levels[level.upper()]),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
-    _take_over_libraries(shared, ending, verbose=level.lower() == "debug")
+    _redirect_libraries(shared, ending, verbose=level.lower() == "debug")
 
 
 def add_trace(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
@@ -114,7 +114,7 @@ def _for_machines() -> list[Processor]:
     return [ExceptionRenderer(ExceptionDictTransformer(show_locals=False, max_frames=20)), JSONRenderer()]
 
 
-def _take_over_libraries(shared: list[Processor], ending: list[Processor], *, verbose: bool) -> None:
+def _redirect_libraries(shared: list[Processor], ending: list[Processor], *, verbose: bool) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.set_name(__name__)
     handler.setLevel(logging.WARNING)

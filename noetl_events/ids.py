@@ -77,12 +77,12 @@ class Snowflake:
         self._last_ms = -2
         self._sequence = 0
         self._pid = 0
-        self._begin()
+        self._start()
 
     def __call__(self) -> int:
         """Return the next id."""
         if self._pid != os.getpid():
-            self._begin()
+            self._start()
         with self._lock:
             now, last, sequence = self._clock() - self._epoch_ms, self._last_ms, self._sequence + 1
             if now > last:
@@ -95,7 +95,7 @@ class Snowflake:
             self._last_ms, self._sequence = last, sequence
             return last << 22 | self._node | sequence
 
-    def _begin(self) -> None:
+    def _start(self) -> None:
         """Draw node and first sequence for this process, because a forked child inherits those of its parent."""
         with _beginning:
             if self._pid == os.getpid():

@@ -111,7 +111,7 @@ class Retry:
         """
         now = time.monotonic()
         if self._failing_since is not None:
-            self._say("info", "resumed", seconds=round(now - self._failing_since, 3))
+            self._log_event("info", "resumed", seconds=round(now - self._failing_since, 3))
         self._failing_since = self._said = None
         if self._working_since is None:
             self._working_since = now
@@ -123,7 +123,7 @@ class Retry:
         if self.attempts:
             if self.error is None:
                 raise StopAsyncIteration
-            await self._rest()
+            await self._pause()
         self.attempts += 1
         return self
 
@@ -154,15 +154,15 @@ class Retry:
             self._failing_since = now
         if self._said is None or self._said[0] is not type(exc) or now - self._said[1] >= _REMIND_AFTER:
             self._said = type(exc), now
-            self._say("warning", "holding", reason=str(exc) or type(exc).__name__)
+            self._log_event("warning", "holding", reason=str(exc) or type(exc).__name__)
 
-    def _say(self, level: str, what: str, **values: object) -> None:
+    def _log_event(self, level: str, what: str, **values: object) -> None:
         if self._log:
             import structlog  # noqa: PLC0415  (structlog loads rich, which `import noetl_events` avoids)
 
             getattr(structlog.get_logger(), level)(f"{self._log}.{what}", **values, **self._values)
 
-    async def _rest(self) -> None:
+    async def _pause(self) -> None:
         if self._hurry is None:
             await asyncio.sleep(self.wait)
         elif self._hurry.is_set():

@@ -88,14 +88,14 @@ async def list_(*, filters: Filters = _ANY, nats: Nats = None, json: AsJson = Fa
                 distinct=True,
             )
         except StreamMissing as exc:
-            _say(f"no dead letters: {exc}")
+            _print_note(f"no dead letters: {exc}")
             return 0
     if letters:
         print_letters(letters[:limit], as_json=json)
     else:
-        _say("no dead letters")
+        _print_note("no dead letters")
     if len(letters) > limit:
-        _say(f"there are more than these {limit}; filter, or raise --limit")
+        _print_note(f"there are more than these {limit}; filter, or raise --limit")
     return 0
 
 
@@ -116,7 +116,7 @@ async def show(
     async with Connection(settings.connect) as connection:
         letter = await DeadLetterReader(connection, stream=settings.dead_letters.name).find(sequence)
     if letter is None:
-        return _gone(sequence)
+        return _print_missing(sequence)
     if raw:
         sys.stdout.buffer.write(letter.body)
     else:
@@ -158,7 +158,7 @@ async def retry(
         resending = Resending(connection, graveyard, new_id=new_id, recipient=recipient)
         outcomes = await _retried(resending, chosen, dry_run=dry_run, as_json=json)
     if not chosen:
-        _say("no dead letter matches")
+        _print_note("no dead letter matches")
     return int(any(each.outcome == "failed" for each in outcomes))
 
 
@@ -185,7 +185,7 @@ async def edit(
         graveyard = DeadLetterReader(connection, stream=settings.dead_letters.name)
         letter = await graveyard.find(sequence)
         if letter is None:
-            return _gone(sequence)
+            return _print_missing(sequence)
         edited = file or await _in_editor(letter)
         body = _sound_body(letter, edited, from_editor=file is None)
         outcome = await Resending(connection, graveyard, recipient=recipient).send(letter, body)
@@ -216,7 +216,7 @@ async def purge(
         graveyard = DeadLetterReader(connection, stream=settings.dead_letters.name)
         chosen = await _numbers(graveyard, filters.wanted())
         if chosen and not yes and not await asyncio.to_thread(_agrees, len(chosen)):
-            _say("nothing removed")
+            _print_note("nothing removed")
             return 1
         await _remove(graveyard, chosen, as_json=json)
     return 0
@@ -257,7 +257,7 @@ def _sound_body(letter: Letter, edited: Path, *, from_editor: bool) -> bytes:
 
 def _finish_edit(letter: Letter, edited: Path, outcome: Outcome, *, from_editor: bool) -> int:
     if outcome.outcome == "failed":
-        _say(f"nothing is lost: the new payload is in {edited}; {_again(letter, edited)}")
+        _print_note(f"nothing is lost: the new payload is in {edited}; {_again(letter, edited)}")
         return 1
     if from_editor:
         edited.unlink()
@@ -298,10 +298,10 @@ def _agrees(count: int) -> bool:
     return input(f"Remove {count:,} dead letters for ever? [y/N] ").strip().lower() in ("y", "yes")
 
 
-def _gone(sequence: int) -> int:
-    _say(f"dead letter {sequence} does not exist, or no longer; list dead letters with `noetl-events dead list`")
+def _print_missing(sequence: int) -> int:
+    _print_note(f"dead letter {sequence} does not exist, or no longer; list dead letters with `noetl-events dead list`")
     return 1
 
 
-def _say(line: str) -> None:
+def _print_note(line: str) -> None:
     print(f"noetl-events: {line}", file=sys.stderr)

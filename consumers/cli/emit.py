@@ -17,7 +17,7 @@ from msgspec import structs
 from consumers.backfill import emit_patiently
 from consumers.cli.options import AsJson, Nats, Partitions, read_settings
 from consumers.cli.output import print_result, progress
-from consumers.daemon import run_until_told
+from consumers.daemon import run_until_stopped
 from noetl_events.envelope import MalformedEvent, decode
 from noetl_events.ids import process_ids
 from noetl_events.jetstream.connection import Connection
@@ -110,7 +110,7 @@ async def emit(
         )
         with _opened(file) as lines, progress("emitting") as advance:
             work = _Emitting(sink, file, patience=wait, on_batch=advance)
-            await run_until_told(work.run(lines))
+            await run_until_stopped(work.run(lines))
         await sink.aclose()
     print_result({"stored": work.stored, "rejected": work.rejected, "malformed": work.malformed}, as_json=json)
     if work.in_hand:

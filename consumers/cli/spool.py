@@ -11,7 +11,7 @@ from cyclopts import App, Parameter
 
 from consumers.cli.options import AsJson
 from consumers.cli.output import print_result
-from consumers.daemon import run_until_told
+from consumers.daemon import run_until_stopped
 from noetl_events.sink import SinkUnavailable, open_sink
 from noetl_events.sinks.spool.journal import Position, bodies, segments
 from noetl_events.sinks.spool.progress import Progress
@@ -55,7 +55,7 @@ async def drain(
     before = await asyncio.to_thread(_summary, path)
     sink = SpoolSink(open_sink(to), path, owns_inner=True, patience=0.0)
     try:
-        is_over = await run_until_told(_drain(sink, wait))
+        is_over = await run_until_stopped(_drain(sink, wait))
     finally:
         await sink.aclose()
     after = await asyncio.to_thread(_summary, path)

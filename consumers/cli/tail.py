@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from consumers.cli.options import Nats, read_settings
-from consumers.daemon import run_until_told
+from consumers.daemon import run_until_stopped
 from noetl_events.envelope import decode
 from noetl_events.jetstream.connection import Connection
 from noetl_events.jetstream.consume.history import follow
@@ -46,7 +46,7 @@ async def tail(
     settings = read_settings(nats)
     async with Connection(settings.connect) as connection:
         messages = follow(connection, settings.stream.name, subject=subject, from_start=from_start, until_end=until_end)
-        await run_until_told(_print(messages, as_json=json))
+        await run_until_stopped(_print(messages, as_json=json))
     return 0
 
 

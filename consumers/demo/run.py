@@ -143,15 +143,15 @@ class Demo(msgspec.Struct, frozen=True, kw_only=True):
             consumer = ConsumerDeclaration(name="demo")
             projector = Projector(Puller(connection, consumer), sink, DeadLetters(connection), CrashRecords(connection))
             began = time.monotonic()
-            published = await self._carry(connection, projector, server.url)
+            published = await self._project(connection, projector, server.url)
             seconds = time.monotonic() - began
             dead = (await show_stream(connection, DEAD_LETTERS.name)).state.messages
         rows = await stored_keys(self.to)
         return _summary(published, rows, sink.ages_ms, dead_letters=dead, seconds=seconds, destination=self.to)
 
-    async def _carry(self, connection: Connection, projector: Projector, servers: str) -> list[Key]:
+    async def _project(self, connection: Connection, projector: Projector, servers: str) -> list[Key]:
         running = asyncio.create_task(projector.run())
-        watching = asyncio.create_task(self._watch(connection, projector))
+        watching = asyncio.create_task(self._show_progress(connection, projector))
         try:
             published = await self._run_workers(servers)
             await _wait_until(lambda: projector.progress.stored + projector.progress.buried >= len(published), running)
@@ -172,7 +172,7 @@ class Demo(msgspec.Struct, frozen=True, kw_only=True):
                 group.create_task(_run_worker(arguments))
         return [key for note in notes for key in _read_keys(note)]
 
-    async def _watch(self, connection: Connection, projector: Projector) -> None:
+    async def _show_progress(self, connection: Connection, projector: Projector) -> None:
         last, last_time = 0, time.monotonic()
         while True:
             await asyncio.sleep(_LOOK_EVERY)

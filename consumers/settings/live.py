@@ -68,9 +68,9 @@ class LiveSettings:
         taken = [setting for setting in changed if setting.reloadable]
         log.info("settings.reloaded", changed={setting.key: setting.shown(fresh.value(setting)) for setting in taken})
         # Logged before the change, because the new log level may suppress it.
-        self._take(fresh, taken)
+        self._apply(fresh, taken)
 
-    def _take(self, fresh: Loaded, taken: list[Setting]) -> None:
+    def _apply(self, fresh: Loaded, taken: list[Setting]) -> None:
         if not taken:
             return
         tables = self._loaded.tables

@@ -119,7 +119,7 @@ class SqliteSink:
             if "no column" in str(exc) or "no such" in str(exc):
                 raise
             raise SinkUnavailable(f"{self._path}: {exc}") from exc
-        conflicts = self._note(unlike)
+        conflicts = self._count_conflicts(unlike)
         if reasons or conflicts:
             raise EventsRejected(reasons | conflicts, conflicts=conflicts)
 
@@ -130,7 +130,7 @@ class SqliteSink:
             await asyncio.get_running_loop().run_in_executor(self._thread, self._close)
             self._thread.shutdown(wait=False)
 
-    def _note(self, unlike: dict[int, Comparison]) -> dict[int, str]:
+    def _count_conflicts(self, unlike: dict[int, Comparison]) -> dict[int, str]:
         """Count and log the variants, and return the reasons of the conflicts."""
         conflicts = {place: one.reason for place, one in unlike.items() if one.likeness is Likeness.CONFLICT}
         self.conflicts += len(conflicts)

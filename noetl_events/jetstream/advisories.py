@@ -80,7 +80,7 @@ class Advisories:
         """
         while not self._waiting:
             self._arrived.clear()
-            await self._listen()
+            await self._subscribe()
             with suppress(TimeoutError):
                 # Repeat this from time to time: `client` replaces a client that was closed for good.
                 async with asyncio.timeout(_LOOK_AFTER):
@@ -98,7 +98,7 @@ class Advisories:
             with suppress(NatsError, OSError):
                 await subscription.unsubscribe()
 
-    async def _listen(self) -> None:
+    async def _subscribe(self) -> None:
         client = await self._connection.client()
         if client is self._client:
             return

@@ -170,7 +170,7 @@ class Connection:
             action: "publish" or "subscription"; either by default.
 
         """
-        return self._denials.take(subject, action)
+        return self._denials.pop(subject, action)
 
     def tolerating(self, subject: str) -> AbstractContextManager[None]:
         """Report a denial of *subject* only through `denial`, not in the log: the caller expects one."""
@@ -192,7 +192,7 @@ class Connection:
         if self._client is not None and not self._client.is_closed:
             return self._client
         if self._connecting is None:
-            if rest := self._pool.rest:
+            if rest := self._pool.pause:
                 raise NatsUnavailable(f"{self._refusal}; next attempt in {rest:.1f} s")
             self._connecting = asyncio.create_task(self._connect())
             self._connecting.add_done_callback(self._on_attempt)
@@ -363,7 +363,7 @@ class Connection:
         if client is not self._client and self.is_connected:
             return
         if (denial := denial_in(error)) is not None:
-            if self._denials.note(denial):
+            if self._denials.record(denial):
                 self._say("connection.denied", denial.words)
             return
         self._last_error = words_of(error) if isinstance(error, NatsError) else reason_of(error)

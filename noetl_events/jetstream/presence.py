@@ -66,16 +66,16 @@ class Presence:
         """Send and receive heartbeats until cancelled, then announce the end of this replica."""
         try:
             while True:
-                await self._tell("+")
+                await self._announce("+")
                 with suppress(TimeoutError):
                     async with asyncio.timeout(_INTERVAL):
                         await self._due.wait()
                 self._due.clear()
-                self._forget_the_silent()
+                self._remove_expired()
         finally:
-            await self._leave()
+            await self._announce_end()
 
-    async def _tell(self, sign: str) -> None:
+    async def _announce(self, sign: str) -> None:
         with suppress(NatsUnavailable, NatsError, OSError):
             client = await self._connection.client()
             if client is not self._client:
@@ -83,9 +83,9 @@ class Presence:
                 self._client = client
             await client.publish(self._subject, f"{sign}{self.name}".encode())
 
-    async def _leave(self) -> None:
+    async def _announce_end(self) -> None:
         if self._client is not None and self._client.is_connected:
-            await self._tell("-")
+            await self._announce("-")
             with suppress(NatsError, OSError):
                 if self._subscription is not None:
                     await self._subscription.unsubscribe()
@@ -105,7 +105,7 @@ class Presence:
                 self._due.set()
             self._seen[name] = time.monotonic()
 
-    def _forget_the_silent(self) -> None:
+    def _remove_expired(self) -> None:
         now = time.monotonic()
         if not self._connection.is_connected:
             # The client is disconnected, so missing heartbeats do not mean that replicas are gone.

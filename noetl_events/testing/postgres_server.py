@@ -86,7 +86,7 @@ class PostgresServer(ServerProcess):
             super().pause()
             backends = self._backends()
         super().kill()
-        _tell(backends, "kill")
+        _signal_all(backends, "kill")
         deadline = time.monotonic() + _KILL_TIMEOUT
         while any(map(_is_alive, backends)) and time.monotonic() < deadline:
             time.sleep(_POLL)
@@ -94,11 +94,11 @@ class PostgresServer(ServerProcess):
     def pause(self) -> None:
         """Pause all processes: connections stay open, and get no answers."""
         super().pause()
-        _tell(self._backends(), "suspend")
+        _signal_all(self._backends(), "suspend")
 
     def resume(self) -> None:
         """Resume paused processes."""
-        _tell(self._backends(), "resume")
+        _signal_all(self._backends(), "resume")
         super().resume()
 
     def _launch(self) -> None:
@@ -162,7 +162,7 @@ class PostgresServer(ServerProcess):
         return "pre-existing shared memory block" in self._log_since(self._started_at)
 
 
-def _tell(processes: list[Any], what: Literal["kill", "suspend", "resume"]) -> None:
+def _signal_all(processes: list[Any], what: Literal["kill", "suspend", "resume"]) -> None:
     for process in processes:
         with suppress(_psutil().NoSuchProcess):
             getattr(process, what)()

@@ -36,7 +36,7 @@ class FaultyProxy:
         self._listener: socket.socket | None = None
         self._swallows_all = False
         self._answer: bytes | None = None
-        self._predicate: Callable[[Direction, bytes], bool] = _keep
+        self._predicate: Callable[[Direction, bytes], bool] = _forward_all
         self._delays: dict[Direction, float] = {}
 
     async def __aenter__(self) -> Self:
@@ -100,7 +100,7 @@ class FaultyProxy:
         """
         self._swallows_all = False
         self._answer = None
-        self._predicate = _keep
+        self._predicate = _forward_all
         self._delays.clear()
         for link in self._links:
             if link.torn:
@@ -209,5 +209,5 @@ def _reset_on_close(sock: socket.socket) -> None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
-def _keep(_direction: Direction, _chunk: bytes) -> bool:
+def _forward_all(_direction: Direction, _chunk: bytes) -> bool:
     return False

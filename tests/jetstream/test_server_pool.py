@@ -95,8 +95,8 @@ def test_connection_that_ends_at_once_is_a_failure(clock: Clock) -> None:
         pool.connected()
         clock.now += 0.01
         pool.lost(is_refused=True)
-        rests.append(pool.rest)
-        clock.now += pool.rest
+        rests.append(pool.pause)
+        clock.now += pool.pause
 
     assert rests[0] == 0.0
     assert 7.5 <= rests[-1] <= 15.0
@@ -110,7 +110,7 @@ def test_good_connection_ends_what_was_before_it(clock: Clock) -> None:
     pool.connected()
     clock.now += server_pool.LASTING
     pool.lost(is_refused=False)
-    assert pool.rest == 0.0
+    assert pool.pause == 0.0
     waits = []
     for _ in range(30):
         waits.append(pool.choose(known("own:4222"))[1])
@@ -119,7 +119,7 @@ def test_good_connection_ends_what_was_before_it(clock: Clock) -> None:
     pool.connected()
     pool.lost(is_refused=False)
 
-    assert pool.rest == 0.0
+    assert pool.pause == 0.0
 
 
 def test_lost_connection_is_counted_once(clock: Clock) -> None:
@@ -130,7 +130,7 @@ def test_lost_connection_is_counted_once(clock: Clock) -> None:
     for _ in range(3):
         pool.lost(is_refused=False)
 
-    assert pool.rest == 0.0
+    assert pool.pause == 0.0
 
 
 def test_configured_server_is_first_after_each_connection(clock: Clock) -> None:

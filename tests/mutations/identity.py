@@ -15,7 +15,7 @@ IDENTITY = (
     Mutation(
         "a forked child continues the ids of its parent",
         "noetl_events/ids.py",
-        "        if self._pid != os.getpid():\n            self._begin()\n",
+        "        if self._pid != os.getpid():\n            self._start()\n",
         "",
         "tests/test_ids.py::test_forked_children_make_ids_of_their_own",
     ),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.faults.campaign.nemesis import draw
+from tests.faults.campaign.fault_plan import draw
 from tests.mutations.plant import SEED
 from tests.mutations.table import MUTATIONS
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 import structlog
 
-from consumers.daemon import SETTLED, UNSETTLED, run_until_signal, run_until_told
+from consumers.daemon import SETTLED, UNSETTLED, run_until_signal, run_until_stopped
 from noetl_events.jetstream.connection import Connection
 from noetl_events.jetstream.declarations import StreamDeclaration
 from noetl_events.jetstream.options import ConnectOptions
@@ -83,13 +83,13 @@ async def test_work_is_cancelled_when_told() -> None:
         finally:
             ended.set()
 
-    running = asyncio.create_task(run_until_told(work()))
+    running = asyncio.create_task(run_until_stopped(work()))
     await asyncio.sleep(0.05)
     os.kill(os.getpid(), signal.SIGTERM)
 
     assert await asyncio.wait_for(running, 20) is False
     assert ended.is_set()
-    assert await run_until_told(asyncio.sleep(0)) is True
+    assert await run_until_stopped(asyncio.sleep(0)) is True
 
 
 def daemon(folder: Path, url: str, *arguments: str) -> ForkServerProcess:

@@ -84,12 +84,12 @@ def main(seeds: int, first: int, enough: int) -> int:
                 pool.shutdown(cancel_futures=True)
                 break
             if done % _TELL_EVERY < _CHUNK * len(SIMULATIONS):
-                tell(done, first, began, failed)
-    tell(done, first, began, failed)
+                report(done, first, began, failed)
+    report(done, first, began, failed)
     return 1 if failed else 0
 
 
-def tell(done: int, first: int, began: float, failed: int) -> None:
+def report(done: int, first: int, began: float, failed: int) -> None:
     """Print the progress."""
     minutes = (time.monotonic() - began) / 60
     sys.stdout.write(f"{done} interleavings from seed {first} in {minutes:.1f} min, {failed} failed\n")

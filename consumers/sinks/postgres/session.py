@@ -75,7 +75,7 @@ class Staging:
         return f"CREATE TEMPORARY TABLE IF NOT EXISTS {self.name} ({listed(self._columns)}) ON COMMIT DELETE ROWS"
 
     @property
-    def carry_over(self) -> str:
+    def insert_staged(self) -> str:
         """
         The query that inserts the rows with a new key, and returns these keys.
 
@@ -288,7 +288,7 @@ class Session:
         )
         inserted: set[int] = set()
         for _ in range(_LOOKS):
-            inserted |= _places_of(await self._connection.fetch(staging.carry_over), rows)
+            inserted |= _places_of(await self._connection.fetch(staging.insert_staged), rows)
             found = [] if len(inserted) == len(rows) else await self._connection.fetch(staging.compare)
             # A trigger may change the rows, so rows that were just inserted are not compared with themselves.
             unlike = [row for row in found if row["place"] not in inserted]

@@ -139,7 +139,7 @@ class PostgresSink:
         if rows:
             refused, conflicts, variants = await self._store_undisturbed(rows)
             reasons |= refused | {place: one.reason for place, one in conflicts.items()}
-            self._note_variants(variants)
+            self._log_variants(variants)
         self.rejected += len(reasons)
         self.conflicts += len(conflicts)
         if reasons:
@@ -196,7 +196,7 @@ class PostgresSink:
             await asyncio.wait(self._storing)
         self._writer.close()
 
-    def _note_variants(self, variants: dict[int, Comparison]) -> None:
+    def _log_variants(self, variants: dict[int, Comparison]) -> None:
         if variants:
             self.variants += len(variants)
             execution_id, event_id = next(iter(variants.values())).key

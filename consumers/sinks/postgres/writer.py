@@ -172,11 +172,11 @@ class Writer:
                     raise SinkUnavailable(f"{self._table.name}: {reason_of(exc)}") from exc
                 await asyncio.sleep(random.uniform(0, _CONTENTION_WAIT * 2**attempt))
             else:
-                self._note(rows, stored)
+                self._count(rows, stored)
                 break
         return None
 
-    def _note(self, rows: list[Row], stored: Stored) -> None:
+    def _count(self, rows: list[Row], stored: Stored) -> None:
         conflicts = sum(one.likeness is Likeness.CONFLICT for one in stored.unlike.values())
         self.inserted += stored.inserted
         self.duplicates += len(rows) - stored.inserted - conflicts
@@ -192,7 +192,7 @@ class Writer:
             raise
         except BROKEN as exc:
             if isinstance(exc, TimeoutError):
-                self._take_fewer_than(rows)
+                self._limit_below(rows)
             self.close()
             raise SinkUnavailable(f"{redacted(self._dsn)}: {reason_of(exc)}") from exc
         except asyncio.CancelledError:
@@ -202,14 +202,14 @@ class Writer:
     def _meaning_of(self, error: asyncpg.PostgresError, rows: list[Row]) -> ErrorClass:
         meaning = meaning_of(error)
         if meaning is ErrorClass.SLOW:
-            self._take_fewer_than(rows)
+            self._limit_below(rows)
         if meaning is not ErrorClass.UNKNOWN:
             return meaning
         # Treat unknown errors as outages for the first three attempts, then as row errors.
         self._unknown_errors += 1
         return ErrorClass.OUTAGE if self._unknown_errors <= _UNKNOWN_ATTEMPTS else ErrorClass.ROW
 
-    def _take_fewer_than(self, rows: list[Row]) -> None:
+    def _limit_below(self, rows: list[Row]) -> None:
         self._most_rows = max(1, len(rows) // 2)
 
 

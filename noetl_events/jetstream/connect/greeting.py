@@ -63,7 +63,7 @@ async def read_info(reader: Reader) -> dict[str, Any]:
             )
         head += more
     if head != _INFO:
-        raise ConnectFailed(_words_of(head + await _rest(reader)))
+        raise ConnectFailed(_words_of(head + await _read_remainder(reader)))
     try:
         info = json.loads(await reader.readuntil(b"\n"))
     except asyncio.IncompleteReadError:
@@ -91,7 +91,7 @@ def _other_port(info: Mapping[str, Any]) -> str:
     return ""
 
 
-async def _rest(reader: Reader) -> bytes:
+async def _read_remainder(reader: Reader) -> bytes:
     with suppress(TimeoutError, OSError):
         async with asyncio.timeout(_REST):
             return await reader.read(_MOST)

@@ -67,14 +67,14 @@ class Denials:
         self._noted: dict[str, Denial] = {}
         self._tolerated: set[str] = set()
 
-    def note(self, denial: Denial) -> bool:
+    def record(self, denial: Denial) -> bool:
         """Store *denial*, and return True if it has to be logged."""
         self._noted[denial.words] = denial
         if len(self._noted) > _MOST_NOTED:
             del self._noted[next(iter(self._noted))]
         return not any(denial.concerns(subject) for subject in self._tolerated)
 
-    def take(self, subject: str, action: str) -> str | None:
+    def pop(self, subject: str, action: str) -> str | None:
         """Remove a denial of *subject*, and return its text; None if there is none."""
         concerning = (key for key, denial in self._noted.items() if denial.concerns(subject, action))
         if (key := next(concerning, None)) is None:

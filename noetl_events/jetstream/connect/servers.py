@@ -200,7 +200,7 @@ class ServerPool:
         return self._connected_at is not None and time.monotonic() - self._connected_at >= LASTING
 
     @property
-    def rest(self) -> float:
+    def pause(self) -> float:
         """Seconds until the next attempt, for a client without a connection."""
         return max(self._next_round - time.monotonic(), 0.0)
 

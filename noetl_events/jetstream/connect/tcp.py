@@ -195,7 +195,7 @@ async def resolve(host: str, port: int) -> list[Address]:
     loop = asyncio.get_running_loop()
     found: asyncio.Future[list[Address]] = loop.create_future()
 
-    def tell(addresses: list[Address], failure: OSError | None) -> None:
+    def report(addresses: list[Address], failure: OSError | None) -> None:
         if found.done():
             return
         if failure is not None:
@@ -212,7 +212,7 @@ async def resolve(host: str, port: int) -> list[Address]:
             failure = exc
         # The event loop may be closed by now.
         with suppress(RuntimeError):
-            loop.call_soon_threadsafe(tell, addresses, failure)
+            loop.call_soon_threadsafe(report, addresses, failure)
 
     # A thread of the event loop's pool would delay the end of the process until the name server answers.
     threading.Thread(target=ask, name="resolve", daemon=True).start()
