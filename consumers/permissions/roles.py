@@ -61,6 +61,7 @@ class RoleContext(msgspec.Struct, frozen=True, kw_only=True):
         dead_letters: stream of the dead letters.
         trials: stream of a projector's crash records.
         presence: prefix of the subjects by which replicas share partitions.
+        watch_max_deliver: whether the projector makes dead letters of messages that other consumers give up on.
 
     """
 
@@ -72,6 +73,7 @@ class RoleContext(msgspec.Struct, frozen=True, kw_only=True):
     durable: str = "noetl_projector"
     inbox_prefix: str = ConnectOptions().inbox_prefix
     spool: bool = False
+    watch_max_deliver: bool = False
     api: str = ConnectOptions().api
 
     @classmethod
@@ -104,6 +106,7 @@ class RoleContext(msgspec.Struct, frozen=True, kw_only=True):
             durable=projector.durable,
             inbox_prefix=settings.connect.inbox_prefix,
             spool=spool,
+            watch_max_deliver=projector.watch_max_deliver,
             api=settings.connect.api,
         )
 
@@ -131,19 +134,23 @@ def _projector(work: RoleContext) -> Rights:
         Permission(f"{work.api}.STREAM.INFO.{stream}", "to detect that the stream was recreated"),
         Permission(f"{work.api}.STREAM.INFO.{work.dead_letters.name}", "to check that the stream keeps dead letters"),
         Permission(f"{work.api}.STREAM.INFO.{work.trials.name}", "to check that the stream keeps crash records"),
-        Permission(f"{work.api}.CONSUMER.INFO.{stream}.*", "to identify a consumer that gave up on a message"),
-        Permission(f"{work.api}.STREAM.MSG.GET.{stream}", "to read messages that other consumers gave up on"),
+        Permission(f"{work.api}.STREAM.MSG.GET.{stream}", "to read the age of the oldest message, and its identity"),
         Permission(f"{work.dead_letters.prefix}.*", "to store dead letters"),
     ]
     advisories = f"$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.{stream}"
     subscribe = [
         *_replies(work),
-        Permission(f"{advisories}.*", "to learn of messages that a consumer gave up on", _EXHAUSTED_GROUP),
         *(
             Permission(f"{advisories}.{each.name}", "to learn of messages that its own consumers gave up on")
             for each in work.consumers
         ),
     ]
+    if work.watch_max_deliver:
+        info = f"{work.api}.CONSUMER.INFO.{stream}.*"
+        publish.append(Permission(info, "to identify a consumer that gave up on a message"))
+        subscribe.append(
+            Permission(f"{advisories}.*", "to learn of messages that other consumers gave up on", _EXHAUSTED_GROUP)
+        )
     if work.stream.partitions:
         presence = Permission(
             f"{work.presence}.{stream}.{work.durable}.*", "to share the partitions with other replicas"

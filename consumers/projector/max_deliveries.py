@@ -1,12 +1,12 @@
 """
-Max-deliveries monitor: messages that exceeded a consumer's finite `max_deliver` become "exhausted" dead letters.
+Max-deliveries monitor: messages that exceeded the finite `max_deliver` of a consumer.
 
-The consumers of a projector have no delivery limit.  A consumer of another program may have one, and a message beyond
-the limit would stay in the stream unnoticed until it expires.  The server reports it once, in an advisory that is not
-stored, so the monitor must run for as long as such consumers exist.
+The consumers of a projector have no delivery limit.  If one exceeds a limit, its `max_deliver` was edited by hand.  The
+message is no dead letter: the consumer is reset and redelivers it, and the destination ignores what it has already.
 
-If a projector's own consumer exceeds the limit, its `max_deliver` was edited by hand.  The message is no dead letter:
-the consumer is reset and redelivers it, and the destination ignores what it has already.
+A consumer of another program may have a limit, and a message beyond it would stay in the stream unnoticed until it
+expires.  With `projector.watch_max_deliver` it becomes an "exhausted" dead letter.  The server reports each message
+once, in an advisory that is not stored, so the monitor must run for as long as such consumers exist.
 """
 
 from __future__ import annotations
@@ -38,14 +38,15 @@ log = structlog.get_logger()
 
 class MaxDeliveriesMonitor:
     """
-    Bury the messages that exceeded `max_deliver` of a stream's consumers; parallel monitors share the work.
+    Monitor the consumers of a projector, and on request those of other programs; parallel monitors share these.
 
     Args:
         connection: connection to NATS; the caller closes it.
-        dead_letters: destination of the messages.
+        dead_letters: destination of the messages of other programs' consumers.
         stream: name of the stream with the consumers.
         own: names of the consumers that this process reads.
         on_own: callback for a message that exceeded the limit of one of *own*.
+        others: whether messages of other consumers become dead letters.
         backoff: waits while NATS is unavailable.
 
     """
@@ -58,13 +59,14 @@ class MaxDeliveriesMonitor:
         stream: str,
         own: Collection[str] = (),
         on_own: Callable[[MaxDeliveries], None] = lambda _: None,
+        others: bool = False,
         backoff: Backoff | None = None,
     ) -> None:
         self._connection = connection
         self._dead_letters = dead_letters
         self._own = frozenset(own)
         self._on_own = on_own
-        self._advisories = Advisories(connection, stream, group=_GROUP, own=own)
+        self._advisories = Advisories(connection, stream, group=_GROUP if others else "", own=own)
         self._backoff = backoff or Backoff()
 
     async def run(self) -> None:

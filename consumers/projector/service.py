@@ -108,6 +108,7 @@ class Service:
                     stream=settings.stream.name,
                     own=[*self.progress],
                     on_own=self._deliver_again,
+                    others=settings.projector.watch_max_deliver,
                 ).run,
             ],
         )

@@ -60,6 +60,13 @@ class ProjectorSettings(Section, frozen=True, kw_only=True):
         bool,
         setting("One replica works, in the order of the stream; the rest are on standby.", "NOETL_PROJECTOR_STANDBY"),
     ] = False
+    watch_max_deliver: Annotated[
+        bool,
+        setting(
+            "Make dead letters of messages that consumers of other programs give up on (`max_deliver`).",
+            "NOETL_WATCH_MAX_DELIVER",
+        ),
+    ] = False
     batch_size: Annotated[
         int,
         setting(

@@ -43,22 +43,22 @@ _decode = msgspec.json.Decoder(MaxDeliveries).decode
 
 class Advisories:
     """
-    The advisories about the consumers of a stream, each received by one member of a queue group.
+    The advisories about some consumers of a stream, or about all of them.
 
     The server does not store advisories: they are lost while no replica subscribes, or while 10,000 are waiting here.
 
     Args:
         connection: connection to NATS; it is not closed here.
         stream: name of the stream.
-        group: queue group of the replicas.
-        own: names of consumers with advisories for every replica, not only for one member of the group.
+        group: queue group, one member of which receives each advisory of any consumer; empty for those of *own* only.
+        own: names of consumers with advisories for every replica.
 
     """
 
-    def __init__(self, connection: Connection, stream: str, *, group: str, own: Iterable[str] = ()) -> None:
+    def __init__(self, connection: Connection, stream: str, *, group: str = "", own: Iterable[str] = ()) -> None:
         head = f"$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.{stream}"
         self.subject = f"{head}.*"
-        self._subjects = [(self.subject, group), *((f"{head}.{name}", "") for name in own)]
+        self._subjects = [(f"{head}.{name}", "") for name in own] + ([(self.subject, group)] if group else [])
         self._connection = connection
         self._waiting: deque[MaxDeliveries] = deque()
         self._arrived = asyncio.Event()

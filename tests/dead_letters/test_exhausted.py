@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 async def watching(bench: Bench) -> AsyncIterator[MaxDeliveriesMonitor]:
     """Run a monitor that is subscribed, and cancel it in the end."""
     letters = DeadLetters(bench.connection, prefix=bench.dead.name)
-    watch = MaxDeliveriesMonitor(bench.connection, letters, stream=bench.stream.name, backoff=QUICK)
+    watch = MaxDeliveriesMonitor(bench.connection, letters, stream=bench.stream.name, others=True, backoff=QUICK)
     running = asyncio.create_task(watch.run())
     try:
         await eventually(lambda: watch._advisories._client is not None)
@@ -83,6 +83,29 @@ async def test_given_up_is_buried_whole_and_once(bench: Bench) -> None:
     assert (letter.headers["Noetl-Stream"], letter.headers["Noetl-Sequence"]) == (bench.stream.name, "1")
     assert letter.headers["Noetl-Header-traceparent"] == "00-1-2-01"
     assert len(await bench.dead_letters()) == 1
+
+
+async def test_other_consumers_are_left_alone_by_default(bench: Bench) -> None:
+    """Without the setting a message that a foreign consumer gave up on becomes no dead letter."""
+    letters, told = DeadLetters(bench.connection, prefix=bench.dead.name), asyncio.Event()
+    stream = bench.stream.name
+    watch = MaxDeliveriesMonitor(
+        bench.connection, letters, stream=stream, own=["projector"], on_own=lambda _: told.set(), backoff=QUICK
+    )
+    running = asyncio.create_task(watch.run())
+    await bench.publish([b"a"])
+    await eventually(lambda: watch._advisories._client is not None)
+    await give_up(bench)
+    client = await bench.connection.client()
+    advisory = b'{"stream":"%b","consumer":"projector","stream_seq":1,"deliveries":2}' % stream.encode()
+    await client.publish(f"$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.{stream}.projector", advisory)
+    async with asyncio.timeout(60):
+        await told.wait()
+    running.cancel()
+    with suppress(asyncio.CancelledError):
+        await running
+
+    assert await bench.dead_letters() == []
 
 
 async def test_without_a_graveyard_it_is_kept_and_buried_later(bench: Bench) -> None:

@@ -78,6 +78,13 @@ CONSUMERS = (
         "tests/border/test_given_up.py::test_given_up_is_left_to_its_own_projector",
     ),
     Mutation(
+        "messages that other programs give up on become dead letters without the setting",
+        "consumers/projector/max_deliveries.py",
+        'group=_GROUP if others else "", own=own)',
+        "group=_GROUP, own=own)",
+        "tests/dead_letters/test_exhausted.py::test_other_consumers_are_left_alone_by_default",
+    ),
+    Mutation(
         "a reader asks for more than the server allows",
         "noetl_events/jetstream/consume/ephemeral.py",
         '        self._most = info.config.get("max_batch", 0)\n',

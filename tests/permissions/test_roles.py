@@ -96,7 +96,8 @@ async def projector_url(database_url: str) -> AsyncIterator[str]:
 @asynccontextmanager
 async def projecting(connection: Connection, work: RoleContext, url: str) -> AsyncIterator[Service]:
     """Run a projector as `noetl-events project` does."""
-    settings = Settings(connect=connection.options, stream=work.stream, projector=ProjectorSettings(ack_wait=2.0))
+    projector = ProjectorSettings(ack_wait=2.0, watch_max_deliver=work.watch_max_deliver)
+    settings = Settings(connect=connection.options, stream=work.stream, projector=projector)
     service = Service(settings, connection, [url], durable=work.durable)
     running = asyncio.create_task(service.worker.run())
     try:
@@ -172,7 +173,8 @@ async def test_projector(tmp_path: Path, projector_url: str, partitions: int, co
 def projector_work(stream: StreamDeclaration, url: str) -> RoleContext:
     """Return the parts of a projector."""
     options = ConnectOptions(inbox_prefix=INBOX)
-    settings = Settings(connect=options, stream=stream, projector=ProjectorSettings(to=(url,), ack_wait=2.0))
+    projector = ProjectorSettings(to=(url,), ack_wait=2.0, watch_max_deliver=True)
+    settings = Settings(connect=options, stream=stream, projector=projector)
     return RoleContext.of(settings)
 
 
