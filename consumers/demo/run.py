@@ -28,8 +28,8 @@ from rich.table import Table
 from rich.text import Text
 
 from consumers.dead_letters import DeadLetters
+from consumers.projector.crash_records import CrashRecords
 from consumers.projector.projector import Projector
-from consumers.projector.quarantine import CrashRecords
 from consumers.verification.readback import Key, stored_keys
 from noetl_events.jetstream.connect.servers import redacted
 from noetl_events.jetstream.connection import Connection

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 import structlog
 
-from consumers.projector.crash_records import FATAL, CrashRecords
+from consumers.projector.crash_records import FATAL
 from noetl_events.jetstream.errors import NatsUnavailable
 from noetl_events.sink import EventsRejected, SinkUnavailable
 
@@ -28,12 +28,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from consumers.dead_letters import Kind
-    from consumers.projector.crash_records import Group
+    from consumers.projector.crash_records import CrashRecords, Group
     from consumers.projector.progress import Progress
     from noetl_events.envelope import ExecutorEvent
     from noetl_events.sink import EventSink
-
-__all__ = ["CrashRecords", "Quarantine", "Rejections"]
 
 # Fewer than 10 refused events may be bad events; 10 or more mean that the destination is broken.
 _BROKEN: Final = 10
