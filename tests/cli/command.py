@@ -39,7 +39,7 @@ def run(
         files = [Path(folder, name) for name in ("stdin", "stdout", "stderr")]
         files[0].write_bytes(stdin)
         process = start(arguments, nats, files, environ)
-        process.join(60)
+        process.join(180)
         if process.exitcode is None:
             process.kill()
             raise subprocess.TimeoutExpired(arguments, 60, files[1].read_bytes(), files[2].read_bytes())

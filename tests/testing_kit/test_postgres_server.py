@@ -38,7 +38,7 @@ def postgres(shared_postgres: PostgresServer) -> PostgresServer:
 @asynccontextmanager
 async def connected(url: str) -> AsyncIterator[asyncpg.Connection[Any]]:
     """Connect, and close without errors: the server may be gone."""
-    connection = await asyncpg.connect(url, timeout=10)
+    connection = await asyncpg.connect(url, timeout=180)
     try:
         yield connection
     finally:

@@ -46,7 +46,7 @@ async def jetstream(url: str) -> AsyncIterator[JetStreamContext]:
 
 def banner(server: NatsServer) -> dict[str, Any]:
     """Return the server's first line."""
-    with socket.create_connection(("127.0.0.1", server.port), timeout=5) as client, client.makefile("rb") as lines:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as client, client.makefile("rb") as lines:
         info: dict[str, Any] = json.loads(lines.readline().removeprefix(b"INFO "))
         return info
 

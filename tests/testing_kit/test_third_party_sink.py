@@ -27,7 +27,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
     shutil.copytree(EXAMPLE, source, ignore=shutil.ignore_patterns("__pycache__", ".pytest_cache"))
     options = ["--quiet", "--no-deps", "--no-build-isolation", "--no-index", "--disable-pip-version-check"]
     command = [sys.executable, "-m", "pip", "install", *options, "--target", str(target), str(source)]
-    subprocess.run(command, check=True, timeout=60, capture_output=True)
+    subprocess.run(command, check=True, timeout=300, capture_output=True)
     return {**os.environ, "PYTHONPATH": str(target)}
 
 
@@ -37,7 +37,7 @@ def test_its_own_tests_pass(environment: dict[str, str], tmp_path: Path) -> None
     options = ["-q", "-n", "0", "-o", "asyncio_mode=auto", "-p", "no:cacheprovider", f"--rootdir={tmp_path}"]
     command = [sys.executable, "-m", "pytest", *options, f"--basetemp={tmp_path}/tests", "test_example.py"]
     run = subprocess.run(
-        command, cwd=tmp_path, env=environment, check=False, timeout=90, capture_output=True, text=True
+        command, cwd=tmp_path, env=environment, check=False, timeout=300, capture_output=True, text=True
     )
 
     assert run.returncode == 0, run.stdout
