@@ -14,7 +14,7 @@ from consumers.cli.output import print_result
 from consumers.daemon import run_until_stopped
 from noetl_events.sink import SinkUnavailable, open_sink
 from noetl_events.sinks.spool.journal import Position, bodies, segments
-from noetl_events.sinks.spool.progress import Progress
+from noetl_events.sinks.spool.replay_log import load_replay_log
 from noetl_events.sinks.spool.sink import SpoolSink
 
 spool = App(name="spool", help="Inspect and drain a worker's spool, the folder of events that NATS has not stored yet.")
@@ -75,7 +75,7 @@ async def _drain(sink: SpoolSink, wait: float) -> None:
 
 def _summary(path: Path) -> dict[str, Any]:
     files = segments(path)
-    position = Progress.load(path / "progress.json").position or Position(0, 0)
+    position = load_replay_log(path / "progress.json").position or Position(0, 0)
     if all(number != position.segment for number, _ in files):
         position = Position(0, 0)
     rejected = path / "rejected.jsonl"

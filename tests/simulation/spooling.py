@@ -20,8 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from noetl_events import SinkUnavailable, decode, encode
 from noetl_events.sinks.append_file import AppendFile
-from noetl_events.sinks.spool import forwarder as handover
-from noetl_events.sinks.spool import sink as spool
+from noetl_events.sinks.spool import forwarder, sink
 from noetl_events.sinks.spool.journal import Journal
 from noetl_events.testing import make_event
 from tests.simulation.disk import MEMORY, Disk, noting
@@ -40,10 +39,10 @@ if TYPE_CHECKING:
 PATIENCE: Final = 400.0
 # Situations that need thousands of events arise with a few.
 SMALL: Final = [
-    (spool, "_SMALLEST", 1),
-    (handover, "_BATCH", 8),
-    (handover, "_SMALLEST", 2),
-    (handover, "_LOOK_ROUND", 1.0),
+    (sink, "_MIN_BYTES", 1),
+    (forwarder, "_BATCH", 8),
+    (forwarder, "_SMALLEST_PART", 2),
+    (forwarder, "_CHECK_INTERVAL", 1.0),
 ]
 
 
@@ -131,13 +130,13 @@ class SpoolRun:
         """Restart the process whenever it ends."""
         while True:
             if self.draw.random() < 0.5:
-                self.process.begin(self._take_up())
+                self.process.begin(self._open_folder())
             await self.process.ended.wait()
             await asyncio.sleep(self.draw.expovariate(1.0))
             self.note("start")
             self.process = SpoolProcess(self)
 
-    async def _take_up(self) -> None:
+    async def _open_folder(self) -> None:
         """Open the folder without an emit."""
         with suppress(SinkUnavailable):
             await self.process.sink.drained()
@@ -158,7 +157,7 @@ class SpoolRun:
         draw = self.draw
         for _ in range(draw.randint(1, 8)):
             await asyncio.sleep(draw.expovariate(1.0) * draw.choice([0.0, 0.5, 10.0]))
-            await self._insist([self._event(lane) for _ in range(draw.randint(1, 6))])
+            await self._emit_until_acknowledged([self._event(lane) for _ in range(draw.randint(1, 6))])
 
     def _event(self, lane: int) -> ExecutorEvent:
         event_id = len(self.emitted) + 1
@@ -169,7 +168,7 @@ class SpoolRun:
         self.emitted[event_id] = decode(encode(event))
         return event
 
-    async def _insist(self, events: list[ExecutorEvent]) -> None:
+    async def _emit_until_acknowledged(self, events: list[ExecutorEvent]) -> None:
         """Emit *events* until they are acknowledged, or give up."""
         while not await self._emit(events):
             self.note(f"again {len(events)} from {events[0].event_id}")
@@ -229,7 +228,7 @@ def _replaced(run: SpoolRun) -> list[tuple[Any, str, Any]]:
     defaults = dict(Journal.__init__.__kwdefaults__ or {}, sync=run.disk.sync)
     return [
         *SMALL,
-        (spool, "SEGMENT_BYTES", run.segment_bytes),
+        (sink, "SEGMENT_BYTES", run.segment_bytes),
         (AppendFile, "_write", lambda file, data: run.disk.write(file._file, data)),
         # The spool locks the file it appends to, and no other file that closes itself.
         (fcntl, "flock", noting(run.files)),

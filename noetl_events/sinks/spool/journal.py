@@ -10,8 +10,6 @@ Events on disk, in order: one writer appends, one reader follows, and whole file
 
 Opening starts a new segment, so nothing is ever written after a record that a crash has torn.
 
-Many writers share a sync: records that arrive during a write form the next write.
-
 Each record in a segment has its own checksum:
 
     u32 length | u32 CRC-32 of the body | body            little-endian, the body is an event in its wire form
@@ -21,7 +19,6 @@ No length is 0, because blocks that a file system never wrote read as zeros, and
 
 from __future__ import annotations
 
-import asyncio
 import fcntl
 import os
 import re
@@ -37,7 +34,7 @@ from noetl_events.sink import SinkUnavailable
 from noetl_events.sinks.append_file import AppendFile, sync_file
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 _HEAD: Final = struct.Struct("<II")
@@ -135,11 +132,11 @@ class Journal:
         self._segment_bytes = segment_bytes
         self._sync = sync
         try:
-            self._lock = _take_lock(path, sync)
+            self._lock = _acquire_lock(path, sync)
             try:
                 self._numbers = [number for number, _ in segments(path)]
                 self._sizes = {number: file.stat().st_size for number, file in segments(path)}
-                self._active = self._begin((self._numbers or [0])[-1] + 1)
+                self._active = self._start_segment((self._numbers or [0])[-1] + 1)
             except OSError:
                 os.close(self._lock)
                 raise
@@ -199,7 +196,7 @@ class Journal:
             if position.segment == self._numbers[-1]:
                 # Start a new segment, so that later records do not follow the damage.
                 self._roll()
-            self._pass_over(position)
+            self._skip_damage(position)
             position = Position(self._numbers[self._numbers.index(position.segment) + 1], 0)
 
     def trim(self, position: Position) -> None:
@@ -229,14 +226,14 @@ class Journal:
         with suppress(OSError):
             os.close(self._lock)
 
-    def _begin(self, number: int) -> AppendFile:
+    def _start_segment(self, number: int) -> AppendFile:
         active = AppendFile(self._file(number), self._sync)
         self._numbers.append(number)
         self._sizes[number] = 0
         return active
 
     def _roll(self) -> None:
-        previous, self._active = self._active, self._begin(self._numbers[-1] + 1)
+        previous, self._active = self._active, self._start_segment(self._numbers[-1] + 1)
         previous.close()
 
     def _file(self, number: int) -> Path:
@@ -251,7 +248,7 @@ class Journal:
             data = file.read(min(left, _READ_BYTES))
             return data + file.read(min(left - len(data), missing(data)))
 
-    def _pass_over(self, position: Position) -> None:
+    def _skip_damage(self, position: Position) -> None:
         with self._file(position.segment).open("rb") as file:
             file.seek(position.offset)
             rest = file.read()
@@ -281,7 +278,7 @@ def bodies(path: Path, start: Position) -> Iterator[bytes]:
             yield from (body for _, body in unpack(data))
 
 
-def _take_lock(path: Path, sync: Callable[[int], None]) -> int:
+def _acquire_lock(path: Path, sync: Callable[[int], None]) -> int:
     path.mkdir(exist_ok=True)
     # Sync the parent folder, because a folder without a durable name is lost with its content.
     sync_file(path.parent, sync)
@@ -292,75 +289,3 @@ def _take_lock(path: Path, sync: Callable[[int], None]) -> int:
         os.close(descriptor)
         raise
     return descriptor
-
-
-_LARGEST: Final = 16 * 2**20
-"""Bytes that may wait for the next write; at that size writers wait."""
-
-
-class GroupCommit:
-    """
-    Combine the records of many writers into one write.
-
-    Args:
-        append: function that makes bytes durable.
-
-    """
-
-    def __init__(self, append: Callable[[bytes], Awaitable[None]]) -> None:
-        self._append = append
-        self._next = _Group()
-        self._writing: asyncio.Task[None] | None = None
-
-    async def write(self, records: bytes) -> None:
-        """
-        Return when *records* are durable; after a cancellation the outcome is unknown.
-
-        Raises:
-            SinkUnavailable: the records are not stored.
-
-        """
-        while self._next.size > _LARGEST:
-            await asyncio.wait([self._next.written])
-        group = self._next
-        group.add(records)
-        if self._writing is None:
-            self._writing = asyncio.create_task(self._write())
-        await asyncio.shield(group.written)
-
-    async def finish(self) -> None:
-        """Return when no write is in flight."""
-        if self._writing is not None:
-            await asyncio.wait([self._writing])
-
-    async def _write(self) -> None:
-        try:
-            while self._next.records:
-                group, self._next = self._next, _Group()
-                await self._commit(group)
-        finally:
-            self._writing = None
-
-    async def _commit(self, group: _Group) -> None:
-        try:
-            await self._append(b"".join(group.records))
-        except SinkUnavailable as exc:
-            group.written.set_exception(exc)
-            # Retrieve the exception, as all writers may have been cancelled and asyncio would report it.
-            group.written.exception()
-        except BaseException:
-            group.written.cancel()
-            raise
-        else:
-            group.written.set_result(None)
-
-
-class _Group:
-    def __init__(self) -> None:
-        self.records: list[bytes] = []
-        self.size = 0
-        self.written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-    def add(self, records: bytes) -> None:
-        self.records.append(records)
-        self.size += len(records)

@@ -14,11 +14,13 @@ from msgspec import structs
 
 from noetl_events.envelope import encode
 from noetl_events.ids import process_ids
+from noetl_events.in_flight import InFlight
 from noetl_events.json_values import MalformedEvent
 from noetl_events.retry import Backoff
 from noetl_events.sink import EventsRejected, SinkUnavailable, open_sink, read_options
 from noetl_events.sinks.spool.forwarder import Forwarder
-from noetl_events.sinks.spool.journal import SEGMENT_BYTES, GroupCommit, Journal, SpoolFull, pack
+from noetl_events.sinks.spool.journal import SEGMENT_BYTES, Journal, pack
+from noetl_events.sinks.spool.writer import JournalWriter
 
 if TYPE_CHECKING:
     import os
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
     from noetl_events.sink import EventSink
 
 _NUMBERS: Final[dict[str, type[int | float]]] = {"max_bytes": int, "replay_window": float}
-_SMALLEST: Final = 64 * 1024
+_MIN_BYTES: Final = 64 * 1024
 
 
 class SpoolSink:
@@ -74,8 +76,8 @@ class SpoolSink:
         backoff: Backoff | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        if max_bytes < _SMALLEST:
-            raise ValueError(f"max_bytes: {max_bytes} is less than {_SMALLEST}")
+        if max_bytes < _MIN_BYTES:
+            raise ValueError(f"max_bytes: {max_bytes} is less than {_MIN_BYTES}")
         self._inner = inner
         self._path = Path(path)
         self._max_bytes = max_bytes
@@ -87,8 +89,7 @@ class SpoolSink:
         self._clock = clock
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="spool")
         self._opening: asyncio.Task[_Folder] | None = None
-        self._calls = 0
-        self._idle = asyncio.Event()
+        self._in_flight = InFlight()
         self._closed = False
         self._closing = asyncio.Lock()
 
@@ -118,12 +119,14 @@ class SpoolSink:
         """Spool *events*; raises as `EventSink`, and `SpoolFull`."""
         if self._closed:
             raise RuntimeError("SpoolSink is closed")
-        self._calls += 1
-        try:
-            await self._spool(events)
-        finally:
-            self._calls -= 1
-            self._idle.set()
+        records, malformed = self._encode(events)
+        with self._in_flight:
+            folder = await self._open()
+            folder.require_health()
+            if records:
+                await folder.writer.write(b"".join(records))
+        if malformed:
+            raise EventsRejected(malformed)
 
     async def drained(self) -> None:
         """
@@ -138,9 +141,7 @@ class SpoolSink:
     async def aclose(self) -> None:
         """Finish accepted calls, forward what *inner* accepts within *patience*, and release the folder."""
         self._closed = True
-        while self._calls:
-            self._idle.clear()
-            await self._idle.wait()
+        await self._in_flight.wait_for_none()
         async with self._closing:
             await self._release()
 
@@ -154,25 +155,16 @@ class SpoolSink:
             if self._owns_inner:
                 await self._inner.aclose()
 
-    async def _spool(self, events: Sequence[ExecutorEvent]) -> None:
-        records, malformed = self._encode(events)
-        folder = await self._open()
-        folder.require_health()
-        if records:
-            await folder.commits.write(b"".join(records))
-        if malformed:
-            raise EventsRejected(malformed)
-
     def _encode(self, events: Sequence[ExecutorEvent]) -> tuple[list[bytes], dict[int, str]]:
         records: list[bytes] = []
         malformed: dict[int, str] = {}
-        for place, event in enumerate(events):
+        for index, event in enumerate(events):
             if event.event_id is None:
                 event = structs.replace(event, event_id=self._new_id())  # noqa: PLW2901  (the same event, with its id)
             try:
                 records.append(pack(encode(event)))
             except MalformedEvent as exc:
-                malformed[place] = str(exc)
+                malformed[index] = str(exc)
         return records, malformed
 
     async def _open(self) -> _Folder:
@@ -182,7 +174,8 @@ class SpoolSink:
         return await asyncio.shield(self._opening)
 
     async def _open_folder(self) -> _Folder:
-        return _Folder(self._in_thread, *await self._in_thread(self._open_journal))
+        journal, forwarder = await self._in_thread(self._open_journal)
+        return _Folder(journal, forwarder, self._in_thread)
 
     def _open_journal(self) -> tuple[Journal, Forwarder]:
         segment_bytes = min(SEGMENT_BYTES, self._max_bytes // 4)
@@ -203,51 +196,42 @@ class SpoolSink:
 
 
 class _Folder:
-    """The open folder: its writers, and the task that forwards."""
+    """The open folder: its journal, the writer, and the task that forwards."""
 
-    def __init__(self, in_thread: Callable[..., Awaitable[Any]], journal: Journal, handover: Forwarder) -> None:
+    def __init__(self, journal: Journal, forwarder: Forwarder, in_thread: Callable[..., Awaitable[Any]]) -> None:
         self.journal = journal
-        self.commits = GroupCommit(self._append)
-        self._handover = handover
+        self.writer = JournalWriter(journal, forwarder, in_thread)
+        self._forwarder = forwarder
         self._in_thread = in_thread
-        self._handing_over = asyncio.create_task(handover.run())
+        self._forwarding = asyncio.create_task(forwarder.run())
 
     async def drained(self) -> None:
         """Return when all events are forwarded."""
-        caught_up = asyncio.ensure_future(self._handover.caught_up())
+        caught_up = asyncio.ensure_future(self._forwarder.caught_up())
         try:
-            await asyncio.wait([caught_up, self._handing_over], return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait([caught_up, self._forwarding], return_when=asyncio.FIRST_COMPLETED)
         finally:
             caught_up.cancel()
         self.require_health()
 
     def require_health(self) -> None:
         """Raise the error that ended the forwarding: a bug of the inner sink, or the close of the folder."""
-        if self._handing_over.cancelled():
+        if self._forwarding.cancelled():
             raise SinkUnavailable("spool: closed; the next process that opens the folder forwards the remaining events")
-        if self._handing_over.done():
-            self._handing_over.result()
+        if self._forwarding.done():
+            self._forwarding.result()
 
-    async def close(self, patience: float) -> None:
-        """Finish writing, forward for at most *patience* seconds more, and release the folder."""
-        await self.commits.finish()
+    async def close(self, seconds: float) -> None:
+        """Finish writing, forward for at most *seconds* more, and release the folder."""
+        await self.writer.finish()
         try:
             with suppress(TimeoutError):
-                async with asyncio.timeout(patience):
+                async with asyncio.timeout(seconds):
                     await self.drained()
         finally:
-            self._handing_over.cancel()
-            await asyncio.wait([self._handing_over])
+            self._forwarding.cancel()
+            await asyncio.wait([self._forwarding])
             await self._in_thread(self.journal.close)
-
-    async def _append(self, records: bytes) -> None:
-        try:
-            await self._in_thread(self.journal.append, records)
-        except SpoolFull:
-            # A new event is worth more than the replay of an acknowledged one.
-            await self._in_thread(self.journal.make_room, self._handover.position)
-            await self._in_thread(self.journal.append, records)
-        self._handover.notice()
 
 
 async def _opened(opening: asyncio.Task[_Folder]) -> _Folder | None:

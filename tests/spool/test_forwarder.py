@@ -10,13 +10,13 @@ from unittest.mock import patch
 
 import pytest
 
-from noetl_events import EventsRejected, ExecutorEvent, SinkUnavailable
+from noetl_events import EventsRejected, ExecutorEvent, SinkUnavailable, encode
 from noetl_events.jetstream.streams import StreamPosition
 from noetl_events.retry import Backoff
 from noetl_events.sinks.append_file import AppendFile
 from noetl_events.sinks.memory import MemorySink
-from noetl_events.sinks.spool import forwarder as handover
-from noetl_events.sinks.spool.progress import Progress
+from noetl_events.sinks.spool import forwarder, rejected
+from noetl_events.sinks.spool.journal import Journal, pack
 from noetl_events.sinks.spool.sink import SpoolSink
 from noetl_events.testing import FaultySink, eventually, make_event, make_events
 
@@ -41,7 +41,7 @@ class Losing:
     def __init__(self, plan: Sequence[int | None] = ()) -> None:
         self.stored: list[ExecutorEvent] = []
         self.plan = list(plan)
-        self.is_silent = False
+        self.is_unreachable = False
         self.unanswered = 0
 
     async def emit(self, event: ExecutorEvent) -> None:
@@ -59,7 +59,7 @@ class Losing:
 
     async def watermark(self) -> StreamPosition:
         """Return the stream's length, unless the stream does not answer."""
-        if self.is_silent:
+        if self.is_unreachable:
             self.unanswered += 1
             raise SinkUnavailable("no answer")
         return StreamPosition("created", len(self.stored))
@@ -79,7 +79,7 @@ class Rejecting(Losing):
             raise EventsRejected({len(events) - 1: "too large"})
 
 
-class Halt:
+class SuspendedClock:
     """The clock of a process that was suspended for some seconds."""
 
     def __init__(self) -> None:
@@ -100,7 +100,7 @@ def ids(events: Sequence[ExecutorEvent]) -> list[int]:
     return sorted(event.event_id or 0 for event in events)
 
 
-async def test_what_gets_through_is_not_begun_again(tmp_path: Path) -> None:
+async def test_slow_sink_gets_smaller_parts(tmp_path: Path) -> None:
     """A sink too slow for a whole batch gets smaller parts, and no part twice."""
 
     class Slow(MemorySink):
@@ -123,7 +123,7 @@ async def test_what_gets_through_is_not_begun_again(tmp_path: Path) -> None:
     await sink.aclose()
 
 
-async def test_what_was_lost_in_an_outage_is_not_hidden_by_what_comes_next(tmp_path: Path) -> None:
+async def test_loss_in_an_outage_is_found_before_new_events_hide_it(tmp_path: Path) -> None:
     """A stream that returns is checked for lost messages before new ones would hide the loss."""
     stream = Losing([None, 2])
     sink = spool(stream, tmp_path)
@@ -134,9 +134,9 @@ async def test_what_was_lost_in_an_outage_is_not_hidden_by_what_comes_next(tmp_p
     await sink.aclose()
 
 
-async def test_what_was_lost_between_two_parts_is_noticed(tmp_path: Path) -> None:
+async def test_loss_between_two_parts_is_found(tmp_path: Path) -> None:
     """A loss between two parts of a batch is noticed."""
-    with patch.object(handover, "_SMALLEST", 2):
+    with patch.object(forwarder, "_SMALLEST_PART", 2):
         stream = Losing([0, None, 0])
         sink = spool(stream, tmp_path)
         await sink.emit_batch(make_events(4))
@@ -144,7 +144,7 @@ async def test_what_was_lost_between_two_parts_is_noticed(tmp_path: Path) -> Non
         await sink.aclose()
 
 
-async def test_closed_twice_at_once(tmp_path: Path) -> None:
+async def test_second_close_waits_for_the_first(tmp_path: Path) -> None:
     """A second close waits for the first; a caller that waits for the forwarding gets an error."""
     away = FaultySink(MemorySink(), [SinkUnavailable("away")] * 1_000)
     sink = SpoolSink(away, tmp_path, backoff=QUICK, patience=0.3)
@@ -160,71 +160,71 @@ async def test_closed_twice_at_once(tmp_path: Path) -> None:
         await waiting
 
 
-async def test_what_was_lost_before_the_first_answer_comes_again(tmp_path: Path) -> None:
+async def test_loss_before_the_first_answer_is_forwarded_again(tmp_path: Path) -> None:
     """Events stored before the stream could first be checked are forwarded again, as they may be lost."""
     stream = Losing()
-    stream.is_silent = True
+    stream.is_unreachable = True
     sink = spool(stream, tmp_path)
     await sink.emit_batch(make_events(5))
     await sink.drained()
     del stream.stored[3:]
-    stream.is_silent = False
+    stream.is_unreachable = False
     await sink.emit_batch(make_events(5, start=6))
     await eventually(lambda: ids(stream.stored) == list(range(1, 11)))
     await sink.aclose()
 
 
-async def test_what_was_lost_while_we_were_halted_comes_again(tmp_path: Path) -> None:
+async def test_loss_while_the_process_was_suspended_is_forwarded_again(tmp_path: Path) -> None:
     """After a gap without a check the stream is checked before the next write, which would hide a loss."""
-    stream, halt = Losing(), Halt()
-    with patch.object(handover, "_now", halt.now):
+    stream, clock = Losing(), SuspendedClock()
+    with patch.object(forwarder, "_now", clock.now):
         sink = spool(stream, tmp_path)
         await sink.emit_batch(make_events(5))
         await sink.drained()
-        halt.seconds += 60.0
+        clock.seconds += 60.0
         del stream.stored[3:]
         await sink.emit_batch(make_events(5, start=6))
         await eventually(lambda: ids(stream.stored) == list(range(1, 11)))
         await sink.aclose()
 
 
-async def test_what_was_lost_before_we_could_look_comes_again(tmp_path: Path) -> None:
+async def test_loss_before_a_late_check_is_forwarded_again(tmp_path: Path) -> None:
     """A loss while a slow disk stores a rejected event is noticed."""
-    stream, halt = Rejecting(), Halt()
+    stream, clock = Rejecting(), SuspendedClock()
 
     def write_late(path: Path, sync: Callable[[int], None]) -> AppendFile:
-        halt.seconds += 60.0
+        clock.seconds += 60.0
         del stream.stored[3:]
         return AppendFile(path, sync)
 
-    with patch.object(handover, "_now", halt.now), patch.object(handover, "AppendFile", write_late):
+    with patch.object(forwarder, "_now", clock.now), patch.object(rejected, "AppendFile", write_late):
         sink = spool(stream, tmp_path)
         await sink.emit_batch(make_events(6))
         await eventually(lambda: ids(stream.stored) == list(range(1, 7)))
         await sink.aclose()
 
 
-async def test_stream_that_cannot_be_asked_gets_nothing_until_it_can(tmp_path: Path) -> None:
+async def test_stream_that_cannot_be_checked_gets_no_new_events(tmp_path: Path) -> None:
     """A stream that cannot be checked gets no events; later it gets those acknowledged just before, and new ones."""
     stream = Losing()
     sink = spool(stream, tmp_path)
     await sink.emit_batch(make_events(5))
     await sink.drained()
-    stream.is_silent = True
+    stream.is_unreachable = True
     await sink.emit_batch(make_events(5, start=6))
     await eventually(lambda: stream.unanswered > 0)
     del stream.stored[7:]
     await sink.emit_batch(make_events(5, start=11))
-    stream.is_silent = False
+    stream.is_unreachable = False
     await eventually(lambda: ids(stream.stored) == list(range(1, 16)))
     await sink.aclose()
 
 
-async def test_full_disk_does_not_end_the_handing_over(tmp_path: Path) -> None:
+async def test_full_disk_does_not_end_the_forwarding(tmp_path: Path) -> None:
     """Progress that cannot be saved costs a replay after a crash, and does not stop the forwarding."""
     inner = MemorySink()
     sink = spool(inner, tmp_path)
-    with patch.object(Progress, "save", side_effect=OSError(errno.ENOSPC, "No space left on device")):
+    with patch.object(forwarder, "save_replay_log", side_effect=OSError(errno.ENOSPC, "No space left on device")):
         for start in (1, 6):
             await sink.emit_batch(make_events(5, start=start))
             await sink.drained()
@@ -233,13 +233,13 @@ async def test_full_disk_does_not_end_the_handing_over(tmp_path: Path) -> None:
     assert ids(inner.events) == list(range(1, 11))
 
 
-async def test_rejected_waits_for_a_disk_that_refuses(tmp_path: Path) -> None:
+async def test_rejected_event_is_stored_once_the_disk_accepts_it(tmp_path: Path) -> None:
     """A rejected event is stored in its file before the forwarding continues."""
     inner = MemorySink()
     sink = spool(FaultySink(inner, [EventsRejected({0: "too large"})], after=True), tmp_path)
     await sink.emit(make_event(1))
     refusal = OSError(errno.ENOSPC, "No space left on device")
-    with patch.object(handover, "AppendFile", side_effect=[refusal, refusal, _opened(tmp_path)]):
+    with patch.object(rejected, "AppendFile", side_effect=[refusal, refusal, _opened(tmp_path)]):
         await sink.drained()
     await sink.aclose()
 
@@ -251,15 +251,44 @@ def _opened(path: Path) -> AppendFile:
     return AppendFile(path / "spool" / "rejected.jsonl", lambda _: None)
 
 
-async def test_half_a_line_swallows_no_other(tmp_path: Path) -> None:
+async def test_torn_line_of_rejected_events_stays_apart(tmp_path: Path) -> None:
     """A line of rejected events that a power cut truncated stays apart from the next one."""
-    rejected = tmp_path / "spool" / "rejected.jsonl"
-    rejected.parent.mkdir()
-    rejected.write_text('{"reason": "too')
+    file = tmp_path / "spool" / "rejected.jsonl"
+    file.parent.mkdir()
+    file.write_text('{"reason": "too')
     sink = spool(FaultySink(MemorySink(), [EventsRejected({0: "too large"})], after=True), tmp_path)
     await sink.emit(make_event(1))
     await sink.drained()
     await sink.aclose()
-    [_, line] = rejected.read_text().splitlines()
+    [_, line] = file.read_text().splitlines()
 
     assert json.loads(line)["reason"] == "too large"
+
+
+async def test_malformed_record_is_stored_as_rejected(tmp_path: Path) -> None:
+    """Records that no version can read are stored in the file of rejected events, and the others arrive."""
+    (tmp_path / "spool").mkdir()
+    journal = Journal(tmp_path / "spool", max_bytes=2**20)
+    journal.append(pack(b"no event") + pack(encode(make_event(1))) + pack(b"{}"))
+    journal.close()
+    inner = MemorySink()
+    sink = spool(inner, tmp_path)
+    await sink.drained()
+    await sink.aclose()
+    lines = (tmp_path / "spool" / "rejected.jsonl").read_text().splitlines()
+
+    assert ids(inner.events) == [1]
+    assert [json.loads(line)["event"] for line in lines] == ["no event", "{}"]
+
+
+async def test_spool_of_malformed_records_comes_to_an_end(tmp_path: Path) -> None:
+    """A batch without a readable record is not read again for ever."""
+    (tmp_path / "spool").mkdir()
+    journal = Journal(tmp_path / "spool", max_bytes=2**20)
+    journal.append(pack(b"no event"))
+    journal.close()
+    sink = spool(MemorySink(), tmp_path)
+    await sink.drained()
+    await sink.aclose()
+
+    assert len((tmp_path / "spool" / "rejected.jsonl").read_text().splitlines()) == 1

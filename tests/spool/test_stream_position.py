@@ -16,6 +16,6 @@ from noetl_events.jetstream.streams import StreamPosition
         pytest.param(StreamPosition("tuesday", 12), False, id="another, further than the old one"),
     ],
 )
-def test_what_was_lost_is_noticed(now: StreamPosition, *, kept: bool) -> None:
+def test_loss_is_found(now: StreamPosition, *, kept: bool) -> None:
     """A stream that ends earlier has lost its end, and another of the same name has lost all messages."""
     assert now.has_kept(StreamPosition("monday", 10)) is kept
