@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 _LOG_EVERY: Final = 60.0
-_RESTS: Final = Backoff(initial=2.0, maximum=10.0)
+_WAITS: Final = Backoff(initial=2.0, maximum=10.0)
 
 
 class BestEffort:
@@ -49,36 +49,36 @@ class BestEffort:
         self._patience = patience
         self._now = now
         self._failures = 0
-        self._rests_until = self._silent_until = float("-inf")
+        self._retry_at = self._log_at = float("-inf")
 
     async def emit_batch(self, events: Sequence[ExecutorEvent]) -> None:
         """Emit *events*; only bugs of the sink are raised."""
-        if self._now() < self._rests_until:
-            self._miss(len(events), "the sink was unavailable a moment ago")
+        if self._now() < self._retry_at:
+            self._record_missed(len(events), "the sink was unavailable a moment ago")
             return
         try:
             async with asyncio.timeout(self._patience):
                 await self._sink.emit_batch(events)
         except EventsRejected as exc:
             self._failures = 0
-            self._miss(len(exc.reasons), str(exc))
+            self._record_missed(len(exc.reasons), str(exc))
         except SinkUnavailable as exc:
-            self._rest(exc.retry_after)
-            self._miss(len(events), exc.reason)
+            self._back_off(exc.retry_after)
+            self._record_missed(len(events), exc.reason)
         except TimeoutError:
-            self._rest(None)
-            self._miss(len(events), f"no answer within {self._patience} s")
+            self._back_off(None)
+            self._record_missed(len(events), f"no answer within {self._patience} s")
         else:
             self._failures = 0
 
-    def _rest(self, retry_after: float | None) -> None:
+    def _back_off(self, retry_after: float | None) -> None:
         self._failures += 1
-        self._rests_until = self._now() + _RESTS.wait(self._failures, asked=retry_after)
+        self._retry_at = self._now() + _WAITS.wait(self._failures, asked=retry_after)
 
-    def _miss(self, events: int, reason: str) -> None:
+    def _record_missed(self, events: int, reason: str) -> None:
         self.missed += events
-        if self._now() >= self._silent_until:
-            self._silent_until = self._now() + _LOG_EVERY
+        if self._now() >= self._log_at:
+            self._log_at = self._now() + _LOG_EVERY
             log.warning("fanout.missed", sink=self._name, events=events, missed=self.missed, reason=reason)
 
 
@@ -158,7 +158,7 @@ class FanoutSink:
             outcomes = await asyncio.gather(
                 *(sink.emit_batch(events) for sink in sinks.values()), return_exceptions=True
             )
-        _raise_worst(dict(zip(sinks, outcomes, strict=True)))
+        _raise_outcome(dict(zip(sinks, outcomes, strict=True)))
 
     async def aclose(self) -> None:
         """Finish accepted calls, and close the sinks that this one owns."""
@@ -174,9 +174,9 @@ def _name(group: str, number: int, sink: EventSink) -> str:
     return f"{type(sink).__name__} ({group} {number})"
 
 
-def _raise_worst(outcomes: dict[str, BaseException | None]) -> None:
+def _raise_outcome(outcomes: dict[str, BaseException | None]) -> None:
     """Raise a bug first, then an outage, then all rejections together."""
-    away: list[SinkUnavailable] = []
+    outages: list[SinkUnavailable] = []
     rejected: dict[int, str] = {}
     refused: set[int] = set()
     parts: list[EventsRejected] = []
@@ -185,7 +185,7 @@ def _raise_worst(outcomes: dict[str, BaseException | None]) -> None:
             case None:
                 continue
             case SinkUnavailable():
-                away.append(SinkUnavailable(f"{name}: {outcome.reason}", outcome.retry_after))
+                outages.append(SinkUnavailable(f"{name}: {outcome.reason}", outcome.retry_after))
             case EventsRejected():
                 parts += (_named(name, part) for part in outcome.parts)
                 refused |= outcome.reasons.keys() - outcome.conflicts
@@ -194,9 +194,9 @@ def _raise_worst(outcomes: dict[str, BaseException | None]) -> None:
                     rejected[place] = f"{before}{name}: {reason}"
             case _:
                 raise outcome
-    if away:
-        waits = [one.retry_after for one in away if one.retry_after is not None]
-        raise SinkUnavailable("; ".join(one.reason for one in away), max(waits, default=None))
+    if outages:
+        waits = [one.retry_after for one in outages if one.retry_after is not None]
+        raise SinkUnavailable("; ".join(one.reason for one in outages), max(waits, default=None))
     if rejected:
         # An event that a sink refuses for another reason is no conflict, whatever the other sinks report.
         raise EventsRejected(rejected, conflicts=rejected.keys() - refused, parts=parts)

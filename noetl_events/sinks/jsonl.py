@@ -56,7 +56,7 @@ class JsonlSink:
 
     def __init__(self, path: str | os.PathLike[str], *, fsync: bool = True) -> None:
         self._path = Path(path)
-        self._sync = _fdatasync if fsync else _leave_to_kernel
+        self._sync = _fdatasync if fsync else _no_sync
         self._file: AppendFile | None = None
         self._seen = RecentIds()
         self._closed = False
@@ -111,14 +111,14 @@ class JsonlSink:
         if self._file is None:
             file = AppendFile(self._path, self._sync)
             try:
-                self._heal(file, _remember_tail(file, self._seen))
+                self._repair_tail(file, _load_tail(file, self._seen))
             except BaseException:
                 file.close()
                 raise
             self._file = file
         return self._file
 
-    def _heal(self, file: AppendFile, good: int) -> None:
+    def _repair_tail(self, file: AppendFile, good: int) -> None:
         """Remove the bytes after *good*, the end of the last event, or complete its line."""
         torn = file.read(good, _TAIL_BYTES + 1)
         if not torn:
@@ -184,7 +184,7 @@ def _whole_lines(file: BinaryIO) -> Iterator[bytes]:
             return
 
 
-def _remember_tail(file: AppendFile, seen: RecentIds) -> int:
+def _load_tail(file: AppendFile, seen: RecentIds) -> int:
     """Add the events in the tail of *file* to *seen*, and return the end of the last one."""
     good = 0
     for end, line in file.lines(_TAIL_BYTES):
@@ -219,5 +219,5 @@ def _read_fsync(query: str) -> bool:
     return _FSYNC[value]
 
 
-def _leave_to_kernel(_descriptor: int) -> None:
+def _no_sync(_descriptor: int) -> None:
     """Do nothing: the kernel decides when to write."""

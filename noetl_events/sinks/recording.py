@@ -205,7 +205,7 @@ class RecordingSink(JsonlSink):
 
     def _append(self, lines: dict[bytes, bytes]) -> None:
         try:
-            self._take_directory()
+            self._lock_directory()
         except OSError as exc:
             raise SinkUnavailable(f"jsonl: {self._directory}: {self._explain(exc)}") from exc
         super()._append(lines)
@@ -226,19 +226,19 @@ class RecordingSink(JsonlSink):
         age = self._rotate.age
         return age is not None and time.time() - (self._directory / _LOCK).stat().st_mtime >= age
 
-    def _take_directory(self) -> None:
+    def _lock_directory(self) -> None:
         if self._lock is not None:
             return
         lock = (self._directory / _LOCK).open("ab")
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._remember_segments()
+            self._load_known()
         except BaseException:
             lock.close()
             raise
         self._lock = lock
 
-    def _remember_segments(self) -> None:
+    def _load_known(self) -> None:
         known: list[bytes] = []
         for segment in reversed(segments(self._directory)):
             if len(known) >= CAPACITY:

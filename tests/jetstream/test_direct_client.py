@@ -9,8 +9,7 @@ import pytest
 import structlog
 from nats.errors import ConnectionReconnectingError
 
-from noetl_events.jetstream import client as direct_client
-from noetl_events.jetstream.client import DirectClient, missing_hooks
+from noetl_events.jetstream.client import _METHODS, DirectClient, missing_hooks
 from noetl_events.jetstream.connection import Connection
 from noetl_events.jetstream.message import Arrival
 from noetl_events.jetstream.options import ConnectOptions
@@ -153,10 +152,9 @@ def test_this_nats_py_has_every_private_name() -> None:
 def other_nats_py(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Give every private method of nats-py unknown parameters."""
     others = {
-        use: {name: (*parameters, "more") for name, parameters in methods.items()}
-        for use, methods in direct_client._METHODS.items()
+        use: {name: (*parameters, "more") for name, parameters in methods.items()} for use, methods in _METHODS.items()
     }
-    monkeypatch.setattr(direct_client, "_METHODS", others)
+    monkeypatch.setattr("noetl_events.jetstream.client._METHODS", others)
     missing_hooks.cache_clear()
     yield
     missing_hooks.cache_clear()
@@ -185,7 +183,7 @@ async def test_other_private_names_are_done_without(nats_url: str) -> None:
     assert heard[1].headers == {"Nats-Msg-Id": "2", "A": "b"}
     assert not any(isinstance(message, Arrival) for message in heard)
     (warning,) = [line for line in logged if line["event"] == "client.nats_py_differs"]
-    assert warning["missing"] == sorted(direct_client._METHODS)
+    assert warning["missing"] == sorted(_METHODS)
 
 
 @pytest.mark.usefixtures("other_nats_py")

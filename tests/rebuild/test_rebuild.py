@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from consumers import backfill as rebuild_module
+from consumers import backfill
 from consumers.backfill import Fault, Rebuild, Rebuilt
 from consumers.dead_letters import DeadLetters
 from consumers.projector.crash_records import CrashRecords
@@ -121,7 +121,7 @@ async def test_faults_kept_are_bounded(
     connection: Connection, stream: StreamDeclaration, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every fault is counted, and the first ones are listed."""
-    monkeypatch.setattr(rebuild_module, "MAX_FAULTS", 3)
+    monkeypatch.setattr(backfill, "MAX_FAULTS", 3)
     await publish(connection, f"{stream.name}.x", [b"x"] * 10)
     done = await rebuild(connection, stream.name, MemorySink())
 

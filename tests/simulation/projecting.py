@@ -15,13 +15,10 @@ from functools import partial
 from random import Random
 from typing import Any, Final
 
-from consumers.dead_letters import store as burial
+from consumers.dead_letters import store
 from consumers.projector import crash_records, quarantine
 from noetl_events import encode
-from noetl_events.jetstream.consume import ownership as origin
-from noetl_events.jetstream.consume import position as consumer_position
-from noetl_events.jetstream.consume import puller
-from noetl_events.jetstream.consume import puller as consumer_view
+from noetl_events.jetstream.consume import ownership, position, puller
 from noetl_events.jetstream.declarations import ConsumerDeclaration
 from noetl_events.jetstream.errors import ConsumerDrift
 from noetl_events.jetstream.message import unix_nanoseconds
@@ -244,15 +241,15 @@ def simulate_projector(seed: int, *, faults_at_once: int = 1, ids_collide: bool 
 
 def _replaced(run: ProjectorRun) -> list[tuple[Any, str, Any]]:
     return [
-        (consumer_view, "ensure_consumer", run.api.ensure),
-        (consumer_view, "require_server", run.api.require_server),
-        (consumer_position, "can_reset", run.api.can_reset),
-        (consumer_position, "passed_over", run.api.passed_over),
-        (consumer_position, "reset_consumer", run.api.reset),
-        (consumer_position, "show_consumer", run.api.show),
+        (puller, "ensure_consumer", run.api.ensure),
+        (puller, "require_server", run.api.require_server),
+        (position, "can_reset", run.api.can_reset),
+        (position, "passed_over", run.api.passed_over),
+        (position, "reset_consumer", run.api.reset),
+        (position, "show_consumer", run.api.show),
         (puller, "unpin_consumer", run.api.unpin),
-        (origin, "show_consumer", run.api.show),
-        (burial, "store", run.keeping.store),
+        (ownership, "show_consumer", run.api.show),
+        (store, "store", run.keeping.store),
         (crash_records, "store", run.keeping.store),
         (crash_records, "last_payload", run.keeping.last_payload),
         # Situations that need hundreds of messages arise with a few.

@@ -67,9 +67,9 @@ class HttpSink:
             raise ValueError(f"on_409: {on_409!r} is neither reject nor stored")
         target = Target(url=url, token=token, token_file=token_file, tls_ca=tls_ca, insecure=insecure)
         self._client = Client(target, timeout=timeout, connections=concurrency)
-        # All events of an execution take the same lane, and a lane sends one request at a time.  So the order is kept,
+        # All events of an execution use the same slot, and a slot sends one request at a time.  So the order is kept,
         # and the number of requests in flight is bounded.
-        self._lanes = [asyncio.Lock() for _ in range(concurrency)]
+        self._slots = [asyncio.Lock() for _ in range(concurrency)]
         self._timeout = timeout
         self._is_409_stored = on_409 == "stored"
         self._in_flight = InFlight()
@@ -98,7 +98,7 @@ class HttpSink:
             raise RuntimeError("HttpSink is closed")
         executions, malformed = _by_execution(events)
         with self._in_flight:
-            refusals = malformed | await self._send(self._by_lane(executions))
+            refusals = malformed | await self._send(self._by_slot(executions))
         if refusals:
             raise EventsRejected(
                 {place: refusal.reason for place, refusal in refusals.items()},
@@ -111,18 +111,18 @@ class HttpSink:
         await self._in_flight.wait_for_none()
         await self._client.aclose()
 
-    def _by_lane(self, executions: dict[int, list[Encoded]]) -> dict[int, list[Request]]:
-        lanes: dict[int, list[Request]] = {}
+    def _by_slot(self, executions: dict[int, list[Encoded]]) -> dict[int, list[Request]]:
+        slots: dict[int, list[Request]] = {}
         for execution_id, events in executions.items():
-            # Many snowflakes end in zero bits, so a hash chooses the lane and not the remainder of the id.
-            lane = zlib.crc32(b"%d" % execution_id) % len(self._lanes)
-            lanes.setdefault(lane, []).extend(requests_of(events))
-        return lanes
+            # Many snowflakes end in zero bits, so a hash chooses the slot and not the remainder of the id.
+            slot = zlib.crc32(b"%d" % execution_id) % len(self._slots)
+            slots.setdefault(slot, []).extend(requests_of(events))
+        return slots
 
-    async def _send(self, lanes: dict[int, list[Request]]) -> dict[int, Refusal]:
+    async def _send(self, by_slot: dict[int, list[Request]]) -> dict[int, Refusal]:
         """Send all requests, and return the refusals by index."""
-        # Each lane runs to its end even if another fails, so stored events are not sent again.
-        sending = (self._send_lane(self._lanes[lane], requests) for lane, requests in lanes.items())
+        # Each slot runs to its end even if another fails, so stored events are not sent again.
+        sending = (self._send_in_order(self._slots[slot], requests) for slot, requests in by_slot.items())
         refusals: dict[int, Refusal] = {}
         failures: list[BaseException] = []
         for outcome in await asyncio.gather(*sending, return_exceptions=True):
@@ -135,20 +135,20 @@ class HttpSink:
             raise min(failures, key=lambda failure: isinstance(failure, SinkUnavailable))
         return refusals
 
-    async def _send_lane(self, lane: asyncio.Lock, requests: Iterable[Request]) -> dict[int, Refusal]:
-        await self._take(lane)
+    async def _send_in_order(self, slot: asyncio.Lock, requests: Iterable[Request]) -> dict[int, Refusal]:
+        await self._acquire(slot)
         try:
             refusals: dict[int, Refusal] = {}
             for request in requests:
                 refusals |= await self._post(request)
             return refusals
         finally:
-            lane.release()
+            slot.release()
 
-    async def _take(self, lane: asyncio.Lock) -> None:
+    async def _acquire(self, slot: asyncio.Lock) -> None:
         try:
             async with asyncio.timeout(self._timeout):
-                await lane.acquire()
+                await slot.acquire()
         except TimeoutError as exc:
             raise SinkUnavailable(f"http: earlier requests have had no answer for {self._timeout} s") from exc
 
