@@ -24,7 +24,7 @@ FILES = (
         "noetl_events/jetstream/streams.py",
         "        return self.created == earlier.created and self.last_seq >= earlier.last_seq\n",
         "        return self.created == earlier.created\n",
-        "tests/sinks/test_spool.py::test_stream_that_lost_its_end_is_given_it_again",
+        "tests/sinks/test_spool.py::test_stream_that_lost_its_end_gets_it_again",
     ),
     Mutation(
         "a stream created again is not noticed",
@@ -66,7 +66,7 @@ FILES = (
         "noetl_events/sinks/spool/writer.py",
         "            self._journal.make_room(self._forwarder.position)\n",
         "",
-        "tests/sinks/test_spool.py::test_full_spool_says_so_and_loses_nothing",
+        "tests/sinks/test_spool.py::test_full_spool_refuses_and_loses_nothing",
     ),
     Mutation(
         "a spool does not announce an append to its forwarder",
@@ -94,7 +94,7 @@ FILES = (
         "noetl_events/sinks/spool/journal.py",
         "            self._skip_damage(position)\n            position = ",
         "            return [], position\n            position = ",
-        "tests/spool/test_journal.py::test_torn_tail_is_passed_over",
+        "tests/spool/test_journal.py::test_torn_tail_is_skipped",
     ),
     Mutation(
         "a spool does not sync",

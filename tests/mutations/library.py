@@ -256,14 +256,14 @@ LIBRARY = (
         "noetl_events/sinks/http/client.py",
         "            self._require_sound()\n            return None\n",
         "            return None\n",
-        "tests/sinks/test_http_faults.py::test_success_of_something_else_is_none",
+        "tests/sinks/test_http_faults.py::test_success_of_another_server_is_an_outage",
     ),
     Mutation(
         "an outage of one of several sinks is passed over",
         "noetl_events/sinks/fanout.py",
         "    if away:\n",
         "    if away and rejected:\n",
-        "tests/sinks/test_fanout.py::test_required_sink_that_is_away_holds_and_the_other_has_it",
+        "tests/sinks/test_fanout.py::test_outage_of_a_required_sink_holds_and_the_other_stores",
     ),
     Mutation(
         "events go to the address a name leads to, whatever it is",

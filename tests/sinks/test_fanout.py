@@ -66,7 +66,7 @@ def ids(sink: MemorySink) -> list[int | None]:
     return [event.event_id for event in sink.events]
 
 
-async def test_required_sink_that_is_away_holds_and_the_other_has_it() -> None:
+async def test_outage_of_a_required_sink_holds_and_the_other_stores() -> None:
     """An event is not stored while a required sink is unavailable; emitted again, every sink has it once."""
     first, second = MemorySink(), MemorySink()
     faulty = FaultySink(second, [SinkUnavailable("away", 7.0)])
@@ -79,7 +79,7 @@ async def test_required_sink_that_is_away_holds_and_the_other_has_it() -> None:
     assert ids(first) == ids(second) == [1, 2, 3]
 
 
-async def test_rejection_names_the_sink_that_said_it() -> None:
+async def test_rejection_names_its_sink() -> None:
     """The rejection of a required sink is reported under its name, even if another sink stored the event."""
     first = MemorySink()
     rejecting = FaultySink(MemorySink(), [EventsRejected({0: "twice", 1: "too long"}, conflicts=[0, 1])])
@@ -96,7 +96,7 @@ async def test_rejection_names_the_sink_that_said_it() -> None:
     assert ids(first) == [1, 2, 3]
 
 
-async def test_rejection_holds_what_each_sink_said() -> None:
+async def test_rejection_has_the_reason_of_each_sink() -> None:
     """The rejections of each sink can be told apart, also for a fan-out behind a fan-out."""
     conflict = FaultySink(MemorySink(), [EventsRejected({0: "taken"}, conflicts=[0])])
     refusal = FaultySink(MemorySink(), [EventsRejected({0: "no", 1: "no"})])
@@ -143,7 +143,7 @@ async def test_optional_sink_never_holds(fault: Exception) -> None:
     assert [(log["event"], log["sink"]) for log in logs] == [("fanout.missed", "FaultySink (optional 1)")]
 
 
-async def test_optional_sink_that_is_stuck_is_waited_for_briefly() -> None:
+async def test_stuck_optional_sink_delays_briefly() -> None:
     """An optional sink that does not answer is cancelled and skipped for a while."""
     required, stuck = MemorySink(), Stuck()
     sink = FanoutSink([required], [stuck], patience=0.05)
@@ -186,7 +186,7 @@ async def test_cancellation_reaches_every_sink_and_waits_for_it() -> None:
     assert all(one.left for one in stuck)
 
 
-async def test_only_what_it_opened_is_closed(tmp_path: Path) -> None:
+async def test_only_owned_sinks_are_closed(tmp_path: Path) -> None:
     """Sinks given to the fan-out stay open; those opened from its URL are closed."""
     given = MemorySink()
     await FanoutSink([given]).aclose()

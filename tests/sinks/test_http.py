@@ -129,7 +129,7 @@ async def test_request_may_be_filled_to_the_last_byte(sink: HttpSink, server: Ev
     assert len(server.requests[0].body) == 2 * 2**20
 
 
-async def test_executions_go_side_by_side_and_each_in_order(server: EventServer) -> None:
+async def test_executions_are_concurrent_and_each_in_order(server: EventServer) -> None:
     """Requests of different executions overlap, up to the limit; those of one never do."""
     sink = HttpSink(server.url, concurrency=3)
     events = [make_event(number, execution_id=number % 10) for number in range(1, 201)]
@@ -267,12 +267,12 @@ def test_private_address_is_a_destination(url: str) -> None:
 
 
 @pytest.mark.parametrize("url", ["http://localhost/x", "http://[::1]:8082/x", "http://h/x?insecure=true"])
-def test_plain_http_stays_on_this_machine_or_is_asked_for(url: str) -> None:
+def test_plain_http_to_other_machines_needs_an_option(url: str) -> None:
     """Plain HTTP is accepted to this machine only, unless an option allows it."""
     HttpSink.from_url(url)
 
 
-def test_token_is_given_once_and_can_stand_in_a_header() -> None:
+def test_token_is_given_once_and_fits_a_header() -> None:
     """A token from two sources, or with a line break, is refused."""
     with pytest.raises(ValueError, match="token, token_file"):
         HttpSink("https://host/api/events", token="a", token_file="b")

@@ -43,7 +43,7 @@ async def sink(server: EventServer) -> AsyncIterator[HttpSink]:
     await sink.aclose()
 
 
-async def test_server_away_and_back() -> None:
+async def test_server_outage_and_return() -> None:
     """While the server is down the sink is unavailable, and works as soon as it is back."""
     server, port = EventServer(), free_port()
     sink = HttpSink(f"http://127.0.0.1:{port}/api/events")
@@ -60,9 +60,7 @@ async def test_server_away_and_back() -> None:
 
 @pytest.mark.parametrize("status", [408, 425, 429, 500, 502, 503, 504, 401, 403, 407, 300, 304])
 @pytest.mark.parametrize("count", [1, 3])
-async def test_status_that_says_nothing_of_the_events_holds(
-    sink: HttpSink, server: EventServer, status: int, count: int
-) -> None:
+async def test_status_of_an_outage_holds(sink: HttpSink, server: EventServer, status: int, count: int) -> None:
     """An overloaded server or a refused token rejects no event."""
     server.script = [answering(status, "")]
     with pytest.raises(SinkUnavailable, match=f"{status}"):
@@ -81,7 +79,7 @@ async def test_wrong_path_holds(sink: HttpSink, server: EventServer, status: int
         await sink.emit(make_event(1))
 
 
-async def test_server_without_batches_is_given_single_events(sink: HttpSink, server: EventServer) -> None:
+async def test_server_without_batches_gets_single_events(sink: HttpSink, server: EventServer) -> None:
     """A server with the single endpoint only gets the batch as single events."""
     server.script = [answering(404)]
     await sink.emit_batch(make_events(3))
@@ -130,7 +128,7 @@ def test_retry_after_may_be_a_date() -> None:
     assert 50 < seconds <= 60
 
 
-async def test_refused_event_does_not_take_its_batch_with_it(sink: HttpSink, server: EventServer) -> None:
+async def test_refused_event_does_not_fail_its_batch(sink: HttpSink, server: EventServer) -> None:
     """A batch with one event that the server rejects leaves that one rejected and the others stored in order."""
     server.refused = {7}
     with capture_logs() as logs, pytest.raises(EventsRejected) as rejection:
@@ -201,7 +199,7 @@ async def test_409_that_does_not_say_stored_is_a_refusal(sink: HttpSink, server:
     assert ([*rejection.value.reasons], rejection.value.conflicts) == ([0], frozenset())
 
 
-async def test_conflict_is_none_of_what_an_operator_takes_for_stored(server: EventServer) -> None:
+async def test_conflict_never_counts_as_stored(server: EventServer) -> None:
     """A 409 that says conflict rejects the event, even with on_409=stored."""
     sink = HttpSink(server.url, on_409="stored")
     server.script = [answering(409, '{"code": "conflict"}')]
@@ -230,7 +228,7 @@ async def test_silent_server_is_unavailable_in_time(server: EventServer) -> None
     assert sorted(event_id for _, event_id in server.stored) == [1, 2]
 
 
-async def test_endless_success_is_none(sink: HttpSink, server: EventServer) -> None:
+async def test_endless_success_is_an_outage(sink: HttpSink, server: EventServer) -> None:
     """A success longer than any answer of NoETL is neither believed nor read completely."""
     server.script = [answering(200, "x" * 2**20)]
     with pytest.raises(SinkUnavailable, match="longer than 262144 bytes"):
@@ -247,14 +245,14 @@ async def test_endless_refusal_is_a_refusal(sink: HttpSink, server: EventServer)
 
 
 @pytest.mark.parametrize("body", ["<html>Welcome to the hotel</html>", "[]", "[" * 100_000])
-async def test_success_of_something_else_is_none(sink: HttpSink, server: EventServer, body: str) -> None:
+async def test_success_of_another_server_is_an_outage(sink: HttpSink, server: EventServer, body: str) -> None:
     """A success page of some other server stores nothing."""
     server.script = [answering(200, body)]
     with pytest.raises(SinkUnavailable, match="not as NoETL answers"):
         await sink.emit(make_event(1))
 
 
-async def test_success_without_a_body_is_one(sink: HttpSink, server: EventServer) -> None:
+async def test_success_without_a_body_counts(sink: HttpSink, server: EventServer) -> None:
     """A 204 counts as a success."""
     server.script = [answering(204, "")]
     await sink.emit(make_event(1))

@@ -117,7 +117,7 @@ async def test_deleted_file_is_followed_by_a_new_one(path: Path) -> None:
     assert ids_in(path) == [2]
 
 
-async def test_file_truncated_by_others_grows_from_there(path: Path) -> None:
+async def test_truncated_file_grows_from_its_end(path: Path) -> None:
     """A rotation that copies and truncates leaves no hole in the file."""
     sink = JsonlSink(path)
     await sink.emit_batch(make_events(3))

@@ -98,7 +98,7 @@ async def test_last_line_without_newline_is_completed(path: Path) -> None:
         pytest.param(lines_of(make_event(1)) + b"Traceback:\n  File\n", id="text after an event"),
     ],
 )
-async def test_file_of_something_else_is_not_touched(path: Path, found: bytes) -> None:
+async def test_foreign_file_is_not_changed(path: Path, found: bytes) -> None:
     """A tail of another program is kept, and the sink reports its offset."""
     write(path, found)
     with pytest.raises(SinkUnavailable, match=r"run\.jsonl: no event after byte \d+"):
@@ -179,7 +179,7 @@ async def test_short_write_leaves_no_trace(path: Path) -> None:
     assert lines_of(*make_events(10)) == content(path)
 
 
-def test_failed_sync_takes_the_write_back(path: Path) -> None:
+def test_failed_sync_reverts_the_write(path: Path) -> None:
     """A write with a failed sync is removed, as a retry would otherwise take it for stored."""
     faults = iter([None, None, OSError(errno.EIO, "disk"), None, None])
 
@@ -197,7 +197,7 @@ def test_failed_sync_takes_the_write_back(path: Path) -> None:
     assert content(path) == b"two\n"
 
 
-def test_what_could_not_be_taken_back_is_taken_back_next_time(path: Path) -> None:
+def test_failed_revert_is_repeated_by_the_next_append(path: Path) -> None:
     """While even truncating fails, appends fail; then the file continues from its last good line."""
     failing = OSError(errno.EIO, "disk")
     faults = iter([None, None, None, failing, failing, failing, None, None])

@@ -144,7 +144,7 @@ async def test_unknown_error_is_held_for_a_while(plain_url: str, state: str) -> 
     await sink.aclose()
 
 
-async def test_server_away_and_back(own_postgres: PostgresServer) -> None:
+async def test_server_outage_and_return(own_postgres: PostgresServer) -> None:
     """While the server is down every emit says so without its password; later the same sink continues."""
     url = own_postgres.url
     await create_schema(url)

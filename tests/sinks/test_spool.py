@@ -113,7 +113,7 @@ async def test_emit_needs_no_destination(tmp_path: Path) -> None:
     assert [event.event_id for event in inner.events] == list(range(1, 52))
 
 
-async def test_next_process_takes_up_what_is_left(tmp_path: Path) -> None:
+async def test_next_process_forwards_the_rest(tmp_path: Path) -> None:
     """A spool closed during an outage leaves its events to the next process."""
     away = Away()
     first = spool(away, tmp_path, patience=0.05)
@@ -151,7 +151,7 @@ async def test_concurrent_emits_share_a_sync(tmp_path: Path) -> None:
     assert sorted(event.event_id or 0 for event in inner.events) == list(range(1, 502))
 
 
-async def test_rejected_is_kept_with_its_reason(tmp_path: Path) -> None:
+async def test_rejected_event_is_stored_with_its_reason(tmp_path: Path) -> None:
     """An event that the next sink rejects is stored in a file, and its neighbours arrive."""
     inner = MemorySink()
     sink = spool(FaultySink(inner, [EventsRejected({1: "too large"})], after=True), tmp_path)
@@ -164,7 +164,7 @@ async def test_rejected_is_kept_with_its_reason(tmp_path: Path) -> None:
     assert decode(json.loads(line)["event"].encode()).event_id == 2
 
 
-async def test_full_spool_says_so_and_loses_nothing(tmp_path: Path) -> None:
+async def test_full_spool_refuses_and_loses_nothing(tmp_path: Path) -> None:
     """Beyond its size an emit fails with the size; accepted events arrive, and then there is room again."""
     inner = Away()
     sink = spool(inner, tmp_path, max_bytes=64 * 1024)
@@ -188,7 +188,7 @@ async def test_full_spool_says_so_and_loses_nothing(tmp_path: Path) -> None:
     assert [event.event_id for event in inner.events] == taken
 
 
-async def test_stream_created_again_is_given_the_window(tmp_path: Path) -> None:
+async def test_recreated_stream_gets_the_window_again(tmp_path: Path) -> None:
     """Events that another stream had acknowledged are forwarded to the new one, in order."""
     stream = Stream()
     first = spool(stream, tmp_path)
@@ -206,7 +206,7 @@ async def test_stream_created_again_is_given_the_window(tmp_path: Path) -> None:
     assert stream.received == list(range(1, 31))
 
 
-async def test_stream_that_lost_its_end_is_given_it_again(tmp_path: Path) -> None:
+async def test_stream_that_lost_its_end_gets_it_again(tmp_path: Path) -> None:
     """A stream that lost its end gets the lost events, and none that it still has."""
     stream = Stream()
     now = 1_000.0
@@ -224,7 +224,7 @@ async def test_stream_that_lost_its_end_is_given_it_again(tmp_path: Path) -> Non
     assert stream.received == list(range(21, 31))
 
 
-async def test_window_ends(tmp_path: Path) -> None:
+async def test_old_events_are_deleted(tmp_path: Path) -> None:
     """Events acknowledged before the replay window are deleted from the disk."""
     now = 1_000.0
     stream = Stream()
@@ -243,7 +243,7 @@ async def test_window_ends(tmp_path: Path) -> None:
     assert set(range(1, 500)) & set(spooled(tmp_path)) == set()
 
 
-async def test_bug_behind_reaches_the_emitter(tmp_path: Path) -> None:
+async def test_bug_of_the_inner_sink_reaches_the_emitter(tmp_path: Path) -> None:
     """An error outside the contract reaches the emitter from the forwarding task."""
     sink = spool(FaultySink(MemorySink(), [KeyError("bug")]), tmp_path)
     await sink.emit(make_event(1))
@@ -286,7 +286,7 @@ def test_wrong_url_is_refused(url: str, match: str) -> None:
         open_sink(url)
 
 
-async def test_missing_parent_is_told(tmp_path: Path) -> None:
+async def test_missing_parent_is_unavailable(tmp_path: Path) -> None:
     """A folder with a missing parent, perhaps an unmounted volume, is not created."""
     sink = SpoolSink(MemorySink(), tmp_path / "missing" / "spool")
     with pytest.raises(SinkUnavailable, match="No such file or directory"):

@@ -88,7 +88,7 @@ def test_any_flipped_byte_is_found(records: list[bytes], data: st.DataObject) ->
 
 
 @pytest.mark.parametrize("rest", [b"\x05", b"\x05\x00\x00\x00\x01\x02\x03\x04ab", bytes(5000)])
-def test_torn_tail_is_passed_over(tmp_path: Path, rest: bytes) -> None:
+def test_torn_tail_is_skipped(tmp_path: Path, rest: bytes) -> None:
     """A truncated record and unwritten blocks are skipped; records after the next start are read."""
     journal = reopen(tmp_path)
     journal.append(pack(b"before"))
@@ -104,7 +104,7 @@ def test_torn_tail_is_passed_over(tmp_path: Path, rest: bytes) -> None:
     journal.close()
 
 
-def test_damage_is_kept_aside_and_passed_over(tmp_path: Path) -> None:
+def test_damage_is_kept_and_skipped(tmp_path: Path) -> None:
     """A record with a wrong checksum ends its segment; the bytes behind it are kept, and the next segment is read."""
     journal = reopen(tmp_path)
     journal.append(pack(b"first") + pack(b"second") + pack(b"third"))
@@ -166,7 +166,7 @@ def _path_of(descriptor: int) -> str:
     return str(Path(f"/proc/self/fd/{descriptor}").readlink())
 
 
-def test_refused_opening_is_no_lock(tmp_path: Path) -> None:
+def test_failed_opening_releases_the_lock(tmp_path: Path) -> None:
     """A folder that could not be opened because of a full disk can be opened once there is room."""
 
     def refuse(descriptor: int) -> None:
@@ -178,7 +178,7 @@ def test_refused_opening_is_no_lock(tmp_path: Path) -> None:
     reopen(tmp_path).close()
 
 
-def test_refused_room_is_told(tmp_path: Path) -> None:
+def test_failed_deletion_is_unavailable(tmp_path: Path) -> None:
     """An append fails if its new segment does not fit on the disk, and no record is lost."""
     refusing = False
 
@@ -197,7 +197,7 @@ def test_refused_room_is_told(tmp_path: Path) -> None:
     journal.close()
 
 
-def test_full_journal_refuses_and_stays_as_it_is(tmp_path: Path) -> None:
+def test_full_journal_is_unchanged(tmp_path: Path) -> None:
     """A journal at its size limit refuses appends; with room again it accepts them."""
     journal = reopen(tmp_path, max_bytes=100, segment_bytes=20)
     journal.append(pack(bytes(40)))
