@@ -9,8 +9,7 @@ from urllib.parse import urlparse
 import pytest
 from nats.aio.client import Server
 
-from noetl_events.jetstream.connect import servers as server_pool
-from noetl_events.jetstream.connect.servers import ServerPool, read_servers
+from noetl_events.jetstream.connect.servers import LASTING, ServerPool, read_servers
 
 
 class Clock:
@@ -81,7 +80,7 @@ def test_waits_grow_and_end_with_a_good_connection(clock: Clock) -> None:
     assert waits[0] <= 0.1
     assert 2.5 <= waits[-1] <= 5.0
     pool.connected()
-    clock.now += server_pool.LASTING
+    clock.now += LASTING
     pool.lost(is_refused=False)
 
     assert pool.choose(known("own:4222"))[1] <= 0.1
@@ -108,7 +107,7 @@ def test_good_connection_ends_what_was_before_it(clock: Clock) -> None:
     for _ in range(12):
         pool.failed(is_refused=True)
     pool.connected()
-    clock.now += server_pool.LASTING
+    clock.now += LASTING
     pool.lost(is_refused=False)
     assert pool.pause == 0.0
     waits = []
@@ -140,7 +139,7 @@ def test_configured_server_is_first_after_each_connection(clock: Clock) -> None:
     for _ in range(4):
         assert pool.choose(servers)[0].uri.netloc == "own:4222"
         pool.connected()
-        clock.now += server_pool.LASTING
+        clock.now += LASTING
         pool.lost(is_refused=False)
 
 

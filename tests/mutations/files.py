@@ -66,7 +66,7 @@ FILES = (
         "noetl_events/sinks/spool/writer.py",
         "            self._journal.make_room(self._forwarder.position)\n",
         "",
-        "tests/sinks/test_spool.py::test_full_spool_refuses_and_loses_nothing",
+        "tests/sinks/test_spool.py::test_full_spool_deletes_acknowledged_events_first",
     ),
     Mutation(
         "a spool does not announce an append to its forwarder",

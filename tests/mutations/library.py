@@ -261,8 +261,8 @@ LIBRARY = (
     Mutation(
         "an outage of one of several sinks is passed over",
         "noetl_events/sinks/fanout.py",
-        "    if away:\n",
-        "    if away and rejected:\n",
+        "    if outages:\n",
+        "    if outages and rejected:\n",
         "tests/sinks/test_fanout.py::test_outage_of_a_required_sink_holds_and_the_other_stores",
     ),
     Mutation(

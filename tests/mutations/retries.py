@@ -29,8 +29,8 @@ RETRIES = (
     Mutation(
         "an optional sink that asks for no rest gets none",
         "noetl_events/sinks/fanout.py",
-        "_RESTS.wait(self._failures, asked=retry_after)",
-        "(_RESTS.wait(self._failures) if retry_after is None else retry_after)",
+        "_WAITS.wait(self._failures, asked=retry_after)",
+        "(_WAITS.wait(self._failures) if retry_after is None else retry_after)",
         "tests/test_retry.py::test_optional_sink_is_left_alone_whatever_it_asks_for",
     ),
     Mutation(

@@ -188,6 +188,20 @@ async def test_full_spool_refuses_and_loses_nothing(tmp_path: Path) -> None:
     assert [event.event_id for event in inner.events] == taken
 
 
+async def test_full_spool_deletes_acknowledged_events_first(tmp_path: Path) -> None:
+    """Events of the replay window make room for new ones, which are worth more than a replay."""
+    stream = Stream()
+    sink = spool(stream, tmp_path, max_bytes=64 * 1024, replay_window=3_600.0)
+    for event in make_events(1_000):
+        await sink.emit(event)
+        await sink.drained()
+    kept = len(spooled(tmp_path))
+    await sink.aclose()
+
+    assert 0 < kept < 1_000
+    assert stream.received == list(range(1, 1_001))
+
+
 async def test_recreated_stream_gets_the_window_again(tmp_path: Path) -> None:
     """Events that another stream had acknowledged are forwarded to the new one, in order."""
     stream = Stream()
