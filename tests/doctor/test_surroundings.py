@@ -41,7 +41,7 @@ def found(findings: list[Finding]) -> list[Finding]:
 
 async def reach(**options: Any) -> list[Finding]:
     """Return the findings about reaching a server that are not ok."""
-    async with Connection(ConnectOptions(connect_timeout=0.5, **options)) as connection:
+    async with Connection(ConnectOptions(connect_timeout=5.0, **options)) as connection:
         return found(await check_reachability(make_context(connection, STREAM)))
 
 

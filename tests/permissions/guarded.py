@@ -36,7 +36,7 @@ class Guarded:
         """Connect as a role, or as the owner with all permissions."""
         prefix = "_INBOX" if who == "owner" else self.work.inbox_prefix
         options = ConnectOptions(
-            servers=self.server.url, user=who, password="pw", inbox_prefix=prefix, connect_timeout=0.5
+            servers=self.server.url, user=who, password="pw", inbox_prefix=prefix, connect_timeout=20.0
         )
         async with Connection(options) as connection:
             yield connection
