@@ -8,20 +8,22 @@ is stopped when the interpreter exits, and killed when the interpreter is killed
 from __future__ import annotations
 
 import atexit
+import fcntl
 import itertools
 import os
 import random
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from abc import ABC, abstractmethod
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 START_TIMEOUT: Final = 120.0
 _STOP_TIMEOUT: Final = 10.0
@@ -31,6 +33,8 @@ _TAIL: Final = 2_000
 # These ports are below the range for outgoing connections.  While a server is down, such a connection could take its
 # port, and one to the unused port could even connect to itself.
 _PORTS: Final = range(20_000, 32_000)
+# A process reserves this number of ports at a time.
+_BLOCK: Final = 50
 
 
 class ServerMissing(FileNotFoundError):
@@ -210,14 +214,44 @@ class ServerProcess(ABC):
 
 
 def free_port() -> int:
-    """Return an unused TCP port on loopback that was not returned in this process before."""
+    """
+    Return an unused TCP port on loopback that was not returned in this process before.
+
+    No other process gets it from this function meanwhile, so a killed server can be started there again.
+    """
     return next(port for port in _candidates if _is_free(port))
 
 
 def _walk() -> Iterator[int]:
-    # Use the system's randomness, because test runners seed `random`, and all processes would start at the same port.
-    first = random.SystemRandom().choice(_PORTS)
-    return itertools.cycle([*range(first, _PORTS.stop), *range(_PORTS.start, first)])
+    # Use the system's randomness, because test runners seed `random`, and all processes would try the same blocks.
+    blocks = list(range(_PORTS.start, _PORTS.stop, _BLOCK))
+    random.SystemRandom().shuffle(blocks)
+    ours: list[int] = []
+    for block in blocks:
+        if _is_reserved(block):
+            ours.append(block)
+            yield from _ports_of(block)
+    # Each other block belongs to another process, so this process uses its own blocks again.
+    for block in itertools.cycle(ours or blocks):
+        yield from _ports_of(block)
+
+
+def _ports_of(block: int) -> range:
+    return range(block, min(block + _BLOCK, _PORTS.stop))
+
+
+def _is_reserved(block: int) -> bool:
+    """Reserve *block* for the rest of this process, and return False if another process has it."""
+    folder = Path(tempfile.gettempdir()) / f"noetl-events-ports-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    lock = os.open(folder / str(block), os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        return False
+    # The file stays open, because closing it would release the lock.
+    return True
 
 
 def _is_free(port: int) -> bool:
