@@ -86,14 +86,14 @@ _COME_AGAIN: Final = 2
 
 class Executions:
     """
-    Search *past* for the events of an execution.
+    Search *history* for the events of an execution.
 
     A response is limited by the number of events, megabytes and seconds: its `next` is the position of the next page,
     and null at the end of the stream.
     """
 
-    def __init__(self, past: StreamHistory) -> None:
-        self._past = past
+    def __init__(self, history: StreamHistory) -> None:
+        self._history = history
 
     async def show(self, request: Request) -> Response:
         """Return a page of events."""
@@ -101,7 +101,7 @@ class Executions:
         after = read_number("after", request.query_params.get("after", "0"), 0)
         limit = read_limit(request, _LIMIT, _MAX_LIMIT)
         try:
-            events, following = await self._look(wanted, after, limit)
+            events, following = await self._search(wanted, after, limit)
         except (NatsUnavailable, StreamReplaced) as exc:
             raise ApiError(503, "unavailable", str(exc), retry_after=_COME_AGAIN) from exc
         body = b'{"execution_id":%d,"events":[%b],"next":%b}' % (
@@ -111,12 +111,12 @@ class Executions:
         )
         return Response(body, media_type="application/json")
 
-    async def _look(self, wanted: EventFilter, after: int, limit: int) -> tuple[list[bytes], int | None]:
+    async def _search(self, wanted: EventFilter, after: int, limit: int) -> tuple[list[bytes], int | None]:
         found: list[bytes] = []
         size, deadline = 0, time.monotonic() + _TURN
-        _, last = await self._past.bounds()
+        _, last = await self._history.bounds()
         while after < last:
-            _, messages, end = await self._past.page(after)
+            _, messages, end = await self._history.page(after)
             for message in messages:
                 if event := _event(message, wanted):
                     sequence, text = event
@@ -136,6 +136,6 @@ def _event(message: Message, wanted: EventFilter) -> tuple[int, bytes] | None:
     if digits not in message.data and b"\\u" not in message.data:
         return None
     frame = frame_of(message)
-    if not frame.data or not wanted.takes(frame):
+    if not frame.data or not wanted.matches(frame):
         return None
     return frame.sequence, b'{"sequence":%d,"event":%b}' % (frame.sequence, one_line(message.data))

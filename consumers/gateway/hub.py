@@ -2,8 +2,8 @@
 The hub: a gateway process reads the stream once, for all of its clients.
 
 The hub resumes behind the last message after every restart of NATS.  A stream that was recreated, or lost its end,
-starts a new era, because its sequences name other messages.  A ring keeps the last messages, encoded as server-sent
-events, for all clients near the end of the stream.
+starts a new generation, because its sequences name other messages.  A ring keeps the last messages, encoded as
+server-sent events, for all clients near the end of the stream.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class EventFilter(msgspec.Struct, frozen=True):
     execution_id: int | None = None
     event_types: frozenset[str] = frozenset()
 
-    def takes(self, frame: Frame) -> bool:
+    def matches(self, frame: Frame) -> bool:
         """Return whether the filter matches *frame*."""
         return (self.execution_id is None or frame.execution_id == self.execution_id) and (
             not self.event_types or frame.event_type in self.event_types
@@ -118,7 +118,7 @@ class Ring:
         self._sequences: list[int] = []
         self._chunks: dict[tuple[EventFilter, int], tuple[bytes, int]] = {}
 
-    def begin(self, behind: int) -> None:
+    def clear(self, *, behind: int) -> None:
         """Clear the ring, and start behind this sequence."""
         self.behind = self.position = behind
         self._bytes = 0
@@ -133,7 +133,7 @@ class Ring:
             self._sequences.append(frame.sequence)
             self._bytes += len(frame.data)
             self.position = frame.sequence
-        self._forget()
+        self._discard_oldest()
         self._chunks.clear()
 
     def chunk(self, wanted: EventFilter, position: int) -> tuple[bytes, int]:
@@ -151,14 +151,14 @@ class Ring:
         parts, size = [], 0
         for index in range(bisect_right(self._sequences, position), len(self._frames)):
             frame = self._frames[index]
-            if wanted.takes(frame):
+            if wanted.matches(frame):
                 parts.append(frame.data)
                 size += len(frame.data)
                 if size >= _CHUNK:
                     return b"".join(parts), frame.sequence
         return b"".join(parts), max(self.position, position)
 
-    def _forget(self) -> None:
+    def _discard_oldest(self) -> None:
         # A quarter is discarded at once, because deleting the head of a list moves the rest.
         if len(self._frames) <= self._max_frames and self._bytes <= self._max_bytes:
             return
@@ -197,10 +197,10 @@ class Hub:
         self, connection: Connection, stream: str, ring: Ring | None = None, *, heartbeat: float = 2.0
     ) -> None:
         self.ring = ring or Ring()
-        self.era = 0
+        self.generation = 0
         """Number of incarnations of the stream seen so far; 0 before the first."""
         self.first = 0
-        """First stream sequence at the start of the era."""
+        """First stream sequence at the start of the generation."""
         self.last = 0
         """Last known stream sequence, whether it was read or not."""
         self.clients = 0
@@ -215,7 +215,7 @@ class Hub:
         self._stream = stream
         self._heartbeat = heartbeat
         self._mark: StreamPosition | None = None
-        self._news = asyncio.Event()
+        self._changed = asyncio.Event()
 
     async def run(self) -> None:
         """Read until cancelled; retry with back-off after a failure, with the server's text in `reason`."""
@@ -228,15 +228,14 @@ class Hub:
     def stop(self) -> None:
         """Disconnect the clients, which then reconnect to another gateway."""
         self.stopping = True
-        self._wake()
+        self._notify()
 
-    @property
-    def news(self) -> asyncio.Event:
-        """Event that is set at the next change: fetch it first, then check the state, then wait."""
-        return self._news
+    async def wait_for_change(self) -> None:
+        """Return after the next change; the state must be checked right before, without an `await` in between."""
+        await self._changed.wait()
 
     async def _follow(self, attempt: Retry) -> None:
-        await self._recognise()
+        await self._check_stream()
         consumer = EphemeralConsumer(
             self._connection, self._stream, max_bytes=_BUFFERED_BYTES, heartbeat=self._heartbeat, follows=True
         )
@@ -249,28 +248,28 @@ class Hub:
             self.reason = ""
             while True:
                 self.ring.add([frame_of(message) for message in await consumer.pull(_LIMIT)])
-                self._wake()
+                self._notify()
                 # Clients write the new frames during this pause.
                 await asyncio.sleep(min(_MAX_PAUSE, self.clients * _PAUSE_PER_CLIENT))
         finally:
             await consumer.aclose()
 
-    async def _recognise(self) -> None:
+    async def _check_stream(self) -> None:
         info = await show_stream(self._connection, self._stream)
         mark = StreamPosition(str(info.created), info.state.last_seq)
         known = self._mark and StreamPosition(self._mark.created, max(self._mark.last_seq, self.ring.position))
         if known is None or not mark.has_kept(known):
             # The first sequence of an empty stream is 0.
             self.first = max(info.state.first_seq, 1)
-            self.era += 1
+            self.generation += 1
             # Clients of a gateway that stopped reconnect all at once, a little behind the end, so the ring starts
             # before it.
-            self.ring.begin(max(self.first, info.state.last_seq - _PREFILLED + 1) - 1)
+            self.ring.clear(behind=max(self.first, info.state.last_seq - _PREFILLED + 1) - 1)
             if known is not None:
                 log.error("hub.stream_replaced", stream=self._stream, created=mark.created, last=mark.last_seq)
         self._mark, self.last = mark, mark.last_seq
-        self._wake()
+        self._notify()
 
-    def _wake(self) -> None:
-        self._news.set()
-        self._news = asyncio.Event()
+    def _notify(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()

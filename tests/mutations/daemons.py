@@ -132,8 +132,8 @@ DAEMONS = (
     Mutation(
         "a listener resumes one event too late",
         "consumers/gateway/sse.py",
-        "        self._position = behind or 0\n",
-        "        self._position = (behind or -1) + 1\n",
+        "if self._behind is None else self._behind\n",
+        "if self._behind is None else self._behind + 1\n",
         "tests/gateway/test_stream.py::test_gateway_restarts",
     ),
     Mutation(
