@@ -14,7 +14,7 @@ from consumers.cli.options import Nats, read_settings
 from consumers.daemon import run_until_stopped
 from noetl_events.envelope import decode
 from noetl_events.jetstream.connection import Connection
-from noetl_events.jetstream.consume.history import follow
+from noetl_events.jetstream.consume.history import Span, follow, read_span
 from noetl_events.jetstream.message import is_of_no_publisher
 from noetl_events.json_values import MalformedEvent
 
@@ -45,7 +45,12 @@ async def tail(
     """
     settings = read_settings(nats)
     async with Connection(settings.connect) as connection:
-        messages = follow(connection, settings.stream.name, subject=subject, from_start=from_start, until_end=until_end)
+        if until_end:
+            # New messages are those after the present end, so without from_start there is none before it.
+            span = Span(stream=settings.stream.name, subject=subject, end=None if from_start else 0)
+            messages = read_span(connection, span)
+        else:
+            messages = follow(connection, settings.stream.name, subject=subject, from_start=from_start)
         await run_until_stopped(_print(messages, as_json=json))
     return 0
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from bisect import bisect_right
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -17,6 +18,7 @@ import structlog
 
 from noetl_events.envelope import MalformedEvent, decode
 from noetl_events.jetstream.consume.ephemeral import EphemeralConsumer
+from noetl_events.jetstream.consume.history import read_new
 from noetl_events.jetstream.errors import NatsUnavailable
 from noetl_events.jetstream.message import delivery_of
 from noetl_events.jetstream.streams import StreamPosition, show_stream
@@ -170,7 +172,6 @@ class Ring:
         del self._frames[:count], self._sequences[:count]
 
 
-_LIMIT: Final = 2_000
 _MAX_PAUSE: Final = 0.1
 # A thousand clients are notified ten times a second, a single client two thousand times.
 _PAUSE_PER_CLIENT: Final = 0.0001
@@ -214,7 +215,7 @@ class Hub:
         self._connection = connection
         self._stream = stream
         self._heartbeat = heartbeat
-        self._mark: StreamPosition | None = None
+        self._known: StreamPosition | None = None
         self._changed = asyncio.Event()
 
     async def run(self) -> None:
@@ -239,26 +240,19 @@ class Hub:
         consumer = EphemeralConsumer(
             self._connection, self._stream, max_bytes=_BUFFERED_BYTES, heartbeat=self._heartbeat, follows=True
         )
-        try:
-            await consumer.open(start=self.ring.position + 1)
-            # After a failure the first reply proves that the stream can be read again, so wait for it before the
-            # failure is cleared.
-            await consumer.begin(await_answer=self.failures > 0)
-            attempt.works()
-            self.reason = ""
-            while True:
-                self.ring.add([frame_of(message) for message in await consumer.pull(_LIMIT)])
+        async with aclosing(read_new(consumer, attempt, start=self.ring.position + 1)) as batches:
+            async for messages in batches:
+                self.reason = ""
+                self.ring.add([frame_of(message) for message in messages])
                 self._notify()
                 # Clients write the new frames during this pause.
                 await asyncio.sleep(min(_MAX_PAUSE, self.clients * _PAUSE_PER_CLIENT))
-        finally:
-            await consumer.aclose()
 
     async def _check_stream(self) -> None:
         info = await show_stream(self._connection, self._stream)
-        mark = StreamPosition(str(info.created), info.state.last_seq)
-        known = self._mark and StreamPosition(self._mark.created, max(self._mark.last_seq, self.ring.position))
-        if known is None or not mark.has_kept(known):
+        found = StreamPosition(str(info.created), info.state.last_seq)
+        known = self._known and StreamPosition(self._known.created, max(self._known.last_seq, self.ring.position))
+        if known is None or not found.has_kept(known):
             # The first sequence of an empty stream is 0.
             self.first = max(info.state.first_seq, 1)
             self.generation += 1
@@ -266,8 +260,8 @@ class Hub:
             # before it.
             self.ring.clear(behind=max(self.first, info.state.last_seq - _PREFILLED + 1) - 1)
             if known is not None:
-                log.error("hub.stream_replaced", stream=self._stream, created=mark.created, last=mark.last_seq)
-        self._mark, self.last = mark, mark.last_seq
+                log.error("hub.stream_replaced", stream=self._stream, created=found.created, last=found.last_seq)
+        self._known, self.last = found, found.last_seq
         self._notify()
 
     def _notify(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
@@ -10,7 +11,7 @@ from nats.errors import Error as NatsError
 from nats.js.errors import APIError, NotFoundError
 
 from noetl_events.jetstream.api import jetstream, unavailable
-from noetl_events.jetstream.consume.history import History, Span
+from noetl_events.jetstream.consume.history import Span, read_span
 from noetl_events.jetstream.declarations import EVENTS_STREAM
 from noetl_events.jetstream.errors import (
     MessageTooLarge,
@@ -185,10 +186,9 @@ async def read_stored(
     """
     span = Span(stream=stream, start=since, headers_only=headers_only)
     try:
-        async with History(connection, span, patience=_PATIENCE, max_messages=_AHEAD) as history:
-            while messages := await history.read():
-                for message in messages:
-                    yield stored_of(message)
+        async with aclosing(read_span(connection, span, patience=_PATIENCE, max_messages=_AHEAD)) as messages:
+            async for message in messages:
+                yield stored_of(message)
     except StreamReplaced as exc:
         raise NatsUnavailable(str(exc)) from exc
 

@@ -139,7 +139,9 @@ async def test_memory_is_bounded(connection: Connection, stream: StreamDeclarati
         await history.read(1)
         consumer = history._consumer
         assert consumer is not None
-        await eventually(lambda: consumer._outstanding == 0 or consumer._buffer.bytes > 2_000_000)
+        assert consumer._inbox is not None
+        requests = consumer._inbox.requests
+        await eventually(lambda: requests.outstanding == 0 or consumer._buffer.bytes > 2_000_000)
         await (await connection.client()).flush()
         assert len(consumer._buffer) <= 40
         assert await read_all(history) == [*range(2, 201)]

@@ -139,7 +139,8 @@ async def test_history_reads_on(connection: Connection, stream: StreamDeclaratio
     history = History(connection, Span(stream=stream.name), max_messages=10)
 
     def inboxes() -> list[str]:
-        return [history._consumer._inbox] if history._consumer else []
+        consumer = history._consumer
+        return [consumer._inbox._name] if consumer and consumer._inbox else []
 
     throwing = asyncio.ensure_future(throw(stranger, inboxes, stream.name, _STRAYS // 4))
     read: list[int] = []

@@ -85,8 +85,8 @@ CONNECTIONS = (
     Mutation(
         "tail continues by sequence in a stream that was created again",
         "noetl_events/jetstream/consume/history.py",
-        "            self.last = 0\n        elif",
-        "            pass\n        elif",
+        "was_created=known.created)\n        return 0\n",
+        "was_created=known.created)\n        return position\n",
         "tests/cli/test_tail.py::test_stream_is_created_anew",
     ),
     Mutation(

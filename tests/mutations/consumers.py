@@ -87,8 +87,8 @@ CONSUMERS = (
     Mutation(
         "a reader asks for more than the server allows",
         "noetl_events/jetstream/consume/ephemeral.py",
-        '        self._most = info.config.get("max_batch", 0)\n',
-        "        self._most = 0\n",
+        'limits=ConsumerLimits(batch=info.config.get("max_batch", 0)),',
+        "limits=ConsumerLimits(),",
         "tests/border/test_reader_limits.py::test_requests_as_large_as_the_server_allows",
     ),
     Mutation(

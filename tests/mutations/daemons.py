@@ -201,16 +201,16 @@ DAEMONS = (
     ),
     Mutation(
         "a gateway with a refused subscription is ready at each attempt",
-        "consumers/gateway/hub.py",
-        "await_answer=self.failures > 0",
+        "noetl_events/jetstream/consume/history.py",
+        "await_answer=attempt.attempts > 1",
         "await_answer=False",
         "tests/gateway/test_refused.py::test_silent_server_does_not_look_well_at_each_attempt",
     ),
     Mutation(
         "a gateway that may not ask for messages is ready until it notices",
         "noetl_events/jetstream/consume/ephemeral.py",
-        "raise PermissionDenied(denial)\n        if self._broken:\n",
-        "pass\n        if self._broken:\n",
+        "raise PermissionDenied(denial)\n        self._raise_failure()\n        if await_answer",
+        "pass\n        self._raise_failure()\n        if await_answer",
         "tests/gateway/test_refused.py::test_request_that_is_denied_is_held",
     ),
     Mutation(

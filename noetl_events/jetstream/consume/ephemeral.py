@@ -8,7 +8,6 @@ messages returned until then are complete and in order, so another consumer can 
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from contextlib import suppress
 from datetime import UTC
@@ -18,29 +17,25 @@ from nats.errors import Error as NatsError
 from nats.js.errors import APIError, NotFoundError
 
 from noetl_events.jetstream.api import jetstream, unavailable
-from noetl_events.jetstream.consume.pull_requests import PullBuffer, is_a_refusal, is_an_ending
+from noetl_events.jetstream.consume.pull_requests import PullBuffer, PullInbox, is_a_refusal, is_an_ending
+from noetl_events.jetstream.consumer_config import ConsumerLimits
 from noetl_events.jetstream.consumers import make_ephemeral
 from noetl_events.jetstream.errors import ConsumerMissing, NatsUnavailable, PermissionDenied, Refused
 from noetl_events.jetstream.message import ack_subjects, delivery_of, status_of
 
 if TYPE_CHECKING:
-    import re
+    from collections.abc import Callable
     from datetime import datetime
-
-    from nats.aio.subscription import Subscription
 
     from noetl_events.jetstream.client import DirectClient
     from noetl_events.jetstream.connection import Connection
     from noetl_events.jetstream.message import Message
 
 _EXPIRES: Final = 30.0
-_HEADER_ROOM: Final = 65_536
 # A reader may pause for minutes while its sink is unavailable, and should find its consumer afterwards.
-_FORGOTTEN_AFTER: Final = 300.0
-_FAREWELL: Final = 2.0
-# A small `max_batch` of the consumer limits each request, so more of them are in flight.
-_SMALL_REQUESTS: Final = 8
-_FLUSH: Final = 5
+_INACTIVE_THRESHOLD: Final = 300.0
+_CLOSE_TIMEOUT: Final = 2.0
+_FLUSH_TIMEOUT: Final = 5
 
 
 class EphemeralConsumer:
@@ -72,25 +67,20 @@ class EphemeralConsumer:
 
         self._connection = connection
         self._stream = stream
-        self._max_messages = max_messages
-        self._max_bytes = max_bytes
         self._heartbeat = heartbeat
         self._follows = follows
         self._name = ""
-        self._inbox = ""
-        self._is_delivery: re.Pattern[str] | None = None
+        self._next_subject = ""
+        self._is_delivery: Callable[[str], object] | None = None
         self._client: DirectClient | None = None
-        self._subscription: Subscription | None = None
-        self._buffer: PullBuffer[Message] = PullBuffer()
-        self._most = 0
-        self._outstanding = 0
-        self._taken = 0
-        self._oversized = False
-        self._idle = False
-        self._broken = ""
+        self._inbox: PullInbox | None = None
+        self._buffer: PullBuffer[Message] = PullBuffer(max_messages=max_messages, max_bytes=max_bytes)
+        self._returned = 0
+        self._is_idle = False
+        self._failure = ""
         self._is_refused = False
         self._arrived = asyncio.Event()
-        self._heard = time.monotonic()
+        self._last_arrival = time.monotonic()
 
     async def open(self, *, start: int | datetime | None, subject: str = "", headers_only: bool = False) -> None:
         """
@@ -102,22 +92,28 @@ class EphemeralConsumer:
             NatsUnavailable: the server did not answer, or answered with an error.
 
         """
-        config = _config(start, subject, headers_only=headers_only)
+        self._client = client = await self._connection.client()
+        self._connection.on_reconnect(self._on_reconnect)
         try:
-            await self._subscribe(await self._connection.client())
+            config = _config(start, subject, headers_only=headers_only)
             info = await make_ephemeral(self._connection, self._stream, config)
-        except (NatsError, OSError) as exc:
-            await self.aclose()
-            raise unavailable(self._connection, self._connection.api(f"CONSUMER.CREATE.{self._stream}"), exc) from exc
-        except NatsUnavailable:
+            self._name, self.pending = info.name, info.num_pending
+            self._next_subject = self._connection.api(f"CONSUMER.MSG.NEXT.{self._stream}.{self._name}")
+            self._is_delivery = ack_subjects(self._stream, self._name).fullmatch
+            self._inbox = PullInbox(
+                self._on_message,
+                self._on_error,
+                next_subject=self._next_subject,
+                request_bytes=self._buffer.request_bytes,
+                limits=ConsumerLimits(batch=info.config.get("max_batch", 0)),
+                options=lambda: {"expires": _EXPIRES, "idle_heartbeat": int(self._heartbeat * 1e9)},
+            )
+            await self._inbox.open(client)
+        except BaseException:
             await self.aclose()
             raise
-        self._name = info.name
-        self._is_delivery = ack_subjects(self._stream, self._name)
-        self._most = info.config.get("max_batch", 0)
-        self.pending = info.num_pending
 
-    async def begin(self, *, await_answer: bool = False) -> None:
+    async def start(self, *, await_answer: bool = False) -> None:
         """
         Request the first messages, and raise an immediate refusal of the server.
 
@@ -128,17 +124,16 @@ class EphemeralConsumer:
             NatsUnavailable: the request was refused or not answered, or the connection is lost.
 
         """
-        await self._keep_asking()
+        await self._request_more()
         client = await self._connection.client()
         try:
             # The server reports a missing permission before it answers the ping that follows the request.
-            await client.flush(timeout=_FLUSH)
+            await client.flush(timeout=_FLUSH_TIMEOUT)
         except (NatsError, OSError) as exc:
             raise NatsUnavailable(f"cannot ask for messages: {str(exc) or type(exc).__name__}") from exc
         if denial := self._connection.denial(self._next_subject):
             raise PermissionDenied(denial)
-        if self._broken:
-            raise self._failure()
+        self._raise_failure()
         if await_answer:
             await self._wait_for_arrival()
 
@@ -153,97 +148,67 @@ class EphemeralConsumer:
             NatsUnavailable: the consumer has failed; create another.
 
         """
-        while (self.pending or self._follows) and not self._buffer:
-            await self._keep_asking()
+        while self._is_unfinished and not self._buffer:
+            await self._request_more()
             await self._wait_for_arrival()
         if batch := self._buffer.take(limit):
             self._count(batch)
-            await self._keep_asking()
+            await self._request_more()
         return batch
 
     async def aclose(self) -> None:
-        """Clear the buffer, and delete the consumer on the server."""
+        """Stop receiving, and delete the consumer on the server."""
         client, self._client = self._client, None
-        subscription, self._subscription = self._subscription, None
         if client is None:
             return
         self._connection.off_reconnect(self._on_reconnect)
         with suppress(NatsError, APIError, OSError, TimeoutError):
-            async with asyncio.timeout(_FAREWELL):
-                if subscription is not None:
-                    await subscription.unsubscribe()
+            async with asyncio.timeout(_CLOSE_TIMEOUT):
+                if self._inbox is not None:
+                    await self._inbox.close()
                 if self._name and client.is_connected:
-                    await client.jetstream(prefix=self._connection.options.api).delete_consumer(
-                        self._stream, self._name
-                    )
-
-    async def _subscribe(self, client: DirectClient) -> None:
-        self._client, self._inbox = client, client.new_inbox()
-        self._connection.on_reconnect(self._on_reconnect)
-        self._subscription = await client.subscribe_direct(f"{self._inbox}.*", self._on_message, self._on_error)
-
-    async def _keep_asking(self) -> None:
-        room = self._max_messages - len(self._buffer) - self._outstanding
-        if not (self.pending or self._follows) or self._broken or self._client is None:
-            return
-        if self._most and self._outstanding > self._most * _SMALL_REQUESTS:
-            return
-        if room >= self._max_messages // 2 and self._buffer.bytes <= self._max_bytes // 2:
-            await self._ask(self._client, min(room, self._most or room))
-
-    async def _ask(self, client: DirectClient, room: int) -> None:
-        request: dict[str, Any] = {
-            "batch": room,
-            # Two requests in flight and half a buffer add up to the maximum.
-            "max_bytes": max(self._max_bytes // 4, client.max_payload + _HEADER_ROOM),
-            "expires": int(_EXPIRES * 1e9),
-            "idle_heartbeat": int(self._heartbeat * 1e9),
-        }
-        if self._oversized:
-            # The message was stored when the server accepted larger messages, so request it alone and without limit.
-            request["batch"], request["max_bytes"] = 1, 0
-        self._oversized = False
-        self._heard = time.monotonic()
-        try:
-            await client.publish(self._next_subject, json.dumps(request).encode(), reply=f"{self._inbox}.next")
-        except (NatsError, OSError) as exc:
-            raise NatsUnavailable(f"cannot ask for messages: {str(exc) or type(exc).__name__}") from exc
-        self._outstanding += request["batch"]
+                    js = client.jetstream(prefix=self._connection.options.api)
+                    await js.delete_consumer(self._stream, self._name)
 
     @property
-    def _next_subject(self) -> str:
-        return self._connection.api(f"CONSUMER.MSG.NEXT.{self._stream}.{self._name}")
+    def _is_unfinished(self) -> bool:
+        return self._follows or self.pending > 0
+
+    async def _request_more(self) -> None:
+        inbox = self._inbox
+        if inbox is None or self._client is None or self._failure or not self._is_unfinished:
+            return
+        requests = inbox.requests
+        while len(requests) < inbox.most_requests and (room := self._buffer.room(requests.outstanding)):
+            self._last_arrival = time.monotonic()
+            await inbox.ask(room)
 
     async def _wait_for_arrival(self) -> None:
         self._arrived.clear()
-        if not (self._buffer or self._broken or self._idle):
-            quiet = time.monotonic() - self._heard
+        if not (self._buffer or self._failure or self._is_idle):
+            quiet = time.monotonic() - self._last_arrival
             with suppress(TimeoutError):
                 async with asyncio.timeout(max(2 * self._heartbeat - quiet, 0)):
                     await self._arrived.wait()
         if self._buffer:
             return
-        self._require_life()
-        if self._idle:
-            await self._recount()
-
-    def _require_life(self) -> None:
-        if not self._broken and time.monotonic() - self._heard >= 2 * self._heartbeat:
-            self._broken = f"no heartbeat for {2 * self._heartbeat:g} s"
-        if not self._broken:
-            return
+        if not self._failure and time.monotonic() - self._last_arrival >= 2 * self._heartbeat:
+            self._failure = f"no heartbeat for {2 * self._heartbeat:g} s"
         # nats-py reports a denied publish through its error callback only.
-        if denial := self._connection.denial(self._next_subject):
+        if self._failure and (denial := self._connection.denial(self._next_subject)):
             raise PermissionDenied(denial)
-        raise self._failure()
+        self._raise_failure()
+        if self._is_idle:
+            await self._count_pending()
 
-    def _failure(self) -> NatsUnavailable:
-        words = f"stream {self._stream} cannot be read: {self._broken}"
-        return Refused(words) if self._is_refused else NatsUnavailable(words)
+    def _raise_failure(self) -> None:
+        if self._failure:
+            text = f"stream {self._stream} cannot be read: {self._failure}"
+            raise Refused(text) if self._is_refused else NatsUnavailable(text)
 
-    async def _recount(self) -> None:
+    async def _count_pending(self) -> None:
         """Check whether the messages that are waited for have been deleted."""
-        self._idle = False
+        self._is_idle = False
         js = await jetstream(self._connection)
         try:
             info = await js.consumer_info(self._stream, self._name)
@@ -253,52 +218,53 @@ class EphemeralConsumer:
             raise unavailable(self._connection, self._connection.api(f"CONSUMER.INFO.{self._stream}"), exc) from exc
         if self._buffer:
             return
-        if info.num_pending or (info.delivered is not None and info.delivered.consumer_seq != self._taken):
+        if info.num_pending or (info.delivered is not None and info.delivered.consumer_seq != self._returned):
             raise NatsUnavailable("the server answers and does not deliver its messages")
         self.pending = 0
 
     def _count(self, batch: list[Message]) -> None:
         first, last = delivery_of(batch[0]), delivery_of(batch[-1])
-        if (first.number, last.number) != (self._taken + 1, self._taken + len(batch)):
+        if (first.number, last.number) != (self._returned + 1, self._returned + len(batch)):
             raise NatsUnavailable(f"deliveries were lost before sequence {last.sequence}")
-        self._taken += len(batch)
+        self._returned += len(batch)
         self.pending = last.pending
 
     def _on_message(self, message: Message) -> bool:
-        if not message.reply:
-            return self._on_status(message)
-        if self._is_delivery is None or not self._is_delivery.fullmatch(message.reply):
+        inbox = self._inbox
+        if inbox is None:
             return False
-        self._heard = time.monotonic()
-        self._idle = False
-        self._outstanding -= 1
+        if not message.reply:
+            return self._on_status(inbox, message)
+        if self._is_delivery is None or not self._is_delivery(message.reply):
+            return False
+        self._last_arrival = time.monotonic()
+        self._is_idle = False
+        inbox.requests.receive()
         self._buffer.put(message)
         self._arrived.set()
         return True
 
-    def _on_status(self, message: Message) -> bool:
-        status, text = status_of(message)
-        if not status:
+    def _on_status(self, inbox: PullInbox, message: Message) -> bool:
+        number, (status, text) = inbox.requests.number(message.subject), status_of(message)
+        if number is None or not status:
             return False
-        self._heard = time.monotonic()
+        self._last_arrival = time.monotonic()
         if status == "100":
-            self._idle = True
+            self._is_idle = True
         elif is_an_ending(status, text):
-            left = (message.headers or {}).get("Nats-Pending-Messages", "0")
-            self._outstanding -= int(left) if left.isascii() and left.isdecimal() else 0
-            self._oversized = "Exceeds" in text
-        else:
-            self._is_refused = self._is_refused or (not self._broken and is_a_refusal(status, text))
-            self._broken = self._broken or f"{status} {text}".strip()
+            inbox.end(number, text)
+        elif not self._failure:
+            self._is_refused = is_a_refusal(status, text)
+            self._failure = f"{status} {text}".strip()
         self._arrived.set()
         return True
 
     def _on_error(self, exc: Exception) -> None:
-        self._broken = self._broken or f"a message could not be processed: {type(exc).__name__}: {exc}"
+        self._failure = self._failure or f"a message could not be processed: {type(exc).__name__}: {exc}"
         self._arrived.set()
 
     def _on_reconnect(self) -> None:
-        self._broken = self._broken or "reconnected"
+        self._failure = self._failure or "reconnected"
         self._arrived.set()
 
 
@@ -307,7 +273,7 @@ def _config(start: int | datetime | None, subject: str, *, headers_only: bool) -
         "ack_policy": "none",
         "deliver_policy": "all",
         "replay_policy": "instant",
-        "inactive_threshold": int(_FORGOTTEN_AFTER * 1e9),
+        "inactive_threshold": int(_INACTIVE_THRESHOLD * 1e9),
         "mem_storage": True,
     }
     if isinstance(start, int):

@@ -99,22 +99,22 @@ class History:
         self._max_messages = max_messages
         self._max_bytes = max_bytes
         self._heartbeat = heartbeat
-        self._mark: StreamPosition | None = None
+        self._known: StreamPosition | None = None
         self._consumer: EphemeralConsumer | None = None
-        self._over = False
+        self._is_done = False
 
     async def __aenter__(self) -> Self:
         try:
-            await self._hold(self._ready)
+            await self._retry(self._open_consumer)
         except BaseException:
             # `__aexit__` does not run after a failed entry, so release the consumer here.
-            await self._leave()
+            await self._close_consumer()
             raise
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._over = True
-        await self._leave()
+        self._is_done = True
+        await self._close_consumer()
 
     async def read(self, limit: int = 2_000) -> Sequence[Message]:
         """
@@ -128,15 +128,15 @@ class History:
             NatsUnavailable: NATS was unavailable for *patience* seconds; another `read` continues safely.
 
         """
-        batch: list[Message] = [] if self._over else [*await self._hold(lambda: self._pull(limit))]
+        batch: list[Message] = [] if self._is_done else [*await self._retry(lambda: self._pull(limit))]
         while batch and delivery_of(batch[-1]).sequence > self.end:
             batch.pop()
         if batch:
             self.position = delivery_of(batch[-1]).sequence
-        self._over = not batch or self.position >= self.end
+        self._is_done = not batch or self.position >= self.end
         return batch
 
-    async def _hold(self, call: Callable[[], Awaitable[T]]) -> T:
+    async def _retry(self, call: Callable[[], Awaitable[T]]) -> T:
         retry = Retry(
             NatsUnavailable,
             unless=(StreamMissing, PermissionDenied, Refused),
@@ -150,18 +150,18 @@ class History:
             with attempt:
                 result = await call()
             if attempt.error:
-                await self._leave()
+                await self._close_consumer()
         return result
 
     async def _pull(self, limit: int) -> Sequence[Message]:
-        consumer = await self._ready()
+        consumer = await self._open_consumer()
         return [] if consumer is None else await consumer.pull(limit)
 
-    async def _ready(self) -> EphemeralConsumer | None:
+    async def _open_consumer(self) -> EphemeralConsumer | None:
         """Return the consumer, created if necessary; None if there is nothing to read."""
         if self._consumer is not None:
             return self._consumer
-        await self._recognise()
+        await self._check_stream()
         start = self.position + 1 if self.position else self.span.start
         first = max(self.first, start if isinstance(start, int) else 0)
         if first > self.end:
@@ -178,35 +178,49 @@ class History:
         self._consumer = consumer
         return consumer
 
-    async def _recognise(self) -> None:
+    async def _check_stream(self) -> None:
         """Check that the stream is the one this reading began with; the first call records it."""
         info = await show_stream(self._connection, self.span.stream)
-        mark = StreamPosition(str(info.created), info.state.last_seq)
-        if self._mark is None:
-            self._mark, self.first = mark, info.state.first_seq
-            self.end = mark.last_seq if self.span.end is None else min(self.span.end, mark.last_seq)
+        found = StreamPosition(str(info.created), info.state.last_seq)
+        if self._known is None:
+            self._known, self.first = found, info.state.first_seq
+            self.end = found.last_seq if self.span.end is None else min(self.span.end, found.last_seq)
             if isinstance(self.span.start, int) and self.span.start < self.first:
                 log.warning("history.begins_later", stream=self.span.stream, wanted=self.span.start, first=self.first)
-        elif not mark.has_kept(self._mark):
+        elif not found.has_kept(self._known):
             raise StreamReplaced(
                 f"stream {self.span.stream} was created again, or lost its end, after sequence {self.position} was "
                 "read: its sequences now belong to other messages; start over"
             )
 
-    async def _leave(self) -> None:
+    async def _close_consumer(self) -> None:
         consumer, self._consumer = self._consumer, None
         if consumer is not None:
             await consumer.aclose()
 
 
-_LIMIT: Final = 500
+async def read_span(
+    connection: Connection, span: Span, *, patience: float = 60.0, max_messages: int = 8_000
+) -> AsyncGenerator[Message, None]:
+    """
+    Yield the messages of *span* one by one; arguments and errors are those of `History`.
+
+    Close the generator (`contextlib.aclosing`) when stopping early, or its consumer stays on the server for minutes.
+    """
+    async with History(connection, span, patience=patience, max_messages=max_messages) as history:
+        while messages := await history.read():
+            for message in messages:
+                yield message
+
+
+_LIMIT: Final = 2_000
 
 
 async def follow(
-    connection: Connection, stream: str, *, subject: str = ">", from_start: bool = False, until_end: bool = False
+    connection: Connection, stream: str, *, subject: str = ">", from_start: bool = False
 ) -> AsyncGenerator[Message, None]:
     """
-    Yield the messages of *stream* in order: new ones, or all with *from_start*; stop at the end with *until_end*.
+    Yield the messages of *stream* in order and without end: new ones, or all with *from_start*.
 
     After the start, every interruption is logged and retried.
 
@@ -217,71 +231,62 @@ async def follow(
         NatsUnavailable: NATS was unavailable at the start.
 
     """
-    if until_end:
-        # The end is where the reading begins, so there is no new message before it.
-        span = Span(stream=stream, subject=subject, end=None if from_start else 0)
-        async with History(connection, span) as history:
-            while messages := await history.read():
-                for message in messages:
-                    yield message
-        return
-    place = _Place(connection, stream, from_start=from_start)
-    wanted = "" if subject == ">" else subject
-    await place.find()
-    retry = Retry(NatsUnavailable, unless=PermissionDenied, backoff=_WAITS, log="tail", stream=stream)
-    async for attempt in retry:
+    known = await _end_of(connection, stream)
+    position = 0 if from_start else known.last_seq
+    async for attempt in Retry(NatsUnavailable, unless=PermissionDenied, backoff=_WAITS, log="tail", stream=stream):
         with attempt:
-            await place.find()
-            async with aclosing(_read(connection, place, wanted, attempt)) as read:
-                async for message in read:
-                    yield message
+            found = await _end_of(connection, stream)
+            known, position = found, _position_in(stream, found, known, position)
+            consumer = EphemeralConsumer(connection, stream, follows=True)
+            wanted = "" if subject == ">" else subject
+            async with aclosing(read_new(consumer, attempt, start=position + 1, subject=wanted)) as batches:
+                async for messages in batches:
+                    for message in messages:
+                        yield message
+                        position = delivery_of(message).sequence
 
 
-async def _read(connection: Connection, place: _Place, subject: str, attempt: Retry) -> AsyncGenerator[Message, None]:
-    consumer = EphemeralConsumer(connection, place.stream, follows=True)
+async def _end_of(connection: Connection, stream: str) -> StreamPosition:
+    info = await show_stream(connection, stream)
+    return StreamPosition(str(info.created), info.state.last_seq)
+
+
+def _position_in(stream: str, found: StreamPosition, known: StreamPosition, position: int) -> int:
+    """Return the sequence to continue after: *position*, or 0 if the stream was recreated since it was *known*."""
+    if found.created != known.created:
+        log.warning("tail.stream_replaced", stream=stream, created=found.created, was_created=known.created)
+        return 0
+    if found.last_seq < position:
+        raise StreamReplaced(
+            f"stream {stream} has lost its end: it ends at sequence {found.last_seq}, and sequence {position} was "
+            "shown; run tail again"
+        )
+    return position
+
+
+async def read_new(
+    consumer: EphemeralConsumer, attempt: Retry, *, start: int, subject: str = ""
+) -> AsyncGenerator[list[Message], None]:
+    """
+    Yield an empty list once messages can be read from sequence *start* on, then each batch that arrives.
+
+    Args:
+        consumer: consumer that follows its stream; it is closed at the end.
+        attempt: attempt of the caller, which is told that it works.
+        start: sequence of the first message.
+        subject: subject of the messages; empty for all.
+
+    Raises:
+        NatsUnavailable: the reading has failed (subclasses give the reason); continue with another consumer.
+
+    """
     try:
-        await consumer.open(start=place.last + 1, subject=subject)
-        await consumer.begin(await_answer=attempt.attempts > 1)
+        await consumer.open(start=start, subject=subject)
+        # After a failure the first answer proves that the stream can be read again.
+        await consumer.start(await_answer=attempt.attempts > 1)
         attempt.works()
+        yield []
         while True:
-            for message in await consumer.pull(_LIMIT):
-                yield message
-                place.last = delivery_of(message).sequence
+            yield await consumer.pull(_LIMIT)
     finally:
         await consumer.aclose()
-
-
-class _Place:
-    """The position of a reader, and the stream it belongs to."""
-
-    def __init__(self, connection: Connection, stream: str, *, from_start: bool) -> None:
-        self.last = 0
-        """Sequence of the last message that was read, or skipped at the start."""
-
-        self.stream = stream
-        self._connection = connection
-        self._from_start = from_start
-        self._created = ""
-
-    async def find(self) -> None:
-        """
-        Find the position in the stream as it is now.
-
-        Raises:
-            StreamReplaced: the stream has lost its end.
-            NatsUnavailable: the stream's state is unavailable; `StreamMissing` if the stream does not exist.
-
-        """
-        info = await show_stream(self._connection, self.stream)
-        created, end = str(info.created), info.state.last_seq
-        if not self._created:
-            self.last = 0 if self._from_start else end
-        elif created != self._created:
-            log.warning("tail.stream_replaced", stream=self.stream, created=created, was_created=self._created)
-            self.last = 0
-        elif end < self.last:
-            raise StreamReplaced(
-                f"stream {self.stream} has lost its end: it ends at sequence {end}, and sequence {self.last} was "
-                "shown; run tail again"
-            )
-        self._created = created

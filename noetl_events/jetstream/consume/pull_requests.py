@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from nats.errors import Error as NatsError
 
-from noetl_events.jetstream.consumer_config import ConsumerLimits
 from noetl_events.jetstream.errors import NatsUnavailable
 from noetl_events.jetstream.message import Message
 
@@ -20,8 +19,7 @@ if TYPE_CHECKING:
     from nats.aio.subscription import Subscription
 
     from noetl_events.jetstream.client import DirectClient
-    from noetl_events.jetstream.consume.ownership import Pin
-    from noetl_events.jetstream.declarations import ConsumerDeclaration
+    from noetl_events.jetstream.consumer_config import ConsumerLimits
 
 EXPIRES: Final = 1.0
 """Seconds a request waits for messages: its end shows that an idle server answers, and a stop waits for it."""
@@ -120,14 +118,31 @@ M = TypeVar("M", bound=Message)
 
 
 class PullBuffer(Generic[M]):
-    """Messages in delivery order, and their total size in bytes."""
+    """
+    Messages in delivery order, and their total size in bytes.
 
-    def __init__(self) -> None:
+    Args:
+        max_messages: most messages buffered and requested.
+        max_bytes: most bytes buffered and requested; a single message of any size always passes.
+
+    """
+
+    def __init__(self, *, max_messages: int, max_bytes: int) -> None:
         self.messages: deque[M] = deque()
         self.bytes = 0
+        self.request_bytes = max_bytes // 4
+        """Most bytes of one of two open requests: with half of the buffer they add up to the maximum."""
+
+        self._max_messages = max_messages
+        self._max_bytes = max_bytes
 
     def __len__(self) -> int:
         return len(self.messages)
+
+    def room(self, outstanding: int) -> int:
+        """Return the number of messages to request; 0 while more than half is buffered or *outstanding*."""
+        room = self._max_messages - len(self.messages) - outstanding
+        return room if room >= self._max_messages // 2 and self.bytes <= self._max_bytes // 2 else 0
 
     def put(self, message: M) -> None:
         """Append *message*."""
@@ -163,41 +178,40 @@ _SMALL_REQUESTS: Final = 8
 
 class PullInbox:
     """
-    The inbox of one puller, with a new subject each time it is opened.
+    The inbox of one reader of a consumer, with a new subject each time it is opened.
 
     Args:
-        consumer: declaration of the consumer.
-        pin: pin of this client.
         take: callback for each message and each status; returns False for a foreign message.
         on_error: callback for exceptions of *take*.
         next_subject: subject of the requests.
         request_bytes: most bytes of one request; a single message of any size always passes.
+        limits: limits that the requests observe.
+        options: function that returns the other fields of a request, as arguments of `pull_request`.
 
     """
 
     def __init__(
         self,
-        consumer: ConsumerDeclaration,
-        pin: Pin,
         take: Callable[[Message], bool],
         on_error: Callable[[Exception], None],
         *,
         next_subject: str,
         request_bytes: int,
+        limits: ConsumerLimits,
+        options: Callable[[], dict[str, Any]],
     ) -> None:
         self.client: DirectClient | None = None
         """Client of the subscription; None before the inbox was opened."""
 
         self.requests = PullRequests()
-        self.limits = ConsumerLimits(ack_wait=consumer.ack_wait, pin_ttl=consumer.pin_ttl)
+        self.limits = limits
         """Limits that the requests observe."""
 
-        self._consumer = consumer
-        self._pin = pin
         self._take = take
         self._on_error = on_error
         self._next_subject = next_subject
         self._request_bytes = request_bytes
+        self._options = options
         self._subscription: Subscription | None = None
         self._name = ""
         self._sign_of_life = 0
@@ -270,16 +284,10 @@ class PullInbox:
     async def _send(self, batch: int, *, max_bytes: int) -> int:
         if self.client is None:
             raise NatsUnavailable("cannot ask for messages: not subscribed")
-        pinned = self._pin.arguments() if self._consumer.exclusive else {}
-        request = pull_request(batch=batch, max_bytes=max_bytes, expires=self._expires, **pinned)
+        request = pull_request(batch=batch, max_bytes=max_bytes, **self._options())
         number = self.requests.add(batch)
         try:
             await self.client.publish(self._next_subject, request, reply=f"{self._name}.{number}")
         except (NatsError, OSError) as exc:
             raise NatsUnavailable(f"cannot ask for messages: {str(exc) or type(exc).__name__}") from exc
         return number
-
-    @property
-    def _expires(self) -> float:
-        expires = min(EXPIRES, self.limits.expires or EXPIRES)
-        return min(expires, self.limits.pin_ttl / 2) if self._pin.id else expires

@@ -9,12 +9,20 @@ from __future__ import annotations
 import asyncio
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
 from noetl_events.jetstream.consume.ownership import LOST, Pin
-from noetl_events.jetstream.consume.pull_requests import NO_ROOM, PullBuffer, PullInbox, is_a_refusal, is_an_ending
+from noetl_events.jetstream.consume.pull_requests import (
+    EXPIRES,
+    NO_ROOM,
+    PullBuffer,
+    PullInbox,
+    is_a_refusal,
+    is_an_ending,
+)
+from noetl_events.jetstream.consumer_config import ConsumerLimits
 from noetl_events.jetstream.errors import NatsUnavailable, Refused
 from noetl_events.jetstream.message import ack_subjects, status_of
 
@@ -153,21 +161,19 @@ class PullReceiver:
         self.in_doubt = 0
         """Last sequence that another client of an exclusive consumer may have processed when it died."""
 
-        self.buffer: PullBuffer[Message] = PullBuffer()
+        self.buffer: PullBuffer[Message] = PullBuffer(max_messages=max_messages, max_bytes=max_bytes)
         self.state = PullState(consumer)
         self.pin = Pin()
         self.arrived = asyncio.Event()
         """Set when a message arrives, or a change ends the wait for one."""
 
-        next_subject = connection.api(f"CONSUMER.MSG.NEXT.{consumer.stream}.{consumer.name}")
-        # Two requests in flight and half a buffer add up to the maximum.
         self.inbox = PullInbox(
-            consumer,
-            self.pin,
             self._on_message,
             self._on_error,
-            next_subject=next_subject,
-            request_bytes=max_bytes // 4,
+            next_subject=connection.api(f"CONSUMER.MSG.NEXT.{consumer.stream}.{consumer.name}"),
+            request_bytes=self.buffer.request_bytes,
+            limits=ConsumerLimits(ack_wait=consumer.ack_wait, pin_ttl=consumer.pin_ttl),
+            options=self._request_options,
         )
         self.is_handing_over = False
         """True while a batch is out of the buffer and not yet returned to the reader."""
@@ -176,8 +182,6 @@ class PullReceiver:
         self._is_exclusive = consumer.exclusive
         self._is_delivery = ack_subjects(consumer.stream, consumer.name).fullmatch
         self._position = position
-        self._max_messages = max_messages
-        self._max_bytes = max_bytes
         self._begun = 0.0
 
     async def open(self, client: DirectClient) -> None:
@@ -243,10 +247,8 @@ class PullReceiver:
             if not self.inbox.requests:
                 await self._ask(1)
             return
-        while len(self.inbox.requests) < self.inbox.most_requests:
-            room = self._max_messages - len(self.buffer) - self.inbox.requests.outstanding
-            if room < self._max_messages // 2 or self.buffer.bytes > self._max_bytes // 2:
-                return
+        requests = self.inbox.requests
+        while len(requests) < self.inbox.most_requests and (room := self.buffer.room(requests.outstanding)):
             await self._ask(room)
 
     async def _ask(self, batch: int) -> None:
@@ -254,6 +256,11 @@ class PullReceiver:
             # Without an open request the server sends nothing, so the silence is measured from now on.
             self.heard = time.monotonic()
         await self.inbox.ask(batch)
+
+    def _request_options(self) -> dict[str, Any]:
+        limits = self.inbox.limits
+        expires = min(EXPIRES, limits.expires or EXPIRES, limits.pin_ttl / 2 if self.pin.id else EXPIRES)
+        return {"expires": expires} | (self.pin.arguments() if self._is_exclusive else {})
 
     def _on_message(self, message: Message) -> bool:
         if not message.reply:
