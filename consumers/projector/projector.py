@@ -3,7 +3,7 @@ The projector: pull, decode, write and acknowledge, until stopped.
 
     stored               the sink returned                     ack
     unavailable          SinkUnavailable                       hold: keep the batch, retry it, pull nothing more
-    rejected             EventsRejected, or a malformed body   bury: store a dead letter, then ack
+    rejected             EventsRejected, or a malformed body   store a dead letter, then ack
     for another consumer a resent dead letter                  ack
 
 There is no nak: it would redeliver a batch after its successors, and use up deliveries in an outage.  A batch that is

@@ -297,7 +297,7 @@ class StreamMonitor:
             projector.puller.look_at(None)
             return
         projector.progress.note_pending(consumer.num_pending, behind=consumer.delivered.stream_seq)
-        projector.puller.look_at(consumer)
+        projector.puller.look_at(consumer, end=self._end)
         if consumer.delivered.stream_seq > self._end:
             await self._require_end(projector, consumer)
         await self._look_at_oldest(projector, consumer)

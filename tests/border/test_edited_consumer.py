@@ -67,6 +67,42 @@ async def test_put_back_before_it_is_noticed(case: Case) -> None:
     assert [line["event"] for line in logged if line["event"].startswith("consumer.")]
 
 
+async def test_put_back_after_the_last_message(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Messages that such a filter has skipped are delivered even if no further message ever shows the gap."""
+    # The monitor checks rarely enough not to notice the edit itself.
+    monkeypatch.setattr("tests.border.lab.LOOK", 4.0)
+    case = Case(lab, await lab.stream())
+    async with case.running():
+        await case.publish(10)
+        assert await is_whole(case), case.reason
+        original = await edit(case, filter_subject=f"{case.stream.name}.none")
+        await case.publish(10)
+        before = lab.requests[case.stream.name]
+        assert await until(lambda: lab.requests[case.stream.name] > before + 1, PATIENCE)
+        await put_back(case, original)
+
+        assert await is_whole(case), case.reason
+
+
+async def test_put_back_while_no_projector_runs(lab: Lab) -> None:
+    """The next projector delivers messages that a filter has skipped before its start."""
+    case = Case(lab, await lab.stream())
+    async with case.running():
+        await case.publish(10)
+        assert await is_whole(case), case.reason
+    original = await edit(case, filter_subject=f"{case.stream.name}.none")
+    await case.publish(10)
+    client = await lab.connection.client()
+    pull = lab.connection.api(f"CONSUMER.MSG.NEXT.{case.stream.name}.{case.durable}")
+    # The server skips messages only when it looks for one to deliver.
+    for _ in range(2):
+        body = json.dumps({"batch": 1, "expires": 300_000_000}).encode()
+        assert ((await client.request(pull, body, timeout=60)).headers or {}).get("Status") == "408"
+    await put_back(case, original)
+    async with case.running():
+        assert await is_whole(case), case.reason
+
+
 async def test_moved_by_hand(case: Case) -> None:
     """A position moved forward is moved back, and the skipped messages are delivered."""
     await case.lab.api(f"CONSUMER.RESET.{case.stream.name}.{case.durable}", {"seq": 15})

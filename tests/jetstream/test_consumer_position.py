@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from noetl_events.jetstream.api import jetstream
-from noetl_events.jetstream.consume.position import ConsumerPosition
+from noetl_events.jetstream.consume.position import ConsumerPosition, StreamEnd
 from noetl_events.jetstream.consumers import ensure_consumer, reset_consumer, show_consumer
 from noetl_events.jetstream.declarations import ConsumerDeclaration
 from noetl_events.jetstream.message import Arrival
@@ -66,6 +66,22 @@ async def test_goes_on_where_it_is(
     await begin(position, connection, declared)
 
     assert await next_of(connection, declared) == MESSAGES + 1
+
+
+async def test_removed_messages_at_the_end_are_not_missing(
+    connection: Connection, declared: ConsumerDeclaration, position: ConsumerPosition
+) -> None:
+    """Messages that were removed from the end of the stream cause one check, and no reset."""
+    js = await jetstream(connection)
+    for _ in range(2):
+        await js.delete_msg(declared.stream, (await js.publish(f"{declared.stream}.x", b"{}")).seq)
+    info = await show_consumer(connection, declared)
+    assert not position.stops_short(info, MESSAGES + 2)
+    assert position.stops_short(info, MESSAGES + 2)
+    await position.begin(info, is_pinned=False, end=StreamEnd(MESSAGES + 2))
+
+    assert await next_of(connection, declared) == MESSAGES + 1
+    assert not position.stops_short(info, MESSAGES + 2)
 
 
 @pytest.mark.parametrize("starts", [(3, 7), (7, 3), (3, 3)])

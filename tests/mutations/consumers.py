@@ -196,4 +196,25 @@ CONSUMERS = (
         '_OURS == config.get("metadata")',
         "tests/jetstream/test_consumer_config.py::test_mark_of_a_projector",
     ),
+    Mutation(
+        "a gap at the end of the stream is not looked for while the consumer is read",
+        "noetl_events/jetstream/consume/puller.py",
+        "            if self._position.stops_short(info, end):\n",
+        "            if False:\n",
+        f"{_EDITED}::test_put_back_after_the_last_message",
+    ),
+    Mutation(
+        "a gap at the end of the stream is not looked for at the start",
+        "noetl_events/jetstream/consume/position.py",
+        "        if end is not None and not self._restart:\n",
+        "        if False:\n",
+        f"{_EDITED}::test_put_back_while_no_projector_runs",
+    ),
+    Mutation(
+        "removed messages at the end of the stream are looked for again and again",
+        "noetl_events/jetstream/consume/position.py",
+        "        self._whole_up_to = end\n",
+        "",
+        "tests/jetstream/test_consumer_position.py::test_removed_messages_at_the_end_are_not_missing",
+    ),
 )

@@ -118,6 +118,11 @@ class Consumer:
         """The places that are still to be acknowledged."""
         return [place for place in range(1, len(self.messages) + 1) if place not in self.acked | self.gone]
 
+    @property
+    def last_sequence(self) -> int:
+        """The sequence of the stream's last message."""
+        return self.available - self.bases[-1]
+
     def sequence_of(self, place: int) -> int:
         """Return the stream sequence of a message."""
         return place - max(base for base in self.bases if base < place)
@@ -133,7 +138,7 @@ class Consumer:
             delivered=Position(self.delivered - base, self._number),
             ack_floor=Position(self.floor - base, min(self._numbers.values(), default=self._number + 1) - 1),
             num_ack_pending=len(self._pending) + len(self._again),
-            num_pending=self.available - self.delivered,
+            num_pending=self.available - self._looked,
             paused=self.is_paused,
             pause_remaining=3_600_000_000_000 if self.is_paused else 0,
         )
@@ -246,7 +251,7 @@ class Consumer:
         attempt = self.attempts[place] = self.attempts.get(place, 0) + 1
         self._pending[place] = self._loop.time() + self.declared.ack_wait
         words = (self.declared.stream, self.declared.name, attempt, self.sequence_of(place), self._number)
-        ack = f"$JS.ACK.{'.'.join(map(str, words))}.{stored_ns(place)}.{self.available - self.delivered}"
+        ack = f"$JS.ACK.{'.'.join(map(str, words))}.{stored_ns(place)}.{self.available - self._looked}"
         request.client.answer(request.reply, self.messages[place - 1], headers, reply=ack, shown="noetl.events.x")
         request.left -= 1
         if not request.left:

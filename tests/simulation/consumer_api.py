@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
+from noetl_events.jetstream.consume.position import StreamEnd
 from noetl_events.jetstream.consumer_config import differences
 from noetl_events.jetstream.errors import ConsumerDrift, ConsumerMissing, NatsUnavailable, StreamMissing
 
@@ -48,6 +49,14 @@ class ConsumerApi:
         if not self._consumer.has_stream:
             raise ConsumerMissing("no consumer")
         return self._consumer.info()
+
+    async def end_of_stream(self, connection: SimConnection) -> StreamEnd:
+        """Return the end of the stream, if it exists."""
+        # The request takes no time, so the draws of the kept seeds stay the same.
+        await connection.client()
+        if not self._consumer.has_stream:
+            raise StreamMissing("no stream")
+        return StreamEnd(self._consumer.last_sequence)
 
     async def reset(self, connection: SimConnection, _declared: ConsumerDeclaration, *, start: int = 0) -> ConsumerInfo:
         """Reset the consumer."""

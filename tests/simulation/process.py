@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
     from random import Random
 
+    from noetl_events.jetstream.consume.position import StreamEnd
     from noetl_events.jetstream.consumers import ConsumerInfo
     from noetl_events.jetstream.declarations import ConsumerDeclaration
     from tests.simulation.destination import Keeping, Table
@@ -44,6 +45,7 @@ class Process:
         tables: destinations of the events.
         draw: random generator of the run.
         on_fatal: callback with the process for an event that kills it.
+        end_of_stream: function that returns the end of the stream.
 
     """
 
@@ -55,11 +57,17 @@ class Process:
         tables: Sequence[Table],
         draw: Random,
         on_fatal: Callable[[Process], None],
+        end_of_stream: Callable[[SimConnection], Awaitable[StreamEnd]],
     ) -> None:
         self.connection = SimConnection(server, name)
         self.sinks = [TableSink(table, lambda: on_fatal(self)) for table in tables]
         self.projector = Projector(
-            Puller(self.connection, declared, max_messages=draw.choice([4, 16, 60])),  # type: ignore[arg-type]
+            Puller(
+                self.connection,  # type: ignore[arg-type]
+                declared,
+                max_messages=draw.choice([4, 16, 60]),
+                look=lambda: end_of_stream(self.connection),
+            ),
             FanoutSink(self.sinks) if len(self.sinks) > 1 else self.sinks[0],
             DeadLetters(self.connection),  # type: ignore[arg-type]
             CrashRecords(self.connection),  # type: ignore[arg-type]
@@ -74,18 +82,23 @@ class Process:
 
         self.task = asyncio.create_task(self.projector.run())
 
-    def watch(self, show: Callable[[SimConnection, ConsumerDeclaration], Awaitable[ConsumerInfo]]) -> None:
-        """Check the consumer every few seconds through *show*, until the process ends."""
+    def watch(
+        self,
+        end_of_stream: Callable[[SimConnection], Awaitable[StreamEnd]],
+        show: Callable[[SimConnection, ConsumerDeclaration], Awaitable[ConsumerInfo]],
+    ) -> None:
+        """Check stream and consumer every few seconds, until the process ends."""
 
         async def look() -> None:
             while not self.task.done():
                 with suppress(NatsUnavailable):
+                    end = await end_of_stream(self.connection)
                     try:
                         info = await show(self.connection, self.projector.consumer)
                     except ConsumerMissing:
                         self.projector.puller.look_at(None)
                     else:
-                        self.projector.puller.look_at(info)
+                        self.projector.puller.look_at(info, end=end.last)
                         self.looked_at = asyncio.get_running_loop().time()
                 await asyncio.sleep(LOOK)
 

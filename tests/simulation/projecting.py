@@ -151,9 +151,17 @@ class ProjectorRun:
                     raise Violation(f"stopped with {process.projector.in_hand} messages in hand")
 
     def _start(self, name: str) -> Process:
-        process = Process(name, self.server, self.consumer.declared, self.tables, self.draw, self.kill_soon)
+        process = Process(
+            name,
+            self.server,
+            self.consumer.declared,
+            self.tables,
+            self.draw,
+            self.kill_soon,
+            self.api.end_of_stream,
+        )
         if self.faults_at_once > 1:
-            process.watch(self.api.show)
+            process.watch(self.api.end_of_stream, self.api.show)
         return process
 
     def kill_soon(self, process: Process) -> None:

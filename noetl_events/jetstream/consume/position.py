@@ -208,12 +208,28 @@ class ConsumerPosition:
         self._bodiless = self._bodiless_again = 0
         self._newest = (0, 0)
         self._kept: int | None = None
+        self._end = self._whole_up_to = 0
         self._is_ahead = False
         self._is_well = False
 
     def note(self, info: ConsumerInfo) -> None:
         """Record the ack floor of a consumer with the expected configuration."""
         self._acked, self._is_well = info.ack_floor.stream_seq, True
+
+    def stops_short(self, info: ConsumerInfo, end: int) -> bool:
+        """
+        Return True if the consumer neither delivers nor counts messages that were the last ones at the previous call.
+
+        An edit that was undone may have skipped them, and without a later delivery no number shows it.
+
+        Args:
+            info: state of the consumer.
+            end: sequence of the stream's last message, read before *info*; 0 if it is unknown.
+
+        """
+        # A replica of a cluster may learn of a message late, so a message counts only from the second call on.
+        before, self._end = self._end, end
+        return self._gaps is not None and not info.num_pending and before > max(self._whole_up_to, _last_of(info))
 
     def restart_at(self, sequence: int) -> None:
         """Reset the consumer to *sequence*, or an earlier one requested before, at its next start."""
@@ -246,6 +262,7 @@ class ConsumerPosition:
         self._kept = kept if self._kept is None else min(self._kept, kept)
         self._acked = min(self._acked, kept)
         self._newest = (0, 0)
+        self._end = self._whole_up_to = 0
 
     async def begin(
         self, info: ConsumerInfo, *, is_pinned: bool, buffered: int = 0, end: StreamEnd | None = None
@@ -269,6 +286,7 @@ class ConsumerPosition:
             if self._created:
                 # The consumer was created again, so it delivers everything anyway.
                 self._restart, self._dropped, self._kept = 0, 0, None
+            self._end = self._whole_up_to = 0
             self._created = info.created
             self._note_delivered(info.delivered)
         elif self._is_renumbered:
@@ -276,6 +294,8 @@ class ConsumerPosition:
         self._follow(info.delivered, end)
         if self._dropped and await can_reset(self._connection):
             self.restart_at(self._dropped)
+        if end is not None and not self._restart:
+            await self._require_whole(info, end.last)
         start = self._restart or await self._left_out(info)
         self._kept, self._bodiless_again = None, self._bodiless
         if start:
@@ -304,6 +324,21 @@ class ConsumerPosition:
                     last_sequence=end.last,
                     reason="the stream was restored or lost its end; its messages are delivered again",
                 )
+
+    async def _require_whole(self, info: ConsumerInfo, end: int) -> None:
+        """Request redelivery if messages up to *end*, the last one of the stream, are neither delivered nor pending."""
+        if self._gaps is None or end <= _last_of(info) + info.num_pending:
+            return
+        gap = Gap(_last_of(info), end + 1, info.num_pending)
+        if await passed_over(self._connection, self._consumer.stream, gap):
+            # A replica of a cluster may learn of a message late, so compare again.
+            await asyncio.sleep(_SETTLING)
+            info = await show_consumer(self._connection, self._consumer)
+            gap = Gap(_last_of(info), end + 1, info.num_pending)
+            if missing := await passed_over(self._connection, self._consumer.stream, gap):
+                self._redeliver(gap, missing)
+                return
+        self._whole_up_to = end
 
     async def rewind(self, *, buffered: int = 0) -> None:
         """Reset an edited consumer to its last ack floor before the edit; further calls do nothing."""
@@ -341,16 +376,7 @@ class ConsumerPosition:
         is_suspect = gap.before - gap.after - 1 > gap.elsewhere
         missing = await passed_over(self._connection, self._consumer.stream, gap) if is_suspect else 0
         if missing:
-            self.passed_over += missing
-            self.restart_at(gap.after + 1)
-            log.error(
-                "consumer.passed_over",
-                consumer=self._consumer.name,
-                messages=missing,
-                after=gap.after,
-                before=gap.before,
-                reason="the consumer was edited, or its position moved; it is reset and delivers them now",
-            )
+            self._redeliver(gap, missing)
             return PASSED_OVER
         if gap.is_renumbered:
             self._is_renumbered = True
@@ -358,6 +384,18 @@ class ConsumerPosition:
         if self._gaps is not None:
             self._gaps.accept(message)
         return ""
+
+    def _redeliver(self, gap: Gap, missing: int) -> None:
+        self.passed_over += missing
+        self.restart_at(gap.after + 1)
+        log.error(
+            "consumer.passed_over",
+            consumer=self._consumer.name,
+            messages=missing,
+            after=gap.after,
+            before=gap.before,
+            reason="the consumer was edited, or its position moved; it is reset and delivers them now",
+        )
 
     async def _left_out(self, info: ConsumerInfo) -> int:
         """Return the sequence after which an earlier reader of the consumer skipped messages; 0 if none did."""
@@ -415,3 +453,8 @@ class ConsumerPosition:
     def _remedy(self) -> str:
         place = f"{self._consumer.stream} {self._consumer.name}"
         return f"delete it (nats consumer rm {place}): the projector recreates it and reads the stream from its start"
+
+
+def _last_of(info: ConsumerInfo) -> int:
+    """Return the sequence up to which the consumer has delivered or acknowledged messages."""
+    return max(info.delivered.stream_seq, info.ack_floor.stream_seq)

@@ -267,13 +267,22 @@ class Puller:
             self._receiver.is_handing_over = False
         return batch
 
-    def look_at(self, info: ConsumerInfo | None) -> None:
-        """Compare the consumer with its state in *info*, None if it is gone; a changed one is checked or restarted."""
+    def look_at(self, info: ConsumerInfo | None, *, end: int = 0) -> None:
+        """
+        Compare the consumer with its state; a changed one is checked or restarted, and so is one that skips messages.
+
+        Args:
+            info: state of the consumer; None if it is gone.
+            end: sequence of the stream's last message, read before *info*; 0 if it is unknown.
+
+        """
         if not self._state.is_reading:
             return
         if info is None or not self._origin.is_from(info.created):
             self._receiver.interrupt(_DELETED)
         elif self._view.is_unchanged(info):
+            if self._position.stops_short(info, end):
+                self._receiver.interrupt("the consumer may have skipped the last messages of the stream")
             self._position.note(info)
             self._view.note_pause(info)
         else:
