@@ -25,12 +25,12 @@ from nats.errors import Error as NatsError
 
 from noetl_events.jetstream.client import NATS_PY, TRANSPORT, DirectClient, missing_hooks
 from noetl_events.jetstream.connect.greeting import reason_of
+from noetl_events.jetstream.connect.payload_limit import PayloadLimit
 from noetl_events.jetstream.connect.server_errors import Denials, denial_in, words_of
 from noetl_events.jetstream.connect.servers import ServerPool
 from noetl_events.jetstream.connect.tcp import transport_for
 from noetl_events.jetstream.errors import ConnectionIsClosed, NatsUnavailable
 from noetl_events.jetstream.options import require_modules
-from noetl_events.retry import Backoff
 
 if TYPE_CHECKING:
     import ssl
@@ -52,7 +52,6 @@ _FAREWELL: Final = 2
 _CANCEL_AGAIN: Final = 0.5
 _SAY_AGAIN: Final = 60.0
 _MOST_SAID: Final = 1_000
-_REFRESHES: Final = Backoff(initial=1.0, maximum=30.0)
 
 log = structlog.get_logger()
 
@@ -82,11 +81,7 @@ class Connection:
         self._said: dict[str, float] = {}
         self._last_error = ""
         self._refusal = ""
-        self._refreshing: asyncio.Task[None] | None = None
-        self._refresh_at = 0.0
-        self._refresh_waits = _REFRESHES.waits()
-        self._limit_unknown = ""
-        """Reason why the last refresh of `max_payload` failed; empty if it did not."""
+        self._limit = PayloadLimit(self._read_limit)
 
     async def __aenter__(self) -> Self:
         return self
@@ -130,11 +125,7 @@ class Connection:
 
     async def room_for(self, size: int) -> int:
         """
-        Return `max_payload`, refreshed if *size* exceeds it.
-
-        The limit of a server or an account can change at any time, and the server reports it only to new connections.
-        So a refresh opens a second connection to the same server and closes it at once.  Refreshes that find the same
-        limit are up to 30 seconds apart; between two of them the limit found last counts.
+        Return `max_payload`, refreshed if *size* exceeds it (see `PayloadLimit`).
 
         Raises:
             NatsUnavailable: *size* exceeds the limit known so far, and the server does not answer with the present one.
@@ -142,10 +133,10 @@ class Connection:
         """
         if size > self.max_payload and self.is_connected:
             await self._refresh_limit()
-            if size > self.max_payload and self._limit_unknown:
+            if size > self.max_payload and self._limit.unknown:
                 raise NatsUnavailable(
                     f"{size} bytes with headers exceed the server's last known max_payload of {self.max_payload}, "
-                    f"and its present one is unknown: {self._limit_unknown}"
+                    f"and its present one is unknown: {self._limit.unknown}"
                 )
         return self.max_payload
 
@@ -206,7 +197,7 @@ class Connection:
     async def aclose(self) -> None:
         """Flush and close; safe before first use and twice, and immediate while disconnected."""
         self._closed = True
-        for task in (self._connecting, self._refreshing):
+        for task in (self._connecting, self._limit.refreshing):
             if task is not None:
                 await _end(task)
         if self._client is not None and not self._client.is_closed:
@@ -234,7 +225,7 @@ class Connection:
         self._client = await self._first_connected(self._transport, arguments)
         self._client.options["allow_reconnect"] = True
         self._pool.connected()
-        self._limit_unknown = ""
+        self._limit.unknown = ""
         if is_rebuilt:
             log.warning("connection.rebuilt", reason=self._last_error)
             self._announce()
@@ -318,33 +309,8 @@ class Connection:
         return self._pool.choose(servers)
 
     async def _refresh_limit(self) -> None:
-        """Refresh `max_payload` of the client if that is due; concurrent callers share one refresh."""
-        client, is_time = self._client, time.monotonic() >= self._refresh_at
-        if is_time and self._refreshing is None and client is not None and (url := client.connected_url) is not None:
-            self._refreshing = asyncio.create_task(self._refresh(client, url))
-            self._refreshing.add_done_callback(self._on_refreshed)
-        if self._refreshing is not None:
-            await asyncio.wait([self._refreshing])
-
-    def _on_refreshed(self, _: asyncio.Task[None]) -> None:
-        self._refreshing = None
-        self._refresh_at = time.monotonic() + next(self._refresh_waits)
-
-    async def _refresh(self, client: DirectClient, url: ParseResult) -> None:
-        """Set the limit of *client* to that of its server at *url*."""
-        self._limit_unknown = ""
-        try:
-            limit = await self._read_limit(url)
-        except (OSError, TimeoutError, ValueError) as exc:
-            self._limit_unknown = f"{url.netloc} {reason_of(exc)}"
-        except NatsError as exc:
-            # The server refuses a second connection, for instance for `max_connections`, so the known limit counts.
-            self._say("connection.limit_unknown", words_of(exc))
-        else:
-            if limit != client.max_payload and client.connected_url == url:
-                log.info("connection.limit_changed", before=client.max_payload, now=limit)
-                client.set_max_payload(limit)
-                self._refresh_waits = _REFRESHES.waits()
+        if self._client is not None:
+            await self._limit.refresh(self._client)
 
     async def _read_limit(self, url: ParseResult) -> int:
         arguments = self.options.client_arguments(lambda: url.netloc) | {"connect_timeout": self._patience}
@@ -391,7 +357,7 @@ class Connection:
 
     async def _on_reconnected(self) -> None:
         self._pool.connected()
-        self._last_error = self._limit_unknown = ""
+        self._last_error = self._limit.unknown = ""
         log.info("connection.restored")
         self._announce()
 

@@ -280,7 +280,7 @@ CONNECTIONS = (
     ),
     Mutation(
         "each message that is too large costs a connection",
-        "noetl_events/jetstream/connection.py",
+        "noetl_events/jetstream/connect/payload_limit.py",
         "time.monotonic() >= self._refresh_at\n",
         "True\n",
         "tests/jetstream/test_max_payload.py::test_number_of_looks",
@@ -288,15 +288,15 @@ CONNECTIONS = (
     Mutation(
         "an event is refused for good while the server does not say how much it takes",
         "noetl_events/jetstream/connection.py",
-        "            if size > self.max_payload and self._limit_unknown:\n",
+        "            if size > self.max_payload and self._limit.unknown:\n",
         "            if False:\n",
         "tests/jetstream/test_max_payload.py::test_server_that_does_not_answer",
     ),
     Mutation(
         "an event that is too large waits for ever where no further connection is taken",
-        "noetl_events/jetstream/connection.py",
-        "        except (OSError, TimeoutError, ValueError) as exc:\n            self._limit_unknown",
-        "        except (NatsError, OSError, TimeoutError, ValueError) as exc:\n            self._limit_unknown",
+        "noetl_events/jetstream/connect/payload_limit.py",
+        "        except (OSError, TimeoutError, ValueError) as exc:\n            self.unknown",
+        "        except (NatsError, OSError, TimeoutError, ValueError) as exc:\n            self.unknown",
         "tests/jetstream/test_max_payload.py::test_server_without_room_for_a_look",
     ),
 )
