@@ -275,6 +275,7 @@ class Connection:
             await asyncio.wait({connecting}, timeout=self._patience)
             _require_done(connecting)
         except BaseException:
+            # Nothing else knows the client yet, so close it here, also after a cancellation.
             await _end(connecting)
             await _close(client)
             raise

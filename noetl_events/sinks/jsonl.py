@@ -113,6 +113,7 @@ class JsonlSink:
             try:
                 self._repair_tail(file, _load_tail(file, self._seen))
             except BaseException:
+                # Nothing else knows the file yet, so close it here after any error.
                 file.close()
                 raise
             self._file = file

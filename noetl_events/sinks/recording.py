@@ -234,6 +234,7 @@ class RecordingSink(JsonlSink):
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._load_known()
         except BaseException:
+            # Nothing else knows the lock yet, so release it here after any error.
             lock.close()
             raise
         self._lock = lock

@@ -110,6 +110,7 @@ class EphemeralConsumer:
             )
             await self._inbox.open(client)
         except BaseException:
+            # A cancelled caller closes nothing, so delete the consumer that the server may have created.
             await self.aclose()
             raise
 

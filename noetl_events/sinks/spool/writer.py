@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, Final
 
-from noetl_events.sink import SinkUnavailable
 from noetl_events.sinks.spool.journal import SpoolFull
 
 if TYPE_CHECKING:
@@ -68,11 +67,12 @@ class JournalWriter:
     async def _write(self, group: _Group) -> None:
         try:
             await self._in_thread(self._append, b"".join(group.records))
-        except SinkUnavailable as exc:
+        except Exception as exc:  # noqa: BLE001  (each emitter gets the error, also that of a bug)
             group.written.set_exception(exc)
             # Retrieve the exception, as all emitters may have been cancelled and asyncio would report it.
             group.written.exception()
         except BaseException:
+            # The end of the event loop: no emitter may wait for ever.
             group.written.cancel()
             raise
         else:
