@@ -75,7 +75,7 @@ async def wage(folder: Path, plan: Sequence[Planned], *, seed: int, shape: Shape
     """Run all processes in *folder*, carry out *plan* once events flow, and return the outcome."""
     async with running(folder, shape) as system:
         began = time.monotonic()
-        await eventually(partial(_flows, system), timeout=30, what="rows of every worker")
+        await eventually(partial(_flows, system), timeout=180, what="rows of every worker")
         nemesis = Nemesis(system, plan)
         async with running_clients(system) as clients:
             await nemesis.run()
@@ -83,6 +83,8 @@ async def wage(folder: Path, plan: Sequence[Planned], *, seed: int, shape: Shape
             log.info("campaign.caught_up", seconds=caught_up)
             for process in system.processes.values():
                 await asyncio.to_thread(process.revive)
+            # The workers still emit, so a reader that was away for all of a short campaign gets events now.
+            await eventually(lambda: clients.reader.seen, timeout=180, what="an event for the reader")
         await _settle(system)
         ended = time.monotonic()
         evidence = await _gather(system, clients)
