@@ -67,7 +67,8 @@ async def test_passed_over_is_named(old: Connection) -> None:
         await case.publish(10)
         await lab.make_consumer(name, original, action="update")
         await case.publish(2)
-        assert await until(lambda: "skipped" in case.reason or case.is_stored, PATIENCE), case.reason
+        # Before that the reason may be the edit itself, or the restart of the reading.
+        assert await until(lambda: "has to deliver again" in case.reason or case.is_stored, PATIENCE), case.reason
         if not case.is_stored:
             assert not case.is_ready
             assert f"delete it (nats consumer rm {name} {case.durable})" in case.reason
