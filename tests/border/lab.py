@@ -142,6 +142,11 @@ class Case:
         return sum(progress.buried for progress in self._service.progress.values()) if self._service else 0
 
     @property
+    def in_hand(self) -> int:
+        """The number of messages received and not acknowledged."""
+        return sum(projector.in_hand for projector in self._service.projectors) if self._service else 0
+
+    @property
     def reason(self) -> str:
         """The reason that the projector reports."""
         if self.error is not None:

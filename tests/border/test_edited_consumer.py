@@ -11,10 +11,14 @@ from structlog.testing import capture_logs
 from noetl_events.jetstream.consumer_config import config_of
 from noetl_events.jetstream.declarations import ConsumerDeclaration
 from noetl_events.jetstream.errors import ConsumerDrift
+from noetl_events.sink import SinkUnavailable
+from noetl_events.sinks.memory import MemorySink
 from tests.border.lab import LOOK, Case, Lab, durable_of, until
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
+
+    from noetl_events import ExecutorEvent
 
 PATIENCE = 90.0
 
@@ -101,6 +105,43 @@ async def test_put_back_while_no_projector_runs(lab: Lab) -> None:
     await put_back(case, original)
     async with case.running():
         assert await is_whole(case), case.reason
+
+
+class _Closed(MemorySink):
+    """A destination that is unavailable until `is_open`."""
+
+    is_open = False
+
+    async def emit_batch(self, events: Sequence[ExecutorEvent]) -> None:
+        """Store *events*, if the destination is available."""
+        if not self.is_open:
+            raise SinkUnavailable("closed")
+        await super().emit_batch(events)
+
+
+@pytest.mark.parametrize("partitions", [0, 1])
+async def test_stopped_while_it_is_edited(lab: Lab, partitions: int) -> None:
+    """A projector that stops stores no message received past those that a filter has left out: the order stays."""
+    case = Case(lab, await lab.stream(partitions=partitions))
+    case.sink = sink = _Closed()
+    name, durable = case.stream.name, case.durable + "_0" * partitions
+    async with case.running():
+        await case.publish(10)
+        assert await until(lambda: "closed" in case.reason, PATIENCE), case.reason
+        original = (await lab.api(f"CONSUMER.INFO.{name}.{durable}"))["config"]
+        filters = {"filter_subjects": [f"{name}.0.a.>" if partitions else f"{name}.a"]}
+        body = {"stream_name": name, "config": original | filters, "action": "update"}
+        assert "error" not in await lab.api(f"CONSUMER.CREATE.{name}.{durable}", body)
+        await case.publish(10)
+        assert await until(lambda: case.in_hand == 15, PATIENCE), case.in_hand
+        sink.is_open = True
+        assert await until(lambda: "filter_subject" in case.reason, PATIENCE), case.reason
+    assert len(sink.events) in {0, 10}
+    body = {"stream_name": name, "config": original, "action": "update"}
+    assert "error" not in await lab.api(f"CONSUMER.CREATE.{name}.{durable}", body)
+    async with case.running():
+        assert await is_whole(case), case.reason
+    assert [event.event_id for event in sink.events] == list(range(1, 21))
 
 
 async def test_moved_by_hand(case: Case) -> None:

@@ -217,4 +217,18 @@ CONSUMERS = (
         "",
         "tests/jetstream/test_consumer_position.py::test_removed_messages_at_the_end_are_not_missing",
     ),
+    Mutation(
+        "a projector that stops stores messages that an edited consumer delivered",
+        "noetl_events/jetstream/consume/puller.py",
+        "            self._buffer.clear()\n            await self._position.rewind()\n",
+        "            await self._position.rewind()\n",
+        f"{_EDITED}::test_stopped_while_it_is_edited",
+    ),
+    Mutation(
+        "messages that a consumer has given up are only reported where the server cannot reset it",
+        "noetl_events/jetstream/consume/position.py",
+        "        return acked.stream_seq + 1\n\n",
+        "        return acked.stream_seq + 1 if await can_reset(self._connection) else 0\n\n",
+        "tests/border/test_old_consumers.py::test_given_up_is_named",
+    ),
 )

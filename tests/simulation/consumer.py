@@ -80,6 +80,8 @@ class Consumer:
         self.delivered = 0
         self.edits: dict[str, Any] = {}
         """The configuration fields that an operator has changed; a filter leaves out every third message."""
+        self.skipped: set[int] = set()
+        """The messages that a filter has left out."""
         self.is_paused = False
         self.refusal = ""
         """The answer to every request, if any."""
@@ -107,11 +109,6 @@ class Consumer:
         """The last place up to which every delivery is acknowledged, without regard to messages left out."""
         waiting = min([*self._pending, *self._again], default=self.delivered + 1)
         return max((place for place in self._seen if place < waiting), default=self._settled_before)
-
-    @property
-    def is_done(self) -> bool:
-        """True if every present and future message is acknowledged."""
-        return not self.left
 
     @property
     def left(self) -> list[int]:
@@ -233,6 +230,7 @@ class Consumer:
         while self._looked < self.available and len(self._pending) < self.declared.max_ack_pending:
             self._looked += 1
             if "filter_subject" in self.edits and self._looked % 3 == 0:
+                self.skipped.add(self._looked)
                 continue
             self.delivered = self._looked
             self._seen.add(self.delivered)

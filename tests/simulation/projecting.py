@@ -28,7 +28,7 @@ from tests.simulation.consumer_api import ConsumerApi
 from tests.simulation.destination import ALIKE, FATAL, REJECTED, Keeping, Table
 from tests.simulation.network import Server
 from tests.simulation.process import Process
-from tests.simulation.projector_faults import FAULTS_END, ProjectorFaults
+from tests.simulation.projector_faults import FAULTS_END, SHORT_EDIT, ProjectorFaults
 from tests.simulation.replay import Timeline, replay
 from tests.simulation.violation import Violation
 
@@ -71,6 +71,10 @@ class ProjectorRun:
         self.consumer = Consumer(self.server, declared, bodies, self._on_ack)
         self.api = ConsumerApi(self.consumer, draw)
         self.processes: dict[int, Process] = {}
+        self.kills: list[float] = []
+        """The time of each kill."""
+        self.short_edits: list[tuple[float, set[int]]] = []
+        """The end of each edit that was put back within ten seconds, and the messages that it left out."""
         self.blamed: dict[int, int] = {}
         self.is_over = False
         self.is_cut = False
@@ -121,7 +125,7 @@ class ProjectorRun:
         self.require_end()
 
     async def _until_done(self, lives: list[asyncio.Task[None]]) -> None:
-        while not (self.is_over and self.consumer.is_done):
+        while not (self.is_over and self.escaped.issuperset(self.consumer.left)):
             await asyncio.sleep(0.5)
             for life in lives:
                 if life.done():
@@ -173,6 +177,7 @@ class ProjectorRun:
         if process.connection.is_dead:
             return
         self.note("kill")
+        self.kills.append(asyncio.get_running_loop().time())
         self.blame(process)
         process.connection.die()
         process.task.cancel()
@@ -191,6 +196,21 @@ class ProjectorRun:
         is_stored = all(place in table.stored for table in self.tables)
         if not (is_stored or place in self.buried()):
             raise Violation(f"acknowledged, neither stored nor buried: {place} ({self.kinds[place - 1]})")
+
+    @property
+    def escaped(self) -> set[int]:
+        """
+        The messages left out by an edit that was put back within ten seconds while processes were killed.
+
+        Redeliveries to other processes then hide the gap in the numbers of the deliveries; the documentation of delivery
+        says so, and that `verify` finds these messages.
+        """
+        return {
+            place
+            for ended, skipped in self.short_edits
+            if any(abs(kill - ended) < SHORT_EDIT + self.consumer.declared.ack_wait for kill in self.kills)
+            for place in skipped - self.consumer.acked
+        }
 
     def buried(self) -> dict[int, str]:
         """Return the kind of each dead letter, by its place."""
@@ -218,7 +238,7 @@ class ProjectorRun:
 
     def _require_rows(self, table: Table, buried: dict[int, str]) -> None:
         places = range(1, len(self.kinds) + 1)
-        excused = buried.keys() | self.consumer.gone
+        excused = buried.keys() | self.consumer.gone | self.escaped
         wanted = {place for place in places if self.kinds[place - 1] == GOOD and place not in excused}
         if lost := wanted - table.stored.keys():
             raise Violation(f"lost: {sorted(lost)}")

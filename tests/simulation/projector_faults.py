@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 FAULTS_END: Final = 60.0
 """The virtual second after which no fault starts."""
 
+SHORT_EDIT: Final = 10.0
+"""The seconds within which an edit may be put back before a projector checks the consumer."""
+
 
 class ProjectorFaults:
     """
@@ -30,6 +33,8 @@ class ProjectorFaults:
 
     def __init__(self, run: ProjectorRun) -> None:
         self._run = run
+        self._edited_at = 0.0
+        self._skipped_before: set[int] = set()
 
     async def run(self) -> None:
         """Cause some faults, until the end of the fault phase."""
@@ -113,11 +118,16 @@ class ProjectorFaults:
         self._run.note("edit consumer")
         self._run.is_cut = True
         # A consumer deleted meanwhile is created again as it was, with other edits.
-        edits = self._run.consumer.edits = {"filter_subject": "noetl.events.some"}
         began = asyncio.get_running_loop().time()
+        if not self._run.consumer.edits:
+            self._edited_at, self._skipped_before = began, set(self._run.consumer.skipped)
+        edits = self._run.consumer.edits = {"filter_subject": "noetl.events.some"}
         await asyncio.sleep(self._a_while())
         if self._run.consumer.edits is edits:
             self._require_not_reading(began)
+            ended = asyncio.get_running_loop().time()
+            if ended - self._edited_at < SHORT_EDIT:
+                self._run.short_edits.append((ended, self._run.consumer.skipped - self._skipped_before))
             self._run.note("consumer put back")
             self._run.consumer.edits = {}
             self._run.consumer.pump()

@@ -35,6 +35,11 @@ REGRESSIONS: Final = (
         5000197,
         "the last messages, skipped by an edit that was undone, were delivered only after a later one",
     ),
+    (
+        "projector in a storm",
+        6000072,
+        "a projector that stopped stored what an edited consumer had delivered, before what the edit had skipped",
+    ),
     ("spool", 0, "progress that a full disk did not take ended the handing over, and every emit failed from then on"),
     ("spool", 43, "likewise a rejected event that a full disk did not take"),
     ("spool", 54, "a folder whose disk refused to open it stayed locked for as long as the process lived"),

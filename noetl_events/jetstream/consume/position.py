@@ -340,11 +340,11 @@ class ConsumerPosition:
                 return
         self._whole_up_to = end
 
-    async def rewind(self, *, buffered: int = 0) -> None:
+    async def rewind(self) -> None:
         """Reset an edited consumer to its last ack floor before the edit; further calls do nothing."""
         if not self._is_well:
             return
-        self._buffered = buffered
+        self._buffered = 0
         self.restart_at(self._acked + 1)
         self._is_well = False
         try:
@@ -404,16 +404,7 @@ class ConsumerPosition:
             return 0
         if not (await self._passes_over(info) or await self._has_given_up(info)):
             return 0
-        if await can_reset(self._connection):
-            return acked.stream_seq + 1
-        log.error(
-            "consumer.left_out",
-            consumer=self._consumer.name,
-            after=acked.stream_seq,
-            before=delivered.stream_seq + 1,
-            reason=f"the consumer may have skipped messages, and this server cannot reset it; {self._remedy}",
-        )
-        return 0
+        return acked.stream_seq + 1
 
     async def _passes_over(self, info: ConsumerInfo) -> bool:
         """Return True if there is a gap after the ack floor."""

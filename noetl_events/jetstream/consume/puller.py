@@ -429,7 +429,9 @@ class Puller:
         except Refused:
             # An open request must not receive the messages that the reset delivers again.
             await self._inbox.close()
-            await self._position.rewind(buffered=len(self._buffer))
+            # The buffer may lack messages that the edit skipped, so all of it is delivered again.
+            self._buffer.clear()
+            await self._position.rewind()
             raise
 
     async def _wait_for_arrival(self) -> None:
