@@ -7,6 +7,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+import time
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
@@ -57,7 +58,8 @@ def project_until(server: NatsServer, to: str, count: int, path: Path) -> int:
 
 def wait_for_rows(path: Path, count: int, process: subprocess.Popen[bytes]) -> None:
     """Return once the table in *path* has *count* rows; fail if the process ends earlier."""
-    for _ in range(1500):
+    deadline = time.monotonic() + 180
+    while time.monotonic() < deadline:
         if path.exists() and rows_in(path) >= count:
             return
         try:

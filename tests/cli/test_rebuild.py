@@ -102,9 +102,12 @@ def test_interrupted_says_where_to_go_on(filled: NatsServer, tmp_path: Path) -> 
     command = [sys.executable, "-m", "consumers", "rebuild", "--to", f"sqlite:///{path}"]
     variables = environment(filled.url) | {"NOETL_EVENT_STREAM_BATCH": "10"}
     with subprocess.Popen(command, env=variables, stderr=subprocess.PIPE) as process:
-        wait_for_rows(path, 30, process)
-        process.send_signal(signal.SIGINT)
-        _, stderr = process.communicate(timeout=180)
+        try:
+            wait_for_rows(path, 30, process)
+            process.send_signal(signal.SIGINT)
+            _, stderr = process.communicate(timeout=180)
+        finally:
+            process.kill()
     said = re.search(rb"continue with --from-sequence (\d+)", stderr)
     assert said, stderr.decode()
     execute(path, "DROP TRIGGER dawdle")

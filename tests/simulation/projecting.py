@@ -202,8 +202,8 @@ class ProjectorRun:
         """
         The messages left out by an edit that was put back within ten seconds while processes were killed.
 
-        Redeliveries to other processes then hide the gap in the numbers of the deliveries; the documentation of delivery
-        says so, and that `verify` finds these messages.
+        Redeliveries to other processes then hide the gap in the numbers of the deliveries.  The documentation of
+        delivery says so, and that `verify` finds these messages.
         """
         return {
             place
