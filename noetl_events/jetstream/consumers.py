@@ -60,6 +60,7 @@ class ConsumerInfo(msgspec.Struct, frozen=True, kw_only=True):
         delivered: position of the last first delivery.
         ack_floor: position up to which everything is acknowledged.
         num_ack_pending: number of messages delivered and not acknowledged.
+        num_redelivered: number of messages delivered more than once and not acknowledged.
         num_pending: number of messages not delivered yet.
         num_waiting: number of waiting pull requests.
         paused: True while an operator has paused the consumer.
@@ -74,6 +75,7 @@ class ConsumerInfo(msgspec.Struct, frozen=True, kw_only=True):
     delivered: Position = Position()
     ack_floor: Position = Position()
     num_ack_pending: int = 0
+    num_redelivered: int = 0
     num_pending: int = 0
     num_waiting: int = 0
     paused: bool = False

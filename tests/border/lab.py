@@ -147,6 +147,11 @@ class Case:
         return sum(projector.in_hand for projector in self._service.projectors) if self._service else 0
 
     @property
+    def has_seen_edit(self) -> bool:
+        """True if a check has found the consumer edited, and the projector has not reacted yet."""
+        return self._service is not None and any(each.puller._state.edited for each in self._service.projectors)
+
+    @property
     def reason(self) -> str:
         """The reason that the projector reports."""
         if self.error is not None:

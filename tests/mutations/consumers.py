@@ -227,8 +227,15 @@ CONSUMERS = (
     Mutation(
         "messages that a consumer has given up are only reported where the server cannot reset it",
         "noetl_events/jetstream/consume/position.py",
-        "        return acked.stream_seq + 1\n\n",
-        "        return acked.stream_seq + 1 if await can_reset(self._connection) else 0\n\n",
+        "        return acked.stream_seq + 1 if delivered.stream_seq > acked.stream_seq else 1\n",
+        "        return acked.stream_seq + 1 if await can_reset(self._connection) else 0\n",
+        "tests/border/test_old_consumers.py::test_given_up_is_named",
+    ),
+    Mutation(
+        "messages that a consumer has given up are not found if its ack floor is past them",
+        "noetl_events/jetstream/consume/position.py",
+        "    return has_unacknowledged or info.num_redelivered > info.num_ack_pending\n",
+        "    return has_unacknowledged\n",
         "tests/border/test_old_consumers.py::test_given_up_is_named",
     ),
 )

@@ -400,11 +400,14 @@ class ConsumerPosition:
     async def _left_out(self, info: ConsumerInfo) -> int:
         """Return the sequence after which an earlier reader of the consumer skipped messages; 0 if none did."""
         acked, delivered = info.ack_floor, info.delivered
-        if self._consumer.exclusive or delivered.stream_seq <= acked.stream_seq:
+        if self._consumer.exclusive:
             return 0
-        if not (await self._passes_over(info) or await self._has_given_up(info)):
+        if delivered.stream_seq > acked.stream_seq and await self._passes_over(info):
+            return acked.stream_seq + 1
+        if not (_may_have_given_up(info) and await self._is_settled(info)):
             return 0
-        return acked.stream_seq + 1
+        # nats-server 2.10 moves the ack floor past such messages, so they may be anywhere.
+        return acked.stream_seq + 1 if delivered.stream_seq > acked.stream_seq else 1
 
     async def _passes_over(self, info: ConsumerInfo) -> bool:
         """Return True if there is a gap after the ack floor."""
@@ -413,13 +416,11 @@ class ConsumerPosition:
         is_suspect = gap.before - gap.after - 1 > gap.elsewhere and self._gaps is not None
         return is_suspect and await passed_over(self._connection, self._consumer.stream, gap) > 0
 
-    async def _has_given_up(self, info: ConsumerInfo) -> bool:
-        """Return True if messages are neither acknowledged nor pending, as after a finite `max_deliver`."""
-        if info.num_ack_pending:
-            return False
+    async def _is_settled(self, info: ConsumerInfo) -> bool:
+        """Return True if a second look finds no message pending either; a cluster reports numbers of two moments."""
         await asyncio.sleep(_SETTLING)
         again = await show_consumer(self._connection, self._consumer)
-        return not again.num_ack_pending and again.ack_floor == info.ack_floor
+        return _may_have_given_up(again) and again.ack_floor == info.ack_floor
 
     async def _set_back(self, start: int) -> ConsumerInfo:
         if not await can_reset(self._connection):
@@ -444,6 +445,13 @@ class ConsumerPosition:
     def _remedy(self) -> str:
         place = f"{self._consumer.stream} {self._consumer.name}"
         return f"delete it (nats consumer rm {place}): the projector recreates it and reads the stream from its start"
+
+
+def _may_have_given_up(info: ConsumerInfo) -> bool:
+    """Return True if messages are neither acknowledged nor pending, as after a finite `max_deliver`."""
+    has_unacknowledged = not info.num_ack_pending and info.delivered.stream_seq > info.ack_floor.stream_seq
+    # An acknowledged, removed or expired message is no longer counted as redelivered (2.10 to 2.15, measured).
+    return has_unacknowledged or info.num_redelivered > info.num_ack_pending
 
 
 def _last_of(info: ConsumerInfo) -> int:
