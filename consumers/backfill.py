@@ -83,14 +83,14 @@ _WAITS: Final = Backoff(maximum=5.0)
 log = structlog.get_logger()
 
 
-class Carried(msgspec.Struct, kw_only=True):
+class Copied(msgspec.Struct, kw_only=True):
     """The numbers of stored and rejected events."""
 
     stored: int = 0
     rejected: int = 0
 
 
-async def carry(
+async def copy_events(
     events: Iterator[ExecutorEvent],
     sink: EventSink,
     *,
@@ -98,7 +98,7 @@ async def carry(
     batch_size: int = 500,
     speed: float = FULL,
     on_batch: Callable[[int], None] = lambda _: None,
-) -> Carried:
+) -> Copied:
     """
     Emit all *events* and return how many were stored and rejected; each rejection is logged with its reason.
 
@@ -108,16 +108,16 @@ async def carry(
         SinkUnavailable: the sink was unavailable for *patience* seconds; everything before this batch is stored.
 
     """
-    carried = Carried()
+    copied = Copied()
     async with aclosing(paced(events, speed=speed, size=batch_size)) as batches:
         async for batch in batches:
             reasons = await emit_patiently(batch, sink, patience=patience)
             for place, reason in sorted(reasons.items()):
                 log.error("event.rejected", event_id=batch[place].event_id, reason=reason)
-            carried.rejected += len(reasons)
-            carried.stored += len(batch) - len(reasons)
+            copied.rejected += len(reasons)
+            copied.stored += len(batch) - len(reasons)
             on_batch(len(batch))
-    return carried
+    return copied
 
 
 class Rejections(dict[int, str]):
@@ -233,17 +233,17 @@ class Rebuild:
 
         """
         while messages := await self._history.read(self._batch_size):
-            await self._carry(messages)
+            await self._write(messages)
             self.done.last_sequence = self._history.position
             self._on_batch(len(messages))
         return self.done
 
-    async def _carry(self, messages: Sequence[Message]) -> None:
+    async def _write(self, messages: Sequence[Message]) -> None:
         events = self._decode(messages)
         batch = [event for event, _ in events]
         reasons = await emit_patiently(batch, self._sink, patience=self._patience) if batch else Rejections()
         for place, reason in sorted(reasons.items()):
-            self._note(events[place][1], "conflict" if place in reasons.conflicts else "rejected", reason)
+            self._record_fault(events[place][1], "conflict" if place in reasons.conflicts else "rejected", reason)
         self.done.rejected += len(reasons) - len(reasons.conflicts)
         self.done.conflicts += len(reasons.conflicts)
         self.done.stored += len(batch) - len(reasons)
@@ -258,7 +258,7 @@ class Rebuild:
             except MalformedEvent as exc:
                 if self._may_be_wanted(message):
                     self.done.malformed += 1
-                    self._note(message, "malformed", str(exc))
+                    self._record_fault(message, "malformed", str(exc))
             else:
                 if self._execution is None or event.execution_id == self._execution:
                     events.append((event, message))
@@ -268,8 +268,8 @@ class Rebuild:
         # The execution of a malformed event cannot be read, so a text search for the id decides.
         return self._execution is None or str(self._execution).encode() in message.data
 
-    def _note(self, message: Message, kind: Literal["malformed", "rejected", "conflict"], reason: str) -> None:
+    def _record_fault(self, message: Message, kind: Literal["malformed", "rejected", "conflict"], reason: str) -> None:
         if len(self.done.faults) < MAX_FAULTS:
             fault = Fault(sequence=delivery_of(message).sequence, kind=kind, reason=reason)
             self.done.faults.append(fault)
-            log.error("event.left_out", kind=kind, sequence=fault.sequence, reason=reason)
+            log.error("event.not_copied", kind=kind, sequence=fault.sequence, reason=reason)

@@ -49,12 +49,12 @@ async def run_until_signal(
     tasks: set[asyncio.Task[Any]] = {running}
     try:
         if not await _finished_before(running, signals.first):
-            log.info("daemon.stopping", messages=worker.in_hand)
+            log.info("daemon.stopping", messages=worker.in_flight)
             stopping = asyncio.create_task(_stop(worker, running))
             tasks.add(stopping)
             await asyncio.wait({stopping, signals.second_waiter()}, timeout=deadline(), return_when="FIRST_COMPLETED")
             if not stopping.done():
-                return _exit_code(worker.in_hand, is_told=signals.second.is_set())
+                return _exit_code(worker.in_flight, is_second_signal=signals.second.is_set())
             stopping.result()
         running.result()
     finally:
@@ -87,12 +87,12 @@ async def run_until_stopped(work: Coroutine[Any, Any, None]) -> bool:
     return is_over
 
 
-def _exit_code(in_hand: int, *, is_told: bool) -> int:
-    reason = "a second signal" if is_told else "the deadline"
-    if not in_hand:
+def _exit_code(in_flight: int, *, is_second_signal: bool) -> int:
+    reason = "a second signal" if is_second_signal else "the deadline"
+    if not in_flight:
         log.info("daemon.stopped", reason=reason)
         return SETTLED
-    log.error("daemon.stopped_unsettled", messages=in_hand, reason=reason)
+    log.error("daemon.stopped_unsettled", messages=in_flight, reason=reason)
     return UNSETTLED
 
 

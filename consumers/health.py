@@ -93,10 +93,10 @@ def health_of(
         stall_after: seconds without activity that count as a stall.
 
     """
-    still = now - max(progress.moved, progress.resting_until)
-    if still > stall_after and _must_move(progress, connected=connected, unheard=now - heard, limit=stall_after):
+    still = now - max(progress.last_activity, progress.retry_at)
+    if still > stall_after and _must_be_active(progress, connected=connected, silence=now - heard, limit=stall_after):
         reason = f"no progress for {still:.0f} s"
-        return Health(alive=False, ready=False, part=progress.attempting or "loop", reason=reason)
+        return Health(alive=False, ready=False, part=progress.waiting_for or "loop", reason=reason)
     if not connected:
         return Health(ready=False, part="nats", reason="not connected")
     if progress.holding:
@@ -109,12 +109,12 @@ def health_of(
     return Health()
 
 
-def _must_move(progress: Progress, *, connected: bool, unheard: float, limit: float) -> bool:
+def _must_be_active(progress: Progress, *, connected: bool, silence: float, limit: float) -> bool:
     """Return whether the projector should have made progress, so that the pause in activity is a stall."""
-    if progress.attempting == "sink":
+    if progress.waiting_for == "sink":
         return True
-    if progress.attempting == "nats":
-        return connected and unheard > limit
+    if progress.waiting_for == "nats":
+        return connected and silence > limit
     return connected
 
 

@@ -29,7 +29,7 @@ class Worker(Protocol):
     """A task that runs until it is stopped: a `Projector`, `PartitionAssignment`, or several."""
 
     @property
-    def in_hand(self) -> int:
+    def in_flight(self) -> int:
         """Number of messages received and not acknowledged."""
 
     async def run(self) -> None:
@@ -45,20 +45,20 @@ class Supervisor:
 
     Args:
         workers: workers to run.
-        beside: functions to run until the workers end.
+        background: functions to run until the workers end.
 
     """
 
     def __init__(
-        self, workers: Sequence[Worker], *, beside: Sequence[Callable[[], Coroutine[Any, Any, None]]] = ()
+        self, workers: Sequence[Worker], *, background: Sequence[Callable[[], Coroutine[Any, Any, None]]] = ()
     ) -> None:
         self._workers = workers
-        self._beside = beside
+        self._background = background
 
     @property
-    def in_hand(self) -> int:
+    def in_flight(self) -> int:
         """Number of messages received and not acknowledged, over all workers."""
-        return sum(worker.in_hand for worker in self._workers)
+        return sum(worker.in_flight for worker in self._workers)
 
     async def run(self) -> None:
         """
@@ -69,16 +69,16 @@ class Supervisor:
 
         """
         working = {asyncio.create_task(worker.run()) for worker in self._workers}
-        beside = {asyncio.create_task(run()) for run in self._beside}
+        background = {asyncio.create_task(run()) for run in self._background}
         try:
             while working:
-                done, _ = await asyncio.wait(working | beside, return_when="FIRST_COMPLETED")
+                done, _ = await asyncio.wait(working | background, return_when="FIRST_COMPLETED")
                 for task in done:
                     task.result()
                 working -= done
-                beside -= done
+                background -= done
         finally:
-            await end_tasks(working | beside)
+            await end_tasks(working | background)
 
     async def stop(self) -> None:
         """Accept no further work in any worker."""

@@ -127,10 +127,10 @@ class BatchSpan:
     def __init__(self, span: Any = None) -> None:
         self._span = span
 
-    def settle(self, *, stored: int, buried: int) -> None:
+    def settle(self, *, stored: int, dead_letters: int) -> None:
         """Record the results of the batch's messages."""
         if self._span is not None:
-            self._span.set_attributes({"noetl.stored": stored, "noetl.buried": buried})
+            self._span.set_attributes({"noetl.stored": stored, "noetl.buried": dead_letters})
 
 
 @contextmanager

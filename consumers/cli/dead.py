@@ -153,9 +153,9 @@ async def retry(
         raise ValueError("sequences: filters go with --all, not with numbers")
     settings = read_settings(nats)
     async with Connection(settings.connect) as connection:
-        graveyard = DeadLetterReader(connection, stream=settings.dead_letters.name)
-        chosen = sequences or await _numbers(graveyard, filters.wanted())
-        resending = Resending(connection, graveyard, new_id=new_id, recipient=recipient)
+        reader = DeadLetterReader(connection, stream=settings.dead_letters.name)
+        chosen = sequences or await _numbers(reader, filters.wanted())
+        resending = Resending(connection, reader, new_id=new_id, recipient=recipient)
         outcomes = await _retried(resending, chosen, dry_run=dry_run, as_json=json)
     if not chosen:
         _print_note("no dead letter matches")
@@ -182,13 +182,13 @@ async def edit(
     """
     settings = read_settings(nats)
     async with Connection(settings.connect) as connection:
-        graveyard = DeadLetterReader(connection, stream=settings.dead_letters.name)
-        letter = await graveyard.find(sequence)
+        reader = DeadLetterReader(connection, stream=settings.dead_letters.name)
+        letter = await reader.find(sequence)
         if letter is None:
             return _print_missing(sequence)
         edited = file or await _in_editor(letter)
         body = _sound_body(letter, edited, from_editor=file is None)
-        outcome = await Resending(connection, graveyard, recipient=recipient).send(letter, body)
+        outcome = await Resending(connection, reader, recipient=recipient).send(letter, body)
     print_outcomes([outcome], as_json=json)
     return _finish_edit(letter, edited, outcome, from_editor=file is None)
 
@@ -213,27 +213,27 @@ async def purge(
         )
     settings = read_settings(nats)
     async with Connection(settings.connect) as connection:
-        graveyard = DeadLetterReader(connection, stream=settings.dead_letters.name)
-        chosen = await _numbers(graveyard, filters.wanted())
+        reader = DeadLetterReader(connection, stream=settings.dead_letters.name)
+        chosen = await _numbers(reader, filters.wanted())
         if chosen and not yes and not await asyncio.to_thread(_agrees, len(chosen)):
             _print_note("nothing removed")
             return 1
-        await _remove(graveyard, chosen, as_json=json)
+        await _remove(reader, chosen, as_json=json)
     return 0
 
 
-async def _letters(graveyard: DeadLetterReader, wanted: LetterFilter, *, distinct: bool = False) -> list[Letter]:
+async def _letters(reader: DeadLetterReader, wanted: LetterFilter, *, distinct: bool = False) -> list[Letter]:
     found = []
     with progress("reading") as advance:
-        async with aclosing(graveyard.letters(wanted, distinct=distinct)) as letters:
+        async with aclosing(reader.letters(wanted, distinct=distinct)) as letters:
             async for letter in letters:
                 found.append(letter)
                 advance(1)
     return found
 
 
-async def _numbers(graveyard: DeadLetterReader, wanted: LetterFilter) -> tuple[int, ...]:
-    return tuple(letter.sequence for letter in await _letters(graveyard, wanted))
+async def _numbers(reader: DeadLetterReader, wanted: LetterFilter) -> tuple[int, ...]:
+    return tuple(letter.sequence for letter in await _letters(reader, wanted))
 
 
 async def _in_editor(letter: Letter) -> Path:
@@ -281,12 +281,12 @@ async def _retried(resending: Resending, chosen: tuple[int, ...], *, dry_run: bo
     return outcomes
 
 
-async def _remove(graveyard: DeadLetterReader, chosen: tuple[int, ...], *, as_json: bool) -> None:
+async def _remove(reader: DeadLetterReader, chosen: tuple[int, ...], *, as_json: bool) -> None:
     removed = 0
     try:
         with progress("removing", len(chosen)) as advance:
             for sequence in chosen:
-                removed += await graveyard.remove(sequence)
+                removed += await reader.remove(sequence)
                 advance(1)
     finally:
         print_result({"removed": removed}, as_json=as_json)

@@ -113,9 +113,9 @@ async def emit(
             await run_until_stopped(work.run(lines))
         await sink.aclose()
     print_result({"stored": work.stored, "rejected": work.rejected, "malformed": work.malformed}, as_json=json)
-    if work.in_hand:
+    if work.in_flight:
         raise SinkUnavailable(
-            f"stopped with {work.in_hand} events in flight; emit the input again from line {work.line}"
+            f"stopped with {work.in_flight} events in flight; emit the input again from line {work.line}"
         )
     return 1 if work.malformed or work.rejected else 0
 
@@ -125,7 +125,7 @@ class _Emitting:
 
     def __init__(self, sink: NatsSink, source: str, *, patience: float, on_batch: Callable[[int], None]) -> None:
         self.stored = self.rejected = self.malformed = 0
-        self.in_hand = 0
+        self.in_flight = 0
         """Number of events that were read and may not be stored."""
         self.line = 1
         """Line number of the first of these events."""
@@ -145,13 +145,13 @@ class _Emitting:
                     await self._emit(batch)
 
     async def _emit(self, batch: list[ExecutorEvent]) -> None:
-        self.in_hand = len(batch)
+        self.in_flight = len(batch)
         reasons = await emit_patiently(batch, self._sink, patience=self._patience, overrun=_OVERRUN)
         for place, reason in sorted(reasons.items()):
             log.error("event.rejected", event_id=batch[place].event_id, reason=reason)
         self.rejected += len(reasons)
         self.stored += len(batch) - len(reasons)
-        self.in_hand = 0
+        self.in_flight = 0
         self._on_batch(len(batch))
 
     def _event(self, line: bytes) -> ExecutorEvent | None:

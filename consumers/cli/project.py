@@ -86,7 +86,7 @@ async def project(
             try:
                 endpoint = open_endpoint(service, projector.listen)
                 log.info("projector.started", to=[redacted(url) for url in projector.to], durable=projector.durable)
-                worker = Supervisor([service.worker], beside=[endpoint.run] if endpoint else [])
+                worker = Supervisor([service.worker], background=[endpoint.run] if endpoint else [])
                 return await run_until_signal(
                     worker, deadline=lambda: live.current.daemon.stop_deadline, on_hangup=live.reload
                 )

@@ -10,7 +10,7 @@ from typing import Annotated
 from cyclopts import Parameter
 from msgspec import structs
 
-from consumers.backfill import carry, read_speed
+from consumers.backfill import copy_events, read_speed
 from consumers.cli.options import AsJson
 from consumers.cli.output import print_result, progress
 from noetl_events.sink import open_sink
@@ -40,8 +40,8 @@ async def replay(
         # Counting reads the whole recording, so the total is counted for a terminal only.
         total = await asyncio.to_thread(count_lines, file) if sys.stderr.isatty() else None
         with progress("replaying", total) as advance:
-            carried = await carry(read_recording(file), sink, patience=wait, speed=times, on_batch=advance)
+            copied = await copy_events(read_recording(file), sink, patience=wait, speed=times, on_batch=advance)
     finally:
         await sink.aclose()
-    print_result(structs.asdict(carried), as_json=json)
-    return 1 if carried.rejected else 0
+    print_result(structs.asdict(copied), as_json=json)
+    return 1 if copied.rejected else 0

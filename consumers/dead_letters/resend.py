@@ -61,17 +61,17 @@ class Resending:
 
     Args:
         connection: connection to NATS; the caller closes it.
-        graveyard: store of the letters.
+        reader: store of the letters.
         new_id: give each event another id; without it a conflict is not sent, because it would be buried again.
         recipient: consumer to send the letters to, instead of the one that buried them; `*` for all.
 
     """
 
     def __init__(
-        self, connection: Connection, graveyard: DeadLetterReader, *, new_id: bool = False, recipient: str = ""
+        self, connection: Connection, reader: DeadLetterReader, *, new_id: bool = False, recipient: str = ""
     ) -> None:
         self._connection = connection
-        self._graveyard = graveyard
+        self._reader = reader
         self._new_id = new_id
         self._recipient = recipient
 
@@ -83,7 +83,7 @@ class Resending:
             NatsUnavailable: the letter cannot be read now; it stays.
 
         """
-        letter = await self._graveyard.find(sequence)
+        letter = await self._reader.find(sequence)
         if letter is None:
             return Outcome(sequence=sequence, outcome="already gone")
         if letter.kind == "conflict" and not self._new_id:
@@ -101,7 +101,7 @@ class Resending:
             # The message is stored before the letter is removed.  A crash in between duplicates it; in the other order
             # it would lose it.
             await self._store(letter, body, await self._recipient_of(letter))
-            await self._graveyard.remove(letter.sequence)
+            await self._reader.remove(letter.sequence)
         except (NatsUnavailable, MalformedEvent) as exc:
             return _failed(letter, str(exc))
         return Outcome(sequence=letter.sequence, outcome="retried", subject=letter.subject)

@@ -111,7 +111,7 @@ class LetterFilter(msgspec.Struct, frozen=True, kw_only=True):
     execution: int | None = None
     limit: int | None = None
 
-    def takes(self, letter: Letter) -> bool:
+    def matches(self, letter: Letter) -> bool:
         """Return whether *letter* matches, regardless of the limit."""
         return (
             (not self.kinds or letter.kind in self.kinds)
@@ -154,7 +154,7 @@ class DeadLetterReader:
         async with aclosing(reading):
             async for stored in reading:
                 letter = read_letter(stored)
-                if wanted.takes(letter) and letter.identity not in seen:
+                if wanted.matches(letter) and letter.identity not in seen:
                     if distinct:
                         seen.add(letter.identity)
                     found += 1

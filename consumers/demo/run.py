@@ -154,7 +154,9 @@ class Demo(msgspec.Struct, frozen=True, kw_only=True):
         watching = asyncio.create_task(self._show_progress(connection, projector))
         try:
             published = await self._run_workers(servers)
-            await _wait_until(lambda: projector.progress.stored + projector.progress.buried >= len(published), running)
+            await _wait_until(
+                lambda: projector.progress.stored + projector.progress.dead_letters >= len(published), running
+            )
             await projector.stop()
             await running
         finally:

@@ -52,7 +52,7 @@ class Gateway:
     def __init__(
         self, settings: Settings, connection: Connection, listener: socket.socket, rule: TokenFile | LocalOnly
     ) -> None:
-        self.intake = RequestLimiter()
+        self.limiter = RequestLimiter()
         self._sink = NatsSink(
             connection,
             subject=settings.stream.template,
@@ -60,20 +60,25 @@ class Gateway:
             stream=settings.stream.name,
             message_id=settings.publish.message_id,
         )
-        self.ingest = Ingest(self._sink, self.intake)
+        self.ingest = Ingest(self._sink, self.limiter)
         self.hub = Hub(connection, settings.stream.name)
-        self._past = StreamHistory(connection, settings.stream.name)
-        self.streaming = EventStream(self.hub, self._past)
+        self._history = StreamHistory(connection, settings.stream.name)
+        self.event_stream = EventStream(self.hub, self._history)
         self._status = Status(connection, settings.stream.name, settings.dead_letters.name)
-        self.condition = GatewayHealth(
-            connection, hub=self.hub, ingest=self.ingest, intake=self.intake, streaming=self.streaming, sink=self._sink
+        self.health = GatewayHealth(
+            connection,
+            hub=self.hub,
+            ingest=self.ingest,
+            limiter=self.limiter,
+            event_stream=self.event_stream,
+            sink=self._sink,
         )
         self._server = WebServer(traced(AuthMiddleware(self._app(), rule), routes=_TRACED), listener)
 
     @property
-    def in_hand(self) -> int:
+    def in_flight(self) -> int:
         """Number of requests with events that are not stored yet."""
-        return self.intake.requests
+        return self.limiter.requests
 
     @property
     def published(self) -> PublishCounts:
@@ -82,7 +87,7 @@ class Gateway:
 
     async def run(self) -> None:
         """Serve until `stop`, then finish the requests in flight."""
-        await Supervisor([self._server], beside=[self.hub.run]).run()
+        await Supervisor([self._server], background=[self.hub.run]).run()
         await self._sink.aclose()
 
     async def stop(self) -> None:
@@ -94,13 +99,13 @@ class Gateway:
         routes = [
             Route("/api/events", self.ingest.one, methods=["POST"]),
             Route("/api/events/batch", self.ingest.many, methods=["POST"]),
-            Route("/api/events/stream", self.streaming.open),
-            Route("/api/executions/{execution_id}", Executions(self._past).show),
+            Route("/api/events/stream", self.event_stream.open),
+            Route("/api/executions/{execution_id}", Executions(self._history).show),
             Route("/api/status", self._status.status),
             Route("/api/dead", self._status.dead),
-            Route("/healthz", self.condition.healthz),
-            Route("/readyz", self.condition.readyz),
-            Route("/metrics", self.condition.metrics),
+            Route("/healthz", self.health.healthz),
+            Route("/readyz", self.health.readyz),
+            Route("/metrics", self.health.metrics),
             Route("/openapi.json", show_openapi),
             Route("/", show_page),
         ]

@@ -35,15 +35,15 @@ class GatewayHealth:
         *,
         hub: Hub,
         ingest: Ingest,
-        intake: RequestLimiter,
-        streaming: EventStream,
+        limiter: RequestLimiter,
+        event_stream: EventStream,
         sink: NatsSink,
     ) -> None:
         self._connection = connection
         self._hub = hub
         self._ingest = ingest
-        self._intake = intake
-        self._streaming = streaming
+        self._limiter = limiter
+        self._event_stream = event_stream
         self._sink = sink
         self._registry = CollectorRegistry()
         self._registry.register(self)
@@ -77,12 +77,12 @@ class GatewayHealth:
         for code, count in self._ingest.refused.items():
             refused.add_metric([code], count)
         yield refused
-        yield GaugeMetricFamily("noetl_gateway_in_hand", "Posts in flight.", self._intake.requests)
+        yield GaugeMetricFamily("noetl_gateway_in_hand", "Posts in flight.", self._limiter.requests)
         yield GaugeMetricFamily("noetl_gateway_clients", "Connected clients of the live stream.", self._hub.clients)
         failures = "Failed attempts to read the stream."
         yield CounterMetricFamily("noetl_gateway_stream_failures", failures, self._hub.failures)
         yield CounterMetricFamily(
-            "noetl_gateway_dropped", "Clients dropped because they read too slowly.", self._streaming.dropped
+            "noetl_gateway_dropped", "Clients dropped because they read too slowly.", self._event_stream.dropped
         )
         counts = self._sink.counts
         yield CounterMetricFamily(

@@ -70,7 +70,7 @@ class RequestsSeen:
             raise ApiError(422, "key_reused", "Idempotency-Key: already used with another body; use a new key")
         return seen
 
-    def note(self, key: str, body: bytes, events: Sequence[ExecutorEvent]) -> IdempotencyCache:
+    def add(self, key: str, body: bytes, events: Sequence[ExecutorEvent]) -> IdempotencyCache:
         """Store a request in the cache if it has a key, and discard the oldest ones if the cache is full."""
         seen = IdempotencyCache(body, events)
         if key:
@@ -108,27 +108,27 @@ class Ingest:
 
     Args:
         sink: sink that stores the events; it must time out within seconds, so that clients learn of a failure.
-        intake: limit of the requests in flight.
+        limiter: limit of the requests in flight.
         new_id: generator of ids for events without one.
 
     """
 
-    def __init__(self, sink: EventSink, intake: RequestLimiter, *, new_id: Callable[[], int] | None = None) -> None:
+    def __init__(self, sink: EventSink, limiter: RequestLimiter, *, new_id: Callable[[], int] | None = None) -> None:
         self.stored = 0
         """Number of events answered with success."""
         self.refused: dict[str, int] = {}
         """Number of refused requests, by code."""
 
         self._sink = sink
-        self._intake = intake
+        self._limiter = limiter
         self._new_id = new_id or process_ids()
         self._seen = RequestsSeen()
 
     async def one(self, request: Request) -> Response:
         """Store the event in the body."""
         try:
-            with self._intake.place() as place:
-                event = read_one(await self._intake.read(request, place), self._new_id)
+            with self._limiter.slot() as slot:
+                event = read_one(await self._limiter.read(request, slot), self._new_id)
                 await self._store([event])
         except ApiError as exc:
             raise self._counted(exc) from None
@@ -138,11 +138,11 @@ class Ingest:
         """Store the events in the body; a retry with the same `Idempotency-Key` keeps the ids of the events."""
         try:
             key = _key(request)
-            with self._intake.place() as place:
-                body = await self._intake.read(request, place)
+            with self._limiter.slot() as slot:
+                body = await self._limiter.read(request, slot)
                 known = self._seen.find(key, body)
                 events = known.events if known else read_many(body, self._new_id)
-                seen = known or self._seen.note(key, body, events)
+                seen = known or self._seen.add(key, body, events)
                 is_duplicate = seen.stored
                 await self._store(events)
                 seen.stored = True

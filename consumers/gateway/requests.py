@@ -49,7 +49,7 @@ class RequestLimiter:
         self._body_deadline = body_deadline
 
     @contextmanager
-    def place(self) -> Iterator[Slot]:
+    def slot(self) -> Iterator[Slot]:
         """
         Hold a slot for one request.
 
@@ -60,14 +60,14 @@ class RequestLimiter:
         if self.requests >= self._max_requests:
             raise ApiError(429, "busy", f"{self.requests} requests wait to be stored", retry_after=_BUSY)
         self.requests += 1
-        place = Slot(self)
+        slot = Slot(self)
         try:
-            yield place
+            yield slot
         finally:
             self.requests -= 1
-            self.bytes -= place.size
+            self.bytes -= slot.size
 
-    def take(self, size: int) -> None:
+    def reserve(self, size: int) -> None:
         """
         Reserve *size* bytes.
 
@@ -79,7 +79,7 @@ class RequestLimiter:
             raise ApiError(429, "busy", f"{self.bytes:,} bytes wait to be stored", retry_after=_BUSY)
         self.bytes += size
 
-    async def read(self, request: Request, place: Slot) -> bytes:
+    async def read(self, request: Request, slot: Slot) -> bytes:
         """
         Return the body of *request*.
 
@@ -92,7 +92,7 @@ class RequestLimiter:
             raise _too_large()
         try:
             async with asyncio.timeout(self._body_deadline):
-                return b"".join([chunk async for chunk in place.chunks(request)])
+                return b"".join([chunk async for chunk in slot.chunks(request)])
         except TimeoutError:
             raise ApiError(408, "slow", f"the body took longer than {self._body_deadline:g} s") from None
         except ClientDisconnect:
@@ -100,18 +100,18 @@ class RequestLimiter:
 
 
 class Slot:
-    """The slot of one request in *intake*; its bytes are released with it."""
+    """The slot of one request in *limiter*; its bytes are released with it."""
 
-    def __init__(self, intake: RequestLimiter) -> None:
+    def __init__(self, limiter: RequestLimiter) -> None:
         self.size = 0
-        self._intake = intake
+        self._limiter = limiter
 
     async def chunks(self, request: Request) -> AsyncIterator[bytes]:
         """Yield the chunks of the body, within the limits."""
         async for chunk in request.stream():
             if self.size + len(chunk) > MAX_BODY:
                 raise _too_large()
-            self._intake.take(len(chunk))
+            self._limiter.reserve(len(chunk))
             self.size += len(chunk)
             yield chunk
 

@@ -44,7 +44,7 @@ class GatewayProtocol(HttpToolsProtocol):
         super().__init__(*args, **kwargs)
         self._deadline: asyncio.TimerHandle | None = None
         self._reading: asyncio.TimerHandle | None = None
-        self._begun = False
+        self._is_receiving = False
         self._head = 0
         self._half_closed = False
 
@@ -54,7 +54,7 @@ class GatewayProtocol(HttpToolsProtocol):
         # asyncio does not set this for a listener of `socket.create_server`, so each response would wait 40 ms for an
         # ACK.
         transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._watch(waiting=True)
+        self._set_deadline(waiting=True)
 
     def data_received(self, data: bytes) -> None:
         """Parse *data*, check the size of the head, and update the deadline."""
@@ -62,12 +62,12 @@ class GatewayProtocol(HttpToolsProtocol):
         super().data_received(data)
         if self._head > MAX_HEAD and not self.transport.is_closing():
             self.send_400_response("The request's head is too large.")
-        self._watch(waiting=self._begun)
+        self._set_deadline(waiting=self._is_receiving)
 
     def on_message_begin(self) -> None:
         """Record the start of a request."""
         super().on_message_begin()
-        self._begun = True
+        self._is_receiving = True
 
     def on_headers_complete(self) -> None:
         """Reset the size of the head at its end."""
@@ -82,12 +82,12 @@ class GatewayProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """Record the end of a request."""
         super().on_message_complete()
-        self._begun, self._head = False, 0
+        self._is_receiving, self._head = False, 0
 
     def eof_received(self) -> bool | None:  # type: ignore[override]  # None in uvicorn, a bool in asyncio
         """Keep a half-closed connection for a response that has not started; close it if the response has started."""
         cycle: Any = self.cycle
-        self._half_closed = not self._begun and cycle is not None and not cycle.response_started
+        self._half_closed = not self._is_receiving and cycle is not None and not cycle.response_started
         return self._half_closed
 
     def on_response_complete(self) -> None:
@@ -98,7 +98,7 @@ class GatewayProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Cancel both deadlines."""
-        self._watch(waiting=False)
+        self._set_deadline(waiting=False)
         self._end_reading()
         super().connection_lost(exc)
 
@@ -117,14 +117,14 @@ class GatewayProtocol(HttpToolsProtocol):
             self._reading.cancel()
             self._reading = None
 
-    def _watch(self, *, waiting: bool) -> None:
+    def _set_deadline(self, *, waiting: bool) -> None:
         if waiting and self._deadline is None:
-            self._deadline = self.loop.call_later(REQUEST_DEADLINE, self._give_up)
+            self._deadline = self.loop.call_later(REQUEST_DEADLINE, self._time_out)
         elif not waiting and self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
 
-    def _give_up(self) -> None:
+    def _time_out(self) -> None:
         self._deadline = None
         self.transport.close()
 
@@ -161,7 +161,7 @@ class WebServer:
             self._listener.close()
 
     @property
-    def in_hand(self) -> int:
+    def in_flight(self) -> int:
         """Number of requests in flight."""
         return len(self._server.server_state.tasks)
 

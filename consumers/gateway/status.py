@@ -74,7 +74,7 @@ class Status:
     async def status(self, _: Request) -> Response:
         """Return the state of the stream and of its durable consumers."""
         try:
-            return _answer(await self._look())
+            return _answer(await self._read_status())
         except NatsUnavailable as exc:
             raise _unavailable(exc) from exc
 
@@ -87,7 +87,7 @@ class Status:
         except (NatsUnavailable, StreamReplaced) as exc:
             raise _unavailable(exc) from exc
 
-    async def _look(self) -> _Status:
+    async def _read_status(self) -> _Status:
         info = await show_stream(self._connection, self._stream)
         stream = _Stream(
             name=self._stream,

@@ -49,7 +49,7 @@ class ServerSpans:
             # The text of an exception may quote an event, so exceptions are not recorded.
             record_exception=False,
         ) as span:
-            await self._app(scope, receive, _noting_status(send, span))
+            await self._app(scope, receive, _recording_status(send, span))
 
 
 def _context_of(scope: Scope) -> Any:
@@ -63,14 +63,14 @@ def _context_of(scope: Scope) -> Any:
     return TraceContextTextMapPropagator().extract(carrier, Context())
 
 
-def _noting_status(send: Send, span: Any) -> Send:
+def _recording_status(send: Send, span: Any) -> Send:
     from opentelemetry.trace import Status, StatusCode
 
-    async def noting(message: Message) -> None:
+    async def recording(message: Message) -> None:
         if message["type"] == "http.response.start":
             span.set_attribute("http.response.status_code", message["status"])
             if message["status"] >= _SERVER_ERROR:
                 span.set_status(Status(StatusCode.ERROR))
         await send(message)
 
-    return noting
+    return recording

@@ -111,7 +111,7 @@ class RoleContext(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-_EXHAUSTED_GROUP: Final = "noetl_exhausted"
+_MAX_DELIVERIES_GROUP: Final = "noetl_exhausted"
 
 
 def rights_of(role: Role, work: RoleContext) -> Rights:
@@ -149,7 +149,7 @@ def _projector(work: RoleContext) -> Rights:
         info = f"{work.api}.CONSUMER.INFO.{stream}.*"
         publish.append(Permission(info, "to identify a consumer that gave up on a message"))
         subscribe.append(
-            Permission(f"{advisories}.*", "to learn of messages that other consumers gave up on", _EXHAUSTED_GROUP)
+            Permission(f"{advisories}.*", "to learn of messages that other consumers gave up on", _MAX_DELIVERIES_GROUP)
         )
     if work.stream.partitions:
         presence = Permission(

@@ -53,11 +53,11 @@ class Destination(msgspec.Struct, frozen=True):
                 pin_ttl=pin_ttl,
                 exclusive=exclusive,
             )
-        for lane in range(stream.partitions):
+        for partition in range(stream.partitions):
             yield ConsumerDeclaration(
-                name=f"{self.durable}_{lane}",
+                name=f"{self.durable}_{partition}",
                 stream=stream.name,
-                filter_subjects=stream.lane_filters(lane),
+                filter_subjects=stream.partition_filters(partition),
                 partitions=stream.partitions,
                 ack_wait=ack_wait,
                 max_ack_pending=max_ack_pending,

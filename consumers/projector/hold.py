@@ -53,14 +53,14 @@ class Hold:
             away, backoff=self._backoff, hurry=self._stopping, log="projector", consumer=self._consumer, part=part
         )
         async for attempt in self._retry:
-            self._progress.attempting = part
+            self._progress.waiting_for = part
             with attempt:
                 result = await call()
             if attempt.error:
                 is_refused = isinstance(attempt.error, Refused)
                 self._progress.refused += is_refused
                 self._progress.hold("consumer" if is_refused else part, str(attempt.error), attempt.wait)
-        self._progress.attempting = ""
+        self._progress.waiting_for = ""
         self.resume()
         return result
 

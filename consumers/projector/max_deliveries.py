@@ -73,44 +73,44 @@ class MaxDeliveriesMonitor:
         """Watch until cancelled; log the number of advisories that were received and not processed by then."""
         try:
             while True:
-                async for attempt in Retry(NatsUnavailable, backoff=self._backoff, log="exhausted"):
+                async for attempt in Retry(NatsUnavailable, backoff=self._backoff, log="max_deliveries"):
                     with attempt:
-                        await self._bury_next()
+                        await self._process_next()
         finally:
             if self._advisories.waiting:
-                log.error("exhausted.left", messages=self._advisories.waiting)
+                log.error("max_deliveries.unprocessed", messages=self._advisories.waiting)
             await self._advisories.aclose()
 
-    async def _bury_next(self) -> None:
-        given_up = await self._advisories.first()
-        if given_up.consumer in self._own:
-            self._on_own(given_up)
-        elif not await self._is_of_a_projector(given_up):
-            await self._find_and_bury(given_up)
+    async def _process_next(self) -> None:
+        advisory = await self._advisories.first()
+        if advisory.consumer in self._own:
+            self._on_own(advisory)
+        elif not await self._is_of_a_projector(advisory):
+            await self._find_and_publish(advisory)
         self._advisories.drop_first()
 
-    async def _is_of_a_projector(self, given_up: MaxDeliveries) -> bool:
+    async def _is_of_a_projector(self, advisory: MaxDeliveries) -> bool:
         """Return whether another projector reads that consumer and therefore resets it itself."""
-        declared = ConsumerDeclaration(name=given_up.consumer, stream=given_up.stream)
+        declared = ConsumerDeclaration(name=advisory.consumer, stream=advisory.stream)
         try:
             return is_of_a_projector((await show_consumer(self._connection, declared)).config)
         except (ConsumerMissing, PermissionDenied):
             return False
 
-    async def _find_and_bury(self, given_up: MaxDeliveries) -> None:
-        stored = await find_stored(self._connection, given_up.stream, given_up.stream_seq)
+    async def _find_and_publish(self, advisory: MaxDeliveries) -> None:
+        stored = await find_stored(self._connection, advisory.stream, advisory.stream_seq)
         if stored is None:
-            log.error("exhausted.gone", consumer=given_up.consumer, sequence=given_up.stream_seq)
+            log.error("max_deliveries.message_missing", consumer=advisory.consumer, sequence=advisory.stream_seq)
         else:
-            await self._bury(stored, given_up)
+            await self._publish(stored, advisory)
 
-    async def _bury(self, stored: Stored, given_up: MaxDeliveries) -> None:
-        reason = f"consumer {given_up.consumer} gave up after {given_up.deliveries} deliveries"
-        place = {"consumer": given_up.consumer, "sequence": given_up.stream_seq}
+    async def _publish(self, stored: Stored, advisory: MaxDeliveries) -> None:
+        reason = f"consumer {advisory.consumer} gave up after {advisory.deliveries} deliveries"
+        place = {"consumer": advisory.consumer, "sequence": advisory.stream_seq}
         try:
-            await self._dead_letters.publish_stored(stored, "exhausted", reason, consumer=given_up.consumer)
+            await self._dead_letters.publish_stored(stored, "exhausted", reason, consumer=advisory.consumer)
         except MessageTooLarge as exc:
             # Only an operator can fix this, so the advisories behind it are processed meanwhile.
-            log.error("exhausted.too_large", **place, reason=str(exc))
+            log.error("max_deliveries.too_large", **place, reason=str(exc))
         else:
-            log.error("exhausted.buried", **place, deliveries=given_up.deliveries)
+            log.error("max_deliveries.dead_lettered", **place, deliveries=advisory.deliveries)

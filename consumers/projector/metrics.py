@@ -112,7 +112,7 @@ class ProjectorMetrics:
         family = CounterMetricFamily(_full("buried"), "Dead letters.", labels=["consumer", "kind"])
         for consumer, progress in self._service.progress.items():
             for kind in _KINDS:
-                family.add_metric([consumer, kind], progress.buried_by[kind])
+                family.add_metric([consumer, kind], progress.dead_letters_by_kind[kind])
         return family
 
     def _of_sinks(self, name: str, description: str) -> Metric:
@@ -125,7 +125,7 @@ class ProjectorMetrics:
         return family
 
     def _lags(self) -> Iterator[Metric]:
-        in_hand = GaugeMetricFamily(_full("in_hand"), "Messages received and not acknowledged.", labels=["consumer"])
+        in_flight = GaugeMetricFamily(_full("in_hand"), "Messages received and not acknowledged.", labels=["consumer"])
         events = GaugeMetricFamily(
             _full("lag_events"), "Messages not acknowledged, received or not.", labels=["consumer"]
         )
@@ -133,12 +133,12 @@ class ProjectorMetrics:
             _full("lag_seconds"), "Age of the oldest message not acknowledged.", labels=["consumer"]
         )
         for projector in self._service.projectors:
-            name, progress, messages = projector.consumer.name, projector.progress, projector.in_hand
-            in_hand.add_metric([name], messages)
+            name, progress, messages = projector.consumer.name, projector.progress, projector.in_flight
+            in_flight.add_metric([name], messages)
             events.add_metric([name], projector.unsettled)
             lag = progress.lag_seconds(oldest_ns=projector.oldest_ns, now_ns=time.time_ns())
             seconds.add_metric([name], lag)
-        return iter((in_hand, events, seconds))
+        return iter((in_flight, events, seconds))
 
     def _holding(self) -> Metric:
         family = GaugeMetricFamily(

@@ -26,25 +26,25 @@ log = structlog.get_logger()
 
 class PartitionAssignment:
     """
-    Run this replica's share of *lanes*.
+    Run this replica's share of *partitions*.
 
     Args:
-        lanes: factories of the projectors, one per partition.
+        partitions: factories of the projectors, one per partition.
         presence: presence of this replica in its group.
 
     """
 
-    def __init__(self, lanes: Sequence[Callable[[], Projector]], presence: Presence) -> None:
-        self._lanes = lanes
+    def __init__(self, partitions: Sequence[Callable[[], Projector]], presence: Presence) -> None:
+        self._partitions = partitions
         self._presence = presence
         self._projectors: dict[int, Projector] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._stopping = asyncio.Event()
 
     @property
-    def in_hand(self) -> int:
+    def in_flight(self) -> int:
         """Number of messages received and not acknowledged."""
-        return sum(projector.in_hand for projector in self._projectors.values())
+        return sum(projector.in_flight for projector in self._projectors.values())
 
     @property
     def projectors(self) -> list[Projector]:
@@ -52,7 +52,7 @@ class PartitionAssignment:
         return list(self._projectors.values())
 
     @property
-    def owned(self) -> list[int]:
+    def assigned(self) -> list[int]:
         """The partitions that this replica runs, including those it is releasing."""
         return sorted(self._tasks)
 
@@ -64,14 +64,14 @@ class PartitionAssignment:
             Exception: the error that ended one of the projectors.
 
         """
-        telling = asyncio.create_task(self._presence.run())
+        announcing = asyncio.create_task(self._presence.run())
         try:
             while not self._stopping.is_set():
                 await self._rebalance()
-                await self._wait_for_news()
-            await self._let_go(self.owned)
+                await self._wait_for_change()
+            await self._release(self.assigned)
         finally:
-            await end_tasks([*self._tasks.values(), telling])
+            await end_tasks([*self._tasks.values(), announcing])
 
     async def stop(self) -> None:
         """Stop pulling; `run` returns once every message in flight is acknowledged."""
@@ -79,26 +79,30 @@ class PartitionAssignment:
 
     async def _rebalance(self) -> None:
         members = self._presence.members
-        mine = {lane for lane in range(len(self._lanes)) if members[lane % len(members)] == self._presence.name}
-        if mine != set(self.owned):
-            log.info("lanes.shared", replicas=len(members), mine=sorted(mine))
-        await self._let_go([lane for lane in self.owned if lane not in mine])
-        for lane in sorted(mine.difference(self.owned)):
-            projector = self._projectors[lane] = self._lanes[lane]()
-            self._tasks[lane] = asyncio.create_task(projector.run())
+        mine = {
+            partition
+            for partition in range(len(self._partitions))
+            if members[partition % len(members)] == self._presence.name
+        }
+        if mine != set(self.assigned):
+            log.info("partitions.assigned", replicas=len(members), mine=sorted(mine))
+        await self._release([partition for partition in self.assigned if partition not in mine])
+        for partition in sorted(mine.difference(self.assigned)):
+            projector = self._projectors[partition] = self._partitions[partition]()
+            self._tasks[partition] = asyncio.create_task(projector.run())
 
-    async def _let_go(self, lanes: Sequence[int]) -> None:
-        await asyncio.gather(*(self._projectors[lane].stop() for lane in lanes))
-        for lane in lanes:
-            await self._tasks[lane]
-            del self._tasks[lane], self._projectors[lane]
+    async def _release(self, partitions: Sequence[int]) -> None:
+        await asyncio.gather(*(self._projectors[partition].stop() for partition in partitions))
+        for partition in partitions:
+            await self._tasks[partition]
+            del self._tasks[partition], self._projectors[partition]
 
-    async def _wait_for_news(self) -> None:
-        news = [asyncio.create_task(self._presence.changed()), asyncio.create_task(self._stopping.wait())]
+    async def _wait_for_change(self) -> None:
+        changes = [asyncio.create_task(self._presence.changed()), asyncio.create_task(self._stopping.wait())]
         try:
-            done, _ = await asyncio.wait({*news, *self._tasks.values()}, return_when="FIRST_COMPLETED")
+            done, _ = await asyncio.wait({*changes, *self._tasks.values()}, return_when="FIRST_COMPLETED")
         finally:
-            for task in news:
+            for task in changes:
                 task.cancel()
         for task in done:
             task.result()

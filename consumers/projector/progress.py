@@ -63,7 +63,7 @@ class Progress(msgspec.Struct, kw_only=True):
         redelivered: number of these that were redeliveries.
         stored: number of events stored in the destination and acknowledged.
         markers: number of messages written by the server, such as delete markers.
-        buried_by: number of dead letters, by kind.
+        dead_letters_by_kind: number of dead letters, by kind.
         refused: number of pull requests that the server refused permanently.
         skipped: number of messages for another consumer, acknowledged and not stored.
         passed_over: number of messages that the consumer skipped and delivered after a reset.
@@ -74,14 +74,14 @@ class Progress(msgspec.Struct, kw_only=True):
         holding: one of `PARTS` that is unavailable now; empty if there is none.
         reason: reason of the outage, in words.
         holding_since: start of the outage, by `time.monotonic`.
-        attempting: one of `PARTS` that a call is waiting for; "nats" also while the stream has no new message.
+        waiting_for: one of `PARTS` that a call is waiting for; "nats" also while the stream has no new message.
         pending: number of undelivered messages of the stream, when last read.
-        pending_behind: stream sequence of the last message delivered at that time.
+        pending_as_of: stream sequence of the last message delivered at that time.
         settled_ns: time at which the stream stored the last message acknowledged, in Unix nanoseconds; 0 before the
             first.
         oldest_ns: the same time of the oldest message not acknowledged, when last read; 0 if there was none.
-        moved: last activity of the loop, including a failed attempt, by `time.monotonic`.
-        resting_until: time of the next attempt, by the same clock.
+        last_activity: last activity of the loop, including a failed attempt, by `time.monotonic`.
+        retry_at: time of the next attempt, by the same clock.
 
     """
 
@@ -89,7 +89,7 @@ class Progress(msgspec.Struct, kw_only=True):
     redelivered: int = 0
     stored: int = 0
     markers: int = 0
-    buried_by: Counter[str] = msgspec.field(default_factory=Counter)
+    dead_letters_by_kind: Counter[str] = msgspec.field(default_factory=Counter)
     refused: int = 0
     skipped: int = 0
     passed_over: int = 0
@@ -100,44 +100,44 @@ class Progress(msgspec.Struct, kw_only=True):
     holding: str = ""
     reason: str = ""
     holding_since: float = 0.0
-    attempting: str = ""
+    waiting_for: str = ""
     pending: int = 0
-    pending_behind: int = 0
+    pending_as_of: int = 0
     settled_ns: int = 0
     oldest_ns: int = 0
-    moved: float = msgspec.field(default_factory=time.monotonic)
-    resting_until: float = 0.0
+    last_activity: float = msgspec.field(default_factory=time.monotonic)
+    retry_at: float = 0.0
 
     @property
-    def buried(self) -> int:
+    def dead_letters(self) -> int:
         """Number of dead letters of all kinds."""
-        return self.buried_by.total()
+        return self.dead_letters_by_kind.total()
 
-    def begin(self) -> None:
+    def reset(self) -> None:
         """Reset the state and keep the counters, for a new projector of the same consumer."""
-        self.holding = self.reason = self.attempting = ""
-        self.pending = self.pending_behind = self.settled_ns = self.oldest_ns = 0
-        self.move()
+        self.holding = self.reason = self.waiting_for = ""
+        self.pending = self.pending_as_of = self.settled_ns = self.oldest_ns = 0
+        self.record_activity()
 
-    def move(self) -> None:
+    def record_activity(self) -> None:
         """Record activity of the loop."""
-        self.moved = time.monotonic()
+        self.last_activity = time.monotonic()
 
     def receive(self, messages: int, last: Delivery) -> None:
         """Record received *messages*, and the number pending behind the *last* one delivered."""
         self.received += messages
-        self.note_pending(last.pending, behind=last.sequence)
-        self.move()
+        self.set_pending(last.pending, as_of=last.sequence)
+        self.record_activity()
 
-    def note_pending(self, messages: int, *, behind: int) -> None:
-        """Record that *messages* were pending behind the last one delivered, of sequence *behind*."""
-        self.pending, self.pending_behind = messages, behind
+    def set_pending(self, messages: int, *, as_of: int) -> None:
+        """Record that *messages* were pending behind the last one delivered, of sequence *as_of*."""
+        self.pending, self.pending_as_of = messages, as_of
 
     def settle(self, stored: int, last: Delivery) -> None:
         """Record *stored* events, and *last* as the last message acknowledged."""
         self.stored += stored
         self.settled_ns = max(self.settled_ns, last.stored_ns)
-        self.move()
+        self.record_activity()
 
     def write(self, events: int, seconds: float) -> None:
         """Record a write of *events* that took *seconds*."""
@@ -145,13 +145,13 @@ class Progress(msgspec.Struct, kw_only=True):
         self.batch_events.add(events)
         self.write_seconds.add(seconds)
 
-    def hold(self, part: str, reason: str, rest: float) -> None:
-        """Record that *part* is unavailable and retried after *rest* seconds."""
-        self.move()
+    def hold(self, part: str, reason: str, wait: float) -> None:
+        """Record that *part* is unavailable and retried after *wait* seconds."""
+        self.record_activity()
         if not self.holding:
-            self.holding_since = self.moved
+            self.holding_since = self.last_activity
         self.holding, self.reason = part, reason
-        self.resting_until = self.moved + rest
+        self.retry_at = self.last_activity + wait
 
     def resume(self) -> float:
         """Record the end of an outage, and return its seconds."""

@@ -98,7 +98,7 @@ class Projector:
         return delivery_of(oldest).stored_ns if oldest else 0
 
     @property
-    def in_hand(self) -> int:
+    def in_flight(self) -> int:
         """Number of messages received and not acknowledged."""
         return len(self._in_flight) + len(self._puller.buffered)
 
@@ -107,8 +107,8 @@ class Projector:
         """Number of messages of the stream that are not acknowledged, received or not."""
         progress = self.progress
         # These arrived after the pending count was read, so the count still includes them.
-        since = sum(delivery_of(message).sequence > progress.pending_behind for message in self._puller.buffered)
-        return max(progress.pending - since, 0) + self.in_hand
+        since = sum(delivery_of(message).sequence > progress.pending_as_of for message in self._puller.buffered)
+        return max(progress.pending - since, 0) + self.in_flight
 
     async def run(self) -> None:
         """
@@ -126,7 +126,7 @@ class Projector:
         heartbeats = asyncio.create_task(self._heartbeats())
         try:
             while await self.step():
-                self.progress.move()
+                self.progress.record_activity()
                 if heartbeats.done():
                     heartbeats.result()
             await self._puller.flush()
@@ -195,7 +195,7 @@ class Projector:
             await self._acknowledge(group)
             stored = len(events) - len(rejected)
             self.progress.settle(stored, delivery_of(group.messages[-1]))
-            span.settle(stored=stored, buried=len(dead))
+            span.settle(stored=stored, dead_letters=len(dead))
 
     def _decode(self, messages: list[Message]) -> tuple[list[ExecutorEvent], list[Message], list[Dead]]:
         """Return the events for this consumer, the message of each, and the malformed messages."""
@@ -222,8 +222,8 @@ class Projector:
         if not dead:
             return
         await self._hold.until_available("dead_letters", partial(self._dead_letters.publish_all, list(dead)))
-        self.progress.buried_by.update(kind for _, kind, _ in dead)
-        log.error("projector.buried", messages=len(dead), kind=dead[0][1], reason=dead[0][2])
+        self.progress.dead_letters_by_kind.update(kind for _, kind, _ in dead)
+        log.error("projector.dead_lettered", messages=len(dead), kind=dead[0][1], reason=dead[0][2])
 
     async def _acknowledge(self, group: Group) -> None:
         await self._puller.ack(group.messages)

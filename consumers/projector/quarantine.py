@@ -124,7 +124,7 @@ class Quarantine:
         except (SinkUnavailable, NatsUnavailable):
             raise
         except Exception as exc:  # noqa: BLE001  (a sink of others may raise anything)
-            self._progress.move()
+            self._progress.record_activity()
             return exc
 
     async def _emit(self, events: Sequence[ExecutorEvent]) -> Rejections:

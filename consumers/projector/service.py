@@ -17,7 +17,7 @@ from consumers.projector.max_deliveries import MaxDeliveriesMonitor
 from consumers.projector.partitions import PartitionAssignment
 from consumers.projector.progress import Progress
 from consumers.projector.projector import Projector
-from consumers.projector.stream_monitor import IdentityNotes, StreamMonitor
+from consumers.projector.stream_monitor import IdentityRecord, StreamMonitor
 from consumers.tasks import Supervisor
 from noetl_events.jetstream.consume.puller import Puller
 from noetl_events.jetstream.presence import Presence
@@ -74,7 +74,7 @@ class Service:
         self._dead_letters = DeadLetters(
             connection, prefix=settings.dead_letters.prefix, stream=settings.dead_letters.name
         )
-        self._trials = CrashRecords(connection, settings.trials)
+        self._crash_records = CrashRecords(connection, settings.trials)
         self.channels = [
             Channel(consumer, opener(destination.url))
             for destination in destinations_of(to, durable)
@@ -86,7 +86,7 @@ class Service:
                 exclusive=standby,
             )
         ]
-        self._lanes = self._spread(durable) if settings.stream.partitions else None
+        self._assignment = self._assign_partitions(durable) if settings.stream.partitions else None
         self.progress = {channel.consumer.name: Progress() for channel in self.channels}
         """The progress of each consumer, which survives the projectors of its partition."""
 
@@ -94,13 +94,13 @@ class Service:
             connection,
             settings.stream,
             lambda: self.projectors,
-            notes=IdentityNotes(connection, settings.trials, self.channels[0].consumer),
-            beside=(settings.dead_letters, settings.trials),
+            identity_record=IdentityRecord(connection, settings.trials, self.channels[0].consumer),
+            written=(settings.dead_letters, settings.trials),
         )
-        self._projectors = [] if self._lanes else [self._projector(channel) for channel in self.channels]
+        self._projectors = [] if self._assignment else [self._projector(channel) for channel in self.channels]
         self.worker = Supervisor(
-            [self._lanes] if self._lanes else self._projectors,
-            beside=[
+            [self._assignment] if self._assignment else self._projectors,
+            background=[
                 self.stream_monitor.run,
                 MaxDeliveriesMonitor(
                     connection,
@@ -116,7 +116,7 @@ class Service:
     @property
     def projectors(self) -> list[Projector]:
         """The projectors that run now."""
-        return self._lanes.projectors if self._lanes else self._projectors
+        return self._assignment.projectors if self._assignment else self._projectors
 
     def report(self) -> Report:
         """Return the health of the projectors."""
@@ -140,30 +140,30 @@ class Service:
         for channel in self.channels:
             await channel.sink.aclose()
 
-    def _spread(self, durable: str) -> PartitionAssignment:
+    def _assign_partitions(self, durable: str) -> PartitionAssignment:
         name = f"{socket.gethostname()}:{os.getpid()}"
         # Replicas form a group only if they have the same set of consumers.
-        lanes = hashlib.blake2b(" ".join(channel.consumer.name for channel in self.channels).encode(), digest_size=4)
+        group = hashlib.blake2b(" ".join(channel.consumer.name for channel in self.channels).encode(), digest_size=4)
         head = f"{self._settings.projector.presence}.{self._settings.stream.name}"
-        subject = f"{head}.{durable}.{lanes.hexdigest()}"
+        subject = f"{head}.{durable}.{group.hexdigest()}"
         presence = Presence(self._connection, subject, name=name)
         return PartitionAssignment([partial(self._projector, channel) for channel in self.channels], presence)
 
-    def _deliver_again(self, given_up: MaxDeliveries) -> None:
+    def _deliver_again(self, advisory: MaxDeliveries) -> None:
         """Redeliver a message that exceeded `max_deliver` of one of this process's consumers."""
         for projector in self.projectors:
-            if projector.consumer.name == given_up.consumer:
-                reason = f"the consumer gave up on message {given_up.stream_seq}: max_deliver was edited"
-                projector.puller.begin_again(reason, start=given_up.stream_seq)
+            if projector.consumer.name == advisory.consumer:
+                reason = f"the consumer gave up on message {advisory.stream_seq}: max_deliver was edited"
+                projector.puller.begin_again(reason, start=advisory.stream_seq)
 
     def _projector(self, channel: Channel) -> Projector:
         progress = self.progress[channel.consumer.name]
-        progress.begin()
+        progress.reset()
         return Projector(
-            Puller(self._connection, channel.consumer, look=partial(self.stream_monitor.look, channel.consumer.name)),
+            Puller(self._connection, channel.consumer, look=partial(self.stream_monitor.check, channel.consumer.name)),
             channel.sink,
             self._dead_letters,
-            self._trials,
+            self._crash_records,
             batch_size=self._settings.projector.batch_size,
             progress=progress,
         )

@@ -71,7 +71,7 @@ class StreamReview:
             if deviation.weight in ("refused", "unsafe")
         )
 
-    async def note(self, declared: StreamDeclaration, found: FoundStream) -> None:
+    async def compare(self, declared: StreamDeclaration, found: FoundStream) -> None:
         """
         Compare the stream that was *found* with *declared*, and log the changes since the last call.
 
@@ -84,14 +84,14 @@ class StreamReview:
         deviating = deviations(declared, found.config, version=await server_version(self._connection))
         before = self._found.get(declared.name)
         self._found[declared.name] = deviating
-        _tell(declared.name, before or [], deviating)
+        _log_changes(declared.name, before or [], deviating)
         if refused := [deviation for deviation in deviating if deviation.weight == "refused"]:
             if before is None:
                 raise StreamDrift(declared.name, refused)
             raise Refused(f"stream {declared.name} was changed: {'; '.join(map(str, refused))}")
 
 
-def _tell(name: str, before: list[Deviation], now: list[Deviation]) -> None:
+def _log_changes(name: str, before: list[Deviation], now: list[Deviation]) -> None:
     for deviation in now:
         if deviation in before:
             continue
@@ -113,7 +113,7 @@ def _tell(name: str, before: list[Deviation], now: list[Deviation]) -> None:
 _AGAIN: Final = 3_600.0
 
 
-class IdentityNotes:
+class IdentityRecord:
     """
     The stored identity record of one projector, which its replicas share.
 
@@ -131,7 +131,7 @@ class IdentityNotes:
         self._is_loaded = False
         self._saved = b""
         self._save_at = 0.0
-        self._is_told = False
+        self._is_failing = False
 
     async def load(self, identity: StreamIdentity) -> None:
         """Load the stored record into *identity*, once; without a readable record *identity* stays empty."""
@@ -141,7 +141,7 @@ class IdentityNotes:
         try:
             payload = await last_payload(self._connection, self._stream.name, self._subject)
         except NatsUnavailable as exc:
-            self._tell(exc)
+            self._log_failure(exc)
         else:
             identity.load(payload or b"[]")
 
@@ -153,14 +153,14 @@ class IdentityNotes:
         try:
             await store(self._connection, self._subject, payload, {}, stream=self._stream.name)
         except NatsUnavailable as exc:
-            self._tell(exc)
+            self._log_failure(exc)
         else:
-            self._saved, self._save_at, self._is_told = payload, time.monotonic() + _AGAIN, False
+            self._saved, self._save_at, self._is_failing = payload, time.monotonic() + _AGAIN, False
 
-    def _tell(self, exc: NatsUnavailable) -> None:
-        if not self._is_told:
-            self._is_told = True
-            log.warning("stream.identity_not_noted", stream=self._stream.name, reason=str(exc))
+    def _log_failure(self, exc: NatsUnavailable) -> None:
+        if not self._is_failing:
+            self._is_failing = True
+            log.warning("stream.identity_not_saved", stream=self._stream.name, reason=str(exc))
 
 
 _INTERVAL: Final = 10.0
@@ -174,8 +174,8 @@ class StreamMonitor:
         connection: connection to NATS; the caller closes it.
         stream: stream of the events.
         projectors: function that returns the running projectors; the monitor updates their `progress`.
-        notes: storage of the stream's identity for the next start.
-        beside: streams that a projector writes to.
+        identity_record: storage of the stream's identity for the next start.
+        written: streams that a projector writes to.
         interval: seconds between two checks.
 
     """
@@ -186,25 +186,25 @@ class StreamMonitor:
         stream: StreamDeclaration,
         projectors: Callable[[], Iterable[Projector]],
         *,
-        notes: IdentityNotes | None = None,
-        beside: Iterable[StreamDeclaration] = (),
+        identity_record: IdentityRecord | None = None,
+        written: Iterable[StreamDeclaration] = (),
         interval: float = _INTERVAL,
     ) -> None:
         self._connection = connection
         self._stream = stream
         self._identity = StreamIdentity(connection, stream.name)
-        self._notes = notes
+        self._identity_record = identity_record
         self._review = StreamReview(connection)
-        self._beside = list(beside)
+        self._written = list(written)
         self._projectors = projectors
         self._interval = interval
-        self._looking = asyncio.Lock()
-        self._looks = 0
-        self._may_look = True
-        self._may_look_at_messages = True
+        self._checking = asyncio.Lock()
+        self._checks = 0
+        self._may_read_stream = True
+        self._may_read_messages = True
         self._end = 0
         self._replaced: list[int] = []
-        self._begun: dict[str, int] = {}
+        self._reported: dict[str, int] = {}
 
     @property
     def identity_changes(self) -> int:
@@ -219,10 +219,10 @@ class StreamMonitor:
     async def run(self) -> None:
         """Monitor until cancelled."""
         while True:
-            await self._look()
+            await self._check_all()
             await asyncio.sleep(self._interval)
 
-    async def look(self, consumer: str = "") -> StreamEnd | None:
+    async def check(self, consumer: str = "") -> StreamEnd | None:
         """
         Check the stream before *consumer* is read; concurrent callers share one request.
 
@@ -235,40 +235,40 @@ class StreamMonitor:
             NatsUnavailable: the stream cannot be checked now, or must not be read any more.
 
         """
-        looks = self._looks
-        async with self._looking:
-            if looks == self._looks and self._may_look:
-                await self._look_at_stream()
-        if not self._may_look:
+        checks = self._checks
+        async with self._checking:
+            if checks == self._checks and self._may_read_stream:
+                await self._check_stream()
+        if not self._may_read_stream:
             return None
-        unknown = self._replaced[self._begun.get(consumer, 0) :]
-        self._begun[consumer] = len(self._replaced)
+        unknown = self._replaced[self._reported.get(consumer, 0) :]
+        self._reported[consumer] = len(self._replaced)
         return StreamEnd(self._end, min(unknown) if unknown else None)
 
-    async def _look(self) -> None:
-        for look in (self.look, self._look_at_consumers, self._look_beside):
+    async def _check_all(self) -> None:
+        for check in (self.check, self._check_consumers, self._check_written):
             try:
-                await look()
+                await check()
             except NatsUnavailable as exc:
                 # The projector's loop reports an outage itself, so this is logged for debugging only.
-                log.debug("stream.unseen", reason=str(exc))
+                log.debug("stream.unchecked", reason=str(exc))
 
-    async def _look_at_stream(self) -> None:
+    async def _check_stream(self) -> None:
         try:
             found = await find_stream(self._connection, self._stream.name)
         except PermissionDenied as exc:
             # Permissions of an older version lack this right, so read on and do not ask again.
-            self._may_look = False
-            log.warning("stream.unseen", stream=self._stream.name, reason=str(exc))
+            self._may_read_stream = False
+            log.warning("stream.unchecked", stream=self._stream.name, reason=str(exc))
             return
         await self._compare(found)
-        await self._review.note(self._stream, found)
-        self._looks += 1
+        await self._review.compare(self._stream, found)
+        self._checks += 1
 
     async def _compare(self, found: FoundStream) -> None:
-        if self._notes is not None:
-            await self._notes.load(self._identity)
-        replaced = await self._identity.look(found)
+        if self._identity_record is not None:
+            await self._identity_record.load(self._identity)
+        replaced = await self._identity.compare(found)
         self._end = found.state.last_seq
         if replaced is not None:
             self._replaced.append(replaced.kept)
@@ -283,34 +283,34 @@ class StreamMonitor:
             )
             for projector in self._projectors():
                 projector.puller.begin_again("the stream was replaced, or lost its end")
-        if self._notes is not None:
-            await self._notes.save(self._identity)
+        if self._identity_record is not None:
+            await self._identity_record.save(self._identity)
 
-    async def _look_at_consumers(self) -> None:
+    async def _check_consumers(self) -> None:
         for projector in self._projectors():
-            await self._look_at(projector)
+            await self._check_consumer(projector)
 
-    async def _look_at(self, projector: Projector) -> None:
+    async def _check_consumer(self, projector: Projector) -> None:
         try:
             consumer = await show_consumer(self._connection, projector.consumer)
         except ConsumerMissing:
             projector.puller.look_at(None)
             return
-        projector.progress.note_pending(consumer.num_pending, behind=consumer.delivered.stream_seq)
+        projector.progress.set_pending(consumer.num_pending, as_of=consumer.delivered.stream_seq)
         projector.puller.look_at(consumer, end=self._end)
         if consumer.delivered.stream_seq > self._end:
-            await self._require_end(projector, consumer)
-        await self._look_at_oldest(projector, consumer)
+            await self._require_within_stream(projector, consumer)
+        await self._read_oldest(projector, consumer)
 
-    async def _require_end(self, projector: Projector, consumer: ConsumerInfo) -> None:
+    async def _require_within_stream(self, projector: Projector, consumer: ConsumerInfo) -> None:
         """Restart a consumer that has delivered a sequence beyond the end of its stream."""
         self._end = (await find_stream(self._connection, self._stream.name)).state.last_seq
         if consumer.delivered.stream_seq > self._end:
             projector.puller.begin_again("the consumer is ahead of its stream")
 
-    async def _look_at_oldest(self, projector: Projector, consumer: ConsumerInfo) -> None:
+    async def _read_oldest(self, projector: Projector, consumer: ConsumerInfo) -> None:
         """Record the store time of the oldest message that is not acknowledged, even if another process holds it."""
-        if not (consumer.num_pending or consumer.num_ack_pending) or not self._may_look_at_messages:
+        if not (consumer.num_pending or consumer.num_ack_pending) or not self._may_read_messages:
             projector.progress.oldest_ns = 0
             return
         try:
@@ -320,21 +320,21 @@ class StreamMonitor:
                 for subject in projector.consumer.filter_subjects or (">",)
             ]
         except PermissionDenied as exc:
-            self._may_look_at_messages = False
-            log.warning("stream.unseen", stream=self._stream.name, reason=str(exc))
+            self._may_read_messages = False
+            log.warning("stream.unchecked", stream=self._stream.name, reason=str(exc))
         else:
             projector.progress.oldest_ns = min((stored.stored_ns for stored in found if stored), default=0)
 
-    async def _look_beside(self) -> None:
-        for declared in list(self._beside):
+    async def _check_written(self) -> None:
+        for declared in list(self._written):
             try:
                 found = await find_stream(self._connection, declared.name)
             except (StreamMissing, Refused) as exc:
                 # Doctor reports this, and the projector's loop does once it needs the stream, so this is for debugging
                 # only.
-                log.debug("stream.unseen", stream=declared.name, reason=str(exc))
+                log.debug("stream.unchecked", stream=declared.name, reason=str(exc))
             except PermissionDenied as exc:
-                self._beside.remove(declared)
-                log.warning("stream.unseen", stream=declared.name, reason=str(exc))
+                self._written.remove(declared)
+                log.warning("stream.unchecked", stream=declared.name, reason=str(exc))
             else:
-                await self._review.note(declared, found)
+                await self._review.compare(declared, found)

@@ -90,7 +90,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             stream=_events(tables.stream),
             dead_letters=_beside(tables.stream, DEAD_LETTERS, **msgspec.structs.asdict(tables.dead_letters)),
             trials=_beside(
-                tables.stream, TRIALS, **msgspec.structs.asdict(tables.trials), max_age=_notes_age(tables.stream)
+                tables.stream,
+                TRIALS,
+                **msgspec.structs.asdict(tables.trials),
+                max_age=_crash_records_age(tables.stream),
             ),
             publish=tables.publish,
             projector=tables.projector,
@@ -120,7 +123,7 @@ def _beside(events: StreamSettings, base: StreamDeclaration, *, subject: str, **
     return declared
 
 
-def _notes_age(events: StreamSettings) -> float:
+def _crash_records_age(events: StreamSettings) -> float:
     """Return the retention time of crash records: that of the events, and at least a day."""
     return max(events.max_age, DAY) if events.max_age else 0.0
 

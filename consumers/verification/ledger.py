@@ -128,7 +128,7 @@ VALUES (?1, ?2, ?3, ?4, ?5, ?6, coalesce((
     AND ((payload = ?5 AND abs(time - ?6) <= 1) OR (time = ?6 AND ?6 % 1000 <> 0)) LIMIT 1
 ), ?3), ?7, ?8) ON CONFLICT DO NOTHING
 """
-_BURY: Final = "INSERT INTO dead VALUES (?, ?) ON CONFLICT DO NOTHING"
+_EXPECT_DEAD: Final = "INSERT INTO dead VALUES (?, ?) ON CONFLICT DO NOTHING"
 _EVENTS: Final = "SELECT checksum, event FROM expected WHERE execution_id = ? AND event_id = ? ORDER BY sequence"
 _FIND: Final = """
 UPDATE expected SET rows = rows + 1, wrong = wrong + ? WHERE execution_id = ? AND event_id = ? AND event = ?
@@ -193,9 +193,9 @@ class Ledger:
         """Record *messages*, in the order of the stream."""
         self._database.executemany(_EXPECT, ((*one.key, *one[1:5], *one.place) for one in messages))
 
-    def bury(self, places: Iterable[Place]) -> None:
+    def expect_dead(self, places: Iterable[Place]) -> None:
         """Record that the messages at *places* are dead letters."""
-        self._database.executemany(_BURY, places)
+        self._database.executemany(_EXPECT_DEAD, places)
 
     def find(self, key: Key, checksum: int | None) -> bool:
         """

@@ -141,7 +141,7 @@ class Verification:
             with self._show("reading the stream", history.total) as advance:
                 while messages := await history.read():
                     ledger.expect(self._expected(messages))
-                    ledger.bury(_settled_elsewhere(messages))
+                    ledger.expect_dead(_settled_elsewhere(messages))
                     advance(len(messages))
             self._found.last_sequence = history.position
 
@@ -154,7 +154,7 @@ class Verification:
                 continue
             except MalformedEvent as exc:
                 self._found.dead += 1
-                self._keep("dead", Example(sequence=delivery.sequence, reason=str(exc)))
+                self._record("dead", Example(sequence=delivery.sequence, reason=str(exc)))
             else:
                 yield Expected(
                     key_of(event),
@@ -170,21 +170,21 @@ class Verification:
             async with aclosing(self._rows) as batches:
                 async for rows in batches:
                     for row in rows:
-                        self._look_at(row, ledger)
+                        self._compare(row, ledger)
                     advance(len(rows))
 
-    def _look_at(self, row: ExecutorEvent, ledger: Ledger) -> None:
+    def _compare(self, row: ExecutorEvent, ledger: Ledger) -> None:
         key = key_of(row)
         if not ledger.find(key, _checksum_or_none(row)):
             self._found.extra += 1
-            self._keep("extra", Example(execution_id=key[0], event_id=key[1]))
+            self._record("extra", Example(execution_id=key[0], event_id=key[1]))
 
     async def _read_dead_letters(self, ledger: Ledger) -> None:
         span = Span(stream=self._dead_letters, headers_only=True)
         try:
             async with History(self._connection, span, patience=self._patience) as history:
                 while letters := await history.read():
-                    ledger.bury(filter(None, map(self._place_of, letters)))
+                    ledger.expect_dead(filter(None, map(self._place_of, letters)))
         except StreamMissing:
             # The stream is missing before the first dead letter.
             return
@@ -201,9 +201,9 @@ class Verification:
             setattr(found, kind, count)
         for kind, count in kinds.items():
             for sequence, key in ledger.first(kind, EXAMPLES) if count else ():
-                self._keep(kind, Example(sequence=sequence, execution_id=key[0], event_id=key[1]))
+                self._record(kind, Example(sequence=sequence, execution_id=key[0], event_id=key[1]))
 
-    def _keep(self, kind: str, example: Example) -> None:
+    def _record(self, kind: str, example: Example) -> None:
         examples = self._found.examples.setdefault(kind, [])
         if len(examples) < EXAMPLES:
             examples.append(example)

@@ -34,5 +34,5 @@ def served_metrics() -> list[Metric]:
     registry = CollectorRegistry()
     registry.register(ProjectorMetrics(Service(settings, connection, ["memory:"], durable="projector")))
     with closing(socket.create_server(("127.0.0.1", 0))) as listener:
-        registry.register(Gateway(settings, connection, listener, LocalOnly()).condition)
+        registry.register(Gateway(settings, connection, listener, LocalOnly()).health)
         return list(registry.collect())

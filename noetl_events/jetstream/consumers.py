@@ -22,7 +22,7 @@ from noetl_events.jetstream.errors import (
     StreamDrift,
     StreamMissing,
 )
-from noetl_events.jetstream.stream_config import Deviation, has_lanes
+from noetl_events.jetstream.stream_config import Deviation, has_partitions
 from noetl_events.jetstream.streams import find_stream, missing
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ _STREAM_NOT_FOUND: Final = 10059
 _EXISTS_ALREADY: Final = (10105, 10148)
 _TOO_MANY_CONSUMERS: Final = 10026
 _TOO_MANY_PENDING: Final = 10121
-_KEPT_TOO_LONG: Final = 10153
+_THRESHOLD_TOO_LONG: Final = 10153
 
 
 class Position(msgspec.Struct, frozen=True):
@@ -99,7 +99,7 @@ async def ensure_consumer(connection: Connection, declared: ConsumerDeclaration)
     """
     await require_server(connection, declared)
     if declared.partitions:
-        await _require_lanes(connection, declared)
+        await _require_partitions(connection, declared)
     try:
         info = await show_consumer(connection, declared)
     except ConsumerMissing:
@@ -119,7 +119,7 @@ async def make_ephemeral(connection: Connection, stream: str, config: dict[str, 
 
     """
     data, error = await _ask_for_ephemeral(connection, stream, config)
-    if error is not None and error.err_code == _KEPT_TOO_LONG:
+    if error is not None and error.err_code == _THRESHOLD_TOO_LONG:
         limits = (await find_stream(connection, stream)).config.get("consumer_limits") or {}
         kept = {"inactive_threshold": limits.get("inactive_threshold", 0)}
         data, error = await _ask_for_ephemeral(connection, stream, config | kept)
@@ -254,10 +254,10 @@ def _covers(filters: frozenset[str], config: Mapping[str, Any]) -> bool:
     return plain and all(any(includes(each, subject) for each in filters) for subject in subjects)
 
 
-async def _require_lanes(connection: Connection, declared: ConsumerDeclaration) -> None:
+async def _require_partitions(connection: Connection, declared: ConsumerDeclaration) -> None:
     """Raise `StreamDrift` if the stream has other partitions, because messages of those would never be read."""
     config = (await find_stream(connection, declared.stream)).config
-    if not has_lanes(config, declared.filter_subjects[0], declared.partitions):
+    if not has_partitions(config, declared.filter_subjects[0], declared.partitions):
         found = (config.get("subject_transform") or {}).get("dest")
         wanted, meaning = f"{declared.partitions} partitions", "the projector would miss events in other partitions"
         raise StreamDrift(declared.stream, [Deviation("subject_transform", wanted, found, meaning, "refused")])

@@ -74,10 +74,12 @@ class StreamDeclaration(msgspec.Struct, frozen=True, kw_only=True):
         """Subject template for publishing an event; a partitioned stream maps the part after the prefix."""
         return f"{self.prefix}.{{execution_id}}.{{event_type}}" if self.partitions else f"{self.prefix}.{{event_type}}"
 
-    def lane_filters(self, lane: int) -> tuple[str, ...]:
-        """Return the subjects of partition *lane*; partition 0 also has subjects without a second token."""
+    def partition_filters(self, partition: int) -> tuple[str, ...]:
+        """Return the subjects of partition *partition*; partition 0 also has subjects without a second token."""
         heads = [subject.removesuffix(">") for subject in self.subjects]
-        return tuple([f"{head}{lane}.>" for head in heads] + ([f"{head}*" for head in heads] if lane == 0 else []))
+        return tuple(
+            [f"{head}{partition}.>" for head in heads] + ([f"{head}*" for head in heads] if partition == 0 else [])
+        )
 
 
 class ConsumerDeclaration(msgspec.Struct, frozen=True, kw_only=True):

@@ -106,29 +106,29 @@ def stream_config(declared: StreamDeclaration, version: tuple[int, int]) -> dict
         "max_msgs_per_subject": declared.max_per_subject,
         "duplicate_window": round(declared.duplicate_window * _SECOND),
         "num_replicas": declared.replicas,
-        **({"subject_transform": lanes_of(declared)} if declared.partitions else {}),
+        **({"subject_transform": partition_transform(declared)} if declared.partitions else {}),
         "allow_direct": True,
         **({"allow_atomic": True} if version >= ATOMIC_SINCE else {}),
         **({"allow_batched": True} if version >= BATCHED_SINCE else {}),
     }
 
 
-def lanes_of(declared: StreamDeclaration) -> dict[str, str]:
+def partition_transform(declared: StreamDeclaration) -> dict[str, str]:
     """Return the transform that maps the subjects of *declared* to its partitions."""
-    return _lanes(f"{declared.prefix}.", declared.partitions)
+    return _transform(f"{declared.prefix}.", declared.partitions)
 
 
-def has_lanes(config: Mapping[str, Any], filter_subject: str, partitions: int) -> bool:
+def has_partitions(config: Mapping[str, Any], filter_subject: str, partitions: int) -> bool:
     """Return True if *filter_subject* is one of *partitions* partitions of a stream with *config*."""
     if config.get("mirror"):
         # A mirror has the messages of another stream, with the subjects that stream gave them.
         return True
     transform = config.get("subject_transform") or {}
     head = transform.get("src", "").removesuffix("*.>")
-    return bool(head) and filter_subject.startswith(head) and transform == _lanes(head, partitions)
+    return bool(head) and filter_subject.startswith(head) and transform == _transform(head, partitions)
 
 
-def _lanes(head: str, partitions: int) -> dict[str, str]:
+def _transform(head: str, partitions: int) -> dict[str, str]:
     return {"src": f"{head}*.>", "dest": f"{head}{{{{partition({partitions},1)}}}}.{{{{wildcard(1)}}}}.>"}
 
 

@@ -85,7 +85,7 @@ class StreamIdentity:
 
         self._connection = connection
         self._stream = stream
-        self._may_look = True
+        self._may_read = True
 
     def load(self, payload: bytes) -> None:
         """Load marks that `dump` returned in an earlier process; unreadable ones are ignored."""
@@ -98,7 +98,7 @@ class StreamIdentity:
         """Return the marks, encoded."""
         return msgspec.json.encode(self.marks)
 
-    async def look(self, found: FoundStream) -> Replaced | None:
+    async def compare(self, found: FoundStream) -> Replaced | None:
         """
         Compare the stream *found* with the marks, and return the difference, if there is one.
 
@@ -124,11 +124,11 @@ class StreamIdentity:
         if not mark.sequence or (now.sequence, now.stored_ns) == (mark.sequence, mark.stored_ns):
             # An empty stream has no message to compare; the same last message means the same stream.
             return bool(mark.sequence) or now.created == mark.created
-        if mark.sequence >= found.state.first_seq and self._may_look:
+        if mark.sequence >= found.state.first_seq and self._may_read:
             try:
                 stored = await find_stored(self._connection, self._stream, mark.sequence)
             except PermissionDenied:
-                self._may_look = False
+                self._may_read = False
             else:
                 if stored is not None:
                     return stored.stored_ns == mark.stored_ns

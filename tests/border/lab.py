@@ -139,12 +139,12 @@ class Case:
     @property
     def buried(self) -> int:
         """The number of dead letters."""
-        return sum(progress.buried for progress in self._service.progress.values()) if self._service else 0
+        return sum(progress.dead_letters for progress in self._service.progress.values()) if self._service else 0
 
     @property
-    def in_hand(self) -> int:
+    def in_flight(self) -> int:
         """The number of messages received and not acknowledged."""
-        return sum(projector.in_hand for projector in self._service.projectors) if self._service else 0
+        return sum(projector.in_flight for projector in self._service.projectors) if self._service else 0
 
     @property
     def has_seen_edit(self) -> bool:

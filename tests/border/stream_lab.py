@@ -131,7 +131,7 @@ class StreamCase(Case):
 
     @property
     def _looks(self) -> int:
-        return self._service.stream_monitor._looks if self._service else 0
+        return self._service.stream_monitor._checks if self._service else 0
 
     @property
     def _is_refused(self) -> bool:

@@ -133,7 +133,7 @@ async def test_stopped_while_it_is_edited(lab: Lab, partitions: int) -> None:
         body = {"stream_name": name, "config": original | filters, "action": "update"}
         assert "error" not in await lab.api(f"CONSUMER.CREATE.{name}.{durable}", body)
         await case.publish(10)
-        assert await until(lambda: case.in_hand == 15 and case.has_seen_edit, PATIENCE), case.in_hand
+        assert await until(lambda: case.in_flight == 15 and case.has_seen_edit, PATIENCE), case.in_flight
         sink.is_open = True
         assert await until(lambda: "filter_subject" in case.reason, PATIENCE), case.reason
     assert [event.event_id for event in sink.events] == list(range(1, 11))[: len(sink.events)]

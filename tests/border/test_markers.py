@@ -58,7 +58,7 @@ async def test_markers_are_no_events(marked: Connection, tmp_path: Path) -> None
         await eventually(lambda: progress.markers == 1)
         await eventually(lambda: bench.unsettled_is(0))
         assert await served.is_ready()
-        assert (progress.stored, progress.buried) == (3, 0)
+        assert (progress.stored, progress.dead_letters) == (3, 0)
     async with History(marked, Span(stream=EVENTS.name)) as history:
         [marker] = await history.read()
     async with History(marked, Span(stream=EVENTS.name)) as history:

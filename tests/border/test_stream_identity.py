@@ -123,13 +123,13 @@ async def test_same_stream_is_not_another(owner: Connection, server: NatsServer)
             (f"STREAM.PURGE.{EVENTS.name}", b""),
         ):
             await ask(owner, request, body)
-            await watch._look()
+            await watch._check_all()
         server.terminate()
         server.start()
         async with Connection(ConnectOptions(servers=server.url)) as other:
             await publish(other, 11, 5)
         await eventually(lambda: len(sink.events) == 15)
-        await watch._look()
+        await watch._check_all()
         assert watch.identity_changes == 0
 
 
@@ -150,7 +150,7 @@ async def test_set_back(server: NatsServer, owner: Connection, tmp_path: Path, r
         await publish(owner, 21, 10)
         await eventually(lambda: len(sink.events) >= 30)
         await eventually(lambda: settled(owner, 30))
-        await served.service.stream_monitor._look()
+        await served.service.stream_monitor._check_all()
         await asyncio.to_thread(backup.set_back, consumers=consumers)
         if refilled:
             async with Connection(ConnectOptions(servers=server.url)) as other:
@@ -250,12 +250,12 @@ async def test_marks_are_few_and_far_between(connection: Connection) -> None:
 async def test_what_was_noted_is_read(connection: Connection) -> None:
     """The marks of a process are read by the next one; unreadable ones are dropped."""
     first, second = StreamIdentity(connection, "none"), StreamIdentity(connection, "none")
-    assert await first.look(found(0)) is None
-    assert await first.look(found(5, second=1)) is None
+    assert await first.compare(found(0)) is None
+    assert await first.compare(found(5, second=1)) is None
     second.load(first.dump())
     second.load(b"{")
     assert second.marks == first.marks
-    replaced = await second.look(found(3, second=2))
+    replaced = await second.compare(found(3, second=2))
 
     assert replaced is not None
     assert (replaced.kept, replaced.before.sequence, replaced.now.sequence) == (0, 5, 3)

@@ -75,7 +75,7 @@ class Installation:
 
     def settled(self) -> int:
         """Return the number of messages that are stored or dead-lettered."""
-        return sum(each.stored + each.buried for each in self.service.progress.values())
+        return sum(each.stored + each.dead_letters for each in self.service.progress.values())
 
     async def letters(self) -> list[str]:
         """Return the subjects of the dead letters."""

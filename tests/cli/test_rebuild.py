@@ -129,7 +129,7 @@ def test_malformed_message_is_named(own_server: NatsServer, tmp_path: Path) -> N
     assert done.returncode == 0
     assert (result(done)["stored"], result(done)["malformed"]) == (3, 1)
     assert result(done)["faults"][0]["sequence"] == 4
-    assert b"event.left_out" in done.stderr
+    assert b"event.not_copied" in done.stderr
 
 
 @pytest.mark.parametrize(

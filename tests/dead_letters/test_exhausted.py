@@ -132,7 +132,9 @@ async def test_message_that_is_gone_is_logged(bench: Bench) -> None:
         async with watching(bench) as watch:
             for body in (b"no advisory", advisory):
                 await client.publish(f"$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.{bench.stream.name}.theirs", body)
-            await eventually(lambda: {"exhausted.gone", "advisories.unreadable"} <= {line["event"] for line in logs})
+            await eventually(
+                lambda: {"max_deliveries.message_missing", "advisories.unreadable"} <= {line["event"] for line in logs}
+            )
             await give_up(bench)
             await letters_of(bench, 1)
 

@@ -97,7 +97,7 @@ async def test_a_projector_stores_and_buries_with_its_own_user(guarded: Guarded,
         await store(connection, "noetl.events.broken", b"{", {})
     async with projecting(guarded, standby=standby) as service:
         progress = service.progress["noetl_projector"]
-        await eventually(lambda: progress.stored == 100 and progress.buried == 1)
+        await eventually(lambda: progress.stored == 100 and progress.dead_letters == 1)
     assert guarded.violations() == []
 
 

@@ -50,7 +50,7 @@ async def emit_from_all(url: str, bench: Bench, kind: str, each: int) -> None:
 
 def is_done(projector: Projector, each: int) -> bool:
     """Return true if *projector* has received all emitted events, and has none in flight."""
-    return projector.in_hand == 0 and projector.progress.received >= PROCESSES * each
+    return projector.in_flight == 0 and projector.progress.received >= PROCESSES * each
 
 
 @pytest.mark.parametrize("run", range(5 if LONG else 1))
@@ -66,8 +66,8 @@ async def test_own_ids_of_fifty_processes_do_not_collide(
     await sink.aclose()
     [[rows]] = await fetch(database_url, "SELECT count(*) FROM noetl.event")
 
-    print(f"run {run}: {rows} rows, {projector.progress.buried} dead letters, {sink.variants} variants")  # noqa: T201
-    assert (rows, projector.progress.buried, sink.variants) == (PROCESSES * OWN, 0, 0)
+    print(f"run {run}: {rows} rows, {projector.progress.dead_letters} dead letters, {sink.variants} variants")  # noqa: T201
+    assert (rows, projector.progress.dead_letters, sink.variants) == (PROCESSES * OWN, 0, 0)
 
 
 async def test_colliding_ids_of_fifty_processes_lose_nothing(nats_url: str, bench: Bench, database_url: str) -> None:
@@ -77,7 +77,7 @@ async def test_colliding_ids_of_fifty_processes_lose_nothing(nats_url: str, benc
     async with bench.projecting(sink) as projector:
         await emit_from_all(nats_url, bench, "colliding", COLLIDING)
         await eventually(
-            lambda: projector.in_hand == 0 and projector.progress.received >= PROCESSES * COLLIDING, timeout=600
+            lambda: projector.in_flight == 0 and projector.progress.received >= PROCESSES * COLLIDING, timeout=600
         )
     await sink.aclose()
     rows = {row["digest"] for row in await fetch(database_url, "SELECT digest FROM noetl.event")}

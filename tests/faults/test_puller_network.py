@@ -207,7 +207,7 @@ async def test_stream_created_again_under_load(behind: Bench, own_connection: Co
         await ensure_stream(own_connection, behind.stream)
         await publish(own_connection, 50, start=1_000_001)
         await eventually(lambda: stored_from(sink, 1_000_001) == 50, timeout=RECOVERY)
-        await eventually(lambda: projector.in_hand == 0)
+        await eventually(lambda: projector.in_flight == 0)
 
     assert [number for number in ids(sink) if (number or 0) > 1_000_000] == list(range(1_000_001, 1_000_051))
 

@@ -75,7 +75,7 @@ class Traffic:
 
 def shares(log: Path, replicas: int) -> bool:
     """Return true if the replica with *log* last counted so many replicas, and got partitions itself."""
-    lines = [line for line in log.read_text().splitlines() if "lanes.shared" in line] if log.exists() else [""]
+    lines = [line for line in log.read_text().splitlines() if "partitions.assigned" in line] if log.exists() else [""]
     return bool(lines) and f'"replicas": {replicas}' in lines[-1] and '"mine": []' not in lines[-1]
 
 

@@ -40,7 +40,7 @@ async def test_each_is_answered_while_others_go_on(
     token.write_text("sesame\n")
     monkeypatch.setattr("consumers.gateway.server.REQUEST_DEADLINE", 1.5)
     async with serving(connection, stream, rule=TokenFile(token)) as web:
-        web.gateway.intake._body_deadline = 0.3
+        web.gateway.limiter._body_deadline = 0.3
         bad = asyncio.gather(
             answer(web, HEAD.replace(b"sesame", b"Sesame") + b"content-length: 2\r\n\r\n{}"),
             answer(web, HEAD + b"content-length: %d\r\n\r\n" % LARGE + bytes(LARGE)),
@@ -58,7 +58,7 @@ async def test_each_is_answered_while_others_go_on(
 async def test_heartbeat_moves_nobody(connection: Connection, stream: StreamDeclaration) -> None:
     """A heartbeat in a quiet stream has no id, so a client that resumes after it keeps its position."""
     async with serving(connection, stream) as web:
-        web.gateway.streaming._heartbeat = 0.05
+        web.gateway.event_stream._heartbeat = 0.05
         async with web.session.get(f"{web.url}/api/events/stream") as response:
             beats = [await response.content.readuntil(b"\n\n") for _ in range(3)]
 

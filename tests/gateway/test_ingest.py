@@ -190,7 +190,7 @@ async def test_server_away(own_server: NatsServer) -> None:
 async def test_busy(connection: Connection, stream: StreamDeclaration) -> None:
     """A post beyond the limit in flight is refused at once with a Retry-After."""
     async with serving(connection, stream) as web:
-        web.gateway.intake._max_requests = 0
+        web.gateway.limiter._max_requests = 0
         async with web.session.post(f"{web.url}/api/events", json=body_of()) as response:
             assert (response.status, response.headers["retry-after"]) == (429, "1")
 

@@ -84,6 +84,6 @@ async def test_health_asks_a_gateway_too(
 ) -> None:
     """`noetl-events health --url` returns 0 and "ok" for a ready gateway: the check of its container."""
     async with serving(connection, stream) as web:
-        await eventually(lambda: web.gateway.condition.report().ready)
+        await eventually(lambda: web.gateway.health.report().ready)
         assert await asyncio.to_thread(health, url=web.url, ready=True) == 0
     assert capsys.readouterr().out.endswith("\nok\n")

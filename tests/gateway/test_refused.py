@@ -51,7 +51,7 @@ async def watch_refused(web: Web, words: str) -> None:
 
 async def recovered(web: Web) -> None:
     """Return once the gateway is ready, and the failures are counted."""
-    await eventually(lambda: web.gateway.condition.report().ready)
+    await eventually(lambda: web.gateway.health.report().ready)
     async with web.session.get(f"{web.url}/metrics") as response:
         text = await response.text()
 
@@ -129,5 +129,5 @@ async def test_silent_server_does_not_look_well_at_each_attempt(tmp_path: Path) 
 
 
 async def _ever_ready(web: Web) -> None:
-    while not web.gateway.condition.report().ready:  # noqa: ASYNC110  (a single ready moment must fail the test)
+    while not web.gateway.health.report().ready:  # noqa: ASYNC110  (a single ready moment must fail the test)
         await asyncio.sleep(0)

@@ -69,7 +69,7 @@ async def test_post_that_cannot_be_stored_is_refused(own_server: NatsServer, mon
         async with serving(connection, declared) as web:
             own_server.kill()
             answer = asyncio.create_task(web.post("/api/events", body_of()))
-            await eventually(lambda: web.gateway.in_hand == 1)
+            await eventually(lambda: web.gateway.in_flight == 1)
             await web.gateway.stop()
             assert (await answer)[0] == 503
         await asyncio.to_thread(own_server.start)

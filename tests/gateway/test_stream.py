@@ -156,7 +156,7 @@ async def test_slow_client(connection: Connection, stream: StreamDeclaration) ->
         rest = await asyncio.wait_for(slow.read(), 60)
         assert b"event: dropped" in rest[-1_000:]
         assert reader.sequences == list(range(1, 601))
-        assert web.gateway.streaming.dropped == 1
+        assert web.gateway.event_stream.dropped == 1
         writer.close()
 
 

@@ -78,7 +78,7 @@ CONNECTIONS = (
     Mutation(
         "a second signal is a failure with nothing in flight",
         "consumers/daemon.py",
-        "    if not in_hand:\n",
+        "    if not in_flight:\n",
         "    if False:\n",
         "tests/settings/test_stopping.py::test_second_signal_ends_at_once",
     ),

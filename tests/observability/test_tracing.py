@@ -170,7 +170,7 @@ async def test_dead_letter_keeps_its_trace(spans: InMemorySpanExporter, bench: B
     with trace.use_span(given(5)):
         await emit(bench.connection, bench.stream, 1)
     async with bench.projecting(Refusing()) as projector:
-        await eventually(lambda: projector.progress.buried == 1)
+        await eventually(lambda: projector.progress.dead_letters == 1)
     stored = await find_stored(bench.connection, bench.dead.name, 1)
 
     assert stored is not None

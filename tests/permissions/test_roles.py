@@ -119,7 +119,7 @@ async def stored(owner: Connection) -> int:
 
 async def settled(service: Service, count: int) -> bool:
     """Return true if *count* events were stored or dead-lettered."""
-    return sum(progress.stored + progress.buried for progress in service.progress.values()) >= count
+    return sum(progress.stored + progress.dead_letters for progress in service.progress.values()) >= count
 
 
 async def exhaust(owner: Connection) -> None:
@@ -188,7 +188,7 @@ async def project(server: Guarded, owner: Connection, connection: Connection, ur
         await js.publish("noetl.events.1.bad", encode(make_event(99, step="\0")))
         await eventually(lambda: settled(service, 22))
         await exhaust(owner)
-        await service.stream_monitor._look()
+        await service.stream_monitor._check_all()
         await eventually(lambda: is_at_least(owner, 3))
     if not server.work.stream.partitions:
         async with projecting(connection, server.work, url) as service:

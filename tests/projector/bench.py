@@ -72,7 +72,7 @@ class Bench:
         projector = self.projector(sink, crash_records=crash_records, **changes)
         if received:
             await projector.puller.ask()
-            await eventually(lambda: projector.in_hand == received)
+            await eventually(lambda: projector.in_flight == received)
         running = asyncio.create_task(projector.run())
         try:
             yield projector

@@ -96,7 +96,7 @@ async def serving(
     settings = Settings(connect=connection.options, stream=stream, projector=ProjectorSettings(**changes))
     service = Service(settings, connection, ["memory:"], durable="projector", standby=standby, opener=lambda _: sink)
     listener = socket.create_server(("127.0.0.1", 0))
-    worker = Supervisor([service.worker], beside=[Endpoint(service, listener).run])
+    worker = Supervisor([service.worker], background=[Endpoint(service, listener).run])
     running = asyncio.create_task(worker.run())
     try:
         yield Served(service, listener.getsockname()[1])

@@ -52,16 +52,16 @@ async def test_every_event_is_a_row_or_a_letter(
         await create_schema(url)
     emitted = await emit_colliding(bench)
     async with aclosing(open_sink(url)) as sink, bench.projecting(sink) as projector:
-        await eventually(lambda: projector.progress.stored + projector.progress.buried == WORKERS * EACH)
+        await eventually(lambda: projector.progress.stored + projector.progress.dead_letters == WORKERS * EACH)
     if destination == "postgres":
         rewritten = "UPDATE noetl.event SET created_at = date_trunc('second', created_at), context = '1'"
         rows = {row["digest"] for row in await fetch(url, "SELECT digest FROM noetl.event")}
         await execute(url, rewritten)
         # A consumer of its own reads every event once more: the same conflicts, and no other.
         async with aclosing(open_sink(url)) as sink, bench.projecting(sink, name="again") as again:
-            await eventually(lambda: again.progress.stored + again.progress.buried == WORKERS * EACH)
+            await eventually(lambda: again.progress.stored + again.progress.dead_letters == WORKERS * EACH)
 
-        assert (again.progress.stored, again.progress.buried_by["conflict"]) == (EACH, (WORKERS - 1) * EACH)
+        assert (again.progress.stored, again.progress.dead_letters_by_kind["conflict"]) == (EACH, (WORKERS - 1) * EACH)
         graveyard = DeadLetterReader(bench.connection, stream=bench.dead.name)
         async with aclosing(graveyard.letters(LetterFilter(kinds=("conflict",), execution=5))) as letters:
             buried = {digest(decode(letter.body)) async for letter in letters}
@@ -74,4 +74,4 @@ async def test_every_event_is_a_row_or_a_letter(
         counts = (found.events, found.rows, found.conflicts, found.dead, found.lost)
 
         assert counts == (WORKERS * EACH, EACH, (WORKERS - 1) * EACH, (WORKERS - 1) * EACH, 0)
-    assert projector.progress.buried_by == {"conflict": (WORKERS - 1) * EACH}
+    assert projector.progress.dead_letters_by_kind == {"conflict": (WORKERS - 1) * EACH}

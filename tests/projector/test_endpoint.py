@@ -55,7 +55,7 @@ async def test_sink_hangs(bench: Bench) -> None:
     sink.answers.clear()
     await bench.publish(make_events(3))
     async with serving(bench.connection, bench.stream, sink, stall_after=0.3) as served:
-        await eventually(lambda: served.service.projectors[0].in_hand)
+        await eventually(lambda: served.service.projectors[0].in_flight)
         assert await served.is_alive()
 
         async def is_stalled() -> bool:

@@ -31,48 +31,48 @@ def away(part: str, reason: str) -> Health:
     ("progress", "around", "expected"),
     [
         pytest.param({"moved": JUST_NOW, "pending": 1_000_000}, {}, ALIVE, id="a million behind and moving"),
-        pytest.param({"moved": LONG_AGO, "attempting": "nats"}, {"heard": JUST_NOW}, ALIVE, id="quiet"),
+        pytest.param({"moved": LONG_AGO, "waiting_for": "nats"}, {"heard": JUST_NOW}, ALIVE, id="quiet"),
         pytest.param(
-            {"moved": LONG_AGO, "attempting": "nats", "pending": 10},
+            {"moved": LONG_AGO, "waiting_for": "nats", "pending": 10},
             {"heard": JUST_NOW},
             ALIVE,
             id="standing by, or the others have it all",
         ),
-        pytest.param({"moved": NOW - LIMIT, "attempting": "sink"}, {}, ALIVE, id="a write as long as allowed"),
-        pytest.param({"moved": LONG_AGO, "attempting": "sink"}, {}, stalled("sink"), id="a write that hangs"),
+        pytest.param({"moved": NOW - LIMIT, "waiting_for": "sink"}, {}, ALIVE, id="a write as long as allowed"),
+        pytest.param({"moved": LONG_AGO, "waiting_for": "sink"}, {}, stalled("sink"), id="a write that hangs"),
         pytest.param(
-            {"moved": LONG_AGO, "attempting": "sink"},
+            {"moved": LONG_AGO, "waiting_for": "sink"},
             {"heard": JUST_NOW},
             stalled("sink"),
             id="a write that hangs while the server is heard",
         ),
         pytest.param(
-            {"moved": LONG_AGO, "attempting": "sink"},
+            {"moved": LONG_AGO, "waiting_for": "sink"},
             {"connected": False},
             stalled("sink"),
             id="a write that hangs while NATS is away",
         ),
         pytest.param(
-            {"moved": LONG_AGO, "attempting": "sink", "holding": "sink", "reason": "gone"},
+            {"moved": LONG_AGO, "waiting_for": "sink", "holding": "sink", "reason": "gone"},
             {},
             stalled("sink"),
             id="a second attempt that hangs",
         ),
         pytest.param(
-            {"moved": LONG_AGO, "attempting": "nats"},
+            {"moved": LONG_AGO, "waiting_for": "nats"},
             {"heard": LONG_AGO},
             stalled("nats"),
             id="not heard, not asked again",
         ),
         pytest.param(
-            {"moved": LONG_AGO, "attempting": "dead_letters"},
+            {"moved": LONG_AGO, "waiting_for": "dead_letters"},
             {},
             stalled("dead_letters"),
             id="a dead letter that hangs",
         ),
         pytest.param({"moved": LONG_AGO}, {"heard": JUST_NOW}, stalled("loop"), id="between two parts"),
         pytest.param(
-            {"moved": JUST_NOW, "attempting": "sink", "holding": "sink", "reason": "maintenance"},
+            {"moved": JUST_NOW, "waiting_for": "sink", "holding": "sink", "reason": "maintenance"},
             {},
             away("sink", "maintenance"),
             id="the sink is away",
@@ -80,8 +80,8 @@ def away(part: str, reason: str) -> Health:
         pytest.param(
             {
                 "moved": LONG_AGO,
-                "resting_until": NOW + 500,
-                "attempting": "sink",
+                "retry_at": NOW + 500,
+                "waiting_for": "sink",
                 "holding": "sink",
                 "reason": "maintenance",
             },
@@ -96,19 +96,19 @@ def away(part: str, reason: str) -> Health:
             id="a long reason",
         ),
         pytest.param(
-            {"moved": JUST_NOW, "attempting": "nats", "holding": "nats", "reason": "cannot connect"},
+            {"moved": JUST_NOW, "waiting_for": "nats", "holding": "nats", "reason": "cannot connect"},
             {"connected": False},
             away("nats", "not connected"),
             id="NATS is away",
         ),
         pytest.param(
-            {"moved": LONG_AGO, "attempting": "nats"},
+            {"moved": LONG_AGO, "waiting_for": "nats"},
             {"connected": False, "heard": LONG_AGO},
             away("nats", "not connected"),
             id="NATS is away for long",
         ),
         pytest.param(
-            {"moved": LONG_AGO, "attempting": "dead_letters"},
+            {"moved": LONG_AGO, "waiting_for": "dead_letters"},
             {"connected": False},
             away("nats", "not connected"),
             id="NATS is away while burying",
@@ -132,7 +132,7 @@ def away(part: str, reason: str) -> Health:
             id="refused",
         ),
         pytest.param(
-            {"moved": LONG_AGO, "attempting": "nats"},
+            {"moved": LONG_AGO, "waiting_for": "nats"},
             {"pause": 3_600.0, "heard": JUST_NOW},
             away("consumer", "paused by an operator for another 3,600 s; end the pause with nats consumer resume"),
             id="paused",
@@ -150,13 +150,13 @@ def test_goes_on_with_the_counts_alone() -> None:
     """The next projector of a partition continues the counts, without the lag or the retry state of the last one."""
     progress = Progress(stored=5, pending=9, settled_ns=1)
     progress.hold("sink", "gone", 1.0)
-    before = progress.moved
+    before = progress.last_activity
 
-    progress.begin()
+    progress.reset()
 
     assert (progress.stored, progress.pending, progress.settled_ns) == (5, 0, 0)
     assert (progress.holding, progress.reason) == ("", "")
-    assert progress.moved > before
+    assert progress.last_activity > before
 
 
 @pytest.mark.parametrize(

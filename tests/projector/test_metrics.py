@@ -59,8 +59,8 @@ async def test_counts_are_what_happened(bench: Bench) -> None:
     await bench.publish([*make_events(10), b"not json"])
     async with serving(bench.connection, bench.stream, sink) as served:
         progress = served.service.progress["projector"]
-        await eventually(lambda: progress.stored == 10 and progress.buried == 1)
-        await eventually(lambda: served.service.projectors[0].in_hand == 0)
+        await eventually(lambda: progress.stored == 10 and progress.dead_letters == 1)
+        await eventually(lambda: served.service.projectors[0].in_flight == 0)
         value = Scrape(await scrape(served))
 
     assert value("received_total") == 11
@@ -87,9 +87,9 @@ async def test_lag_is_what_the_server_says(bench: Bench) -> None:
     began = time.time()
     await bench.publish(make_events(30))
     async with serving(bench.connection, bench.stream, sink, batch_size=4) as served:
-        await eventually(lambda: served.service.projectors[0].in_hand == 30)
+        await eventually(lambda: served.service.projectors[0].in_flight == 30)
         # The server's count was read after a third of them: those pending then are in flight now, and count once.
-        served.service.projectors[0].progress.note_pending(20, behind=10)
+        served.service.projectors[0].progress.set_pending(20, as_of=10)
         value = Scrape(await scrape(served))
         unsettled, age = await bench.unsettled(), time.time() - began
         sink.away = ""

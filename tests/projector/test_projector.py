@@ -69,7 +69,7 @@ async def test_malformed_is_buried_whole_and_its_neighbours_pass(bench: Bench) -
     sink = MemorySink()
     await bench.publish([*make_events(500), b"\xff{not json\x00", *make_events(499, start=501)])
     async with bench.projecting(sink) as projector:
-        await eventually(lambda: projector.progress.stored + projector.progress.buried == 1_000)
+        await eventually(lambda: projector.progress.stored + projector.progress.dead_letters == 1_000)
     [letter] = await bench.dead_letters()
 
     assert ids(sink) == list(range(1, 1_000))
@@ -101,7 +101,7 @@ async def test_rejected_is_buried_and_its_neighbours_pass(bench: Bench) -> None:
     sink = Refusing({3, 50})
     await bench.publish(make_events(60))
     async with bench.projecting(sink) as projector:
-        await eventually(lambda: projector.progress.buried == 2 and projector.progress.stored == 58)
+        await eventually(lambda: projector.progress.dead_letters == 2 and projector.progress.stored == 58)
     letters = await bench.dead_letters()
 
     assert ids(sink) == [number for number in range(1, 61) if number not in (3, 50)]
@@ -115,11 +115,11 @@ async def test_nothing_is_acknowledged_before_its_dead_letter_is_stored(bench: B
     await js.delete_stream(bench.dead.name)
     await bench.publish([b"malformed"])
     async with bench.projecting(MemorySink()) as projector:
-        await eventually(lambda: projector.in_hand == 1)
+        await eventually(lambda: projector.in_flight == 1)
         await asyncio.sleep(QUICK.maximum * 5)
         assert await bench.unsettled() == 1
         await ensure_stream(bench.connection, bench.dead)
-        await eventually(lambda: projector.progress.buried == 1)
+        await eventually(lambda: projector.progress.dead_letters == 1)
 
     assert len(await bench.dead_letters()) == 1
 

@@ -45,7 +45,7 @@ async def test_one_bad_event_costs_no_process(bench: Bench, *, exclusive: bool) 
     await bench.publish(make_events(1_000))
     with capture_logs() as logged:
         async with bench.projecting(sink, exclusive=exclusive) as projector:
-            await eventually(lambda: projector.progress.stored + projector.progress.buried == 1_000)
+            await eventually(lambda: projector.progress.stored + projector.progress.dead_letters == 1_000)
     [letter] = await bench.dead_letters()
 
     assert ids(sink) == [number for number in range(1, 1_001) if number != 77]
@@ -62,7 +62,7 @@ async def test_many_bad_events_beside_each_other(bench: Bench) -> None:
     sink = Raising(lambda number: number <= 30)
     await bench.publish(make_events(100))
     async with bench.projecting(sink, received=100) as projector:
-        await eventually(lambda: projector.progress.buried == 30)
+        await eventually(lambda: projector.progress.dead_letters == 30)
 
     assert ids(sink) == list(range(31, 101))
     assert [decode(letter.data).event_id for letter in await bench.dead_letters()] == list(range(1, 31))
@@ -85,7 +85,7 @@ async def test_sink_that_raises_at_most_events_ends_the_projector(bench: Bench) 
     await bench.publish(make_events(100))
     projector = bench.projector(Raising(lambda number: number % 4 > 0))
     await projector.puller.ask()
-    await eventually(lambda: projector.in_hand == 100)
+    await eventually(lambda: projector.in_flight == 100)
     with pytest.raises(KeyError, match="bug"):
         await projector.run()
 
@@ -100,11 +100,12 @@ async def test_bad_events_one_by_one_end_the_projector(bench: Bench) -> None:
     running = asyncio.create_task(projector.run())
     for number in range(1, 12):
         await bench.publish(make_events(1, start=number))
-        await eventually(lambda: running.done() or projector.progress.stored + projector.progress.buried == number)  # noqa: B023
+        progress = projector.progress
+        await eventually(lambda: running.done() or progress.stored + progress.dead_letters == number)  # noqa: B023
     with pytest.raises(KeyError, match="bug"):
         await running
 
-    assert projector.progress.buried == len(await bench.dead_letters()) == 9
+    assert projector.progress.dead_letters == len(await bench.dead_letters()) == 9
 
 
 async def test_sink_that_breaks_makes_no_dead_letter(bench: Bench) -> None:
@@ -113,7 +114,7 @@ async def test_sink_that_breaks_makes_no_dead_letter(bench: Bench) -> None:
     await bench.publish(make_events(5))
     projector = bench.projector(sink)
     await projector.puller.ask()
-    await eventually(lambda: projector.in_hand == 5)
+    await eventually(lambda: projector.in_flight == 5)
     with pytest.raises(KeyError, match="bug"):
         await projector.run()
 
@@ -140,6 +141,6 @@ async def test_outage_while_a_culprit_is_looked_for(bench: Bench) -> None:
     away = FaultySink(sink, [None, None, SinkUnavailable("away"), None, SinkUnavailable("away")])
     await bench.publish(make_events(20))
     async with bench.projecting(away, received=20) as projector:
-        await eventually(lambda: projector.progress.buried == 1)
+        await eventually(lambda: projector.progress.dead_letters == 1)
 
     assert ids(sink) == [number for number in range(1, 21) if number != 7]

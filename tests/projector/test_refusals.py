@@ -55,7 +55,7 @@ async def test_otherwise_refused_is_buried(bench: Bench, count: int, reason: Cal
     """Fewer than ten rejections, or rejections with different reasons, are bad events: all become dead letters."""
     await bench.publish(make_events(count))
     async with bench.projecting(Refusing(reason), received=count) as projector:
-        await eventually(lambda: projector.progress.buried == count)
+        await eventually(lambda: projector.progress.dead_letters == count)
 
     assert [letter.headers["Noetl-Reason"] for letter in await bench.dead_letters()] == [
         reason(number) for number in range(1, count + 1)
@@ -73,7 +73,7 @@ async def test_conflicts_alike_are_buried(bench: Bench) -> None:
 
     await bench.publish(make_events(30))
     async with bench.projecting(Owned(), received=30) as projector:
-        await eventually(lambda: projector.progress.buried_by["conflict"] == 30)
+        await eventually(lambda: projector.progress.dead_letters_by_kind["conflict"] == 30)
 
     assert {letter.headers["Noetl-Kind"] for letter in await bench.dead_letters()} == {"conflict"}
 
@@ -98,7 +98,7 @@ async def test_one_of_several_sinks_that_refuses_alike_is_held(bench: Bench) -> 
         assert "Refusing (required 1): no such column" in projector.progress.reason
         assert await bench.dead_letters() == []
         broken.mended = True
-        await eventually(lambda: projector.progress.buried_by["conflict"] == 28)
+        await eventually(lambda: projector.progress.dead_letters_by_kind["conflict"] == 28)
 
     assert ids(broken) == list(range(1, 31))
     assert ids(taken) == [1, 2]
@@ -118,4 +118,4 @@ async def test_sinks_that_refuse_a_part_each_hold_nothing(bench: Bench) -> None:
 
     await bench.publish(make_events(30))
     async with bench.projecting(FanoutSink([Half(0), Half(1)]), received=30) as projector:
-        await eventually(lambda: projector.progress.buried == 30)
+        await eventually(lambda: projector.progress.dead_letters == 30)

@@ -106,7 +106,7 @@ async def test_one_that_vanishes_is_replaced_in_order(bench: Bench, proxied: tup
         hanging.go.clear()
         await bench.publish(make_events(100, start=51))
         # The size may vary: the request ends with half a pin, and the projector asks for no more while it writes.
-        await eventually(lambda: vanished.in_hand)
+        await eventually(lambda: vanished.in_flight)
         proxy.black_hole()
         async with bench.projecting(shared.sink("successor"), exclusive=True, pin_ttl=PIN_TTL):
             numbers = iter(range(151, 10_000))
@@ -136,8 +136,8 @@ async def test_pin_is_kept_while_the_destination_is_away(bench: Bench, proxied: 
             away.away = True
             await bench.publish(make_events(10, start=11))
             await eventually(lambda: away.refused > 0)
-            since = first.progress.moved
-            await eventually(lambda: first.progress.moved > since + 2 * PIN_TTL)
+            since = first.progress.last_activity
+            await eventually(lambda: first.progress.last_activity > since + 2 * PIN_TTL)
             away.away = False
             await eventually(lambda: len(shared.ids) == 20)
 

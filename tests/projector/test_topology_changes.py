@@ -60,23 +60,23 @@ async def test_stream_created_again_buries_its_own(bench: Bench) -> None:
     js = await jetstream(bench.connection)
     await bench.publish([b"{first"])
     async with bench.projecting(MemorySink()) as projector:
-        await eventually(lambda: projector.progress.buried == 1)
+        await eventually(lambda: projector.progress.dead_letters == 1)
         await js.delete_stream(bench.stream.name)
         await ensure_stream(bench.connection, bench.stream)
         await bench.publish([b"{second"])
-        await eventually(lambda: projector.progress.buried == 2)
+        await eventually(lambda: projector.progress.dead_letters == 2)
 
     assert [letter.data for letter in await bench.dead_letters()] == [b"{first", b"{second"]
 
 
-@pytest.mark.parametrize("in_hand", [pytest.param(10, id="all in hand"), pytest.param(4, id="some still buffered")])
-async def test_stream_created_again_is_not_settled_by_what_came_before(bench: Bench, in_hand: int) -> None:
+@pytest.mark.parametrize("in_flight", [pytest.param(10, id="all in hand"), pytest.param(4, id="some still buffered")])
+async def test_stream_created_again_is_not_settled_by_what_came_before(bench: Bench, in_flight: int) -> None:
     """An ack for a message of a deleted stream acknowledges no message of the new one."""
     held, other, last = Blocking(), Blocking(), MemorySink()
     js = await jetstream(bench.connection)
     await bench.publish(make_events(10))
     async with bench.projecting(held, received=10, ack_wait=1.0) as projector:
-        projector.batch_size = in_hand
+        projector.batch_size = in_flight
         await held.stored.wait()
         await js.delete_stream(bench.stream.name)
         await ensure_stream(bench.connection, bench.stream)

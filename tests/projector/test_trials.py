@@ -164,7 +164,7 @@ async def test_one_alone_is_tried_while_nothing_else_is_written(bench: Bench) ->
     async with bench.projecting(tried, crash_records=trials, ack_wait=0.5):
         await tried.asked.wait()
         async with bench.projecting(neighbour, crash_records=trials, name="neighbour") as other:
-            await eventually(lambda: other.in_hand == 1)
+            await eventually(lambda: other.in_flight == 1)
             assert await notes(bench) != []
             assert ids(neighbour) == []
             tried.go.set()

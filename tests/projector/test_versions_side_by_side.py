@@ -52,7 +52,7 @@ async def test_one_row_whoever_writes(
     async with aclosing(sink), bench.projecting(sink) as projector:
         await eventually(lambda: projector.progress.stored == expected)
 
-        assert projector.progress.buried == 0
+        assert projector.progress.dead_letters == 0
     [[rows]] = await fetch(database_url, "SELECT count(*) FROM noetl.event")
     assert (rows, sink.conflicts, sink.variants) == (20, 0, 0)
 
@@ -86,6 +86,6 @@ async def test_conflict_is_found_whoever_wrote_first(bench: Bench, database_url:
     await new.aclose()
     sink = PostgresSink(database_url)
     async with aclosing(sink), bench.projecting(sink) as projector:
-        await eventually(lambda: projector.progress.stored + projector.progress.buried == 21)
+        await eventually(lambda: projector.progress.stored + projector.progress.dead_letters == 21)
 
-        assert projector.progress.buried_by == {"conflict": 1}
+        assert projector.progress.dead_letters_by_kind == {"conflict": 1}

@@ -119,7 +119,7 @@ def _says(log: Path, event: bytes) -> bool:
 class Idle:
     """An idle worker."""
 
-    in_hand = 0
+    in_flight = 0
 
     def __init__(self) -> None:
         self._stopped = asyncio.Event()

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 class Busy:
     """A worker that never finishes."""
 
-    def __init__(self, in_hand: int) -> None:
-        self.in_hand = in_hand
+    def __init__(self, in_flight: int) -> None:
+        self.in_flight = in_flight
         self.is_told = asyncio.Event()
 
     async def run(self) -> None:
@@ -44,10 +44,10 @@ class Busy:
         self.is_told.set()
 
 
-@pytest.mark.parametrize(("in_hand", "code"), [(0, SETTLED), (3, UNSETTLED)])
-async def test_second_signal_ends_at_once(in_hand: int, code: int) -> None:
+@pytest.mark.parametrize(("in_flight", "code"), [(0, SETTLED), (3, UNSETTLED)])
+async def test_second_signal_ends_at_once(in_flight: int, code: int) -> None:
     """A second signal ends the worker at once: with 1 and the count in flight, or with 0 if nothing is."""
-    worker = Busy(in_hand)
+    worker = Busy(in_flight)
     with structlog.testing.capture_logs() as logged:
         running = asyncio.create_task(run_until_signal(worker, deadline=lambda: 60.0))
         await asyncio.sleep(0)
@@ -59,7 +59,7 @@ async def test_second_signal_ends_at_once(in_hand: int, code: int) -> None:
         assert await asyncio.wait_for(running, 180) == code
     assert time.monotonic() - began < 10
     assert logged[-1]["reason"] == "a second signal"
-    assert logged[-1].get("messages", 0) == in_hand
+    assert logged[-1].get("messages", 0) == in_flight
 
 
 async def test_deadline_ends_it() -> None:

@@ -151,8 +151,8 @@ class ProjectorRun:
                 # A consumer that must not be read ends a projector that starts.
                 with suppress(ConsumerDrift):
                     process.task.result()
-                if process.projector.in_hand and not self.is_cut:
-                    raise Violation(f"stopped with {process.projector.in_hand} messages in hand")
+                if process.projector.in_flight and not self.is_cut:
+                    raise Violation(f"stopped with {process.projector.in_flight} messages in hand")
 
     def _start(self, name: str) -> Process:
         process = Process(

@@ -241,7 +241,7 @@ async def test_table_that_drops_rows_is_said_and_holds_up_nothing(database_url: 
     with capture_logs() as logs:
         assert await emit(sink, make_events(3)) == {}
 
-    assert [(line["event"], line["events"], line["event_id"]) for line in logs] == [("postgres.unseen", 2, 2)]
+    assert [(line["event"], line["events"], line["event_id"]) for line in logs] == [("postgres.rows_missing", 2, 2)]
     await sink.aclose()
 
 

@@ -295,7 +295,7 @@ class Session:
             if not any(row["is_gone"] for row in unlike):
                 break
         else:
-            _warn_of_unseen(self._table, [row for row in unlike if row["is_gone"]])
+            _warn_of_missing(self._table, [row for row in unlike if row["is_gone"]])
         compared = {row["place"]: staging.comparison_of(row) for row in unlike if not row["is_gone"]}
         return Stored(
             len(inserted), {place: one for place, one in compared.items() if one.likeness is not Likeness.SAME}
@@ -366,12 +366,12 @@ def _places_of(keys: list[asyncpg.Record], rows: list[Row]) -> set[int]:
     return {places[key["execution_id"], key["event_id"]] for key in keys}
 
 
-def _warn_of_unseen(table: Table, unseen: list[asyncpg.Record]) -> None:
-    first = unseen[0]
+def _warn_of_missing(table: Table, missing: list[asyncpg.Record]) -> None:
+    first = missing[0]
     log.warning(
-        "postgres.unseen",
+        "postgres.rows_missing",
         table=table.name,
-        events=len(unseen),
+        events=len(missing),
         execution_id=first["execution_id"],
         event_id=first["event_id"],
         reason="neither inserted nor found: a trigger drops these rows, or row-level security hides existing ones",
