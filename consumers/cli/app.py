@@ -12,23 +12,6 @@ from typing import Annotated, Any, Final
 from cyclopts import App, Parameter
 
 from consumers import logs
-from consumers.cli.bench import bench
-from consumers.cli.config import config
-from consumers.cli.dead import dead
-from consumers.cli.demo import demo
-from consumers.cli.doctor import doctor
-from consumers.cli.emit import emit
-from consumers.cli.health import health
-from consumers.cli.permissions import permissions
-from consumers.cli.project import project
-from consumers.cli.rebuild import rebuild
-from consumers.cli.replay import replay
-from consumers.cli.schema import schema
-from consumers.cli.serve import serve
-from consumers.cli.spool import spool
-from consumers.cli.stream import stream
-from consumers.cli.tail import tail
-from consumers.cli.verify import verify
 from consumers.settings import CONFIG
 from noetl_events.jetstream.errors import NatsUnavailable, StreamReplaced
 from noetl_events.sink import EventsRejected, SinkUnavailable
@@ -41,29 +24,35 @@ _TRY_AGAIN: Final = (SinkUnavailable, NatsUnavailable, StreamReplaced, EventsRej
 # MalformedEvent and StreamDrift are ValueErrors too.
 _CORRECT_FIRST: Final = (ValueError, OSError, ModuleNotFoundError)
 
+COMMANDS: Final = (
+    "bench",
+    "config",
+    "dead",
+    "demo",
+    "doctor",
+    "emit",
+    "health",
+    "permissions",
+    "project",
+    "rebuild",
+    "replay",
+    "tail",
+    "spool",
+    "stream",
+    "schema",
+    "serve",
+    "verify",
+)
+
 app = App(
     name="noetl-events",
     help="Deliver NoETL's execution events through NATS JetStream to durable destinations.",
     help_format="markdown",
     version=lambda: version("noetl-events"),
 )
-app.command(bench)
-app.command(config)
-app.command(dead)
-app.command(demo)
-app.command(doctor)
-app.command(emit)
-app.command(health)
-app.command(permissions)
-app.command(project)
-app.command(rebuild)
-app.command(replay)
-app.command(tail)
-app.command(spool)
-app.command(stream)
-app.command(schema)
-app.command(serve)
-app.command(verify)
+for _name in COMMANDS:
+    # A path is imported when its command is used, so that a health probe loads no client of NATS.
+    app.command(f"consumers.cli.{_name}:{_name}")
 
 
 @app.meta.default
@@ -87,7 +76,11 @@ def main() -> None:
         # SIGTERM interrupts a command like Ctrl-C, so that open resources are closed.  Daemons handle both signals
         # themselves.
         signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
-        code = app.meta(sys.argv[1:], result_action="return_value")
+        arguments = sys.argv[1:]
+        if not {*COMMANDS, "--version"}.intersection(arguments):
+            # The help of the command line has the first sentence of every command.
+            app.resolved_commands()
+        code = app.meta(arguments, result_action="return_value")
     except (KeyboardInterrupt, *_TRY_AGAIN, *_CORRECT_FIRST) as exc:
         code = exit_code_of(type(exc))
         if not isinstance(exc, KeyboardInterrupt):

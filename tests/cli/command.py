@@ -1,7 +1,7 @@
 """
 Run `noetl-events` in a separate process.
 
-The processes are forked from a server that has imported the command line already, so that a
+The processes are forked from a server that has imported every command already, so that a
 test takes the time of its command, without half a second of imports.
 """
 
@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from consumers.cli import main
+from consumers.cli.app import app
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from multiprocessing.context import ForkServerProcess
 
+app.resolved_commands()
 _processes = multiprocessing.get_context("forkserver")
 _processes.set_forkserver_preload([__name__])
 

@@ -249,4 +249,18 @@ DAEMONS = (
         "",
         "tests/gateway/test_looking.py::test_hostile_letter_is_data",
     ),
+    Mutation(
+        "a health probe imports every command",
+        "consumers/cli/app.py",
+        '    app.command(f"consumers.cli.{_name}:{_name}")\n',
+        '    app.command(f"consumers.cli.{_name}:{_name}")\napp.resolved_commands()\n',
+        "tests/cli/test_start.py::test_command_loads_its_own_module_only",
+    ),
+    Mutation(
+        "the list of commands has no descriptions",
+        "consumers/cli/app.py",
+        "            app.resolved_commands()\n",
+        "            pass\n",
+        "tests/cli/test_start.py::test_help_and_errors_know_every_command",
+    ),
 )
