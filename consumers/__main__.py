@@ -1,5 +1,5 @@
 """Run `noetl-events` as `python -m consumers`."""
 
-from consumers.cli import main
+from consumers.cli.app import main
 
 main()

@@ -14,7 +14,8 @@ from rich.text import Text
 
 from consumers import logs
 from consumers.cli.options import AsJson, Nats, Partitions, live_settings, read_duration
-from consumers.doctor import CheckContext, Finding, examine
+from consumers.doctor.check import CheckContext, Finding
+from consumers.doctor.run import examine
 from consumers.logs import escaped
 from consumers.permissions import Role, RoleContext
 from noetl_events.jetstream.connection import Connection

@@ -1,4 +1,4 @@
-"""Checks of NATS: reachability, TLS, private inbox, permissions and clocks."""
+"""Checks of NATS: reachability, JetStream, TLS, private inbox, permissions and clocks."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any, Final
 from consumers.doctor.check import Finding
 from consumers.doctor.destinations import opened_postgres
 from consumers.permissions import rights_of
-from noetl_events.jetstream.errors import NatsUnavailable
+from noetl_events.jetstream.connect.server_errors import cause_of
+from noetl_events.jetstream.errors import JetStreamOff, NatsUnavailable, PermissionDenied
 from noetl_events.jetstream.options import ConnectOptions
 from noetl_events.jetstream.probes import denied, server_time
+from noetl_events.jetstream.publish.expected_stream import streams_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -23,9 +25,9 @@ if TYPE_CHECKING:
 
 _REACHABILITY: Final = "reachability"
 _REMEDIES: Final = {
-    "authorization": "set NATS_USER and NATS_PASSWORD, NATS_TOKEN, NATS_CREDS or NATS_NKEY_SEED as the server has them",
+    "credentials": "set NATS_USER and NATS_PASSWORD, NATS_TOKEN, NATS_CREDS or NATS_NKEY_SEED as the server has them",
     "certificate": "set NATS_TLS_CA, and NATS_TLS_CERT with NATS_TLS_KEY if the server asks for a client certificate",
-    "ssl": "set NATS_TLS_CA, and NATS_TLS_CERT with NATS_TLS_KEY if the server asks for a client certificate",
+    "address": "start nats-server there, or set NATS_URL",
 }
 
 
@@ -40,14 +42,29 @@ async def check_reachability(context: CheckContext) -> list[Finding]:
             Finding(check=_REACHABILITY, severity="fault", found=str(exc), remedy="correct this setting, or the file")
         ]
     except NatsUnavailable as exc:
-        return [Finding(check=_REACHABILITY, severity="fault", found=str(exc), remedy=_remedy(str(exc)))]
+        remedy = _REMEDIES[cause_of(str(exc))]
+        return [Finding(check=_REACHABILITY, severity="fault", found=str(exc), remedy=remedy)]
     found = f"nats-server {version.major}.{version.minor}.{version.patch} at {where}"
     return [Finding(check=_REACHABILITY, severity="ok", found=found)]
 
 
-def _remedy(reason: str) -> str:
-    matching = (remedy for word, remedy in _REMEDIES.items() if word in reason.lower())
-    return next(matching, "start nats-server there, or set NATS_URL")
+_JETSTREAM: Final = "jetstream"
+
+
+async def check_jetstream(context: CheckContext) -> list[Finding]:
+    """Check that JetStream is enabled for the account of the credentials."""
+    subject = f"{context.settings.stream.prefix}.doctor"
+    try:
+        await streams_of(context.connection, subject)
+    except PermissionDenied:
+        return [Finding(check=_JETSTREAM, severity="ok", found="not checked: this role has no permission to ask")]
+    except JetStreamOff as exc:
+        found, _, remedy = str(exc).rpartition("; ")
+        return [Finding(check=_JETSTREAM, severity="fault", found=found, remedy=remedy)]
+    except NatsUnavailable as exc:
+        remedy = "look at the servers with `nats server report jetstream`; an election ends by itself"
+        return [Finding(check=_JETSTREAM, severity="fault", found=str(exc), remedy=remedy)]
+    return [Finding(check=_JETSTREAM, severity="ok", found="available to the account of these credentials")]
 
 
 _TLS: Final = "tls"

@@ -7,8 +7,14 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from consumers.doctor.check import Finding
 from consumers.doctor.destinations import check_plugins
-from consumers.doctor.jetstream import check_jetstream
-from consumers.doctor.nats import check_clock, check_inbox, check_reachability, check_rights, check_tls
+from consumers.doctor.nats import (
+    check_clock,
+    check_inbox,
+    check_jetstream,
+    check_reachability,
+    check_rights,
+    check_tls,
+)
 from consumers.doctor.stream import (
     check_consumers,
     check_dead_letters,

@@ -16,11 +16,11 @@ from consumers.gateway.ingest import Ingest
 from consumers.gateway.openapi import show_openapi
 from consumers.gateway.page import show_page
 from consumers.gateway.requests import RequestLimiter
-from consumers.gateway.server import WebServer
 from consumers.gateway.sse import EventStream
 from consumers.gateway.status import Status
 from consumers.gateway.tracing import traced
 from consumers.tasks import Supervisor
+from consumers.web_server import WebServer
 from noetl_events.sinks.nats import NatsSink
 
 if TYPE_CHECKING:
@@ -35,6 +35,8 @@ _TRACED: Final = frozenset({"/api/events", "/api/events/batch"})
 
 PATIENCE: Final = 5.0
 """Timeout in seconds for a post to be stored in NATS."""
+
+_GRACE: Final = 20
 
 
 class Gateway:
@@ -73,7 +75,8 @@ class Gateway:
             event_stream=self.event_stream,
             sink=self._sink,
         )
-        self._server = WebServer(traced(AuthMiddleware(self._app(), rule), routes=_TRACED), listener)
+        app = traced(AuthMiddleware(self._app(), rule), routes=_TRACED)
+        self._server = WebServer(app, listener, event="gateway.listening", grace=_GRACE)
 
     @property
     def in_flight(self) -> int:

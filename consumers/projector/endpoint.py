@@ -12,12 +12,9 @@ same body: the state of each projector with its reasons.
 from __future__ import annotations
 
 import asyncio
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 import msgspec
-import structlog
-import uvicorn
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.exposition import choose_encoder
 from starlette.applications import Starlette
@@ -25,10 +22,10 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from consumers.projector.metrics import ProjectorMetrics
+from consumers.web_server import WebServer
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Iterator
 
     from starlette.requests import Request
 
@@ -37,8 +34,6 @@ if TYPE_CHECKING:
 
 _CLOSING: Final = 1
 _CLOSED: Final = 2.0
-
-log = structlog.get_logger()
 
 
 class Endpoint:
@@ -53,39 +48,23 @@ class Endpoint:
 
     def __init__(self, service: Service, listener: socket.socket) -> None:
         self._service = service
-        self._listener = listener
         self._registry = CollectorRegistry()
         self._registry.register(ProjectorMetrics(service))
         ProcessCollector(registry=self._registry)
+        routes = [Route("/healthz", self._healthz), Route("/readyz", self._readyz), Route("/metrics", self._metrics)]
+        self._server = WebServer(Starlette(routes=routes), listener, event="endpoint.listening", grace=_CLOSING)
 
     async def run(self) -> None:
         """Serve until cancelled; requests in flight then have a second to finish."""
-        host, port, *_ = self._listener.getsockname()
-        log.info("endpoint.listening", host=host, port=port)
-        server = _Server(self._config())
-        serving = asyncio.create_task(server.serve([self._listener]))
+        serving = asyncio.create_task(self._server.run())
         try:
             await asyncio.shield(serving)
         finally:
-            server.should_exit = True
+            await self._server.stop()
             try:
                 await asyncio.wait({serving}, timeout=_CLOSED)
             finally:
                 serving.cancel()
-                self._listener.close()
-
-    def _config(self) -> uvicorn.Config:
-        routes = [Route("/healthz", self._healthz), Route("/readyz", self._readyz), Route("/metrics", self._metrics)]
-        return uvicorn.Config(
-            Starlette(routes=routes),
-            access_log=False,
-            lifespan="off",
-            log_config=None,
-            log_level="warning",
-            server_header=False,
-            timeout_graceful_shutdown=_CLOSING,
-            ws="none",
-        )
 
     async def _healthz(self, _: Request) -> Response:
         report = self._service.report()
@@ -102,11 +81,3 @@ class Endpoint:
 
 def _answer(report: Report, *, good: bool) -> Response:
     return Response(msgspec.json.encode(report), status_code=200 if good else 503, media_type="application/json")
-
-
-class _Server(uvicorn.Server):
-    """A server that leaves the signals to the daemon."""
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from consumers.doctor import CheckContext
+from consumers.doctor.check import CheckContext
 from consumers.permissions import RoleContext
 from consumers.settings import ProjectorSettings, Settings
 from noetl_events.jetstream.consumers import ensure_consumer

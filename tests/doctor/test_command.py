@@ -13,7 +13,7 @@ import pytest
 import structlog
 
 from consumers.cli.permissions import permissions
-from consumers.doctor import Finding
+from consumers.doctor.check import Finding
 from consumers.permissions import RoleContext, grants_of, render_config, rights_of
 from noetl_events.jetstream.declarations import StreamDeclaration
 

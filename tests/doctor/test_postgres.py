@@ -17,7 +17,7 @@ from tests.sinks.postgres_database import execute
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from consumers.doctor import CheckContext, Finding
+    from consumers.doctor.check import CheckContext, Finding
 
 NOETL = (Path(__file__).parents[1] / "sinks" / "noetl_event.sql").read_text()
 

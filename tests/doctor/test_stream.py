@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from msgspec import structs
 
-from consumers.doctor import CheckContext, Finding, examine
-from consumers.doctor.check import MAKE_STREAMS
+from consumers.doctor.check import MAKE_STREAMS, CheckContext, Finding
+from consumers.doctor.run import examine
 from consumers.doctor.stream import check_dead_letters
 from noetl_events.jetstream.api import jetstream
 from noetl_events.jetstream.connection import Connection

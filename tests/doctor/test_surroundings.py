@@ -14,9 +14,9 @@ import pytest
 import trustme
 from msgspec import structs
 
-from consumers.doctor import CheckContext, Finding, examine
 from consumers.doctor.destinations import check_plugins
 from consumers.doctor.nats import check_inbox, check_reachability, check_rights, check_tls
+from consumers.doctor.run import examine
 from consumers.doctor.stream import check_durability
 from consumers.permissions import Rights, RoleContext, rights_of
 from noetl_events.jetstream.connection import Connection
@@ -29,6 +29,7 @@ from tests.permissions.guarded import guarded
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from consumers.doctor.check import CheckContext, Finding
     from consumers.permissions import Role
 
 STREAM = StreamDeclaration()

@@ -224,9 +224,9 @@ CONNECTIONS = (
     ),
     Mutation(
         "doctor does not know that JetStream is switched off",
-        "consumers/doctor/jetstream.py",
-        '        return [Finding(check=_NAME, severity="fault", found=found, remedy=remedy)]\n',
-        '        return [Finding(check=_NAME, severity="unknown", found=found, remedy=remedy)]\n',
+        "consumers/doctor/nats.py",
+        '        return [Finding(check=_JETSTREAM, severity="fault", found=found, remedy=remedy)]\n',
+        '        return [Finding(check=_JETSTREAM, severity="unknown", found=found, remedy=remedy)]\n',
         "tests/doctor/test_stream.py::test_jetstream_is_switched_off",
     ),
     Mutation(

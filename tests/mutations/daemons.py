@@ -244,7 +244,7 @@ DAEMONS = (
     ),
     Mutation(
         "a browser may take event data for a page",
-        "consumers/gateway/server.py",
+        "consumers/web_server.py",
         '        headers=[("x-content-type-options", "nosniff")],\n',
         "",
         "tests/gateway/test_looking.py::test_hostile_letter_is_data",

@@ -50,6 +50,14 @@ def words_of(error: BaseException | str | None) -> str:
     return _NATS_PY.sub("", text).strip("'")
 
 
+def cause_of(reason: str) -> Literal["credentials", "certificate", "address"]:
+    """Return the setting to correct after the *reason* why no server accepted the connection."""
+    words = reason.lower()
+    if "authorization" in words:
+        return "credentials"
+    return "certificate" if "certificate" in words or "ssl" in words else "address"
+
+
 def denial_in(error: BaseException) -> Denial | None:
     """Return *error* as a denial; None if it is another error."""
     words = words_of(error)

@@ -1,5 +1,5 @@
 """
-The web server of a gateway process.
+The web server of a daemon; no other file uses uvicorn.
 
 uvicorn's HTTP/1.1 protocol gets the limits it lacks, deadlines for requests and for readers, and support for
 half-closed connections.
@@ -31,7 +31,7 @@ READ_DEADLINE: Final = 30.0
 """Seconds that a client may take to read its buffered data."""
 
 
-class GatewayProtocol(HttpToolsProtocol):
+class LimitedProtocol(HttpToolsProtocol):
     """
     A connection of the HTTP server, with limits.
 
@@ -132,7 +132,6 @@ class GatewayProtocol(HttpToolsProtocol):
 _MAX_CONNECTIONS: Final = 8_000
 _BACKLOG: Final = 2_048
 _KEEP_ALIVE: Final = 30
-_GRACE: Final = 20
 
 log = structlog.get_logger()
 
@@ -144,17 +143,20 @@ class WebServer:
     Args:
         app: application to serve.
         listener: a bound socket.
+        event: log event of the start.
+        grace: seconds that requests in flight have after `stop`.
 
     """
 
-    def __init__(self, app: ASGIApp, listener: socket.socket) -> None:
+    def __init__(self, app: ASGIApp, listener: socket.socket, *, event: str, grace: int) -> None:
         self._listener = listener
-        self._server = _Server(_config(app))
+        self._event = event
+        self._server = _Server(_config(app, grace))
 
     async def run(self) -> None:
         """Serve until `stop`, then finish the requests in flight; return at once if cancelled."""
         host, port, *_ = self._listener.getsockname()
-        log.info("gateway.listening", host=host, port=port)
+        log.info(self._event, host=host, port=port)
         try:
             await self._server.serve([self._listener])
         finally:
@@ -181,10 +183,10 @@ class _Server(uvicorn.Server):
         yield
 
 
-def _config(app: ASGIApp) -> uvicorn.Config:
+def _config(app: ASGIApp, grace: int) -> uvicorn.Config:
     return uvicorn.Config(
         app,
-        http=GatewayProtocol,
+        http=LimitedProtocol,
         access_log=False,
         backlog=_BACKLOG,
         # Event data is user content, so browsers must not interpret it as a page.
@@ -194,7 +196,7 @@ def _config(app: ASGIApp) -> uvicorn.Config:
         log_config=None,
         log_level="warning",
         server_header=False,
-        timeout_graceful_shutdown=_GRACE,
+        timeout_graceful_shutdown=grace,
         timeout_keep_alive=_KEEP_ALIVE,
         ws="none",
     )
