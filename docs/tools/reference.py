@@ -12,7 +12,7 @@ import sys
 from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeGuard
 
 import msgspec
 
@@ -212,7 +212,7 @@ def _module(module: ModuleType) -> str:
     return f"## {module.__name__}\n\n" + _table("error | is a | exit code | says", rows)
 
 
-def _is_ours(kind: type[Any], module: ModuleType) -> bool:
+def _is_ours(kind: type[Any], module: ModuleType) -> TypeGuard[type[BaseException]]:
     public = kind.__module__ == module.__name__ and not kind.__name__.startswith("_")
     return public and issubclass(kind, BaseException)
 
