@@ -22,7 +22,7 @@ _subjects = count()
 @pytest.fixture
 async def scripted(nats_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[ScriptedStream]:
     """Run a scripted stream with a long silence limit, because a slow machine is not silence."""
-    monkeypatch.setattr("noetl_events.jetstream.publish.sender._QUIET", 60.0)
+    monkeypatch.setattr("noetl_events.jetstream.publish.plain._QUIET", 60.0)
     client = await nats.connect(nats_url)
     stream = ScriptedStream(client, f"scripted.{next(_subjects)}")
     await client.subscribe(stream.subject, cb=stream.take)

@@ -29,14 +29,14 @@ LIBRARY = (
     Mutation(
         "an atomic batch that a full queue dropped is sent one by one",
         "noetl_events/jetstream/publish/sender.py",
-        "                if exc.code not in ATOMIC_UNTAKEN:\n",
+        "                if exc.code not in ATOMIC_NOT_STORED:\n",
         "                if exc.code:\n",
         "tests/jetstream/test_overload.py::test_messages_dropped_by_a_full_queue_are_sent_again",
     ),
     Mutation(
         "batches stay as long as they were while the stream is overloaded",
         "noetl_events/jetstream/publish/sender.py",
-        "        self._share = min(self._share * 2, _MOST_SHARES)\n",
+        "        self._divisor = min(self._divisor * 2, _MAX_DIVISOR)\n",
         "",
         "tests/jetstream/test_overload.py::test_batches_are_shorter_while_the_stream_is_overloaded",
     ),
@@ -50,8 +50,8 @@ LIBRARY = (
     Mutation(
         "a message with an unknown outcome counts as stored",
         "noetl_events/jetstream/publish/sender.py",
-        "                self._doubt(left)\n",
-        "                self._store(left, 1)\n",
+        "            self.outcomes.mark_uncertain(batch.messages)\n",
+        "            self.outcomes.store(batch.messages, 1)\n",
         "tests/jetstream/test_fast_batch.py::test_batch_given_up_half_way_is_sent_again_whole",
     ),
     Mutation(
@@ -64,8 +64,8 @@ LIBRARY = (
     Mutation(
         "a retry without ordering keys: a message overtakes the one before it",
         "noetl_events/jetstream/publish/sender.py",
-        "in enumerate(_waves(batch)):\n",
-        "in enumerate([list(batch)]):\n",
+        "in enumerate(_waves(messages)):\n",
+        "in enumerate([list(messages)]):\n",
         "tests/jetstream/test_publisher.py::test_second_attempt_keeps_the_order_of_a_lane",
     ),
     Mutation(
@@ -77,14 +77,14 @@ LIBRARY = (
     ),
     Mutation(
         "a timeout says failed instead of unknown",
-        "noetl_events/jetstream/publish/sender.py",
+        "noetl_events/jetstream/publish/outcomes.py",
         '"unknown whether stored" if message.sent else "not sent"',
         '"not sent"',
         "tests/jetstream/test_publisher.py::test_unknown_outcome_never_goes_by_batch_again",
     ),
     Mutation(
         "an oversized message closes the shared connection",
-        "noetl_events/jetstream/publish/sender.py",
+        "noetl_events/jetstream/publish/outcomes.py",
         "            if message.size > limit and not message.is_over():\n",
         "            if len(message.body) > 2 * limit:\n",
         "tests/sinks/test_nats.py::test_rejections_are_told_together",
@@ -183,7 +183,7 @@ LIBRARY = (
     ),
     Mutation(
         "a stream that was missing for a moment fails every emit at once",
-        "noetl_events/jetstream/publish/sender.py",
+        "noetl_events/jetstream/publish/outcomes.py",
         "        return now >= message.deadline or (",
         "        return bool(trouble) or (",
         "tests/faults/test_silence.py::test_each_emit_waits_for_a_stream_that_is_missing",
@@ -198,22 +198,22 @@ LIBRARY = (
     Mutation(
         "a batch that the next leader does not know is waited for",
         "noetl_events/jetstream/publish/batches.py",
-        "silence=_FAST_SILENCE, on_quiet=self._ask\n",
-        "silence=_FAST_SILENCE\n",
+        "                    on_quiet=self._ask,\n",
+        "",
         "tests/jetstream/test_fast_batch.py::test_batch_that_is_no_longer_known_is_sent_again_at_once",
     ),
     Mutation(
         "room is never given back",
         "noetl_events/jetstream/publish/sender.py",
-        "            self._outbox.release(self._outbox.out)\n",
-        "            self._outbox.release(())\n",
+        "            self._queue.release(self._queue.out)\n",
+        "            self._queue.release(())\n",
         "tests/simulation/test_simulation.py::test_every_interleaving_is_safe_and_comes_to_an_end",
     ),
     Mutation(
         "a batch of unknown outcome is not sent again",
         "noetl_events/jetstream/publish/sender.py",
-        "                    await self._settle_again(left, is_heard=exc.is_heard)\n",
-        "                    await asyncio.sleep(0)\n",
+        "            return batch.messages, exc\n",
+        "            return [], exc\n",
         "tests/jetstream/test_fast_batch.py::test_batch_given_up_half_way_is_sent_again_whole",
     ),
     Mutation(

@@ -26,8 +26,8 @@ class Doubts:
         """The ids among them that were part of a fast-ingest batch afterwards."""
 
         self._ids: set[str] = set()
-        self._doubt = outbox.doubt
-        outbox.doubt = self._note  # type: ignore[method-assign]
+        self._doubt = outbox.mark_uncertain
+        outbox.mark_uncertain = self._note  # type: ignore[method-assign]
 
     def look_at(self, command: Command) -> None:
         """Check a message that the publisher sends."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
@@ -116,6 +117,16 @@ class Outgoing:
     def fail(self, kind: type[NatsUnavailable], reason: str) -> None:
         """Fail the whole call of the message; the caller then emits all of it again."""
         self.call.fail(kind(reason))
+
+
+def unfinished(messages: Iterable[Outgoing]) -> list[Outgoing]:
+    """Return the messages of *messages* that still need an outcome."""
+    return [message for message in messages if not message.is_over()]
+
+
+def deadline_of(messages: Iterable[Outgoing], *, timeout: float = 0.0) -> float:
+    """Return the earliest deadline of *messages*, or the time in *timeout* seconds if that is later."""
+    return max(time.monotonic() + timeout, min(message.deadline for message in messages))
 
 
 class Call:

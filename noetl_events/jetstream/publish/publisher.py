@@ -74,12 +74,12 @@ class Publisher:
     @property
     def counts(self) -> PublishCounts:
         """Counts since the publisher was created."""
-        return self._sender.counts
+        return self._sender.outcomes.counts
 
     @property
     def last_sequence(self) -> int:
         """Stream sequence of the message acknowledged last; 0 before the first."""
-        return self._sender.last_sequence
+        return self._sender.outcomes.last_sequence
 
     async def publish(self, messages: Iterable[Outgoing]) -> None:
         """

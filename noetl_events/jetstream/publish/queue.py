@@ -143,7 +143,7 @@ class PublishQueue:
         """Return True if *message* was sent before with an unknown outcome."""
         return message.message_id in self._uncertain
 
-    def doubt(self, messages: Iterable[Outgoing]) -> None:
+    def mark_uncertain(self, messages: Iterable[Outgoing]) -> None:
         """Record that the outcome of *messages* is unknown, so their ids never join a fast-ingest batch again."""
         for message in messages:
             self._uncertain.add(message.message_id)

@@ -20,7 +20,7 @@ NO_RESPONDERS: Final = 503
 IN_PROCESS: Final = 10158
 OVERLOADED: Final = 10167
 """The queue of the stream is full: the server dropped this message, and asks for a lower rate."""
-ATOMIC_UNTAKEN: Final = (OVERLOADED, 10175, 10176, 10210, 10211)
+ATOMIC_NOT_STORED: Final = (OVERLOADED, 10175, 10176, 10210, 10211)
 """No message of the atomic batch is stored: its end or an earlier message was dropped, or too many are in flight."""
 BATCHES_DISABLED: Final = (10205, 10174)
 _TOO_LARGE: Final = (10054, 10097)
@@ -134,14 +134,14 @@ class BatchFailed(Exception):
 
     Args:
         reason: reason, as a sentence.
-        is_heard: True if the stream itself answered so; False if it did not answer.
+        is_answered: True if the stream itself answered so; False if it did not answer.
         code: error code of the answer, 0 without one.
 
     """
 
-    def __init__(self, reason: str, *, is_heard: bool = False, code: int = 0) -> None:
+    def __init__(self, reason: str, *, is_answered: bool = False, code: int = 0) -> None:
         super().__init__(reason)
-        self.is_heard = is_heard
+        self.is_answered = is_answered
         self.code = code
 
 
@@ -149,16 +149,23 @@ class BatchesUnsupported(BatchFailed):
     """The stream or its server does not support such batches: it stored each message by itself, in order, or none."""
 
 
-def batch_failure(reply: Reply, expected: int) -> BatchFailed | None:
-    """Return the failure that *reply*, the end of a batch of *expected* messages, reports, or None."""
+def sequence_of_batch(reply: Reply, expected: int) -> int:
+    """
+    Return the stream sequence of the last message of a batch that ended with *reply*.
+
+    Raises:
+        BatchesUnsupported: the stream or its server supports no such batches.
+        BatchFailed: *reply* is no PubAck for the *expected* number of messages.
+
+    """
     if reply.error is not None:
         unsupported = reply.error.err_code in BATCHES_DISABLED
         kind = BatchesUnsupported if unsupported else BatchFailed
-        return kind(explain(reply), is_heard=not isinstance(reply, ServerStatus), code=reply.error.err_code)
+        raise kind(explain(reply), is_answered=not isinstance(reply, ServerStatus), code=reply.error.err_code)
     if not reply.batch:
-        return BatchesUnsupported("the server stores each message of a batch by itself", is_heard=True)
+        raise BatchesUnsupported("the server stores each message of a batch by itself", is_answered=True)
     if reply.count != expected:
-        return BatchFailed(f"{reply.count} of {expected} messages acknowledged", is_heard=True)
+        raise BatchFailed(f"{reply.count} of {expected} messages acknowledged", is_answered=True)
     if not reply.seq:
-        return BatchFailed("the server knew every id before, stored or not", is_heard=True)
-    return None
+        raise BatchFailed("the server knew every id before, stored or not", is_answered=True)
+    return reply.seq
