@@ -10,7 +10,7 @@ import pytest
 from noetl_events.jetstream.connection import Connection
 from noetl_events.jetstream.errors import NatsUnavailable
 from noetl_events.jetstream.options import ConnectOptions
-from noetl_events.jetstream.publish.message import Outgoing, command, command_with, encoded_subject, publish_all
+from noetl_events.jetstream.publish.message import Call, Outgoing, command, command_with, encoded_subject, publish_all
 from noetl_events.testing import eventually
 
 if TYPE_CHECKING:
@@ -36,6 +36,9 @@ async def test_messages_arrive_whole_and_in_order(connection: Connection) -> Non
         Outgoing("raw.b", b"-2", b"", 1),
         Outgoing("raw.c", b"3", b"z", 1),
     ]
+    call = Call()
+    for message in messages:
+        call.add(message)
     await publish_all(
         client, messages, [command(message, b"reply.%d" % index) for index, message in enumerate(messages)]
     )
@@ -49,7 +52,7 @@ async def test_messages_arrive_whole_and_in_order(connection: Connection) -> Non
         ("raw.c", "reply.2", "3", b"z"),
         ("raw.after", "", None, b""),
     ]
-    assert all(message.sent for message in messages)
+    assert call.is_sent
 
 
 async def test_headers_are_added(connection: Connection) -> None:
@@ -57,6 +60,7 @@ async def test_headers_are_added(connection: Connection) -> None:
     client = await connection.client()
     inbox = await client.subscribe("headers.>")
     message = Outgoing("headers.a", b"7", b"body", 1)
+    Call().add(message)
     await publish_all(client, [message] * 2, [command_with(message, b"A: 1\r\n", reply) for reply in (b"", b"reply")])
     heard = [await inbox.next_msg(timeout=60) for _ in range(2)]
 
@@ -81,7 +85,8 @@ async def test_nothing_is_kept_for_later(own_server: NatsServer) -> None:
         own_server.kill()
         await eventually(lambda: not connection.is_connected)
         message = Outgoing("raw.a", b"1", b"", 1)
+        Call().add(message)
         with pytest.raises(NatsUnavailable, match="not connected"):
             await publish_all(client, [message], [command(message, b"reply")])
 
-        assert not message.sent
+        assert not message.call.is_sent

@@ -13,7 +13,7 @@ from noetl_events.jetstream.client import _METHODS, DirectClient, missing_hooks
 from noetl_events.jetstream.connection import Connection
 from noetl_events.jetstream.message import Arrival
 from noetl_events.jetstream.options import ConnectOptions
-from noetl_events.jetstream.publish.message import Outgoing, command, command_with, publish_all, publish_to_all
+from noetl_events.jetstream.publish.message import Call, Outgoing, command, command_with, publish_all, publish_to_all
 from noetl_events.testing import eventually
 
 if TYPE_CHECKING:
@@ -168,6 +168,9 @@ async def test_other_private_names_are_done_without(nats_url: str) -> None:
             client, heard = await connection.client(), Heard()
             await client.subscribe_direct("slow.>", heard.take, heard.errors.append)
             messages = [Outgoing("slow.a", b"1", b"one\r\n", 1), Outgoing("slow.b", b"2", b"", 1)]
+            call = Call()
+            for message in messages:
+                call.add(message)
             commands = [command(messages[0], b"reply.0"), command_with(messages[1], b"A: b\r\n", b"")]
             await publish_all(client, messages, commands)
             await publish_to_all(client, ["slow.c"], b"+ACK")

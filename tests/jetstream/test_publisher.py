@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
@@ -189,7 +190,8 @@ async def test_publish_waits_for_room(
 
 async def test_room_that_never_comes_is_told(connection: Connection, scripted: ScriptedStream) -> None:
     """A call that finds the queue full until its timeout says that none of its messages was sent."""
-    publisher = Publisher(connection, stream="S", timeout=0.2, max_messages=1)
+    publisher = Publisher(connection, stream="S", timeout=1.0, max_messages=1)
+    await publisher.publish(scripted.outgoing([0]))
     scripted.answer = never
     first = asyncio.ensure_future(publisher.publish(scripted.outgoing([1])))
     await asyncio.sleep(0)
@@ -198,8 +200,41 @@ async def test_room_that_never_comes_is_told(connection: Connection, scripted: S
     with pytest.raises(NatsUnavailable, match="unknown whether stored"):
         await first
 
-    assert {1} == {received.id for received in scripted.received}
+    assert {0, 1} == {received.id for received in scripted.received}
     await publisher.aclose()
+
+
+async def test_call_waiting_for_room_was_sent_in_part(connection: Connection, scripted: ScriptedStream) -> None:
+    """A call that waits for room with its second message, while its first is in flight, does not say "not sent"."""
+    publisher = Publisher(connection, stream="S", timeout=1.0, max_messages=1)
+    await publisher.publish(scripted.outgoing([0]))
+    scripted.answer = never
+    with pytest.raises(NatsUnavailable, match="unknown whether stored"):
+        await publisher.publish(scripted.outgoing([1, 2]))
+
+    assert {0, 1} == {received.id for received in scripted.received}
+    await publisher.aclose()
+
+
+async def test_call_with_a_message_past_its_deadline_was_sent_in_part(
+    connection: Connection, scripted: ScriptedStream
+) -> None:
+    """A call does not say "not sent" if its last message expires unsent, because the others may be stored."""
+    publisher = Publisher(connection, stream="S", timeout=1.0)
+    await publisher.publish(scripted.outgoing([0]))
+
+    def messages() -> Iterable[Outgoing]:
+        # The publisher sends the first 125 messages before it asks for the next one, which comes late.
+        yield from scripted.outgoing(range(1, 126))
+        time.sleep(1.1)
+        yield from scripted.outgoing([126])
+
+    with pytest.raises(NatsUnavailable, match="unknown whether stored"):
+        await publisher.publish(messages())
+    await scripted.wait_for(126)
+    await publisher.aclose()
+
+    assert set(range(126)) == {received.id for received in scripted.received}
 
 
 async def test_close_waits_for_what_is_under_way(connection: Connection, scripted: ScriptedStream) -> None:

@@ -77,10 +77,24 @@ LIBRARY = (
     ),
     Mutation(
         "a timeout says failed instead of unknown",
-        "noetl_events/jetstream/publish/outcomes.py",
-        '"unknown whether stored" if message.sent else "not sent"',
-        '"not sent"',
+        "noetl_events/jetstream/publish/message.py",
+        "'unknown whether stored' if self.is_sent else 'not sent'",
+        "'not sent'",
         "tests/jetstream/test_publisher.py::test_unknown_outcome_never_goes_by_batch_again",
+    ),
+    Mutation(
+        "a call says not sent because its last message was not, though others may be stored",
+        "noetl_events/jetstream/publish/message.py",
+        "        message.call = self\n",
+        "        message.call = self\n        self.is_sent = False\n",
+        "tests/jetstream/test_publisher.py::test_call_with_a_message_past_its_deadline_was_sent_in_part",
+    ),
+    Mutation(
+        "a call says not sent because its next message found no room, though others may be stored",
+        "noetl_events/jetstream/publish/publisher.py",
+        "raise NatsUnavailable(call.with_state(reason))",
+        "raise NatsUnavailable(Call().with_state(reason))",
+        "tests/jetstream/test_publisher.py::test_call_waiting_for_room_was_sent_in_part",
     ),
     Mutation(
         "an oversized message closes the shared connection",

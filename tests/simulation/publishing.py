@@ -123,8 +123,8 @@ class PublisherRun:
                     await sink.emit_batch(events)
             except (SinkUnavailable, TimeoutError) as exc:
                 self.note(f"again {len(events)} from {number_of(events[0])}: {str(exc) or 'cancelled'}")
-                if is_first and len(events) == 1:
-                    self._require_truth(number_of(events[0]), str(exc))
+                if is_first:
+                    self._require_truth(events, str(exc))
                 is_first = False
                 await asyncio.sleep(self.draw.random())
                 # Another process may emit the event again, and knows of no unknown outcome.
@@ -143,9 +143,10 @@ class PublisherRun:
             raise Violation(f"refused without need: {reasons}")
         self._acknowledge([event for place, event in enumerate(events) if place not in reasons])
 
-    def _require_truth(self, number: int, reason: str) -> None:
-        if reason.startswith("not sent") and number in self.stored_numbers():
-            raise Violation(f"said not to be sent, and stored: {number}")
+    def _require_truth(self, events: list[ExecutorEvent], reason: str) -> None:
+        stored = {number_of(event) for event in events}.intersection(self.stored_numbers())
+        if reason.startswith("not sent") and stored:
+            raise Violation(f"reported as not sent, and stored: {sorted(stored)}")
 
     def _acknowledge(self, events: list[ExecutorEvent]) -> None:
         numbers = {number_of(event) for event in events}

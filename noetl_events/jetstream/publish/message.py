@@ -77,7 +77,6 @@ class Outgoing:
         "lane",
         "message_id",
         "place",
-        "sent",
         "settled",
         "size",
         "subject",
@@ -94,7 +93,6 @@ class Outgoing:
         self.place = place
         self.head = _HEAD % (message_id, lines)
         self.size = len(self.head) + len(body)
-        self.sent = False
         self.settled = False
         self.deadline = 0.0
         self.call: Call
@@ -132,11 +130,13 @@ def deadline_of(messages: Iterable[Outgoing], *, timeout: float = 0.0) -> float:
 class Call:
     """Count the messages of one `publish` until each has its outcome."""
 
-    __slots__ = ("_complete", "_left", "done", "refused")
+    __slots__ = ("_complete", "_left", "done", "is_sent", "refused")
 
     def __init__(self) -> None:
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.refused: dict[int, str] = {}
+        self.is_sent = False
+        """True if any message of the call was ever sent, so that the stream may have it."""
         self._left = 0
         self._complete = False
 
@@ -160,6 +160,10 @@ class Call:
         """Fail the call with *exc*, unless it is finished."""
         if not self.done.done():
             self.done.set_exception(exc)
+
+    def with_state(self, reason: str) -> str:
+        """Return *reason* for a failure of the call, preceded by whether the stream may have any of its messages."""
+        return f"{'unknown whether stored' if self.is_sent else 'not sent'}: {reason}"
 
     def close(self) -> None:
         """Cancel the call: its queued messages are not sent."""
@@ -192,7 +196,7 @@ async def publish_all(client: DirectClient, messages: Sequence[Outgoing], comman
     _require_connection(client)
     encoded = b"".join(commands)
     for message in messages:
-        message.sent = True
+        message.call.is_sent = True
     await _write(client, encoded)
 
 

@@ -95,16 +95,11 @@ class Outcomes:
         for message in messages:
             if trouble is not None and self._is_affected(message, trouble, now):
                 explained = self._expected.explain_silence(message.subject, 0.0, is_untaken=False)
-                _fail(message, trouble.error, explained)
+                message.fail(trouble.error, message.call.with_state(explained))
             elif message.deadline <= now:
-                _fail(message, NatsUnavailable, reason or self.reason)
+                message.fail(NatsUnavailable, message.call.with_state(reason or self.reason))
 
     def _is_affected(self, message: Outgoing, trouble: Trouble, now: float) -> bool:
         """Return True if *trouble* was found while *message* waits; an older one may be repaired."""
         queued = message.deadline - self._timeout
         return now >= message.deadline or (trouble.found_at >= queued and now - queued >= self._lookup_after)
-
-
-def _fail(message: Outgoing, kind: type[NatsUnavailable], reason: str) -> None:
-    state = "unknown whether stored" if message.sent else "not sent"
-    message.fail(kind, f"{state}: {reason}")

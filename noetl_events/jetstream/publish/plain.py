@@ -76,8 +76,9 @@ class PlainPublishes:
             self._outcomes.silent_since = None
         elif again:
             self._explain_silence(again[0], began)
-        self._outcomes.mark_uncertain(again)
-        self._outcomes.fail_expired(again)
+        if again:
+            self._outcomes.mark_uncertain(again)
+            self._outcomes.fail_expired(again)
         return again
 
     def is_answered(self, message: Outgoing) -> bool:

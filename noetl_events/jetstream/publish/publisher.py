@@ -122,7 +122,7 @@ class Publisher:
                 limit = await self._connection.room_for(message.size)
                 deadline = time.monotonic() + self._timeout
             if not self._outbox.room.try_take(message.size):
-                await self._wait_for_room(message.size)
+                await self._wait_for_room(call, message.size)
                 deadline = time.monotonic() + self._timeout
             if call.done.done():
                 self._outbox.room.give_back(1, message.size)
@@ -136,12 +136,13 @@ class Publisher:
                 await self._outbox.let_others()
         call.complete()
 
-    async def _wait_for_room(self, size: int) -> None:
+    async def _wait_for_room(self, call: Call, size: int) -> None:
         try:
             async with asyncio.timeout(self._timeout):
                 await self._outbox.room.take(size)
         except TimeoutError:
-            raise NatsUnavailable(f"not sent: the queue had no room for {self._timeout:g} s") from None
+            reason = f"the queue had no room for {self._timeout:g} s"
+            raise NatsUnavailable(call.with_state(reason)) from None
 
     async def _work(self) -> None:
         """Send until the queue is empty; `publish` starts the worker again."""

@@ -119,7 +119,8 @@ class Sender:
                 with PlainPublishes(self._inbox, self.outcomes, part, is_answering=is_answering) as plain:
                     if not self._queue.is_uncertain(part[0]):
                         part = await self._send_at_once(plain, part)
-                    await self._send_by_key(plain, part)
+                    if part:
+                        await self._send_by_key(plain, part)
 
     def _is_for_batch(self, burst: Sequence[Outgoing]) -> bool:
         is_lone = len(burst) == 1 and self._queue.is_drained
@@ -127,9 +128,11 @@ class Sender:
 
     async def _send_batch(self, burst: list[Outgoing]) -> tuple[list[Outgoing], BatchFailed | None]:
         """Send *burst* as a batch that the queue may prolong; return the messages to send again, and the reason."""
-        client = await self._wait_for_client(burst)
-        burst = unfinished(burst)
-        if client is None or (self.mode == "atomic" and not AtomicBatch.fits(burst, client.max_payload)):
+        ready = await self._wait_for_client(burst)
+        if ready is None:
+            return [], None
+        client, burst = ready
+        if self.mode == "atomic" and not AtomicBatch.fits(burst, client.max_payload):
             return burst, None
         batch = self._new_batch(client, burst)
         try:
@@ -179,8 +182,8 @@ class Sender:
 
     async def _send_atomic(self, messages: list[Outgoing]) -> list[Outgoing]:
         """Send *messages* as atomic batches, until the outcome of one is unknown; return the messages to send again."""
-        while client := await self._wait_for_client(messages):
-            messages = unfinished(messages)
+        while ready := await self._wait_for_client(messages):
+            client, messages = ready
             part = messages[: max(batches.MOST // self._divisor, 1)]
             if not AtomicBatch.fits(part, client.max_payload):
                 break
@@ -197,8 +200,8 @@ class Sender:
 
     async def _send_at_once(self, plain: PlainPublishes, messages: list[Outgoing]) -> list[Outgoing]:
         """Send all of *messages* as plain publishes, which were not sent before; return the messages to send again."""
-        if client := await self._wait_for_client(messages):
-            messages = unfinished(messages)
+        if ready := await self._wait_for_client(messages):
+            client, messages = ready
             return await plain.send(client, messages, deadline_of(messages, timeout=self._first_timeout))
         return []
 
@@ -215,16 +218,16 @@ class Sender:
 
     async def _send_wave(self, plain: PlainPublishes, wave: list[Outgoing]) -> None:
         pauses = _PAUSES.waits()
-        while client := await self._wait_for_client(wave):
-            wave = unfinished(wave)
+        while ready := await self._wait_for_client(wave):
+            client, wave = ready
             # While the stream is silent, only one message is sent again, so a server that returns is not flooded.
             sent = wave if plain.is_answering else wave[:1]
             again = await plain.send(client, sent, deadline_of(wave))
             if any(plain.is_answered(message) for message in again):
                 await asyncio.sleep(next(pauses))
 
-    async def _wait_for_client(self, messages: Iterable[Outgoing]) -> DirectClient | None:
-        """Return a connected client, or None once all of *messages* have ended: expired, refused or cancelled."""
+    async def _wait_for_client(self, messages: Iterable[Outgoing]) -> tuple[DirectClient, list[Outgoing]] | None:
+        """Return a connected client and the *messages* to send, or None once all have expired or ended otherwise."""
         pauses = _PAUSES.waits()
         while messages := unfinished(messages):
             try:
@@ -237,7 +240,7 @@ class Sender:
                 if not (messages := unfinished(messages)):
                     return None
                 if not self._is_barred(messages[0].subject):
-                    return client
+                    return client, messages
             await asyncio.sleep(next(pauses))
         return None
 
