@@ -48,7 +48,7 @@ _CONNECTION_OPTIONS: Final = (
     "tls_key",
 )
 _OPTIONS: Final = ("durable", "message_id", "stream", "subject", *_CONNECTION_OPTIONS)
-_ASK_ROUND: Final = 5.0
+_FETCH_INTERVAL: Final = 5.0
 # A longer name would exceed the server's limit for a line, and the server would close the connection.
 _MAX_NAME: Final = 200
 _UNSAFE: Final = re.compile(r"[^!-~]|[*>$]")
@@ -106,15 +106,15 @@ class NatsSink:
         _require_template(subject)
         if message_id not in _MESSAGE_IDS:
             raise ValueError(f"message_id: {message_id!r} is neither 'digest' nor 'event_id'")
-        self._name = _MESSAGE_IDS[message_id]
+        self._make_id = _MESSAGE_IDS[message_id]
         self._connection = connection
         self._owns_connection = owns_connection
         self._publisher = Publisher(connection, timeout=timeout, durable=durable, stream=stream)
         self._subject = subject
         self._by_execution = "{execution_id" in subject
         self._new_id = new_id or process_ids()
-        self._known: StreamPosition | None = None
-        self._ask_at = 0.0
+        self._position: StreamPosition | None = None
+        self._next_fetch = 0.0
         self._closed = False
 
     @classmethod
@@ -165,7 +165,7 @@ class NatsSink:
             await self._publisher.publish(self._outgoing(events, malformed))
         except NatsUnavailable as exc:
             # Acknowledgements from before the outage do not show what the stream lost in it, so ask next time.
-            self._ask_at = 0.0
+            self._next_fetch = 0.0
             raise SinkUnavailable(str(exc)) from exc
         except EventsRejected as exc:
             raise EventsRejected(malformed | exc.reasons) from None
@@ -179,13 +179,13 @@ class NatsSink:
         The server is asked every five seconds, and if the last acknowledgement shows no growth of the stream.
         Otherwise the acknowledgements are enough, which saves the server the requests of thousands of workers.
         """
-        heard, known = self._publisher.last_sequence, self._known
-        if known is not None and heard > known.last_seq and time.monotonic() < self._ask_at:
-            self._known = StreamPosition(known.created, heard)
+        acknowledged, position = self._publisher.last_sequence, self._position
+        if position is not None and acknowledged > position.last_seq and time.monotonic() < self._next_fetch:
+            self._position = StreamPosition(position.created, acknowledged)
         else:
-            self._known = await self._ask()
-            self._ask_at = time.monotonic() + _ASK_ROUND
-        return self._known
+            self._position = await self._fetch_position()
+            self._next_fetch = time.monotonic() + _FETCH_INTERVAL
+        return self._position
 
     async def aclose(self) -> None:
         """Finish accepted calls, and close a connection that the sink owns."""
@@ -194,7 +194,7 @@ class NatsSink:
         if self._owns_connection:
             await self._connection.aclose()
 
-    async def _ask(self) -> StreamPosition:
+    async def _fetch_position(self) -> StreamPosition:
         try:
             return await watermark(self._connection, self._subject.format(event_type="_", execution_id=0))
         except NatsUnavailable as exc:
@@ -202,7 +202,7 @@ class NatsSink:
 
     def _outgoing(self, events: Sequence[ExecutorEvent], malformed: dict[int, str]) -> Iterator[Outgoing]:
         lines = trace_lines()
-        for place, event in enumerate(events):
+        for index, event in enumerate(events):
             event_id = event.event_id
             if event_id is None:
                 event_id = self._new_id()
@@ -210,11 +210,11 @@ class NatsSink:
             try:
                 body = encode(event)
             except MalformedEvent as exc:
-                malformed[place] = str(exc)
+                malformed[index] = str(exc)
                 continue
             execution_id = event.execution_id
             subject = make_subject(self._subject, event.event_type, execution_id if self._by_execution else 0)
-            yield Outgoing(subject, self._name(event_id, body), body, execution_id, place=place, lines=lines)
+            yield Outgoing(subject, self._make_id(event_id, body), body, execution_id, index=index, lines=lines)
 
 
 @lru_cache(maxsize=1024)

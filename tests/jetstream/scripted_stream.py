@@ -82,11 +82,11 @@ class ScriptedStream:
         """The received messages, in order."""
         return " ".join(map(repr, self.received))
 
-    def outgoing(self, event_ids: Iterable[int], *, lane: int = 0) -> list[Outgoing]:
+    def outgoing(self, event_ids: Iterable[int], *, ordering_key: int = 0) -> list[Outgoing]:
         """Return messages for this stream."""
         return [
-            Outgoing(self.subject, b"%d" % event_id, b"{}", lane, place=place)
-            for place, event_id in enumerate(event_ids)
+            Outgoing(self.subject, b"%d" % event_id, b"{}", ordering_key, index=index)
+            for index, event_id in enumerate(event_ids)
         ]
 
 

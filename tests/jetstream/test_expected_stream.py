@@ -109,8 +109,8 @@ def expecting(name: str = "") -> ExpectedStream:
 async def test_foreign_answer_explains_no_later_silence() -> None:
     """A foreign answer explains the silence of its own call, and no later one once the stream has answered."""
     expected = expecting("S")
-    expected.meet(Home("c", ""))
-    expected.pass_over(Reply(stream="audit", seq=1))
+    expected.record_server(Home("c", ""))
+    expected.record_foreign(Reply(stream="audit", seq=1))
     assert "answered by stream audit" in expected.explain_silence("e.x", 1.0, is_untaken=False)
     assert expected.counts(Reply(stream="S", seq=1))
 
@@ -120,23 +120,23 @@ async def test_foreign_answer_explains_no_later_silence() -> None:
 async def test_stream_that_answers_again_is_not_missing(connection: Connection) -> None:
     """A missing stream is not the reason for a silence after an answer."""
     expected = ExpectedStream(connection, "S")
-    expected.meet((await connection.client()).home)
+    expected.record_server((await connection.client()).home)
     await expected.look_up("nowhere.x")
     assert "no stream takes nowhere.x" in expected.explain_silence("nowhere.x", 1.0, is_untaken=True)
     assert expected.counts(Reply(stream="S", seq=1))
 
-    assert expected.trouble is None
+    assert expected.problem is None
     assert "no leader for nowhere.x" in expected.explain_silence("nowhere.x", 1.0, is_untaken=True)
 
 
 async def test_domain_is_kept_within_a_cluster() -> None:
     """A server of the same cluster may have no JetStream and name no domain; another domain is another stream."""
     expected, ours, theirs = expecting(), Reply(stream="noetl_events", seq=1), Reply("", "noetl_events", "hub", 1)
-    expected.meet(Home("c", ""))
+    expected.record_server(Home("c", ""))
     for home in (Home("c", None), Home("c", "")):
-        expected.meet(home)
+        expected.record_server(home)
         assert (expected.counts(ours), expected.counts(theirs)) == (True, False)
-    expected.meet(Home("c", "hub"))
+    expected.record_server(Home("c", "hub"))
 
     assert (expected.counts(ours), expected.counts(theirs)) == (False, True)
 
@@ -177,8 +177,8 @@ async def test_renamed_stream_is_learned_anew(own_server: NatsServer) -> None:
     """A stream created again under another name is found if no name was configured, and refused otherwise."""
     async with Connection(ConnectOptions(servers=own_server.url)) as connection:
         await ensure_stream(connection, StreamDeclaration(name="first", subjects=("e.>",)))
-        learning, told = Publisher(connection, timeout=8.0), Publisher(connection, stream="first", timeout=1.0)
-        for publisher in (learning, told):
+        learning, configured = Publisher(connection, timeout=8.0), Publisher(connection, stream="first", timeout=1.0)
+        for publisher in (learning, configured):
             await publisher.publish(outgoing("e.x", 1, 2))
         await (await jetstream(connection)).delete_stream("first")
         await ensure_stream(connection, StreamDeclaration(name="second", subjects=("e.>",)))
@@ -186,10 +186,10 @@ async def test_renamed_stream_is_learned_anew(own_server: NatsServer) -> None:
         with pytest.raises(
             NatsUnavailable, match=r"e.x is taken by stream second, not by stream first.*; answered by stream second"
         ):
-            await told.publish(outgoing("e.x", 4))
+            await configured.publish(outgoing("e.x", 4))
 
         assert learning.last_sequence == 1
-        for publisher in (learning, told):
+        for publisher in (learning, configured):
             await publisher.aclose()
 
 
@@ -238,7 +238,7 @@ async def test_name_from_the_api_is_enough(tmp_path: Path) -> None:
         ):
             await ensure_stream(owner, StreamDeclaration(name="custom", subjects=("e.>",)))
             expected, other = ExpectedStream(worker), Reply(stream="other", seq=9)
-            expected.meet((await worker.client()).home)
+            expected.record_server((await worker.client()).home)
             await expected.look_up("e.x", other)
             assert not expected.counts(other)
             assert expected.counts(Reply(stream="custom", seq=1))
@@ -262,11 +262,11 @@ async def test_domain_is_learned_from_the_stream_that_the_api_names(tmp_path: Pa
         ):
             await ensure_stream(owner, StreamDeclaration(name="custom", subjects=("e.>",)))
             expected = ExpectedStream(worker)
-            expected.meet((await worker.client()).home)
+            expected.record_server((await worker.client()).home)
             ours, other = Reply(stream="custom", domain="hub", seq=1), Reply(stream="other", domain="hub", seq=9)
-            for told in (other, Reply(stream="custom", error=ReplyError(503, 10077, "full"))):
-                await expected.look_up("e.x", told)
-                assert not expected.counts(told)
+            for reply in (other, Reply(stream="custom", error=ReplyError(503, 10077, "full"))):
+                await expected.look_up("e.x", reply)
+                assert not expected.counts(reply)
             await expected.look_up("e.x", ours)
 
             assert (expected.counts(ours), expected.counts(other)) == (True, False)

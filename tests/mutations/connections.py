@@ -148,8 +148,8 @@ CONNECTIONS = (
     Mutation(
         "a foreign answer explains every silence after it",
         "noetl_events/jetstream/publish/expected_stream.py",
-        "            self.trouble = self._foreign = None\n",
-        "            self.trouble = None\n",
+        "            self.problem = self._foreign = None\n",
+        "            self.problem = None\n",
         "tests/jetstream/test_expected_stream.py::test_foreign_answer_explains_no_later_silence",
     ),
     Mutation(
@@ -176,15 +176,15 @@ CONNECTIONS = (
     Mutation(
         "a stream that was missing once is missing at every silence after it",
         "noetl_events/jetstream/publish/expected_stream.py",
-        "            self.trouble = self._foreign = None\n",
+        "            self.problem = self._foreign = None\n",
         "            self._foreign = None\n",
         "tests/jetstream/test_expected_stream.py::test_stream_that_answers_again_is_not_missing",
     ),
     Mutation(
         "a stream that was guessed and has answered is given up for the next one that answers",
         "noetl_events/jetstream/publish/expected_stream.py",
-        "            self._is_guess = False\n            self.trouble",
-        "            self.trouble",
+        "            self._is_guess = False\n            self.problem",
+        "            self.problem",
         "tests/jetstream/test_expected_stream.py::test_first_acknowledgement_teaches_where_nothing_may_be_asked",
     ),
     Mutation(

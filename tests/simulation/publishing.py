@@ -18,12 +18,12 @@ from noetl_events import EventsRejected, SinkUnavailable, decode
 from noetl_events.jetstream.publish import batches, publisher
 from noetl_events.sinks.nats import NatsSink
 from noetl_events.testing import make_event
-from tests.simulation.doubts import Doubts
 from tests.simulation.listener import Listener
 from tests.simulation.nemesis import inflict
 from tests.simulation.network import MAX_PAYLOAD, Server, SimConnection
 from tests.simulation.replay import Timeline, replay
 from tests.simulation.stream import Stream, never
+from tests.simulation.uncertain_ids import UncertainIds
 from tests.simulation.violation import Violation
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ SMALL: Final = [
     (batches, "_FLOW", 6),
     (batches, "LONGEST", 20),
     (batches, "MOST", 6),
-    (publisher, "_LONG_TURN", 5),
+    (publisher, "_YIELD_EVERY", 5),
 ]
 FAULTS_END: Final = 20.0
 PATIENCE: Final = 300.0
@@ -65,12 +65,12 @@ class PublisherRun:
         durable = draw.choice(["stored", "stored", "stored", "fsync"])
         timeout = draw.choice([2.0, 8.0, 30.0])
         self.sinks = [NatsSink(each, timeout=timeout, durable=durable, stream="S") for each in self.connections]  # type: ignore[arg-type]
-        room = draw.choice([8, 30, 20_000])
-        outboxes = [sink._publisher._outbox for sink in self.sinks]
-        for outbox in outboxes:
-            outbox.room._max_messages = room
-        self.doubts = [Doubts(outbox) for outbox in outboxes]
-        self.server.on_send = self._look_at
+        max_messages = draw.choice([8, 30, 20_000])
+        queues = [sink._publisher._queue for sink in self.sinks]
+        for queue in queues:
+            queue.limit._max_messages = max_messages
+        self.uncertain_ids = [UncertainIds(queue) for queue in queues]
+        self.server.on_send = self._check
         self.server.listener = Listener(seed).hear
         self.is_over = False
         self.acknowledged: set[int] = set()
@@ -83,10 +83,10 @@ class PublisherRun:
     async def run(self) -> None:
         """Run to the end, and check the result."""
         nemesis = asyncio.create_task(self._nemesis())
-        lanes = [asyncio.create_task(self._emit_lanes(lane)) for lane in range(self.draw.randint(1, 4))]
+        emitters = [asyncio.create_task(self._emit(emitter)) for emitter in range(self.draw.randint(1, 4))]
         try:
             async with asyncio.timeout(PATIENCE):
-                await asyncio.gather(*lanes)
+                await asyncio.gather(*emitters)
                 for sink in self.sinks:
                     await sink.aclose()
         except TimeoutError:
@@ -97,24 +97,26 @@ class PublisherRun:
                 await nemesis
         self.require_end()
 
-    async def _emit_lanes(self, emitter: int) -> None:
+    async def _emit(self, emitter: int) -> None:
         """Emit batches one after another, each until it is stored; two executions share an emitter."""
         draw = self.draw
         for _ in range(draw.randint(1, 6)):
             await asyncio.sleep(draw.expovariate(1.0) * draw.choice([0.0, 0.05, 4.0]))
-            await self._insist([self._event(10 * emitter + draw.randrange(2)) for _ in range(draw.randint(1, 14))])
+            await self._emit_until_stored(
+                [self._event(10 * emitter + draw.randrange(2)) for _ in range(draw.randint(1, 14))]
+            )
 
-    def _event(self, lane: int) -> ExecutorEvent:
+    def _event(self, execution_id: int) -> ExecutorEvent:
         self._emitted += 1
         number = self._emitted
         chance = self.draw.random()
         size = MAX_PAYLOAD if chance < 0.01 else MAX_PAYLOAD * 3 // 4 if chance < 0.02 else 1
-        self.emitted.setdefault(lane, []).append(number)
+        self.emitted.setdefault(execution_id, []).append(number)
         # Events 6 and 7 both have the id 6, as from two generators in step, and are different events.
         event_id = number - number % 2 if self._ids_collide and number % 10 else number
-        return make_event(event_id, execution_id=lane, step=f"{number:08}", context="x" * size)
+        return make_event(event_id, execution_id=execution_id, step=f"{number:08}", context="x" * size)
 
-    async def _insist(self, events: list[ExecutorEvent]) -> None:
+    async def _emit_until_stored(self, events: list[ExecutorEvent]) -> None:
         sink, is_first = self.sinks[0], True
         while events:
             patience = self.draw.choice([0.05, 1.0]) if not self.is_over and self.draw.random() < 0.1 else PATIENCE
@@ -137,11 +139,11 @@ class PublisherRun:
                 return
 
     def _refuse(self, events: list[ExecutorEvent], reasons: dict[int, str]) -> None:
-        refused = [events[place] for place in reasons]
+        refused = [events[index] for index in reasons]
         self.refused |= {number_of(event) for event in refused}
         if any(len(event.context) < MAX_PAYLOAD // 2 for event in refused):
             raise Violation(f"refused without need: {reasons}")
-        self._acknowledge([event for place, event in enumerate(events) if place not in reasons])
+        self._acknowledge([event for index, event in enumerate(events) if index not in reasons])
 
     def _require_truth(self, events: list[ExecutorEvent], reason: str) -> None:
         stored = {number_of(event) for event in events}.intersection(self.stored_numbers())
@@ -154,10 +156,10 @@ class PublisherRun:
         if missing := numbers - set(self.stored_numbers()):
             raise Violation(f"acknowledged and not stored: {sorted(missing)}")
 
-    def _look_at(self, command: Command) -> None:
-        for connection, doubts in zip(self.connections, self.doubts, strict=True):
+    def _check(self, command: Command) -> None:
+        for connection, uncertain_ids in zip(self.connections, self.uncertain_ids, strict=True):
             if command.client is connection.current:
-                doubts.look_at(command)
+                uncertain_ids.check(command)
 
     def stored_numbers(self) -> list[int]:
         """Return the numbers of the events in the stream, in order."""
@@ -173,19 +175,19 @@ class PublisherRun:
             raise Violation(f"lost: {sorted(lost)}")
         if both := self.refused & set(stored):
             raise Violation(f"refused and stored: {sorted(both)}")
-        if batched := [sorted(doubts.batched_again) for doubts in self.doubts if doubts.batched_again]:
-            raise Violation(f"in doubt, and by batch again: {batched}")
+        if batched := [sorted(ids.batched_again) for ids in self.uncertain_ids if ids.batched_again]:
+            raise Violation(f"of unknown outcome, and by batch again: {batched}")
         if self.stream.batches == "new":
             # In a window of plain publishes a message may be lost and the next one stored.
             self._require_order(stored)
 
     def _require_order(self, stored: list[int]) -> None:
-        place = {number: index for index, number in enumerate(stored)}
-        for lane, numbers in self.emitted.items():
-            places = [place[number] for number in numbers if number in place]
-            if places != sorted(places):
-                kept = sorted(numbers, key=lambda number: place.get(number, 0))
-                raise Violation(f"lane {lane} out of order: {kept}")
+        indexes = {number: index for index, number in enumerate(stored)}
+        for execution_id, numbers in self.emitted.items():
+            found = [indexes[number] for number in numbers if number in indexes]
+            if found != sorted(found):
+                order = sorted(numbers, key=lambda number: indexes.get(number, 0))
+                raise Violation(f"execution {execution_id} out of order: {order}")
 
     async def _nemesis(self) -> None:
         faults: list[Callable[[], Awaitable[None]]] = [

@@ -138,7 +138,7 @@ def test_template_that_makes_no_subject_is_refused(connection: Connection, templ
         NatsSink(connection, subject=template)
 
 
-async def test_rejections_are_told_together(
+async def test_rejections_are_reported_together(
     connection: Connection, stream: StreamDeclaration, subject: str, outside: JetStreamContext
 ) -> None:
     """A batch reports events that JSON cannot hold and events above the server's limit, and stores the rest."""
@@ -210,7 +210,7 @@ async def test_url_says_who_we_are() -> None:
     assert ConnectOptions(servers="nats://t@h") == NatsSink.from_url("nats://t@h")._connection.options
 
 
-async def test_acknowledgements_tell_how_far_the_stream_has_come(connection: Connection, subject: str) -> None:
+async def test_acknowledgements_give_the_end_of_the_stream(connection: Connection, subject: str) -> None:
     """While a stream grows as expected, acknowledgements give a spool its position without a request."""
     sink = NatsSink(connection, subject=subject)
     await sink.emit_batch(make_events(3))
@@ -218,9 +218,9 @@ async def test_acknowledgements_tell_how_far_the_stream_has_come(connection: Con
     await sink.emit_batch(make_events(3, start=4))
     client = await connection.client()
     sent = client.stats["out_msgs"]
-    told = await sink.watermark()
+    position = await sink.watermark()
 
-    assert (told.created, told.last_seq) == (asked.created, 6)
+    assert (position.created, position.last_seq) == (asked.created, 6)
     assert client.stats["out_msgs"] == sent
     await sink.aclose()
 

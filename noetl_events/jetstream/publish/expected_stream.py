@@ -48,8 +48,8 @@ if TYPE_CHECKING:
     from noetl_events.jetstream.publish.replies import Reply
 
 _TIMEOUT: Final = 2.0
-# nats-py reports a denial through its error callback only and still waits for an answer, so look for one this often.
-_ANSWERS_LOOK_ROUND: Final = 0.05
+# nats-py reports a denial through its error callback only and still waits for an answer, so it is checked this often.
+_DENIAL_INTERVAL: Final = 0.05
 _STREAM_NOT_FOUND: Final = 10059
 # The stream needs a newer server than this one; a stream without a leader is offline too, with another code.
 _UNSUPPORTED: Final = 10194
@@ -129,7 +129,7 @@ async def _ask(connection: Connection, request: str, body: bytes) -> _Answer:
         asked = asyncio.ensure_future(client.request(subject, body, timeout=_TIMEOUT))
         try:
             while not asked.done():
-                await asyncio.wait([asked], timeout=_ANSWERS_LOOK_ROUND)
+                await asyncio.wait([asked], timeout=_DENIAL_INTERVAL)
                 if denial := connection.denial(subject):
                     raise PermissionDenied(denial)
             answer = _answer.decode((await asked).data)
@@ -143,30 +143,30 @@ async def _ask(connection: Connection, request: str, body: bytes) -> _Answer:
     return answer
 
 
-_LOOK_ROUND: Final = 5.0
-_UNANSWERED_ROUND: Final = 1.0
-_SELDOM: Final = 60.0
+_LOOKUP_INTERVAL: Final = 5.0
+_UNANSWERED_INTERVAL: Final = 1.0
+_IDLE_INTERVAL: Final = 60.0
 
 log = structlog.get_logger()
 
 
-class Trouble(NamedTuple):
+class StreamProblem(NamedTuple):
     """
     A state of the streams that does not end by itself.
 
     Args:
         found_at: time of the discovery, of `time.monotonic`.
-        words: text with the state and the remedy.
+        text: text with the state and the remedy.
         error: error for failed calls; `NatsUnavailable` if the wrong stream takes the subject.
 
     """
 
     found_at: float
-    words: str
+    text: str
     error: type[NatsUnavailable]
 
     @property
-    def is_barring(self) -> bool:
+    def blocks_publishing(self) -> bool:
         """True if no message may be sent while the state lasts."""
         return self.error is NatsUnavailable
 
@@ -191,8 +191,8 @@ class ExpectedStream:
         usual: str = EVENTS_STREAM,
         on_change: Callable[[], None] = lambda: None,
     ) -> None:
-        self.trouble: Trouble | None = None
-        """Result of the last look-up; None if it found no trouble, or the stream has answered since."""
+        self.problem: StreamProblem | None = None
+        """Result of the last look-up; None if it found no problem, or the stream has answered since."""
 
         self._connection = connection
         self._declared = name
@@ -201,8 +201,8 @@ class ExpectedStream:
         self._home: Home | None = None
         self._known: tuple[str, str] | None = None
         self._is_guess = True
-        self._look_at = 0.0
-        self._looked_at = 0.0
+        self._next_lookup = 0.0
+        self._last_lookup = 0.0
         self._is_denied = False
         self._silence = ""
         self._foreign: Reply | None = None
@@ -213,9 +213,9 @@ class ExpectedStream:
         return _in_words(name, domain) if name else "the stream of this subject"
 
     @property
-    def may_look(self) -> bool:
+    def is_lookup_due(self) -> bool:
         """True if the next look-up is due."""
-        return time.monotonic() >= self._look_at
+        return time.monotonic() >= self._next_lookup
 
     def counts(self, reply: Reply) -> bool:
         """Return True if *reply* is an answer of the stream, or of the server itself."""
@@ -229,7 +229,7 @@ class ExpectedStream:
             return False
         if not self.is_ambiguous(reply):
             self._is_guess = False
-            self.trouble = self._foreign = None
+            self.problem = self._foreign = None
         return True
 
     def is_ambiguous(self, reply: Reply) -> bool:
@@ -237,79 +237,81 @@ class ExpectedStream:
         has_domain = self._known is not None and bool(self._known[1])
         return reply.error is not None and has_domain and not isinstance(reply, ServerStatus)
 
-    def disown(self, reply: Reply) -> str:
+    def describe_foreign(self, reply: Reply) -> str:
         """Return a text that names the sender of *reply*, which does not count."""
         theirs = _in_words(reply.stream, reply.domain) if reply.stream else "a subscriber that is not a stream"
         return f"answered by {theirs}, which is not {self}"
 
-    def meet(self, home: Home) -> None:
+    def record_server(self, home: Home) -> None:
         """Record the server that the client is connected to."""
         if home == self._home and self._known is not None:
             return
         if self._known is None or self._home is None or _is_elsewhere(home, self._home):
             self._expect(self._guess(home), is_guess=True)
-            self._look_at = 0.0
+            self._next_lookup = 0.0
         self._home = home
 
-    def miss(self, since: float) -> None:
+    def record_silence(self, since: float) -> None:
         """Record that the stream is silent *since* that time, as another stream may take the subject now."""
         if not self._is_denied:
-            soon = 0.0 if self._looked_at < since else self._looked_at + _LOOK_ROUND
-            self._look_at = min(self._look_at, soon)
+            soon = 0.0 if self._last_lookup < since else self._last_lookup + _LOOKUP_INTERVAL
+            self._next_lookup = min(self._next_lookup, soon)
 
     async def look_up(self, subject: str, reply: Reply | None = None) -> None:
         """Look up which stream takes *subject*, as described in `ReplyInbox.look_up`."""
-        self._is_denied, self._silence, self._looked_at = False, "", time.monotonic()
+        self._is_denied, self._silence, self._last_lookup = False, "", time.monotonic()
         try:
             taker = await find_taker(self._connection, subject)
         except (PermissionDenied, JetStreamSilent) as exc:
             # An account that imports only the subject has no API either, and still has elections to wait for.
             self._silence = str(exc) if isinstance(exc, JetStreamSilent) else ""
-            self._look_at = time.monotonic() + (_LOOK_ROUND if self._silence else _SELDOM)
+            self._next_lookup = time.monotonic() + (_LOOKUP_INTERVAL if self._silence else _IDLE_INTERVAL)
             self._is_denied = True
-            self.trouble = None
+            self.problem = None
             self._learn_first(reply)
         except (JetStreamOff, Refused) as exc:
-            self._look_at = time.monotonic() + _LOOK_ROUND
-            self.trouble = Trouble(time.monotonic(), str(exc), Refused if isinstance(exc, Refused) else JetStreamOff)
+            self._next_lookup = time.monotonic() + _LOOKUP_INTERVAL
+            kind = Refused if isinstance(exc, Refused) else JetStreamOff
+            self.problem = StreamProblem(time.monotonic(), str(exc), kind)
         except NatsUnavailable:
-            self._look_at = time.monotonic() + _UNANSWERED_ROUND
+            self._next_lookup = time.monotonic() + _UNANSWERED_INTERVAL
         else:
             before = self._known
             self._learn(taker, reply)
-            self.trouble = self._trouble(subject, taker)
-            self._look_at = time.monotonic() + (_LOOK_ROUND if self._known != before or self.trouble else _SELDOM)
+            self.problem = self._find_problem(subject, taker)
+            interval = _LOOKUP_INTERVAL if self._known != before or self.problem else _IDLE_INTERVAL
+            self._next_lookup = time.monotonic() + interval
 
     def explain_silence(self, subject: str, seconds: float, *, is_untaken: bool) -> str:
         """Return a reason why the stream is silent for *seconds*; *is_untaken*: the server reports no responders."""
-        if self.trouble is not None:
-            why = self.trouble.words
+        if self.problem is not None:
+            why = self.problem.text
         elif is_untaken and self._silence:
             why = self._silence
         elif is_untaken:
             why = f"no leader for {subject} for {seconds:.1f} s; an election may be under way"
         else:
             why = f"no answer for {seconds:.1f} s"
-        if self.trouble is None and (self._is_denied or not is_untaken):
+        if self.problem is None and (self._is_denied or not is_untaken):
             why += f"; is there a stream that takes {subject}?"
-        return f"{why}; {self.disown(self._foreign)}" if self._foreign else why
+        return f"{why}; {self.describe_foreign(self._foreign)}" if self._foreign else why
 
-    def pass_over(self, reply: Reply) -> None:
+    def record_foreign(self, reply: Reply) -> None:
         """Record *reply*, which does not count, for error texts."""
         self._foreign = reply
 
-    def _trouble(self, subject: str, taker: Taker | None) -> Trouble | None:
+    def _find_problem(self, subject: str, taker: Taker | None) -> StreamProblem | None:
         now = time.monotonic()
         if taker is None:
-            return Trouble(now, untaken(subject), StreamMissing)
+            return StreamProblem(now, untaken(subject), StreamMissing)
         if self._declared not in {"", taker.name}:
-            words = (
+            text = (
                 f"{subject} is taken by stream {taker.name}, not by {self}; name {taker.name}, or change its subjects"
             )
-            return Trouble(now, words, NatsUnavailable)
+            return StreamProblem(now, text, NatsUnavailable)
         if taker.no_ack:
-            words = f"stream {taker.name} stores and does not acknowledge (no_ack): change it with `nats stream edit`"
-            return Trouble(now, words, NatsUnavailable)
+            text = f"stream {taker.name} stores and does not acknowledge (no_ack): change it with `nats stream edit`"
+            return StreamProblem(now, text, NatsUnavailable)
         return None
 
     def _guess(self, home: Home) -> tuple[str, str] | None:

@@ -58,9 +58,9 @@ class Outgoing:
         subject: subject to publish to.
         message_id: value of `Nats-Msg-Id`; the stream stores each id once within its duplicate window.
         body: payload.
-        lane: ordering key (an execution, for example).  Messages of one lane keep their order despite failures on a
-            stream that accepts batches; of plain publishes one may be lost while the next is stored.
-        place: index in the batch of its call, by which a refusal names the message.
+        ordering_key: key of the messages that keep their order, for example an execution.  A stream that accepts
+            batches keeps it despite failures; of plain publishes one may be lost while the next is stored.
+        index: index in the batch of its call, by which a refusal names the message.
         lines: further headers, each with its line end.
 
     Raises:
@@ -73,44 +73,44 @@ class Outgoing:
         "call",
         "deadline",
         "encoded_subject",
+        "has_outcome",
         "head",
-        "lane",
+        "index",
         "message_id",
-        "place",
-        "settled",
+        "ordering_key",
         "size",
         "subject",
     )
 
     def __init__(
-        self, subject: str, message_id: bytes, body: bytes, lane: int, *, place: int = 0, lines: bytes = b""
+        self, subject: str, message_id: bytes, body: bytes, ordering_key: int, *, index: int = 0, lines: bytes = b""
     ) -> None:
         self.subject = subject
         self.encoded_subject = encoded_subject(subject)
         self.message_id = message_id
         self.body = body
-        self.lane = lane
-        self.place = place
+        self.ordering_key = ordering_key
+        self.index = index
         self.head = _HEAD % (message_id, lines)
         self.size = len(self.head) + len(body)
-        self.settled = False
+        self.has_outcome = False
         self.deadline = 0.0
         self.call: Call
 
-    def is_over(self) -> bool:
+    def is_finished(self) -> bool:
         """Return True if the outcome is known, or the call has failed or was cancelled."""
-        return self.settled or self.call.done.done()
+        return self.has_outcome or self.call.done.done()
 
     def store(self) -> None:
         """Record that the stream has stored the message."""
-        self.settled = True
-        self.call.settle_one()
+        self.has_outcome = True
+        self.call.count_outcome()
 
     def refuse(self, reason: str) -> None:
         """Record that the stream will never accept the message."""
-        self.settled = True
-        self.call.refused[self.place] = reason
-        self.call.settle_one()
+        self.has_outcome = True
+        self.call.refused[self.index] = reason
+        self.call.count_outcome()
 
     def fail(self, kind: type[NatsUnavailable], reason: str) -> None:
         """Fail the whole call of the message; the caller then emits all of it again."""
@@ -119,7 +119,7 @@ class Outgoing:
 
 def unfinished(messages: Iterable[Outgoing]) -> list[Outgoing]:
     """Return the messages of *messages* that still need an outcome."""
-    return [message for message in messages if not message.is_over()]
+    return [message for message in messages if not message.is_finished()]
 
 
 def deadline_of(messages: Iterable[Outgoing], *, timeout: float = 0.0) -> float:
@@ -148,13 +148,13 @@ class Call:
     def complete(self) -> None:
         """Record that no further message will be added."""
         self._complete = True
-        self._finish_if_settled()
+        self._finish_if_complete()
 
-    def settle_one(self) -> None:
+    def count_outcome(self) -> None:
         """Record that one message has its outcome."""
         self._left -= 1
         if not self._left:
-            self._finish_if_settled()
+            self._finish_if_complete()
 
     def fail(self, exc: BaseException) -> None:
         """Fail the call with *exc*, unless it is finished."""
@@ -171,7 +171,7 @@ class Call:
             # Retrieve the exception, so asyncio does not report it as never retrieved.
             self.done.exception()
 
-    def _finish_if_settled(self) -> None:
+    def _finish_if_complete(self) -> None:
         if self._complete and not self._left and not self.done.done():
             if self.refused:
                 self.done.set_exception(EventsRejected(self.refused))
@@ -182,7 +182,7 @@ class Call:
 # A blank or a line end in a subject would start the next argument or the next command.
 _WORD: Final = re.compile(r"[^\s\x00-\x1f\x7f]+")
 # No stream has this name, so a server without batches does not store such a message.
-_NOWHERE: Final = b"NATS/1.0\r\nNats-Expected-Stream: -\r\n\r\n"
+_NO_STREAM: Final = b"NATS/1.0\r\nNats-Expected-Stream: -\r\n\r\n"
 
 
 async def publish_all(client: DirectClient, messages: Sequence[Outgoing], commands: Iterable[bytes]) -> None:
@@ -276,7 +276,7 @@ def control_command(subject: str, reply_head: bytes, seq: int, operation: int) -
         reply_head,
         seq,
         operation,
-        len(_NOWHERE),
-        len(_NOWHERE),
-        _NOWHERE,
+        len(_NO_STREAM),
+        len(_NO_STREAM),
+        _NO_STREAM,
     )

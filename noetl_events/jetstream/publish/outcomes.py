@@ -19,7 +19,7 @@ from noetl_events.jetstream.publish.message import PublishCounts, unfinished
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from noetl_events.jetstream.publish.expected_stream import ExpectedStream, Trouble
+    from noetl_events.jetstream.publish.expected_stream import ExpectedStream, StreamProblem
     from noetl_events.jetstream.publish.message import Outgoing
     from noetl_events.jetstream.publish.queue import PublishQueue
 
@@ -59,7 +59,7 @@ class Outcomes:
             return messages
         self.refuse_oversize(messages, limit)
         self.fail_expired(messages)
-        self._queue.release([message for message in messages if message.is_over()])
+        self._queue.release([message for message in messages if message.is_finished()])
         return unfinished(messages)
 
     def store(self, messages: Sequence[Outgoing], sequence: int) -> None:
@@ -80,7 +80,7 @@ class Outcomes:
     def refuse_oversize(self, messages: Iterable[Outgoing], limit: int) -> None:
         """Refuse the messages above *limit* bytes: for such a message the server would close the connection."""
         for message in messages:
-            if message.size > limit and not message.is_over():
+            if message.size > limit and not message.is_finished():
                 self.refuse(message, f"{message.size} bytes with its headers; the server takes {limit} (max_payload)")
 
     def mark_uncertain(self, messages: Iterable[Outgoing]) -> None:
@@ -91,15 +91,15 @@ class Outcomes:
 
     def fail_expired(self, messages: Iterable[Outgoing], reason: str = "") -> None:
         """Fail the calls of the messages that are past their deadline, or wait for a stream that will not answer."""
-        now, trouble = time.monotonic(), self._expected.trouble
+        now, problem = time.monotonic(), self._expected.problem
         for message in messages:
-            if trouble is not None and self._is_affected(message, trouble, now):
+            if problem is not None and self._is_affected(message, problem, now):
                 explained = self._expected.explain_silence(message.subject, 0.0, is_untaken=False)
-                message.fail(trouble.error, message.call.with_state(explained))
+                message.fail(problem.error, message.call.with_state(explained))
             elif message.deadline <= now:
                 message.fail(NatsUnavailable, message.call.with_state(reason or self.reason))
 
-    def _is_affected(self, message: Outgoing, trouble: Trouble, now: float) -> bool:
-        """Return True if *trouble* was found while *message* waits; an older one may be repaired."""
+    def _is_affected(self, message: Outgoing, problem: StreamProblem, now: float) -> bool:
+        """Return True if *problem* was found while *message* waits; an older one may be repaired."""
         queued = message.deadline - self._timeout
-        return now >= message.deadline or (trouble.found_at >= queued and now - queued >= self._lookup_after)
+        return now >= message.deadline or (problem.found_at >= queued and now - queued >= self._lookup_after)

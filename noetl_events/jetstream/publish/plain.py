@@ -35,14 +35,11 @@ class PlainPublishes:
         inbox: inbox for the answers.
         outcomes: outcomes of the messages.
         messages: messages that may be sent.
-        is_answering: True if the stream has answered the attempt before.
 
     """
 
-    def __init__(
-        self, inbox: ReplyInbox, outcomes: Outcomes, messages: Sequence[Outgoing], *, is_answering: bool
-    ) -> None:
-        self.is_answering = is_answering
+    def __init__(self, inbox: ReplyInbox, outcomes: Outcomes, messages: Sequence[Outgoing]) -> None:
+        self.is_answering = True
         """True if the stream itself has answered since the last attempt began."""
         self.has_duplicates = False
         """True if the stream reported a duplicate since this was last set to False."""
@@ -59,7 +56,7 @@ class PlainPublishes:
 
     def __exit__(self, *_: object) -> None:
         if self._exchange is not None:
-            self._inbox.forget(self._exchange)
+            self._inbox.discard(self._exchange)
 
     async def send(self, client: DirectClient, messages: Sequence[Outgoing], deadline: float) -> list[Outgoing]:
         """
@@ -93,7 +90,7 @@ class PlainPublishes:
         self._missing = set(messages)
         for message in messages:
             self._replies.pop(message, None)
-        if self._exchange is None or self._exchange.is_lost:
+        if self._exchange is None or self._exchange.is_closed:
             self.__exit__()
             self._exchange = self._inbox.exchange(self._on_reply)
             self._exchange.subject = self._messages["0"].subject
@@ -115,7 +112,7 @@ class PlainPublishes:
     def _on_reply(self, index: str, reply: Reply) -> None:
         message = self._messages.get(index)
         # Another client may publish to the inbox, so the index may be any text.
-        if message is None or message.settled:
+        if message is None or message.has_outcome:
             return
         self.is_answering = self.is_answering or not isinstance(reply, ServerStatus)
         self._replies[message] = reply
@@ -151,8 +148,8 @@ class PlainPublishes:
         seconds = time.monotonic() - since
         no_responders = is_no_responders(self._replies.get(message))
         outcomes.reason = expected.explain_silence(message.subject, seconds, is_untaken=no_responders)
-        if seconds >= self._inbox.patience:
-            expected.miss(since)
+        if seconds >= self._inbox.lookup_after:
+            expected.record_silence(since)
             self._inbox.look_up(message.subject)
 
 

@@ -25,8 +25,8 @@ Durability = Literal["stored", "fsync"]
 
 _MODES: Final[dict[str, Mode]] = {"stored": "fast", "fsync": "atomic"}
 
-# A large call is encoded while it is queued; after so many messages it yields to other tasks, and sending starts.
-_LONG_TURN: Final = 125
+# A large call is encoded while it is queued; after this many messages it yields to other tasks, and sending starts.
+_YIELD_EVERY: Final = 125
 
 
 class Publisher:
@@ -59,8 +59,8 @@ class Publisher:
             raise ValueError(f"durable: {durable!r} is neither 'stored' nor 'fsync'")
         self._connection = connection
         self._timeout = timeout
-        self._outbox = PublishQueue(max_messages, max_bytes)
-        self._sender = Sender(connection, self._outbox, timeout=timeout, mode=_MODES[durable], stream=stream)
+        self._queue = PublishQueue(max_messages, max_bytes)
+        self._sender = Sender(connection, self._queue, timeout=timeout, mode=_MODES[durable], stream=stream)
         self._worker: asyncio.Task[None] | None = None
         self._calls = 0
         self._idle = asyncio.Event()
@@ -83,11 +83,11 @@ class Publisher:
 
     async def publish(self, messages: Iterable[Outgoing]) -> None:
         """
-        Return when all of *messages* are stored; the iterable is consumed as the queue has room.
+        Return when all of *messages* are stored; the iterable is consumed as the queue accepts more.
 
         Raises:
             NatsUnavailable: the outcome of at least one message is unknown; publish all of them again later.
-            EventsRejected: the stream will never accept these; all others are stored.
+            EventsRejected: the stream will never accept these; all other messages are stored.
             RuntimeError: the publisher is closed.
 
         """
@@ -121,27 +121,27 @@ class Publisher:
                 # No other call waits meanwhile.  The sender refuses a message that is still too large.
                 limit = await self._connection.room_for(message.size)
                 deadline = time.monotonic() + self._timeout
-            if not self._outbox.room.try_take(message.size):
-                await self._wait_for_room(call, message.size)
+            if not self._queue.limit.try_acquire(message.size):
+                await self._wait_for_space(call, message.size)
                 deadline = time.monotonic() + self._timeout
             if call.done.done():
-                self._outbox.room.give_back(1, message.size)
+                self._queue.limit.release(1, message.size)
                 return
             message.deadline = deadline
             call.add(message)
-            self._outbox.put(message)
+            self._queue.put(message)
             if self._worker is None:
                 self._worker = asyncio.create_task(self._work())
-            if number % _LONG_TURN == 0:
-                await self._outbox.let_others()
+            if number % _YIELD_EVERY == 0:
+                await self._queue.yield_while_filling()
         call.complete()
 
-    async def _wait_for_room(self, call: Call, size: int) -> None:
+    async def _wait_for_space(self, call: Call, size: int) -> None:
         try:
             async with asyncio.timeout(self._timeout):
-                await self._outbox.room.take(size)
+                await self._queue.limit.acquire(size)
         except TimeoutError:
-            reason = f"the queue had no room for {self._timeout:g} s"
+            reason = f"the queue was full for {self._timeout:g} s"
             raise NatsUnavailable(call.with_state(reason)) from None
 
     async def _work(self) -> None:
@@ -150,7 +150,7 @@ class Publisher:
             await self._sender.send_all()
         except BaseException as exc:
             # A bug or the end of the event loop: fail all calls, so no caller waits for ever.
-            for message in self._outbox.abandon():
+            for message in self._queue.remove_all():
                 if isinstance(exc, Exception):
                     message.call.fail(exc)
                 message.call.done.cancel()

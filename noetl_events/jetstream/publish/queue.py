@@ -27,22 +27,22 @@ class QueueLimit:
         self._messages = 0
         self._bytes = 0
         self._waiting = 0
-        self._turn = asyncio.Lock()
+        self._lock = asyncio.Lock()
         self._freed = asyncio.Event()
 
-    def try_take(self, size: int) -> bool:
-        """Reserve room for one message of *size* bytes; return False if it is full or another task waits for room."""
+    def try_acquire(self, size: int) -> bool:
+        """Reserve space for one message of *size* bytes; return False if there is none or another task waits."""
         if self._waiting or not self._fits(size):
             return False
         self._messages += 1
         self._bytes += size
         return True
 
-    async def take(self, size: int) -> None:
-        """Wait for room and reserve it; if the wait is cancelled, nothing is reserved."""
+    async def acquire(self, size: int) -> None:
+        """Wait for space and reserve it; if the wait is cancelled, nothing is reserved."""
         self._waiting += 1
         try:
-            async with self._turn:
+            async with self._lock:
                 while not self._fits(size):
                     self._freed.clear()
                     await self._freed.wait()
@@ -51,8 +51,8 @@ class QueueLimit:
         finally:
             self._waiting -= 1
 
-    def give_back(self, messages: int, size: int) -> None:
-        """Release the room of so many messages with *size* bytes in total."""
+    def release(self, messages: int, size: int) -> None:
+        """Release the space of so many *messages* with *size* bytes in total."""
         self._messages -= messages
         self._bytes -= size
         self._freed.set()
@@ -62,7 +62,7 @@ class QueueLimit:
 
 
 # nats-py buffers 2 MiB before it waits for the socket, so a smaller burst needs one write.
-_MOST_BYTES: Final = 1024 * 1024
+_MAX_BURST_BYTES: Final = 1024 * 1024
 
 
 class PublishQueue:
@@ -78,63 +78,67 @@ class PublishQueue:
     """
 
     def __init__(self, max_messages: int, max_bytes: int) -> None:
-        self.room = QueueLimit(max_messages, max_bytes)
-        """Limit; room is reserved before a message is put."""
+        self.limit = QueueLimit(max_messages, max_bytes)
+        """Limit; space is reserved before a message is put."""
 
         self._uncertain = RecentIds()
         self._waiting: deque[Outgoing] = deque()
-        self._out: dict[bytes, Outgoing] = {}
-        self._adding = 0
+        self._in_flight: dict[bytes, Outgoing] = {}
+        self._filling = 0
 
     @property
-    def out(self) -> list[Outgoing]:
-        """Messages handed out and not released."""
-        return list(self._out.values())
+    def in_flight(self) -> list[Outgoing]:
+        """Messages returned by `next_burst` and not released."""
+        return list(self._in_flight.values())
 
     @property
     def is_filling(self) -> bool:
         """True if a task that has more messages to put is yielding to other tasks."""
-        return self._adding > 0
+        return self._filling > 0
 
     @property
     def is_drained(self) -> bool:
         """True if no message is queued and no task is about to put more."""
-        return not self._waiting and not self._adding
+        return not self._waiting and not self._filling
 
     def put(self, message: Outgoing) -> None:
-        """Append *message*, for which room is reserved."""
+        """Append *message*, for which space is reserved."""
         self._waiting.append(message)
 
-    async def let_others(self) -> None:
+    async def yield_while_filling(self) -> None:
         """Yield to other tasks in the middle of a call that has more messages to put."""
-        self._adding += 1
+        self._filling += 1
         try:
             await asyncio.sleep(0)
         finally:
-            self._adding -= 1
+            self._filling -= 1
 
     def next_burst(self, limit: int, *, certain: bool = False) -> list[Outgoing]:
         """
         Return up to *limit* messages, in order, up to the first repeated id.
 
-        A burst never mixes ids that ever had an unknown outcome with others; if *certain*, it contains none of them.
+        A burst never mixes ids that ever had an unknown outcome with other ids; if *certain*, it contains none of them.
         """
         burst: list[Outgoing] = []
-        waiting, out, doubted = self._waiting, self._out, self._uncertain
+        waiting, in_flight, uncertain_ids = self._waiting, self._in_flight, self._uncertain
         size, uncertain = 0, False
         while waiting and len(burst) < limit:
             message = waiting[0]
-            if message.is_over():
+            if message.is_finished():
                 waiting.popleft()
-                self.room.give_back(1, message.size)
+                self.limit.release(1, message.size)
                 continue
             message_id = message.message_id
             if not burst and not certain:
-                uncertain = message_id in doubted
+                uncertain = message_id in uncertain_ids
             size += message.size
-            if message_id in out or (message_id in doubted) is not uncertain or (burst and size > _MOST_BYTES):
+            if (
+                message_id in in_flight
+                or (message_id in uncertain_ids) is not uncertain
+                or (burst and size > _MAX_BURST_BYTES)
+            ):
                 break
-            out[message_id] = message
+            in_flight[message_id] = message
             burst.append(message)
             waiting.popleft()
         return burst
@@ -149,19 +153,19 @@ class PublishQueue:
             self._uncertain.add(message.message_id)
 
     def release(self, messages: Iterable[Outgoing]) -> None:
-        """Release the room of *messages*, which are finished; messages released before are ignored."""
+        """Release the space of *messages*, which are finished; messages released before are ignored."""
         count = size = 0
         for message in messages:
-            if self._out.get(message.message_id) is message:
-                del self._out[message.message_id]
+            if self._in_flight.get(message.message_id) is message:
+                del self._in_flight[message.message_id]
                 count += 1
                 size += message.size
-        self.room.give_back(count, size)
+        self.limit.release(count, size)
 
-    def abandon(self) -> list[Outgoing]:
+    def remove_all(self) -> list[Outgoing]:
         """Remove and return all messages, none of which is finished."""
-        messages = [*self.out, *self._waiting]
-        self._out.clear()
+        messages = [*self.in_flight, *self._waiting]
+        self._in_flight.clear()
         self._waiting.clear()
-        self.room.give_back(len(messages), sum(message.size for message in messages))
+        self.limit.release(len(messages), sum(message.size for message in messages))
         return messages

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 SILENCE: Final = 5.0
 """Seconds without an answer after which the cause is looked up, and an exchange usually fails."""
 
-_LOOK_ROUND: Final = 0.25
-_QUIET: Final = 0.5
+_CHECK_INTERVAL: Final = 0.25
+_QUIET_INTERVAL: Final = 0.5
 _DOMAIN_GRACE: Final = 0.25
 _MOST_UNPROVEN: Final = 20_000
 
@@ -59,11 +59,11 @@ class ReplyInbox:
 
     def __init__(self, connection: Connection, expected: ExpectedStream) -> None:
         self.expected = expected
-        self.patience = SILENCE
+        self.lookup_after = SILENCE
         """Seconds without an answer after which the cause is looked up."""
 
         self._connection = connection
-        self._looking: asyncio.Task[None] | None = None
+        self._lookup_task: asyncio.Task[None] | None = None
         self._client: DirectClient | None = None
         self._subscription: Subscription | None = None
         self._prefix = ""
@@ -83,7 +83,7 @@ class ReplyInbox:
             raise NatsUnavailable(f"not connected: {self._connection.last_error or 'reconnecting'}")
         if client is not self._client or self._subscription is None:
             await self._subscribe(client)
-        self.expected.meet(client.home)
+        self.expected.record_server(client.home)
         return client
 
     def exchange(self, on_reply: Callable[[str, Reply], None]) -> Exchange:
@@ -93,7 +93,7 @@ class ReplyInbox:
         self._exchanges[exchange.token] = exchange
         return exchange
 
-    def forget(self, exchange: Exchange) -> None:
+    def discard(self, exchange: Exchange) -> None:
         """Discard later answers for *exchange*."""
         self._exchanges.pop(exchange.token, None)
 
@@ -104,9 +104,9 @@ class ReplyInbox:
         The caller looks up because another stream has answered with *reply*, or because no stream answers.  Answers
         that could not be judged before are judged again after the look-up.
         """
-        if self._looking is None and self.expected.may_look:
-            self._looking = asyncio.create_task(self._look_up(subject, reply))
-        return self._looking is not None
+        if self._lookup_task is None and self.expected.is_lookup_due:
+            self._lookup_task = asyncio.create_task(self._look_up(subject, reply))
+        return self._lookup_task is not None
 
     def require_health(self, subjects: Iterable[str]) -> None:
         """
@@ -129,9 +129,9 @@ class ReplyInbox:
 
     async def aclose(self) -> None:
         """Unsubscribe from the inbox."""
-        if self._looking is not None:
-            self._looking.cancel()
-            await asyncio.wait([self._looking])
+        if self._lookup_task is not None:
+            self._lookup_task.cancel()
+            await asyncio.wait([self._lookup_task])
         if self._client is not None:
             self._connection.off_reconnect(self._on_reconnect)
             self._client = None
@@ -147,7 +147,7 @@ class ReplyInbox:
             with suppress(ConnectionIsClosed):
                 await self.expected.look_up(subject, reply)
         finally:
-            self._looking = None
+            self._lookup_task = None
             for exchange in tuple(self._exchanges.values()):
                 exchange.judge_again()
 
@@ -166,11 +166,11 @@ class ReplyInbox:
     async def _on_message(self, message: Msg) -> None:
         token, _, rest = message.subject[len(self._prefix) + 1 :].partition(".")
         if exchange := self._exchanges.get(token):
-            exchange.hear(rest, read_reply(message))
+            exchange.receive(rest, read_reply(message))
 
     def _on_reconnect(self) -> None:
         for exchange in self._exchanges.values():
-            exchange.lose("the connection was lost before the answer")
+            exchange.close("the connection was lost before the answer")
 
 
 class Exchange:
@@ -184,63 +184,63 @@ class Exchange:
 
         self._inbox = inbox
         self._on_reply = on_reply
-        self._lost = ""
+        self._closed_because = ""
         self._unproven: list[tuple[str, Reply]] = []
         self._frame = -1
-        self._news: asyncio.Future[bool] | None = None
-        self._heard = time.monotonic()
-        self._quiet_since = self._heard
+        self._wakeup: asyncio.Future[bool] | None = None
+        self._answered_at = time.monotonic()
+        self._quiet_since = self._answered_at
 
     @property
-    def is_lost(self) -> bool:
+    def is_closed(self) -> bool:
         """True if no further answer can arrive."""
-        return bool(self._lost)
+        return bool(self._closed_because)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._inbox.forget(self)
+        self._inbox.discard(self)
 
-    def hear(self, rest: str, reply: Reply) -> None:
+    def receive(self, rest: str, reply: Reply) -> None:
         """Process an answer, if it counts."""
         if reply.type:
-            self._hear_frame(reply)
+            self._receive_frame(reply)
         elif self._inbox.expected.counts(reply):
             if self._inbox.expected.is_ambiguous(reply):
-                asyncio.get_running_loop().call_later(_DOMAIN_GRACE, self._take, rest, reply)
+                asyncio.get_running_loop().call_later(_DOMAIN_GRACE, self._accept, rest, reply)
             else:
-                self._take(rest, reply)
+                self._accept(rest, reply)
         elif reply.stream and len(self._unproven) < _MOST_UNPROVEN and self._inbox.look_up(self.subject, reply):
             self._unproven.append((rest, reply))
         else:
-            self._inbox.expected.pass_over(reply)
+            self._inbox.expected.record_foreign(reply)
 
-    def _take(self, rest: str, reply: Reply) -> None:
-        self._heard = time.monotonic()
+    def _accept(self, rest: str, reply: Reply) -> None:
+        self._answered_at = time.monotonic()
         self._on_reply(rest, reply)
-        self._tell(is_news=True)
+        self._wake(is_change=True)
 
     def judge_again(self) -> None:
         """Judge again the answers that could not be judged before, and process those that count."""
-        self._tell(is_news=True)
+        self._wake(is_change=True)
         unproven, self._unproven = self._unproven, []
         for rest, reply in unproven:
             if self._inbox.expected.counts(reply):
-                self.hear(rest, reply)
+                self.receive(rest, reply)
             else:
-                self._inbox.expected.pass_over(reply)
+                self._inbox.expected.record_foreign(reply)
 
-    def _hear_frame(self, reply: Reply) -> None:
+    def _receive_frame(self, reply: Reply) -> None:
         # An ack of a later sequence proves that the stream answers; a frame does not name its stream.
         if reply.type == "ack" and reply.seq > self._frame:
             self._frame = reply.seq
-            self._heard = time.monotonic()
+            self._answered_at = time.monotonic()
 
-    def lose(self, reason: str) -> None:
+    def close(self, reason: str) -> None:
         """End the exchange: no further answer can arrive."""
-        self._lost = reason
-        self._tell(is_news=True)
+        self._closed_because = reason
+        self._wake(is_change=True)
 
     async def until(
         self,
@@ -268,38 +268,38 @@ class Exchange:
         """
         began = self._quiet_since = time.monotonic()
         while not is_met():
-            if self._lost:
-                raise NatsUnavailable(self._lost)
-            now, heard = time.monotonic(), max(began, self._heard)
-            limit = min(deadline, heard + silence)
+            if self._closed_because:
+                raise NatsUnavailable(self._closed_because)
+            now, answered_at = time.monotonic(), max(began, self._answered_at)
+            limit = min(deadline, answered_at + silence)
             if now >= limit:
-                reason = self._inbox.expected.explain_silence(self.subject, now - heard, is_untaken=False)
+                reason = self._inbox.expected.explain_silence(self.subject, now - answered_at, is_untaken=False)
                 raise NatsUnavailable(reason)
-            if not await self._is_told(min(_LOOK_ROUND, limit - now)):
+            if not await self._wait_for_change(min(_CHECK_INTERVAL, limit - now)):
                 self._inbox.require_health({message.subject for message in messages})
-                if now - heard >= self._inbox.patience:
-                    self._look_why(began)
-                if on_quiet is not None and now - max(heard, self._quiet_since) >= _QUIET:
+                if now - answered_at >= self._inbox.lookup_after:
+                    self._look_up_cause(began)
+                if on_quiet is not None and now - max(answered_at, self._quiet_since) >= _QUIET_INTERVAL:
                     self._quiet_since = now
                     await on_quiet()
 
-    def _look_why(self, began: float) -> None:
+    def _look_up_cause(self, began: float) -> None:
         expected = self._inbox.expected
-        if expected.trouble is not None and expected.trouble.found_at > began:
-            raise NatsUnavailable(expected.trouble.words)
-        expected.miss(began)
+        if expected.problem is not None and expected.problem.found_at > began:
+            raise NatsUnavailable(expected.problem.text)
+        expected.record_silence(began)
         self._inbox.look_up(self.subject)
 
-    async def _is_told(self, seconds: float) -> bool:
+    async def _wait_for_change(self, seconds: float) -> bool:
         # A timer and a future are used, because asyncio's own waits add a tenth to the round trip of one message.
         loop = asyncio.get_running_loop()
-        self._news = loop.create_future()
-        timer = loop.call_later(seconds, partial(self._tell, is_news=False))
+        self._wakeup = loop.create_future()
+        timer = loop.call_later(seconds, partial(self._wake, is_change=False))
         try:
-            return await self._news
+            return await self._wakeup
         finally:
             timer.cancel()
 
-    def _tell(self, *, is_news: bool) -> None:
-        if self._news is not None and not self._news.done():
-            self._news.set_result(is_news)
+    def _wake(self, *, is_change: bool) -> None:
+        if self._wakeup is not None and not self._wakeup.done():
+            self._wakeup.set_result(is_change)

@@ -76,13 +76,13 @@ class Sender:
 
     def __init__(self, connection: Connection, queue: PublishQueue, *, timeout: float, mode: Mode, stream: str) -> None:
         self.mode = mode
-        expected = ExpectedStream(connection, stream, on_change=self._forget)
+        expected = ExpectedStream(connection, stream, on_change=self._clear_last_sequence)
         lookup_after = min(SILENCE, timeout / 2)
         self.outcomes = Outcomes(queue, expected, timeout=timeout, lookup_after=lookup_after)
 
         self._queue = queue
         self._inbox = ReplyInbox(connection, expected)
-        self._inbox.patience = lookup_after
+        self._inbox.lookup_after = lookup_after
         self._first_timeout = min(SILENCE, timeout)
         self._divisor = 1
         """Divisor of the longest batch; above 1 while the stream is overloaded."""
@@ -94,13 +94,13 @@ class Sender:
             try:
                 await self._send(burst)
             except NatsUnavailable as exc:
-                for message in unfinished(self._queue.out):
+                for message in unfinished(self._queue.in_flight):
                     message.fail(type(exc), str(exc))
             except BaseException:
                 # Cancelled during a send, so some messages may be stored.
-                self.outcomes.mark_uncertain(self._queue.out)
+                self.outcomes.mark_uncertain(self._queue.in_flight)
                 raise
-            self._queue.release(self._queue.out)
+            self._queue.release(self._queue.in_flight)
 
     async def aclose(self) -> None:
         """Close the inbox."""
@@ -113,14 +113,16 @@ class Sender:
             left, failure = await self._send_batch(burst)
         if failure is not None and self.mode == "atomic" and failure.code in ATOMIC_NOT_STORED:
             left = await self._send_atomic(left)
-        is_answering = failure is None or failure.is_answered
+        if left and not self._queue.is_uncertain(left[0]):
+            with PlainPublishes(self._inbox, self.outcomes, left) as plain:
+                if again := await self._send_at_once(plain, left):
+                    await self._send_by_key(plain, again)
+            return
         for start in range(0, len(left), batches.MOST):
             if part := unfinished(left[start : start + batches.MOST]):
-                with PlainPublishes(self._inbox, self.outcomes, part, is_answering=is_answering) as plain:
-                    if not self._queue.is_uncertain(part[0]):
-                        part = await self._send_at_once(plain, part)
-                    if part:
-                        await self._send_by_key(plain, part)
+                with PlainPublishes(self._inbox, self.outcomes, part) as plain:
+                    plain.is_answering = failure is None or failure.is_answered
+                    await self._send_by_key(plain, part)
 
     def _is_for_batch(self, burst: Sequence[Outgoing]) -> bool:
         is_lone = len(burst) == 1 and self._queue.is_drained
@@ -239,20 +241,20 @@ class Sender:
                 self.outcomes.fail_expired(messages)
                 if not (messages := unfinished(messages)):
                     return None
-                if not self._is_barred(messages[0].subject):
+                if not self._is_blocked(messages[0].subject):
                     return client, messages
             await asyncio.sleep(next(pauses))
         return None
 
-    def _is_barred(self, subject: str) -> bool:
+    def _is_blocked(self, subject: str) -> bool:
         """Return True if no message may be sent, because the wrong stream takes *subject*."""
-        trouble = self._inbox.expected.trouble
-        if trouble is None or not trouble.is_barring:
+        problem = self._inbox.expected.problem
+        if problem is None or not problem.blocks_publishing:
             return False
         self._inbox.look_up(subject)
         return True
 
-    def _forget(self) -> None:
+    def _clear_last_sequence(self) -> None:
         self.outcomes.last_sequence = 0
 
 
@@ -261,7 +263,7 @@ def _waves(messages: Sequence[Outgoing]) -> list[list[Outgoing]]:
     waves: list[list[Outgoing]] = []
     depth: dict[int, int] = {}
     for message in messages:
-        number = depth[message.lane] = depth.get(message.lane, -1) + 1
+        number = depth[message.ordering_key] = depth.get(message.ordering_key, -1) + 1
         if number == len(waves):
             waves.append([])
         waves[number].append(message)

@@ -12,29 +12,29 @@ if TYPE_CHECKING:
     from tests.simulation.network import Command
 
 
-class Doubts:
+class UncertainIds:
     """
     The ids with an unknown outcome.
 
     Args:
-        outbox: queue of the publisher, observed from now on.
+        queue: queue of the publisher, observed from now on.
 
     """
 
-    def __init__(self, outbox: PublishQueue) -> None:
+    def __init__(self, queue: PublishQueue) -> None:
         self.batched_again: set[str] = set()
         """The ids among them that were part of a fast-ingest batch afterwards."""
 
         self._ids: set[str] = set()
-        self._doubt = outbox.mark_uncertain
-        outbox.mark_uncertain = self._note  # type: ignore[method-assign]
+        self._mark_uncertain = queue.mark_uncertain
+        queue.mark_uncertain = self._record  # type: ignore[method-assign]
 
-    def look_at(self, command: Command) -> None:
+    def check(self, command: Command) -> None:
         """Check a message that the publisher sends."""
         if command.reply.endswith(".$FI") and (message_id := command.headers.get("Nats-Msg-Id", "")) in self._ids:
             self.batched_again.add(message_id)
 
-    def _note(self, messages: Iterable[Outgoing]) -> None:
-        doubted = list(messages)
-        self._ids |= {message.message_id.decode() for message in doubted}
-        self._doubt(doubted)
+    def _record(self, messages: Iterable[Outgoing]) -> None:
+        uncertain = list(messages)
+        self._ids |= {message.message_id.decode() for message in uncertain}
+        self._mark_uncertain(uncertain)
