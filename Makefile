@@ -66,7 +66,7 @@ mutants: $(VENV)-mutants/.installed-pins $(OLD_SERVERS_INSTALLED) ## Change the 
 		$(VENV)-mutants/bin/pytest -q $(PYTEST_ARGS) --cov --cov-context=test --cov-report=; fi
 	@$(VENV)-mutants/bin/python -m tests.mutants.run $(ARGS)
 
-simulate: $(VENV)/.installed-dev ## Simulate SEEDS seeds from FIRST up on a virtual clock, eight interleavings each
+simulate: $(VENV)/.installed-dev ## Simulate SEEDS seeds from FIRST up on a virtual clock, nine interleavings each
 	@$(BIN)/python -m tests.simulation.simulate $(SEEDS) $(FIRST)
 
 fuzz: $(VENV)/.installed-dev ## Fuzz decode and the ingest for MINUTES (5); SEED=n repeats a run

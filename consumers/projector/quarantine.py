@@ -76,17 +76,13 @@ class Quarantine:
         if not events:
             return {}
         async with self._crash_records.attempt(group):
-            rejected, raised = await self._bisect(events)
-            for place, error in raised.items():
-                if rejection := await self._judge(events[place], error):
-                    rejected[place] = rejection
-        self._excess = max(self._excess + 2 * len(raised) - len(events), 0)
-        return rejected
+            return await self._bisect(events)
 
-    async def _bisect(self, events: Sequence[ExecutorEvent]) -> tuple[Rejections, dict[int, Exception]]:
-        """Write *events* in order, in halves where the sink raises; return rejections, and its errors at one event."""
+    async def _bisect(self, events: Sequence[ExecutorEvent]) -> Rejections:
+        """Write *events* in order, in halves where the sink raises, and return the rejections."""
         rejected: Rejections = {}
-        raised: dict[int, Exception] = {}
+        unproven: list[tuple[int, Exception]] = []
+        raised = 0
         everything = range(len(events))
         waiting = [everything]
         while waiting:
@@ -101,21 +97,29 @@ class Quarantine:
                 middle = len(places) // 2
                 waiting += [places[middle:], places[:middle]]
                 continue
-            raised[places.start] = outcome
-            if self._excess + 2 * len(raised) - len(events) >= _BROKEN:
+            raised += 1
+            if self._excess + 2 * raised - len(events) >= _BROKEN:
                 # The sink raises at too many events, even if it accepts all of the remaining ones.
                 raise outcome
-        return rejected, raised
+            if (accepted := self._accepted) is None:
+                # Another event may prove that the sink works, so the events behind this one are written first.
+                unproven.append((places.start, outcome))
+            else:
+                rejected |= await self._judge(places.start, events[places.start], accepted)
+        for place, error in unproven:
+            if (accepted := self._accepted) is None:
+                raise error
+            rejected |= await self._judge(place, events[place], accepted)
+        self._excess = max(self._excess + 2 * raised - len(events), 0)
+        return rejected
 
-    async def _judge(self, event: ExecutorEvent, error: Exception) -> tuple[Kind, str] | None:
-        """Write *event* alone again, after a proof that the sink works; return kind and reason if it is at fault."""
-        if self._accepted is None:
-            raise error
-        await self._emit([self._accepted])
+    async def _judge(self, place: int, event: ExecutorEvent, accepted: ExecutorEvent) -> Rejections:
+        """Write *accepted* again, which proves that the sink works, and then *event* alone; return its rejection."""
+        await self._emit([accepted])
         outcome = await self._try([event])
         if isinstance(outcome, Exception):
-            return "fatal", f"the sink raised {type(outcome).__name__} at this event alone: {outcome}"
-        return outcome.get(0)
+            return {place: ("fatal", f"the sink raised {type(outcome).__name__} at this event alone: {outcome}")}
+        return {place + index: rejection for index, rejection in outcome.items()}
 
     async def _try(self, events: Sequence[ExecutorEvent]) -> Rejections | Exception:
         """Return the rejected ones of *events*, or the error outside of its contract that the sink raised."""

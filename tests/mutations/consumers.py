@@ -66,7 +66,7 @@ CONSUMERS = (
     Mutation(
         "messages that a consumer gave up on stay where they are",
         "noetl_events/jetstream/consume/position.py",
-        "        return not again.num_ack_pending and again.ack_floor == info.ack_floor\n",
+        "        return _may_have_given_up(again) and again.ack_floor == info.ack_floor\n",
         "        return False\n",
         "tests/border/test_given_up.py::test_given_up_while_no_projector_reads",
     ),

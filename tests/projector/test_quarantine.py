@@ -123,6 +123,23 @@ async def test_sink_that_breaks_makes_no_dead_letter(bench: Bench) -> None:
     assert await bench.unsettled() == 5
 
 
+async def test_error_that_passes_keeps_the_order(bench: Bench) -> None:
+    """An event at which the sink raised for a while is stored before its successors."""
+    left = [3]
+
+    def is_bad(number: int) -> bool:
+        left[0] -= number == 5 and left[0] > 0
+        return number == 5 and left[0] > 0
+
+    sink = Raising(is_bad)
+    await bench.publish(make_events(8))
+    async with bench.projecting(sink, received=8) as projector:
+        await eventually(lambda: projector.progress.stored == 8)
+
+    assert ids(sink) == list(range(1, 9))
+    assert await bench.dead_letters() == []
+
+
 @pytest.mark.parametrize("calls", [1, 4, 9, 12])
 async def test_error_that_passes_loses_nothing(bench: Bench, calls: int) -> None:
     """An event at which the sink raised is written again once the sink works: it is stored, and no dead letter."""

@@ -18,6 +18,11 @@ if TYPE_CHECKING:
 ALIKE: Final = 2
 """The number of identical rejections from which on the projector retries instead of dead-lettering."""
 
+
+class SinkBug(Exception):
+    """An error outside of a sink's contract."""
+
+
 REJECTED: Final = "rejected"
 FATAL: Final = "fatal"
 
@@ -37,6 +42,9 @@ class Table:
         self.is_flaky = False
         self.is_broken = False
         """True if every event is rejected for the same reason."""
+
+        self.is_raising = False
+        """True if every write raises `SinkBug`."""
 
         self.refused: set[int] = set()
         """The places of sound events that were rejected, too few at a time to reveal a broken destination."""
@@ -106,6 +114,8 @@ class TableSink:
         table, draw = self._table, self._table.draw
         if table.is_away:
             raise SinkUnavailable("away", draw.choice([None, 0.1]))
+        if table.is_raising:
+            raise SinkBug("on purpose")
         if table.is_flaky and draw.random() < 0.3:
             table.store(events[: draw.randrange(len(events) + 1)])
             raise SinkUnavailable("the answer was lost")

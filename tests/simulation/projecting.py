@@ -25,7 +25,7 @@ from noetl_events.jetstream.message import unix_nanoseconds
 from noetl_events.testing import make_event
 from tests.simulation.consumer import Consumer, place_of
 from tests.simulation.consumer_api import ConsumerApi
-from tests.simulation.destination import ALIKE, FATAL, REJECTED, Keeping, Table
+from tests.simulation.destination import ALIKE, FATAL, REJECTED, Keeping, SinkBug, Table
 from tests.simulation.network import Server
 from tests.simulation.process import Process
 from tests.simulation.projector_faults import FAULTS_END, SHORT_EDIT, ProjectorFaults
@@ -44,12 +44,14 @@ class ProjectorRun:
         seed: seed of all random choices.
         faults_at_once: number of faults that may overlap.
         ids_collide: true to give some events the id of the one before them.
+        sinks_raise: true to let sinks raise errors outside of their contract for a while.
 
     """
 
-    def __init__(self, seed: int, *, faults_at_once: int, ids_collide: bool = False) -> None:
+    def __init__(self, seed: int, *, faults_at_once: int, ids_collide: bool = False, sinks_raise: bool = False) -> None:
         self.draw = draw = Random(seed)
         self.faults_at_once = faults_at_once
+        self.sinks_raise = sinks_raise
         self.timeline = Timeline()
         self.note = self.timeline.note
         self.server = Server(draw)
@@ -120,7 +122,7 @@ class ProjectorRun:
         finally:
             for task in (*beside, *lives, *(process.task for process in self.processes.values())):
                 task.cancel()
-                with suppress(asyncio.CancelledError, ConsumerDrift):
+                with suppress(asyncio.CancelledError, ConsumerDrift, SinkBug):
                     await task
         self.require_end()
 
@@ -148,8 +150,8 @@ class ProjectorRun:
             self.note(f"start {slot}")
             await asyncio.wait([process.task])
             if not process.task.cancelled():
-                # A consumer that must not be read ends a projector that starts.
-                with suppress(ConsumerDrift):
+                # A consumer that must not be read ends a projector that starts, and so does a sink that is broken.
+                with suppress(ConsumerDrift, SinkBug):
                     process.task.result()
                 if process.projector.in_flight and not self.is_cut:
                     raise Violation(f"stopped with {process.projector.in_flight} messages in hand")
@@ -255,15 +257,20 @@ class ProjectorRun:
             raise Violation(f"delivered again without need: {again}")
 
 
-def simulate_projector(seed: int, *, faults_at_once: int = 1, ids_collide: bool = False) -> list[str]:
+def simulate_projector(
+    seed: int, *, faults_at_once: int = 1, ids_collide: bool = False, sinks_raise: bool = False
+) -> list[str]:
     """
-    Run *seed* with *faults_at_once*, and return its timeline; if *ids_collide*, some events share an id.
+    Run *seed* with *faults_at_once*, and return its timeline.
+
+    If *ids_collide*, some events share an id; if *sinks_raise*, sinks raise errors outside of their contract.
 
     Raises:
         Violation: a promise was broken; the timeline is a note of the exception.
 
     """
-    run = replay(seed, partial(ProjectorRun, faults_at_once=faults_at_once, ids_collide=ids_collide), _replaced)
+    made = partial(ProjectorRun, faults_at_once=faults_at_once, ids_collide=ids_collide, sinks_raise=sinks_raise)
+    run = replay(seed, made, _replaced)
     return [*run.timeline, *(f"stored {list(table.stored)}" for table in run.tables), f"buried {run.buried()}"]
 
 

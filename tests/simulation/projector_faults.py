@@ -55,6 +55,7 @@ class ProjectorFaults:
         # A recorded seed keeps its meaning, so later faults occur only in storms.
         later = [self._leave_while_noting, self._edit_consumer, self._pause_consumer, self._refuse_requests]
         faults += later if self._run.faults_at_once > 1 else []
+        faults += [self._make_raise, self._make_raise] if self._run.sinks_raise else []
         await inflict(self._run.draw, faults, paces=[0.3, 2.0, 8.0], until=FAULTS_END, at_once=self._run.faults_at_once)
         self._run.is_over = True
         self._run.note("over")
@@ -72,6 +73,15 @@ class ProjectorFaults:
         table.is_broken = True
         await asyncio.sleep(self._a_while())
         table.is_broken = False
+
+    async def _make_raise(self) -> None:
+        self._run.note("sink raises")
+        # An error of the sink ends the process with messages in hand.
+        self._run.is_cut = True
+        table = self._run.draw.choice(self._run.tables)
+        table.is_raising = True
+        await asyncio.sleep(self._a_while())
+        table.is_raising = False
 
     async def _make_flaky(self) -> None:
         self._run.note("flaky")

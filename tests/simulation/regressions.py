@@ -43,7 +43,7 @@ REGRESSIONS: Final = (
     ("spool", 0, "progress that a full disk did not take ended the handing over, and every emit failed from then on"),
     ("spool", 43, "likewise a rejected event that a full disk did not take"),
     ("spool", 54, "a folder whose disk refused to open it stayed locked for as long as the process lived"),
-    ("spool", 114, "an emit that needed room on a disk that refused was cancelled, by nobody"),
+    ("spool", 114, "an emit that needed room on a disk that refused was cancelled, and no caller had cancelled it"),
     ("spool", 2, "a power cut took the folder with all that was synced in it: its name was not"),
     ("spool", 38, "what was kept aside from behind a damaged record was not synced before the segment went"),
     ("spool", 205, "what was appended behind a damaged record, unnoticed until the next segment, was lost with it"),
@@ -51,7 +51,7 @@ REGRESSIONS: Final = (
     ("spool", 120, "half a line of rejected events swallowed the next one; a power cut took the whole file"),
     ("spool", 62, "what a stream had lost in an outage was hidden by what the spool itself handed over next"),
     ("spool", 2008552, "what a stream lost before it had answered once was never noticed"),
-    ("spool in a storm", 39, "who closed a spool that was being closed was cancelled, by nobody"),
+    ("spool in a storm", 39, "a second close of a spool was cancelled, and no caller had cancelled it"),
     (
         "spool in a storm",
         2267,

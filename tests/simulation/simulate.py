@@ -3,10 +3,10 @@ Simulate many seeds, and print the ones that break a promise.
 
     python -m tests.simulation.simulate [SEEDS] [FIRST] [ENOUGH]
 
-Each seed makes eight interleavings: one each of the publisher, of projectors and of a spool with one fault at a time;
-the same in a storm of three faults at a time; one of projectors with colliding ids; and one of a record.  A failing
-seed prints the end of its timeline; add it to `regressions.py` once the bug is fixed.  ENOUGH failures, ten by default,
-end the simulation.  Exit code 1 if a seed failed.
+Each seed makes nine interleavings: one each of the publisher, of projectors and of a spool with one fault at a time;
+the same in a storm of three faults at a time; one of projectors with colliding ids, and one with a sink that raises;
+and one of a record.  A failing seed prints the end of its timeline; add it to `regressions.py` once the bug is fixed.
+ENOUGH failures, ten by default, end the simulation.  Exit code 1 if a seed failed.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ SIMULATIONS: Final[dict[str, Callable[[int], list[str]]]] = {
     "projector": simulate_projector,
     "projector of colliding ids": partial(simulate_projector, ids_collide=True),
     "projector in a storm": partial(simulate_projector, faults_at_once=_STORM),
+    "projector of a sink that raises": partial(simulate_projector, faults_at_once=_STORM, sinks_raise=True),
     "spool": simulate_spool,
     "spool in a storm": partial(simulate_spool, faults_at_once=_STORM),
     "recording": simulate_recording,
