@@ -21,6 +21,8 @@ FAULTS_END: Final = 60.0
 SHORT_EDIT: Final = 10.0
 """The seconds within which an edit may be put back before a projector checks the consumer."""
 
+_RAISES_APART: Final = 10.0
+
 
 class ProjectorFaults:
     """
@@ -34,6 +36,7 @@ class ProjectorFaults:
     def __init__(self, run: ProjectorRun) -> None:
         self._run = run
         self._edited_at = 0.0
+        self._raises_again_at = 0.0
         self._skipped_before: set[int] = set()
 
     async def run(self) -> None:
@@ -75,12 +78,17 @@ class ProjectorFaults:
         table.is_broken = False
 
     async def _make_raise(self) -> None:
+        now, seconds = asyncio.get_running_loop().time(), self._a_while()
+        # Errors that come and go within the tries of one event look like an error of the event.
+        if now < self._raises_again_at:
+            return
+        self._raises_again_at = now + seconds + _RAISES_APART
         self._run.note("sink raises")
         # An error of the sink ends the process with messages in hand.
         self._run.is_cut = True
         table = self._run.draw.choice(self._run.tables)
         table.is_raising = True
-        await asyncio.sleep(self._a_while())
+        await asyncio.sleep(seconds)
         table.is_raising = False
 
     async def _make_flaky(self) -> None:

@@ -44,7 +44,7 @@ class MisdirectedClient:
                 await asyncio.sleep(_PAUSE)
 
     async def _post(self) -> None:
-        sink = HttpSink(f"https://{_NAME}/api/events", timeout=1.0)
+        sink = HttpSink(f"https://{_NAME}/api/events", timeout=60.0)
         try:
             await sink.emit(event_of(self._new_id(), self._new_id()))
         except SinkUnavailable as exc:
