@@ -175,7 +175,7 @@ $(BIN)/python:
 
 IS_INSTALLED := "import sys, noetl_events, consumers; sys.exit(any(sys.prefix not in m.__file__ for m in (noetl_events, consumers)) and 'not the wheel')"
 WHEEL_TESTS := tests/envelope tests/test_ids.py tests/test_emitter.py tests/cli/test_commands.py tests/gateway/test_ingest.py \
-	tests/gateway/test_looking.py tests/projector/test_projector.py tests/sinks/test_postgres.py tests/sinks/test_sqlite.py
+	tests/gateway/test_queries.py tests/projector/test_projector.py tests/sinks/test_postgres.py tests/sinks/test_sqlite.py
 LICENCES := "Apache;BSD;MIT;ISC;PSF;Python Software Foundation;MPL-2.0;Mozilla Public License 2.0"
 
 CRATES := /usr/share/cargo/registry

@@ -76,7 +76,7 @@ def health_of(
     connected: bool,
     trouble: str | None,
     pause: float,
-    heard: float,
+    last_arrival: float,
     now: float,
     stall_after: float,
 ) -> Health:
@@ -88,13 +88,15 @@ def health_of(
         connected: whether NATS is connected.
         trouble: reason why the consumer is not read now; empty if unknown, None while it is read.
         pause: seconds until the end of an operator's pause of the consumer; 0 if it is not paused.
-        heard: time of the last message of the server to the puller, by `time.monotonic`.
+        last_arrival: time of the last message of the server to the puller, by `time.monotonic`.
         now: current time, by the same clock.
         stall_after: seconds without activity that count as a stall.
 
     """
     still = now - max(progress.last_activity, progress.retry_at)
-    if still > stall_after and _must_be_active(progress, connected=connected, silence=now - heard, limit=stall_after):
+    if still > stall_after and _must_be_active(
+        progress, connected=connected, silence=now - last_arrival, limit=stall_after
+    ):
         reason = f"no progress for {still:.0f} s"
         return Health(alive=False, ready=False, part=progress.waiting_for or "loop", reason=reason)
     if not connected:
@@ -139,7 +141,7 @@ def report(
             connected=connected,
             trouble=None if projector.puller.is_reading else projector.puller.reason,
             pause=projector.puller.pause,
-            heard=projector.puller.heard,
+            last_arrival=projector.puller.last_arrival,
             now=now,
             stall_after=stall_after,
         )

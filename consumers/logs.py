@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from structlog.typing import EventDict, Processor, WrappedLogger
 
 
-def escaped(text: str, *, keep: str = "") -> str:
-    r"""Return *text* with unprintable characters, except those in *keep*, escaped as in Python: `\x1b`, `\u202e`."""
-    return "".join(char if char.isprintable() or char in keep else _in_python(char) for char in text)
+def escaped(text: str, *, allowed: str = "") -> str:
+    r"""Return *text* with unprintable characters, except those in *allowed*, escaped as in Python: `\x1b`, `\u202e`."""
+    return "".join(char if char.isprintable() or char in allowed else _in_python(char) for char in text)
 
 
 def escaped_json(value: object) -> str:
@@ -99,7 +99,7 @@ def escape_values(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
 
 def _harmless(name: str, value: Any) -> Any:
     if name == "exception":
-        return escaped(str(value), keep="\n").replace("\n", "\n    ")
+        return escaped(str(value), allowed="\n").replace("\n", "\n    ")
     if value is None or isinstance(value, bool | int | float):
         return value
     return escaped(value if isinstance(value, str) else repr(value))

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 _REMIND_AFTER: Final = 60.0
-_LONGEST_WHEN_HURRIED: Final = 1.0
+_LONGEST_WHEN_STOPPING: Final = 1.0
 _CLOCK_TICK: Final = 0.001
 
 
@@ -68,7 +68,7 @@ class Retry:
         unless: subclasses of *errors* that leave the loop too.
         backoff: waits between attempts; the `retry_after` of an exception is a lower bound.
         patience: seconds after which a failure leaves the loop; the last attempt is made at that time.
-        hurry: event set at shutdown; it ends the current wait, and limits later ones to a second.
+        stopping: event set at shutdown; it ends the current wait, and limits later ones to a second.
         log: first word of the log events; empty for no log.
         values: further values of the log events.
 
@@ -81,7 +81,7 @@ class Retry:
         unless: type[Exception] | tuple[type[Exception], ...] = (),
         backoff: Backoff | None = None,
         patience: float = math.inf,
-        hurry: asyncio.Event | None = None,
+        stopping: asyncio.Event | None = None,
         log: str = "",
         **values: object,
     ) -> None:
@@ -95,12 +95,12 @@ class Retry:
         self._errors, self._unless = errors, unless
         self._backoff = backoff or Backoff()
         self._deadline = time.monotonic() + patience
-        self._hurry = hurry
+        self._stopping = stopping
         self._log, self._values = log, values
         self._failures = 0
         self._failing_since: float | None = None
         self._working_since: float | None = None
-        self._said: tuple[type[Exception], float] | None = None
+        self._logged: tuple[type[Exception], float] | None = None
 
     def works(self) -> None:
         """
@@ -112,7 +112,7 @@ class Retry:
         now = time.monotonic()
         if self._failing_since is not None:
             self._log_event("info", "resumed", seconds=round(now - self._failing_since, 3))
-        self._failing_since = self._said = None
+        self._failing_since = self._logged = None
         if self._working_since is None:
             self._working_since = now
 
@@ -152,8 +152,8 @@ class Retry:
         self.wait = min(wait, self._deadline - now)
         if self._failing_since is None:
             self._failing_since = now
-        if self._said is None or self._said[0] is not type(exc) or now - self._said[1] >= _REMIND_AFTER:
-            self._said = type(exc), now
+        if self._logged is None or self._logged[0] is not type(exc) or now - self._logged[1] >= _REMIND_AFTER:
+            self._logged = type(exc), now
             self._log_event("warning", "holding", reason=str(exc) or type(exc).__name__)
 
     def _log_event(self, level: str, what: str, **values: object) -> None:
@@ -163,11 +163,11 @@ class Retry:
             getattr(structlog.get_logger(), level)(f"{self._log}.{what}", **values, **self._values)
 
     async def _pause(self) -> None:
-        if self._hurry is None:
+        if self._stopping is None:
             await asyncio.sleep(self.wait)
-        elif self._hurry.is_set():
-            await asyncio.sleep(min(self.wait, _LONGEST_WHEN_HURRIED))
+        elif self._stopping.is_set():
+            await asyncio.sleep(min(self.wait, _LONGEST_WHEN_STOPPING))
         else:
             with suppress(TimeoutError):
                 async with asyncio.timeout(self.wait):
-                    await self._hurry.wait()
+                    await self._stopping.wait()

@@ -77,7 +77,7 @@ def print_letter(letter: Letter, *, as_json: bool) -> None:
     named = [(name.replace("_", " "), str(value)) for name, value in _fields(letter).items()]
     named += [(f"header {name}", value) for name, value in letter.headers.items()]
     _print_table((), named)
-    payload = escaped(readable(letter.body), keep="\n")
+    payload = escaped(readable(letter.body), allowed="\n")
     sys.stdout.write(f"\n{payload}\n")
 
 

@@ -14,7 +14,7 @@ from consumers.settings import setting_of
 from noetl_events.jetstream.consumer_config import remarks
 from noetl_events.jetstream.consumers import require_consumer
 from noetl_events.jetstream.errors import ConsumerDrift, ConsumerMissing, Refused, ServerTooOld, StreamMissing
-from noetl_events.jetstream.probes import taker
+from noetl_events.jetstream.probes import stream_of
 from noetl_events.jetstream.streams import examine_stream, find_stream, show_stream
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ async def _taken(context: CheckContext) -> Finding:
     """Check that the stream stores the published subjects, as far as a publisher may see that."""
     declared = context.settings.stream
     subject = f"{declared.prefix}.doctor"
-    name = await taker(context.connection, subject)
+    name = await stream_of(context.connection, subject)
     if name == declared.name:
         return Finding(check=_STREAM, severity="ok", found=f"{name} takes {subject}")
     return _missing(f"{subject} is taken by {name or 'no stream'}, not by {declared.name}")
@@ -270,7 +270,7 @@ async def check_dead_letters(context: CheckContext) -> list[Finding]:
 
 
 async def _look(context: CheckContext, subject: str, wanted: str) -> Finding:
-    name = await taker(context.connection, subject)
+    name = await stream_of(context.connection, subject)
     if name == wanted:
         return Finding(check=_DEAD_LETTERS, severity="ok", found=f"{wanted} takes {subject}")
     try:

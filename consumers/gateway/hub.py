@@ -252,7 +252,7 @@ class Hub:
         info = await show_stream(self._connection, self._stream)
         found = StreamPosition(str(info.created), info.state.last_seq)
         known = self._known and StreamPosition(self._known.created, max(self._known.last_seq, self.ring.position))
-        if known is None or not found.has_kept(known):
+        if known is None or not found.still_has(known):
             # The first sequence of an empty stream is 0.
             self.first = max(info.state.first_seq, 1)
             self.generation += 1

@@ -50,7 +50,7 @@ class Hold:
         """
         away = (SinkUnavailable, NatsUnavailable)
         self._retry = Retry(
-            away, backoff=self._backoff, hurry=self._stopping, log="projector", consumer=self._consumer, part=part
+            away, backoff=self._backoff, stopping=self._stopping, log="projector", consumer=self._consumer, part=part
         )
         async for attempt in self._retry:
             self._progress.waiting_for = part

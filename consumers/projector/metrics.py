@@ -159,7 +159,7 @@ class ProjectorMetrics:
             _full("pinned"), "0 while the server delivers to another replica.", labels=["consumer"]
         )
         for projector in self._service.projectors:
-            pinned.add_metric([projector.consumer.name], projector.puller.serves_us)
+            pinned.add_metric([projector.consumer.name], projector.puller.is_served)
         paused = GaugeMetricFamily(
             _full("paused"), "1 while the consumer is paused by an operator.", labels=["consumer"]
         )

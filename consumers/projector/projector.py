@@ -176,7 +176,7 @@ class Projector:
         return self._puller.is_empty and not self._in_flight
 
     async def _try_to_pull(self) -> list[Message]:
-        await self._puller.ask()
+        await self._puller.request()
         if self._puller.is_reading:
             # The request reached the server, so NATS is available, even if no message arrives for a long time.
             self._hold.resume()

@@ -154,13 +154,17 @@ class Service:
         for projector in self.projectors:
             if projector.consumer.name == advisory.consumer:
                 reason = f"the consumer gave up on message {advisory.stream_seq}: max_deliver was edited"
-                projector.puller.begin_again(reason, start=advisory.stream_seq)
+                projector.puller.restart(reason, start=advisory.stream_seq)
 
     def _projector(self, channel: Channel) -> Projector:
         progress = self.progress[channel.consumer.name]
         progress.reset()
         return Projector(
-            Puller(self._connection, channel.consumer, look=partial(self.stream_monitor.check, channel.consumer.name)),
+            Puller(
+                self._connection,
+                channel.consumer,
+                check_stream=partial(self.stream_monitor.check, channel.consumer.name),
+            ),
             channel.sink,
             self._dead_letters,
             self._crash_records,

@@ -282,7 +282,7 @@ class StreamMonitor:
                 was_last_sequence=replaced.before.sequence,
             )
             for projector in self._projectors():
-                projector.puller.begin_again("the stream was replaced, or lost its end")
+                projector.puller.restart("the stream was replaced, or lost its end")
         if self._identity_record is not None:
             await self._identity_record.save(self._identity)
 
@@ -294,10 +294,10 @@ class StreamMonitor:
         try:
             consumer = await show_consumer(self._connection, projector.consumer)
         except ConsumerMissing:
-            projector.puller.look_at(None)
+            projector.puller.check(None)
             return
         projector.progress.set_pending(consumer.num_pending, as_of=consumer.delivered.stream_seq)
-        projector.puller.look_at(consumer, end=self._end)
+        projector.puller.check(consumer, end=self._end)
         if consumer.delivered.stream_seq > self._end:
             await self._require_within_stream(projector, consumer)
         await self._read_oldest(projector, consumer)
@@ -306,7 +306,7 @@ class StreamMonitor:
         """Restart a consumer that has delivered a sequence beyond the end of its stream."""
         self._end = (await find_stream(self._connection, self._stream.name)).state.last_seq
         if consumer.delivered.stream_seq > self._end:
-            projector.puller.begin_again("the consumer is ahead of its stream")
+            projector.puller.restart("the consumer is ahead of its stream")
 
     async def _read_oldest(self, projector: Projector, consumer: ConsumerInfo) -> None:
         """Record the store time of the oldest message that is not acknowledged, even if another process holds it."""

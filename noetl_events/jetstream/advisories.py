@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from noetl_events.jetstream.connection import Connection
 
 _MAX_WAITING: Final = 10_000
-_LOOK_AFTER: Final = 5.0
+_CHECK_INTERVAL: Final = 5.0
 
 log = structlog.get_logger()
 
@@ -83,7 +83,7 @@ class Advisories:
             await self._subscribe()
             with suppress(TimeoutError):
                 # Repeat this from time to time: `client` replaces a client that was closed for good.
-                async with asyncio.timeout(_LOOK_AFTER):
+                async with asyncio.timeout(_CHECK_INTERVAL):
                     await self._arrived.wait()
         return self._waiting[0]
 

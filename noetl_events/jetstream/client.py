@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from noetl_events.jetstream.connect.transport import ServerTransport
     from noetl_events.jetstream.message import Message
 
-    Take = Callable[[Message], bool]
+    OnMessage = Callable[[Message], bool]
     OnError = Callable[[Exception], None]
 
 NATS_PY: Final = "nats-py>=2.15,<2.17"
@@ -124,8 +124,8 @@ class Home(msgspec.Struct, frozen=True):
     domain: str | None = None
 
 
-class _Taker(NamedTuple):
-    take: Take
+class _Subscriber(NamedTuple):
+    on_message: OnMessage
     on_error: OnError
 
 
@@ -144,7 +144,7 @@ class DirectClient(Client):
         self.transport = transport
         """Transport for reading and writing."""
 
-        self.passed_over: Counter[str] = Counter()
+        self.dropped: Counter[str] = Counter()
         """Dropped messages by kind: "stray", or the class name of an exception of their callback."""
 
         self._missing = missing_hooks()
@@ -153,7 +153,7 @@ class DirectClient(Client):
                 # The method that overrides it here was written for other parameters, so restore nats-py's own.
                 setattr(self, name, getattr(Client, name).__get__(self))
         self._refresh_limit = refresh_limit
-        self._takers: dict[int, _Taker] = {}
+        self._subscribers: dict[int, _Subscriber] = {}
         self._lost: asyncio.Future[None] | None = None
         if TRANSPORT not in self._missing:
             self._transport = transport
@@ -180,7 +180,7 @@ class DirectClient(Client):
             await self._refresh_limit()
         await super().publish(subject, payload, *arguments, **options)
 
-    def lose_requests(self) -> None:
+    def fail_requests(self) -> None:
         """Fail the open requests: the connection is lost, and their answers with it."""
         if self._lost is not None:
             self._lost.set_result(None)
@@ -205,27 +205,27 @@ class DirectClient(Client):
         finally:
             asked.cancel()
 
-    async def subscribe_direct(self, subject: str, take: Take, on_error: OnError) -> Subscription:
+    async def subscribe_direct(self, subject: str, on_message: OnMessage, on_error: OnError) -> Subscription:
         """
-        Call *take* with each message of *subject*, in order, in the task that reads the connection.
+        Call *on_message* with each message of *subject*, in order, in the task that reads the connection.
 
-        *take* returns True if it expects the message.  Other messages are strays: counted, logged once and dropped.
-        Exceptions of *take* are counted, logged once, and passed to *on_error*, which must not raise.
+        *on_message* returns True if it expects the message.  Other messages are strays: counted, logged once and
+        dropped.  Exceptions of *on_message* are counted, logged once, and passed to *on_error*, which must not raise.
 
         Raises:
             nats.errors.Error: as `subscribe`.
 
         """
-        taker = _Taker(take, on_error)
+        subscriber = _Subscriber(on_message, on_error)
 
-        async def take_from_queue(message: Any) -> None:
-            self._give(taker, message)
+        async def on_queued(message: Any) -> None:
+            self._deliver(subscriber, message)
 
         # The subscriber requests no more than it has room for; a limit here would drop messages without notice.
-        subscription = await self.subscribe(subject, cb=take_from_queue, pending_msgs_limit=0, pending_bytes_limit=0)
+        subscription = await self.subscribe(subject, cb=on_queued, pending_msgs_limit=0, pending_bytes_limit=0)
         if MESSAGES not in self._missing:
-            self._takers = {sid: taker for sid, taker in self._takers.items() if sid in self._subs}
-            self._takers[subscription._id] = taker  # noqa: SLF001  (the number the parser passes to `_process_msg`)
+            self._subscribers = {sid: subscriber for sid, subscriber in self._subscribers.items() if sid in self._subs}
+            self._subscribers[subscription._id] = subscriber  # noqa: SLF001  (the number the parser passes to `_process_msg`)
         return subscription
 
     async def flush(self, timeout: int = 10) -> None:  # noqa: ASYNC109  (as nats-py has it)
@@ -258,35 +258,35 @@ class DirectClient(Client):
         # This wakes the writing task, as nats-py's own publish does.
         await self._flush_pending()
 
-    def _give(self, taker: _Taker, message: Message) -> None:
+    def _deliver(self, subscriber: _Subscriber, message: Message) -> None:
         try:
-            if taker.take(message):
+            if subscriber.on_message(message):
                 return
         except Exception as exc:  # noqa: BLE001  (an exception would end the task that reads the connection)
-            self._pass_over(type(exc).__name__, message.subject, message.reply, exc)
-            taker.on_error(exc)
+            self._drop(type(exc).__name__, message.subject, message.reply, exc)
+            subscriber.on_error(exc)
         else:
-            self._pass_over("stray", message.subject, message.reply)
+            self._drop("stray", message.subject, message.reply)
 
-    def _pass_over(self, kind: str, subject: str, reply: str, exc: Exception | None = None) -> None:
-        self.passed_over[kind] += 1
-        if self.passed_over[kind] == 1:
+    def _drop(self, kind: str, subject: str, reply: str, exc: Exception | None = None) -> None:
+        self.dropped[kind] += 1
+        if self.dropped[kind] == 1:
             where = {"error": str(exc), "where": _place_of(exc)} if exc else {}
-            log.warning("client.passed_over", kind=kind, subject=subject[:_SHOWN], reply=reply[:_SHOWN], **where)
+            log.warning("client.message_dropped", kind=kind, subject=subject[:_SHOWN], reply=reply[:_SHOWN], **where)
 
     async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:  # noqa: PLR0917  (as nats-py has it)
         try:
-            taker = self._takers.get(sid)
-            if taker is None or sid not in self._subs:
+            subscriber = self._subscribers.get(sid)
+            if subscriber is None or sid not in self._subs:
                 await super()._process_msg(sid, subject, reply, data, headers)
                 return
             self.stats["in_msgs"] += 1
             self.stats["in_bytes"] += len(data)
             message = Arrival(_text(subject), _text(reply), data, headers)
         except Exception as exc:  # noqa: BLE001  (nats-py's task would end on a subject that is no UTF-8)
-            self._pass_over(type(exc).__name__, repr(subject), repr(reply), exc)
+            self._drop(type(exc).__name__, repr(subject), repr(reply), exc)
         else:
-            self._give(taker, message)
+            self._deliver(subscriber, message)
 
     async def _process_connect_init(self) -> None:
         try:

@@ -48,10 +48,10 @@ if TYPE_CHECKING:
 _GRACE: Final = 1.0
 _PING_INTERVAL: Final = 5.0
 _CLOSE_TIMEOUT: Final = 5.0
-_FAREWELL: Final = 2
+_FLUSH_TIMEOUT: Final = 2
 _CANCEL_AGAIN: Final = 0.5
-_SAY_AGAIN: Final = 60.0
-_MOST_SAID: Final = 1_000
+_LOG_INTERVAL: Final = 60.0
+_MOST_LOGGED: Final = 1_000
 
 log = structlog.get_logger()
 
@@ -78,7 +78,7 @@ class Connection:
         self._closed = False
         self._reconnected: list[Callable[[], None]] = []
         self._denials = Denials()
-        self._said: dict[str, float] = {}
+        self._logged_at: dict[str, float] = {}
         self._last_error = ""
         self._refusal = ""
         self._limit = PayloadLimit(self._read_limit)
@@ -203,7 +203,7 @@ class Connection:
         if self._client is not None and not self._client.is_closed:
             if self._client.is_connected:
                 with suppress(NatsError, OSError, asyncio.TimeoutError):
-                    await self._client.flush(timeout=_FAREWELL)
+                    await self._client.flush(timeout=_FLUSH_TIMEOUT)
             await _close(self._client)
 
     def _on_attempt(self, attempt: asyncio.Task[DirectClient]) -> None:
@@ -242,7 +242,7 @@ class Connection:
             try:
                 # The other servers are candidates for a reconnection.
                 names = [str(server), *(str(other) for other in servers if other is not server)]
-                return await self._taken(transport, names, arguments)
+                return await self._connect_client(transport, names, arguments)
             except (NatsError, OSError, TimeoutError) as exc:
                 is_refused |= isinstance(exc, NatsError)
                 failures[str(server)] = f"refuses: {words_of(exc)}" if isinstance(exc, NatsError) else reason_of(exc)
@@ -250,7 +250,7 @@ class Connection:
         self._pool.failed(is_refused=is_refused)
         raise NatsUnavailable(self._refusal)
 
-    async def _taken(
+    async def _connect_client(
         self, transport: ServerTransport, servers: Sequence[str], arguments: dict[str, Any]
     ) -> DirectClient:
         """Return a client connected to the first of *servers* that does not reconnect."""
@@ -315,10 +315,12 @@ class Connection:
 
     async def _read_limit(self, url: ParseResult) -> int:
         arguments = self.options.client_arguments(lambda: url.netloc) | {"connect_timeout": self._patience}
-        client = await self._taken(transport_for(self.options, arguments.get("tls")), [url.geturl()], arguments)
+        client = await self._connect_client(
+            transport_for(self.options, arguments.get("tls")), [url.geturl()], arguments
+        )
         try:
             # The server sends the limit of the account before it answers this ping.
-            await client.flush(timeout=_FAREWELL)
+            await client.flush(timeout=_FLUSH_TIMEOUT)
             return client.max_payload
         finally:
             await _close(client)
@@ -331,17 +333,17 @@ class Connection:
             return
         if (denial := denial_in(error)) is not None:
             if self._denials.record(denial):
-                self._say("connection.denied", denial.words)
+                self._log_limited("connection.denied", denial.words)
             return
         self._last_error = words_of(error) if isinstance(error, NatsError) else reason_of(error)
         if client is self._client and client.is_reconnecting:
-            self._say("connection.retrying", f"{client.transport.address} {self._last_error}")
+            self._log_limited("connection.retrying", f"{client.transport.address} {self._last_error}")
 
     async def _on_disconnected(self, client: DirectClient) -> None:
         # This is also called when a client that never connected is closed.
         if client is not self._client:
             return
-        client.lose_requests()
+        client.fail_requests()
         if self._closed:
             return
         # nats-py reports an error that closes the client for good only here.
@@ -349,7 +351,7 @@ class Connection:
         if client.is_closed:
             self._refusal = f"{client.transport.address} has closed the connection: {self._last_error}"
         self._pool.lost(is_refused=client.is_closed)
-        self._say("connection.lost", self._last_error)
+        self._log_limited("connection.lost", self._last_error)
 
     async def _on_closed(self, client: DirectClient) -> None:
         # The client is closed for good, as after a revoked credential, so readers must not wait for messages.
@@ -362,14 +364,14 @@ class Connection:
         log.info("connection.restored")
         self._announce()
 
-    def _say(self, event: str, reason: str) -> None:
+    def _log_limited(self, event: str, reason: str) -> None:
         """Log *event*, unless it was logged with the same reason within a minute."""
         now = time.monotonic()
-        if now - self._said.get(event + reason, -_SAY_AGAIN) >= _SAY_AGAIN:
+        if now - self._logged_at.get(event + reason, -_LOG_INTERVAL) >= _LOG_INTERVAL:
             log.warning(event, reason=reason)
-            self._said[event + reason] = now
-            if len(self._said) > _MOST_SAID:
-                del self._said[next(iter(self._said))]
+            self._logged_at[event + reason] = now
+            if len(self._logged_at) > _MOST_LOGGED:
+                del self._logged_at[next(iter(self._logged_at))]
 
     def _announce(self) -> None:
         for callback in tuple(self._reconnected):

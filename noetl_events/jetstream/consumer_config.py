@@ -95,9 +95,9 @@ _LIMITS: Final = (
     "max_waiting",
     "priority_timeout",
 )
-_TOLD: Final = ("durable_name", "inactive_threshold", "mem_storage")
+_REPORTED: Final = ("durable_name", "inactive_threshold", "mem_storage")
 _HARMLESS: Final = ("description", "metadata", "name", "num_replicas", "pause_until", "sample_freq")
-KNOWN: Final = frozenset((*_REQUIRED, *_FILTERS, *_LIMITS, *_TOLD, *_HARMLESS))
+KNOWN: Final = frozenset((*_REQUIRED, *_FILTERS, *_LIMITS, *_REPORTED, *_HARMLESS))
 """Known fields of a consumer's configuration."""
 
 
@@ -179,7 +179,7 @@ def limits_of(declared: ConsumerDeclaration, config: Mapping[str, Any]) -> Consu
 
 def remarks(declared: ConsumerDeclaration, config: Mapping[str, Any]) -> dict[str, str]:
     """Return a remark for each field of *config* that deserves a warning, though the consumer is read."""
-    return dict([*_adapted(declared, config), *_told(config)])
+    return dict([*_adapted(declared, config), *_reported(config)])
 
 
 def _adapted(declared: ConsumerDeclaration, config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -201,7 +201,7 @@ def _adapted(declared: ConsumerDeclaration, config: Mapping[str, Any]) -> Iterat
             yield name, f"requests ask for at most {value:g} {unit}"
 
 
-def _told(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _reported(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     again = "then the projector recreates it, and reads the stream again from its start"
     if idle := config.get("inactive_threshold"):
         yield (

@@ -137,7 +137,7 @@ def recipient_of(message: Message) -> str:
 
     A resent dead letter is addressed to the consumer that rejected it, because the others have stored its event.
     """
-    if isinstance(message, Arrival) and not message.may_say(FOR):
+    if isinstance(message, Arrival) and not message.may_have(FOR):
         return ""
     return (message.headers or {}).get(FOR, "")
 
@@ -222,7 +222,7 @@ class Arrival:
         """Headers, with `Status` and `Description` for messages of the server itself; None without any."""
         return read_headers(self._head) if self._head else None
 
-    def may_say(self, name: str) -> bool:
+    def may_have(self, name: str) -> bool:
         """Return True if the headers may contain *name*, without parsing them."""
         return self._head is not None and name.encode() in self._head
 

@@ -57,7 +57,7 @@ async def denied(
     return found
 
 
-async def taker(connection: Connection, subject: str) -> str:
+async def stream_of(connection: Connection, subject: str) -> str:
     """
     Return the name of the stream that takes *subject*, or "" if none does; nothing is stored.
 
@@ -104,9 +104,9 @@ async def server_time(connection: Connection, stream: str) -> float:
         reply = await client.request(subject, b"", timeout=_TIMEOUT)
     except (NatsError, OSError) as exc:
         raise unavailable(connection, subject, exc) from exc
-    if not (told := _decoded(reply.data).get("ts")):
+    if not (reported := _decoded(reply.data).get("ts")):
         raise NatsUnavailable("the server's answer has no time")
-    return unix_nanoseconds(told) / 1e9
+    return unix_nanoseconds(reported) / 1e9
 
 
 def _decoded(data: bytes) -> dict[str, Any]:

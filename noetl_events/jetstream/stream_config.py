@@ -143,15 +143,15 @@ def deviations(declared: StreamDeclaration, config: Mapping[str, Any], *, versio
 
     """
     wanted = stream_config(declared, version)
-    look = _Look(declared, config, wanted)
+    comparison = _Comparison(declared, config, wanted)
     found = [
-        *look.storing(),
-        *look.subjects(),
-        *look.keeping(),
-        *look.limits(),
-        *look.removing(),
-        *look.capabilities(),
-        *look.consumers(),
+        *comparison.storing(),
+        *comparison.subjects(),
+        *comparison.retaining(),
+        *comparison.limits(),
+        *comparison.removing(),
+        *comparison.capabilities(),
+        *comparison.consumers(),
         *_unknown(config),
     ]
     order: tuple[Weight, ...] = ("refused", "unsafe", "weaker", "lacking", "told")
@@ -165,7 +165,7 @@ def _unknown(config: Mapping[str, Any]) -> Iterator[Deviation]:
             yield Deviation(name, None, value, meaning, "told")
 
 
-class _Look:
+class _Comparison:
     """The fields of a stream's configuration, compared in groups."""
 
     def __init__(self, declared: StreamDeclaration, config: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
@@ -243,7 +243,7 @@ class _Look:
             meaning = f"{self._things} are stored under other subjects, where readers do not find them"
             yield Deviation("subject_transform", declared, found, meaning, "weaker")
 
-    def keeping(self) -> Iterator[Deviation]:
+    def retaining(self) -> Iterator[Deviation]:
         """Yield the deviations of retention, age and duplicate window."""
         if (retention := self._config.get("retention", "limits")) != "limits":
             yield self._retention(retention)

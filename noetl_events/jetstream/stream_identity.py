@@ -110,15 +110,15 @@ class StreamIdentity:
         """
         now, before = Mark.of(found), self.marks[-1] if self.marks else None
         replaced = None
-        if before is not None and not await self._is_kept(before, now, found):
-            while self.marks and not await self._is_kept(self.marks[-1], now, found):
+        if before is not None and not await self._is_unchanged(before, now, found):
+            while self.marks and not await self._is_unchanged(self.marks[-1], now, found):
                 self.marks.pop()
             kept = self.marks[-1].sequence if self.marks else 0
             replaced = Replaced(kept, before, now)
         self._remember(now)
         return replaced
 
-    async def _is_kept(self, mark: Mark, now: Mark, found: FoundStream) -> bool:
+    async def _is_unchanged(self, mark: Mark, now: Mark, found: FoundStream) -> bool:
         if now.sequence < mark.sequence:
             return False
         if not mark.sequence or (now.sequence, now.stored_ns) == (mark.sequence, mark.stored_ns):

@@ -59,7 +59,7 @@ class StreamPosition(msgspec.Struct, frozen=True):
     created: str
     last_seq: int
 
-    def has_kept(self, earlier: StreamPosition) -> bool:
+    def still_has(self, earlier: StreamPosition) -> bool:
         """Return True if the stream may still have everything it had at *earlier*."""
         return self.created == earlier.created and self.last_seq >= earlier.last_seq
 

@@ -16,7 +16,7 @@ from noetl_events.jetstream.options import ConnectOptions
 from noetl_events.jetstream.streams import ensure_stream
 from noetl_events.testing.nats_server import NatsServer
 from tests.border.lab import LOOK, Case, Lab, until
-from tests.border.test_given_up import give_up
+from tests.border.test_max_deliver import exhaust
 from tests.doctor.conftest import make_context
 from tests.old_servers import old_server
 
@@ -83,7 +83,7 @@ async def test_given_up_is_named(old: Connection) -> None:
     lab = Lab(old)
     case = Case(lab, await lab.stream())
     name = case.stream.name
-    await give_up(lab, case, is_heard=False)
+    await exhaust(lab, case, is_heard=False)
     async with case.running():
         # Some servers keep such messages pending, and deliver them again by themselves.
         assert await until(lambda: "has to deliver again" in case.reason or case.is_stored, PATIENCE), case.reason

@@ -15,7 +15,7 @@ from noetl_events.jetstream.consume.puller import Puller
 from noetl_events.jetstream.declarations import DEAD_LETTERS, ConsumerDeclaration
 from noetl_events.jetstream.options import ConnectOptions
 from tests.cli.command import run
-from tests.cli.graves import MALFORMED, bury, lines, messages_in, three
+from tests.cli.letters import MALFORMED, lines, messages_in, publish_dead, three
 
 if TYPE_CHECKING:
     from noetl_events.testing.nats_server import NatsServer
@@ -108,7 +108,7 @@ def test_list_reads_many(own_server: NatsServer) -> None:
     """More dead letters than fit one page are listed completely, in order."""
     server = own_server
     run("stream", "ensure", nats=server.url)
-    bury(server, *[(b"%d" % number, "rejected", "no") for number in range(450)])
+    publish_dead(server, *[(b"%d" % number, "rejected", "no") for number in range(450)])
     run("dead", "purge", "--reason", "no", "--limit", "1", "--yes", nats=server.url)
     shown = lines(run("dead", "list", "--json", "--limit", "1000", nats=server.url))
 

@@ -18,7 +18,7 @@ from noetl_events.jetstream.declarations import DEAD_LETTERS
 from noetl_events.jetstream.options import ConnectOptions
 from noetl_events.testing import make_event
 from tests.cli.command import environment, run
-from tests.cli.graves import MALFORMED, lines, messages_in, three
+from tests.cli.letters import MALFORMED, lines, messages_in, three
 from tests.cli.test_commands import result
 
 if TYPE_CHECKING:

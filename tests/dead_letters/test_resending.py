@@ -16,7 +16,7 @@ from noetl_events.jetstream.api import jetstream
 from noetl_events.jetstream.storage import store
 from noetl_events.sinks.memory import MemorySink
 from noetl_events.testing import eventually, make_event
-from tests.dead_letters.graves import bury, events_in, graveyard_of, letters_in, resending
+from tests.dead_letters.letters import events_in, letters_in, publish_dead, reader_of, resending
 from tests.projector.bench import Bench, ids
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ async def test_retried_goes_back_with_its_bytes_and_headers_and_the_letter_goes(
     """The original bytes and headers are on the original subject again, under a new message id."""
     body = encode(make_event(7)) + b"  "
     headers = {"Nats-Msg-Id": "7", "traceparent": "00-1-2-01", "Nats-Expected-Last-Sequence": "0"}
-    [letter] = await bury(bench, body, headers=headers)
+    [letter] = await publish_dead(bench, body, headers=headers)
     outcome = await resending(bench).retry(letter.sequence)
     [_, again] = await events_in(bench)
 
@@ -53,7 +53,7 @@ async def test_retried_goes_back_with_its_bytes_and_headers_and_the_letter_goes(
 
 async def test_retried_within_the_duplicate_window_is_delivered_again(bench: Bench) -> None:
     """A resent message is delivered although the stream still knows the original message id."""
-    [letter] = await bury(bench, encode(make_event(7)), headers={"Nats-Msg-Id": "7"})
+    [letter] = await publish_dead(bench, encode(make_event(7)), headers={"Nats-Msg-Id": "7"})
     sink = MemorySink()
     async with bench.projecting(sink):
         await resending(bench).retry(letter.sequence)
@@ -62,7 +62,7 @@ async def test_retried_within_the_duplicate_window_is_delivered_again(bench: Ben
 
 async def test_death_between_publish_and_removal_stores_nothing_twice(bench: Bench) -> None:
     """The dead letter is still there, and resending it leaves one message and no dead letter."""
-    [letter] = await bury(bench, encode(make_event(7)))
+    [letter] = await publish_dead(bench, encode(make_event(7)))
     dying = Resending(bench.connection, DiesBeforeRemoving(bench.connection, stream=bench.dead.name))
     with suppress(PowerCut):
         await dying.retry(letter.sequence)
@@ -76,7 +76,7 @@ async def test_death_between_publish_and_removal_stores_nothing_twice(bench: Ben
 
 async def test_publish_that_is_not_acknowledged_keeps_the_letter(bench: Bench) -> None:
     """If no stream takes the subject the dead letter stays, and the reason names the remedy."""
-    [letter] = await bury(bench, encode(make_event(7)))
+    [letter] = await publish_dead(bench, encode(make_event(7)))
     js = await jetstream(bench.connection)
     config = (await js.stream_info(bench.stream.name)).config
     await js.update_stream(config.evolve(subjects=[f"{bench.stream.name}.other"]))
@@ -89,7 +89,7 @@ async def test_publish_that_is_not_acknowledged_keeps_the_letter(bench: Bench) -
 
 async def test_retried_twice_says_so(bench: Bench) -> None:
     """Resending a removed dead letter is no failure, and publishes nothing."""
-    [letter] = await bury(bench, encode(make_event(7)))
+    [letter] = await publish_dead(bench, encode(make_event(7)))
     outcomes = [await resending(bench).retry(letter.sequence) for _ in range(2)]
 
     assert [each.outcome for each in outcomes] == ["retried", "already gone"]
@@ -98,7 +98,7 @@ async def test_retried_twice_says_so(bench: Bench) -> None:
 
 async def test_each_consumer_gets_its_own_letter_back(bench: Bench) -> None:
     """A message dead-lettered by two consumers is redelivered once to each; for a deleted consumer, to all."""
-    [letter] = await bury(bench, encode(make_event(7)))
+    [letter] = await publish_dead(bench, encode(make_event(7)))
     other = structs.replace(bench.consumer, name="other")
     bench.consumer = other
     js = await jetstream(bench.connection)
@@ -113,12 +113,12 @@ async def test_each_consumer_gets_its_own_letter_back(bench: Bench) -> None:
 
 async def test_letter_sent_again_is_skipped_by_other_consumers(bench: Bench) -> None:
     """A resent message for another consumer is acknowledged, counted and not stored."""
-    [letter] = await bury(bench, encode(make_event(7)))
+    [letter] = await publish_dead(bench, encode(make_event(7)))
     sink, other = MemorySink(), MemorySink()
     async with bench.projecting(other, name="other") as second:
         await eventually(lambda: ids(other) == [7])
         async with bench.projecting(sink) as first:
-            await Resending(bench.connection, graveyard_of(bench), new_id=True).retry(letter.sequence)
+            await Resending(bench.connection, reader_of(bench), new_id=True).retry(letter.sequence)
             await eventually(lambda: first.progress.stored == 1 and second.progress.skipped == 1)
 
     assert len(ids(sink)) == 1
@@ -128,11 +128,11 @@ async def test_letter_sent_again_is_skipped_by_other_consumers(bench: Bench) -> 
 
 async def test_new_id_follows_from_the_first_place(bench: Bench) -> None:
     """All dead letters of a message have the same new id; another collision gets another id."""
-    [letter] = await bury(bench, encode(make_event(7)), kind="conflict")
+    [letter] = await publish_dead(bench, encode(make_event(7)), kind="conflict")
     refused = await resending(bench).retry(letter.sequence)
     again = structs.replace(letter, sequence=9, consumer="other")
     new_id = letter.new_id(7)
-    sent = await Resending(bench.connection, graveyard_of(bench), new_id=True).retry(letter.sequence)
+    sent = await Resending(bench.connection, reader_of(bench), new_id=True).retry(letter.sequence)
     [_, message] = await events_in(bench)
     second = structs.replace(letter, origin_sequence="2", headers=dict(message.headers or {}))
 
@@ -146,7 +146,7 @@ async def test_new_id_follows_from_the_first_place(bench: Bench) -> None:
 async def test_event_without_id_keeps_the_one_of_its_first_place(bench: Bench) -> None:
     """A second projector that stored the event before the resend keeps one row, not two."""
     sink = MemorySink()
-    [letter] = await bury(bench, encode(make_event(None, meta={"é": 1.50})))
+    [letter] = await publish_dead(bench, encode(make_event(None, meta={"é": 1.50})))
     async with bench.projecting(sink, name="second") as projector:
         await resending(bench).retry(letter.sequence)
         await eventually(lambda: (projector.progress.stored, projector.progress.skipped) == (1, 1))
@@ -158,7 +158,7 @@ async def test_event_without_id_keeps_the_one_of_its_first_place(bench: Bench) -
 
 async def test_malformed_is_sent_as_it_is_and_buried_again(bench: Bench) -> None:
     """A message that is still malformed becomes a new dead letter with the same bytes."""
-    [letter] = await bury(bench, b"\xff{not json\x00", kind="malformed")
+    [letter] = await publish_dead(bench, b"\xff{not json\x00", kind="malformed")
     async with bench.projecting(MemorySink()):
         await resending(bench).retry(letter.sequence)
         await eventually(lambda: bench.unsettled_is(0))
@@ -170,7 +170,7 @@ async def test_malformed_is_sent_as_it_is_and_buried_again(bench: Bench) -> None
 
 async def test_edited_after_a_retry_that_died_is_another_message(bench: Bench) -> None:
     """An edited payload has another message id than the one the stream has."""
-    [letter] = await bury(bench, encode(make_event(7)))
+    [letter] = await publish_dead(bench, encode(make_event(7)))
     dying = Resending(bench.connection, DiesBeforeRemoving(bench.connection, stream=bench.dead.name))
     with suppress(PowerCut):
         await dying.retry(letter.sequence)
@@ -183,7 +183,7 @@ async def test_edited_after_a_retry_that_died_is_another_message(bench: Bench) -
 async def test_compressed_letter_goes_back_as_it_came(bench: Bench) -> None:
     """A body that was compressed to fit beside the headers is resent uncompressed."""
     body = b"x" * ((await bench.connection.client()).max_payload - 150)
-    [letter] = await bury(bench, body)
+    [letter] = await publish_dead(bench, body)
     outcome = await resending(bench).retry(letter.sequence)
 
     assert letter.size < 10_000
@@ -214,7 +214,7 @@ async def test_letter_that_cannot_go_anywhere_stays(bench: Bench, subject: str, 
 
 async def test_dry_run_changes_nothing(bench: Bench) -> None:
     """A dry run reports the messages, and sends none."""
-    letters: list[Letter] = await bury(bench, encode(make_event(7)))
+    letters: list[Letter] = await publish_dead(bench, encode(make_event(7)))
     outcome = await resending(bench).retry(1, dry=True)
 
     assert outcome.outcome == "would be retried"

@@ -16,7 +16,7 @@ from noetl_events.jetstream.connection import Connection
 from noetl_events.jetstream.consumers import ensure_consumer
 from noetl_events.jetstream.declarations import DEAD_LETTERS, TRIALS, StreamDeclaration
 from noetl_events.jetstream.options import ConnectOptions
-from noetl_events.jetstream.probes import taker
+from noetl_events.jetstream.probes import stream_of
 from noetl_events.jetstream.streams import ensure_stream
 from noetl_events.testing.nats_server import NatsServer
 from tests.doctor.conftest import make_context
@@ -205,6 +205,6 @@ async def test_subscriber_is_not_taken_for_the_stream(own_server: NatsServer, an
         client = await connection.client()
         await client.subscribe("noetl.>", cb=take)
         await client.flush()
-        takes = await taker(connection, "noetl.events.doctor")
+        takes = await stream_of(connection, "noetl.events.doctor")
 
     assert takes == (StreamDeclaration().name if is_made else "")

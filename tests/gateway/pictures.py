@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tests.cli.command import start
-from tests.cli.graves import bury
+from tests.cli.letters import publish_dead
 from tests.gateway.browser import browsing
 from tests.gateway.live_gateway import LiveGateway
 from tests.gateway.page_reader import EXECUTION, Page, event
@@ -102,7 +102,7 @@ def projecting(gateway: LiveGateway, scratch: Path) -> Iterator[int]:
 def main(folder: Path) -> None:
     """Take the pictures."""
     with tempfile.TemporaryDirectory() as scratch, LiveGateway(Path(scratch)) as gateway:
-        bury(
+        publish_dead(
             gateway.server,
             (b'{"execution_id": "382100255539228673", "status": "RUNNING"}', "malformed", "event_type: missing"),
             (b'{"event_type": "step.exit"', "malformed", "not JSON: input ended after 26 bytes"),

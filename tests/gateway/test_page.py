@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.cli.command import start
-from tests.cli.graves import bury
+from tests.cli.letters import publish_dead
 from tests.gateway.browser import CHROMIUM, DRIVER
 from tests.gateway.page_reader import EXECUTION, Page, event, live
 
@@ -132,7 +132,7 @@ def test_a_stream_created_anew_is_followed(own_gateway: LiveGateway, browser: An
 def test_a_hostile_payload_stays_text(gateway: LiveGateway, page: Page) -> None:
     """Markup in any field is shown as text."""
     hostile = "".join(HOSTILE)
-    bury(gateway.server, (hostile.encode(), "malformed", hostile))
+    publish_dead(gateway.server, (hostile.encode(), "malformed", hostile))
     gateway.emit(event(step=hostile, event_type=hostile, status=hostile, worker_id=hostile, context={hostile: hostile}))
 
     page.shows("#runs tbody", hostile)

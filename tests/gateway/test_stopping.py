@@ -15,7 +15,7 @@ from noetl_events.jetstream.declarations import StreamDeclaration
 from noetl_events.jetstream.options import ConnectOptions
 from noetl_events.jetstream.streams import ensure_stream
 from noetl_events.testing import eventually
-from tests.cli.graves import messages_in
+from tests.cli.letters import messages_in
 from tests.gateway.gateway_process import body_of, serving, stored_in
 from tests.gateway.live_gateway import STREAM, LiveGateway
 

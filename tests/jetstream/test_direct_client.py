@@ -93,7 +93,7 @@ async def test_after_unsubscribing_nothing_is_handed_over(connection: Connection
     await client.subscribe_direct(f"{inbox}.b", heard.take, heard.errors.append)
 
     assert not heard
-    assert len(client._takers) == 1
+    assert len(client._subscribers) == 1
 
 
 async def test_flush_covers_what_was_written_before_it(connection: Connection) -> None:
@@ -212,11 +212,11 @@ async def test_stray_message_is_counted_and_logged_once(connection: Connection) 
         await client.subscribe_direct("strays.>", take, wanted.append)  # type: ignore[arg-type]
         for data in (b"stray", b"wanted", b"stray", b"stray"):
             await client.publish("strays.a", data, reply="to.me")
-        await eventually(lambda: client.passed_over["stray"] == 3)
+        await eventually(lambda: client.dropped["stray"] == 3)
 
     assert wanted == [b"wanted"]
     assert [(line["event"], line["kind"], line["subject"]) for line in logged] == [
-        ("client.passed_over", "stray", "strays.a")
+        ("client.message_dropped", "stray", "strays.a")
     ]
 
 
@@ -237,8 +237,8 @@ async def test_error_of_a_callback_does_not_end_the_connection(connection: Conne
 
     assert client.is_connected
     assert [str(error) for error in heard.errors] == ["b'bad'", "b'bad'"]
-    assert client.passed_over == {"LookupError": 2}
-    assert [line["event"] for line in logged] == ["client.passed_over"]
+    assert client.dropped == {"LookupError": 2}
+    assert [line["event"] for line in logged] == ["client.message_dropped"]
     assert logged[0]["where"].startswith("test_direct_client.py:")
 
 
@@ -258,7 +258,7 @@ async def test_subject_that_is_no_text_is_read(connection: Connection) -> None:
 
     assert heard[0].subject == "direct.\N{REPLACEMENT CHARACTER}"
     assert queued == ["queued.good"]
-    assert client.passed_over == {"UnicodeDecodeError": 1}
+    assert client.dropped == {"UnicodeDecodeError": 1}
 
 
 async def test_answer_to_a_cancelled_flush_harms_nobody(own_server: NatsServer) -> None:

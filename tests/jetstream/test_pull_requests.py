@@ -47,7 +47,7 @@ def test_unasked_message_counts_for_nothing() -> None:
     """A message after all requests were dropped leaves the count at zero."""
     requests = PullRequests()
     requests.add(5)
-    requests.forget()
+    requests.clear()
     requests.receive()
 
     assert requests.outstanding == 0

@@ -105,8 +105,8 @@ async def test_puller_reads_on(connection: Connection, stream: StreamDeclaration
 
     client = await connection.client()
     assert taken == set(range(1, _EVENTS + 1))
-    assert client.passed_over["stray"] > _STRAYS / 4
-    assert set(client.passed_over) == {"stray"}
+    assert client.dropped["stray"] > _STRAYS / 4
+    assert set(client.dropped) == {"stray"}
     # The server denies the other client an ack subject as a reply, three times; and a status with the number of a
     # request in flight cannot be told from one of the server's.
     assert len(logged) < 20
@@ -167,11 +167,11 @@ async def test_bug_of_a_puller_begins_it_anew(
         put(message)
 
     monkeypatch.setattr(puller._buffer, "put", fail_once)
-    monkeypatch.setattr("noetl_events.jetstream.consume.receiver._BEGIN_AGAIN", 0.0)
+    monkeypatch.setattr("noetl_events.jetstream.consume.receiver._RESTART_INTERVAL", 0.0)
     sink = NatsSink(connection, subject=f"{stream.name}.{{event_type}}")
     taken: list[int] = []
     with structlog.testing.capture_logs() as logged:
-        await puller.ask()
+        await puller.request()
         await sink.emit_batch(make_events(3))
         async with asyncio.timeout(180):
             while len(taken) < 3:
@@ -182,7 +182,7 @@ async def test_bug_of_a_puller_begins_it_anew(
     await sink.aclose()
 
     assert sorted(taken) == [1, 2, 3]
-    assert [line["event"] for line in logged] == ["client.passed_over", "puller.restarting"]
+    assert [line["event"] for line in logged] == ["client.message_dropped", "puller.restarting"]
     assert "planted" in logged[1]["reason"]
 
 

@@ -50,7 +50,7 @@ CONNECTIONS = (
     Mutation(
         "an exception of a callback ends the connection",
         "noetl_events/jetstream/client.py",
-        "            taker.on_error(exc)\n",
+        "            subscriber.on_error(exc)\n",
         "            raise\n",
         "tests/jetstream/test_direct_client.py::test_error_of_a_callback_does_not_end_the_connection",
     ),

@@ -127,15 +127,15 @@ LIBRARY = (
     Mutation(
         "a lost delivery to the holder of a pin is not noticed",
         "noetl_events/jetstream/consume/receiver.py",
-        "(self.state.broken or self.pin.misses_one_before(message))",
+        "(self.state.broken or self.pin.lacks_delivery_before(message))",
         'self.state.broken == "never"',
         "tests/faults/test_puller_network.py::test_delivery_lost_to_one_that_is_served_in_order",
     ),
     Mutation(
         "a batch held for long is taken for a silent server",
         "noetl_events/jetstream/consume/receiver.py",
-        "            self.heard = time.monotonic()\n        await self.inbox.ask(batch)",
-        "            pass\n        await self.inbox.ask(batch)",
+        "            self.last_arrival = time.monotonic()\n        await self.inbox.request(batch)",
+        "            pass\n        await self.inbox.request(batch)",
         "tests/simulation/test_simulation.py::test_seed_that_once_failed",
     ),
     Mutation(
@@ -155,7 +155,7 @@ LIBRARY = (
     Mutation(
         "a stop does not wait for messages that the server has sent",
         "noetl_events/jetstream/consume/puller.py",
-        "                    await self._receiver.run_dry()\n",
+        "                    await self._receiver.drain()\n",
         "                    await asyncio.sleep(0)\n",
         "tests/faults/test_puller_network.py::test_stopped_while_messages_are_on_their_way",
     ),

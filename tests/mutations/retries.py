@@ -43,8 +43,8 @@ RETRIES = (
     Mutation(
         "each failed attempt is a line in the log",
         "noetl_events/retry.py",
-        " or now - self._said[1] >= _REMIND_AFTER:",
-        " or now > self._said[1]:",
+        " or now - self._logged[1] >= _REMIND_AFTER:",
+        " or now > self._logged[1]:",
         "tests/test_retry.py::test_holding_is_said_again_each_minute_and_for_another_kind",
     ),
     Mutation(
@@ -71,7 +71,7 @@ RETRIES = (
     Mutation(
         "an outage within a minute of the one before it is not said",
         "noetl_events/retry.py",
-        "        self._failing_since = self._said = None\n",
+        "        self._failing_since = self._logged = None\n",
         "        self._failing_since = None\n",
         "tests/test_retry.py::test_outages_of_one_attempt_after_the_other_are_each_said",
     ),

@@ -213,7 +213,7 @@ async def test_gateway(tmp_path: Path) -> None:
     with guarded(tmp_path, RoleContext(inbox_prefix=INBOX)) as server:
         await server.prepare()
         async with server.connected("owner") as owner, server.connected("gateway") as connection:
-            await bury(owner)
+            await publish_dead(owner)
             async with serving_gateway(connection, server.work.stream) as web:
                 await eventually(lambda: not web.gateway.hub.reason)
                 answers = [
@@ -242,7 +242,7 @@ async def wait_for_nothing(connection: Connection, stream: str) -> None:
     await consumer.aclose()
 
 
-async def bury(owner: Connection) -> None:
+async def publish_dead(owner: Connection) -> None:
     """Store two dead letters."""
     js = await jetstream(owner)
     for number in (1, 2):
@@ -258,7 +258,7 @@ async def test_admin(tmp_path: Path) -> None:
                 await ensure_stream(connection, declared)
                 await disable_batches(owner, declared.name)
                 await ensure_stream(connection, declared, upgrade=True)
-            await bury(owner)
+            await publish_dead(owner)
             await administer(connection, f"sqlite:///{tmp_path}/events.db")
             unused = await server.unused("admin", connection)
 

@@ -71,7 +71,7 @@ class Bench:
         """Run a projector into *sink*, once it has *received* so many messages, and stop it in the end."""
         projector = self.projector(sink, crash_records=crash_records, **changes)
         if received:
-            await projector.puller.ask()
+            await projector.puller.request()
             await eventually(lambda: projector.in_flight == received)
         running = asyncio.create_task(projector.run())
         try:

@@ -129,7 +129,7 @@ async def test_standing_by(bench: Bench) -> None:
         assert await working.is_alive()
         assert await waiting.is_alive()
         [one], [other] = working.service.projectors, waiting.service.projectors
-        await eventually(lambda: one.puller.serves_us != other.puller.serves_us)
+        await eventually(lambda: one.puller.is_served != other.puller.is_served)
 
 
 async def test_nothing_else_is_served(bench: Bench) -> None:

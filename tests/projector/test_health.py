@@ -31,10 +31,10 @@ def away(part: str, reason: str) -> Health:
     ("progress", "around", "expected"),
     [
         pytest.param({"last_activity": JUST_NOW, "pending": 1_000_000}, {}, ALIVE, id="a million behind and moving"),
-        pytest.param({"last_activity": LONG_AGO, "waiting_for": "nats"}, {"heard": JUST_NOW}, ALIVE, id="quiet"),
+        pytest.param({"last_activity": LONG_AGO, "waiting_for": "nats"}, {"last_arrival": JUST_NOW}, ALIVE, id="quiet"),
         pytest.param(
             {"last_activity": LONG_AGO, "waiting_for": "nats", "pending": 10},
-            {"heard": JUST_NOW},
+            {"last_arrival": JUST_NOW},
             ALIVE,
             id="standing by, or the others have it all",
         ),
@@ -42,9 +42,9 @@ def away(part: str, reason: str) -> Health:
         pytest.param({"last_activity": LONG_AGO, "waiting_for": "sink"}, {}, stalled("sink"), id="a write that hangs"),
         pytest.param(
             {"last_activity": LONG_AGO, "waiting_for": "sink"},
-            {"heard": JUST_NOW},
+            {"last_arrival": JUST_NOW},
             stalled("sink"),
-            id="a write that hangs while the server is heard",
+            id="a write that hangs while the server answers",
         ),
         pytest.param(
             {"last_activity": LONG_AGO, "waiting_for": "sink"},
@@ -60,9 +60,9 @@ def away(part: str, reason: str) -> Health:
         ),
         pytest.param(
             {"last_activity": LONG_AGO, "waiting_for": "nats"},
-            {"heard": LONG_AGO},
+            {"last_arrival": LONG_AGO},
             stalled("nats"),
-            id="not heard, not asked again",
+            id="a silent server, not asked again",
         ),
         pytest.param(
             {"last_activity": LONG_AGO, "waiting_for": "dead_letters"},
@@ -70,7 +70,7 @@ def away(part: str, reason: str) -> Health:
             stalled("dead_letters"),
             id="a dead letter that hangs",
         ),
-        pytest.param({"last_activity": LONG_AGO}, {"heard": JUST_NOW}, stalled("loop"), id="between two parts"),
+        pytest.param({"last_activity": LONG_AGO}, {"last_arrival": JUST_NOW}, stalled("loop"), id="between two parts"),
         pytest.param(
             {"last_activity": JUST_NOW, "waiting_for": "sink", "holding": "sink", "reason": "maintenance"},
             {},
@@ -103,7 +103,7 @@ def away(part: str, reason: str) -> Health:
         ),
         pytest.param(
             {"last_activity": LONG_AGO, "waiting_for": "nats"},
-            {"connected": False, "heard": LONG_AGO},
+            {"connected": False, "last_arrival": LONG_AGO},
             away("nats", "not connected"),
             id="NATS is away for long",
         ),
@@ -133,7 +133,7 @@ def away(part: str, reason: str) -> Health:
         ),
         pytest.param(
             {"last_activity": LONG_AGO, "waiting_for": "nats"},
-            {"pause": 3_600.0, "heard": JUST_NOW},
+            {"pause": 3_600.0, "last_arrival": JUST_NOW},
             away("consumer", "paused by an operator for another 3,600 s; end the pause with nats consumer resume"),
             id="paused",
         ),
@@ -141,7 +141,7 @@ def away(part: str, reason: str) -> Health:
 )
 def test_health(progress: dict[str, Any], around: dict[str, Any], expected: Health) -> None:
     """Liveness follows progress, never lag; readiness names the missing dependency."""
-    given = {"connected": True, "trouble": None, "pause": 0.0, "heard": LONG_AGO} | around
+    given = {"connected": True, "trouble": None, "pause": 0.0, "last_arrival": LONG_AGO} | around
 
     assert health_of(Progress(**progress), now=NOW, stall_after=LIMIT, **given) == expected
 

@@ -84,7 +84,7 @@ async def test_sink_that_raises_at_most_events_ends_the_projector(bench: Bench) 
     """A sink that accepts one event in four is broken: nothing of its batch is acknowledged."""
     await bench.publish(make_events(100))
     projector = bench.projector(Raising(lambda number: number % 4 > 0))
-    await projector.puller.ask()
+    await projector.puller.request()
     await eventually(lambda: projector.in_flight == 100)
     with pytest.raises(KeyError, match="bug"):
         await projector.run()
@@ -113,7 +113,7 @@ async def test_sink_that_breaks_makes_no_dead_letter(bench: Bench) -> None:
     sink = Raising(lambda number: number > 3 or len(sink.events) >= 3)
     await bench.publish(make_events(5))
     projector = bench.projector(sink)
-    await projector.puller.ask()
+    await projector.puller.request()
     await eventually(lambda: projector.in_flight == 5)
     with pytest.raises(KeyError, match="bug"):
         await projector.run()

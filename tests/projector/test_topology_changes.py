@@ -134,7 +134,7 @@ async def test_what_is_taken_is_not_dropped(bench: Bench) -> None:
     """A batch that arrives while no further pull is possible is returned all the same."""
     await bench.publish(make_events(3))
     puller = bench.projector(MemorySink()).puller
-    await puller.ask()
+    await puller.request()
     await eventually(lambda: len(puller.buffered) == 3)
     with patch.object(bench.connection, "client", side_effect=NatsUnavailable("closed for good")):
         taken = await puller.pull(2)

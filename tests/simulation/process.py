@@ -66,7 +66,7 @@ class Process:
                 self.connection,  # type: ignore[arg-type]
                 declared,
                 max_messages=draw.choice([4, 16, 60]),
-                look=lambda: end_of_stream(self.connection),
+                check_stream=lambda: end_of_stream(self.connection),
             ),
             FanoutSink(self.sinks) if len(self.sinks) > 1 else self.sinks[0],
             DeadLetters(self.connection),  # type: ignore[arg-type]
@@ -96,9 +96,9 @@ class Process:
                     try:
                         info = await show(self.connection, self.projector.consumer)
                     except ConsumerMissing:
-                        self.projector.puller.look_at(None)
+                        self.projector.puller.check(None)
                     else:
-                        self.projector.puller.look_at(info, end=end.last)
+                        self.projector.puller.check(info, end=end.last)
                         self.looked_at = asyncio.get_running_loop().time()
                 await asyncio.sleep(LOOK)
 

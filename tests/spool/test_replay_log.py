@@ -96,8 +96,8 @@ def test_old_records_can_be_deleted() -> None:
     """Records before the latest mark at that time can be deleted, and that mark remains as a start."""
     replay_log = ReplayLog([mark(10), mark(20), mark(30)])
 
-    assert replay_log.forget(9.0) is None
-    assert replay_log.forget(20.0) == Position(1, 20)
+    assert replay_log.discard_older(9.0) is None
+    assert replay_log.discard_older(20.0) == Position(1, 20)
     assert replay_log.marks == [mark(20), mark(30)]
 
 

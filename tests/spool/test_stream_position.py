@@ -18,4 +18,4 @@ from noetl_events.jetstream.streams import StreamPosition
 )
 def test_loss_is_found(now: StreamPosition, *, kept: bool) -> None:
     """A stream that ends earlier has lost its end, and another of the same name has lost all messages."""
-    assert now.has_kept(StreamPosition("monday", 10)) is kept
+    assert now.still_has(StreamPosition("monday", 10)) is kept

@@ -14,7 +14,7 @@ from noetl_events.jetstream.message import delivery_of, rfc3339
 from noetl_events.testing import make_event
 from tests.sinks.conflicts import another
 from tests.verify.bodies import carry, sequences, verify
-from tests.verify.test_dead import bury
+from tests.verify.test_dead import publish_dead
 
 if TYPE_CHECKING:
     from noetl_events.jetstream.connection import Connection
@@ -30,7 +30,7 @@ async def test_conflict_is_lost_until_there_is_a_letter(
     """An event without row or dead letter is lost; with a dead letter it is dead, and the result complete."""
     await carry(connection, stream.name, sqlite_table.url, BODIES)
     lost = await verify(connection, stream.name, sqlite_table.url, dead=dead_stream.name)
-    await bury(connection, stream.name, dead_stream.name, 3)
+    await publish_dead(connection, stream.name, dead_stream.name, 3)
     buried = await verify(connection, stream.name, sqlite_table.url, dead=dead_stream.name)
     await sqlite_table.change("UPDATE {} SET status = 'x' WHERE event_id = 2")
     changed = await verify(connection, stream.name, sqlite_table.url, dead=dead_stream.name)
@@ -46,7 +46,7 @@ async def test_either_event_may_be_the_row(
 ) -> None:
     """With two projectors the later event may be the row; then the earlier one needs the dead letter."""
     await carry(connection, stream.name, sqlite_table.url, [BODIES[2], BODIES[1], BODIES[0], BODIES[4]])
-    await bury(connection, stream.name, dead_stream.name, 3)
+    await publish_dead(connection, stream.name, dead_stream.name, 3)
     found = await verify(connection, stream.name, sqlite_table.url, dead=dead_stream.name)
 
     assert (found.rows, found.conflicts, found.dead, found.is_complete) == (3, 1, 1, True)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 BODIES = [encode(event) for event in make_events(6)]
 
 
-async def bury(connection: Connection, stream: str, dead: str, sequence: int) -> None:
+async def publish_dead(connection: Connection, stream: str, dead: str, sequence: int) -> None:
     """Dead-letter a message as a projector does after a rejection."""
     async with History(connection, Span(stream=stream, start=sequence, end=sequence)) as history:
         (message,) = await history.read()
@@ -34,7 +34,7 @@ async def test_rejected_event_is_dead(
     """An event with a dead letter and no row is dead; with a row it is stored; with neither it is missing."""
     await carry(connection, stream.name, sqlite_table.url, BODIES)
     for sequence in (2, 3):
-        await bury(connection, stream.name, dead_stream.name, sequence)
+        await publish_dead(connection, stream.name, dead_stream.name, sequence)
     await sqlite_table.change("DELETE FROM {} WHERE event_id = 2")
     dead = await verify(connection, stream.name, sqlite_table.url, dead=dead_stream.name)
     await sqlite_table.change("DELETE FROM {} WHERE event_id = 4")
@@ -65,7 +65,7 @@ async def test_letter_of_an_earlier_stream_hides_nothing(
 ) -> None:
     """A stream created again repeats sequences; dead letters of the former one do not count for it."""
     await publish(connection, f"{stream.name}.x", BODIES)
-    await bury(connection, stream.name, dead_stream.name, 2)
+    await publish_dead(connection, stream.name, dead_stream.name, 2)
     await (await jetstream(connection)).delete_stream(stream.name)
     await ensure_stream(connection, stream)
     await carry(connection, stream.name, sqlite_table.url, BODIES)

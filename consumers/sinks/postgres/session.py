@@ -152,7 +152,7 @@ _CONNECT_TIMEOUT: Final = 5.0
 _CHUNK_ROWS: Final = 500
 _STAGED_AFTER_CONFLICT: Final = 32
 # A row may be deleted between the insert that conflicts with it and the look-up.
-_LOOKS: Final = 3
+_LOOKUPS: Final = 3
 # SQLSTATE of an existing row, and of row-level security, which does not support COPY.
 _NEEDS_STAGING: Final = ("23505", "0A000")
 
@@ -287,7 +287,7 @@ class Session:
             source=_chunks(rows, record_of, fields=len(staging.columns)),
         )
         inserted: set[int] = set()
-        for _ in range(_LOOKS):
+        for _ in range(_LOOKUPS):
             inserted |= _places_of(await self._connection.fetch(staging.insert_staged), rows)
             found = [] if len(inserted) == len(rows) else await self._connection.fetch(staging.compare)
             # A trigger may change the rows, so rows that were just inserted are not compared with themselves.

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _NATS_PY: Final = re.compile(r"^nats: ")
 _VIOLATION: Final = re.compile(r'permissions violation for (publish|subscription) to "([^"]*)"', re.IGNORECASE)
 _DENIED: Final = "permissions violation"
-_MOST_NOTED: Final = 1_000
+_MOST_DENIALS: Final = 1_000
 
 
 class Denial(NamedTuple):
@@ -72,22 +72,22 @@ class Denials:
     """The denials of a connection that were not returned yet, at most the last thousand."""
 
     def __init__(self) -> None:
-        self._noted: dict[str, Denial] = {}
+        self._denials: dict[str, Denial] = {}
         self._tolerated: set[str] = set()
 
     def record(self, denial: Denial) -> bool:
         """Store *denial*, and return True if it has to be logged."""
-        self._noted[denial.words] = denial
-        if len(self._noted) > _MOST_NOTED:
-            del self._noted[next(iter(self._noted))]
+        self._denials[denial.words] = denial
+        if len(self._denials) > _MOST_DENIALS:
+            del self._denials[next(iter(self._denials))]
         return not any(denial.concerns(subject) for subject in self._tolerated)
 
     def pop(self, subject: str, action: str) -> str | None:
         """Remove a denial of *subject*, and return its text; None if there is none."""
-        concerning = (key for key, denial in self._noted.items() if denial.concerns(subject, action))
+        concerning = (key for key, denial in self._denials.items() if denial.concerns(subject, action))
         if (key := next(concerning, None)) is None:
             return None
-        return self._noted.pop(key).words_for(subject)
+        return self._denials.pop(key).words_for(subject)
 
     @contextmanager
     def tolerating(self, subject: str) -> Iterator[None]:

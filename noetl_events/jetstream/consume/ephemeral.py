@@ -152,7 +152,7 @@ class EphemeralConsumer:
         while self._is_unfinished and not self._buffer:
             await self._request_more()
             await self._wait_for_arrival()
-        if batch := self._buffer.take(limit):
+        if batch := self._buffer.pop(limit):
             self._count(batch)
             await self._request_more()
         return batch
@@ -182,7 +182,7 @@ class EphemeralConsumer:
         requests = inbox.requests
         while len(requests) < inbox.most_requests and (room := self._buffer.room(requests.outstanding)):
             self._last_arrival = time.monotonic()
-            await inbox.ask(room)
+            await inbox.request(room)
 
     async def _wait_for_arrival(self) -> None:
         self._arrived.clear()

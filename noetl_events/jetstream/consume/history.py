@@ -187,7 +187,7 @@ class History:
             self.end = found.last_seq if self.span.end is None else min(self.span.end, found.last_seq)
             if isinstance(self.span.start, int) and self.span.start < self.first:
                 log.warning("history.begins_later", stream=self.span.stream, wanted=self.span.start, first=self.first)
-        elif not found.has_kept(self._known):
+        elif not found.still_has(self._known):
             raise StreamReplaced(
                 f"stream {self.span.stream} was created again, or lost its end, after sequence {self.position} was "
                 "read: its sequences now belong to other messages; start over"

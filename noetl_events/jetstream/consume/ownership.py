@@ -56,12 +56,12 @@ class Pin:
         """Return the last sequence delivered to other clients, of a consumer that has *delivered* up to a sequence."""
         return delivered - 1 if delivered == self._brought_new else delivered
 
-    def start_again(self) -> None:
+    def restart(self) -> None:
         """Record that the consumer was reset for this client, so its delivery numbers start at 1."""
         self.is_fresh = False
         self._next = 1
 
-    def misses_one_before(self, message: Message) -> bool:
+    def lacks_delivery_before(self, message: Message) -> bool:
         """Record the delivery number of *message*; return True if the delivery before it is missing."""
         number, expected = number_of(message), self._next
         self._next = number + 1
@@ -97,7 +97,7 @@ class ConsumerIncarnation:
         """Return True if *created* is the creation time of the consumer being read."""
         return created == self._created
 
-    def begin(self, created: str, buffered: Iterable[Message]) -> None:
+    def start(self, created: str, buffered: Iterable[Message]) -> None:
         """Record the incarnation *created*; the *buffered* messages may be from an earlier one, and no others are."""
         if created != self._created:
             self._orphans = set(buffered)

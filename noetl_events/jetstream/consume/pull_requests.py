@@ -108,7 +108,7 @@ class PullRequests:
                 self._open.remove(request)
                 return
 
-    def forget(self) -> None:
+    def clear(self) -> None:
         """Remove all requests, as after a reconnection or a change of the inbox."""
         self._open.clear()
         self.outstanding = 0
@@ -149,14 +149,14 @@ class PullBuffer(Generic[M]):
         self.messages.append(message)
         self.bytes += _size(message)
 
-    def take(self, limit: int) -> list[M]:
+    def pop(self, limit: int) -> list[M]:
         """Remove and return the first *limit* messages, or all if there are fewer."""
-        taken = [self.messages.popleft() for _ in range(min(limit, len(self.messages)))]
-        self.bytes -= sum(map(_size, taken))
-        return taken
+        popped = [self.messages.popleft() for _ in range(min(limit, len(self.messages)))]
+        self.bytes -= sum(map(_size, popped))
+        return popped
 
     def put_back(self, messages: Sequence[M]) -> None:
-        """Put *messages*, which were taken last, back to the front."""
+        """Put *messages*, which were popped last, back to the front."""
         self.messages.extendleft(reversed(messages))
         self.bytes += sum(map(_size, messages))
 
@@ -181,8 +181,8 @@ class PullInbox:
     The inbox of one reader of a consumer, with a new subject each time it is opened.
 
     Args:
-        take: callback for each message and each status; returns False for a foreign message.
-        on_error: callback for exceptions of *take*.
+        on_message: callback for each message and each status; returns False for a foreign message.
+        on_error: callback for exceptions of *on_message*.
         next_subject: subject of the requests.
         request_bytes: most bytes of one request; a single message of any size always passes.
         limits: limits that the requests observe.
@@ -192,7 +192,7 @@ class PullInbox:
 
     def __init__(
         self,
-        take: Callable[[Message], bool],
+        on_message: Callable[[Message], bool],
         on_error: Callable[[Exception], None],
         *,
         next_subject: str,
@@ -207,14 +207,14 @@ class PullInbox:
         self.limits = limits
         """Limits that the requests observe."""
 
-        self._take = take
+        self._on_message = on_message
         self._on_error = on_error
         self._next_subject = next_subject
         self._request_bytes = request_bytes
         self._options = options
         self._subscription: Subscription | None = None
         self._name = ""
-        self._sign_of_life = 0
+        self._pin_request = 0
         self._is_next_large = False
 
     @property
@@ -232,10 +232,10 @@ class PullInbox:
 
         """
         await self.close()
-        self.requests.forget()
+        self.requests.clear()
         self._name = client.new_inbox()
         try:
-            self._subscription = await client.subscribe_direct(f"{self._name}.*", self._take, self._on_error)
+            self._subscription = await client.subscribe_direct(f"{self._name}.*", self._on_message, self._on_error)
         except (NatsError, OSError) as exc:
             raise NatsUnavailable(f"cannot subscribe: {str(exc) or type(exc).__name__}") from exc
         self.client = client
@@ -248,7 +248,7 @@ class PullInbox:
             with suppress(NatsError, OSError):
                 await subscription.unsubscribe()
 
-    async def ask(self, batch: int) -> None:
+    async def request(self, batch: int) -> None:
         """
         Request up to *batch* messages, or as many as one request may.
 
@@ -266,7 +266,7 @@ class PullInbox:
         max_bytes = max(self._request_bytes * _REQUESTS // self.most_requests, largest)
         await self._send(min(batch, limits.batch or batch), max_bytes=min(max_bytes, limits.bytes or max_bytes))
 
-    async def show_life(self) -> None:
+    async def extend_pin(self) -> None:
         """
         Request a message of at most one byte: the server registers the request, and sends no message.
 
@@ -274,12 +274,12 @@ class PullInbox:
             NatsUnavailable: the request was not sent.
 
         """
-        self._sign_of_life = await self._send(1, max_bytes=1)
+        self._pin_request = await self._send(1, max_bytes=1)
 
     def end(self, number: int, text: str) -> None:
         """Remove request *number*, which the server has ended with *text*."""
         self.requests.end(number)
-        self._is_next_large = TOO_LARGE in text and number != self._sign_of_life
+        self._is_next_large = TOO_LARGE in text and number != self._pin_request
 
     async def _send(self, batch: int, *, max_bytes: int) -> int:
         if self.client is None:

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 
-class ConsumerView:
+class KnownConfig:
     """
     The known configuration of one consumer.
 
@@ -71,7 +71,7 @@ class ConsumerView:
         return max(self._paused_until - time.monotonic(), 0.0)
 
     async def require_server(self) -> None:
-        """Check that the server supports the consumer; raises as `look`."""
+        """Check that the server supports the consumer; raises as `ensure`."""
         try:
             await require_server(self._connection, self._consumer)
         except ServerTooOld as exc:
@@ -79,7 +79,7 @@ class ConsumerView:
                 raise
             raise Refused(str(exc)) from exc
 
-    async def look(self) -> ConsumerInfo:
+    async def ensure(self) -> ConsumerInfo:
         """
         Return the consumer, created if it was missing.
 
@@ -104,15 +104,15 @@ class ConsumerView:
         """Return True if the configuration of *info* is the known one."""
         return essence_of(info.config) == self._config
 
-    def take(self, info: ConsumerInfo) -> None:
+    def update(self, info: ConsumerInfo) -> None:
         """Store the configuration and the limits of *info*."""
         self._config = essence_of(info.config)
-        self.note_pause(info)
+        self.record_pause(info)
         if (limits := limits_of(self._consumer, info.config)) != self.limits:
             self.limits = limits
             self._changed.set()
 
-    def note_pause(self, info: ConsumerInfo) -> None:
+    def record_pause(self, info: ConsumerInfo) -> None:
         """Record the pause of *info*."""
         was_paused = self.pause > 0
         self._paused_until = time.monotonic() + info.pause_remaining / 1e9 if info.paused else 0.0
@@ -132,7 +132,7 @@ class ConsumerView:
                 return
 
 
-_FAREWELL: Final = 5.0
+_STOP_TIMEOUT: Final = 5.0
 _DELETED: Final = "the consumer was deleted"
 
 
@@ -146,8 +146,8 @@ class Puller:
         max_messages: most messages buffered and requested.
         max_bytes: most bytes of headers and payloads buffered and requested; a single message of any size always
             passes.
-        look: function that checks the stream and returns its end; called before the consumer is read, at first and
-            after each interruption, and if a message may be from another stream.  `pull` raises its errors.
+        check_stream: function that checks the stream and returns its end; called before the consumer is read, at first
+            and after each interruption, and if a message may be from another stream.  `pull` raises its errors.
 
     """
 
@@ -158,27 +158,27 @@ class Puller:
         *,
         max_messages: int = 8_000,
         max_bytes: int = 32 * 1024 * 1024,
-        look: Callable[[], Awaitable[StreamEnd | None]] | None = None,
+        check_stream: Callable[[], Awaitable[StreamEnd | None]] | None = None,
     ) -> None:
         self.consumer = consumer
         self._connection = connection
-        self._look_at_stream = look
-        self._origin = ConsumerIncarnation(connection, consumer)
+        self._check_stream = check_stream
+        self._incarnation = ConsumerIncarnation(connection, consumer)
         self._position = ConsumerPosition(connection, consumer)
-        self._view = ConsumerView(connection, consumer)
+        self._config = KnownConfig(connection, consumer)
         self._receiver = PullReceiver(
             connection, consumer, self._position, max_messages=max_messages, max_bytes=max_bytes
         )
         self._buffer, self._inbox = self._receiver.buffer, self._receiver.inbox
         self._state, self._pin = self._receiver.state, self._receiver.pin
-        self._is_told = False
+        self._is_subscribed = False
         self._stopping = False
         self._finished = False
 
     @property
-    def heard(self) -> float:
+    def last_arrival(self) -> float:
         """Time of the last message from the server, by `time.monotonic`."""
-        return self._receiver.heard
+        return self._receiver.last_arrival
 
     @property
     def in_doubt(self) -> int:
@@ -208,7 +208,7 @@ class Puller:
     @property
     def pause(self) -> float:
         """Seconds until the end of an operator's pause, as of the last check; 0 if the consumer is not paused."""
-        return self._view.pause
+        return self._config.pause
 
     @property
     def passed_over(self) -> int:
@@ -216,15 +216,15 @@ class Puller:
         return self._position.passed_over
 
     @property
-    def serves_us(self) -> bool:
+    def is_served(self) -> bool:
         """True if the server delivers to this client: always, or while pinned for an exclusive consumer."""
         return not self.consumer.exclusive or bool(self._pin.id)
 
     async def until_keep_alive(self) -> None:
         """Return when the next `keep_alive` is due: after a third of the shortest time the server waits for it."""
-        await self._view.until_keep_alive()
+        await self._config.until_keep_alive()
 
-    async def ask(self) -> None:
+    async def request(self) -> None:
         """
         Request messages, and return without waiting for one; `pull` does the same before it waits.
 
@@ -238,10 +238,10 @@ class Puller:
 
         """
         if not self._stopping:
-            await self._keep_asking()
+            await self._request_more()
         while self._state.refusal and not (self._stopping or self._buffer):
             await self._wait_for_arrival()
-            await self._keep_asking()
+            await self._request_more()
 
     async def pull(self, limit: int) -> list[Message]:
         """
@@ -249,16 +249,16 @@ class Puller:
 
         Raises:
             NatsUnavailable: the consumer cannot be read now (subclasses give the reason); call again later.
-            ConsumerDrift, StreamDrift, ServerTooOld: as `ask`.
+            ConsumerDrift, StreamDrift, ServerTooOld: as `request`.
 
         """
         batch: list[Message] = []
         while not batch and (self._buffer or not self._finished):
             while not self._buffer and not self._finished:
                 if not self._stopping:
-                    await self._keep_asking()
+                    await self._request_more()
                 await self._wait_for_arrival()
-            batch = await self._take(limit)
+            batch = await self._next_batch(limit)
         if not self._stopping and self.is_reading:
             # The batch has not been returned yet, so nothing here may raise, restart the pull, or drop the batch.
             self._receiver.is_handing_over = True
@@ -267,7 +267,7 @@ class Puller:
             self._receiver.is_handing_over = False
         return batch
 
-    def look_at(self, info: ConsumerInfo | None, *, end: int = 0) -> None:
+    def check(self, info: ConsumerInfo | None, *, end: int = 0) -> None:
         """
         Compare the consumer with its state; a changed one is checked or restarted, and so is one that skips messages.
 
@@ -278,18 +278,18 @@ class Puller:
         """
         if not self._state.is_reading:
             return
-        if info is None or not self._origin.is_from(info.created):
+        if info is None or not self._incarnation.is_from(info.created):
             self._receiver.interrupt(_DELETED)
-        elif self._view.is_unchanged(info):
+        elif self._config.is_unchanged(info):
             if self._position.stops_short(info, end):
                 self._receiver.interrupt("the consumer may have skipped the last messages of the stream")
             self._position.note(info)
-            self._view.note_pause(info)
+            self._config.record_pause(info)
         else:
             self._state.edited = "the consumer was edited"
             self._receiver.arrived.set()
 
-    def begin_again(self, reason: str, *, start: int = 0) -> None:
+    def restart(self, reason: str, *, start: int = 0) -> None:
         """Check stream and consumer before the next message is returned; redeliver from sequence *start*, if given."""
         if start:
             self._position.restart_at(start)
@@ -306,7 +306,7 @@ class Puller:
             await self._answer(held, b"+WPI", in_doubt=True)
         if self._pin.id and not self._inbox.requests:
             with suppress(NatsUnavailable):
-                await self._inbox.show_life()
+                await self._inbox.extend_pin()
 
     async def flush(self) -> None:
         """Return when the server has received everything sent so far; return at once while disconnected."""
@@ -321,10 +321,10 @@ class Puller:
         self._stopping = True
         try:
             try:
-                async with asyncio.timeout(_FAREWELL):
-                    await self._receiver.run_dry()
+                async with asyncio.timeout(_STOP_TIMEOUT):
+                    await self._receiver.drain()
             except TimeoutError:
-                log.warning("puller.left_in_flight", consumer=self.consumer.name, seconds=_FAREWELL)
+                log.warning("puller.left_in_flight", consumer=self.consumer.name, seconds=_STOP_TIMEOUT)
             await self._inbox.close()
         finally:
             self._finished = True
@@ -333,18 +333,18 @@ class Puller:
     async def aclose(self) -> None:
         """Stop receiving; buffered messages stay unacknowledged and are delivered again."""
         self._stopping = self._finished = True
-        if self._is_told:
+        if self._is_subscribed:
             self._connection.off_reconnect(self._receiver.reconnected)
-            self._is_told = False
+            self._is_subscribed = False
         await self._inbox.close()
         if self._pin.id:
             await unpin_consumer(self._connection, self.consumer, self._pin.arguments())
             self._pin.lose()
 
-    async def _take(self, limit: int) -> list[Message]:
+    async def _next_batch(self, limit: int) -> list[Message]:
         """Return the next messages of the buffer, up to a gap in the stream; none if the gap is not explained."""
-        batch = self._buffer.take(limit)
-        is_watched = self._look_at_stream is not None and not self._stopping
+        batch = self._buffer.pop(limit)
+        is_watched = self._check_stream is not None and not self._stopping
         if batch and is_watched and self._position.may_be_of_another_stream(batch[-1]):
             self._buffer.put_back(batch)
             self._receiver.interrupt("the stream may have been replaced")
@@ -361,71 +361,71 @@ class Puller:
             self._buffer.clear()
         if reason:
             self._receiver.interrupt(reason)
-            await self._keep_asking()
+            await self._request_more()
         return []
 
-    async def _keep_asking(self) -> None:
+    async def _request_more(self) -> None:
         self._state.raise_failure()
         client = await self._connection.client()
         if self._state.broken or client is not self._inbox.client:
-            await self._begin(client)
+            await self._start(client)
         elif self._state.edited:
             await self._adapt()
         if not self._stopping:
             # After a stop during the calls above, requested messages would have no reader.
             await self._receiver.fill()
 
-    async def _begin(self, client: DirectClient) -> None:
-        self._state.log_begin()
-        await self._view.require_server()
-        end = await self._find_end()
-        info = await self._look()
+    async def _start(self, client: DirectClient) -> None:
+        self._state.log_restart()
+        await self._config.require_server()
+        end = await self._read_end()
+        info = await self._ensure_consumer()
         if end is not None and info.delivered.stream_seq > end.last:
             # Messages may have been stored and delivered since the end was read, so read it again.
-            end = await self._find_end()
-        self._origin.begin(info.created, self._buffer.messages)
-        if not self._is_told:
+            end = await self._read_end()
+        self._incarnation.start(info.created, self._buffer.messages)
+        if not self._is_subscribed:
             self._connection.on_reconnect(self._receiver.reconnected)
-            self._is_told = True
-        self._keep_to(info)
+            self._is_subscribed = True
+        self._apply(info)
         await self._receiver.open(client)
         if self._pin.id and self._pin.is_fresh:
             # The reset makes every delivery a first one, so this is the last chance to see what others received.
             self._receiver.in_doubt = max(self._receiver.in_doubt, self._pin.before(info.delivered.stream_seq))
         await self._position.begin(info, is_pinned=bool(self._pin.id), buffered=len(self._buffer), end=end)
         if self._pin.id:
-            self._pin.start_again()
-        self._receiver.begin()
+            self._pin.restart()
+        self._receiver.start()
 
     async def _adapt(self) -> None:
         """Check the consumer after an edit; requests in flight continue."""
         self._state.log_edit()
         try:
-            info = await self._look()
+            info = await self._ensure_consumer()
         except Refused:
             self._receiver.interrupt(self._state.edited)
             raise
-        if not self._origin.is_from(info.created):
+        if not self._incarnation.is_from(info.created):
             self._receiver.interrupt(_DELETED)
-        self._keep_to(info)
+        self._apply(info)
 
-    def _keep_to(self, info: ConsumerInfo) -> None:
+    def _apply(self, info: ConsumerInfo) -> None:
         self._state.edited = ""
-        self._view.take(info)
-        self._inbox.limits = self._view.limits
+        self._config.update(info)
+        self._inbox.limits = self._config.limits
 
-    async def _find_end(self) -> StreamEnd | None:
+    async def _read_end(self) -> StreamEnd | None:
         """Return the end of the stream; messages buffered before a loss of the stream are never acknowledged."""
-        end = None if self._look_at_stream is None else await self._look_at_stream()
+        end = None if self._check_stream is None else await self._check_stream()
         if end is not None and end.kept is not None:
             self._position.note_replaced(end.kept)
-            self._origin.orphan(self._buffer.messages)
+            self._incarnation.orphan(self._buffer.messages)
         return end
 
-    async def _look(self) -> ConsumerInfo:
+    async def _ensure_consumer(self) -> ConsumerInfo:
         """Return the consumer; if it was edited and is refused, reset it so that nothing is skipped."""
         try:
-            return await self._view.look()
+            return await self._config.ensure()
         except Refused:
             # An open request must not receive the messages that the reset delivers again.
             await self._inbox.close()
@@ -446,9 +446,9 @@ class Puller:
 
     async def _answer(self, messages: Iterable[Message], answer: bytes, *, in_doubt: bool) -> None:
         try:
-            if in_doubt and await self._origin.is_lost():
+            if in_doubt and await self._incarnation.is_lost():
                 self._receiver.interrupt("another consumer has this name")
-            replies = [message.reply for message in self._origin.own(messages)]
+            replies = [message.reply for message in self._incarnation.own(messages)]
             await publish_to_all(await self._connection.client(), replies, answer)
         except NatsUnavailable as exc:
             # Unacknowledged messages are delivered again, and every sink accepts them twice.

@@ -73,7 +73,7 @@ class PullState:
         """True if the last check found the consumer, and nothing has interrupted the reading since."""
         return not self.broken and not self.reason
 
-    def begin(self) -> None:
+    def start(self) -> None:
         """Record the start of the reading; the server has not accepted a request yet."""
         self.broken, self._is_accepted = "", False
 
@@ -110,7 +110,7 @@ class PullState:
         if failure is not None:
             raise failure
 
-    def log_begin(self) -> None:
+    def log_restart(self) -> None:
         """Log the reason of a restart, once for several attempts."""
         if self.broken == PINNED:
             log.info("puller.pinned", consumer=self._consumer.name)
@@ -125,8 +125,8 @@ class PullState:
             log.warning("consumer.edited", consumer=self._consumer.name, reason=self.edited)
 
 
-_BEGIN_AGAIN: Final = 1.0
-_LOOK_ROUND: Final = 0.25
+_RESTART_INTERVAL: Final = 1.0
+_POLL_INTERVAL: Final = 0.25
 _SILENCE: Final = 10.0
 _GAP: Final = "a delivery was lost"
 _BODILESS: Final = "a message came without its body"
@@ -155,7 +155,7 @@ class PullReceiver:
         max_messages: int,
         max_bytes: int,
     ) -> None:
-        self.heard = time.monotonic()
+        self.last_arrival = time.monotonic()
         """Time of the last message from the server, by `time.monotonic`."""
 
         self.in_doubt = 0
@@ -182,7 +182,7 @@ class PullReceiver:
         self._is_exclusive = consumer.exclusive
         self._is_delivery = ack_subjects(consumer.stream, consumer.name).fullmatch
         self._position = position
-        self._begun = 0.0
+        self._started_at = 0.0
 
     async def open(self, client: DirectClient) -> None:
         """
@@ -196,15 +196,15 @@ class PullReceiver:
         if self.pin.id:
             self.buffer.clear()
 
-    def begin(self) -> None:
+    def start(self) -> None:
         """Record that the consumer is read from now on."""
-        self.state.begin()
-        self.heard = self._begun = time.monotonic()
+        self.state.start()
+        self.last_arrival = self._started_at = time.monotonic()
 
     def interrupt(self, reason: str) -> None:
         """Record that the consumer has to be restarted; open requests are forgotten."""
         self.state.broken = reason
-        self.inbox.requests.forget()
+        self.inbox.requests.clear()
         self.arrived.set()
 
     def reconnected(self) -> None:
@@ -216,22 +216,22 @@ class PullReceiver:
         """True if messages may arrive: requests are open, and the connection is up."""
         return self.inbox.requests.outstanding > 0 and self._connection.is_connected
 
-    async def run_dry(self) -> None:
+    async def drain(self) -> None:
         """Return when no message can arrive, as requests cannot be cancelled and their messages need a reader."""
         while self.expects:
             self.arrived.clear()
             with suppress(TimeoutError):
-                async with asyncio.timeout(_LOOK_ROUND):
+                async with asyncio.timeout(_POLL_INTERVAL):
                     await self.arrived.wait()
 
     async def until_arrival(self) -> None:
         """Return after a message or a change; a long silence interrupts the reading."""
-        quiet = time.monotonic() - self.heard
+        quiet = time.monotonic() - self.last_arrival
         try:
             async with asyncio.timeout(max(_SILENCE - quiet, 0)):
                 await self.arrived.wait()
         except TimeoutError:
-            if time.monotonic() - self.heard >= _SILENCE:
+            if time.monotonic() - self.last_arrival >= _SILENCE:
                 self.interrupt(f"no message or heartbeat for {_SILENCE:.0f} s")
 
     async def fill(self) -> None:
@@ -245,17 +245,17 @@ class PullReceiver:
         if self._is_exclusive and not self.pin.id:
             # One message is enough to bring the pin.
             if not self.inbox.requests:
-                await self._ask(1)
+                await self._request(1)
             return
         requests = self.inbox.requests
         while len(requests) < self.inbox.most_requests and (room := self.buffer.room(requests.outstanding)):
-            await self._ask(room)
+            await self._request(room)
 
-    async def _ask(self, batch: int) -> None:
+    async def _request(self, batch: int) -> None:
         if not self.inbox.requests:
             # Without an open request the server sends nothing, so the silence is measured from now on.
-            self.heard = time.monotonic()
-        await self.inbox.ask(batch)
+            self.last_arrival = time.monotonic()
+        await self.inbox.request(batch)
 
     def _request_options(self) -> dict[str, Any]:
         limits = self.inbox.limits
@@ -267,14 +267,14 @@ class PullReceiver:
             return self._on_status(message)
         if not self._is_delivery(message.reply):
             return False
-        self.heard = time.monotonic()
+        self.last_arrival = time.monotonic()
         self.state.accept()
         self.inbox.requests.receive()
         if self._is_exclusive and self.pin.is_new_in(message):
             # The restart delivers this message again, together with those before it.
             self.in_doubt = 0
             self.interrupt(PINNED)
-        elif self._is_exclusive and (self.state.broken or self.pin.misses_one_before(message)):
+        elif self._is_exclusive and (self.state.broken or self.pin.lacks_delivery_before(message)):
             # A delivery is missing, so restart: both messages are delivered again, in order.
             self.interrupt(self.state.broken or _GAP)
         elif not message.data and self._position.lacks_body(message):
@@ -289,7 +289,7 @@ class PullReceiver:
         number, (status, text) = self.inbox.requests.number(message.subject), status_of(message)
         if number is None or not status:
             return False
-        self.heard = time.monotonic()
+        self.last_arrival = time.monotonic()
         if status == LOST and self._is_exclusive:
             self.pin.lose()
             self.buffer.clear()
@@ -310,5 +310,5 @@ class PullReceiver:
     def _on_error(self, exc: Exception) -> None:
         # A bug in this code, so the state of requests and pin may be wrong.  The message is delivered again after its
         # ack wait, and others are processed in between if it fails each time.
-        if time.monotonic() - self._begun > _BEGIN_AGAIN:
+        if time.monotonic() - self._started_at > _RESTART_INTERVAL:
             self.interrupt(f"a message could not be processed: {type(exc).__name__}: {exc}")

@@ -232,7 +232,7 @@ class Forwarder:
 
     def _save_and_trim(self) -> None:
         kept = 0.0 if self._stream is None else self._replay_window
-        unneeded = self._replay_log.forget(self._clock() - kept)
+        unneeded = self._replay_log.discard_older(self._clock() - kept)
         try:
             save_replay_log(self._replay_log, self._path / "progress.json")
         finally:

@@ -85,14 +85,14 @@ class ReplayLog(msgspec.Struct):
         if end is None or not self._has_lost(end):
             return None
         oldest = self.marks[0]
-        while self.marks and not (self.marks[-1].watermark and end.has_kept(self.marks[-1].watermark)):
+        while self.marks and not (self.marks[-1].watermark and end.still_has(self.marks[-1].watermark)):
             self.marks.pop()
         if not self.marks:
             # The stream kept no mark.  Records before the oldest one are older than the replay window, so start there.
             self.marks = [structs.replace(oldest, watermark=end)]
         return self.marks[-1].position
 
-    def forget(self, before: float) -> Position | None:
+    def discard_older(self, before: float) -> Position | None:
         """Drop the marks before that time except the latest, and return its position: older records can go."""
         old = [mark for mark in self.marks if mark.at <= before]
         if not old:
@@ -109,7 +109,7 @@ class ReplayLog(msgspec.Struct):
     def _has_lost(self, end: StreamPosition) -> bool:
         known = [mark.watermark for mark in self.marks if mark.watermark is not None]
         # Without a known end, the stream may have lost events before it was first asked.
-        return not end.has_kept(known[-1]) if known else bool(self.marks)
+        return not end.still_has(known[-1]) if known else bool(self.marks)
 
 
 def load_replay_log(file: Path) -> ReplayLog:

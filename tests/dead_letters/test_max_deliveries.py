@@ -43,7 +43,7 @@ async def watching(bench: Bench) -> AsyncIterator[MaxDeliveriesMonitor]:
             await running
 
 
-async def give_up(bench: Bench, *, count: int = 1) -> None:
+async def exhaust(bench: Bench, *, count: int = 1) -> None:
     """Let a consumer with max_deliver=2 give up on *count* messages: its advisory follows the third pull."""
     js = await jetstream(bench.connection)
     config = ConsumerConfig(durable_name="theirs", max_deliver=2, ack_wait=0.2)
@@ -67,13 +67,13 @@ async def letters_of(bench: Bench, count: int) -> list[Any]:
     return await bench.dead_letters()
 
 
-async def test_given_up_is_buried_whole_and_once(bench: Bench) -> None:
+async def test_exhausted_message_is_one_whole_dead_letter(bench: Bench) -> None:
     """Only one of two replicas dead-letters the message, with body, headers, consumer and number of deliveries."""
     body = encode(make_event(7))
     js = await jetstream(bench.connection)
     await js.publish(f"{bench.stream.name}.x", body, headers={"traceparent": "00-1-2-01"})
     async with watching(bench), watching(bench):
-        await give_up(bench)
+        await exhaust(bench)
         [letter] = await letters_of(bench, 1)
 
     assert letter.data == body
@@ -85,7 +85,7 @@ async def test_given_up_is_buried_whole_and_once(bench: Bench) -> None:
     assert len(await bench.dead_letters()) == 1
 
 
-async def test_other_consumers_are_left_alone_by_default(bench: Bench) -> None:
+async def test_other_consumers_are_ignored_by_default(bench: Bench) -> None:
     """Without the setting a message that a foreign consumer gave up on becomes no dead letter."""
     letters, told = DeadLetters(bench.connection, prefix=bench.dead.name), asyncio.Event()
     stream = bench.stream.name
@@ -95,7 +95,7 @@ async def test_other_consumers_are_left_alone_by_default(bench: Bench) -> None:
     running = asyncio.create_task(watch.run())
     await bench.publish([b"a"])
     await eventually(lambda: watch._advisories._client is not None)
-    await give_up(bench)
+    await exhaust(bench)
     client = await bench.connection.client()
     advisory = b'{"stream":"%b","consumer":"projector","stream_seq":1,"deliveries":2}' % stream.encode()
     await client.publish(f"$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.{stream}.projector", advisory)
@@ -108,13 +108,13 @@ async def test_other_consumers_are_left_alone_by_default(bench: Bench) -> None:
     assert await bench.dead_letters() == []
 
 
-async def test_without_a_graveyard_it_is_kept_and_buried_later(bench: Bench) -> None:
+async def test_missing_dead_letter_stream_is_waited_for(bench: Bench) -> None:
     """An advisory is dropped only after its message is dead-lettered: the monitor retries until the stream exists."""
     js = await jetstream(bench.connection)
     await bench.publish([b"a", b"b"])
     await js.delete_stream(bench.dead.name)
     async with watching(bench) as watch:
-        await give_up(bench, count=2)
+        await exhaust(bench, count=2)
         await eventually(lambda: watch._advisories.waiting == 2)
         await ensure_stream(bench.connection, bench.dead)
         letters = await letters_of(bench, 2)
@@ -122,7 +122,7 @@ async def test_without_a_graveyard_it_is_kept_and_buried_later(bench: Bench) -> 
     assert [letter.data for letter in letters] == [b"a", b"b"]
 
 
-async def test_message_that_is_gone_is_logged(bench: Bench) -> None:
+async def test_missing_message_is_logged(bench: Bench) -> None:
     """A message that the stream no longer has is logged, and the monitor continues."""
     js = await jetstream(bench.connection)
     await bench.publish([b"a"])
@@ -135,7 +135,7 @@ async def test_message_that_is_gone_is_logged(bench: Bench) -> None:
             await eventually(
                 lambda: {"max_deliveries.message_missing", "advisories.unreadable"} <= {line["event"] for line in logs}
             )
-            await give_up(bench)
+            await exhaust(bench)
             await letters_of(bench, 1)
 
     assert watch._advisories.waiting == 0
@@ -159,7 +159,7 @@ async def test_restart_of_the_server_ends_nothing(own_server: NatsServer) -> Non
             own_server.start()
             async with asyncio.timeout(180):
                 await reconnected.wait()
-            await give_up(bench)
+            await exhaust(bench)
             [letter] = await letters_of(bench, 1)
 
     assert letter.data == b"a"
@@ -173,7 +173,7 @@ async def test_client_that_was_closed_for_good_is_replaced(bench: Bench) -> None
         closed = await bench.connection.client()
         await closed.close()
         await eventually(lambda: watch._advisories._client not in (None, closed))
-        await give_up(bench)
+        await exhaust(bench)
         [letter] = await letters_of(bench, 1)
 
     assert letter.data == b"a"

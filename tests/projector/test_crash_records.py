@@ -53,7 +53,7 @@ def shape(parts: Sequence[Group]) -> list[tuple[int, int, int, int]]:
         pytest.param({1: 1, 3: 2}, 2, [(1, 3, 2, 0)], id="in doubt or again is the same"),
     ],
 )
-def test_what_is_tried_with_what(
+def test_redelivered_messages_are_split_into_blocks(
     attempts: dict[int, int], in_doubt: int, expected: list[tuple[int, int, int, int]]
 ) -> None:
     """Suspects are split off the batch in blocks, and every message keeps its place."""
@@ -62,7 +62,7 @@ def test_what_is_tried_with_what(
     assert shape(list(blocks_of(messages, in_doubt=in_doubt))) == expected
 
 
-def part_of(first: int, last: int, *, stream: str, stored_ns: int = STORED_NS) -> Group:
+def group_of(first: int, last: int, *, stream: str, stored_ns: int = STORED_NS) -> Group:
     """Return a group of redelivered messages."""
     messages = [delivered(number, stream=stream, stored_ns=stored_ns) for number in range(first, last + 1)]
     return Group(list(messages), is_suspect=True)
@@ -78,13 +78,13 @@ def part_of(first: int, last: int, *, stream: str, stored_ns: int = STORED_NS) -
         pytest.param((20, 39), (40, 45), [6], id="a note of others says nothing"),
     ],
 )
-async def test_a_note_that_stands_narrows(
+async def test_open_record_splits_its_messages(
     bench: Bench, stream: StreamDeclaration, noted: tuple[int, int], again: tuple[int, int], expected: list[int]
 ) -> None:
     """Redelivered messages of an open crash record are tested in smaller groups."""
     trials = CrashRecords(bench.connection)
-    await trials.record(part_of(*noted, stream=stream.name))
-    parts = await trials.split(part_of(*again, stream=stream.name))
+    await trials.record(group_of(*noted, stream=stream.name))
+    parts = await trials.split(group_of(*again, stream=stream.name))
 
     assert [len(part.messages) for part in parts] == expected
     assert [part.deaths for part in parts] == [0] * len(parts)
@@ -92,9 +92,9 @@ async def test_a_note_that_stands_narrows(
     assert tried == [*range(*again), again[1]]
 
 
-async def test_a_note_struck_out_does_not_narrow(bench: Bench, stream: StreamDeclaration) -> None:
+async def test_cleared_record_splits_nothing(bench: Bench, stream: StreamDeclaration) -> None:
     """Messages of a cleared crash record are tested together when redelivered."""
-    part = part_of(1, 20, stream=stream.name)
+    part = group_of(1, 20, stream=stream.name)
     trials = CrashRecords(bench.connection)
     await trials.record(part)
     await trials.clear(part)
@@ -110,25 +110,25 @@ async def test_a_note_struck_out_does_not_narrow(bench: Bench, stream: StreamDec
         pytest.param((1, 9), (20, 39), id="what no note holds changes none"),
     ],
 )
-async def test_surviving_a_part_leaves_the_rest_in_doubt(
+async def test_stored_group_clears_its_part_of_the_record(
     bench: Bench, stream: StreamDeclaration, tried: tuple[int, int], left: tuple[int, int] | None
 ) -> None:
     """Only the tested part of an open crash record is cleared: a later delivery may hold the culprit."""
     trials = CrashRecords(bench.connection)
-    await trials.record(part_of(20, 39, stream=stream.name))
-    for part in await trials.split(part_of(*tried, stream=stream.name)):
+    await trials.record(group_of(20, 39, stream=stream.name))
+    for part in await trials.split(group_of(*tried, stream=stream.name)):
         await trials.record(part)
         await trials.clear(part)
-    [*parts] = await trials.split(part_of(1, 50, stream=stream.name))
+    [*parts] = await trials.split(group_of(1, 50, stream=stream.name))
 
     narrowed = [place[0] for place in shape(parts) if place[2] == 1]
     assert narrowed == ([] if left is None else list(range(left[0], left[1] + 1)))
 
 
-async def test_a_trial_withdrawn_is_as_if_it_had_not_been(bench: Bench, stream: StreamDeclaration) -> None:
+async def test_outage_restores_the_record(bench: Bench, stream: StreamDeclaration) -> None:
     """An outage during a test restores the crash record, crash count included."""
     trials = CrashRecords(bench.connection)
-    single = part_of(7, 7, stream=stream.name)
+    single = group_of(7, 7, stream=stream.name)
     await trials.record(single)
     for _ in range(3):
         [again] = await trials.split(single)
@@ -141,7 +141,7 @@ async def test_a_trial_withdrawn_is_as_if_it_had_not_been(bench: Bench, stream: 
 
 async def test_alone_when_the_process_died_twice_is_fatal(bench: Bench, stream: StreamDeclaration) -> None:
     """The first crash with a message alone is a warning, the second one dead-letters it."""
-    single, deaths = part_of(7, 7, stream=stream.name), []
+    single, deaths = group_of(7, 7, stream=stream.name), []
     trials = CrashRecords(bench.connection)
     for _ in range(3):
         [single] = await trials.split(single)
@@ -151,13 +151,13 @@ async def test_alone_when_the_process_died_twice_is_fatal(bench: Bench, stream: 
     assert deaths == [(0, False), (1, False), (2, True)]
 
 
-async def test_a_verdict_stands_while_others_are_tried(bench: Bench, stream: StreamDeclaration) -> None:
+async def test_two_culprits_of_one_block_are_found(bench: Bench, stream: StreamDeclaration) -> None:
     """Two culprits of one block, delivered in turns, are both found: no test clears the other's crash record."""
     trials = CrashRecords(bench.connection)
     deaths: dict[int, list[int]] = {7: [], 8: []}
     for _ in range(3):
         for sequence, counted in deaths.items():
-            [single] = await trials.split(part_of(sequence, sequence, stream=stream.name))
+            [single] = await trials.split(group_of(sequence, sequence, stream=stream.name))
             counted.append(single.deaths)
             if not single.is_fatal:
                 await trials.record(single)
@@ -168,9 +168,9 @@ async def test_a_verdict_stands_while_others_are_tried(bench: Bench, stream: Str
 async def test_another_message_of_the_same_sequence_is_not_fatal(bench: Bench, stream: StreamDeclaration) -> None:
     """A stream created again repeats its sequences; the new message is not the one of the crash record."""
     trials = CrashRecords(bench.connection)
-    dead = part_of(7, 7, stream=stream.name)
+    dead = group_of(7, 7, stream=stream.name)
     await trials.record(dead._replace(record=CrashRecord(first=7, last=7, stored_ns=STORED_NS + 7, deaths=1)))
     [same] = await trials.split(dead)
-    [other] = await trials.split(part_of(7, 7, stream=stream.name, stored_ns=STORED_NS + 1))
+    [other] = await trials.split(group_of(7, 7, stream=stream.name, stored_ns=STORED_NS + 1))
 
     assert (same.is_fatal, other.deaths, other.is_fatal) == (True, 0, False)

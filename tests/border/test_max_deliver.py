@@ -35,7 +35,7 @@ async def letters(lab: Lab) -> int:
     return (await show_stream(lab.connection, DEAD_STREAM)).state.messages
 
 
-async def give_up(lab: Lab, case: Case, *, is_heard: bool) -> None:
+async def exhaust(lab: Lab, case: Case, *, is_heard: bool) -> None:
     """Let a projector die with three events in flight, and its consumer give up, with or without a listener."""
     name = case.stream.name
     async with case.running():
@@ -71,7 +71,7 @@ async def test_given_up_while_no_projector_reads(lab: Lab) -> None:
     """The next projector finds messages that are neither acknowledged nor pending, and stores them."""
     case = Case(lab, await lab.stream())
     before = await letters(lab)
-    await give_up(lab, case, is_heard=False)
+    await exhaust(lab, case, is_heard=False)
     async with case.running():
         assert await until(lambda: case.is_stored and case.is_ready, PATIENCE), case.reason
 
@@ -83,7 +83,7 @@ async def test_given_up_is_left_to_its_own_projector(lab: Lab) -> None:
     case = Case(lab, await lab.stream())
     before = await letters(lab)
     with capture_logs() as logged:
-        await give_up(lab, case, is_heard=True)
+        await exhaust(lab, case, is_heard=True)
         async with case.running():
             assert await until(lambda: case.is_stored and case.is_ready, PATIENCE), case.reason
 

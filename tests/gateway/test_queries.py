@@ -11,7 +11,7 @@ from noetl_events.jetstream.declarations import DEAD_LETTERS, StreamDeclaration
 from noetl_events.jetstream.options import ConnectOptions
 from noetl_events.jetstream.streams import ensure_stream
 from noetl_events.testing import eventually, make_event, make_events
-from tests.cli.graves import bury
+from tests.cli.letters import publish_dead
 from tests.gateway.gateway_process import serving
 from tests.gateway.test_stream import publish
 
@@ -54,7 +54,7 @@ async def test_hostile_letter_is_data(own_server: NatsServer) -> None:
     async with Connection(ConnectOptions(servers=own_server.url)) as connection:
         for declared in (StreamDeclaration(), DEAD_LETTERS):
             await ensure_stream(connection, declared)
-        await asyncio.to_thread(bury, own_server, (hostile.encode() + b"\xff\0", "malformed", hostile))
+        await asyncio.to_thread(publish_dead, own_server, (hostile.encode() + b"\xff\0", "malformed", hostile))
         async with (
             serving(connection, StreamDeclaration()) as web,
             web.session.get(f"{web.url}/api/dead", headers={"accept": "text/html"}) as response,

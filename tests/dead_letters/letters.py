@@ -16,17 +16,17 @@ if TYPE_CHECKING:
     from tests.projector.bench import Bench
 
 
-def graveyard_of(bench: Bench) -> DeadLetterReader:
+def reader_of(bench: Bench) -> DeadLetterReader:
     """Return the reader of the bench's dead letters."""
     return DeadLetterReader(bench.connection, stream=bench.dead.name)
 
 
 def resending(bench: Bench) -> Resending:
     """Return the object that sends the bench's dead letters back."""
-    return Resending(bench.connection, graveyard_of(bench))
+    return Resending(bench.connection, reader_of(bench))
 
 
-async def bury(
+async def publish_dead(
     bench: Bench,
     *bodies: bytes,
     kind: Kind = "rejected",
@@ -53,7 +53,7 @@ async def bury(
 async def letters_in(bench: Bench) -> list[Letter]:
     """Return the complete dead letters."""
     state = (await (await jetstream(bench.connection)).stream_info(bench.dead.name)).state
-    found = [await graveyard_of(bench).find(number) for number in range(1, state.last_seq + 1)]
+    found = [await reader_of(bench).find(number) for number in range(1, state.last_seq + 1)]
     return [letter for letter in found if letter is not None]
 
 

@@ -27,15 +27,15 @@ if TYPE_CHECKING:
 MALFORMED = b'\xff\x1b[31m{"execution_id": 1}'
 
 
-def bury(server: NatsServer, *letters: tuple[bytes, Kind, str], times: int = 1) -> None:
+def publish_dead(server: NatsServer, *letters: tuple[bytes, Kind, str], times: int = 1) -> None:
     """Publish and dead-letter each body."""
-    asyncio.run(_bury(server, letters, times))
+    asyncio.run(_publish_dead(server, letters, times))
 
 
-async def _bury(server: NatsServer, letters: tuple[tuple[bytes, Kind, str], ...], times: int) -> None:
+async def _publish_dead(server: NatsServer, letters: tuple[tuple[bytes, Kind, str], ...], times: int) -> None:
     async with Connection(ConnectOptions(servers=server.url)) as connection:
         js = await jetstream(connection)
-        puller = Puller(connection, ConsumerDeclaration(name="burying"))
+        puller = Puller(connection, ConsumerDeclaration(name="publishing"))
         for body, kind, reason in letters:
             await js.publish("noetl.events.x", body, headers={"traceparent": "00-1-2-01"})
             [message] = await puller.pull(1)
@@ -44,12 +44,12 @@ async def _bury(server: NatsServer, letters: tuple[tuple[bytes, Kind, str], ...]
             await puller.ack([message])
         await puller.flush()
         await puller.aclose()
-        await js.delete_consumer(StreamDeclaration().name, "burying")
+        await js.delete_consumer(StreamDeclaration().name, "publishing")
 
 
 def three(server: NatsServer) -> None:
     """Dead-letter a malformed message and two rejected events."""
-    bury(
+    publish_dead(
         server,
         (MALFORMED, "malformed", "body: \x1b]0;owned\x07 [red]no[/red]"),
         (encode(make_event(1)), "rejected", "status: too long"),

@@ -39,7 +39,7 @@ class Waiting(MemorySink):
         await super().emit_batch(events)
 
 
-async def leave_at_once(bench: Bench) -> None:
+async def cancel_during_a_write(bench: Bench) -> None:
     """Run a projector until its sink gets a batch, and cancel it."""
     hanging = Waiting()
     running = asyncio.create_task(bench.projector(hanging, ack_wait=0.5).run())
@@ -49,13 +49,13 @@ async def leave_at_once(bench: Bench) -> None:
         await running
 
 
-async def again(bench: Bench, count: int) -> None:
+async def redeliver(bench: Bench, count: int) -> None:
     """Publish *count* events, and have them delivered to a client that dies."""
     await bench.publish(make_events(count))
-    await leave_at_once(bench)
+    await cancel_during_a_write(bench)
 
 
-async def notes(bench: Bench) -> list[bytes]:
+async def open_records(bench: Bench) -> list[bytes]:
     """Return the open crash records for the bench's stream."""
     js = await jetstream(bench.connection)
     subject = f"noetl.trials.{bench.stream.name}.projector.0"
@@ -64,49 +64,49 @@ async def notes(bench: Bench) -> list[bytes]:
     return []
 
 
-async def test_outage_during_a_trial_does_not_count(bench: Bench) -> None:
+async def test_outages_are_no_deaths(bench: Bench) -> None:
     """An event tested during repeated outages is stored in the end, and no crash record stays."""
     memory = MemorySink()
-    await again(bench, 1)
+    await redeliver(bench, 1)
     sink = FaultySink(memory, [SinkUnavailable("away")] * 8)
     async with bench.projecting(sink, ack_wait=0.5):
         await eventually(lambda: ids(memory) == [1])
 
     assert sink.calls == 9
     assert await bench.dead_letters() == []
-    assert await notes(bench) == []
+    assert await open_records(bench) == []
 
 
-async def test_outage_leaves_no_note(bench: Bench) -> None:
+async def test_outage_leaves_no_record(bench: Bench) -> None:
     """An outage tests no event: a projector killed then leaves no crash record."""
-    await again(bench, 1)
+    await redeliver(bench, 1)
     away = FaultySink(MemorySink(), [SinkUnavailable("away", retry_after=60)])
     projector = bench.projector(away, ack_wait=0.5)
     running = asyncio.create_task(projector.run())
     await eventually(lambda: projector.progress.holding == "sink")
 
-    assert await notes(bench) == []
+    assert await open_records(bench) == []
     running.cancel()
     with suppress(asyncio.CancelledError):
         await running
 
 
-async def test_error_of_the_sink_leaves_no_note(bench: Bench) -> None:
+async def test_error_of_the_sink_leaves_no_record(bench: Bench) -> None:
     """An error that ends the projector is no death of the process: it leaves no crash record."""
-    await again(bench, 1)
+    await redeliver(bench, 1)
     broken = FaultySink(MemorySink(), [KeyError("bug")] * 100)
     with pytest.raises(KeyError, match="bug"):
         await bench.projector(broken, ack_wait=0.5).run()
 
-    assert await notes(bench) == []
+    assert await open_records(bench) == []
 
 
-async def test_being_stopped_during_a_trial_does_not_count(bench: Bench) -> None:
+async def test_stop_during_a_write_is_no_death(bench: Bench) -> None:
     """Cancelling a projector while its destination hangs leaves no crash record: three times dead-letter nothing."""
-    await again(bench, 1)
+    await redeliver(bench, 1)
     for _ in range(3):
-        await leave_at_once(bench)
-        assert await notes(bench) == []
+        await cancel_during_a_write(bench)
+        assert await open_records(bench) == []
     sink = MemorySink()
     async with bench.projecting(sink, ack_wait=0.5):
         await eventually(lambda: ids(sink) == [1])
@@ -139,9 +139,9 @@ class Slow(CrashRecords):
 
 
 @pytest.mark.parametrize("where", ["record", "clear"])
-async def test_being_stopped_while_a_trial_is_noted_does_not_count(bench: Bench, where: str) -> None:
+async def test_stop_while_the_record_is_stored_is_no_death(bench: Bench, where: str) -> None:
     """A projector cancelled while it stores or clears a crash record leaves no crash record."""
-    await again(bench, 1)
+    await redeliver(bench, 1)
     trials = Slow(bench.connection, where)
     running = asyncio.create_task(bench.projector(MemorySink(), crash_records=trials, ack_wait=0.5).run())
     await trials.stored.wait()
@@ -149,23 +149,23 @@ async def test_being_stopped_while_a_trial_is_noted_does_not_count(bench: Bench,
     with suppress(asyncio.CancelledError):
         await running
 
-    assert await notes(bench) == []
+    assert await open_records(bench) == []
 
 
-async def test_one_alone_is_tried_while_nothing_else_is_written(bench: Bench) -> None:
+async def test_suspect_is_written_while_nothing_else_is_written(bench: Bench) -> None:
     """
     While one event is tested alone, no other projector of the process writes.
 
     A crash can then be attributed; otherwise the crash of another projector would count against the event.
     """
-    await again(bench, 1)
+    await redeliver(bench, 1)
     trials = CrashRecords(bench.connection)
     tried, neighbour = Waiting(), MemorySink()
     async with bench.projecting(tried, crash_records=trials, ack_wait=0.5):
         await tried.asked.wait()
         async with bench.projecting(neighbour, crash_records=trials, name="neighbour") as other:
             await eventually(lambda: other.in_flight == 1)
-            assert await notes(bench) != []
+            assert await open_records(bench) != []
             assert ids(neighbour) == []
             tried.go.set()
             await eventually(lambda: ids(neighbour) == [1] == ids(tried))

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tests.projector.bench import Bench
 
 
-async def test_buried_twice_is_one_dead_letter(bench: Bench) -> None:
+async def test_published_twice_is_one_dead_letter(bench: Bench) -> None:
     """A message dead-lettered twice, as after a crash before its ack, leaves one dead letter."""
     await bench.publish([b"malformed"])
     puller = Puller(bench.connection, bench.consumer)
@@ -30,7 +30,7 @@ async def test_buried_twice_is_one_dead_letter(bench: Bench) -> None:
     assert len(await bench.dead_letters()) == 1
 
 
-async def buried(bench: Bench, body: bytes, headers: dict[str, str] | None = None) -> Any:
+async def dead_letter_of(bench: Bench, body: bytes, headers: dict[str, str] | None = None) -> Any:
     """Return the dead letter of a message with *body*."""
     js = await jetstream(bench.connection)
     await js.publish(f"{bench.stream.name}.x", body, headers=headers)
@@ -42,25 +42,25 @@ async def buried(bench: Bench, body: bytes, headers: dict[str, str] | None = Non
     return letter
 
 
-async def test_message_as_large_as_the_server_takes_is_buried(bench: Bench) -> None:
+async def test_message_of_the_largest_size_becomes_a_dead_letter(bench: Bench) -> None:
     """A body that does not fit beside the dead letter's headers is compressed, and the connection stays."""
     body = b"x" * (await bench.connection.client()).max_payload
-    letter = await buried(bench, body)
+    letter = await dead_letter_of(bench, body)
 
     assert letter.headers["Noetl-Encoding"] == "zlib"
     assert zlib.decompress(letter.data) == body
 
 
-async def test_what_cannot_be_made_to_fit_says_so_and_keeps_the_connection(bench: Bench) -> None:
+async def test_too_large_message_is_refused_and_the_connection_stays(bench: Bench) -> None:
     """A body that does not compress is refused locally: sending it would close the connection, repeatedly."""
     client = await bench.connection.client()
 
     with pytest.raises(MessageTooLarge, match="raise it there"):
-        await buried(bench, random.Random(1).randbytes(client.max_payload))
+        await dead_letter_of(bench, random.Random(1).randbytes(client.max_payload))
     assert client.is_connected
 
 
-async def test_headers_that_the_client_does_not_send_are_kept_by_another_name(bench: Bench) -> None:
+async def test_headers_with_unusual_names_are_renamed(bench: Bench) -> None:
     """A header with an unusual name does not prevent the dead letter."""
     js = await jetstream(bench.connection)
     client = await bench.connection.client()
