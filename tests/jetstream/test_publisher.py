@@ -57,6 +57,21 @@ async def test_stream_without_batches_gets_windows(
     assert scripted.log == "1:fast 1/0 2:fast 2/1 3:fast 3/2 1:plain 2:plain 3:plain 4:plain 5:plain"
 
 
+async def test_refusal_without_batches_fails_its_own_call_only(
+    publisher: Publisher, scripted: ScriptedStream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A message that is refused when batches prove to be unsupported fails its own call; the others are stored."""
+    monkeypatch.setattr("noetl_events.jetstream.publish.batches.MOST", 2)
+    scripted.answer = lambda received: (
+        error(10205) if received.is_fast else error(10077) if received.id == 1 else stores(received)
+    )
+    calls = [publisher.publish(scripted.outgoing(ids)) for ids in ([1, 2], [3, 4], [5])]
+    failed, *stored = await asyncio.gather(*calls, return_exceptions=True)
+
+    assert isinstance(failed, NatsUnavailable)
+    assert stored == [None, None]
+
+
 @pytest.mark.parametrize(
     "answer",
     [

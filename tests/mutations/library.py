@@ -69,6 +69,13 @@ LIBRARY = (
         "tests/jetstream/test_publisher.py::test_second_attempt_keeps_the_order_of_a_key",
     ),
     Mutation(
+        "a refusal in a first attempt fails the calls of messages that were not tried",
+        "noetl_events/jetstream/publish/sender.py",
+        "        if left and not self._queue.is_uncertain(left[0]):\n",
+        "        if len(left) == 1 and not self._queue.is_uncertain(left[0]):\n",
+        "tests/jetstream/test_publisher.py::test_refusal_without_batches_fails_its_own_call_only",
+    ),
+    Mutation(
         "a PubAck without a sequence counts as stored",
         "noetl_events/jetstream/publish/replies.py",
         "        return Verdict.STORED if reply.seq > 0 else Verdict.AGAIN\n",
