@@ -126,7 +126,7 @@ async def dead_stream(connection: Connection) -> AsyncIterator[StreamDeclaration
 async def outside(nats_url: str) -> AsyncIterator[JetStreamContext]:
     """Return a JetStream client of nats-py that does not go through the library."""
     client = await nats.connect(nats_url)
-    yield client.jetstream()
+    yield client.jetstream(timeout=60)
     await client.close()
 
 

@@ -89,7 +89,7 @@ async def test_last_of_several_failures_carries_the_event() -> None:
     failures = [SinkUnavailable("answer lost", 0.0), *[SinkUnavailable("away", 0.1)] * 20]
     sink = FaultySink(MemorySink(), failures)
     with pytest.raises(SinkUnavailable, match="away") as failure:
-        await EventEmitter(7, sink, new_id=lambda: 42, patience=0.2).emit("step.enter", "s", "STARTED", {})
+        await EventEmitter(7, sink, new_id=lambda: 42, patience=1.0).emit("step.enter", "s", "STARTED", {})
     assert failure.value.event is not None
 
     assert failure.value.event.event_id == 42

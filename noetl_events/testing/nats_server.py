@@ -113,7 +113,7 @@ def nats_cluster(root: Path, size: int = 3, *, config: str = "") -> Iterator[lis
     Each server may be killed, paused and started again.  Each reads *config* in addition to its own routes.
 
     Raises:
-        ServerFailed: a server did not start, or there is no leader within thirty seconds.
+        ServerFailed: a server did not start, or there is no leader within three minutes.
 
     """
     routes = [free_port() for _ in range(size)]

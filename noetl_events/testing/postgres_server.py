@@ -64,7 +64,7 @@ class PostgresServer(ServerProcess):
         Create the database if necessary, start, and return once clients can connect.
 
         Raises:
-            ServerFailed: the server ended, or was not ready within thirty seconds; it does not run any more.
+            ServerFailed: the server ended, or was not ready within three minutes; it does not run any more.
 
         """
         deadline = time.monotonic() + START_TIMEOUT

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-START_TIMEOUT: Final = 120.0
+START_TIMEOUT: Final = 180.0
 _STOP_TIMEOUT: Final = 10.0
 _POLL: Final = 0.01
 _TAIL: Final = 2_000
@@ -99,7 +99,7 @@ class ServerProcess(ABC):
         Start, and return once clients can connect.
 
         Raises:
-            ServerFailed: the server ended, or was not ready within thirty seconds; it does not run any more.
+            ServerFailed: the server ended, or was not ready within three minutes; it does not run any more.
 
         """
         if self.running:
@@ -155,7 +155,7 @@ class ServerProcess(ABC):
         Return once *reached* returns true.
 
         Raises:
-            ServerFailed: the server ended before that, or thirty seconds passed; the message contains *complaint*.
+            ServerFailed: the server ended before that, or three minutes passed; the message contains *complaint*.
 
         """
         deadline = time.monotonic() + START_TIMEOUT

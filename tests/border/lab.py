@@ -183,7 +183,7 @@ class Case:
             yield
             await service.worker.stop()
             with suppress(ValueError):
-                async with asyncio.timeout(90):
+                async with asyncio.timeout(180):
                     await task
         finally:
             task.cancel()

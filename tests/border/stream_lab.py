@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from noetl_events.envelope import ExecutorEvent
     from noetl_events.jetstream.declarations import StreamDeclaration
 
-PATIENCE: Final = 90.0
+PATIENCE: Final = 180.0
 TIMEOUT: Final = 1.5
 """The timeout of a publisher in seconds; for longer retries the test emits the same events again."""
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 
 AT_ONCE: Final = 32
-PATIENCE: Final = 90.0
+PATIENCE: Final = 180.0
 NOTICED: Final = 4 * LOOK + 2.0
 """The seconds until an edit is noticed, on a busy machine too."""
 

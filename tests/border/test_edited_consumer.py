@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from noetl_events import ExecutorEvent
 
-PATIENCE = 90.0
+PATIENCE = 180.0
 
 
 @pytest.fixture

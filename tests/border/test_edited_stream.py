@@ -87,7 +87,7 @@ async def test_readers_are_forgotten_soon(edited: Connection) -> None:
     await edit(edited, EVENTS.name, consumer_limits={"inactive_threshold": 4 * SECOND})
     await edit(edited, DEAD_LETTERS.name, consumer_limits={"inactive_threshold": 4 * SECOND})
     await Bench(edited, EVENTS, DEAD_LETTERS).publish(make_events(3))
-    async with History(edited, Span(stream=EVENTS.name), patience=2.0) as history:
+    async with History(edited, Span(stream=EVENTS.name), patience=180.0) as history:
         assert len(await history.read()) == 3
     assert [letter async for letter in DeadLetterReader(edited).letters(LetterFilter())] == []
 

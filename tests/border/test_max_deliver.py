@@ -16,7 +16,7 @@ from tests.border.lab import LOOK, Case, durable_of, until
 if TYPE_CHECKING:
     from tests.border.lab import Lab
 
-PATIENCE = 90.0
+PATIENCE = 180.0
 SECOND = 1_000_000_000
 
 
@@ -49,6 +49,7 @@ async def exhaust(lab: Lab, case: Case, *, is_heard: bool) -> None:
     other = Case(lab, case.stream, durable="other")
     if is_heard:
         async with other.running():
+            assert await until(lambda: other.is_ready, PATIENCE)
             await asyncio.sleep(1.5)
             await ask_once(lab, name)
             await asyncio.sleep(2 * LOOK)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-PATIENCE = 90.0
+PATIENCE = 180.0
 
 
 @pytest.fixture(params=["2.10", "2.12"])

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-import time
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
@@ -52,7 +52,7 @@ async def edit(connection: Connection, **changes: object) -> None:
 async def read(connection: Connection) -> tuple[int, int]:
     """Return the number of messages that `rebuild` and `verify` read, and that `dead list` reads."""
     counted = 0
-    async with History(connection, Span(stream=STREAM.name), patience=5.0) as history:
+    async with History(connection, Span(stream=STREAM.name), patience=3_600.0) as history:
         while messages := await history.read():
             counted += len(messages)
     async with aclosing(read_stored(connection, STREAM.name)) as reading:
@@ -79,8 +79,6 @@ async def test_stream_that_no_reader_may_read(limited: Connection) -> None:
     sink = NatsSink(limited)
     await sink.emit_batch(make_events(3))
     await sink.aclose()
-    began = time.monotonic()
     with pytest.raises(Refused, match="consumer in pull mode requires explicit ack policy on workqueue stream"):
-        await read(limited)
-
-    assert time.monotonic() - began < 3
+        async with asyncio.timeout(180):
+            await read(limited)

@@ -113,6 +113,7 @@ async def edited_beside(lab: StreamLab, edit: Edit, lines: Counter[str], outcome
             await case.publish_malformed()
             await case.emit(edit)
             await until(lambda: (case.is_stored and case.buried == 1) or names(case.reason, edit), 2.0)
+            await until(lambda: case.buried == 1 or not case.is_ready, PATIENCE)
             outcomes[await outcome(case, edit, letters=1)] += 1
             assert_told_once(case, lines)
             await lab.put_back(letters, original)

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import signal
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -24,7 +25,6 @@ from tests.jetstream.listeners import listening
 
 if TYPE_CHECKING:
     from multiprocessing.context import ForkServerProcess
-    from pathlib import Path
 
     from noetl_events.testing.nats_server import NatsServer
 
@@ -45,11 +45,18 @@ def command(pipe: Path, url: str, *arguments: str) -> tuple[ForkServerProcess, i
 
 
 async def leaves(process: ForkServerProcess, number: int = signal.SIGTERM) -> int | None:
-    """Send *process* a signal, and return its exit code; None if it still runs after ten seconds."""
+    """Send *process* a signal, and return its exit code; None if it still runs after three minutes."""
     assert process.pid is not None
     os.kill(process.pid, number)
-    await asyncio.to_thread(process.join, 10)
+    await asyncio.to_thread(process.join, 180)
     return process.exitcode
+
+
+def handles(process: ForkServerProcess, number: int) -> bool:
+    """Return true if *process* has a handler for a signal."""
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    caught = next(line for line in status.splitlines() if line.startswith("SigCgt:"))
+    return bool(int(caught.split()[1], 16) >> (number - 1) & 1)
 
 
 def text_of(path: Path) -> str:
@@ -81,7 +88,7 @@ async def test_emit_that_waits_for_input(number: int, pipe: Path, own_server: Na
 
 async def test_emit_that_waits_for_nats(pipe: Path) -> None:
     """A stop while NATS is unavailable ends at once with 1, and counts the events in flight."""
-    process, end = command(pipe, "nats://127.0.0.1:1", "emit", "-")
+    process, end = command(pipe, "nats://127.0.0.1:1", "emit", "-", "--wait", "3600")
     try:
         os.write(end, b"".join(encode(event) + b"\n" for event in make_events(3)))
         await eventually(lambda: "sink.holding" in text_of(pipe.parent / "err"), timeout=180)
@@ -96,9 +103,10 @@ async def test_emit_that_waits_for_nats(pipe: Path) -> None:
 
 async def test_emit_without_input_and_without_nats(pipe: Path) -> None:
     """With no input read nothing is in flight, so a stop ends at once with 0."""
-    process, end = command(pipe, "nats://127.0.0.1:1", "emit", "-")
+    process, end = command(pipe, "nats://127.0.0.1:1", "emit", "-", "--wait", "3600")
     try:
-        await asyncio.sleep(3)
+        await eventually(lambda: handles(process, signal.SIGTERM))
+        await asyncio.sleep(1)
 
         assert await leaves(process) == 0
     finally:
@@ -113,7 +121,7 @@ async def test_drain_of_a_spool_while_nats_is_away(pipe: Path, tmp_path: Path) -
     await spool.emit_batch(make_events(5))
     await spool.aclose()
     async with listening(closes=True) as closing:
-        arguments = ("spool", "drain", str(folder), "--to", f"nats://{closing.host}", "--wait", "60")
+        arguments = ("spool", "drain", str(folder), "--to", f"nats://{closing.host}", "--wait", "3600")
         process, end = command(pipe, "nats://127.0.0.1:1", *arguments)
         try:
             await eventually(lambda: closing.connections)

@@ -99,7 +99,7 @@ async def test_other_consumers_are_ignored_by_default(bench: Bench) -> None:
     client = await bench.connection.client()
     advisory = b'{"stream":"%b","consumer":"projector","stream_seq":1,"deliveries":2}' % stream.encode()
     await client.publish(f"$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.{stream}.projector", advisory)
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(180):
         await told.wait()
     running.cancel()
     with suppress(asyncio.CancelledError):

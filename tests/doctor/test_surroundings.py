@@ -42,7 +42,7 @@ def found(findings: list[Finding]) -> list[Finding]:
 
 async def reach(**options: Any) -> list[Finding]:
     """Return the findings about reaching a server that are not ok."""
-    async with Connection(ConnectOptions(connect_timeout=5.0, **options)) as connection:
+    async with Connection(ConnectOptions(connect_timeout=60.0, **options)) as connection:
         return found(await check_reachability(make_context(connection, STREAM)))
 
 
@@ -70,7 +70,7 @@ async def test_silent_check_is_unknown(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
         options = ConnectOptions(servers=f"nats://127.0.0.1:{port}", connect_timeout=0.5)
-        async with Connection(options) as connection, asyncio.timeout(60):
+        async with Connection(options) as connection, asyncio.timeout(180):
             to = (f"postgresql://u:p@127.0.0.1:{port}/db",)
             findings = await examine(make_context(connection, STREAM, to=to), limit=0.1)
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 # EXT4_IOC_SHUTDOWN with EXT4_GOING_FLAGS_NOLOGFLUSH (fs/ext4/ext4.h): from here on nothing reaches the disk, neither
 # the page cache nor the file system's own log.  Data that was not synced is lost, as in a power cut.
 _SHUTDOWN, _WITHOUT_LOG = 0x8004587D, struct.pack("=I", 2)
-_PATIENCE = 10.0
+_PATIENCE = 180.0
 
 
 def can_mount() -> bool:

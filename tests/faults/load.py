@@ -46,7 +46,7 @@ class Load:
         """Emit from several tasks, *size* events a call."""
         self._tasks = [asyncio.create_task(self._emit(number, size)) for number in range(EMITTERS)]
 
-    async def progress(self, events: int, *, seconds: float = 40.0) -> None:
+    async def progress(self, events: int, *, seconds: float = 180.0) -> None:
         """Return once *count* more events are acknowledged, within a timeout."""
         goal = len(self.acknowledged) + events
         async with asyncio.timeout(seconds):
@@ -80,7 +80,7 @@ class Load:
 async def read_all(url: str, stream: str, **login: Any) -> list[ExecutorEvent]:
     """Return the events of the stream in order, read without the library."""
     client = await nats.connect(url, **login)
-    js = client.jetstream()
+    js = client.jetstream(timeout=60)
     last = (await answered(lambda: js.stream_info(stream))).state.last_seq
     events: list[ExecutorEvent] = []
     if last:

@@ -39,7 +39,7 @@ def projecting(
             process.kill()
 
 
-async def ended(process: subprocess.Popen[bytes], *, timeout: float = 120.0) -> int:  # noqa: ASYNC109  (as Popen has it)
+async def ended(process: subprocess.Popen[bytes], *, timeout: float = 180.0) -> int:  # noqa: ASYNC109  (as Popen has it)
     """Return the exit code of *process* after it ended by itself."""
     return await asyncio.to_thread(process.wait, timeout)
 

@@ -34,7 +34,7 @@ CUTS = 5
 SYNCED = "jetstream { sync_interval: always }"
 
 pytestmark = [
-    pytest.mark.timeout(300),
+    pytest.mark.timeout(1800),
     pytest.mark.skipif(not can_mount(), reason="needs root, ext4 and loop devices"),
 ]
 

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 LONG = os.environ.get("NOETL_FAULTS") == "long"
 EVENTS, KILLS = (100_000, 5) if LONG else (6_000, 2)
 
-pytestmark = pytest.mark.timeout(600 if LONG else 300)
+pytestmark = pytest.mark.timeout(1800)
 
 
 @contextmanager
@@ -80,11 +80,11 @@ async def test_gateway_killed_at_random_moments(
     with projecting(own_server, own_postgres.url, log=log), posting(url, note) as worker:
         for moment in moments:
             with serving(own_server, port, log) as gateway:
-                await eventually(lambda goal=moment: len(taken(note)) >= goal, timeout=120, what=f"seed {seed}")  # type: ignore[misc]
+                await eventually(lambda goal=moment: len(taken(note)) >= goal, what=f"seed {seed}")  # type: ignore[misc]
                 gateway.kill()
         with serving(own_server, port, log):
             assert await ended(worker, timeout=300) == 0, f"seed {seed}"
-        await eventually(partial(Counter(own_postgres.url).reaches, EVENTS), timeout=120, what=f"seed {seed}")
+        await eventually(partial(Counter(own_postgres.url).reaches, EVENTS), what=f"seed {seed}")
 
     everything = list(range(1, EVENTS + 1))
     assert sorted(taken(note)) == everything

@@ -36,7 +36,7 @@ LONG = os.environ.get("NOETL_FAULTS") == "long"
 PROCESSES = 50
 OWN, COLLIDING = (4_000, 400) if LONG else (40, 40)
 
-pytestmark = pytest.mark.timeout(900 if LONG else 300)
+pytestmark = pytest.mark.timeout(1800)
 
 
 async def emit_from_all(url: str, bench: Bench, kind: str, each: int) -> None:

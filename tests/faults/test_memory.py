@@ -36,7 +36,7 @@ ROOM_KB = 64 * 1024
 
 log = structlog.get_logger()
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = pytest.mark.timeout(1800)
 
 
 def resident_kb(process: subprocess.Popen[bytes], what: str = "VmRSS") -> int:

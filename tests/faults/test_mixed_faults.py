@@ -45,7 +45,7 @@ VICTIMS = ("projector 0", "projector 1", "nats-server", "postgres")
 
 log = structlog.get_logger()
 
-pytestmark = pytest.mark.timeout(900 if LONG else 300)
+pytestmark = pytest.mark.timeout(1800)
 
 
 class Mortal(Protocol):

@@ -35,7 +35,7 @@ POISON = EVENTS // 3
 LIVES = 9
 """The projectors that one event may end: at the first delivery, then at 500, 20, 1 and 1; and some to spare."""
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(1800)
 
 
 async def publish(connection: Connection, count: int) -> None:

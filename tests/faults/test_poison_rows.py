@@ -33,7 +33,7 @@ LONG = os.environ.get("NOETL_FAULTS") == "long"
 
 log = structlog.get_logger()
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(1800)
 
 
 WHERE = [

@@ -64,7 +64,7 @@ async def test_silent_server_is_waited_for(own_server: NatsServer, own_connectio
 async def test_outage_longer_than_the_timeout_is_told(own_server: NatsServer, own_connection: Connection) -> None:
     """An unknown outcome at the timeout is `SinkUnavailable`, says so, and the event can be emitted again."""
     sink = NatsSink(own_connection, timeout=0.5)
-    await sink.emit(make_event(1))
+    await emit_until_taken(sink, make_events(1))
     await asyncio.to_thread(own_server.kill)
     with pytest.raises(SinkUnavailable, match=r"not sent|unknown whether stored"):
         await sink.emit_batch(make_events(100))

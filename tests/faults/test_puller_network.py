@@ -34,7 +34,7 @@ ROUND = 500
 RECOVERY = 180.0
 DEAD = StreamDeclaration(name="dead", subjects=("dead.>",))
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(1800)
 
 
 @pytest.fixture

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 LONG = os.environ.get("NOETL_FAULTS") == "long"
 KILLS = 10 if LONG else 4
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(1800)
 
 
 @contextmanager

@@ -34,7 +34,7 @@ def browsing(profile: Path) -> Iterator[Any]:
     # Chromium writes to the home folder, whatever its profile is.
     service = webdriver.ChromeService(executable_path=DRIVER, env=os.environ | {"HOME": str(profile)})
     driver = webdriver.Chrome(options=options, service=service)
-    driver.set_page_load_timeout(20)
+    driver.set_page_load_timeout(180)
     try:
         yield driver
     finally:

@@ -61,7 +61,7 @@ async def serving(
     gateway = Gateway(settings, connection, listener, rule or LocalOnly(), **options)
     running = asyncio.create_task(gateway.run())
     try:
-        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=30)) as session:
+        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=180)) as session:
             yield Web(gateway, listener.getsockname()[1], session)
         await gateway.stop()
         async with asyncio.timeout(180):

@@ -58,7 +58,7 @@ class LiveGateway:
             self._token.write_text(token)
             arguments += ["--token-file", str(self._token)]
         self._process = start(arguments, self.server.url, [Path(os.devnull), self._log, self._log])
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 180
         while not self._listens():
             assert self._process.is_alive(), self._log.read_text()
             assert time.monotonic() < deadline, self._log.read_text()
@@ -78,7 +78,7 @@ class LiveGateway:
             time.sleep(0.02)
 
     def leaves(self) -> int | None:
-        """Return the exit code after the process ended, None after ten seconds."""
+        """Return the exit code after the process ended, None after three minutes."""
         assert self._process is not None
         self._process.join(180)
         return self._process.exitcode

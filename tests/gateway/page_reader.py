@@ -27,7 +27,7 @@ class Page:
         """Return the result of *script*."""
         return self.browser.execute_script(script, *arguments)
 
-    def wait(self, reached: Callable[[], Any], within: float = 120.0) -> Any:
+    def wait(self, reached: Callable[[], Any], within: float = 180.0) -> Any:
         """Return the result of *reached* once it is true."""
         deadline = time.monotonic() + within
         while not (value := reached()):

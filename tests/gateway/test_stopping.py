@@ -39,7 +39,7 @@ def post(url: str) -> int:
 
 def wait_for_post(url: str) -> None:
     """Return once the gateway has a post in flight."""
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 180
     while b"noetl_gateway_in_hand 1.0" not in urllib.request.urlopen(f"{url}metrics").read():  # noqa: S310  (on loopback)
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -55,7 +55,7 @@ def test_post_in_flight_is_stored_on_sigterm(tmp_path: Path) -> None:
         assert not answer.done()
         gateway.server.resume()
 
-        assert answer.result(30) == 200
+        assert answer.result(180) == 200
         assert gateway.leaves() == 0
         assert len(messages_in(gateway.server, STREAM.name)) == 1
 

@@ -153,7 +153,7 @@ async def test_slow_client(connection: Connection, stream: StreamDeclaration) ->
             await publish(connection, stream, events)
             await eventually(partial(reader.has, start + 19))
 
-        rest = await asyncio.wait_for(slow.read(), 60)
+        rest = await asyncio.wait_for(slow.read(), 180)
         assert b"event: dropped" in rest[-1_000:]
         assert reader.sequences == list(range(1, 601))
         assert web.gateway.event_stream.dropped == 1
@@ -172,7 +172,7 @@ async def test_terminated(own_server: NatsServer) -> None:
                 await publish(connection, StreamDeclaration(), make_events(3))
                 await eventually(partial(reader.has, 3))
                 process.terminate()
-                assert await asyncio.wait_for(process.wait(), 60) == 0
+                assert await asyncio.wait_for(process.wait(), 180) == 0
         finally:
             if process.returncode is None:
                 process.kill()

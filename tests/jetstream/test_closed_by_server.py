@@ -85,10 +85,10 @@ async def test_any_word_of_a_server(words: str) -> None:
         listening(info() + f"PONG\r\n-ERR '{words}'\r\n".encode()) as listener,
         Connection(ConnectOptions(servers=f"nats://{listener.host}")) as connection,
     ):
-        with structlog.testing.capture_logs() as logged:
-            said = await keep_using(connection, 1.5)
-
         expected = f"{listener.host} has closed the connection: {words}"
+        with structlog.testing.capture_logs() as logged:
+            said = await keep_using(connection, 1.5, until=expected)
+
         assert expected in said
         assert connection.trouble == expected
         assert listener.connections < 10

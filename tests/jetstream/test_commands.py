@@ -43,7 +43,7 @@ async def test_messages_arrive_whole_and_in_order(connection: Connection) -> Non
         client, messages, [command(message, b"reply.%d" % index) for index, message in enumerate(messages)]
     )
     await client.publish("raw.after", b"")
-    await asyncio.wait_for(done.wait(), 60)
+    await asyncio.wait_for(done.wait(), 180)
 
     assert heard == [
         ("raw.before", "", None, b""),

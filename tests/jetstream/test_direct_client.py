@@ -119,7 +119,7 @@ async def test_reconnection_keeps_the_subscription(own_server: NatsServer) -> No
         connection.on_reconnect(restored.set)
         await asyncio.to_thread(own_server.kill)
         await asyncio.to_thread(own_server.start)
-        await asyncio.wait_for(restored.wait(), 60)
+        await asyncio.wait_for(restored.wait(), 180)
         await client.publish(f"{inbox}.1", b"again")
         await eventually(lambda: heard)
 
@@ -286,7 +286,7 @@ async def test_reading_that_ended_on_an_error_is_a_lost_connection(own_server: N
         connection.on_reconnect(restored.set)
         await client.subscribe_direct("after.>", heard.take, heard.errors.append)
         client.transport._connected().reader.feed_data(b"INFO {\r\n")  # type: ignore[attr-defined]
-        await asyncio.wait_for(restored.wait(), 60)
+        await asyncio.wait_for(restored.wait(), 180)
         await client.publish("after.it")
         await eventually(lambda: heard)
 

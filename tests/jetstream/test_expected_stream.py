@@ -177,7 +177,7 @@ async def test_renamed_stream_is_learned_anew(own_server: NatsServer) -> None:
     """A stream created again under another name is found if no name was configured, and refused otherwise."""
     async with Connection(ConnectOptions(servers=own_server.url)) as connection:
         await ensure_stream(connection, StreamDeclaration(name="first", subjects=("e.>",)))
-        learning, configured = Publisher(connection, timeout=8.0), Publisher(connection, stream="first", timeout=1.0)
+        learning, configured = Publisher(connection, timeout=60.0), Publisher(connection, stream="first", timeout=5.0)
         for publisher in (learning, configured):
             await publisher.publish(outgoing("e.x", 1, 2))
         await (await jetstream(connection)).delete_stream("first")
@@ -212,7 +212,7 @@ async def test_first_acknowledgement_teaches_where_nothing_may_be_asked(tmp_path
             Connection(ConnectOptions(servers=worker_url)) as worker,
         ):
             await ensure_stream(owner, StreamDeclaration(name=name, subjects=("e.>",)))
-            publisher = Publisher(worker, timeout=1.0)
+            publisher = Publisher(worker, timeout=5.0)
             await publisher.publish(outgoing("e.x", 1, 2, 3))
             await (await jetstream(owner)).delete_stream(name)
             async with listener(owner_url, "e.>", {"stream": "other", "seq": 9}):
@@ -242,7 +242,7 @@ async def test_name_from_the_api_is_enough(tmp_path: Path) -> None:
             await expected.look_up("e.x", other)
             assert not expected.counts(other)
             assert expected.counts(Reply(stream="custom", seq=1))
-            publisher = Publisher(worker, timeout=5.0)
+            publisher = Publisher(worker, timeout=60.0)
             async with listener(owner_url, "e.>", {"stream": "other", "seq": 9}):
                 await publisher.publish(outgoing("e.x", 1))
                 await publisher.publish(outgoing("e.x", 2, 3))

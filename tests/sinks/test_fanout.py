@@ -147,9 +147,9 @@ async def test_stuck_optional_sink_delays_briefly() -> None:
     """An optional sink that does not answer is cancelled and skipped for a while."""
     required, stuck = MemorySink(), Stuck()
     sink = FanoutSink([required], [stuck], patience=0.05)
-    await asyncio.wait_for(sink.emit(make_event(1)), 60)
+    await asyncio.wait_for(sink.emit(make_event(1)), 180)
     stuck.left = False
-    await asyncio.wait_for(sink.emit(make_event(2)), 60)
+    await asyncio.wait_for(sink.emit(make_event(2)), 180)
 
     assert ids(required) == [1, 2]
     assert not stuck.left

@@ -6,7 +6,6 @@ import asyncio
 import errno
 import random
 import resource
-import signal
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -129,8 +128,10 @@ def kill_at_random(path: Path, start: int) -> list[int]:
     command = [sys.executable, "-c", CHILD, str(path), str(start)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as child:
         assert child.stdout is not None
-        acks = [int(child.stdout.readline()) for _ in range(random.randint(1, 60))]
-        child.send_signal(signal.SIGKILL)
+        try:
+            acks = [int(child.stdout.readline()) for _ in range(random.randint(1, 60))]
+        finally:
+            child.kill()
         return acks + [int(line) for line in child.stdout if line.endswith(b"\n")]
 
 

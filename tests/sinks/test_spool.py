@@ -84,7 +84,7 @@ class TestSpoolSink(SinkContract):
 
     def open(self) -> EventSink:
         """Return a spool on the same folder with the same destination."""
-        self.sink = spool(self.inner, self.path)
+        self.sink = spool(self.inner, self.path, patience=60.0)
         return self.sink
 
     async def stored(self) -> list[ExecutorEvent]:

@@ -34,7 +34,7 @@ USER, PASSWORD = "app", "of-the-app"
 _ADMIN, _SECRET = "admin", "of-the-admin"
 _APP = f'{{user: "{USER}", password: "{PASSWORD}"}}'
 _CONFIG = f'authorization {{ users: [{{user: "{_ADMIN}", password: "{_SECRET}"}}, {_APP}] }}\n'
-_PATIENCE = 30.0
+_PATIENCE = 180.0
 # The durable name of a projector, before the number of its partition.
 CONSUMER = "noetl_projector"
 
