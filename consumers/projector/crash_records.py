@@ -31,6 +31,7 @@ from noetl_events.jetstream.declarations import TRIALS
 from noetl_events.jetstream.errors import NatsUnavailable
 from noetl_events.jetstream.message import attempt_of, delivery_of
 from noetl_events.jetstream.storage import last_payload, store
+from noetl_events.retry import Backoff, Retry
 from noetl_events.sink import SinkUnavailable
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ _SPLIT: Final = 25
 _FATAL_DEATHS: Final = 2
 # Timeout in seconds for restoring the crash record when the write has failed or the task is cancelled.
 _RESTORE_TIMEOUT: Final = 1.0
+_RESTORE_BACKOFF: Final = Backoff(initial=0.05, maximum=0.2)
 _GATE_TIMEOUT: Final = 10.0
 
 FATAL: Final = f"the process died {_FATAL_DEATHS} times while it wrote this event alone"
@@ -192,9 +194,9 @@ class CrashRecords:
                 await self.clear(group)
             except (Exception, asyncio.CancelledError):
                 # The process lives, so the attempt shows nothing about the events.
-                with suppress(NatsUnavailable, TimeoutError):
+                with suppress(TimeoutError):
                     async with asyncio.timeout(_RESTORE_TIMEOUT):
-                        await self._store(group, group.record)
+                        await self._restore(group)
                 raise
 
     async def record(self, group: Group) -> None:
@@ -220,6 +222,11 @@ class CrashRecords:
 
         """
         await self._store(group, group.record and group.record.behind(max(group.sequences)))
+
+    async def _restore(self, group: Group) -> None:
+        async for attempt in Retry(NatsUnavailable, backoff=_RESTORE_BACKOFF):
+            with attempt:
+                await self._store(group, group.record)
 
     async def _store(self, group: Group, record: CrashRecord | None) -> None:
         payload = b"" if record is None else msgspec.json.encode(record)

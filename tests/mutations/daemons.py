@@ -63,6 +63,14 @@ DAEMONS = (
         "tests/projector/test_quarantine.py::test_error_that_passes_loses_nothing",
     ),
     Mutation(
+        "a crash record whose restoring has no answer stays",
+        "consumers/projector/crash_records.py",
+        "                        await self._restore(group)\n",
+        "                        with suppress(NatsUnavailable):\n"
+        "                            await self._store(group, group.record)\n",
+        "tests/projector/test_suspects.py::test_lost_answer_leaves_no_crash_record",
+    ),
+    Mutation(
         "an error of the sink counts as a death of the process",
         "consumers/projector/crash_records.py",
         "            except (Exception, asyncio.CancelledError):\n",

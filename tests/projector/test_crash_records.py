@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
+from consumers.projector import crash_records
 from consumers.projector.crash_records import CrashRecord, CrashRecords, Group, blocks_of
 from noetl_events import SinkUnavailable
+from noetl_events.jetstream.errors import NatsUnavailable
+from noetl_events.jetstream.storage import store
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from noetl_events.jetstream.connection import Connection
     from noetl_events.jetstream.declarations import StreamDeclaration
     from tests.projector.bench import Bench
 
@@ -137,6 +141,32 @@ async def test_outage_restores_the_record(bench: Bench, stream: StreamDeclaratio
                 raise SinkUnavailable("away")
 
     assert again.deaths == 1
+
+
+async def test_lost_answer_leaves_no_crash_record(
+    bench: Bench, stream: StreamDeclaration, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A crash record is restored by a second attempt if the first one has no answer: the process has not died."""
+    records, single = CrashRecords(bench.connection), part_of(7, 7, stream=stream.name)
+    stores: list[bytes] = []
+
+    async def store_but_the_second(
+        connection: Connection, subject: str, payload: bytes, *args: Any, **more: Any
+    ) -> int:
+        stores.append(payload)
+        if len(stores) == 2:
+            raise NatsUnavailable("no answer")
+        return await store(connection, subject, payload, *args, **more)
+
+    monkeypatch.setattr(crash_records, "store", store_but_the_second)
+    [again] = await records.split(single)
+    with pytest.raises(KeyError):
+        async with records.attempt(again._replace(is_suspect=True)):
+            raise KeyError("bug")
+    [again] = await records.split(single)
+
+    assert again.deaths == 0
+    assert stores[1:] == [b"", b""]
 
 
 async def test_alone_when_the_process_died_twice_is_fatal(bench: Bench, stream: StreamDeclaration) -> None:

@@ -151,10 +151,18 @@ class ProjectorRun:
             await asyncio.wait([process.task])
             if not process.task.cancelled():
                 # A consumer that must not be read ends a projector that starts, and so does a sink that is broken.
-                with suppress(ConsumerDrift, SinkBug):
-                    process.task.result()
+                with suppress(ConsumerDrift):
+                    self._require_end_of(process)
                 if process.projector.in_flight and not self.is_cut:
                     raise Violation(f"stopped with {process.projector.in_flight} messages in hand")
+
+    def _require_end_of(self, process: Process) -> None:
+        try:
+            process.task.result()
+        except SinkBug:
+            if not process.connection.is_connected:
+                # The process could not restore its crash record, so its end looks like a death.
+                self.blame(process)
 
     def _start(self, name: str) -> Process:
         process = Process(
