@@ -68,7 +68,7 @@ DAEMONS = (
         "                        await self._restore(group)\n",
         "                        with suppress(NatsUnavailable):\n"
         "                            await self._store(group, group.record)\n",
-        "tests/projector/test_suspects.py::test_lost_answer_leaves_no_crash_record",
+        "tests/projector/test_crash_records.py::test_lost_answer_leaves_no_crash_record",
     ),
     Mutation(
         "an error of the sink counts as a death of the process",

@@ -147,7 +147,7 @@ async def test_lost_answer_leaves_no_crash_record(
     bench: Bench, stream: StreamDeclaration, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A crash record is restored by a second attempt if the first one has no answer: the process has not died."""
-    records, single = CrashRecords(bench.connection), part_of(7, 7, stream=stream.name)
+    records, single = CrashRecords(bench.connection), group_of(7, 7, stream=stream.name)
     stores: list[bytes] = []
 
     async def store_but_the_second(
