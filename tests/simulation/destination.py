@@ -43,6 +43,9 @@ class Table:
         self.is_broken = False
         """True if every event is rejected for the same reason."""
 
+        self.unproven: set[int] = set()
+        """The places at which the table raised before it had accepted an event of the process."""
+
         self.is_raising = False
         """True if every write raises `SinkBug`."""
 
@@ -84,12 +87,14 @@ class TableSink:
     Args:
         table: destination of the events.
         on_fatal: callback for an event that kills the process.
+        has_accepted: function that returns True once the process has had an event accepted.
 
     """
 
-    def __init__(self, table: Table, on_fatal: Callable[[], None]) -> None:
+    def __init__(self, table: Table, on_fatal: Callable[[], None], has_accepted: Callable[[], bool]) -> None:
         self._table = table
         self._on_fatal = on_fatal
+        self._has_accepted = has_accepted
         self.is_writing = False
         self.given_back_at = 0.0
         """The time of the last outage."""
@@ -115,6 +120,7 @@ class TableSink:
         if table.is_away:
             raise SinkUnavailable("away", draw.choice([None, 0.1]))
         if table.is_raising:
+            table.unproven |= set() if self._has_accepted() else set(map(place_in_stream, events))
             raise SinkBug("on purpose")
         if table.is_flaky and draw.random() < 0.3:
             table.store(events[: draw.randrange(len(events) + 1)])

@@ -60,7 +60,7 @@ class Process:
         end_of_stream: Callable[[SimConnection], Awaitable[StreamEnd]],
     ) -> None:
         self.connection = SimConnection(server, name)
-        self.sinks = [TableSink(table, lambda: on_fatal(self)) for table in tables]
+        self.sinks = [TableSink(table, lambda: on_fatal(self), self._has_accepted) for table in tables]
         self.projector = Projector(
             Puller(
                 self.connection,  # type: ignore[arg-type]
@@ -104,6 +104,9 @@ class Process:
 
         looking = asyncio.create_task(look())
         self.task.add_done_callback(lambda _: looking.cancel())
+
+    def _has_accepted(self) -> bool:
+        return self.projector._quarantine._accepted is not None
 
     def leave(self) -> None:
         """Exit at once, as at a second signal."""
