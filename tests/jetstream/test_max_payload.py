@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import math
-import time
 import urllib.request
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -18,6 +16,7 @@ from noetl_events.jetstream.errors import MessageTooLarge, NatsUnavailable
 from noetl_events.jetstream.options import ConnectOptions
 from noetl_events.jetstream.storage import store
 from noetl_events.jetstream.streams import ensure_stream, show_stream
+from noetl_events.retry import Backoff
 from noetl_events.sink import EventsRejected, SinkUnavailable
 from noetl_events.sinks.nats import NatsSink
 from noetl_events.testing import eventually, make_event
@@ -141,26 +140,22 @@ async def test_single_message_and_request(server: NatsServer) -> None:
         assert await connection.client() is client
 
 
-async def test_number_of_looks(server: NatsServer) -> None:
-    """Events that are always too large cost a few connections, whatever their number; the others are stored."""
+async def test_number_of_looks(server: NatsServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Events that are too large cost one connection until a refresh is due, whatever their number."""
+    rare = Backoff(initial=3_600.0, maximum=3_600.0)
+    monkeypatch.setattr("noetl_events.jetstream.connect.payload_limit._REFRESHES", rare)
     async with Connection(ConnectOptions(servers=server.url)) as connection:
         await reload(server, config("server"))
         await ensure_stream(connection, EVENTS)
         sink = NatsSink(connection)
-        before, began = await connections(), time.monotonic()
+        before = await connections()
         rejected = await asyncio.gather(*(is_stored(sink, make_event(n, context=LARGE)) for n in range(1, 501)))
-
-        def most() -> float:
-            return 2 + math.log2(1 + 2 * (time.monotonic() - began))
-
-        assert before < await connections() <= before + most()
         await sink.emit(make_event(501))
-        while (made := await connections() - before) < 3:
-            assert not await is_stored(sink, make_event(502, context=LARGE))
+        rejected += [await is_stored(sink, make_event(n, context=LARGE)) for n in range(502, 512)]
         await sink.aclose()
 
         assert not any(rejected)
-        assert made <= most()
+        assert await connections() == before + 1
 
 
 async def test_server_without_room_for_a_look(server: NatsServer) -> None:
