@@ -56,7 +56,7 @@ async def rebuild(
                     batch_size=settings.projector.batch_size,
                     on_batch=advance,
                 )
-                with _saying_how_far(work):
+                with _with_position(work):
                     done = await work.run()
     finally:
         await sink.aclose()
@@ -69,7 +69,7 @@ async def rebuild(
 
 
 @contextmanager
-def _saying_how_far(work: Rebuild) -> Iterator[None]:
+def _with_position(work: Rebuild) -> Iterator[None]:
     try:
         yield
     except (asyncio.CancelledError, SinkUnavailable, NatsUnavailable):

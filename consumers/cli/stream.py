@@ -53,10 +53,10 @@ async def ensure(
                 infos.append(await ensure_stream(connection, declared, upgrade=upgrade))
             except (StreamDrift, StreamRefused) as exc:
                 failures.append(exc)
-                _print_note(f"{exc}{_remedy(declared, exc)}")
+                _print_remark(f"{exc}{_remedy(declared, exc)}")
             else:
                 for deviation in await examine_stream(connection, declared):
-                    _print_note(f"stream {declared.name}: {_remark(deviation)}")
+                    _print_remark(f"stream {declared.name}: {_remark(deviation)}")
     for info in infos:
         print_result(_summary(info), as_json=json, title=info.config.name or "")
     if not failures:
@@ -95,7 +95,7 @@ def _remedy(declared: StreamDeclaration, failure: StreamDrift | StreamRefused) -
     return f"; set {setting.environ} ({setting.key})" if setting else ""
 
 
-def _print_note(line: str) -> None:
+def _print_remark(line: str) -> None:
     print(f"noetl-events: {line}", file=sys.stderr)
 
 

@@ -70,7 +70,7 @@ class TimedSink:
 
 
 _WORKERS: Final = 2
-_LOOK_EVERY: Final = 0.2
+_POLL_INTERVAL: Final = 0.2
 _STUCK_AFTER: Final = 60.0
 
 
@@ -177,7 +177,7 @@ class Demo(msgspec.Struct, frozen=True, kw_only=True):
     async def _show_progress(self, connection: Connection, projector: Projector) -> None:
         last, last_time = 0, time.monotonic()
         while True:
-            await asyncio.sleep(_LOOK_EVERY)
+            await asyncio.sleep(_POLL_INTERVAL)
             published = (await show_stream(connection, StreamDeclaration().name)).state.messages
             projected, now = projector.progress.stored, time.monotonic()
             rate = (projected - last) / (now - last_time)
@@ -211,7 +211,7 @@ async def _wait_until(reached: Callable[[], bool], running: asyncio.Task[None]) 
             running.result()
         if time.monotonic() > deadline:
             raise DemoFailed(f"the projector did not catch up within {_STUCK_AFTER:.0f} s")
-        await asyncio.wait({running}, timeout=_LOOK_EVERY)
+        await asyncio.wait({running}, timeout=_POLL_INTERVAL)
 
 
 def _summary(

@@ -62,7 +62,7 @@ async def check_jetstream(context: CheckContext) -> list[Finding]:
         found, _, remedy = str(exc).rpartition("; ")
         return [Finding(check=_JETSTREAM, severity="fault", found=found, remedy=remedy)]
     except NatsUnavailable as exc:
-        remedy = "look at the servers with `nats server report jetstream`; an election ends by itself"
+        remedy = "check the servers with `nats server report jetstream`; an election ends by itself"
         return [Finding(check=_JETSTREAM, severity="fault", found=str(exc), remedy=remedy)]
     return [Finding(check=_JETSTREAM, severity="ok", found="available to the account of these credentials")]
 
@@ -75,10 +75,10 @@ _TIMEOUT: Final = 3.0
 
 async def check_tls(context: CheckContext) -> list[Finding]:
     """Make a TLS handshake with each server."""
-    return [await _look(context, url) for url in context.settings.connect.urls]
+    return [await _check_handshake(context, url) for url in context.settings.connect.urls]
 
 
-async def _look(context: CheckContext, url: ServerUrl) -> Finding:
+async def _check_handshake(context: CheckContext, url: ServerUrl) -> Finding:
     where = str(url)
     try:
         async with asyncio.timeout(_TIMEOUT):

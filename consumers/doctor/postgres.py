@@ -61,7 +61,7 @@ _KEYS: Final = {
 }
 
 
-async def look_at_partitions(connection: Any, table: Table, *, now: float, ahead: float) -> list[Finding]:
+async def check_partitions(connection: Any, table: Table, *, now: float, ahead: float) -> list[Finding]:
     """Return the finding about the partitions of *table*; none for a table without partitions."""
     quoted = f'"{table.schema}"."{table.relation}"'
     key = await connection.fetchrow(_READ_KEY, quoted)
@@ -119,7 +119,7 @@ async def check_postgres(context: CheckContext) -> list[Finding]:
     findings = []
     for where, sink in postgres_sinks(context.to):
         try:
-            findings += await _look(context, where, sink)
+            findings += await _check_table(context, where, sink)
         except SinkUnavailable as exc:
             remedy = "start Postgres there, or correct the URL, its user and its password"
             findings.append(Finding(check=_NAME, severity="fault", found=str(exc), remedy=remedy))
@@ -128,7 +128,7 @@ async def check_postgres(context: CheckContext) -> list[Finding]:
     return findings
 
 
-async def _look(context: CheckContext, where: str, sink: PostgresSink) -> list[Finding]:
+async def _check_table(context: CheckContext, where: str, sink: PostgresSink) -> list[Finding]:
     connection = await sink.connect()
     try:
         if missing := await _missing_rights(connection, sink):
@@ -138,7 +138,7 @@ async def _look(context: CheckContext, where: str, sink: PostgresSink) -> list[F
         found = [Finding(check=_NAME, severity="ok", found=f"{where}: {sink.table} accepts the sink's rows")]
         if sink.layout.mapping.is_ours and not shape.has_digest:
             found = [_without_digest(where, sink.table)]
-        return found + await look_at_partitions(connection, sink.layout, now=context.clock(), ahead=context.outage)
+        return found + await check_partitions(connection, sink.layout, now=context.clock(), ahead=context.outage)
     except TableMismatch as exc:
         return [_mismatch(where, str(exc))]
     finally:

@@ -43,7 +43,7 @@ async def _check_postgres(context: CheckContext) -> list[Finding]:
 
 class _Check(NamedTuple):
     name: str
-    look: Callable[[CheckContext], Awaitable[list[Finding]]]
+    run: Callable[[CheckContext], Awaitable[list[Finding]]]
     asks_nats: bool = True
     unless: str = ""
     """Reason to skip the later NATS checks unless this check is ok; empty if they do not depend on it."""
@@ -80,18 +80,18 @@ async def examine(context: CheckContext, *, limit: float = _LIMIT) -> list[Findi
         if missing and check.asks_nats:
             findings.append(Finding(check=check.name, severity="unknown", found=missing))
             continue
-        found = await _look(check, context, limit)
+        found = await _run_in_time(check, context, limit)
         findings += found
         if check.unless and any(finding.severity != "ok" for finding in found):
             missing = check.unless
     return findings
 
 
-async def _look(check: _Check, context: CheckContext, limit: float) -> list[Finding]:
+async def _run_in_time(check: _Check, context: CheckContext, limit: float) -> list[Finding]:
     severity: Severity = "fault" if check.unless else "unknown"
     try:
         async with asyncio.timeout(limit):
-            return await check.look(context)
+            return await check.run(context)
     except TimeoutError:
         return [Finding(check=check.name, severity=severity, found=f"no answer within {limit:g} s")]
     except ModuleNotFoundError as exc:

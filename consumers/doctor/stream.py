@@ -34,7 +34,7 @@ _SEVERITIES: Final[dict[Weight, Severity]] = {
     "told": "warning",
 }
 # `check_discard` and `check_retention` report this with the outage to survive.
-_TOLD_ELSEWHERE: Final = ("discard",)
+_CHECKED_ELSEWHERE: Final = ("discard",)
 
 
 async def check_stream(context: CheckContext) -> list[Finding]:
@@ -57,7 +57,7 @@ async def _compare(context: CheckContext, declared: StreamDeclaration) -> list[F
         return [_missing(str(exc))] if declared.kind == "events" or context.role == "admin" else []
     except Refused as exc:
         return [Finding(check=_STREAM, severity="fault", found=str(exc))]
-    deviations = [_finding(declared, each) for each in found if each.field not in _TOLD_ELSEWHERE]
+    deviations = [_finding(declared, each) for each in found if each.field not in _CHECKED_ELSEWHERE]
     if deviations:
         return deviations
     words = f"{declared.name} is as declared, and holds {messages:,} messages"
@@ -264,12 +264,12 @@ async def check_dead_letters(context: CheckContext) -> list[Finding]:
     letters, trials, consumer = context.work.dead_letters, context.work.trials, context.work.consumers[0]
     trial = f"{trials.prefix}.{consumer.stream}.{consumer.name}.doctor"
     return [
-        await _look(context, f"{letters.prefix}.doctor", letters.name),
-        await _look(context, trial, trials.name),
+        await _check_subject(context, f"{letters.prefix}.doctor", letters.name),
+        await _check_subject(context, trial, trials.name),
     ]
 
 
-async def _look(context: CheckContext, subject: str, wanted: str) -> Finding:
+async def _check_subject(context: CheckContext, subject: str, wanted: str) -> Finding:
     name = await stream_of(context.connection, subject)
     if name == wanted:
         return Finding(check=_DEAD_LETTERS, severity="ok", found=f"{wanted} takes {subject}")

@@ -81,7 +81,7 @@ class SinkContract:
         await self.assert_stored(make_events(100))
         await sink.aclose()
 
-    async def test_batch_keeps_its_order(self) -> None:
+    async def test_batch_is_stored_in_order(self) -> None:
         """Events of one batch are stored in the given order, if the destination has an order."""
         sink = self.open()
         await sink.emit_batch(make_events(50))

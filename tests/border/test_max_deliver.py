@@ -105,9 +105,9 @@ async def test_given_up_between_two_looks(lab: Lab) -> None:
             subject = f"$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.{name}.{durable_of(name)}"
             body = b'{"stream":"%b","consumer":"%b","stream_seq":2,"deliveries":1}'
             await client.publish(subject, body % (name.encode(), durable_of(name).encode()))
-            assert await until(lambda: any(line["event"] == "consumer.set_back" for line in logged), PATIENCE)
+            assert await until(lambda: any(line["event"] == "consumer.reset" for line in logged), PATIENCE)
         await case.publish(2)
         assert await until(lambda: case.is_stored and case.is_ready, PATIENCE), case.reason
 
-    assert [line["start"] for line in logged if line["event"] == "consumer.set_back"] == [2]
+    assert [line["start"] for line in logged if line["event"] == "consumer.reset"] == [2]
     assert await letters(lab) == before

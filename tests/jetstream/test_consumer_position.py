@@ -41,9 +41,9 @@ async def declared(connection: Connection, stream: StreamDeclaration) -> Consume
     return consumer
 
 
-async def begin(position: ConsumerPosition, connection: Connection, declared: ConsumerDeclaration) -> None:
+async def start_reading(position: ConsumerPosition, connection: Connection, declared: ConsumerDeclaration) -> None:
     """Resume the consumer at its present position."""
-    await position.begin(await show_consumer(connection, declared), is_pinned=False)
+    await position.start(await show_consumer(connection, declared), is_pinned=False)
 
 
 async def next_of(connection: Connection, declared: ConsumerDeclaration) -> int:
@@ -55,7 +55,7 @@ async def next_of(connection: Connection, declared: ConsumerDeclaration) -> int:
 async def position(connection: Connection, declared: ConsumerDeclaration) -> ConsumerPosition:
     """Return the position of the consumer, initialised."""
     made = ConsumerPosition(connection, declared)
-    await begin(made, connection, declared)
+    await start_reading(made, connection, declared)
     return made
 
 
@@ -63,7 +63,7 @@ async def test_goes_on_where_it_is(
     connection: Connection, declared: ConsumerDeclaration, position: ConsumerPosition
 ) -> None:
     """A consumer in order is not reset."""
-    await begin(position, connection, declared)
+    await start_reading(position, connection, declared)
 
     assert await next_of(connection, declared) == MESSAGES + 1
 
@@ -78,7 +78,7 @@ async def test_removed_messages_at_the_end_are_not_missing(
     info = await show_consumer(connection, declared)
     assert not position.stops_short(info, MESSAGES + 2)
     assert position.stops_short(info, MESSAGES + 2)
-    await position.begin(info, is_pinned=False, end=StreamEnd(MESSAGES + 2))
+    await position.start(info, is_pinned=False, end=StreamEnd(MESSAGES + 2))
 
     assert await next_of(connection, declared) == MESSAGES + 1
     assert not position.stops_short(info, MESSAGES + 2)
@@ -91,10 +91,10 @@ async def test_earliest_start_counts(
     """Of several restart positions the first one is the target of a single reset."""
     for start in starts:
         position.restart_at(start)
-    await begin(position, connection, declared)
+    await start_reading(position, connection, declared)
     assert await next_of(connection, declared) == 3
     await reset_consumer(connection, declared, start=9)
-    await begin(position, connection, declared)
+    await start_reading(position, connection, declared)
 
     assert await next_of(connection, declared) == 9
 
@@ -110,7 +110,7 @@ async def test_messages_without_their_bodies_come_again(
         for sequence in (4, 6)
     ]
     assert all(position.lacks_body(message) for message in lacking)
-    await begin(position, connection, declared)
+    await start_reading(position, connection, declared)
 
     assert await next_of(connection, declared) == 4
     assert not any(position.lacks_body(message) for message in lacking)
@@ -122,23 +122,23 @@ async def test_another_puller_has_set_it_back_further(
     """A reset to a later position does not skip messages that another puller waits for."""
     await reset_consumer(connection, declared, start=2)
     position.restart_at(8)
-    await begin(position, connection, declared)
+    await start_reading(position, connection, declared)
 
     assert await next_of(connection, declared) == 2
 
 
-async def test_cancelled_while_it_is_set_back(
+async def test_cancelled_while_it_is_reset(
     connection: Connection, declared: ConsumerDeclaration, position: ConsumerPosition
 ) -> None:
     """A restart position is kept until the server has confirmed the reset."""
     position.restart_at(5)
     info = await show_consumer(connection, declared)
-    setting_back = asyncio.ensure_future(position.begin(info, is_pinned=False))
+    setting_back = asyncio.ensure_future(position.start(info, is_pinned=False))
     await asyncio.sleep(0)
     setting_back.cancel()
     await asyncio.wait([setting_back])
     assert setting_back.cancelled()
-    await begin(position, connection, declared)
+    await start_reading(position, connection, declared)
 
     assert await next_of(connection, declared) == 5
 
@@ -147,9 +147,9 @@ async def test_stream_that_is_what_it_was_up_to_a_place(
     connection: Connection, declared: ConsumerDeclaration, position: ConsumerPosition
 ) -> None:
     """Acks behind that position belong to another stream, so a consumer found edited is reset behind it."""
-    position.note_replaced(6)
-    position.note_replaced(4)
-    position.note_replaced(5)
+    position.record_replaced(6)
+    position.record_replaced(4)
+    position.record_replaced(5)
     await position.rewind()
 
     assert await next_of(connection, declared) == 5
@@ -166,7 +166,7 @@ async def test_found_edited_again_and_again(
     await reader.fetch(1, timeout=180)
     await position.rewind()
     assert (await show_consumer(connection, declared)).num_ack_pending == 1
-    await begin(position, connection, declared)
+    await start_reading(position, connection, declared)
     await position.rewind()
 
     assert await next_of(connection, declared) == MESSAGES + 1

@@ -27,7 +27,7 @@ def delivered(sequence: int, number: int, *, attempt: int = 1, form: str = FORMS
 def begun(sequence: int, number: int, *, uncounted: int = 0) -> GapDetector:
     """Return a detector for the messages after this delivery."""
     detector = GapDetector()
-    detector.begin(Position(sequence, number), uncounted=uncounted)
+    detector.start(Position(sequence, number), uncounted=uncounted)
     return detector
 
 

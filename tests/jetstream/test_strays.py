@@ -153,7 +153,7 @@ async def test_history_reads_on(connection: Connection, stream: StreamDeclaratio
     assert read == list(range(1, _EVENTS + 1))
 
 
-async def test_bug_of_a_puller_begins_it_anew(
+async def test_bug_of_a_puller_restarts_it(
     connection: Connection, stream: StreamDeclaration, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A message over which the puller's code raises is not lost: the pull restarts, and it is redelivered."""

@@ -38,7 +38,7 @@ CONSUMERS = (
     Mutation(
         "a consumer found edited is not set back",
         "noetl_events/jetstream/consume/position.py",
-        "                await self._set_back(self._restart)\n",
+        "                await self._reset(self._restart)\n",
         "                pass\n",
         f"{_EDITED}::test_restarted_while_it_is_edited",
     ),
@@ -145,7 +145,7 @@ CONSUMERS = (
         "noetl_events/jetstream/consume/position.py",
         "        # Another puller may just",
         "        self._restart, self._dropped, self._kept = 0, 0, None\n        # Another puller may just",
-        "tests/jetstream/test_consumer_position.py::test_cancelled_while_it_is_set_back",
+        "tests/jetstream/test_consumer_position.py::test_cancelled_while_it_is_reset",
     ),
     Mutation(
         "the last of several messages without a body is the first to come again",

@@ -160,7 +160,7 @@ _NEEDS_STAGING: Final = ("23505", "0A000")
 _DEFAULTS: Final = {"target_session_attrs": "read-write", "application_name": "noetl-events", "timezone": "UTC"}
 # READ COMMITTED, because a stricter level fails when another client stores the same event at the same time.  The
 # timeouts release this session's row locks when the server has lost its client.
-_BEGIN: Final = """
+_START_TRANSACTION: Final = """
 BEGIN ISOLATION LEVEL READ COMMITTED;
 SET LOCAL statement_timeout = '25s';
 SET LOCAL lock_timeout = '10s';
@@ -253,7 +253,7 @@ class Session:
 
     async def _transact(self, store: Callable[[list[Row]], Awaitable[Stored]], rows: list[Row]) -> Stored:
         try:
-            await self._connection.execute(_BEGIN)
+            await self._connection.execute(_START_TRANSACTION)
             stored = await store(rows)
             await self._connection.execute("COMMIT")
         except (asyncpg.PostgresError, _RowsDropped):

@@ -121,7 +121,7 @@ async def identify(host: str, port: int, *, tls_first: bool) -> str:
         return "is a websocket port; write ws://, or wss:// if it is encrypted"
     if answer.startswith(_HTTP):
         return "is an HTTP server, such as the monitoring port of nats-server; clients connect to port 4222 by default"
-    if not answer and not tls_first and await _takes_tls(host, port):
+    if not answer and not tls_first and await _accepts_tls(host, port):
         return "waits for a TLS handshake; set tls_first (NATS_TLS_FIRST) if it is a NATS server with handshake_first"
     return ""
 
@@ -139,7 +139,7 @@ async def _answer_to(host: str, port: int, request: bytes) -> bytes:
     return b""
 
 
-async def _takes_tls(host: str, port: int) -> bool:
+async def _accepts_tls(host: str, port: int) -> bool:
     context = ssl.create_default_context()
     # Nothing but the handshake is sent, so the certificate does not matter.
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE

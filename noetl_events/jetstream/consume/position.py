@@ -60,7 +60,7 @@ class GapDetector:
         self._last = Position()
         self._uncounted = 0
 
-    def begin(self, last: Position, *, uncounted: int = 0) -> None:
+    def start(self, last: Position, *, uncounted: int = 0) -> None:
         """Start after the delivery *last*; the next *uncounted* messages were numbered before the numbers restarted."""
         self._last, self._uncounted = last, uncounted
 
@@ -74,18 +74,18 @@ class GapDetector:
     def _find(self, messages: Sequence[Message]) -> tuple[int, Gap] | None:
         first, last = delivery_of(messages[0]), delivery_of(messages[-1])
         if self._accounts_for(last) and _are_fresh(messages, first):
-            self._take(last)
+            self._record(last)
             return None
         for place, message in enumerate(messages):
             delivery = delivery_of(message)
             if (gap := self._gap_before(delivery)) is not None:
                 return place, gap
-            self._take(delivery)
+            self._record(delivery)
         return None
 
     def accept(self, message: Message) -> None:
         """Record *message*, despite a gap before it."""
-        self._take(delivery_of(message))
+        self._record(delivery_of(message))
 
     def _accounts_for(self, delivery: Delivery) -> bool:
         return 0 < delivery.number - self._last.consumer_seq == delivery.sequence - self._last.stream_seq
@@ -98,7 +98,7 @@ class GapDetector:
             return None
         return Gap(self._last.stream_seq, delivery.sequence, deliveries - 1)
 
-    def _take(self, delivery: Delivery) -> None:
+    def _record(self, delivery: Delivery) -> None:
         if delivery.attempt == 1:
             self._last = Position(delivery.sequence, delivery.number)
         else:
@@ -212,7 +212,7 @@ class ConsumerPosition:
         self._is_ahead = False
         self._is_well = False
 
-    def note(self, info: ConsumerInfo) -> None:
+    def record(self, info: ConsumerInfo) -> None:
         """Record the ack floor of a consumer with the expected configuration."""
         self._acked, self._is_well = info.ack_floor.stream_seq, True
 
@@ -257,14 +257,14 @@ class ConsumerPosition:
         self._newest = max(sequence, delivery.sequence), max(stored_ns, delivery.stored_ns)
         return sequence >= delivery.sequence and delivery.stored_ns > stored_ns
 
-    def note_replaced(self, kept: int) -> None:
+    def record_replaced(self, kept: int) -> None:
         """Record that the stream is unchanged only up to sequence *kept*; later messages are delivered again."""
         self._kept = kept if self._kept is None else min(self._kept, kept)
         self._acked = min(self._acked, kept)
         self._newest = (0, 0)
         self._end = self._whole_up_to = 0
 
-    async def begin(
+    async def start(
         self, info: ConsumerInfo, *, is_pinned: bool, buffered: int = 0, end: StreamEnd | None = None
     ) -> None:
         """
@@ -288,24 +288,24 @@ class ConsumerPosition:
                 self._restart, self._dropped, self._kept = 0, 0, None
             self._end = self._whole_up_to = 0
             self._created = info.created
-            self._note_delivered(info.delivered)
+            self._record_delivered(info.delivered)
         elif self._is_renumbered:
-            self._note_delivered(info.delivered)
+            self._record_delivered(info.delivered)
         self._follow(info.delivered, end)
         if self._dropped and await can_reset(self._connection):
             self.restart_at(self._dropped)
         if end is not None and not self._restart:
             await self._require_whole(info, end.last)
-        start = self._restart or await self._left_out(info)
+        start = self._restart or await self._skipped_earlier(info)
         self._kept, self._bodiless_again = None, self._bodiless
         if start:
-            self.note(await self._set_back(start))
+            self.record(await self._reset(start))
         elif is_pinned:
             info = await reset_consumer(self._connection, self._consumer)
-            self._note_delivered(info.delivered)
-            self.note(info)
+            self._record_delivered(info.delivered)
+            self.record(info)
         else:
-            self.note(info)
+            self.record(info)
 
     def _follow(self, delivered: Position, end: StreamEnd | None) -> None:
         """Request redelivery of messages after a loss of the stream, and of those that a consumer ahead of it skips."""
@@ -350,11 +350,11 @@ class ConsumerPosition:
         try:
             info = await show_consumer(self._connection, self._consumer)
             if info.created == self._created and await can_reset(self._connection):
-                await self._set_back(self._restart)
+                await self._reset(self._restart)
         except ConsumerMissing:
             return
         except NatsUnavailable as exc:
-            log.warning("consumer.not_set_back", consumer=self._consumer.name, reason=str(exc))
+            log.warning("consumer.not_reset", consumer=self._consumer.name, reason=str(exc))
 
     def gap_in(self, messages: Sequence[Message]) -> tuple[int, Gap] | None:
         """Return the index of the first of *messages* after a gap, and the gap; None without a gap."""
@@ -397,19 +397,19 @@ class ConsumerPosition:
             reason="the consumer was edited, or its position moved; it is reset and delivers them now",
         )
 
-    async def _left_out(self, info: ConsumerInfo) -> int:
+    async def _skipped_earlier(self, info: ConsumerInfo) -> int:
         """Return the sequence after which an earlier reader of the consumer skipped messages; 0 if none did."""
         acked, delivered = info.ack_floor, info.delivered
         if self._consumer.exclusive:
             return 0
-        if delivered.stream_seq > acked.stream_seq and await self._passes_over(info):
+        if delivered.stream_seq > acked.stream_seq and await self._has_gap(info):
             return acked.stream_seq + 1
         if not (_may_have_given_up(info) and await self._is_settled(info)):
             return 0
         # nats-server 2.10 moves the ack floor past such messages, so they may be anywhere.
         return acked.stream_seq + 1 if delivered.stream_seq > acked.stream_seq else 1
 
-    async def _passes_over(self, info: ConsumerInfo) -> bool:
+    async def _has_gap(self, info: ConsumerInfo) -> bool:
         """Return True if there is a gap after the ack floor."""
         acked, delivered = info.ack_floor, info.delivered
         gap = Gap(acked.stream_seq, delivered.stream_seq + 1, delivered.consumer_seq - acked.consumer_seq)
@@ -417,12 +417,12 @@ class ConsumerPosition:
         return is_suspect and await passed_over(self._connection, self._consumer.stream, gap) > 0
 
     async def _is_settled(self, info: ConsumerInfo) -> bool:
-        """Return True if a second look finds no message pending either; a cluster reports numbers of two moments."""
+        """Return True if a second check finds no message pending either; a cluster reports numbers of two moments."""
         await asyncio.sleep(_SETTLING)
         again = await show_consumer(self._connection, self._consumer)
         return _may_have_given_up(again) and again.ack_floor == info.ack_floor
 
-    async def _set_back(self, start: int) -> ConsumerInfo:
+    async def _reset(self, start: int) -> ConsumerInfo:
         if not await can_reset(self._connection):
             raise Refused(
                 f"consumer {self._consumer.name} has to deliver again from sequence {start} on, because "
@@ -431,15 +431,15 @@ class ConsumerPosition:
         # Another puller may just have reset the consumer further back, so never move it past the ack floor.
         acked = (await show_consumer(self._connection, self._consumer)).ack_floor.stream_seq
         info = await reset_consumer(self._connection, self._consumer, start=min(start, acked + 1))
-        log.error("consumer.set_back", consumer=self._consumer.name, start=min(start, acked + 1))
+        log.error("consumer.reset", consumer=self._consumer.name, start=min(start, acked + 1))
         self._restart, self._dropped, self._kept = 0, 0, None
-        self._note_delivered(info.delivered)
+        self._record_delivered(info.delivered)
         return info
 
-    def _note_delivered(self, last: Position) -> None:
+    def _record_delivered(self, last: Position) -> None:
         self._is_renumbered = False
         if self._gaps is not None:
-            self._gaps.begin(last, uncounted=self._buffered)
+            self._gaps.start(last, uncounted=self._buffered)
 
     @property
     def _remedy(self) -> str:

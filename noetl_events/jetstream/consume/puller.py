@@ -283,7 +283,7 @@ class Puller:
         elif self._config.is_unchanged(info):
             if self._position.stops_short(info, end):
                 self._receiver.interrupt("the consumer may have skipped the last messages of the stream")
-            self._position.note(info)
+            self._position.record(info)
             self._config.record_pause(info)
         else:
             self._state.edited = "the consumer was edited"
@@ -392,7 +392,7 @@ class Puller:
         if self._pin.id and self._pin.is_fresh:
             # The reset makes every delivery a first one, so this is the last chance to see what others received.
             self._receiver.in_doubt = max(self._receiver.in_doubt, self._pin.before(info.delivered.stream_seq))
-        await self._position.begin(info, is_pinned=bool(self._pin.id), buffered=len(self._buffer), end=end)
+        await self._position.start(info, is_pinned=bool(self._pin.id), buffered=len(self._buffer), end=end)
         if self._pin.id:
             self._pin.restart()
         self._receiver.start()
@@ -418,7 +418,7 @@ class Puller:
         """Return the end of the stream; messages buffered before a loss of the stream are never acknowledged."""
         end = None if self._check_stream is None else await self._check_stream()
         if end is not None and end.kept is not None:
-            self._position.note_replaced(end.kept)
+            self._position.record_replaced(end.kept)
             self._incarnation.orphan(self._buffer.messages)
         return end
 
