@@ -10,9 +10,9 @@ A crash in between leaves the letter, and resending it again stores nothing twic
   that its first position in the stream derives.  Its new position would derive another id, and a sink that already has
   the event would store it again.  A body that is no event is sent unchanged.
 
-A message that is rejected again is buried again, as a new letter with a new position.
+A message that is rejected again becomes a new letter with a new position.
 
-A resent letter is addressed to the consumer that buried it, which `Noetl-For` names: projectors of other consumers
+A resent letter is addressed to the consumer that rejected it, which `Noetl-For` names: projectors of other consumers
 acknowledge and skip it.  If that consumer is gone, or the header does not fit, the letter is for all consumers.  A
 projector of the first version ignores the header.  Beside a newer one it also stores an event that was sent under a new
 id, but only once, because all letters of one message agree on that id.  `Noetl-First` keeps the first position of the
@@ -62,8 +62,8 @@ class Resending:
     Args:
         connection: connection to NATS; the caller closes it.
         reader: store of the letters.
-        new_id: give each event another id; without it a conflict is not sent, because it would be buried again.
-        recipient: consumer to send the letters to, instead of the one that buried them; `*` for all.
+        new_id: give each event another id; without it a conflict is not sent, because it would be rejected again.
+        recipient: consumer to send the letters to, instead of the one that rejected them; `*` for all.
 
     """
 

@@ -97,8 +97,8 @@ class LetterFilter(msgspec.Struct, frozen=True, kw_only=True):
     Args:
         kinds: kinds to match.
         reason: text within the reason, in any case.
-        since: earliest time of burial.
-        until: end of the time of burial, exclusive.
+        since: earliest time of storing the letter.
+        until: end of that time, exclusive.
         execution: execution id in the body, even if the body is no valid event.
         limit: largest number of letters; None for all.
 
@@ -138,9 +138,9 @@ class DeadLetterReader:
 
     async def letters(self, wanted: LetterFilter, *, distinct: bool = False) -> AsyncGenerator[Letter, None]:
         """
-        Yield the present letters in the order of burial; without bodies, unless *wanted* needs them.
+        Yield the present letters oldest first; without bodies, unless *wanted* needs them.
 
-        With *distinct*, a message that was buried twice, because the stream had forgotten its id, is yielded once.
+        With *distinct*, a message with two letters, because the stream had forgotten its id, is yielded once.
         Close the generator (`contextlib.aclosing`) when leaving early.
 
         Raises:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from consumers.projector.progress import Histogram, Progress
     from consumers.projector.service import Service
 
-# Projectors bury no message as "exhausted": that kind is for consumers with a delivery limit.
+# Projectors store no dead letter of the kind "exhausted": that kind is for consumers with a delivery limit.
 _KINDS: Final = tuple(kind for kind in get_args(Kind) if kind != "exhausted")
 
 
