@@ -13,6 +13,8 @@ nats-py's client, and every private name of nats-py that this project uses; no o
     an error that nats-py's reconnection     _process_connect_init                the reconnection ends
     does not expect
     the message size limit of an account     _process_info, _max_payload          the limit of the server counts
+    a close during a reconnection            _close, _reconnection_task           the client may connect again
+                                                                                  without its subscriptions
 
 nats-py 2.16 reads the headers of each message into a dictionary, puts the message into a queue and wakes a task to take
 it out: a third of the cost of receiving it.  Its `publish` checks the subject, builds the headers and awaits for each
@@ -64,6 +66,7 @@ PINGS: Final = "answers to pings"
 TRANSPORT: Final = "a transport"
 CONNECTING: Final = "errors while connecting"
 LIMIT: Final = "the limit of an account"
+CLOSING: Final = "a close during a reconnection"
 
 _METHODS: Final[dict[str, dict[str, tuple[str, ...]]]] = {
     MESSAGES: {"_process_msg": ("sid", "subject", "reply", "data", "headers")},
@@ -73,6 +76,7 @@ _METHODS: Final[dict[str, dict[str, tuple[str, ...]]]] = {
     TRANSPORT: {"_connect_to_server": ("s",)},
     CONNECTING: {"_process_connect_init": ()},
     LIMIT: {"_process_info": ("info", "initial_connection")},
+    CLOSING: {"_close": ("status", "do_cbs")},
 }
 _ATTRIBUTES: Final[dict[str, tuple[str, ...]]] = {
     MESSAGES: ("_subs",),
@@ -80,8 +84,10 @@ _ATTRIBUTES: Final[dict[str, tuple[str, ...]]] = {
     PINGS: ("_pongs",),
     TRANSPORT: ("_transport",),
     LIMIT: ("_max_payload",),
+    CLOSING: ("_reconnection_task",),
 }
 _SHOWN: Final = 100
+_CANCEL_AGAIN: Final = 0.1
 
 log = structlog.get_logger()
 
@@ -308,6 +314,13 @@ class DirectClient(Client):
             self._pongs[0] = asyncio.get_running_loop().create_future()
         await super()._process_pong()
 
+    async def _close(self, status: int, do_cbs: bool = True) -> None:  # noqa: FBT001, FBT002  (as nats-py has it)
+        reconnecting = self._reconnection_task
+        if reconnecting is not None and reconnecting is not asyncio.current_task():
+            # The task may outlast nats-py's own cancellation, and connect without subscriptions: `_close` removes them.
+            await end_task(reconnecting)
+        await super()._close(status, do_cbs)
+
     async def _read_loop(self) -> None:
         await super()._read_loop()
         task = asyncio.current_task()
@@ -315,6 +328,13 @@ class DirectClient(Client):
             # An exception has ended the task, and nats-py still believes to be connected.
             log.error("client.reading_ended", remedy="none needed: the client reconnects")
             await self.force_reconnect()
+
+
+async def end_task(task: asyncio.Task[Any]) -> None:
+    """Cancel *task* until it has ended: nats-py swallows a cancellation that comes while it flushes."""
+    while not task.done():
+        task.cancel()
+        await asyncio.wait({task}, timeout=_CANCEL_AGAIN)
 
 
 def _text(raw: bytes) -> str:

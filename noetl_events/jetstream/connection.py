@@ -23,7 +23,7 @@ from urllib.parse import urlparse
 import structlog
 from nats.errors import Error as NatsError
 
-from noetl_events.jetstream.client import NATS_PY, TRANSPORT, DirectClient, missing_hooks
+from noetl_events.jetstream.client import NATS_PY, TRANSPORT, DirectClient, end_task, missing_hooks
 from noetl_events.jetstream.connect.greeting import reason_of
 from noetl_events.jetstream.connect.payload_limit import PayloadLimit
 from noetl_events.jetstream.connect.server_errors import Denials, denial_in, words_of
@@ -49,7 +49,6 @@ _GRACE: Final = 1.0
 _PING_INTERVAL: Final = 5.0
 _CLOSE_TIMEOUT: Final = 5.0
 _FLUSH_TIMEOUT: Final = 2
-_CANCEL_AGAIN: Final = 0.5
 _LOG_INTERVAL: Final = 60.0
 _MOST_LOGGED: Final = 1_000
 
@@ -199,7 +198,7 @@ class Connection:
         self._closed = True
         for task in (self._connecting, self._limit.refreshing):
             if task is not None:
-                await _end(task)
+                await end_task(task)
         if self._client is not None and not self._client.is_closed:
             if self._client.is_connected:
                 with suppress(NatsError, OSError, asyncio.TimeoutError):
@@ -276,7 +275,7 @@ class Connection:
             _require_done(connecting)
         except BaseException:
             # Nothing else knows the client yet, so close it here, also after a cancellation.
-            await _end(connecting)
+            await end_task(connecting)
             await _close(client)
             raise
         return client
@@ -389,13 +388,6 @@ def _require_done(connecting: asyncio.Task[None]) -> None:
     if not connecting.done():
         raise TimeoutError("does not answer in time")
     connecting.result()
-
-
-async def _end(task: asyncio.Task[Any]) -> None:
-    while not task.done():
-        task.cancel()
-        # nats-py swallows a cancellation that comes while it flushes, so cancel again.
-        await asyncio.wait({task}, timeout=_CANCEL_AGAIN)
 
 
 async def _close(client: DirectClient) -> None:

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import urllib.request
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
@@ -22,6 +23,8 @@ from tests.jetstream.listeners import info, listening
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from noetl_events.jetstream.client import DirectClient
 
 
 async def keep_using(connection: Connection, seconds: float, *, until: str = "") -> set[str]:
@@ -64,6 +67,47 @@ async def test_more_subscriptions_than_allowed(tmp_path: Path) -> None:
     assert trouble == words
     assert made < 15
     assert len([line for line in logged if line["event"] == "connection.lost"]) == 1
+
+
+async def test_client_closed_while_it_reconnects(tmp_path: Path) -> None:
+    """A client that the server refuses during a reconnection is replaced: it would come back without subscriptions."""
+    with NatsServer(store_dir=tmp_path) as server:
+        async with Connection(ConnectOptions(servers=server.url)) as connection:
+            for _ in range(5):
+                client = await connected(connection)
+                for number in range(3):
+                    await client.subscribe(f"many.{number}")
+                await restart(server, "max_subscriptions: 1")
+                await eventually(lambda: is_replaced(connection, client))  # noqa: B023  (called in this round only)
+                await restart(server, "")
+                assert client.is_closed
+
+
+async def restart(server: NatsServer, config: str) -> None:
+    """Restart *server* with *config*."""
+    await asyncio.to_thread(server.terminate)
+    server.config = config
+    await asyncio.to_thread(server.start)
+
+
+async def connected(connection: Connection) -> DirectClient:
+    """Return the client of *connection* once it is connected."""
+
+    async def client() -> DirectClient | None:
+        with suppress(NatsUnavailable):
+            found = await connection.client()
+            return found if found.is_connected else None
+        return None
+
+    found: DirectClient = await eventually(client)
+    return found
+
+
+async def is_replaced(connection: Connection, client: DirectClient) -> bool:
+    """Return True if *connection* has another client than *client*."""
+    with suppress(NatsUnavailable):
+        return await connection.client() is not client
+    return False
 
 
 @pytest.mark.parametrize(

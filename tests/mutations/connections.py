@@ -299,4 +299,11 @@ CONNECTIONS = (
         "        except (NatsError, OSError, TimeoutError, ValueError) as exc:\n            self.unknown",
         "tests/jetstream/test_max_payload.py::test_server_without_room_for_a_look",
     ),
+    Mutation(
+        "a client that is closed while it reconnects connects again, without its subscriptions",
+        "noetl_events/jetstream/client.py",
+        "            await end_task(reconnecting)\n",
+        "            pass\n",
+        "tests/jetstream/test_closed_by_server.py::test_client_closed_while_it_reconnects",
+    ),
 )
