@@ -35,8 +35,8 @@ async def run_until_signal(
     Run *worker* until SIGTERM or SIGINT, then finish the work in flight, and return the exit code.
 
     A second signal ends the worker at once, as does the end of *deadline()* seconds after the first.  The code is
-    `UNSETTLED` if messages were in flight then: they stay unacknowledged and are redelivered.  Otherwise the code is
-    `SETTLED`.
+    `UNSETTLED` if work was in flight then: a projector's messages are redelivered, a gateway's requests end without an
+    answer.  Otherwise the code is `SETTLED`.
 
     SIGHUP calls *on_hangup*, which must not raise.
 

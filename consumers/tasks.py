@@ -26,11 +26,11 @@ async def end_tasks(tasks: Iterable[asyncio.Task[Any]]) -> None:
 
 
 class Worker(Protocol):
-    """A task that runs until it is stopped: a `Projector`, `PartitionAssignment`, or several."""
+    """A task that runs until it is stopped: a `Projector`, a `PartitionAssignment`, a `Gateway`, or several."""
 
     @property
     def in_flight(self) -> int:
-        """Number of messages received and not acknowledged."""
+        """Number of messages received and not acknowledged, or of requests without an answer."""
 
     async def run(self) -> None:
         """Work until `stop`, then finish the work in flight."""
@@ -57,7 +57,7 @@ class Supervisor:
 
     @property
     def in_flight(self) -> int:
-        """Number of messages received and not acknowledged, over all workers."""
+        """Number of messages or requests in flight, over all workers."""
         return sum(worker.in_flight for worker in self._workers)
 
     async def run(self) -> None:

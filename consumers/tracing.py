@@ -1,5 +1,5 @@
 """
-Tracing of a projector: the exporter, and a span for each batch, linked to the spans that emitted its events.
+Tracing of the daemons: the exporter, and the projector's span for each batch, linked to the spans of its events.
 
 `OTEL_EXPORTER_OTLP_ENDPOINT`, `OTEL_EXPORTER_OTLP_TRACES_ENDPOINT` or `OTEL_TRACES_EXPORTER` (`otlp`, `console`, or any
 installed one) enables it, `OTEL_TRACES_EXPORTER=none` or `OTEL_SDK_DISABLED=true` disables it.  The SDK itself reads

@@ -9,7 +9,7 @@ The identity of events: the key, and a digest of the whole event.
   are never mistaken for each other.
 - The **message id** (`Nats-Msg-Id`) is `<event_id>-<digest in 16 hexadecimal digits>`.  The same event emitted again
   has the same message id; a different event with the same `event_id` has another, so that a stream's duplicate window
-  never drops it.
+  never drops it.  `NatsSink(message_id="event_id")` sends the bare `event_id`, as older publishers do.
 
 Two events with one key and different digests are compared as described in `noetl_events.conflicts`.
 """

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from noetl_events.jetstream.message import Message
 
 HEARTBEAT: Final = b": still there\n\n"
+"""A comment, which shows a client and its proxies that the connection works."""
+
 RETRY: Final = b"retry: 1000\n\n"
 """Milliseconds that a client waits before it reconnects."""
 

@@ -1,4 +1,9 @@
-"""`GET /`: the live page, a single file; its policy forbids loading or running any other resource."""
+"""
+`GET /`: the live page, a single file.
+
+Its content security policy allows its own script and style, requests to this gateway, and inline images; a browser
+loads and runs nothing else.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +17,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
 _FILE: Final = Path(__file__).with_name("page.html")
-_PLACE: Final = "__NONCE__"
+_NONCE_PLACEHOLDER: Final = "__NONCE__"
 
 
 async def show_page(_: Request) -> Response:
@@ -21,7 +26,7 @@ async def show_page(_: Request) -> Response:
         return PlainTextResponse("no page here; see /openapi.json", 404)
     nonce = secrets.token_urlsafe(16)
     html = _FILE.read_text(encoding="utf-8")
-    return Response(html.replace(_PLACE, nonce), media_type="text/html", headers=_headers(nonce))
+    return Response(html.replace(_NONCE_PLACEHOLDER, nonce), media_type="text/html", headers=_headers(nonce))
 
 
 def _headers(nonce: str) -> dict[str, str]:

@@ -120,7 +120,7 @@ class Projector:
             ConsumerDrift: the consumer's configuration on the server forbids reading it, and did so from the start.
             StreamDrift: the stream has other partitions than declared.
             ServerTooOld: the server does not support such a consumer.
-            Exception: the sink raises this error at most events; nothing of the batch was acknowledged.
+            Exception: the sink raises this error at nearly every event; nothing of the batch was acknowledged.
 
         """
         heartbeats = asyncio.create_task(self._heartbeats())

@@ -3,13 +3,13 @@ Quarantine: write events to the sink, and find out if an event or the sink is at
 
     the sink rejects some events         these become dead letters
     the sink rejects all events alike    the sink is at fault: `SinkUnavailable`, so the batch is kept and retried
-    the sink raises any other error      its events are written in halves, until the culprit stands alone
+    the sink raises any other error      the batch is written in halves, until the culprit stands alone
     the process dies                     its messages are written under crash records (see `crash_records`)
 
 An event at which the sink raises becomes a dead letter only with two proofs: the sink accepts an event that it has
 accepted before, and then raises at this event again.  Without the first proof the error of the sink ends the process,
-and nothing is acknowledged.  The same holds once the sink has raised at ten events more than it has accepted.  So a
-sink that is broken creates no dead letters, and an error that passes loses no event.
+and nothing is acknowledged.  The error also ends the process once the sink has raised at ten events more than it has
+accepted.  So a sink that is broken creates no dead letters, and an error that passes loses no event.
 """
 
 from __future__ import annotations
@@ -60,6 +60,7 @@ class Quarantine:
         self._consumer = consumer
         self._accepted: ExecutorEvent | None = None
         self._excess = 0
+        """Number of events at which the sink raised, less the number that it accepted; at least 0."""
 
     async def write(self, group: Group, events: Sequence[ExecutorEvent]) -> Rejections:
         """

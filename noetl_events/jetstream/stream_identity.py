@@ -4,7 +4,8 @@ The identity of a stream: a check that it is still the stream that was read befo
 The sequences start again if a stream is created again, restored from a backup, or loses its end in a power cut.  The
 creation time proves nothing: a restored store keeps it, and a restore through the API changes it.  The proof is a
 remembered message that is still stored at its sequence.  So marks are kept: the last sequence of the stream, and the
-time when that message was stored.
+time when that message was stored.  The spool and the gateway need no proof, because events may be forwarded or
+shown twice: both compare `StreamPosition`s.
 
     the message at a mark was stored at the same time          the same stream, up to there
     another message is there, or the stream ends before it     another stream, from somewhere before there on

@@ -51,7 +51,7 @@ class StreamPosition(msgspec.Struct, frozen=True):
     The end of a stream.
 
     Args:
-        created: creation time in the server's format, which differs for another stream of the same name.
+        created: creation time in the server's format, which differs for a recreated stream, but not for a restored one.
         last_seq: sequence of the last message; a server never decreases it, unless its disk lost messages.
 
     """

@@ -66,7 +66,7 @@ _MOST_ROWS: Final = 1_000_000
 
 class Unstored(NamedTuple):
     """
-    The rows of a batch that are not stored, by batch index.
+    The rows of a batch that did not become new rows, by batch index, apart from plain duplicates.
 
     Args:
         reasons: reasons of the rows that the server rejects permanently.
@@ -105,7 +105,7 @@ class Writer:
 
     async def store(self, rows: list[Row]) -> Unstored:
         """
-        Store *rows*, and return those that can never be stored; the rest is stored.
+        Store *rows*, and return those that differ from stored ones or can never be stored; the rest is stored.
 
         Raises:
             SinkUnavailable: some rows may be stored; retry all of them later.
@@ -143,7 +143,7 @@ class Writer:
         return refused
 
     async def _store_in_parts(self, rows: list[Row]) -> dict[int, asyncpg.PostgresError]:
-        """Store *rows* in one transaction, split only at refused rows; return the refused ones with their errors."""
+        """Store *rows*, in several transactions if they are many or some are refused; return the errors of those."""
         refused: dict[int, asyncpg.PostgresError] = {}
         parts = deque(in_parts(rows, self._most_rows))
         while parts:

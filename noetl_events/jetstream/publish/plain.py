@@ -40,7 +40,7 @@ class PlainPublishes:
 
     def __init__(self, inbox: ReplyInbox, outcomes: Outcomes, messages: Sequence[Outgoing]) -> None:
         self.is_answering = True
-        """True if the stream itself has answered since the last attempt began."""
+        """True unless the stream left the last attempt, made here or as a batch before, without an answer."""
         self.has_duplicates = False
         """True if the stream reported a duplicate since this was last set to False."""
 

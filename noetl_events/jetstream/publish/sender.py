@@ -4,24 +4,23 @@ Choose the attempts for messages: how they are sent first, and how they are sent
     attempt                            outcome                         then
     ---------------------------------  ------------------------------  ---------------------------------
     a batch, fast-ingest or atomic     acknowledged                    stored
-                                       batches unsupported             plain publish, from then on
+                                       batches unsupported             plain publishes, from then on
                                        stream overloaded               a pause, then batches half as long; an atomic
-                                                                       one again, a fast-ingest one as below
-                                       anything else                   plain publish, key by key
-    plain publish, all at once         (as below)                      plain publish, key by key
-    plain publish, key by key          sequence above 0                stored
-                                       too large for the stream        rejected
+                                                                       one again, a fast-ingest one as the next line
+                                       anything else                   plain publishes, key by key
+    plain publishes, all at once       sequence above 0                stored
+    or key by key                      too large for the stream        refused
                                        id in process, election,
                                        stream overloaded,
-                                       no answer, connection lost      again, until the deadline
+                                       no answer, connection lost      key by key, until the deadline
                                        stream full, denied, missing    the call fails: publish again, later
-    atomic batch of the rest, once     acknowledged                    stored, whole
-    the first of each key are stored   stream overloaded               a pause, and the same batch again
-                                       anything else                   plain publish, key by key
+    an atomic batch of the rest, when  acknowledged                    stored, whole
+    the first message of each key      stream overloaded               a pause, and the same batch again
+    is stored                          anything else                   plain publishes, key by key
 
-An id that ever had an unknown outcome never joins a fast-ingest batch again (see `batches`).  The server rejects an
-atomic batch with such an id as a whole.  At most one plain publish of each ordering key is in flight after a first
-attempt, so no message overtakes the one before it.
+An id that ever had an unknown outcome never joins a fast-ingest batch again (see `batches`), but may join an atomic
+one, which the server refuses as a whole if one of its ids is stored or in process.  At most one plain publish of each
+ordering key is in flight after a first attempt, so no message overtakes the one before it.
 """
 
 from __future__ import annotations
@@ -126,10 +125,11 @@ class Sender:
 
     def _is_for_batch(self, burst: Sequence[Outgoing]) -> bool:
         is_lone = len(burst) == 1 and self._queue.is_drained
+        # The queue never mixes ids of unknown outcome with others, so the first message speaks for all.
         return self.mode != "plain" and not is_lone and not self._queue.is_uncertain(burst[0])
 
     async def _send_batch(self, burst: list[Outgoing]) -> tuple[list[Outgoing], BatchFailed | None]:
-        """Send *burst* as a batch that the queue may prolong; return the messages to send again, and the reason."""
+        """Send *burst* and messages queued meanwhile as a batch; return those without an outcome, and the reason."""
         ready = await self._wait_for_client(burst)
         if ready is None:
             return [], None
@@ -168,9 +168,9 @@ class Sender:
         )
 
     def _fall_back(self, reason: str) -> None:
+        log.warning("publisher.fell_back", mode="plain", instead_of=self.mode, reason=reason)
         self.mode = "plain"
         self.outcomes.counts.fell_back += 1
-        log.warning("publisher.fell_back", mode=self.mode, reason=reason)
 
     async def _slow_down(self) -> None:
         """Pause so that the stream can process its queue, and send shorter batches from now on."""
@@ -201,7 +201,7 @@ class Sender:
         return unfinished(messages)
 
     async def _send_at_once(self, plain: PlainPublishes, messages: list[Outgoing]) -> list[Outgoing]:
-        """Send all of *messages* as plain publishes, which were not sent before; return the messages to send again."""
+        """Send all of *messages* as plain publishes at once; return the messages to send again."""
         if ready := await self._wait_for_client(messages):
             client, messages = ready
             return await plain.send(client, messages, deadline_of(messages, timeout=self._first_timeout))

@@ -2,9 +2,9 @@
 Forward records from the journal to the inner sink, in order.
 
     read ─► emit ─► confirm ─┬─ the stream has kept everything: move on, save the progress, delete old records
-      ▲      │               ├─ the check came too late to be sure: forward the same records again
-      │      │ unavailable   └─ the stream has lost something: move back, forward again
-      └──────┴──────────────────┘
+             │ ▲             ├─ the check came too late to be sure: emit the same records again
+             └─┘             └─ the stream has lost something: move back, read and emit again
+          unavailable
 """
 
 from __future__ import annotations
@@ -35,8 +35,10 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 _BATCH: Final = 500
+"""Events forwarded at a time."""
+
 _SMALLEST_PART: Final = 50
-"""Events forwarded at a time, and the smallest number after repeated failures."""
+"""Events forwarded at a time after repeated failures."""
 
 _CHECK_INTERVAL: Final = 5.0
 """
@@ -48,6 +50,7 @@ _SAVE_INTERVAL: Final = 0.25
 """Seconds between two writes of the progress while there is more: a crash repeats the events of this time."""
 
 _MARKS: Final = 60
+"""Most positions that are kept of the replay window: a replay starts at most a sixtieth of the window too early."""
 
 
 class Forwarder:

@@ -1,9 +1,9 @@
 """
 The replay log: the positions that a stream has acknowledged, each with the stream's end at that time.
 
-    record    add an acknowledged position
-    rewind    find a loss: return the position from which to forward again
-    forget    drop what is older than the replay window
+    record           add an acknowledged position
+    rewind           find a loss: return the position from which to forward again
+    discard_older    drop what is older than the replay window
 
 `ReplayLog` does no I/O and reads no clock; two functions read and write it as the file `progress.json`.
 """
@@ -48,7 +48,7 @@ class ReplayLog(msgspec.Struct):
     The acknowledged positions of the replay window.
 
     Args:
-        marks: positions, oldest first, at most a hundred for any window; a replay starts at the one before the loss.
+        marks: positions, oldest first; a replay starts at the one before the loss.
 
     """
 
