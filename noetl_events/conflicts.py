@@ -57,7 +57,7 @@ class Likeness(Enum):
     CONFLICT = "conflict"
 
 
-class Frame(NamedTuple):
+class Occurrence(NamedTuple):
     """
     An event without its payload; None means unknown.
 
@@ -93,8 +93,8 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """
 
     key: Key
-    stored: Frame
-    event: Frame
+    stored: Occurrence
+    event: Occurrence
     same_status: bool
     same_worker: bool
     same_payload: bool
@@ -152,8 +152,8 @@ def compare(stored: ExecutorEvent, event: ExecutorEvent) -> Comparison:
     stored, event = checked(stored), checked(event)
     return Comparison(
         key=(event.execution_id, event.event_id or 0),
-        stored=frame_of(stored),
-        event=frame_of(event),
+        stored=occurrence_of(stored),
+        event=occurrence_of(event),
         same_status=stored.status == event.status,
         same_worker=None in (stored.worker_id, event.worker_id) or stored.worker_id == event.worker_id,
         same_payload=means_the_same(stored.context, event.context) and means_the_same(stored.meta, event.meta),
@@ -161,9 +161,9 @@ def compare(stored: ExecutorEvent, event: ExecutorEvent) -> Comparison:
     )
 
 
-def frame_of(event: ExecutorEvent) -> Frame:
+def occurrence_of(event: ExecutorEvent) -> Occurrence:
     """Return type, step and time of *event*."""
-    return Frame(event.event_type, event.step, microseconds_of(event.created_at))
+    return Occurrence(event.event_type, event.step, microseconds_of(event.created_at))
 
 
 def microseconds_of(moment: datetime) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from msgspec import Raw, structs
 
-from noetl_events.conflicts import Comparison, Frame, Likeness, compare, frame_of
+from noetl_events.conflicts import Comparison, Likeness, Occurrence, compare, occurrence_of
 from noetl_events.envelope import decode, encode
 from noetl_events.testing import make_event
 
@@ -58,21 +58,21 @@ def test_a_clock_of_milliseconds_proves_nothing(unit: int) -> None:
 
 def row(**changes: Any) -> Comparison:
     """Return event 1 with the row of another writer that equals it except for *changes*."""
-    frame = frame_of(make_event(1))
+    frame = occurrence_of(make_event(1))
     fields: dict[str, Any] = {"same_status": True, "same_worker": True, "same_payload": True}
     return Comparison(**{"key": (7, 1), "stored": frame, "event": frame} | fields | changes)
 
 
-def at(microseconds: int) -> Frame:
+def at(microseconds: int) -> Occurrence:
     """Return the frame of event 1, *microseconds* later."""
-    frame = frame_of(make_event(1))
+    frame = occurrence_of(make_event(1))
     assert frame.time is not None
     return frame._replace(time=frame.time + microseconds)
 
 
-def cut_to(unit: int) -> Frame:
+def cut_to(unit: int) -> Occurrence:
     """Return the frame of event 1 with its time truncated to multiples of *unit* microseconds."""
-    frame = frame_of(make_event(1))
+    frame = occurrence_of(make_event(1))
     assert frame.time is not None
     return frame._replace(time=frame.time // unit * unit)
 
@@ -105,11 +105,11 @@ MINUTE, DAY = 60_000_000, 86_400_000_000
         pytest.param(
             {"stored": at(80), "resolution": 100, "same_payload": False}, CONFLICT, id="column, other payload"
         ),
-        pytest.param({"stored": Frame("command.completed", None, None)}, SAME, id="step and time not known"),
+        pytest.param({"stored": Occurrence("command.completed", None, None)}, SAME, id="step and time not known"),
         pytest.param(
-            {"stored": Frame(None, None, None), "same_payload": False}, CONFLICT, id="nothing known, other payload"
+            {"stored": Occurrence(None, None, None), "same_payload": False}, CONFLICT, id="nothing known, other payload"
         ),
-        pytest.param({"stored": Frame("command.completed", "other", None)}, CONFLICT, id="other step"),
+        pytest.param({"stored": Occurrence("command.completed", "other", None)}, CONFLICT, id="other step"),
     ],
 )
 def test_rows_of_other_writers(changes: dict[str, Any], expected: Likeness) -> None:
@@ -141,8 +141,8 @@ def test_reason_names_both() -> None:
 @pytest.mark.parametrize("time", [None, 10**18, -(10**18)])
 def test_reason_of_any_time(time: int | None) -> None:
     """A row may have a time that Python cannot represent."""
-    assert "another event" in row(stored=Frame(None, "x" * 10_000, time)).reason
-    assert len(row(stored=Frame(None, "x" * 10_000, time)).reason) < 500
+    assert "another event" in row(stored=Occurrence(None, "x" * 10_000, time)).reason
+    assert len(row(stored=Occurrence(None, "x" * 10_000, time)).reason) < 500
 
 
 def test_payload_is_compared_by_its_meaning() -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from starlette.responses import Response
 
 from consumers.gateway.errors import ApiError
-from consumers.gateway.hub import EventFilter, frame_of, one_line
+from consumers.gateway.hub import EventFilter, encoded_event, one_line
 from consumers.gateway.requests import read_limit, read_number
 from noetl_events.jetstream.consume.history import History, Span
 from noetl_events.jetstream.errors import NatsUnavailable, StreamReplaced
@@ -135,7 +135,7 @@ def _event(message: Message, wanted: EventFilter) -> tuple[int, bytes] | None:
     digits = str(abs(wanted.execution_id or 0)).encode()
     if digits not in message.data and b"\\u" not in message.data:
         return None
-    frame = frame_of(message)
-    if not frame.data or not wanted.matches(frame):
+    event = encoded_event(message)
+    if not event.data or not wanted.matches(event):
         return None
-    return frame.sequence, b'{"sequence":%d,"event":%b}' % (frame.sequence, one_line(message.data))
+    return event.sequence, b'{"sequence":%d,"event":%b}' % (event.sequence, one_line(message.data))

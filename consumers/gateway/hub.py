@@ -37,7 +37,7 @@ RETRY: Final = b"retry: 1000\n\n"
 """Milliseconds that a client waits before it reconnects."""
 
 
-class Frame(msgspec.Struct, frozen=True, gc=False):
+class EncodedEvent(msgspec.Struct, frozen=True, gc=False):
     """
     A message, encoded once for all clients.
 
@@ -68,22 +68,22 @@ class EventFilter(msgspec.Struct, frozen=True):
     execution_id: int | None = None
     event_types: frozenset[str] = frozenset()
 
-    def matches(self, frame: Frame) -> bool:
-        """Return whether the filter matches *frame*."""
-        return (self.execution_id is None or frame.execution_id == self.execution_id) and (
-            not self.event_types or frame.event_type in self.event_types
+    def matches(self, event: EncodedEvent) -> bool:
+        """Return whether the filter matches *event*."""
+        return (self.execution_id is None or event.execution_id == self.execution_id) and (
+            not self.event_types or event.event_type in self.event_types
         )
 
 
-def frame_of(message: Message) -> Frame:
-    """Return *message* as a frame; a message that is no event has empty data, because the projector buries it."""
+def encoded_event(message: Message) -> EncodedEvent:
+    """Return the event in *message*, encoded; without data if the message is no event, and becomes a dead letter."""
     sequence = delivery_of(message).sequence
     try:
         event = decode(message.data)
     except MalformedEvent:
-        return Frame(sequence, 0, "", b"")
+        return EncodedEvent(sequence, 0, "", b"")
     data = b"id: %d\ndata: %b\n\n" % (sequence, one_line(message.data))
-    return Frame(sequence, event.execution_id, event.event_type, data)
+    return EncodedEvent(sequence, event.execution_id, event.event_type, data)
 
 
 def one_line(body: bytes) -> bytes:
@@ -101,24 +101,24 @@ _CHUNK: Final = 256 * 1024
 
 class Ring:
     """
-    A bounded buffer of the newest frames.
+    A bounded buffer of the newest events.
 
     Args:
-        max_frames: largest number of frames.
+        max_events: largest number of events.
         max_bytes: largest size of their data.
 
     """
 
-    def __init__(self, *, max_frames: int = 20_000, max_bytes: int = 32 * 1024 * 1024) -> None:
+    def __init__(self, *, max_events: int = 20_000, max_bytes: int = 32 * 1024 * 1024) -> None:
         self.behind = 0
-        """Sequence before the oldest frame: every later frame is in the ring."""
+        """Sequence before the oldest event: every later event is in the ring."""
         self.position = 0
-        """Sequence of the newest frame, or the reader's position before the first frame."""
+        """Sequence of the newest event, or the reader's position before the first event."""
 
-        self._max_frames = max_frames
+        self._max_events = max_events
         self._max_bytes = max_bytes
         self._bytes = 0
-        self._frames: list[Frame] = []
+        self._events: list[EncodedEvent] = []
         self._sequences: list[int] = []
         self._chunks: dict[tuple[EventFilter, int], tuple[bytes, int]] = {}
 
@@ -126,23 +126,23 @@ class Ring:
         """Clear the ring, and start behind this sequence."""
         self.behind = self.position = behind
         self._bytes = 0
-        self._frames.clear()
+        self._events.clear()
         self._sequences.clear()
         self._chunks.clear()
 
-    def add(self, frames: Iterable[Frame]) -> None:
-        """Add *frames*, the next in order, and discard the oldest ones if the ring is full."""
-        for frame in frames:
-            self._frames.append(frame)
-            self._sequences.append(frame.sequence)
-            self._bytes += len(frame.data)
-            self.position = frame.sequence
+    def add(self, events: Iterable[EncodedEvent]) -> None:
+        """Add *events*, the next in order, and discard the oldest ones if the ring is full."""
+        for event in events:
+            self._events.append(event)
+            self._sequences.append(event.sequence)
+            self._bytes += len(event.data)
+            self.position = event.sequence
         self._discard_oldest()
         self._chunks.clear()
 
     def chunk(self, wanted: EventFilter, position: int) -> tuple[bytes, int]:
         """
-        Return the frames behind *position* that *wanted* matches, and the new position.
+        Return the events behind *position* that *wanted* matches, and the new position.
 
         The result has a limited size, and is cached for all clients.
         """
@@ -153,25 +153,25 @@ class Ring:
 
     def _join(self, wanted: EventFilter, position: int) -> tuple[bytes, int]:
         parts, size = [], 0
-        for index in range(bisect_right(self._sequences, position), len(self._frames)):
-            frame = self._frames[index]
-            if wanted.matches(frame):
-                parts.append(frame.data)
-                size += len(frame.data)
+        for index in range(bisect_right(self._sequences, position), len(self._events)):
+            event = self._events[index]
+            if wanted.matches(event):
+                parts.append(event.data)
+                size += len(event.data)
                 if size >= _CHUNK:
-                    return b"".join(parts), frame.sequence
+                    return b"".join(parts), event.sequence
         return b"".join(parts), max(self.position, position)
 
     def _discard_oldest(self) -> None:
         # A quarter is discarded at once, because deleting the head of a list moves the rest.
-        if len(self._frames) <= self._max_frames and self._bytes <= self._max_bytes:
+        if len(self._events) <= self._max_events and self._bytes <= self._max_bytes:
             return
         count = 0
-        while len(self._frames) - count > 3 * self._max_frames // 4 or self._bytes > 3 * self._max_bytes // 4:
-            self._bytes -= len(self._frames[count].data)
+        while len(self._events) - count > 3 * self._max_events // 4 or self._bytes > 3 * self._max_bytes // 4:
+            self._bytes -= len(self._events[count].data)
             count += 1
         self.behind = self._sequences[count - 1]
-        del self._frames[:count], self._sequences[:count]
+        del self._events[:count], self._sequences[:count]
 
 
 _MAX_PAUSE: Final = 0.1
@@ -245,9 +245,9 @@ class Hub:
         async with aclosing(read_new(consumer, attempt, start=self.ring.position + 1)) as batches:
             async for messages in batches:
                 self.reason = ""
-                self.ring.add([frame_of(message) for message in messages])
+                self.ring.add([encoded_event(message) for message in messages])
                 self._notify()
-                # Clients write the new frames during this pause.
+                # Clients write the new events during this pause.
                 await asyncio.sleep(min(_MAX_PAUSE, self.clients * _PAUSE_PER_CLIENT))
 
     async def _check_stream(self) -> None:

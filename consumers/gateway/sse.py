@@ -18,7 +18,7 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 from consumers.gateway.errors import ApiError
-from consumers.gateway.hub import HEARTBEAT, RETRY, EventFilter, control, frame_of
+from consumers.gateway.hub import HEARTBEAT, RETRY, EventFilter, control, encoded_event
 from consumers.gateway.requests import read_number
 from consumers.tasks import end_tasks
 from noetl_events.jetstream.errors import NatsUnavailable, StreamReplaced
@@ -158,8 +158,8 @@ class ClientCursor:
         self._waits = _WAITS.waits()
         if generation != self._hub.generation:
             return b""
-        frames = [frame_of(message) for message in messages]
-        data = b"".join(frame.data for frame in frames if self._wanted.matches(frame))
+        events = [encoded_event(message) for message in messages]
+        data = b"".join(event.data for event in events if self._wanted.matches(event))
         # Events that expired before the start of the stream are not missing for a client that asked for the start.
         if self._position and self._position + 1 < first:
             data = _resync("expired", first, end) + data

@@ -14,7 +14,7 @@ import structlog
 from msgspec import Raw
 
 from noetl_events.canonical_json import means_the_same
-from noetl_events.conflicts import Comparison, Frame, Likeness, frame_of, microseconds_of
+from noetl_events.conflicts import Comparison, Likeness, Occurrence, microseconds_of, occurrence_of
 from noetl_events.envelope import MalformedEvent, checked, encode_checked
 from noetl_events.identity import digest_of_body
 from noetl_events.jetstream.connect.servers import redacted
@@ -258,8 +258,8 @@ def _compare(found: tuple[Any, ...], row: _Row) -> Comparison | None:
     event = row.event
     return Comparison(
         key=(event.execution_id, event.event_id or 0),
-        stored=Frame(event_type, step, _time(created_at)),
-        event=frame_of(event),
+        stored=Occurrence(event_type, step, _time(created_at)),
+        event=occurrence_of(event),
         same_status=status == event.status,
         same_worker=None in (worker_id, event.worker_id) or worker_id == event.worker_id,
         same_payload=means_the_same(_raw(context), event.context) and means_the_same(_raw(meta), event.meta),

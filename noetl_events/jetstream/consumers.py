@@ -41,7 +41,7 @@ _TOO_MANY_PENDING: Final = 10121
 _THRESHOLD_TOO_LONG: Final = 10153
 
 
-class Position(msgspec.Struct, frozen=True):
+class SequenceInfo(msgspec.Struct, frozen=True):
     """A position of a consumer: a stream sequence, and the number of deliveries up to it."""
 
     stream_seq: int = 0
@@ -72,8 +72,8 @@ class ConsumerInfo(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     created: str = ""
     config: dict[str, Any] = msgspec.field(default_factory=dict)
-    delivered: Position = Position()
-    ack_floor: Position = Position()
+    delivered: SequenceInfo = SequenceInfo()
+    ack_floor: SequenceInfo = SequenceInfo()
     num_ack_pending: int = 0
     num_redelivered: int = 0
     num_pending: int = 0

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from consumers.backfill import Rebuild
-from consumers.gateway.hub import frame_of
+from consumers.gateway.hub import encoded_event
 from consumers.verification.verify import Verification
 from noetl_events.jetstream.api import ask
 from noetl_events.jetstream.connection import Connection
@@ -69,7 +69,7 @@ async def test_markers_are_no_events(marked: Connection, tmp_path: Path) -> None
     verified = await Verification(marked, Span(stream=EVENTS.name), url).run()
 
     assert (marker.headers or {})["Nats-Marker-Reason"] == "MaxAge"
-    assert frame_of(marker).data == b""
+    assert encoded_event(marker).data == b""
     assert (rebuilt.stored, rebuilt.malformed) == (0, 0)
     assert (verified.events, verified.dead, verified.is_complete) == (0, 0, True)
     assert ids(sink) == [1, 2, 3]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from consumers.gateway.hub import Frame, Hub, Ring
+from consumers.gateway.hub import EncodedEvent, Hub, Ring
 from consumers.gateway.sse import State, state_of
 from noetl_events.jetstream.connection import Connection
 from noetl_events.jetstream.options import ConnectOptions
@@ -15,7 +15,7 @@ def hub() -> Hub:
     """Return a hub of generation 2 that has read the sequences 11 to 20, of a stream that ended at 20."""
     ring = Ring()
     ring.clear(behind=10)
-    ring.add(Frame(sequence, 1, "event", b"data") for sequence in range(11, 21))
+    ring.add(EncodedEvent(sequence, 1, "event", b"data") for sequence in range(11, 21))
     hub = Hub(Connection(ConnectOptions()), "events", ring)
     hub.generation, hub.last, hub.reason = 2, 20, ""
     return hub

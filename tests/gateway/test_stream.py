@@ -144,7 +144,7 @@ async def test_ahead_of_the_stream(connection: Connection, stream: StreamDeclara
 async def test_slow_client(connection: Connection, stream: StreamDeclaration) -> None:
     """A client that reads too slowly gets a message and is disconnected; the others get every event."""
     async with serving(connection, stream) as web, reading(web.url, "from=start") as reader:
-        web.gateway.hub.ring._max_frames = 50
+        web.gateway.hub.ring._max_events = 50
         slow, writer = await asyncio.open_connection("127.0.0.1", web.port, limit=1_000)
         writer.write(b"GET /api/events/stream?from=start HTTP/1.1\r\nhost: localhost\r\n\r\n")
         await slow.readuntil(b"retry: 1000")

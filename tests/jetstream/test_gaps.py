@@ -8,7 +8,7 @@ import pytest
 
 from noetl_events.jetstream.api import jetstream
 from noetl_events.jetstream.consume.position import Gap, GapDetector, passed_over
-from noetl_events.jetstream.consumers import Position
+from noetl_events.jetstream.consumers import SequenceInfo
 from noetl_events.jetstream.message import Arrival
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def delivered(sequence: int, number: int, *, attempt: int = 1, form: str = FORMS
 def begun(sequence: int, number: int, *, uncounted: int = 0) -> GapDetector:
     """Return a detector for the messages after this delivery."""
     detector = GapDetector()
-    detector.start(Position(sequence, number), uncounted=uncounted)
+    detector.start(SequenceInfo(sequence, number), uncounted=uncounted)
     return detector
 
 

@@ -115,8 +115,8 @@ CONSUMERS = (
     Mutation(
         "a message that comes again takes a message of the stream",
         "noetl_events/jetstream/consume/position.py",
-        "Position(self._last.stream_seq, self._last.consumer_seq + 1)",
-        "Position(delivery.sequence, delivery.number)",
+        "SequenceInfo(self._last.stream_seq, self._last.consumer_seq + 1)",
+        "SequenceInfo(delivery.sequence, delivery.number)",
         "tests/jetstream/test_gaps.py::test_message_that_comes_again_hides_no_gap",
     ),
     Mutation(

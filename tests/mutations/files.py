@@ -36,7 +36,7 @@ FILES = (
     Mutation(
         "events before a stream's first answer count as kept",
         "noetl_events/sinks/spool/replay_log.py",
-        "if known else bool(self.marks)\n",
+        "if known else bool(self.checkpoints)\n",
         "if known else False\n",
         "tests/spool/test_forwarder.py::test_loss_before_the_first_answer_is_forwarded_again",
     ),

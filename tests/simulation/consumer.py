@@ -13,7 +13,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
 from noetl_events.jetstream.consumer_config import config_of
-from noetl_events.jetstream.consumers import ConsumerInfo, Position
+from noetl_events.jetstream.consumers import ConsumerInfo, SequenceInfo
 from tests.simulation.violation import Violation
 
 if TYPE_CHECKING:
@@ -132,8 +132,8 @@ class Consumer:
             name=self.declared.name,
             created=f"{self.created}",
             config=config_of(self.declared) | self.edits,
-            delivered=Position(self.delivered - base, self._number),
-            ack_floor=Position(self.floor - base, min(self._numbers.values(), default=self._number + 1) - 1),
+            delivered=SequenceInfo(self.delivered - base, self._number),
+            ack_floor=SequenceInfo(self.floor - base, min(self._numbers.values(), default=self._number + 1) - 1),
             num_ack_pending=len(self._pending) + len(self._again),
             num_pending=self.available - self._looked,
             paused=self.is_paused,

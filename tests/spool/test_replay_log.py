@@ -8,20 +8,20 @@ import pytest
 
 from noetl_events.jetstream.streams import StreamPosition
 from noetl_events.sinks.spool.journal import Position
-from noetl_events.sinks.spool.replay_log import Mark, ReplayLog, load_replay_log, save_replay_log
+from noetl_events.sinks.spool.replay_log import Checkpoint, ReplayLog, load_replay_log, save_replay_log
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
-def mark(offset: int, *, created: str = "first") -> Mark:
+def mark(offset: int, *, created: str = "first") -> Checkpoint:
     """Return the mark after *offset* bytes, in the same second, of a stream with as many messages."""
-    return Mark(Position(1, offset), float(offset), StreamPosition(created, offset))
+    return Checkpoint(Position(1, offset), float(offset), StreamPosition(created, offset))
 
 
-def unknown(offset: int) -> Mark:
+def unknown(offset: int) -> Checkpoint:
     """Return the mark after *offset* bytes of a stream that did not answer."""
-    return Mark(Position(1, offset), float(offset))
+    return Checkpoint(Position(1, offset), float(offset))
 
 
 @pytest.mark.parametrize(
@@ -35,12 +35,12 @@ def unknown(offset: int) -> Mark:
         pytest.param([unknown(10)], None, id="never an answer"),
     ],
 )
-def test_stream_without_a_loss_gets_nothing_again(marks: list[Mark], end: StreamPosition | None) -> None:
+def test_stream_without_a_loss_gets_nothing_again(marks: list[Checkpoint], end: StreamPosition | None) -> None:
     """Without a loss there is nothing to forward again, and no mark is dropped."""
     replay_log = ReplayLog(list(marks))
 
     assert replay_log.rewind(end) is None
-    assert replay_log.marks == marks
+    assert replay_log.checkpoints == marks
 
 
 def test_lost_end_is_forwarded_again() -> None:
@@ -48,7 +48,7 @@ def test_lost_end_is_forwarded_again() -> None:
     replay_log = ReplayLog([mark(10), mark(20), mark(30)])
 
     assert replay_log.rewind(StreamPosition("first", 25)) == Position(1, 20)
-    assert replay_log.marks == [mark(10), mark(20)]
+    assert replay_log.checkpoints == [mark(10), mark(20)]
 
 
 def test_recreated_stream_gets_the_replay_window() -> None:
@@ -81,7 +81,7 @@ def test_marks_keep_their_distance() -> None:
     for offset in range(100):
         replay_log.record(mark(offset), apart=10.0)
 
-    assert [each.position.offset for each in replay_log.marks] == [*range(0, 100, 10), 99]
+    assert [each.position.offset for each in replay_log.checkpoints] == [*range(0, 100, 10), 99]
 
 
 def test_known_end_is_not_replaced_by_an_unknown_one() -> None:
@@ -89,7 +89,7 @@ def test_known_end_is_not_replaced_by_an_unknown_one() -> None:
     replay_log = ReplayLog([mark(10), mark(11)])
     replay_log.record(unknown(12), apart=10.0)
 
-    assert replay_log.marks == [mark(10), mark(11), unknown(12)]
+    assert replay_log.checkpoints == [mark(10), mark(11), unknown(12)]
 
 
 def test_old_records_can_be_deleted() -> None:
@@ -98,7 +98,7 @@ def test_old_records_can_be_deleted() -> None:
 
     assert replay_log.discard_older(9.0) is None
     assert replay_log.discard_older(20.0) == Position(1, 20)
-    assert replay_log.marks == [mark(20), mark(30)]
+    assert replay_log.checkpoints == [mark(20), mark(30)]
 
 
 def test_file_keeps_the_log(tmp_path: Path) -> None:

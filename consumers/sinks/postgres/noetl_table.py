@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import msgspec
 from msgspec import Meta, Raw
 
-from consumers.sinks.postgres.rows import Likeness, Mapping, Row, TextFields, bigint, jsonb, timestamp
+from consumers.sinks.postgres.rows import ComparisonSql, Mapping, Row, TextFields, bigint, jsonb, timestamp
 from noetl_events.envelope import MalformedEvent
 from noetl_events.json_values import MAX_INT64, MIN_INT64, encode_value
 
@@ -115,7 +115,7 @@ def _text(value: Any) -> str | None:
     return value if value is None or isinstance(value, str) else encode_value(value).decode()
 
 
-_LIKENESS: Final = Likeness(
+_LIKENESS: Final = ComparisonSql(
     columns=("event_type", "node_id", "node_name", "status", "created_at", "context", "result", "meta", "worker_id"),
     step="coalesce({0}.node_name, {0}.node_id)",
     status="nullif(old.status, '') = new.status",

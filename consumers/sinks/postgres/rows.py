@@ -63,7 +63,7 @@ def _replace(escape: re.Match[bytes]) -> bytes:
     return rb"\ufffd" if escape[0] == rb"\u0000" else escape[0]
 
 
-class Likeness(NamedTuple):
+class ComparisonSql(NamedTuple):
     """
     The comparison of an event with the row of its key, as SQL over `old`, the row, and `new`, the event as a row.
 
@@ -99,7 +99,7 @@ class Mapping(NamedTuple):
     """
 
     columns: Dictionary[str, str]
-    likeness: Likeness
+    likeness: ComparisonSql
     row_of: RowOf
     is_ours: bool
 
@@ -140,7 +140,7 @@ PLAIN: Final = Mapping(
         "worker_id": "text",
         "meta": "jsonb",
     },
-    likeness=Likeness(
+    likeness=ComparisonSql(
         columns=("event_type", "step", "status", "created_at", "context", "worker_id", "meta"),
         step="{0}.step",
         status="old.status = new.status",

@@ -27,7 +27,7 @@ import structlog
 from consumers.sinks.postgres.errors import reason_of
 from consumers.sinks.postgres.rows import DIGEST, HEADER, PLAIN, TRAILER
 from consumers.sinks.postgres.table import DEFAULT_TABLE, KEY, TableMismatch, listed, quoted
-from noetl_events.conflicts import Comparison, Frame, Likeness
+from noetl_events.conflicts import Comparison, Likeness, Occurrence
 from noetl_events.jetstream.connect.servers import redacted
 from noetl_events.sink import SinkUnavailable
 
@@ -125,8 +125,8 @@ class Staging:
         """Return the comparison in *found*, a row of `compare`."""
         return Comparison(
             key=(found["execution_id"], found["event_id"]),
-            stored=Frame(found["old_type"], found["old_step"], found["old_time"]),
-            event=Frame(found["new_type"], found["new_step"], found["new_time"]),
+            stored=Occurrence(found["old_type"], found["old_step"], found["old_time"]),
+            event=Occurrence(found["new_type"], found["new_step"], found["new_time"]),
             same_status=found["same_status"],
             same_worker=found["same_worker"],
             same_payload=found["same_payload"],

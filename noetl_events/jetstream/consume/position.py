@@ -19,7 +19,7 @@ import msgspec
 import structlog
 
 from noetl_events.jetstream.api import ask
-from noetl_events.jetstream.consumers import Position, can_reset, reset_consumer, show_consumer
+from noetl_events.jetstream.consumers import SequenceInfo, can_reset, reset_consumer, show_consumer
 from noetl_events.jetstream.errors import ConsumerMissing, NatsUnavailable, Refused
 from noetl_events.jetstream.message import delivery_of
 
@@ -57,10 +57,10 @@ class GapDetector:
     """Find gaps in the deliveries of a consumer without filters, in the order of their arrival."""
 
     def __init__(self) -> None:
-        self._last = Position()
+        self._last = SequenceInfo()
         self._uncounted = 0
 
-    def start(self, last: Position, *, uncounted: int = 0) -> None:
+    def start(self, last: SequenceInfo, *, uncounted: int = 0) -> None:
         """Start after the delivery *last*; the next *uncounted* messages were numbered before the numbers restarted."""
         self._last, self._uncounted = last, uncounted
 
@@ -100,10 +100,10 @@ class GapDetector:
 
     def _record(self, delivery: Delivery) -> None:
         if delivery.attempt == 1:
-            self._last = Position(delivery.sequence, delivery.number)
+            self._last = SequenceInfo(delivery.sequence, delivery.number)
         else:
             # A redelivery has a delivery number of its own, but is no further message of the stream.
-            self._last = Position(self._last.stream_seq, self._last.consumer_seq + 1)
+            self._last = SequenceInfo(self._last.stream_seq, self._last.consumer_seq + 1)
 
 
 class _State(msgspec.Struct, frozen=True):
@@ -307,7 +307,7 @@ class ConsumerPosition:
         else:
             self.record(info)
 
-    def _follow(self, delivered: Position, end: StreamEnd | None) -> None:
+    def _follow(self, delivered: SequenceInfo, end: StreamEnd | None) -> None:
         """Request redelivery of messages after a loss of the stream, and of those that a consumer ahead of it skips."""
         if self._kept is not None and delivered.stream_seq > self._kept:
             self.restart_at(self._kept + 1)
@@ -436,7 +436,7 @@ class ConsumerPosition:
         self._record_delivered(info.delivered)
         return info
 
-    def _record_delivered(self, last: Position) -> None:
+    def _record_delivered(self, last: SequenceInfo) -> None:
         self._is_renumbered = False
         if self._gaps is not None:
             self._gaps.start(last, uncounted=self._buffered)

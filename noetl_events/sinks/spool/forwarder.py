@@ -20,7 +20,7 @@ from noetl_events.json_values import MalformedEvent
 from noetl_events.retry import Retry
 from noetl_events.sink import EventsRejected, SinkUnavailable
 from noetl_events.sinks.spool.rejected import append_rejected
-from noetl_events.sinks.spool.replay_log import Mark, load_replay_log, save_replay_log
+from noetl_events.sinks.spool.replay_log import Checkpoint, load_replay_log, save_replay_log
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -49,7 +49,7 @@ after a longer gap the stream may have lost messages, and later ones would hide 
 _SAVE_INTERVAL: Final = 0.25
 """Seconds between two writes of the progress while there is more: a crash repeats the events of this time."""
 
-_MARKS: Final = 60
+_MOST_CHECKPOINTS: Final = 60
 """Most positions that are kept of the replay window: a replay starts at most a sixtieth of the window too early."""
 
 
@@ -212,7 +212,8 @@ class Forwarder:
         is_sure = not is_late and retry.attempts == 1
         if is_sure:
             self.position = upto
-        self._replay_log.record(Mark(self.position, self._clock(), end), apart=self._replay_window / _MARKS)
+        checkpoint = Checkpoint(self.position, self._clock(), end)
+        self._replay_log.record(checkpoint, apart=self._replay_window / _MOST_CHECKPOINTS)
         return is_sure
 
     async def _end_of_stream(self) -> StreamPosition | None:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 
-class Mark(msgspec.Struct, frozen=True):
+class Checkpoint(msgspec.Struct, frozen=True):
     """
     An acknowledged position.
 
@@ -48,32 +48,32 @@ class ReplayLog(msgspec.Struct):
     The acknowledged positions of the replay window.
 
     Args:
-        marks: positions, oldest first; a replay starts at the one before the loss.
+        checkpoints: acknowledged positions, oldest first; a replay starts at the one before the loss.
 
     """
 
-    marks: list[Mark] = []
+    checkpoints: list[Checkpoint] = msgspec.field(default_factory=list, name="marks")
 
     @property
     def position(self) -> Position | None:
-        """Position after the last forwarded record; None before the first mark."""
-        return self.marks[-1].position if self.marks else None
+        """Position after the last forwarded record; None before the first checkpoint."""
+        return self.checkpoints[-1].position if self.checkpoints else None
 
     @property
     def knows_stream(self) -> bool:
         """True if the stream's end was ever known."""
-        return any(mark.watermark is not None for mark in self.marks)
+        return any(checkpoint.watermark is not None for checkpoint in self.checkpoints)
 
-    def record(self, mark: Mark, *, apart: float) -> None:
-        """Add *mark*, or replace the last one if that is less than *apart* seconds after the one before it."""
-        if self._can_replace_last(mark, apart):
-            self.marks[-1] = mark
+    def record(self, checkpoint: Checkpoint, *, apart: float) -> None:
+        """Add *checkpoint*, or replace the last one if that is less than *apart* seconds after the one before it."""
+        if self._can_replace_last(checkpoint, apart):
+            self.checkpoints[-1] = checkpoint
         else:
-            self.marks.append(mark)
+            self.checkpoints.append(checkpoint)
 
     def rewind(self, end: StreamPosition | None) -> Position | None:
         """
-        Drop the marks of lost events.
+        Drop the checkpoints of lost events.
 
         Args:
             end: present end of the stream; None if it is unknown.
@@ -84,32 +84,35 @@ class ReplayLog(msgspec.Struct):
         """
         if end is None or not self._has_lost(end):
             return None
-        oldest = self.marks[0]
-        while self.marks and not (self.marks[-1].watermark and end.still_has(self.marks[-1].watermark)):
-            self.marks.pop()
-        if not self.marks:
-            # The stream kept no mark.  Records before the oldest one are older than the replay window, so start there.
-            self.marks = [structs.replace(oldest, watermark=end)]
-        return self.marks[-1].position
+        oldest = self.checkpoints[0]
+        while self.checkpoints:
+            watermark = self.checkpoints[-1].watermark
+            if watermark is not None and end.still_has(watermark):
+                break
+            self.checkpoints.pop()
+        if not self.checkpoints:
+            # The stream kept none of them.  Records before the oldest are older than the replay window: start there.
+            self.checkpoints = [structs.replace(oldest, watermark=end)]
+        return self.checkpoints[-1].position
 
     def discard_older(self, before: float) -> Position | None:
-        """Drop the marks before that time except the latest, and return its position: older records can go."""
-        old = [mark for mark in self.marks if mark.at <= before]
+        """Drop the checkpoints before that time except the latest, and return its position: older records can go."""
+        old = [checkpoint for checkpoint in self.checkpoints if checkpoint.at <= before]
         if not old:
             return None
-        del self.marks[: len(old) - 1]
+        del self.checkpoints[: len(old) - 1]
         return old[-1].position
 
-    def _can_replace_last(self, mark: Mark, apart: float) -> bool:
-        # A mark with a known end of the stream is never replaced by one without.
-        if len(self.marks) <= 1 or (self.marks[-1].watermark is None) != (mark.watermark is None):
+    def _can_replace_last(self, checkpoint: Checkpoint, apart: float) -> bool:
+        # A checkpoint with a known end of the stream is never replaced by one without.
+        if len(self.checkpoints) <= 1 or (self.checkpoints[-1].watermark is None) != (checkpoint.watermark is None):
             return False
-        return self.marks[-1].at - self.marks[-2].at < apart
+        return self.checkpoints[-1].at - self.checkpoints[-2].at < apart
 
     def _has_lost(self, end: StreamPosition) -> bool:
-        known = [mark.watermark for mark in self.marks if mark.watermark is not None]
+        known = [checkpoint.watermark for checkpoint in self.checkpoints if checkpoint.watermark is not None]
         # Without a known end, the stream may have lost events before it was first asked.
-        return not end.still_has(known[-1]) if known else bool(self.marks)
+        return not end.still_has(known[-1]) if known else bool(self.checkpoints)
 
 
 def load_replay_log(file: Path) -> ReplayLog:
