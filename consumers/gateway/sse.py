@@ -208,15 +208,6 @@ class EventStream:
         wanted = EventFilter(None if execution is None else read_number("execution_id", execution, MIN_INT64), types)
         return _Response(self, ClientCursor(self._hub, self._history, wanted, _start(request)))
 
-    async def send(self, cursor: ClientCursor, send: Send) -> None:
-        """Send the chunks of *cursor* to the client."""
-        await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
-        async with aclosing(_with_heartbeats(cursor.chunks(), self._heartbeat)) as chunks:
-            async for chunk in chunks:
-                await send({"type": "http.response.body", "body": chunk, "more_body": True})
-        self.dropped += cursor.dropped
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
-
     async def serve(self, cursor: ClientCursor, receive: Receive, send: Send) -> None:
         """Send the chunks of *cursor* until they end or the client disconnects."""
         self._hub.clients += 1
@@ -228,6 +219,15 @@ class EventStream:
             await end_tasks(tasks)
         for task in done:
             task.result()
+
+    async def send(self, cursor: ClientCursor, send: Send) -> None:
+        """Send the chunks of *cursor* to the client."""
+        await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
+        async with aclosing(_with_heartbeats(cursor.chunks(), self._heartbeat)) as chunks:
+            async for chunk in chunks:
+                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        self.dropped += cursor.dropped
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 class _Response:
