@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import signal
 import socket
@@ -102,7 +103,14 @@ class NatsServer(ServerProcess):
     def _write_config(self, config: str) -> None:
         # The file may contain passwords, so only its owner may read it.
         self._config_file.touch(mode=0o600)
-        self._config_file.write_text(f'server_name: "{self.name}"\n{config}\n')
+        self._config_file.write_text(f'server_name: "{self.name}"\n{_with_timeouts(config)}\n')
+
+
+def _with_timeouts(config: str) -> str:
+    """Return *config* with a minute for a client to authenticate: the server's two seconds fail on a busy machine."""
+    patient = re.sub(r"(?m)^\s*(authorization|tls)\s*[:=]?\s*\{", r"\g<0> timeout: 60\n", config)
+    has_users = "accounts" in config and "authorization" not in config
+    return f"{patient}\nauthorization {{ timeout: 60 }}" if has_users else patient
 
 
 @contextmanager

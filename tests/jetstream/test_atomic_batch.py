@@ -10,6 +10,7 @@ from noetl_events.jetstream.api import jetstream
 from noetl_events.jetstream.connection import Connection
 from noetl_events.jetstream.declarations import StreamDeclaration
 from noetl_events.jetstream.options import ConnectOptions
+from noetl_events.jetstream.publish import batches
 from noetl_events.jetstream.publish.message import Outgoing
 from noetl_events.jetstream.publish.publisher import Publisher
 from noetl_events.jetstream.streams import ensure_stream
@@ -39,9 +40,13 @@ async def syncing(syncing_server: NatsServer) -> AsyncIterator[Connection]:
         yield connection
 
 
-async def test_batch_is_atomic(syncing_server: NatsServer, syncing: Connection) -> None:
+async def test_batch_is_atomic(
+    syncing_server: NatsServer, syncing: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each batch is stored whole by one commit, every event once, in order."""
-    sink = NatsSink(syncing, durable="fsync")
+    # A busy disk may need longer for an answer than a publisher waits before it sends again.
+    monkeypatch.setattr(batches, "_ATOMIC_SILENCE", 180.0)
+    sink = NatsSink(syncing, durable="fsync", timeout=180.0)
     await sink.emit_batch(make_events(1_500))
     message = await (await jetstream(syncing)).get_msg("noetl_events", 1_500)
     await sink.aclose()

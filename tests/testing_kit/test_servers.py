@@ -8,6 +8,7 @@ import os
 import socket
 import sys
 import sysconfig
+import time
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -127,6 +128,27 @@ def test_configuration_is_added_to_ours(tmp_path: Path) -> None:
     assert info["auth_required"]
     assert info["jetstream"]
     assert (tmp_path / "jetstream").is_dir()
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        "authorization { user: u, password: p }",
+        "accounts { A { users: [ { user: u, password: p } ] } }\nno_auth_user: u",
+    ],
+    ids=["users", "accounts"],
+)
+def test_slow_client_is_accepted(tmp_path: Path, config: str) -> None:
+    """A client that sends its password only after the server's usual two seconds is accepted."""
+    with (
+        NatsServer(store_dir=tmp_path, config=config) as server,
+        socket.create_connection(("127.0.0.1", server.port), timeout=180) as client,
+    ):
+        client.recv(4096)
+        time.sleep(2.5)
+        client.sendall(b'CONNECT {"verbose":false,"user":"u","pass":"p"}\r\nPING\r\n')
+
+        assert client.recv(64) == b"PONG\r\n"
 
 
 def test_nats_server_without_jetstream(tmp_path: Path) -> None:
