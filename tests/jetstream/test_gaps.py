@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 import pytest
 
 from noetl_events.jetstream.api import jetstream
-from noetl_events.jetstream.consume.position import Gap, GapDetector, passed_over
+from noetl_events.jetstream.consume.gaps import Gap, GapDetector, passed_over
 from noetl_events.jetstream.consumers import SequenceInfo
 from noetl_events.jetstream.message import Arrival
 

@@ -12,7 +12,7 @@ from noetl_events.jetstream.errors import ConsumerDrift, ConsumerMissing, NatsUn
 if TYPE_CHECKING:
     from random import Random
 
-    from noetl_events.jetstream.consume.position import Gap
+    from noetl_events.jetstream.consume.gaps import Gap
     from noetl_events.jetstream.consumers import ConsumerInfo
     from noetl_events.jetstream.declarations import ConsumerDeclaration
     from tests.simulation.consumer import Consumer
