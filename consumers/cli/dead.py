@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from consumers.cli.dead_output import edit_in_file, print_letter, print_letters, print_outcomes, readable
 from consumers.cli.options import AsJson, Nats, read_moment, read_settings
-from consumers.cli.output import print_result, progress
+from consumers.cli.output import print_remark, print_result, progress
 from consumers.dead_letters.letter import Letter
 from consumers.dead_letters.resend import Outcome, Resending
 from consumers.dead_letters.store import DeadLetterReader, LetterFilter
@@ -88,14 +88,14 @@ async def list_(*, filters: Filters = _ANY, nats: Nats = None, json: AsJson = Fa
                 distinct=True,
             )
         except StreamMissing as exc:
-            _print_remark(f"no dead letters: {exc}")
+            print_remark(f"no dead letters: {exc}")
             return 0
     if letters:
         print_letters(letters[:limit], as_json=json)
     else:
-        _print_remark("no dead letters")
+        print_remark("no dead letters")
     if len(letters) > limit:
-        _print_remark(f"there are more than these {limit}; filter, or raise --limit")
+        print_remark(f"there are more than these {limit}; filter, or raise --limit")
     return 0
 
 
@@ -158,7 +158,7 @@ async def retry(
         resending = Resending(connection, reader, new_id=new_id, recipient=recipient)
         outcomes = await _retried(resending, chosen, dry_run=dry_run, as_json=json)
     if not chosen:
-        _print_remark("no dead letter matches")
+        print_remark("no dead letter matches")
     return int(any(each.outcome == "failed" for each in outcomes))
 
 
@@ -216,7 +216,7 @@ async def purge(
         reader = DeadLetterReader(connection, stream=settings.dead_letters.name)
         chosen = await _numbers(reader, filters.wanted())
         if chosen and not yes and not await asyncio.to_thread(_agrees, len(chosen)):
-            _print_remark("nothing removed")
+            print_remark("nothing removed")
             return 1
         await _remove(reader, chosen, as_json=json)
     return 0
@@ -257,7 +257,7 @@ def _sound_body(letter: Letter, edited: Path, *, from_editor: bool) -> bytes:
 
 def _finish_edit(letter: Letter, edited: Path, outcome: Outcome, *, from_editor: bool) -> int:
     if outcome.outcome == "failed":
-        _print_remark(f"nothing is lost: the new payload is in {edited}; {_again(letter, edited)}")
+        print_remark(f"nothing is lost: the new payload is in {edited}; {_again(letter, edited)}")
         return 1
     if from_editor:
         edited.unlink()
@@ -299,11 +299,7 @@ def _agrees(count: int) -> bool:
 
 
 def _print_missing(sequence: int) -> int:
-    _print_remark(
+    print_remark(
         f"dead letter {sequence} does not exist, or no longer; list dead letters with `noetl-events dead list`"
     )
     return 1
-
-
-def _print_remark(line: str) -> None:
-    print(f"noetl-events: {line}", file=sys.stderr)

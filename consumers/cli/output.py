@@ -34,6 +34,11 @@ def print_result(result: Mapping[str, Any], *, as_json: bool, title: str = "") -
     Console().print(result_table(result, title=title))
 
 
+def print_remark(line: str) -> None:
+    """Print *line* beside the result, on standard error."""
+    sys.stderr.write(f"noetl-events: {line}\n")
+
+
 def result_table(result: Mapping[str, Any], *, title: str = "") -> Table:
     """Return *result* as a table for people."""
     table = Table(title=title or None, show_header=False, box=None, pad_edge=False)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, Parameter
 
 from consumers.cli.options import AsJson, Nats, Partitions, read_settings
-from consumers.cli.output import print_result
+from consumers.cli.output import print_remark, print_result
 from consumers.settings import setting_of
 from noetl_events.jetstream.connection import Connection
 from noetl_events.jetstream.errors import StreamDrift, StreamRefused
@@ -53,10 +52,10 @@ async def ensure(
                 infos.append(await ensure_stream(connection, declared, upgrade=upgrade))
             except (StreamDrift, StreamRefused) as exc:
                 failures.append(exc)
-                _print_remark(f"{exc}{_remedy(declared, exc)}")
+                print_remark(f"{exc}{_remedy(declared, exc)}")
             else:
                 for deviation in await examine_stream(connection, declared):
-                    _print_remark(f"stream {declared.name}: {_remark(deviation)}")
+                    print_remark(f"stream {declared.name}: {_remark(deviation)}")
     for info in infos:
         print_result(_summary(info), as_json=json, title=info.config.name or "")
     if not failures:
@@ -93,10 +92,6 @@ def _remedy(declared: StreamDeclaration, failure: StreamDrift | StreamRefused) -
         return f"\nRelated settings: {', '.join(names)}." if names else ""
     setting = setting_of(declared.kind, failure.field)
     return f"; set {setting.environ} ({setting.key})" if setting else ""
-
-
-def _print_remark(line: str) -> None:
-    print(f"noetl-events: {line}", file=sys.stderr)
 
 
 def _summary(info: StreamInfo) -> dict[str, Any]:

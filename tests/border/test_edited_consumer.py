@@ -50,6 +50,19 @@ async def is_whole(case: Case) -> bool:
     return await until(lambda: case.is_stored and case.is_ready, PATIENCE)
 
 
+async def store_ten(case: Case) -> None:
+    """Publish ten events, and wait until they are stored."""
+    await case.publish(10)
+    assert await is_whole(case), case.reason
+
+
+async def publish_past(case: Case) -> dict[str, Any]:
+    """Publish ten events that an edited filter leaves out, and return the former configuration."""
+    original = await edit(case, filter_subject=f"{case.stream.name}.none")
+    await case.publish(10)
+    return original
+
+
 async def test_noticed_without_a_message(case: Case) -> None:
     """A filter is noticed before it leaves a message out: not ready, with the field's name, until it is removed."""
     original = await edit(case, filter_subject=f"{case.stream.name}.a")
@@ -77,10 +90,8 @@ async def test_put_back_after_the_last_message(lab: Lab, monkeypatch: pytest.Mon
     monkeypatch.setattr("tests.border.lab.LOOK", 4.0)
     case = Case(lab, await lab.stream())
     async with case.running():
-        await case.publish(10)
-        assert await is_whole(case), case.reason
-        original = await edit(case, filter_subject=f"{case.stream.name}.none")
-        await case.publish(10)
+        await store_ten(case)
+        original = await publish_past(case)
         before = lab.requests[case.stream.name]
         assert await until(lambda: lab.requests[case.stream.name] > before + 1, PATIENCE)
         await put_back(case, original)
@@ -92,10 +103,8 @@ async def test_put_back_while_no_projector_runs(lab: Lab) -> None:
     """The next projector delivers messages that a filter has skipped before its start."""
     case = Case(lab, await lab.stream())
     async with case.running():
-        await case.publish(10)
-        assert await is_whole(case), case.reason
-    original = await edit(case, filter_subject=f"{case.stream.name}.none")
-    await case.publish(10)
+        await store_ten(case)
+    original = await publish_past(case)
     client = await lab.connection.client()
     pull = lab.connection.api(f"CONSUMER.MSG.NEXT.{case.stream.name}.{case.durable}")
     # The server skips messages only when it looks for one to deliver.
