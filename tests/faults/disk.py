@@ -20,9 +20,13 @@ _SHUTDOWN, _WITHOUT_LOG = 0x8004587D, struct.pack("=I", 2)
 _PATIENCE = 180.0
 
 
+# A shell may lack the folders of the administrator's commands even for root.
+_PATH = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
+
+
 def can_mount() -> bool:
     """Return true if this process may mount a file."""
-    tools = all(shutil.which(tool) for tool in ("mkfs.ext4", "mount", "umount"))
+    tools = all(shutil.which(tool, path=_PATH) for tool in ("mkfs.ext4", "mount", "umount"))
     return tools and os.geteuid() == 0 and os.access("/dev/loop-control", os.W_OK)
 
 
@@ -97,4 +101,4 @@ def _fill(descriptor: int, chunk: bytes) -> None:
 
 
 def _call(*command: str | Path) -> None:
-    subprocess.run(command, check=True, capture_output=True)
+    subprocess.run(command, check=True, capture_output=True, env=os.environ | {"PATH": _PATH})
